@@ -1,0 +1,44 @@
+# make demo   install into .venv, train and predict on real images, write hrmedseg_demo/demo.png
+# make test   install into .venv, run all tests
+# make lint   ruff and mypy
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find nnunet_hrmedseg -type f -not -name '*.pyc')
+
+.PHONY: demo test test-fast lint format clean
+
+demo: $(VENV)/installed
+	$(BIN)/hrmedseg demo -o hrmedseg_demo --overwrite
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest tests
+
+test-fast: $(VENV)/installed
+	$(BIN)/python -m pytest tests -m "not end_to_end"
+
+lint: $(VENV)/dependencies
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/dependencies
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# everything the package needs, then the package alone again whenever its own files change:
+# tests and demo run what a user installs
+$(VENV)/dependencies: setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet ".[test]"
+	touch $@
+
+$(VENV)/installed: $(VENV)/dependencies $(SOURCES)
+	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall .
+	rm -rf build
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info hrmedseg_demo

@@ -1,0 +1,7 @@
+"""The networks, in pure torch: LGViT encoder, ECM-Decoder, and both versions of the paper assembled."""
+
+from nnunet_hrmedseg.architectures.ecm_decoder import ECMDecoder
+from nnunet_hrmedseg.architectures.lgvit import LGViT
+from nnunet_hrmedseg.architectures.networks import HERSeg, HRMedSeg
+
+__all__ = ["ECMDecoder", "HERSeg", "HRMedSeg", "LGViT"]

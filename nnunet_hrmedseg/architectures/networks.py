@@ -1,0 +1,118 @@
+"""HRMedSeg and HER-Seg, assembled (arXiv 2504.06205, first and second version)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nnunet_hrmedseg.architectures.ecm_decoder import ECMDecoder, refuse_deep_supervision
+from nnunet_hrmedseg.architectures.lgvit import LGViT
+from nnunet_hrmedseg.architectures.neck import Neck
+
+__all__ = ["HERSeg", "HRMedSeg"]
+
+
+class HRMedSeg(nn.Module):
+    """HRMedSeg (arXiv 2504.06205v1): LGViT, neck and ECM-Decoder, from image to logits.
+
+    The final non-linearity of Eq. 8 is left to loss and inference. Logits are float32 under any autocast: the usual
+    losses widen them anyway, and half precision would add a copy instead of saving one, and round what becomes a label.
+
+    Args:
+        input_channels: channels of the image.
+        num_classes: K, the number of output channels.
+        embed_dim, depth, num_heads, channel_interactive_layers, inter_gate, exter_gate, rotary, drop_path: see LGViT.
+        expansion: hidden width of the encoder's layers, in units of embed_dim.
+        neck: order of the neck's two convolutions, "1x1_3x3" or "3x3_1x1".
+        decoder_dim: D, width between neck and decoder.
+        decoder_depth, decoder_heads, decoder_mlp_dim: of the two-way transformer.
+        multiscale_pooling, pool_sizes, class_mlp, upscaling: see ECMDecoder.
+        deep_supervision: nnU-Net passes it to every network; there is none here, so it must be False.
+
+    Raises:
+        ValueError: for arguments from which no network can be built, or if deep supervision is asked for.
+    """
+
+    # Where pretraining frameworks (nnssl, dynamic-network-architectures) find the parts that they exchange.
+    key_to_encoder = "encoder"
+    key_to_stem = "encoder.patch_embedding"
+    keys_to_in_proj = ("encoder.patch_embedding.proj",)
+    key_to_lpe = None
+
+    def __init__(
+        self,
+        input_channels: int,
+        num_classes: int,
+        *,
+        embed_dim: int = 96,
+        depth: int | Sequence[int] = 10,
+        num_heads: Sequence[int] = (6, 12, 24),
+        channel_interactive_layers: int = 2,
+        expansion: int = 2,
+        inter_gate: bool = True,
+        exter_gate: bool = True,
+        rotary: bool = True,
+        drop_path: float = 0.1,
+        neck: str = "1x1_3x3",
+        decoder_dim: int = 256,
+        decoder_depth: int = 2,
+        decoder_heads: int = 8,
+        decoder_mlp_dim: int = 256,
+        multiscale_pooling: bool = True,
+        pool_sizes: Sequence[int] = (5, 9, 13),
+        class_mlp: str = "shared",
+        upscaling: str = "two_2x2",
+        deep_supervision: bool = False,
+    ) -> None:
+        super().__init__()
+        refuse_deep_supervision(deep_supervision)
+        self.encoder = LGViT(
+            input_channels,
+            embed_dim,
+            depth,
+            num_heads=num_heads,
+            channel_interactive_layers=channel_interactive_layers,
+            expansion=expansion,
+            inter_gate=inter_gate,
+            exter_gate=exter_gate,
+            rotary=rotary,
+            drop_path=drop_path,
+        )
+        self.neck = Neck(embed_dim, decoder_dim, neck)
+        self.decoder = ECMDecoder(
+            num_classes,
+            decoder_dim,
+            depth=decoder_depth,
+            num_heads=decoder_heads,
+            mlp_dim=decoder_mlp_dim,
+            multiscale_pooling=multiscale_pooling,
+            pool_sizes=pool_sizes,
+            class_mlp=class_mlp,
+            upscaling=upscaling,
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image (B, input_channels, H, W) -> logits (B, num_classes, H, W), H and W multiples of 16.
+
+        Raises:
+            ValueError: if the image has other channels than the network, or another size.
+        """
+        logits = self.decoder(self.neck(self.encoder(image)))
+        return F.interpolate(logits, size=image.shape[2:], mode="bilinear", align_corners=False)
+
+
+class HERSeg(HRMedSeg):
+    """HER-Seg (arXiv 2504.06205v2): HRMedSeg with another neck and another upscaling."""
+
+    def __init__(
+        self,
+        input_channels: int,
+        num_classes: int,
+        *,
+        neck: str = "3x3_1x1",
+        upscaling: str = "one_4x4",
+        **kwargs,
+    ) -> None:
+        super().__init__(input_channels, num_classes, neck=neck, upscaling=upscaling, **kwargs)

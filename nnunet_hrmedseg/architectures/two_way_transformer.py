@@ -1,0 +1,147 @@
+"""Two-way transformer between class queries and image tokens: Eq. 6-7 of HRMedSeg (arXiv 2504.06205v1).
+
+The layout is that of SAM's mask decoder (arXiv 2304.02643, appendix A): layer normalisation after each step, the
+queries added to themselves as their positional encoding wherever they are compared with something.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nnunet_hrmedseg.architectures.layers import Mlp, without_autocast
+
+__all__ = ["RandomFourierEncoding", "TwoWayTransformer"]
+
+
+class TwoWayTransformer(nn.Module):
+    """Layers of Eq. 6-7, then a last attention from the queries to the image.
+
+    Args:
+        dim: width of queries and image tokens.
+        depth: number of layers.
+        num_heads: heads of every attention.
+        mlp_dim: hidden width of the queries' MLP.
+        delta: the multi-scale module of Eq. 6-7, (B, dim, h, w) -> the same.
+    """
+
+    def __init__(self, dim: int, depth: int, num_heads: int, mlp_dim: int, delta: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(TwoWayLayer(dim, num_heads, mlp_dim, first=(index == 0)) for index in range(depth))
+        self.final_attention = Attention(dim, dim // 2, num_heads)
+        self.final_norm = nn.LayerNorm(dim)
+        self.delta = delta
+
+    def forward(self, queries: Tensor, image: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:
+        """Updates queries and image embedding.
+
+        Args:
+            queries: class queries (B, K, dim).
+            image: image embedding H (B, dim, h, w).
+            psi: positional encoding (h * w, dim).
+
+        Returns:
+            queries (B, K, dim) and image embedding (B, dim, h, w).
+        """
+        grid = image.shape[2], image.shape[3]
+        query_encoding = queries
+        tokens = to_tokens(image)
+        for layer in self.layers:
+            pooled = to_tokens(self.delta(to_map(tokens, grid)))
+            queries, tokens = layer(queries, tokens, pooled, query_encoding, psi)
+        attended = self.final_attention(queries + query_encoding, tokens + psi, tokens)
+        return self.final_norm(queries + attended), to_map(tokens, grid)
+
+
+class TwoWayLayer(nn.Module):
+    """Self-attention of the queries q', queries to image (Eq. 6), MLP of the queries, image to queries (Eq. 7)."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_dim: int, *, first: bool) -> None:
+        super().__init__()
+        self.first = first
+        self.self_attention = Attention(dim, dim, num_heads)
+        self.norm1 = nn.LayerNorm(dim)
+        self.query_to_image = Attention(dim, dim // 2, num_heads)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp([dim, mlp_dim, dim], nn.ReLU)
+        self.norm3 = nn.LayerNorm(dim)
+        self.image_to_query = Attention(dim, dim // 2, num_heads)
+        self.norm4 = nn.LayerNorm(dim)
+
+    def forward(
+        self, q: Tensor, tokens: Tensor, pooled: Tensor, query_encoding: Tensor, psi: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """q, query_encoding (B, K, dim); image tokens H and delta(H) (B, N, dim); psi (N, dim) -> new q and H."""
+        if self.first:
+            q = self.norm1(self.self_attention(q, q, q))
+        else:
+            q = self.norm1(q + self.self_attention(q + query_encoding, q + query_encoding, q))
+
+        # Eq. 6: q' <- softmax(q' (H + psi)^T / sqrt(d)) delta(H) + q'
+        q = self.norm2(q + self.query_to_image(q + query_encoding, tokens + psi, pooled))
+
+        q = self.norm3(q + self.mlp(q))
+
+        # Eq. 7: H <- softmax((delta(H) + psi) q'^T / sqrt(d)) q' + delta(H)
+        tokens = self.norm4(pooled + self.image_to_query(pooled + psi, q + query_encoding, q))
+        return q, tokens
+
+
+class Attention(nn.Module):
+    """Multi-head softmax attention with projections dim -> inner_dim -> dim. (B, n, dim), (B, m, dim) -> (B, n, dim)."""
+
+    def __init__(self, dim: int, inner_dim: int, num_heads: int) -> None:
+        super().__init__()
+        if inner_dim % num_heads:
+            raise ValueError(f"an attention of width {inner_dim} cannot be split into {num_heads} heads")
+        self.num_heads = num_heads
+        self.query = nn.Linear(dim, inner_dim)
+        self.key = nn.Linear(dim, inner_dim)
+        self.value = nn.Linear(dim, inner_dim)
+        self.projection = nn.Linear(inner_dim, dim)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = F.scaled_dot_product_attention(
+            self._heads(self.query(query)), self._heads(self.key(key)), self._heads(self.value(value))
+        )
+        return self.projection(out.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(B, n, inner_dim) -> (B, heads, n, inner_dim / heads)"""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class RandomFourierEncoding(nn.Module):
+    """psi: sine and cosine of random projections of the pixel position, as in SAM (arXiv 2006.10739).
+
+    The projections are drawn once, from a normal distribution, and kept in the state dict.
+    """
+
+    gaussian: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        if dim % 2:
+            raise ValueError(f"a Fourier encoding needs an even number of channels, got {dim}")
+        self.register_buffer("gaussian", torch.randn(2, dim // 2))
+
+    def forward(self, grid: tuple[int, int]) -> Tensor:
+        """Encoding (h * w, dim) of the positions of an h x w grid, row-major; float32 or better under any autocast."""
+        with without_autocast(self.gaussian):
+            y, x = (
+                (torch.arange(size, dtype=self.gaussian.dtype, device=self.gaussian.device) + 0.5) * (2 / size) - 1
+                for size in grid
+            )
+            angles = 2 * torch.pi * (x[None, :, None] * self.gaussian[0] + y[:, None, None] * self.gaussian[1])
+            return torch.cat((angles.sin(), angles.cos()), dim=-1).flatten(0, 1)
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, h * w, C)"""
+    return x.flatten(2).transpose(1, 2)
+
+
+def to_map(x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, h * w, C) -> (B, C, h, w)"""
+    return x.transpose(1, 2).unflatten(2, grid)

@@ -1,0 +1,66 @@
+"""The command `hrmedseg`. Each sub-command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from nnunet_hrmedseg import __version__
+from nnunet_hrmedseg.errors import HRMedSegError
+
+__all__ = ["main"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one sub-command. Returns the exit status: 0 done, 1 a fault that was said in words, 2 wrong arguments."""
+    parser = argparse.ArgumentParser(prog="hrmedseg", description="HRMedSeg for nnU-Net.")
+    parser.add_argument("--version", action="version", version=f"hrmedseg {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    commands.add_parser("doctor", help="check the installation and say how to mend what is wrong")
+
+    link = commands.add_parser(
+        "link", help="after an editable install: put the lookup module into the installed nnU-Net"
+    )
+    link.add_argument("--remove", action="store_true", help="take it away again")
+
+    demo = commands.add_parser(
+        "demo", help="plan, train at 1024 x 1024 and predict on real microscopy images that travel with the package"
+    )
+    demo.add_argument("-o", "--output", default="hrmedseg_demo", help="folder to work in [default: %(default)s]")
+    demo.add_argument(
+        "-device", choices=("cuda", "cpu", "mps"), default=None, help="as in nnU-Net [default: the best there is]"
+    )
+    demo.add_argument("--overwrite", action="store_true", help="start over where an earlier demo left its folder")
+
+    args = parser.parse_args(arguments)
+    try:
+        return _COMMANDS[args.command](args)
+    except HRMedSegError as error:
+        print(f"hrmedseg {args.command}: {error}", file=sys.stderr)
+        return 1
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from nnunet_hrmedseg.registration.doctor import doctor
+
+    return doctor()
+
+
+def _link(args: argparse.Namespace) -> int:
+    from nnunet_hrmedseg.registration.link import link, unlink
+
+    print("\n".join(unlink() if args.remove else link()))
+    return 0
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from nnunet_hrmedseg.demo.run import run_demo
+
+    return run_demo(args.output, device=args.device, overwrite=args.overwrite)
+
+
+_COMMANDS = {"doctor": _doctor, "link": _link, "demo": _demo}
+
+if __name__ == "__main__":
+    sys.exit(main())

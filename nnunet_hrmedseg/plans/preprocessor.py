@@ -1,0 +1,206 @@
+"""`HRMedSegPreprocessor`: nnU-Net's preprocessing with the canvas in the place of the target spacing.
+
+Transpose, crop to non-zero and normalise are nnU-Net's own; then every slice is resized to the canvas (the plan's patch
+size) and the number of slices stays. The properties keep the shapes before and after cropping, so nnU-Net's own export
+resizes predicted logits back and puts them in their place, without knowing of the canvas.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+from batchgenerators.utilities.file_and_folder_operations import load_json
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.plans.canvas import OUTSIDE, resize_images_to_canvas, resize_segmentation_to_canvas
+
+__all__ = ["HRMedSegPreprocessor"]
+
+
+class HRMedSegPreprocessor(DefaultPreprocessor):
+    """Resizes to the canvas instead of to a spacing, and names the case and the file when something is wrong with it.
+
+    Found by nnU-Net under this name in a plan's `preprocessor_name`, for training data and for prediction alike.
+
+    Raises (all its methods that take a case):
+        HRMedSegError: wrong number of channels; NaN or infinite intensities; image and segmentation of different size;
+            label values that dataset.json does not list; files that cannot be read.
+    """
+
+    def run_case(
+        self,
+        image_files: list[str],
+        seg_file: str | None,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        dataset_json: dict | str,
+    ):
+        try:
+            return super().run_case(image_files, seg_file, plans_manager, configuration_manager, dataset_json)
+        except Exception as error:
+            reason = str(error) or "the file could not be read; more may be printed above"
+            if not isinstance(error, HRMedSegError):
+                reason = f"{reason} ({type(error).__name__})"
+            files = f"image {', '.join(map(str, image_files))}" if image_files else "no image file"
+            if seg_file is not None:
+                files += f"; segmentation {seg_file}"
+            raise HRMedSegError(f"{reason}\nFiles of this case: {files}") from error
+
+    def run_case_npy(
+        self,
+        data: np.ndarray,
+        seg: np.ndarray | None,
+        properties: dict,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        dataset_json: dict | str,
+    ):
+        """As nnU-Net's: takes (C, Z, Y, X) and (1, Z, Y, X), returns both with (Z', H, W) after transpose and crop."""
+        dataset: dict = load_json(dataset_json) if isinstance(dataset_json, str) else dataset_json
+        _check_image(data, dataset, for_training=seg is not None)
+        if seg is not None:
+            seg = _checked_segmentation(seg, data.shape[1:], plans_manager, dataset)
+        canvas_configuration = _CanvasConfiguration(configuration_manager.configuration)
+        return super().run_case_npy(data, seg, properties, plans_manager, canvas_configuration, dataset)
+
+    def _normalize(
+        self,
+        data: np.ndarray,
+        seg: np.ndarray,
+        configuration_manager: ConfigurationManager,
+        foreground_intensity_properties_per_channel: dict,
+    ) -> np.ndarray:
+        # the float32 mean of a constant is off by a rounding error, which the division by a tiny deviation blows up
+        constant = [
+            c
+            for c in range(len(data))
+            if configuration_manager.normalization_schemes[c] == "ZScoreNormalization"
+            and _is_constant(data[c][seg[0] >= 0] if configuration_manager.use_mask_for_norm[c] else data[c])
+        ]
+        data = super()._normalize(data, seg, configuration_manager, foreground_intensity_properties_per_channel)
+        data[constant] = 0
+        return data
+
+    def run(self, dataset_name_or_id: int | str, configuration_name: str, plans_identifier: str, num_processes: int):
+        """What `nnUNetv2_preprocess` calls: makes the canvas data of a plan anew, whatever is there already.
+
+        Raises:
+            HRMedSegError: no plan, no raw data, a plan that does not fit HRMedSeg, or a case that is wrong.
+        """
+        from nnunet_hrmedseg.plans.canvas_data import ensure_canvas_data
+        from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
+
+        dataset_name = maybe_convert_to_dataset_name(dataset_name_or_id)
+        preprocessed = os.environ.get("nnUNet_preprocessed")
+        if preprocessed is None:
+            raise HRMedSegError("The environment variable nnUNet_preprocessed is not set. Set it to nnU-Net's folder.")
+        plans = _load(os.path.join(preprocessed, dataset_name, f"{plans_identifier}.json"), dataset_name)
+        dataset_json = _load(os.path.join(preprocessed, dataset_name, "dataset.json"), dataset_name)
+        # a canvas that was edited in the plans file changes the data folder's name with it
+        plans = hrmedseg_plans(plans, configuration_name, num_training_cases=dataset_json["numTraining"])
+        ensure_canvas_data(
+            plans,
+            configuration_name,
+            dataset_json,
+            dataset_name=dataset_name,
+            raw=os.environ.get("nnUNet_raw"),
+            preprocessed=preprocessed,
+            num_processes=num_processes,
+            preprocessor=self,
+            force=True,
+        )
+
+
+class _CanvasConfiguration(ConfigurationManager):
+    """The same configuration; its resampling goes to the canvas, whatever shape the spacing would give."""
+
+    @property
+    def resampling_fn_data(self):
+        return lambda data, *_spacing, **__: resize_images_to_canvas(data, self.patch_size)
+
+    @property
+    def resampling_fn_seg(self):
+        return lambda seg, *_spacing, **__: resize_segmentation_to_canvas(seg, self.patch_size)
+
+
+def _check_image(data: np.ndarray, dataset_json: dict, for_training: bool) -> None:
+    names = list((dataset_json.get("channel_names") or dataset_json["modality"]).values())
+    if len(data) != len(names):
+        who = "dataset.json lists" if for_training else "the model was trained with"
+        advice = "Give every case one file per channel (_0000, _0001, ...) or one RGB file for three channels."
+        if len(data) == 4 and len(names) == 3:
+            advice = "A fourth channel is usually transparency (RGBA): save the image as RGB."
+        elif len(data) == 3 and len(names) == 1:
+            advice = "Three channels in place of one are usually a grey image saved as RGB: save it as grey."
+        raise HRMedSegError(
+            f"Wrong number of channels: {who} {_count(len(names), 'channel')} ({', '.join(names)}), this case has "
+            f"{len(data)}. {advice}"
+        )
+    for c, (channel, name) in enumerate(zip(data, names, strict=True)):
+        finite = np.isfinite(channel)
+        if not finite.all():
+            nan, infinite = int(np.isnan(channel).sum()), int(np.isinf(channel).sum())
+            raise HRMedSegError(
+                f"The image holds {nan} NaN and {infinite} infinite values in channel {c} ({name}), of {channel.size} "
+                f"values in all. Replace them by a value that means something for this kind of image, for instance "
+                f"that of its background."
+            )
+
+
+def _checked_segmentation(
+    seg: np.ndarray, image_shape: tuple[int, ...], plans_manager: PlansManager, dataset_json: dict
+) -> np.ndarray:
+    """The segmentation as int16 (what nnU-Net saves), if it fits the image and dataset.json."""
+    if len(seg) != 1:
+        raise HRMedSegError(
+            f"The segmentation has {len(seg)} channels; it must have one, whose values are the labels (0, 1, 2, ...). "
+            f"Save it as a grey image, not as a colour image."
+        )
+    if seg.shape[1:] != image_shape:
+        raise HRMedSegError(
+            f"Image and segmentation differ in size: {_size(image_shape)} and {_size(seg.shape[1:])} (slices x rows x "
+            f"columns). The segmentation must be drawn on exactly this image."
+        )
+    label_manager = plans_manager.get_label_manager(dataset_json)
+    allowed = {OUTSIDE, 0, *map(int, label_manager.all_labels)}
+    if label_manager.has_ignore_label:
+        allowed.add(int(label_manager.ignore_label))
+    found = np.unique(seg)
+    unknown = [value for value in found.tolist() if value not in allowed]
+    if unknown:
+        listed = ", ".join(f"{name}: {value}" for name, value in dataset_json["labels"].items())
+        shown = ", ".join(f"{value:g}" for value in unknown[:10]) + (", ..." if len(unknown) > 10 else "")
+        raise HRMedSegError(
+            f"The segmentation holds label values that dataset.json does not list: {shown}. dataset.json lists "
+            f"{{{listed}}}. Correct the segmentation (a mask saved as 0 and 255 must become 0 and 1), or add the label "
+            f"to dataset.json and plan again."
+        )
+    return seg.astype(np.int16)
+
+
+def _is_constant(values: np.ndarray) -> bool:
+    return values.size == 0 or values.min() == values.max()
+
+
+def _load(file: str, dataset_name: str) -> Any:
+    try:
+        return load_json(file)
+    except FileNotFoundError:
+        raise HRMedSegError(
+            f"{file} does not exist. Plan first: nnUNetv2_plan_experiment -d {dataset_name[7:10]}"
+        ) from None
+    except ValueError as error:
+        raise HRMedSegError(f"{file} is not valid JSON ({error}). Correct it, or plan again.") from error
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))

@@ -1,0 +1,228 @@
+"""`hrmedseg doctor`: is everything in place for nnU-Net to find and run HRMedSeg? Says what is wrong and how to mend
+it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import multiprocessing
+import os
+import pickle
+import platform
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from nnunet_hrmedseg import __version__
+from nnunet_hrmedseg.registration.names import REGISTERED
+from nnunet_hrmedseg.registration.places import places
+
+__all__ = ["Finding", "CHECKS", "examine", "doctor"]
+
+_NOT_FOUND = "not found by nnU-Net's look-up"
+
+VARIABLES = {
+    "nnUNet_raw": "the raw data sets",
+    "nnUNet_preprocessed": "the preprocessed data sets",
+    "nnUNet_results": "the trained models",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check saw. `mend` says what to do where `ok` is False; a `note` is worth knowing but no fault."""
+
+    ok: bool
+    what: str
+    mend: str = ""
+    note: bool = False
+
+
+def requirements() -> Iterator[Finding]:
+    """The installed versions of what this package needs, against the ranges that it declares."""
+    yield Finding(True, f"nnunet_hrmedseg {__version__}, Python {platform.python_version()}")
+    try:
+        declared = importlib.metadata.requires("nnunet_hrmedseg") or []
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding(False, "nnunet_hrmedseg is imported from a folder, not installed", "pip install nnunet_hrmedseg")
+        return
+    for requirement in map(Requirement, declared):
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(False, f"{requirement.name} is not installed", f'pip install "{requirement}"')
+            continue
+        fits = requirement.specifier.contains(version, prereleases=True)
+        text = f"{requirement.name} {version}"
+        if requirement.specifier:
+            text += f" (supported: {requirement.specifier})"
+        yield Finding(fits, text if fits else f"{text} is out of range", f'pip install "{requirement}"')
+
+
+def variables() -> Iterator[Finding]:
+    """nnU-Net's three environment variables: set, folders that exist, and writable where nnU-Net writes."""
+    for name, content in VARIABLES.items():
+        value = os.environ.get(name)
+        if not value:
+            yield Finding(False, f"{name} is not set", f"export {name}=/a/folder/for/{name}  ({content})")
+        elif not Path(value).is_dir():
+            yield Finding(False, f"{name} is {value}, which is not a folder", f"mkdir -p {value}")
+        elif name != "nnUNet_raw" and not os.access(value, os.W_OK):
+            yield Finding(
+                False, f"{name} is {value}, which is not writable", f"chmod u+w {value}, or use another folder"
+            )
+        else:
+            yield Finding(True, f"{name} is {value}")
+
+
+def lookup_modules() -> Iterator[Finding]:
+    """The module that nnU-Net finds our names in, in each of its three places."""
+    for place in places():
+        if not place.present:
+            yield Finding(
+                False,
+                f"nothing of HRMedSeg in {place.package} ({place.folder}): nnU-Net cannot find its {place.kind}s",
+                "editable install: hrmedseg link; otherwise: pip install --force-reinstall --no-deps nnunet_hrmedseg",
+            )
+        elif not place.current:
+            yield Finding(False, f"{place.folder} is of another version", "hrmedseg link")
+        else:
+            yield Finding(True, f"{place.package} has it ({'from the wheel' if place.from_wheel else 'linked'})")
+
+
+def names() -> Iterator[Finding]:
+    """Each registered name, by nnU-Net's own look-up functions, and pickled into a spawned process and back."""
+    found: dict[str, type] = {}
+    for kind, registered in REGISTERED.items():
+        faults: dict[str, list[str]] = {}
+        for name, module in registered.items():
+            try:
+                cls = _LOOK_UP[kind](name)
+                fault = "" if cls is not None else _NOT_FOUND
+            except RuntimeError as error:
+                fault = _NOT_FOUND if "Could not find" in str(error) else f"{type(error).__name__}: {error}"
+            except Exception as error:
+                fault = f"{type(error).__name__}: {error}"
+            if not fault and cls.__module__ != module:
+                fault = f"found in {cls.__module__}, which is not this package"
+            if fault:
+                faults.setdefault(fault, []).append(name)
+            else:
+                found[name] = cls
+        for fault, of in faults.items():
+            mend = "hrmedseg link" if fault == _NOT_FOUND else "pip install --force-reinstall nnunet_hrmedseg"
+            yield Finding(False, f"{_some(of)}: {fault}", mend)
+        if not faults:
+            yield Finding(True, f"found by nnU-Net's look-up: {len(registered)} {kind}{'s' * (len(registered) > 1)}")
+    if found:
+        yield _survive_a_spawned_process(found)
+
+
+def _survive_a_spawned_process(classes: dict[str, type]) -> Finding:
+    try:
+        pickled = {name: pickle.dumps(cls) for name, cls in classes.items()}
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            came_back = pool.apply(_unpickle_all, (pickled,))
+    except Exception as error:
+        return Finding(
+            False,
+            f"a spawned process cannot load the classes: {type(error).__name__}: {error}",
+            "pip install --force-reinstall --no-deps nnunet_hrmedseg",
+        )
+    if came_back != {name: cls.__qualname__ for name, cls in classes.items()}:
+        return Finding(False, f"a spawned process loads other classes: {came_back}", "remove the second installation")
+    return Finding(True, "all of them survive pickling into a spawned process")
+
+
+def _unpickle_all(pickled: dict[str, bytes]) -> dict[str, str]:
+    return {name: pickle.loads(data).__qualname__ for name, data in pickled.items()}
+
+
+def _some(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _trainer(name: str) -> type:
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    return recursive_find_trainer_class_by_name(name)
+
+
+def _planner(name: str) -> type:
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    return PlansManager({"experiment_planner_used": name}).experiment_planner_class
+
+
+def _preprocessor(name: str) -> type:
+    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+
+    return ConfigurationManager({"preprocessor_name": name, "architecture": {}}).preprocessor_class
+
+
+_LOOK_UP: dict[str, Callable[[str], type]] = {"trainer": _trainer, "planner": _planner, "preprocessor": _preprocessor}
+
+
+def devices() -> Iterator[Finding]:
+    """torch and what it can compute on."""
+    import torch
+
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            yield Finding(
+                True,
+                f"torch {torch.__version__}: GPU {index} is {properties.name}, {properties.total_memory / 1e9:.1f} GB",
+            )
+    else:
+        yield Finding(
+            True,
+            f"torch {torch.__version__} sees no CUDA GPU: add -device cpu to nnUNetv2_train and nnUNetv2_predict "
+            f"(-device mps on an Apple machine)",
+            note=True,
+        )
+
+
+def weights() -> Iterator[Finding]:
+    """Encoder weights that training can start from."""
+    folder = Path(__file__).parent.parent / "weights"
+    bundled = sorted(folder.glob("*.safetensors"))
+    if bundled:
+        yield Finding(True, "bundled encoder: " + ", ".join(file.name for file in bundled))
+    else:
+        yield Finding(True, "this version brings no encoder weights: training starts from random ones", note=True)
+
+
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (requirements, variables, lookup_modules, names, devices, weights)
+
+
+def examine(checks: tuple[Callable[[], Iterator[Finding]], ...] = CHECKS) -> Iterator[Finding]:
+    """Run the checks; one that breaks is itself a finding."""
+    for check in checks:
+        try:
+            yield from check()
+        except Exception as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            yield Finding(
+                False,
+                f"the check '{check.__name__}' itself broke: {type(error).__name__}: {error} "
+                f"({last.filename}:{last.lineno})",
+                "reinstall nnunet_hrmedseg; if that does not help, report this line",
+            )
+
+
+def doctor() -> int:
+    """Print every finding. Returns the exit status: 0 all well, 1 something to mend."""
+    faults = 0
+    for finding in examine():
+        sign = "note" if finding.note else "ok" if finding.ok else "FAULT"
+        print(f"{sign:>5}  {finding.what}", flush=True)
+        if not finding.ok:
+            faults += 1
+            print(f"{'':>5}  mend: {finding.mend}", flush=True)
+    print("\nAll well." if not faults else f"\n{faults} fault{'s' if faults > 1 else ''} to mend.")
+    return 1 if faults else 0

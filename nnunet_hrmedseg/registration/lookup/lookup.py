@@ -1,0 +1,19 @@
+"""The module in which nnU-Net finds the names of nnunet_hrmedseg.
+
+nnU-Net looks a name up by importing every module in its own folders and asking each whether it has that attribute. This
+one says yes to its own names alone, and imports the class only then: looking up any other name never touches
+nnunet_hrmedseg, so a broken installation of it cannot break stock nnU-Net.
+"""
+
+
+def __getattr__(name: str):
+    if "HRMedSeg" not in name and "HERSeg" not in name:
+        raise AttributeError(name)
+    from importlib import import_module
+
+    from nnunet_hrmedseg.registration.names import REGISTERED
+
+    for names in REGISTERED.values():
+        if name in names:
+            return getattr(import_module(names[name]), name)
+    raise AttributeError(name)

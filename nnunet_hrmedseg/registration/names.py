@@ -1,0 +1,36 @@
+"""Every name that nnU-Net can look up in this package, and where the class behind it lives. Imports nothing."""
+
+from __future__ import annotations
+
+__all__ = ["EPOCHS", "REGISTERED", "PLACES", "trainer_variant_name"]
+
+EPOCHS = (1, 5, 10, 20, 50, 100, 250)
+"""Training lengths that exist as trainer variants."""
+
+
+def trainer_variant_name(base: str, epochs: int) -> str:
+    """nnU-Net's own naming: `_1epoch`, `_5epochs`."""
+    return f"{base}_{epochs}epoch{'s' if epochs > 1 else ''}"
+
+
+PLACES = {
+    "trainer": "nnunetv2.training.nnUNetTrainer",
+    "planner": "nnunetv2.experiment_planning",
+    "preprocessor": "nnunetv2.preprocessing",
+}
+"""The nnU-Net package in which each kind of name is looked up."""
+
+_TRAINERS = {
+    "nnUNetTrainerHRMedSeg": "nnunet_hrmedseg.trainers.trainer",
+    "nnUNetTrainerHERSeg": "nnunet_hrmedseg.trainers.trainer",
+}
+
+REGISTERED = {
+    "trainer": {
+        **_TRAINERS,
+        **{trainer_variant_name(base, n): "nnunet_hrmedseg.trainers.variants" for base in _TRAINERS for n in EPOCHS},
+    },
+    "planner": {"nnUNetPlannerHRMedSeg": "nnunet_hrmedseg.plans.planner"},
+    "preprocessor": {"HRMedSegPreprocessor": "nnunet_hrmedseg.plans.preprocessor"},
+}
+"""Kind -> name -> module that defines it."""

@@ -1,0 +1,37 @@
+"""The learning rate of the papers, stretched over however many epochs are trained."""
+
+from __future__ import annotations
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+__all__ = ["PaperLRScheduler", "PAPER_DECAY", "PAPER_EPOCHS"]
+
+PAPER_DECAY, PAPER_EPOCHS = 0.98, 200
+WARMUP_START = 0.01  # part of the learning rate that the warm-up begins with
+
+
+class PaperLRScheduler(LRScheduler):
+    """lr = initial lr x 0.98^(200 t), where t in [0, 1] is the part of the training that is done.
+
+    Over 200 epochs this is the papers' decay of 0.98 per epoch, in one step per iteration. A shorter or longer training
+    ends at the same learning rate (1.8 % of the first), so `_1epoch` is a small copy of the whole and not its
+    beginning. A linear warm-up over the first iterations lets Adam's running averages settle.
+
+    `step(epoch)` takes nnU-Net's current epoch, which may be a fraction.
+    """
+
+    def __init__(self, optimizer: Optimizer, num_epochs: int, warmup_epochs: float = 0.0):
+        self.initial_lrs = [group["lr"] for group in optimizer.param_groups]
+        self.num_epochs, self.warmup_epochs = num_epochs, warmup_epochs
+        super().__init__(optimizer)
+
+    def step(self, epoch: float | None = None) -> None:
+        """Set the learning rates for the (fractional) epoch that begins now; None is epoch 0."""
+        epoch = 0.0 if epoch is None else float(epoch)
+        factor = PAPER_DECAY ** (PAPER_EPOCHS * epoch / self.num_epochs)
+        if epoch < self.warmup_epochs:
+            factor *= WARMUP_START + (1 - WARMUP_START) * epoch / self.warmup_epochs
+        for group, lr in zip(self.optimizer.param_groups, self.initial_lrs, strict=True):
+            group["lr"] = lr * factor
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]

@@ -1,0 +1,155 @@
+"""`nnUNetTrainerHRMedSeg` and `nnUNetTrainerHERSeg`: the papers' recipes in nnU-Net's training loop.
+
+The promised command, `nnUNetv2_train DATASET 2d FOLD -tr nnUNetTrainerHRMedSeg`, hands the trainer a stock plan. The
+trainer turns it into an HRMedSeg plan before nnU-Net reads it, makes sure that the canvas data is there, and from then
+on everything is nnU-Net's own. The plan it trained with lies beside the checkpoint, so prediction needs nothing of this
+file but `build_network_architecture`.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from nnunetv2.configuration import default_num_processes
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
+from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_hrmedseg.plans.canvas_data import ensure_canvas_data
+from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
+from nnunet_hrmedseg.trainers.losses import DiceAndFocalLoss
+from nnunet_hrmedseg.trainers.progress import EpochProgress
+from nnunet_hrmedseg.trainers.schedule import PaperLRScheduler
+
+__all__ = ["nnUNetTrainerHRMedSeg", "nnUNetTrainerHERSeg"]
+
+
+class nnUNetTrainerHRMedSeg(nnUNetTrainer):
+    """HRMedSeg (v1): Dice + focal loss, Adam, learning rate x 0.98 per epoch over 200 epochs, nnU-Net's augmentation.
+
+    Raises:
+        HRMedSegError: a 3D or cascaded configuration, a canvas that the network cannot take, or canvas data that is
+        missing
+            and cannot be made because the raw data is gone.
+    """
+
+    network_name = "HRMedSeg"
+
+    # exactly nnU-Net's arguments: it records them by name for the checkpoint
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008
+    ):
+        plans = hrmedseg_plans(
+            plans,
+            configuration,
+            num_training_cases=dataset_json["numTraining"],
+            num_classes=PlansManager(plans).get_label_manager(dataset_json).num_segmentation_heads,
+            network=self.network_name,
+        )
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs = 200
+        self.initial_lr = 1e-3
+        self.weight_decay = 0.0
+        self.warmup_iterations = 20
+        self.enable_deep_supervision = False
+        # 3.5 million parameters: a checkpoint every epoch costs less than a second and a kill costs at most one epoch
+        self.save_every = 1
+        self.progress: EpochProgress | None = None
+        self.iteration = 0
+
+    def initialize(self) -> None:
+        if not self.was_initialized:
+            ensure_canvas_data(
+                self.plans_manager.plans,
+                self.configuration_name,
+                self.dataset_json,
+                raw=nnUNet_raw.get(),
+                preprocessed=nnUNet_preprocessed.get(),
+                num_processes=default_num_processes,
+                log=self.print_to_log_file,
+            )
+        super().initialize()
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay)
+        warmup_epochs = self.warmup_iterations / self.num_iterations_per_epoch
+        return optimizer, PaperLRScheduler(optimizer, self.num_epochs, warmup_epochs)
+
+    def _build_loss(self):
+        loss = DiceAndFocalLoss(
+            regions=self.label_manager.has_regions,
+            ignore_label=self.label_manager.ignore_label,
+            batch_dice=self.configuration_manager.batch_dice,
+            ddp=self.is_ddp,
+        )
+        if self._do_i_compile():
+            loss.dc = torch.compile(loss.dc)
+        return loss
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
+        rotation, dummy_2d, _, mirror_axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        # the canvas is the whole image: there is nothing beyond it to rotate in from
+        return rotation, dummy_2d, list(self.configuration_manager.patch_size), mirror_axes
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """The network has one output; there is nothing to switch."""
+
+    def plot_network_architecture(self) -> None:
+        """nnU-Net's plot needs a library that no longer works; its failure would be all that the user sees."""
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self.iteration = 0
+        self.progress = EpochProgress(
+            f"Epoch {self.current_epoch} of {self.num_epochs}", self.num_iterations_per_epoch, show=self.local_rank == 0
+        )
+
+    def train_step(self, batch: dict) -> dict:
+        self.lr_scheduler.step(self.current_epoch + self.iteration / self.num_iterations_per_epoch)
+        result = super().train_step(batch)
+        self.iteration += 1
+        self.progress.update(loss=float(result["loss"]))
+        return result
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        self.progress.close()
+        super().on_train_epoch_end(train_outputs)
+
+    def save_checkpoint(self, filename: str) -> None:
+        """As nnU-Net's, but a kill while writing leaves the previous checkpoint whole."""
+        temporary = f"{filename}.incomplete"
+        super().save_checkpoint(temporary)
+        if os.path.isfile(temporary):
+            os.replace(temporary, filename)
+
+
+class nnUNetTrainerHERSeg(nnUNetTrainerHRMedSeg):
+    """HER-Seg (v2): the second version's network and its Dice + cross-entropy loss, both weighted 1 (v2, Eq. 9)."""
+
+    network_name = "HERSeg"
+
+    def _build_loss(self):
+        dice = {"batch_dice": self.configuration_manager.batch_dice, "smooth": 1e-5, "ddp": self.is_ddp}
+        ignore_label = self.label_manager.ignore_label
+        if self.label_manager.has_regions:
+            loss = DC_and_BCE_loss(
+                {},
+                {**dice, "do_bg": True},
+                use_ignore_label=ignore_label is not None,
+                dice_class=MemoryEfficientSoftDiceLoss,
+            )
+        else:
+            loss = DC_and_CE_loss(
+                {**dice, "do_bg": False}, {}, ignore_label=ignore_label, dice_class=MemoryEfficientSoftDiceLoss
+            )
+        if self._do_i_compile():
+            loss.dc = torch.compile(loss.dc)
+        return loss

@@ -1,0 +1,46 @@
+import pytest
+import torch
+
+from nnunet_hrmedseg.trainers.schedule import PaperLRScheduler
+
+
+def _optimizer(*lrs):
+    return torch.optim.Adam([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr} for lr in lrs])
+
+
+def test_200_epochs_are_the_papers_schedule():
+    optimizer = _optimizer(1e-3)
+    scheduler = PaperLRScheduler(optimizer, num_epochs=200)
+    for epoch in (0, 1, 50, 199):
+        scheduler.step(epoch)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * 0.98**epoch)
+
+
+@pytest.mark.parametrize("epochs", [1, 10, 250])
+def test_any_length_ends_at_the_same_learning_rate(epochs):
+    optimizer = _optimizer(1e-3)
+    scheduler = PaperLRScheduler(optimizer, num_epochs=epochs)
+    scheduler.step(epochs)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * 0.98**200)
+
+
+def test_warm_up_is_linear_and_then_joins():
+    optimizer = _optimizer(1e-3)
+    scheduler = PaperLRScheduler(optimizer, num_epochs=1, warmup_epochs=0.1)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-5)
+    rates = []
+    for step in range(100):
+        scheduler.step(step / 100)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[10] == pytest.approx(1e-3 * 0.98**20)
+
+
+def test_groups_keep_their_ratio_and_report_it():
+    optimizer = _optimizer(1e-3, 1e-4)
+    scheduler = PaperLRScheduler(optimizer, num_epochs=10)
+    scheduler.step(3.5)
+    first, second = scheduler.get_last_lr()
+    assert first == pytest.approx(10 * second)
+    assert scheduler.get_last_lr() == [group["lr"] for group in optimizer.param_groups]

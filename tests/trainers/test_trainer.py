@@ -1,0 +1,211 @@
+"""The trainers on a tiny data set of their own, without nnU-Net's worker processes."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
+from skimage import io
+
+from nnunet_hrmedseg.architectures import HERSeg, HRMedSeg
+from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
+from nnunet_hrmedseg.registration.names import EPOCHS
+from nnunet_hrmedseg.trainers import variants
+from nnunet_hrmedseg.trainers.losses import DiceAndFocalLoss
+from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHERSeg, nnUNetTrainerHRMedSeg
+from tests.plans.stock_plans import stock_plans, volume_plans
+
+CPU = torch.device("cpu")
+CANVAS = 64
+
+LABELS = {"background": 0, "disc": 1, "ring": 2}
+REGIONS = {"background": 0, "whole": [1, 2], "ring": 2}
+IGNORE = {**LABELS, "ignore": 3}
+
+
+@pytest.fixture
+def dataset(tmp_path, monkeypatch):
+    """Returns a function that writes a raw data set of five discs and gives its dataset.json."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+
+    def write(labels):
+        description = {
+            "channel_names": {"0": "R", "1": "G", "2": "B"},
+            "labels": labels,
+            "numTraining": 5,
+            "file_ending": ".png",
+        }
+        if labels is REGIONS:
+            description["regions_class_order"] = [1, 2]
+        root = tmp_path / "nnUNet_raw" / "Dataset001_Test"
+        for folder in ("imagesTr", "labelsTr"):
+            (root / folder).mkdir(parents=True)
+        rows, columns = np.mgrid[:40, :50]
+        random = np.random.default_rng(0)
+        for case in range(5):
+            distance = np.hypot(rows - random.integers(15, 25), columns - random.integers(15, 35))
+            label = (distance < 12).astype(np.uint8) + (distance < 6)
+            if "ignore" in labels:
+                label[:8] = 3
+            image = np.stack([60 * label + random.integers(0, 20, label.shape)] * 3, -1).astype(np.uint8)
+            io.imsave(root / "imagesTr" / f"case_{case}_0000.png", image, check_contrast=False)
+            io.imsave(root / "labelsTr" / f"case_{case}.png", label.astype(np.uint8), check_contrast=False)
+        preprocessed = tmp_path / "nnUNet_preprocessed" / "Dataset001_Test"
+        preprocessed.mkdir()
+        for folder in (root, preprocessed):
+            (folder / "dataset.json").write_text(json.dumps(description))
+        (preprocessed / "dataset_fingerprint.json").write_text("{}")
+        return description
+
+    return write
+
+
+def _plans(network="HRMedSeg", **arguments):
+    plans = hrmedseg_plans(stock_plans(), num_training_cases=5, network=network)
+    configuration = plans["configurations"]["2d"]
+    configuration["patch_size"] = [CANVAS, CANVAS]
+    configuration["architecture"]["arch_kwargs"].update(depth=4, embed_dim=48, **arguments)
+    return {**plans, "continue_training": False}
+
+
+def _trainer(description, cls=nnUNetTrainerHRMedSeg, fold=0):
+    trainer = cls(_plans(cls.network_name), "2d", fold, description, CPU)
+    trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = 3, 1
+    return trainer
+
+
+@pytest.mark.parametrize("cls, network", [(nnUNetTrainerHRMedSeg, HRMedSeg), (nnUNetTrainerHERSeg, HERSeg)])
+def test_a_stock_plan_becomes_ours(dataset, cls, network):
+    stock = {**stock_plans(), "continue_training": False}
+    trainer = cls(stock, "2d", 0, dataset(LABELS), CPU)
+    assert trainer.configuration_manager.patch_size == [1024, 1024]
+    assert trainer.plans_manager.plans_name == "nnUNetPlans"
+    assert trainer.my_init_kwargs["plans"]["configurations"]["2d"]["preprocessor_name"] == "HRMedSegPreprocessor"
+    built = trainer.build_network_architecture(trainer.plans_manager, trainer.configuration_manager, 3, 3, False)
+    assert type(built) is network
+    assert stock["configurations"]["2d"]["patch_size"] == [448, 512]
+
+
+@pytest.mark.parametrize("configuration", ["3d_fullres", "3d_cascade_fullres", "3d_lowres"])
+def test_3d_and_cascades_are_refused_before_anything_is_written(dataset, tmp_path, configuration):
+    with pytest.raises(HRMedSegError, match="use the configuration 2d"):
+        nnUNetTrainerHRMedSeg({**volume_plans(), "continue_training": False}, configuration, 0, dataset(LABELS), CPU)
+    assert not list((tmp_path / "nnUNet_results").iterdir())
+
+
+@pytest.mark.parametrize(
+    "cls, labels, loss",
+    [
+        (nnUNetTrainerHRMedSeg, LABELS, DiceAndFocalLoss),
+        (nnUNetTrainerHRMedSeg, REGIONS, DiceAndFocalLoss),
+        (nnUNetTrainerHRMedSeg, IGNORE, DiceAndFocalLoss),
+        (nnUNetTrainerHERSeg, LABELS, DC_and_CE_loss),
+        (nnUNetTrainerHERSeg, REGIONS, DC_and_BCE_loss),
+        (nnUNetTrainerHERSeg, IGNORE, DC_and_CE_loss),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(len(value)) if isinstance(value, dict) else None),
+)
+def test_trains_and_validates(dataset, cls, labels, loss):
+    trainer = _trainer(dataset(labels), cls)
+    trainer.num_epochs = 1
+    trainer.on_train_start()
+    assert type(trainer.loss) is loss
+    trainer.on_epoch_start()
+    trainer.on_train_epoch_start()
+    before = {name: p.detach().clone() for name, p in trainer.network.named_parameters()}
+    outputs = [trainer.train_step(next(trainer.dataloader_train)) for _ in range(3)]
+    trainer.on_train_epoch_end(outputs)
+    assert all(np.isfinite(output["loss"]) for output in outputs)
+    changed = sum(not torch.equal(before[name], p) for name, p in trainer.network.named_parameters())
+    assert changed > 0.9 * len(before)
+    trainer.on_validation_epoch_start()
+    with torch.no_grad():
+        result = trainer.validation_step(next(trainer.dataloader_val))
+    assert len(result["tp_hard"]) == 2
+
+
+def test_learns_a_tiny_data_set(dataset):
+    trainer = _trainer(dataset(LABELS), fold="all")
+    trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.warmup_iterations = 1, 60, 5
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+    losses = [float(trainer.train_step(next(trainer.dataloader_train))["loss"]) for _ in range(60)]
+    trainer.progress.close()
+    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.1
+
+
+def test_learning_rate_moves_with_every_iteration(dataset):
+    trainer = _trainer(dataset(LABELS))
+    trainer.num_epochs, trainer.warmup_iterations = 2, 0
+    trainer.on_train_start()
+    rates = []
+    for epoch in range(2):
+        trainer.current_epoch = epoch
+        trainer.on_train_epoch_start()
+        for _ in range(3):
+            trainer.train_step(next(trainer.dataloader_train))
+            rates.append(trainer.optimizer.param_groups[0]["lr"])
+        trainer.progress.close()
+    expected = [1e-3 * 0.98 ** (200 * step / 6) for step in range(6)]
+    assert rates == pytest.approx(expected)
+
+
+def test_the_whole_canvas_is_the_patch(dataset):
+    trainer = _trainer(dataset(LABELS))
+    initial = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[2]
+    assert list(initial) == [CANVAS, CANVAS]
+
+
+def test_a_checkpoint_is_whole_or_not_there(dataset, monkeypatch):
+    trainer = _trainer(dataset(LABELS))
+    trainer.on_train_start()
+    file = os.path.join(trainer.output_folder, "checkpoint_latest.pth")
+    trainer.save_checkpoint(file)
+    first = open(file, "rb").read()
+
+    def killed(checkpoint, filename):
+        with open(filename, "wb") as handle:
+            handle.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.save_checkpoint(file)
+    assert open(file, "rb").read() == first
+
+
+def test_continuing_restores_weights_epoch_and_plans(dataset):
+    description = dataset(LABELS)
+    trainer = _trainer(description)
+    trainer.on_train_start()
+    trainer.current_epoch = 4
+    file = os.path.join(trainer.output_folder, "checkpoint_latest.pth")
+    trainer.save_checkpoint(file)
+
+    again = _trainer(description)
+    again.load_checkpoint(file)
+    assert again.current_epoch == 5
+    for name, value in trainer.network.state_dict().items():
+        assert torch.equal(again.network.state_dict()[name], value)
+    assert again.my_init_kwargs["plans"]["configurations"]["2d"]["patch_size"] == [CANVAS, CANVAS]
+
+
+def test_every_length_is_a_trainer():
+    names = set(variants.__all__)
+    assert len(names) == 2 * len(EPOCHS)
+    for name in names:
+        assert getattr(variants, name).__name__ == name
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerHRMedSeg_1epoch", "nnUNetTrainerHERSeg_250epochs"])
+def test_a_variant_differs_in_its_length_alone(dataset, name):
+    cls = getattr(variants, name)
+    trainer = cls(_plans(cls.network_name), "2d", 0, dataset(LABELS), CPU)
+    assert trainer.num_epochs == int(name.split("_")[1].removesuffix("s").removesuffix("epoch"))
+    assert trainer.my_init_kwargs.keys() == {"plans", "configuration", "fold", "dataset_json", "device"}

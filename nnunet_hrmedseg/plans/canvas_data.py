@@ -9,49 +9,29 @@ nothing which a killed process leaves behind can pass for it.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import re
 import shutil
-import threading
-import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 from uuid import uuid4
 
-import torch
 from filelock import FileLock, Timeout
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
-from tqdm import tqdm
 
 from nnunet_hrmedseg import __version__
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.plans.preprocessor import HRMedSegPreprocessor
+from nnunet_hrmedseg.plans.raw_cases import RawCase, find_raw_cases, preprocess_cases
 
-__all__ = ["CanvasDataStatus", "RawCase", "canvas_data_status", "ensure_canvas_data", "find_raw_cases"]
+__all__ = ["CanvasDataStatus", "canvas_data_status", "ensure_canvas_data"]
 
 # nnU-Net tells the format of a data folder by the endings of all files in it, but does not look into sub-folders
 RECORD = Path("canvas_data", "record.json")
-
-# Starting workers takes several seconds each (they import torch); a small data set is done before they would be ready.
-SPAWN_WORKERS_AFTER_SECONDS = 10.0
-
-
-class RawCase(NamedTuple):
-    """The files of one training case in nnUNet_raw: one image file per channel (or one RGB file), and the labels."""
-
-    images: list[str]
-    label: str
 
 
 @dataclass(frozen=True)
@@ -116,7 +96,7 @@ def ensure_canvas_data(
                 log(f"Resizing {len(cases)} cases to the canvas ({status.reason}). Data folder: {folder}")
                 with _new_folder_in_place_of(folder) as new_folder:
                     raw_files = _raw_files(cases)
-                    _preprocess(
+                    preprocess_cases(
                         cases,
                         new_folder,
                         preprocessor or HRMedSegPreprocessor(verbose=False),
@@ -131,38 +111,6 @@ def ensure_canvas_data(
 
 
 # ---- what is there ---------------------------------------------------------------------------------------------------
-
-
-def find_raw_cases(raw_folder: Path | None, dataset_json: dict[str, Any]) -> dict[str, RawCase] | None:
-    """The training cases of `nnUNet_raw/<data set>` by name, or None if there are none to be reached.
-
-    Raises:
-        HRMedSegError: a file in imagesTr whose name has no channel number.
-    """
-    if raw_folder is None or not raw_folder.is_dir():
-        return None
-    if "dataset" in dataset_json:
-        listed = get_filenames_of_train_images_and_targets(str(raw_folder), deepcopy(dataset_json))
-        cases = {name: RawCase(files["images"], files["label"]) for name, files in listed.items()}
-        return cases if any(os.path.isfile(case.label) for case in cases.values()) else None
-
-    # not by nnU-Net's own function: it starts twelve processes to do this
-    ending = dataset_json["file_ending"]
-    pattern = re.compile(r"(.+)_\d{4}" + re.escape(ending))
-    images_folder, labels_folder = raw_folder / "imagesTr", raw_folder / "labelsTr"
-    cases = {}
-    for file in sorted(os.listdir(images_folder)) if images_folder.is_dir() else []:
-        if not file.endswith(ending):
-            continue
-        match = pattern.fullmatch(file)
-        if match is None:
-            raise HRMedSegError(
-                f"{images_folder / file} has no channel number in its name. nnU-Net expects CASE_0000{ending}, "
-                f"CASE_0001{ending}, ... for the channels of a case."
-            )
-        case = cases.setdefault(match[1], RawCase([], str(labels_folder / f"{match[1]}{ending}")))
-        case.images.append(str(images_folder / file))
-    return cases or None
 
 
 def canvas_data_status(
@@ -183,7 +131,7 @@ def canvas_data_status(
     present = {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.is_file()}
     lost = [name for name, size in record["files"].items() if present.get(name) != size]
     if lost:
-        return CanvasDataStatus("incomplete", f"files of the canvas data are missing or damaged: {_some(lost)}")
+        return CanvasDataStatus("incomplete", f"files of the canvas data are missing or damaged: {some(lost)}")
     if record["data_identifier"] != folder.name:
         return CanvasDataStatus("stale", f"the canvas data was made as {record['data_identifier']}")
     if record["labels"] != _labels(dataset_json):
@@ -196,7 +144,7 @@ def canvas_data_status(
             ("changed", {name for name in now.keys() & was.keys() if now[name] != was[name]}),
         ):
             if names:
-                return CanvasDataStatus("stale", f"raw cases were {what}: {_some(sorted(names))}")
+                return CanvasDataStatus("stale", f"raw cases were {what}: {some(sorted(names))}")
     return CanvasDataStatus("complete", "the canvas data is complete")
 
 
@@ -291,97 +239,6 @@ def _put_back_or_remove_replaced(folder: Path) -> None:
         os.rename(_replaced(folder), folder)
 
 
-# ---- preprocessing ---------------------------------------------------------------------------------------------------
-
-
-def _preprocess(
-    cases: dict[str, RawCase],
-    new_folder: Path,
-    preprocessor: DefaultPreprocessor,
-    plans_manager: PlansManager,
-    configuration: str,
-    dataset_json: dict[str, Any],
-    num_processes: int,
-) -> None:
-    """Writes the three files of every case: the first cases here, the rest, if that takes long, in spawned workers."""
-    absent = [file for case in cases.values() for file in (*case.images, case.label) if not os.path.isfile(file)]
-    if absent:
-        raise HRMedSegError(f"Raw files are missing: {_some(absent)}. Every case needs its images and its labels.")
-    settings = (plans_manager, plans_manager.get_configuration(configuration), dataset_json)
-    jobs = deque(
-        (name, preprocessor.run_case_save, (str(new_folder / name), case.images, case.label, *settings))
-        for name, case in cases.items()
-    )
-    show = getattr(preprocessor, "show_progress_bar", True)
-    with tqdm(desc="Preprocessing cases", total=len(jobs), disable=not show) as progress:
-        start = time.monotonic()
-        while jobs:
-            workers = min(num_processes, len(jobs), _available_cpus())
-            if workers > 1 and time.monotonic() - start >= SPAWN_WORKERS_AFTER_SECONDS:
-                _run_in_workers(jobs, workers, progress.update)
-                return
-            name, function, arguments = jobs.popleft()
-            with _named(name):
-                function(*arguments)
-            progress.update()
-
-
-def _run_in_workers(jobs: deque, workers: int, on_done: Callable[[], Any]) -> None:
-    """Empties `jobs`; no more of them are handed out than there are workers, so it is known who had which."""
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), _start_worker, (max(1, _available_cpus() // workers),)
-    )
-    running: dict[Future, str] = {}
-    try:
-        while jobs or running:
-            while jobs and len(running) < workers:
-                name, function, arguments = jobs.popleft()
-                running[pool.submit(function, *arguments)] = name
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                with _named(running[future]):
-                    future.result()
-                del running[future]
-                on_done()
-    except BrokenProcessPool as error:
-        raise HRMedSegError(
-            f"A worker process died while it preprocessed one of these cases: {', '.join(running.values())}. If there "
-            f"is no error message above, the machine most likely ran out of memory: use fewer processes (-np 1, or the "
-            f"environment variable nnUNet_def_n_proc=1 for training)."
-        ) from error
-    except BaseException:
-        for worker in list((pool._processes or {}).values()):
-            worker.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker(num_threads: int) -> None:
-    torch.set_num_threads(num_threads)
-    parent = multiprocessing.parent_process()
-
-    def end_with_parent() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-@contextmanager
-def _named(case: str) -> Iterator[None]:
-    try:
-        yield
-    except BrokenProcessPool:
-        raise
-    except Exception as error:
-        raise HRMedSegError(f"Preprocessing stopped at case {case!r}: {error or type(error).__name__}") from error
-
-
-def _available_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 # ---- labels at original size -----------------------------------------------------------------------------------------
 
 
@@ -391,8 +248,10 @@ def _update_ground_truth(
     """As nnUNetv2_preprocess does it: copies the labels that are missing or newer. A kill leaves no half file."""
     if cases is None:
         if not target.is_dir():
-            log(f"Warning: {target} is missing and nnUNet_raw has no labels to make it of. Training works without; the "
-                f"validation at its end does not. Copy the folder from where the data was preprocessed.")  # fmt: skip
+            log(
+                f"Warning: {target} is missing and nnUNet_raw has no labels to make it of. Training works without; the "
+                f"validation at its end does not. Copy the folder from where the data was preprocessed."
+            )
         return
     try:
         target.mkdir(exist_ok=True)
@@ -428,8 +287,3 @@ def _no_raw_data(folder: Path, status: CanvasDataStatus, raw_folder: Path | None
         f"        nnUNetv2_preprocess -d {number} -c 2d -plans_name nnUNetHRMedSegPlans\n"
         f"    and copy the folders {folder.name} and gt_segmentations to {folder.parent}"
     )
-
-
-def _some(names: list[str], shown: int = 5) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(map(str, names[:shown])) + more

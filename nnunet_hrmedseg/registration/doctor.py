@@ -16,6 +16,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from nnunet_hrmedseg import __version__
+from nnunet_hrmedseg.errors import some
 from nnunet_hrmedseg.registration.names import REGISTERED
 from nnunet_hrmedseg.registration.places import places
 
@@ -115,7 +116,7 @@ def names() -> Iterator[Finding]:
                 found[name] = cls
         for fault, of in faults.items():
             mend = "hrmedseg link" if fault == _NOT_FOUND else "pip install --force-reinstall nnunet_hrmedseg"
-            yield Finding(False, f"{_some(of)}: {fault}", mend)
+            yield Finding(False, f"{some(of, shown=1)}: {fault}", mend)
         if not faults:
             yield Finding(True, f"found by nnU-Net's look-up: {len(registered)} {kind}{'s' * (len(registered) > 1)}")
     if found:
@@ -140,10 +141,6 @@ def _survive_a_spawned_process(classes: dict[str, type]) -> Finding:
 
 def _unpickle_all(pickled: dict[str, bytes]) -> dict[str, str]:
     return {name: pickle.loads(data).__qualname__ for name, data in pickled.items()}
-
-
-def _some(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _trainer(name: str) -> type:

@@ -1,0 +1,157 @@
+"""The raw training cases of a data set: finding their files, and preprocessing them, here or in worker processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+from tqdm import tqdm
+
+from nnunet_hrmedseg.errors import HRMedSegError, some
+
+__all__ = ["RawCase", "find_raw_cases", "preprocess_cases"]
+
+# Starting workers takes several seconds each (they import torch); a small data set is done before they would be ready.
+SPAWN_WORKERS_AFTER_SECONDS = 10.0
+
+
+class RawCase(NamedTuple):
+    """The files of one training case in nnUNet_raw: one image file per channel (or one RGB file), and the labels."""
+
+    images: list[str]
+    label: str
+
+
+def find_raw_cases(raw_folder: Path | None, dataset_json: dict[str, Any]) -> dict[str, RawCase] | None:
+    """The training cases of `nnUNet_raw/<data set>` by name, or None if there are none to be reached.
+
+    Raises:
+        HRMedSegError: a file in imagesTr whose name has no channel number.
+    """
+    if raw_folder is None or not raw_folder.is_dir():
+        return None
+    if "dataset" in dataset_json:
+        listed = get_filenames_of_train_images_and_targets(str(raw_folder), deepcopy(dataset_json))
+        cases = {name: RawCase(files["images"], files["label"]) for name, files in listed.items()}
+        return cases if any(os.path.isfile(case.label) for case in cases.values()) else None
+
+    # not by nnU-Net's own function: it starts twelve processes to do this
+    ending = dataset_json["file_ending"]
+    pattern = re.compile(r"(.+)_\d{4}" + re.escape(ending))
+    images_folder, labels_folder = raw_folder / "imagesTr", raw_folder / "labelsTr"
+    cases = {}
+    for file in sorted(os.listdir(images_folder)) if images_folder.is_dir() else []:
+        if not file.endswith(ending):
+            continue
+        match = pattern.fullmatch(file)
+        if match is None:
+            raise HRMedSegError(
+                f"{images_folder / file} has no channel number in its name. nnU-Net expects CASE_0000{ending}, "
+                f"CASE_0001{ending}, ... for the channels of a case."
+            )
+        case = cases.setdefault(match[1], RawCase([], str(labels_folder / f"{match[1]}{ending}")))
+        case.images.append(str(images_folder / file))
+    return cases or None
+
+
+def preprocess_cases(
+    cases: dict[str, RawCase],
+    new_folder: Path,
+    preprocessor: DefaultPreprocessor,
+    plans_manager: PlansManager,
+    configuration: str,
+    dataset_json: dict[str, Any],
+    num_processes: int,
+) -> None:
+    """Writes the three files of every case: the first cases here, the rest, if that takes long, in spawned workers."""
+    absent = [file for case in cases.values() for file in (*case.images, case.label) if not os.path.isfile(file)]
+    if absent:
+        raise HRMedSegError(f"Raw files are missing: {some(absent)}. Every case needs its images and its labels.")
+    settings = (plans_manager, plans_manager.get_configuration(configuration), dataset_json)
+    jobs = deque(
+        (name, preprocessor.run_case_save, (str(new_folder / name), case.images, case.label, *settings))
+        for name, case in cases.items()
+    )
+    show = getattr(preprocessor, "show_progress_bar", True)
+    with tqdm(desc="Preprocessing cases", total=len(jobs), disable=not show) as progress:
+        start = time.monotonic()
+        while jobs:
+            workers = min(num_processes, len(jobs), _available_cpus())
+            if workers > 1 and time.monotonic() - start >= SPAWN_WORKERS_AFTER_SECONDS:
+                _run_in_workers(jobs, workers, progress.update)
+                return
+            name, function, arguments = jobs.popleft()
+            with _named(name):
+                function(*arguments)
+            progress.update()
+
+
+def _run_in_workers(jobs: deque, workers: int, on_done: Callable[[], Any]) -> None:
+    """Empties `jobs`; no more of them are handed out than there are workers, so it is known who had which."""
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), _start_worker, (max(1, _available_cpus() // workers),)
+    )
+    running: dict[Future, str] = {}
+    try:
+        while jobs or running:
+            while jobs and len(running) < workers:
+                name, function, arguments = jobs.popleft()
+                running[pool.submit(function, *arguments)] = name
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                with _named(running[future]):
+                    future.result()
+                del running[future]
+                on_done()
+    except BrokenProcessPool as error:
+        raise HRMedSegError(
+            f"A worker process died while it preprocessed one of these cases: {', '.join(running.values())}. If there "
+            f"is no error message above, the machine most likely ran out of memory: use fewer processes (-np 1, or the "
+            f"environment variable nnUNet_def_n_proc=1 for training)."
+        ) from error
+    except BaseException:
+        for worker in list((pool._processes or {}).values()):
+            worker.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker(num_threads: int) -> None:
+    torch.set_num_threads(num_threads)
+    parent = multiprocessing.parent_process()
+
+    def end_with_parent() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+@contextmanager
+def _named(case: str) -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool:
+        raise
+    except Exception as error:
+        raise HRMedSegError(f"Preprocessing stopped at case {case!r}: {error or type(error).__name__}") from error
+
+
+def _available_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -69,7 +69,7 @@ class ECMDecoder(nn.Module):
             dim, depth, num_heads, mlp_dim, MultiscalePooling(pool_sizes) if multiscale_pooling else nn.Identity()
         )
         self.upscaling = UPSCALINGS[upscaling](dim)
-        self.class_mlp = Mlp(widths, nn.ReLU) if class_mlp == "shared" else None
+        self.class_mlp: nn.Module = Mlp(widths, nn.ReLU) if class_mlp == "shared" else nn.Identity()
         self.seg_layers = SegLayers(num_classes, dim, widths if class_mlp == "per_class" else None)
 
     def forward(self, embedding: Tensor) -> Tensor:
@@ -81,8 +81,7 @@ class ECMDecoder(nn.Module):
 
         # Eq. 8, in front of interpolation and non-linearity: F_trans(H) . F_MLP(q')
         features = self.upscaling(embedding)
-        class_mlp = self.class_mlp if self.class_mlp is not None else self.seg_layers.class_mlp
-        class_embedding = class_mlp(queries)
+        class_embedding = self.seg_layers.class_mlp(self.class_mlp(queries))  # one of the two is the identity
         # In fp16 the logits of confident networks could leave its range.
         with without_autocast(features):
             pixels = at_least_float32(to_tokens(features))
@@ -105,7 +104,7 @@ class SegLayers(nn.Module):
     def __init__(self, num_classes: int, dim: int, widths: Sequence[int] | None) -> None:
         super().__init__()
         self.queries = nn.Parameter(torch.randn(num_classes, dim))
-        self.class_mlp = PerClassMlp(num_classes, widths) if widths is not None else None
+        self.class_mlp: nn.Module = PerClassMlp(num_classes, widths) if widths is not None else nn.Identity()
 
 
 class PerClassMlp(nn.Module):

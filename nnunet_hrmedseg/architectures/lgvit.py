@@ -93,7 +93,7 @@ class LGViT(nn.Module):
             ValueError: if the image has other channels than the encoder, or H or W is not a multiple of 16.
         """
         check_image(image, self.input_channels)
-        # Up to here nothing is normalised: in fp16, bright images would leave its range.
+        # Nothing is normalised up to the first block: in fp16, bright images would leave its range.
         with without_autocast(image):
             x = self.channel_interactive(self.patch_embedding(image))
 
@@ -134,8 +134,9 @@ class ChannelInteractiveLayer(nn.Module):
             nn.BatchNorm2d(hidden),
             nn.GELU(),
         )
-        self.project = nn.Sequential(nn.Conv2d(hidden, channels, kernel_size=1, bias=False), nn.BatchNorm2d(channels))
-        nn.init.zeros_(self.project[-1].weight)
+        last_norm = nn.BatchNorm2d(channels)
+        nn.init.zeros_(last_norm.weight)
+        self.project = nn.Sequential(nn.Conv2d(hidden, channels, kernel_size=1, bias=False), last_norm)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.gelu(self.project(self.depthwise(self.expand(x))) + x)
@@ -170,7 +171,7 @@ class TokenInteractiveLayer(nn.Module):
 
 
 def group_depths(depth: int | Sequence[int]) -> tuple[int, ...]:
-    """Sizes of the three groups of token-interactive blocks: 10 -> (2, 6, 2), 4 -> (2, 0, 2), [1, 2, 3] -> (1, 2, 3)."""
+    """Sizes of the three groups of token-interactive blocks: 10 -> (2, 6, 2), 4 -> (2, 0, 2), [1, 2, 3] stays."""
     if not isinstance(depth, int):
         groups = tuple(depth)
         if len(groups) != 3 or any(not isinstance(size, int) or size < 0 for size in groups):

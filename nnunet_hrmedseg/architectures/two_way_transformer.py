@@ -89,7 +89,7 @@ class TwoWayLayer(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head softmax attention with projections dim -> inner_dim -> dim. (B, n, dim), (B, m, dim) -> (B, n, dim)."""
+    """Multi-head softmax attention at width inner_dim: (B, n, dim) and twice (B, m, dim) -> (B, n, dim)."""
 
     def __init__(self, dim: int, inner_dim: int, num_heads: int) -> None:
         super().__init__()

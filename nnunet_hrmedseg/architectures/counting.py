@@ -1,0 +1,87 @@
+"""Parameters and multiply-accumulates of a network and its parts, to set beside the published ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+__all__ = ["multiply_accumulates", "multiply_accumulates_like_thop", "parameters"]
+
+
+def parameters(network: nn.Module) -> dict[str, int]:
+    """Number of parameters of the whole network ("total") and of each of its direct children, by name."""
+    counts = {name: sum(p.numel() for p in child.parameters()) for name, child in network.named_children()}
+    return {"total": sum(p.numel() for p in network.parameters()), **counts}
+
+
+def multiply_accumulates(network: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
+    """Multiply-accumulates of one forward pass, in all ("total") and in each direct child of the network, by name.
+
+    Counted are convolutions and matrix products, attention included, by torch's FlopCounterMode, halved; not counted
+    are norms, activations, pooling and interpolation.
+
+    Args:
+        network: a network on the CPU. It is counted in eval mode and with fake tensors, which cost no memory.
+        input_shape: shape of the input with its batch axis, such as (1, 3, 1024, 1024).
+    """
+    with FlopCounterMode(display=False) as counter:
+        _forward_without_data(network, input_shape)
+    flops = {path: sum(operations.values()) for path, operations in counter.get_flop_counts().items()}
+    root = type(network).__name__
+    counts = {name: flops.get(f"{root}.{name}", 0) // 2 for name, _ in network.named_children()}
+    return {"total": counter.get_total_flops() // 2, **counts}
+
+
+def multiply_accumulates_like_thop(network: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
+    """The same by the rules of thop 0.1.1, which the "FLOPs" of the papers follow.
+
+    thop looks at layers, not at operations: matrix products between activations are not counted, a transposed
+    convolution counts kernel_size^2 products for each pixel of its *output* (4 times the true number at kernel 2,
+    stride 2), and normalisation counts 4 for each element. Arguments and result as for ``multiply_accumulates``.
+    """
+    counts = dict.fromkeys(["total", *(name for name, _ in network.named_children())], 0)
+
+    def hook_for(part: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            count = _thop_count(layer, output)
+            counts["total"] += count
+            counts[part] += count
+
+        return hook
+
+    handles = [
+        layer.register_forward_hook(hook_for(name))
+        for name, part in network.named_children()
+        for layer in part.modules()
+    ]
+    try:
+        _forward_without_data(network, input_shape)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return counts
+
+
+def _thop_count(layer: nn.Module, output: Tensor) -> int:
+    if isinstance(layer, nn.Linear):
+        return layer.in_features * output.numel()
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        return layer.in_channels // layer.groups * prod(layer.kernel_size) * output.numel()
+    if isinstance(layer, nn.LayerNorm | nn.BatchNorm2d):
+        return 4 * output.numel()
+    return 0
+
+
+def _forward_without_data(network: nn.Module, input_shape: tuple[int, ...]) -> None:
+    training = network.training
+    network.eval()
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            network(torch.empty(input_shape))
+    finally:
+        network.train(training)

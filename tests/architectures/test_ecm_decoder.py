@@ -1,0 +1,138 @@
+"""The decoder: symmetry of the classes, multi-scale pooling, class MLPs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from nnunet_hrmedseg.architectures import ECMDecoder
+from nnunet_hrmedseg.architectures.ecm_decoder import PerClassLinear, PerClassMlp
+from nnunet_hrmedseg.architectures.multiscale_pooling import MultiscalePooling, average_pool
+from nnunet_hrmedseg.architectures.two_way_transformer import RandomFourierEncoding
+
+SMALL = {"num_heads": 2, "mlp_dim": 32}
+
+
+@pytest.mark.parametrize("class_mlp", ["shared", "per_class"])
+@pytest.mark.parametrize("upscaling", ["two_2x2", "one_4x4"])
+def test_permuting_the_class_queries_permutes_the_logits(class_mlp, upscaling):
+    torch.manual_seed(0)
+    decoder = ECMDecoder(5, 32, class_mlp=class_mlp, upscaling=upscaling, **SMALL).double().eval()
+    embedding = torch.randn(2, 32, 4, 6, dtype=torch.float64)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    with torch.no_grad():
+        before = decoder(embedding)
+        for parameter in decoder.seg_layers.parameters():
+            assert parameter.shape[0] == 5
+            parameter.copy_(parameter[order].clone())
+        after = decoder(embedding)
+    assert before.shape == (2, 5, 16, 24)
+    torch.testing.assert_close(after, before[:, order])
+    assert (after - before).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 16, 16), (1, 3, 4, 20), (1, 2, 1, 1)])
+@pytest.mark.parametrize("size", [5, 9, 13])
+def test_average_pool_equals_the_square_pool(shape, size):
+    x = torch.randn(shape, dtype=torch.float64)
+    expected = nn.AvgPool2d(size, stride=1, padding=size // 2, count_include_pad=False)(x)
+    torch.testing.assert_close(average_pool(x, size), expected)
+
+
+def test_delta_is_the_identity_and_three_pooling_operators():
+    delta = MultiscalePooling()
+    x = torch.randn(2, 4, 33, 20, dtype=torch.float64)
+    pools = (torch.nn.AvgPool2d(k, stride=1, padding=k // 2, count_include_pad=False) for k in (5, 9, 13))
+    torch.testing.assert_close(delta(x), x + sum(pool(x) - x for pool in pools))
+    constant = torch.randn(1, 4, 1, 1).expand(-1, -1, 9, 17)
+    torch.testing.assert_close(delta(constant), constant)
+
+
+@pytest.mark.parametrize("sizes", [[], [4], [0], [5.0]])
+def test_pool_sizes_are_checked(sizes):
+    with pytest.raises(ValueError, match="pool sizes must be odd positive integers"):
+        MultiscalePooling(sizes)
+
+
+def test_pools_make_a_difference_and_stand_where_the_equations_have_them():
+    torch.manual_seed(0)
+    with_pools = ECMDecoder(2, 32, **SMALL).eval()
+    without = ECMDecoder(2, 32, multiscale_pooling=False, **SMALL).eval()
+    without.load_state_dict(with_pools.state_dict())
+    embedding = torch.randn(1, 32, 8, 8)
+    with torch.no_grad():
+        assert (with_pools(embedding) - without(embedding)).abs().max() > 1e-3
+
+    # Eq. 6-7, written out for one layer and one head from the layer's own projections.
+    layer = ECMDecoder(3, 32, depth=1, num_heads=1, mlp_dim=16).eval().transformer.layers[0]
+    q, tokens, psi = torch.randn(1, 3, 32), torch.randn(1, 64, 32), torch.randn(64, 32)
+    pooled = torch.randn(1, 64, 32)
+
+    def attend(attention, query, key, value):
+        query, key, value = attention.query(query), attention.key(key), attention.value(value)
+        weights = (query @ key.transpose(1, 2) / query.shape[-1] ** 0.5).softmax(-1)
+        return attention.projection(weights @ value)
+
+    with torch.no_grad():
+        new_q, new_tokens = layer(q, tokens, pooled, q, psi)
+        expected = layer.norm1(attend(layer.self_attention, q, q, q))
+        expected = layer.norm2(attend(layer.query_to_image, expected + q, tokens + psi, pooled) + expected)
+        expected = layer.norm3(layer.mlp(expected) + expected)
+        torch.testing.assert_close(new_q, expected)
+        expected = layer.norm4(attend(layer.image_to_query, pooled + psi, expected + q, expected) + pooled)
+        torch.testing.assert_close(new_tokens, expected)
+
+
+def test_per_class_mlp_equals_one_mlp_for_each_class():
+    mlp = PerClassMlp(3, [8, 6, 4])
+    x = torch.randn(2, 3, 8)
+    out = mlp(x)
+    for k in range(3):
+        expected = x[:, k]
+        for index, layer in enumerate(mlp.layers):
+            expected = F.linear(expected if index == 0 else expected.relu(), layer.weight[k].T, layer.bias[k, 0])
+        torch.testing.assert_close(out[:, k], expected)
+
+
+def test_per_class_linear_starts_as_nn_linear_does():
+    torch.manual_seed(0)
+    ours, reference = PerClassLinear(50, 64, 32), nn.Linear(64, 50 * 32)
+    for mine, theirs in ((ours.weight, reference.weight), (ours.bias, reference.bias)):
+        assert mine.abs().max() <= 64**-0.5
+        assert mine.std().item() == pytest.approx(theirs.std().item(), rel=0.05)
+
+
+def test_fourier_encoding_is_distinct_row_major_and_saved():
+    torch.manual_seed(0)
+    encoding = RandomFourierEncoding(32)
+    psi = encoding((3, 4))
+    assert psi.shape == (12, 32) and psi.abs().max() <= 1
+    assert torch.cdist(psi, psi).fill_diagonal_(1).min() > 1e-2
+    y, x = 1, 2  # position in [-1, 1] at the pixel centre, as (x, y)
+    angles = 2 * torch.pi * torch.tensor([2 * (x + 0.5) / 4 - 1, 2 * (y + 0.5) / 3 - 1]) @ encoding.gaussian
+    torch.testing.assert_close(psi[y * 4 + x], torch.cat((angles.sin(), angles.cos())))
+    assert "gaussian" in encoding.state_dict()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"num_classes": 0}, "num_classes must be 1 or more, got 0"),
+        ({"class_mlp": "none"}, "class_mlp must be"),
+        ({"upscaling": "8x8"}, "upscaling must be one of"),
+        ({"num_heads": 3}, "cannot be split into 3 heads"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ECMDecoder(**{"num_classes": 2, "dim": 32, **arguments})
+
+
+def test_deep_supervision_can_be_switched_off_but_not_on():
+    decoder = ECMDecoder(2, 32, **SMALL)
+    decoder.deep_supervision = False
+    assert decoder.deep_supervision is False
+    with pytest.raises(ValueError, match="no deep supervision"):
+        decoder.deep_supervision = True

@@ -13,11 +13,9 @@ __all__ = ["MultiscalePooling"]
 class MultiscalePooling(nn.Module):
     """delta(H) = H + sum over k of (pool_k(H) - H), (B, C, h, w) -> the same, without parameters.
 
-    The paper names "three parallel pooling operators" of PoolFormer (Yu et al. 2022), whose operator is pool(x) - x beside
-    the identity; it does not say how the three are fused. Of the fusions tried, this one trained best: 24 held-out images
-    after 520 image-steps at 512 x 512 from random weights, one seed, mean Dice on dsb2018 and jsrt: no pooling 0.859 and
-    0.760, this sum 0.859 and 0.833, H + mean of pools 0.882 and 0.761; averages in which H counts less than the pools blur
-    what is to be drawn (dsb2018: half 0.714, a quarter 0.540).
+    The paper names three parallel pooling operators of PoolFormer (Yu et al. 2022), whose operator is pool(x) - x
+    beside the identity, and does not say how they are fused. Of the fusions tried this one trained best
+    (docs/networks.md); averages in which H counts less than the pools blur what is to be drawn.
 
     Args:
         sizes: odd pool sizes; the paper's are 5, 9 and 13 (Table 9).

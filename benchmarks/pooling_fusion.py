@@ -3,8 +3,8 @@
     python benchmarks/pooling_fusion.py DATA/dsb2018 DATA/jsrt
 
 A data folder holds images/ and masks/ (class-index PNGs of the same names). Each way trains the whole network from
-random weights for the same few image-steps at 512 x 512 and is asked for the Dice of 24 held-out images; flips are the only
-augmentation. Writes benchmarks/results/pooling_fusion.json.
+random weights for the same few image-steps at 512 x 512 and is asked for the Dice of 24 held-out images; flips are the
+only augmentation. Writes benchmarks/results/pooling_fusion.json.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ from skimage import io
 
 __all__ = ["DATASET_ID", "DATASET_NAME", "PACKAGED", "build_dataset"]
 
+_VALIDATION = ("nuclei_09", "nuclei_20")
+
 PACKAGED = Path(__file__).parent / "data"
 DATASET_ID = 1
 DATASET_NAME = f"Dataset{DATASET_ID:03d}_Nuclei"
@@ -18,7 +20,8 @@ DATASET_NAME = f"Dataset{DATASET_ID:03d}_Nuclei"
 def build_dataset(raw: Path) -> Path:
     """Write `Dataset001_Nuclei` below `raw`: imagesTr, labelsTr, and the held-out imagesTs with their labelsTs.
 
-    Grey images become RGB, as every case of an nnU-Net data set has the same channels. Returns the data set's folder.
+    Grey images become RGB, as every case of an nnU-Net data set has the same channels. The one fold of its
+    splits_final.json keeps two cases for validation, so that 22 are left to learn from. Returns the data set's folder.
     """
     dataset = raw / DATASET_NAME
     for packaged, suffix in (("train", "Tr"), ("held_out", "Ts")):
@@ -41,4 +44,7 @@ def build_dataset(raw: Path) -> Path:
         "reference": "2018 Data Science Bowl, BBBC038v1",
     }
     (dataset / "dataset.json").write_text(json.dumps(description, indent=2))
+    cases = sorted(file.stem for file in (dataset / "labelsTr").iterdir())
+    split = {"train": [case for case in cases if case not in _VALIDATION], "val": list(_VALIDATION)}
+    (dataset / "splits_final.json").write_text(json.dumps([split], indent=2))
     return dataset

@@ -44,7 +44,7 @@ def write_picture(rows: list[tuple[str, Path, Path, Path]], file: Path) -> None:
             axis.imshow(image)
             axis.set_title(heading, fontsize=9)
             axis.set_axis_off()
-    with matplotlib.rc_context({"savefig.dpi": 110}):
+    with matplotlib.rc_context({"savefig.dpi": 90}):
         figure.savefig(file)
 
 

@@ -37,6 +37,8 @@ class nnUNetTrainerHRMedSeg(nnUNetTrainer):
     """
 
     network_name = "HRMedSeg"
+    recipe_epochs = 200
+    num_val_iterations_per_epoch: int
 
     # exactly nnU-Net's arguments: it records them by name for the checkpoint
     def __init__(
@@ -55,14 +57,14 @@ class nnUNetTrainerHRMedSeg(nnUNetTrainer):
             network=self.network_name,
         )
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.num_epochs = 200
+        self.num_epochs = self.recipe_epochs
         self.initial_lr = 1e-3
         self.weight_decay = 0.0
         self.warmup_iterations = 20
         self.enable_deep_supervision = False
         # 3.5 million parameters: a checkpoint every epoch costs less than a second and a kill costs at most one epoch
         self.save_every = 1
-        self.progress: EpochProgress | None = None
+        self.progress: EpochProgress  # of the epoch that runs
         self.iteration = 0
 
     def initialize(self) -> None:
@@ -98,6 +100,14 @@ class nnUNetTrainerHRMedSeg(nnUNetTrainer):
         rotation, dummy_2d, _, mirror_axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         # the canvas is the whole image: there is nothing beyond it to rotate in from
         return rotation, dummy_2d, list(self.configuration_manager.patch_size), mirror_axes
+
+    def get_tr_and_val_datasets(self):
+        training, validation = super().get_tr_and_val_datasets()
+        if self.plans_manager.plans["original_median_shape_after_transp"][0] == 1:
+            # a canvas is a whole image, no patch: to draw from a few of them 50 times is the same few again and again
+            passes = 2 * len(validation.identifiers)
+            self.num_val_iterations_per_epoch = min(self.num_val_iterations_per_epoch, -(-passes // self.batch_size))
+        return training, validation
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """The network has one output; there is nothing to switch."""

@@ -162,6 +162,13 @@ def test_the_whole_canvas_is_the_patch(dataset):
     assert list(initial) == [CANVAS, CANVAS]
 
 
+def test_few_validation_images_are_drawn_twice_and_not_fifty_times(dataset):
+    trainer = _trainer(dataset(LABELS))
+    trainer.num_val_iterations_per_epoch = 50
+    trainer.on_train_start()
+    assert trainer.num_val_iterations_per_epoch == 1  # one image in this fold, batch size 2
+
+
 def test_a_checkpoint_is_whole_or_not_there(dataset, monkeypatch):
     trainer = _trainer(dataset(LABELS))
     trainer.on_train_start()

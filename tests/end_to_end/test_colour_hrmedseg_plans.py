@@ -1,0 +1,104 @@
+"""`-pl nnUNetPlannerHRMedSeg`: the plan it writes, the canvas edited in it, HER-Seg trained on it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import blosc2
+import numpy as np
+import pytest
+from skimage import io
+
+from tests.end_to_end.commands import CPU
+from tests.end_to_end.conftest import PLANS, SMALL_CANVAS
+from tests.end_to_end.datasets import RGB, VOLUMES, dice
+
+pytestmark = pytest.mark.end_to_end
+
+TRAINER = "nnUNetTrainerHERSeg_1epoch"
+
+
+@pytest.fixture(scope="module")
+def planned(nnunet, trained_folds) -> SimpleNamespace:
+    """Planned and preprocessed at 1024 x 1024, after a training on stock plans had preprocessed the same data set."""
+    folder = trained_folds.lock_file.with_suffix("")
+    before = arrays(folder)
+    nnunet.run(
+        "nnUNetv2_plan_and_preprocess", "-d", RGB, "-c", "2d", "-pl", "nnUNetPlannerHRMedSeg", "-npfp", 1, "-np", 1
+    )
+    return SimpleNamespace(plans=nnunet.plans(RGB, PLANS), folder=folder, before=before)
+
+
+@pytest.fixture(scope="module")
+def herseg(nnunet, planned) -> Path:
+    """HER-Seg, one real epoch on a small canvas that is written into the plans file. Returns the model's folder."""
+    nnunet.edit_plans(RGB, PLANS, patch_size=SMALL_CANVAS)
+    nnunet.run("nnUNetv2_train", RGB, "2d", 0, "-p", PLANS, "-tr", TRAINER, *CPU)
+    return nnunet.model(RGB, TRAINER, PLANS)
+
+
+def test_the_plan_holds_the_2d_configuration_of_hrmedseg_alone(planned):
+    plans = planned.plans
+    assert plans["plans_name"] == PLANS
+    assert plans["experiment_planner_used"] == "nnUNetPlannerHRMedSeg"
+    assert list(plans["configurations"]) == ["2d"]
+    configuration = plans["configurations"]["2d"]
+    assert configuration["patch_size"] == [1024, 1024]
+    assert configuration["preprocessor_name"] == "HRMedSegPreprocessor"
+    assert configuration["batch_size"] == 2
+    assert configuration["architecture"]["network_class_name"] == "nnunet_hrmedseg.architectures.HRMedSeg"
+    assert configuration["resampling_fn_probabilities"] == "resample_torch_fornnunet"
+
+
+def test_both_roads_lead_to_the_same_data(nnunet, planned, trained_folds):
+    assert planned.plans["configurations"]["2d"]["data_identifier"] == planned.folder.name
+    after = arrays(planned.folder)
+    assert len(after) == 10  # image and labels of five cases
+    assert after.keys() == planned.before.keys()
+    for name, array in after.items():
+        np.testing.assert_array_equal(array, planned.before[name])
+
+
+def arrays(folder: Path) -> dict[str, np.ndarray]:
+    return {file.name: blosc2.open(str(file), mode="r")[:] for file in folder.glob("*.b2nd")}
+
+
+def test_both_roads_lead_to_the_same_configuration(planned, trained_folds):
+    stock_road = json.loads((trained_folds.model / "plans.json").read_text())["configurations"]["2d"]
+    assert stock_road == planned.plans["configurations"]["2d"]
+
+
+def test_the_memory_target_sets_the_batch_size(nnunet, small_canvas):
+    small_canvas.planned.result()
+    name = "nnUNetHRMedSegPlans_2GB"
+    nnunet.run(
+        "nnUNetv2_plan_experiment", "-d", VOLUMES, "-pl", "nnUNetPlannerHRMedSeg",
+        "-gpu_memory_target", 2, "-overwrite_plans_name", name,
+    )  # fmt: skip
+    small, default = (nnunet.plans(VOLUMES, plans)["configurations"]["2d"] for plans in (name, PLANS))
+    assert small["patch_size"] == [1024, 1024]
+    assert small["batch_size"] == 2
+    assert default["batch_size"] == 7  # nnU-Net's rule: 5 % of 6 volumes of 24 slices
+
+
+def test_an_edited_canvas_gets_data_of_its_own(nnunet, planned, herseg):
+    trained_with = json.loads((herseg / "plans.json").read_text())["configurations"]["2d"]
+    assert trained_with["patch_size"] == SMALL_CANVAS
+    assert trained_with["architecture"]["network_class_name"] == "nnunet_hrmedseg.architectures.HERSeg"
+    folder = nnunet.preprocessed / nnunet.dataset(RGB) / trained_with["data_identifier"]
+    assert folder.name.startswith("HRMedSeg_64x80_")
+    assert len(list(folder.glob("*.pkl"))) == 5
+    assert planned.folder.is_dir()
+
+
+def test_herseg_learns_and_predicts(nnunet, herseg, tmp_path):
+    labels = nnunet.raw / nnunet.dataset(RGB) / "labelsTs"
+    nnunet.predict(RGB, TRAINER, PLANS, [0], tmp_path)
+    for case in ("colour_0", "grey"):
+        prediction = io.imread(tmp_path / f"{case}.png")
+        truth = io.imread(labels / f"{case}.png")
+        assert prediction.shape == truth.shape
+        assert set(np.unique(prediction)) <= {0, 1}
+        assert dice(prediction == 1, truth == 1) > 0.5

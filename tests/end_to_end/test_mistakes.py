@@ -1,0 +1,238 @@
+"""Mistakes that users make, in commands: the message says what is wrong and what to do, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from skimage import io
+
+from tests.end_to_end.commands import CPU, FAILURE, NNUNet
+from tests.end_to_end.conftest import ONE_EPOCH, PLANS, TINY_UNET
+from tests.end_to_end.datasets import IGNORE, REGIONS, RGB, VOLUMES, write_image
+
+pytestmark = pytest.mark.end_to_end
+
+TRAINER = "nnUNetTrainerHRMedSeg"
+
+# ---- the mistakes: each harms a copy of data sets and their models, and returns the command that meets it ------------
+
+
+def unknown_data_set(nnunet: NNUNet) -> tuple:
+    return train(77)
+
+
+def canvas_of_100(nnunet: NNUNet) -> tuple:
+    nnunet.edit_plans(REGIONS, PLANS, patch_size=[100, 100])
+    return train(REGIONS)
+
+
+def no_raw_and_no_canvas_data(nnunet: NNUNet) -> tuple:
+    shutil.rmtree(nnunet.preprocessed / canvas_folder(nnunet, REGIONS))
+    shutil.rmtree(nnunet.raw / nnunet.dataset(REGIONS))
+    return train(REGIONS)
+
+
+def label_that_dataset_json_does_not_list(nnunet: NNUNet) -> tuple:
+    file = nnunet.raw / nnunet.dataset(REGIONS) / "labelsTr" / "upper_2.png"
+    write_image(np.where(io.imread(file) > 0, 255, 0).astype(np.uint8), file)
+    return train(REGIONS)
+
+
+def nan_in_a_training_image(nnunet: NNUNet) -> tuple:
+    put_nan_into(nnunet.raw / nnunet.dataset(IGNORE) / "imagesTr" / "upper_2_0000.tif")
+    return train(IGNORE)
+
+
+def nan_in_an_image_to_predict(nnunet: NNUNet) -> tuple:
+    images = nnunet.raw / nnunet.dataset(IGNORE) / "imagesTs"
+    put_nan_into(images / "grey_0000.tif")
+    return predict(nnunet, IGNORE, images, fold="all")
+
+
+def colour_image_for_a_grey_model(nnunet: NNUNet) -> tuple:
+    images = nnunet.folder / "colour"
+    images.mkdir()
+    write_image(np.full((64, 70, 3), 100, np.uint8), images / "new_0000.png")
+    return predict(nnunet, REGIONS, images)
+
+
+def volumetric_configuration(nnunet: NNUNet) -> tuple:
+    return train(VOLUMES, "3d_fullres", "nnUNetPlans")
+
+
+def cascade(nnunet: NNUNet) -> tuple:
+    # as nnU-Net plans it for large volumes
+    file = nnunet.plans_file(VOLUMES, "nnUNetPlans")
+    plans = json.loads(file.read_text())
+    plans["configurations"]["3d_lowres"] = {"inherits_from": "3d_fullres"}
+    plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    file.write_text(json.dumps(plans))
+    return train(VOLUMES, "3d_cascade_fullres", "nnUNetPlans")
+
+
+MISTAKES: tuple[Callable[[NNUNet], tuple], ...] = (
+    unknown_data_set,
+    canvas_of_100,
+    no_raw_and_no_canvas_data,
+    label_that_dataset_json_does_not_list,
+    nan_in_a_training_image,
+    nan_in_an_image_to_predict,
+    colour_image_for_a_grey_model,
+    volumetric_configuration,
+    cascade,
+)
+
+
+def train(number: int, configuration: str = "2d", plans: str = PLANS) -> tuple:
+    return ("nnUNetv2_train", number, configuration, 0, "-p", plans, "-tr", TRAINER, *CPU)
+
+
+def predict(nnunet: NNUNet, number: int, images: Path, fold: object = 0) -> tuple:
+    model = ("-d", number, "-c", "2d", "-f", fold, "-p", PLANS, "-tr", ONE_EPOCH)
+    output = nnunet.folder / "predicted"
+    return ("nnUNetv2_predict", *model, "-i", images, "-o", output, "-npp", 1, "-nps", 1, *CPU)
+
+
+def put_nan_into(file: Path) -> None:
+    image = io.imread(file)
+    image[20:25, 10:12] = np.nan
+    write_image(image, file)
+
+
+def canvas_folder(nnunet: NNUNet, number: int) -> str:
+    """Relative to nnUNet_preprocessed, of what the models were trained on."""
+    plans = json.loads((nnunet.model(number, ONE_EPOCH, PLANS) / "plans.json").read_text())
+    return f"{nnunet.dataset(number)}/{plans['configurations']['2d']['data_identifier']}"
+
+
+# ---- what nnU-Net says to them ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def broken_package(tmp_path_factory) -> dict[str, str]:
+    """An environment in which importing this package fails, as after half an update."""
+    folder = tmp_path_factory.mktemp("broken")
+    (folder / "nnunet_hrmedseg").mkdir()
+    (folder / "nnunet_hrmedseg" / "__init__.py").write_text("raise ImportError('half an update')\n")
+    return {"PYTHONPATH": str(folder)}
+
+
+@pytest.fixture(scope="module")
+def stock_plan_of_volumes(nnunet, small_canvas, broken_package) -> str:
+    """Stock planning while this package is broken. Returns what the command printed."""
+    small_canvas.planned.result()  # two must not plan the same data set at once
+    return nnunet.run("nnUNetv2_plan_experiment", "-d", VOLUMES, **broken_package).output
+
+
+@pytest.fixture(scope="module")
+def failed(nnunet, regions_model, ignore_model, stock_plan_of_volumes, tmp_path_factory):
+    """Mistake -> (copy of nnU-Net's folders, function that waits for the command and returns what it printed)."""
+    outcomes = {}
+    # two at a time: most of the time goes into imports, on one core
+    with ThreadPoolExecutor(2) as pool:
+        for mistake in MISTAKES:
+            copy = nnunet.copy((REGIONS, IGNORE, VOLUMES), tmp_path_factory.mktemp(mistake.__name__))
+            future = pool.submit(copy.run, *mistake(copy), expect=FAILURE)
+            outcomes[mistake] = (copy, lambda future=future: future.result().output)
+        yield outcomes
+
+
+def said(output: str, *words: str) -> None:
+    lost = [word for word in words if word not in " ".join(output.split())]
+    assert not lost, f"{lost} not in:\n{output}"
+
+
+def test_unknown_data_set(failed):
+    _, output = failed[unknown_data_set]
+    said(output(), "Could not find a dataset with the ID 77")
+
+
+def test_canvas_that_is_no_multiple_of_16(failed):
+    _, output = failed[canvas_of_100]
+    said(output(), "is 100 x 100", "multiples of 16", '"patch_size": [96, 96]')
+
+
+def test_no_raw_and_no_canvas_data(nnunet, failed):
+    copy, output = failed[no_raw_and_no_canvas_data]
+    said(
+        output(),
+        str(copy.raw / nnunet.dataset(REGIONS)),
+        str(copy.preprocessed / canvas_folder(nnunet, REGIONS)),
+        f"nnUNetv2_plan_and_preprocess -d {REGIONS} -c 2d -pl nnUNetPlannerHRMedSeg",
+        f"nnUNetv2_preprocess -d {REGIONS} -c 2d -plans_name nnUNetHRMedSegPlans",
+    )
+    assert (copy.preprocessed / nnunet.dataset(REGIONS) / "gt_segmentations" / "upper_2.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("mistake", "number", "words"),
+    [
+        (
+            label_that_dataset_json_does_not_list,
+            REGIONS,
+            ["case 'upper_2'", "label values that dataset.json does not list: 255", "labelsTr/upper_2.png"],
+        ),
+        (nan_in_a_training_image, IGNORE, ["case 'upper_2'", "10 NaN and 0 infinite values in channel 0"]),
+    ],
+)
+def test_a_bad_training_case_is_named_and_the_canvas_data_is_kept(nnunet, failed, mistake, number, words):
+    copy, output = failed[mistake]
+    said(output(), *words)
+    folder = canvas_folder(nnunet, number)
+    before, after = (files(place.preprocessed / folder) for place in (nnunet, copy))
+    assert after == before
+    assert not list((copy.preprocessed / folder).parent.glob("*.incomplete*"))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_nan_in_an_image_to_predict(failed):
+    copy, output = failed[nan_in_an_image_to_predict]
+    said(output(), "10 NaN and 0 infinite values in channel 0", "grey_0000.tif")
+    assert not list((copy.folder / "predicted").glob("*.tif"))
+
+
+def test_wrong_number_of_channels_to_predict(failed):
+    copy, output = failed[colour_image_for_a_grey_model]
+    said(output(), "the model was trained with 1 channel (microscope), this case has 3", "new_0000.png")
+    assert not list((copy.folder / "predicted").glob("*.png"))
+
+
+def test_a_3d_configuration_is_refused(nnunet, failed):
+    copy, output = failed[volumetric_configuration]
+    said(output(), "'3d_fullres' is 3D", "HRMedSeg is a 2D network: use the configuration 2d")
+    assert not list((copy.results / nnunet.dataset(VOLUMES)).glob("*3d_fullres"))
+
+
+def test_a_cascade_is_refused(nnunet, failed):
+    copy, output = failed[cascade]
+    said(output(), "second stage of a cascade", "use the configuration 2d")
+    assert not list((copy.results / nnunet.dataset(VOLUMES)).glob("*3d_cascade_fullres"))
+
+
+# ---- nnU-Net itself while this package is broken ---------------------------------------------------------------------
+
+
+def test_stock_planning_works_while_this_package_is_broken(nnunet, stock_plan_of_volumes):
+    plans = nnunet.plans(VOLUMES, "nnUNetPlans")
+    assert plans["experiment_planner_used"] == "ExperimentPlanner"
+    assert {"2d", "3d_fullres"} <= plans["configurations"].keys()
+
+
+def test_stock_training_works_while_this_package_is_broken(nnunet, broken_package, stock_planned):
+    options = ("-tr", "TinyUNet", *CPU)
+    nnunet.run("nnUNetv2_train", RGB, "2d", 2, *options, **TINY_UNET, **broken_package)
+    assert (nnunet.model(RGB, "TinyUNet", "nnUNetPlans") / "fold_2" / "checkpoint_final.pth").is_file()
+
+
+def test_our_names_say_that_this_package_is_broken(nnunet, broken_package, stock_planned):
+    command = ("nnUNetv2_train", RGB, "2d", 0, "-tr", TRAINER, *CPU)
+    said(nnunet.run(*command, expect=FAILURE, **broken_package).output, "half an update")

@@ -1,0 +1,53 @@
+"""Volumes, slice by slice with the configuration 2d. The slices follow one another along the last array axis."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from tests.end_to_end.conftest import SMALL_CANVAS
+from tests.end_to_end.datasets import DIRECTION, ORIGIN, SPACING, VOLUMES, dice, read_volume
+
+pytestmark = pytest.mark.end_to_end
+
+
+@pytest.fixture(scope="module")
+def predicted(small_canvas) -> Path:
+    return small_canvas.predicted[VOLUMES].result()
+
+
+def test_the_slices_are_those_of_the_thick_axis(volumes_model):
+    plans = json.loads((volumes_model.folder / "plans.json").read_text())
+    assert plans["transpose_forward"] == [2, 0, 1]
+    assert plans["original_median_shape_after_transp"] == [24, 150, 160]
+    assert plans["configurations"]["2d"]["patch_size"] == SMALL_CANVAS
+
+
+def test_volumes_are_learnt(volumes_model):
+    summary = json.loads((volumes_model.folder / "fold_0" / "validation" / "summary.json").read_text())
+    assert len(summary["metric_per_case"]) > 0
+    assert summary["foreground_mean"]["Dice"] > 0.5
+
+
+def test_a_prediction_has_the_geometry_of_its_image(nnunet, predicted):
+    image = read_volume(nnunet.raw / nnunet.dataset(VOLUMES) / "imagesTs" / "grey_0000.nii.gz")
+    prediction = read_volume(predicted / "grey.nii.gz")
+    assert prediction.GetSize() == image.GetSize() == (24, 160, 150)
+    for of_both, written in (
+        ((prediction.GetSpacing(), image.GetSpacing()), SPACING),
+        ((prediction.GetOrigin(), image.GetOrigin()), ORIGIN),
+        ((prediction.GetDirection(), image.GetDirection()), DIRECTION),
+    ):
+        assert of_both[0] == pytest.approx(of_both[1])
+        assert of_both[1] == pytest.approx(written)
+
+
+def test_a_prediction_lies_on_the_nuclei(nnunet, predicted):
+    truth = sitk.GetArrayFromImage(read_volume(nnunet.raw / nnunet.dataset(VOLUMES) / "labelsTs" / "grey.nii.gz"))
+    prediction = sitk.GetArrayFromImage(read_volume(predicted / "grey.nii.gz"))
+    assert set(np.unique(prediction)) <= {0, 1}
+    assert dice(prediction == 1, truth == 1) > 0.5

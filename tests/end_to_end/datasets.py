@@ -97,6 +97,11 @@ def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
     return 2 * float((prediction & truth).sum()) / float(prediction.sum() + truth.sum())
 
 
+def above_chance(prediction: np.ndarray, truth: np.ndarray) -> float:
+    """Part of the foreground that was predicted as such, less that of the background: 0 for any blind guess."""
+    return float(prediction[truth].mean() - prediction[~truth].mean())
+
+
 def _packaged(folder: str, shape: tuple[int, ...]) -> list[tuple[np.ndarray, np.ndarray]]:
     """All images of one shape that are in the package, with their nuclei."""
     files = sorted((PACKAGED / folder / "images").glob("*.jpg"))

@@ -7,6 +7,7 @@ import sys
 
 from nnunet_hrmedseg import __version__
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.pretraining.arguments import add_distill_arguments, add_pretrain_arguments
 
 __all__ = ["main"]
 
@@ -32,6 +33,16 @@ def main(arguments: list[str] | None = None) -> int:
         "-device", choices=("cuda", "cpu", "mps"), default=None, help="as in nnU-Net [default: the best there is]"
     )
     demo.add_argument("--overwrite", action="store_true", help="start over where an earlier demo left its folder")
+
+    distill = commands.add_parser(
+        "distill", help="make an encoder to start from, out of the features of a large teacher"
+    )
+    add_distill_arguments(distill)
+
+    pretrain = commands.add_parser(
+        "pretrain", help="make an encoder to start from: learn labelled 2D data sets, several at once"
+    )
+    add_pretrain_arguments(pretrain)
 
     args = parser.parse_args(arguments)
     try:
@@ -60,7 +71,19 @@ def _demo(args: argparse.Namespace) -> int:
     return run_demo(args.output, device=args.device, overwrite=args.overwrite)
 
 
-_COMMANDS = {"doctor": _doctor, "link": _link, "demo": _demo}
+def _distill(args: argparse.Namespace) -> int:
+    from nnunet_hrmedseg.pretraining.distill import distill
+
+    return distill(args)
+
+
+def _pretrain(args: argparse.Namespace) -> int:
+    from nnunet_hrmedseg.pretraining.pretrain import pretrain
+
+    return pretrain(args)
+
+
+_COMMANDS = {"doctor": _doctor, "link": _link, "demo": _demo, "distill": _distill, "pretrain": _pretrain}
 
 if __name__ == "__main__":
     sys.exit(main())

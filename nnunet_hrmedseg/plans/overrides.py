@@ -93,6 +93,7 @@ def hrmedseg_plans(
     canvas = _checked_canvas(resolved["patch_size"], configuration)
     resolved["patch_size"] = canvas
     resolved["architecture"] = _architecture(resolved["architecture"], network)
+    resolved.setdefault("encoder_weights", "bundled")
 
     if not ours:
         kwargs = resolved["architecture"]["arch_kwargs"]

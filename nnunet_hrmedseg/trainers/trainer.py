@@ -20,23 +20,26 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg.plans.canvas_data import ensure_canvas_data
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
+from nnunet_hrmedseg.trainers.initialization import chosen_encoder, initialize_encoder, record
 from nnunet_hrmedseg.trainers.losses import DiceAndFocalLoss
 from nnunet_hrmedseg.trainers.progress import EpochProgress
 from nnunet_hrmedseg.trainers.schedule import PaperLRScheduler
 
 __all__ = ["nnUNetTrainerHRMedSeg", "nnUNetTrainerHERSeg"]
 
+STARTED_FROM = "encoder_started_from"
+
 
 class nnUNetTrainerHRMedSeg(nnUNetTrainer):
     """HRMedSeg (v1): Dice + focal loss, Adam, learning rate x 0.98 per epoch over 200 epochs, nnU-Net's augmentation.
 
     Raises:
-        HRMedSegError: a 3D or cascaded configuration, a canvas that the network cannot take, or canvas data that is
-        missing
-            and cannot be made because the raw data is gone.
+        HRMedSegError: a 3D or cascaded configuration, a canvas that the network cannot take, canvas data that is
+            missing and cannot be made because the raw data is gone, or an encoder file that is missing or does not fit.
     """
 
     network_name = "HRMedSeg"
+    encoder_weights: str | None = None  # None: what the environment or the plans say
     recipe_epochs = 200
     num_val_iterations_per_epoch: int
 
@@ -66,8 +69,12 @@ class nnUNetTrainerHRMedSeg(nnUNetTrainer):
         self.save_every = 1
         self.progress: EpochProgress  # of the epoch that runs
         self.iteration = 0
+        self.continues = False
 
     def initialize(self) -> None:
+        fresh = not self.was_initialized and not self.continues
+        # first of all, so that a file that does not fit is said before minutes of preprocessing
+        encoder = chosen_encoder(self.configuration_manager.configuration, self.encoder_weights) if fresh else None
         if not self.was_initialized:
             ensure_canvas_data(
                 self.plans_manager.plans,
@@ -79,6 +86,28 @@ class nnUNetTrainerHRMedSeg(nnUNetTrainer):
                 log=self.print_to_log_file,
             )
         super().initialize()
+        if encoder is not None:
+            network = self.network.module if self.is_ddp else self.network
+            network = getattr(network, "_orig_mod", network)  # what torch.compile wraps
+            lines = initialize_encoder(network, encoder, self.configuration_manager.normalization_schemes)
+            self.print_to_log_file("\n".join(lines))
+        if fresh:
+            self.encoder_record = record(encoder)
+
+    def load_checkpoint(self, filename_or_checkpoint) -> None:
+        self.continues = True
+        super().load_checkpoint(filename_or_checkpoint)
+        self.encoder_record = self.my_init_kwargs["plans"]["configurations"][self.configuration_name].get(STARTED_FROM)
+
+    @property
+    def encoder_record(self) -> dict[str, str] | None:
+        """The encoder that this training started from; it is kept in the saved plans and in every checkpoint."""
+        return self.plans_manager.plans["configurations"][self.configuration_name].get(STARTED_FROM)
+
+    @encoder_record.setter
+    def encoder_record(self, value: dict[str, str] | None) -> None:
+        for plans in (self.plans_manager.plans, self.my_init_kwargs["plans"]):
+            plans["configurations"][self.configuration_name][STARTED_FROM] = value
 
     def configure_optimizers(self):
         optimizer = torch.optim.Adam(self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay)

@@ -71,6 +71,7 @@ def _plans(network="HRMedSeg", **arguments):
     configuration = plans["configurations"]["2d"]
     configuration["patch_size"] = [CANVAS, CANVAS]
     configuration["architecture"]["arch_kwargs"].update(depth=4, embed_dim=48, **arguments)
+    configuration["encoder_weights"] = "none"
     return {**plans, "continue_training": False}
 
 

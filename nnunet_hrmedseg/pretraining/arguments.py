@@ -1,0 +1,105 @@
+"""The command lines of `hrmedseg distill` and `hrmedseg pretrain`. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+
+__all__ = ["add_distill_arguments", "add_pretrain_arguments"]
+
+
+def add_distill_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--teacher",
+        required=True,
+        metavar="PATH",
+        help="SAM's original .pth; a transformers folder of SAM2 or SAM2.1; or the folder of a trained 2D nnU-Net",
+    )
+    parser.add_argument("--teacher_kind", default=None, help="sam, sam2 or nnunet [default: recognised]")
+    parser.add_argument(
+        "--images",
+        required=True,
+        nargs="+",
+        metavar="SOURCE",
+        help="folders of images, SA-1B shards (sa_*.tar, or a folder of them), nnU-Net raw data sets (folder, name or "
+        "number); labels are not needed",
+    )
+    parser.add_argument("--limit", type=_positive, default=None, help="use only so many of the images, evenly taken")
+    parser.add_argument(
+        "--cache", default=None, metavar="FOLDER", help="keep the teacher's embeddings there, in half precision"
+    )
+    nnunet = parser.add_argument_group("an nnU-Net as the teacher")
+    nnunet.add_argument("--target", choices=("features", "logits"), default=None, help="what of it the student learns")
+    nnunet.add_argument("--fold", default=None, help="[default: the first there is]")
+    nnunet.add_argument("--checkpoint", default=None, help="[default: checkpoint_final.pth, else checkpoint_best.pth]")
+    nnunet.add_argument(
+        "--scale", type=float, default=None, help="resize its images by this factor: the pixel size it was trained at"
+    )
+    _add_student_arguments(parser)
+    recipe = parser.add_argument_group("recipe")
+    recipe.add_argument("--epochs", type=_positive, default=20, help="[default: %(default)s]")
+    recipe.add_argument("--batch_size", type=_positive, default=4, help="of each process [default: %(default)s]")
+    recipe.add_argument("--lr", type=float, default=1e-3, help="learning rate of Adam [default: %(default)s]")
+    recipe.add_argument("--decay", type=float, default=0.98, help="of the rate, per epoch [default: %(default)s]")
+    recipe.add_argument("--flip", type=float, default=0.1, help="probability of a flip [default: %(default)s]")
+    recipe.add_argument("--val_images", type=int, default=64, help="kept back, at most a tenth [default: %(default)s]")
+    recipe.add_argument(
+        "--normalization",
+        choices=("zscore", "imagenet"),
+        default="zscore",
+        help="of the student's images: nnU-Net's for natural images, or ImageNet's mean and deviation (as the papers, "
+        "and as SAM's decoder expects it in the promptable networks) [default: %(default)s]",
+    )
+    _add_run_arguments(parser)
+
+
+def add_pretrain_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-d",
+        "--datasets",
+        required=True,
+        nargs="+",
+        metavar="DATASET",
+        help="labelled 2D nnU-Net raw data sets: names or numbers in nnUNet_raw, or folders",
+    )
+    _add_student_arguments(parser)
+    recipe = parser.add_argument_group("recipe")
+    recipe.add_argument("--image_steps", type=_positive, default=20000, help="[default: %(default)s]")
+    recipe.add_argument("--batch_size", type=_positive, default=8, help="of each process [default: %(default)s]")
+    recipe.add_argument("--lr", type=float, default=3e-4, help="learning rate of Adam [default: %(default)s]")
+    _add_run_arguments(parser)
+
+
+def _add_student_arguments(parser: argparse.ArgumentParser) -> None:
+    student = parser.add_argument_group("student")
+    student.add_argument(
+        "--canvas", type=_positive, nargs=2, default=(1024, 1024), metavar=("H", "W"), help="[default: 1024 1024]"
+    )
+    student.add_argument("--embed_dim", type=_positive, default=96, help="width [default: %(default)s]")
+    student.add_argument("--depth", type=int, default=10, help="[default: %(default)s]")
+    student.add_argument(
+        "--neck",
+        choices=("1x1_3x3", "3x3_1x1"),
+        default="1x1_3x3",
+        help="of HRMedSeg, or of HER-Seg [default: %(default)s]",
+    )
+    student.add_argument("--decoder_dim", type=_positive, default=256, help="width after it [default: %(default)s]")
+    student.add_argument("--drop_path", type=float, default=0.1, help="stochastic depth [default: %(default)s]")
+
+
+def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    run = parser.add_argument_group("run")
+    run.add_argument("-o", "--output", required=True, metavar="FOLDER", help="for encoder, card, losses and checkpoint")
+    run.add_argument("--overwrite", action="store_true", help="begin anew where an earlier run left its folder")
+    run.add_argument("--name", default=None, help="of the encoder, for its card")
+    run.add_argument("--data_licence", default="not stated", help="licence of the images, for the card")
+    run.add_argument("-device", choices=("cuda", "cpu", "mps"), default=None, help="[default: the best there is]")
+    run.add_argument("--no_amp", dest="amp", action="store_false", help="no mixed precision on CUDA")
+    run.add_argument("--workers", type=int, default=2, help="processes that read images [default: %(default)s]")
+    run.add_argument("--seed", type=int, default=0, help="[default: %(default)s]")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return value

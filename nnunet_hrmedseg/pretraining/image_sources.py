@@ -1,0 +1,268 @@
+"""The images that distillation sees: from folders, SA-1B's tar shards and nnU-Net raw data sets, as one list."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
+
+from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.plans.raw_cases import find_raw_cases
+from nnunet_hrmedseg.pretraining.stored_images import (
+    SUFFIXES,
+    CaseFiles,
+    ImageFile,
+    RawSlice,
+    StoredImage,
+    TarMember,
+    file_state,
+    number_of_slices,
+    printable,
+    reason,
+)
+
+__all__ = ["ImageCollection", "find_images", "raw_reader", "resolved_source"]
+
+LOOKED_FOR = (
+    f"images ({', '.join(SUFFIXES)}) in a folder and all folders in it, SA-1B shards (sa_*.tar), or an nnU-Net raw "
+    f"data set (a folder with dataset.json and imagesTr; or its name or number in nnUNet_raw)"
+)
+
+
+@dataclass(frozen=True)
+class ImageCollection(Sequence["StoredImage"]):
+    """Images in the order of their names, whatever order the sources were given in.
+
+    Attributes:
+        images: where each image lies.
+        counts: how many of them each source gave; an image that several sources hold counts for the first.
+        faults: sentences on what was left out because it could not be listed, such as the rest of a truncated tar.
+    """
+
+    images: list[StoredImage]
+    counts: dict[str, int]
+    faults: list[str]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> StoredImage:  # type: ignore[override]
+        return self.images[index]
+
+    @property
+    def identities(self) -> list[str]:
+        """One string for each image that changes whenever its file does."""
+        return [image.identity for image in self.images]
+
+
+def find_images(sources: Sequence[str | Path], *, limit: int | None = None) -> ImageCollection:
+    """Lists the images of all sources, each image once.
+
+    Args:
+        sources: folders (searched with all folders in them, where nnU-Net raw data sets and SA-1B's `sa_*.tar` are
+            recognised), image files, tar files, nnU-Net raw data sets (folder, name or number in nnUNet_raw).
+        limit: so many of them, drawn by a hash of their names: the same ones every time, and a larger limit keeps
+            those of a smaller one.
+
+    Raises:
+        HRMedSegError: a source that does not exist or is of no known kind; no image at all.
+    """
+    if limit is not None and limit < 1:
+        raise HRMedSegError(f"The number of images is limited to {limit}; it must be at least 1.")
+    found: dict[str, tuple[StoredImage, str]] = {}
+    faults: list[str] = []
+    for source in dict.fromkeys(sources):
+        empty = True
+        for image in _images_of(resolved_source(source), faults):
+            found.setdefault(image.identity, (image, str(source)))
+            empty = False
+        if empty:
+            faults.append(f"{source}: no image was found there")
+    if not found:
+        raise HRMedSegError(
+            f"No image was found in {some(list(map(str, sources))) or 'no source'}. Looked for: {LOOKED_FOR}."
+            + "".join(f"\n  - {fault}" for fault in faults)
+        )
+    chosen = list(found.values())
+    if limit is not None:
+        chosen = sorted(chosen, key=lambda entry: sha256(entry[0].name.encode()).digest())[:limit]
+    chosen.sort(key=lambda entry: entry[0].identity)
+    counts = dict(Counter(source for _, source in chosen))
+    return ImageCollection([image for image, _ in chosen], counts, list(dict.fromkeys(faults)))
+
+
+def resolved_source(source: str | Path) -> Path:
+    """The existing file or folder that is meant, free of links, so that one file has one name."""
+    path = Path(source).expanduser()
+    is_number = isinstance(source, str) and re.fullmatch("[0-9]+", source)
+    if is_number or (re.fullmatch(r"Dataset\d{3,}_[^/\\]+", str(source)) and not path.exists()):
+        path = _in_nnunet_raw(str(source))
+    if not path.exists():
+        raise HRMedSegError(f"The image source {source} does not exist. A source may be {LOOKED_FOR}.")
+    return path.resolve()
+
+
+def _in_nnunet_raw(name_or_number: str) -> Path:
+    raw = os.environ.get("nnUNet_raw")
+    if raw is None:
+        raise HRMedSegError(
+            f"{name_or_number} is taken for an nnU-Net data set, but the environment variable nnUNet_raw is not set. "
+            f"Set it, or give the path of the data set's folder."
+        )
+    is_number = name_or_number.isdecimal()
+    named = Path(raw).glob(f"Dataset{int(name_or_number):03d}_*") if is_number else [Path(raw, name_or_number)]
+    found = sorted(folder for folder in named if folder.is_dir())
+    if len(found) != 1:
+        what = "several data sets" if found else "no data set"
+        names = f" ({', '.join(folder.name for folder in found)})" if found else ""
+        raise HRMedSegError(f"There is {what} for {name_or_number} in nnUNet_raw ({raw}){names}. Give a folder's path.")
+    return found[0]
+
+
+def _images_of(path: Path, faults: list[str]) -> Iterator[StoredImage]:
+    if path.is_dir():
+        yield from _images_in_folder(path, faults)
+    elif path.suffix.lower() == ".tar":
+        yield from _images_in_tar(str(path), faults)
+    elif path.suffix.lower() in SUFFIXES:
+        yield from _image_file(str(path), faults)
+    else:
+        raise HRMedSegError(f"{path} is no kind of file that images are read from. A source may be {LOOKED_FOR}.")
+
+
+def _images_in_folder(folder: Path, faults: list[str]) -> Iterator[StoredImage]:
+    visited = set()
+    walk = os.walk(folder, followlinks=True, onerror=lambda e: faults.append(f"{e.filename}: {e.strerror}, left out"))
+    for parent, folders, files in walk:
+        parent = os.path.realpath(parent)
+        if parent in visited:  # a link that leads back up would never end
+            folders.clear()
+            continue
+        visited.add(parent)
+        dataset_json = _dataset_json(Path(parent)) if "dataset.json" in files else None
+        if dataset_json is not None:
+            folders.clear()
+            yield from _images_in_raw_dataset(Path(parent), dataset_json, faults)
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            file = os.path.join(parent, name)
+            if _is_image_name(name):
+                yield from _image_file(file, faults)
+            elif re.fullmatch(r"sa_.*\.tar", name, re.IGNORECASE):
+                yield from _images_in_tar(os.path.realpath(file), faults)
+
+
+def _image_file(file: str, faults: list[str]) -> Iterator[StoredImage]:
+    file = os.path.realpath(file)
+    with _left_out(file, faults):
+        yield ImageFile(file, file_state(file))
+
+
+def _images_in_tar(tar: str, faults: list[str]) -> Iterator[StoredImage]:
+    """The images that lie whole in a tar file, by the offsets of their bytes: nothing is ever extracted."""
+    with _left_out(tar, faults, what="what lies behind that is left out"):
+        state, end, last = file_state(tar), os.path.getsize(tar), -1
+        with tarfile.open(tar, "r:", errors="backslashreplace") as archive:
+            for member in archive:
+                if member.offset <= last:
+                    raise HRMedSegError(f"a header at byte {last} leads back to byte {member.offset}")
+                last = member.offset
+                if member.offset_data + member.size > end:
+                    raise HRMedSegError(f"it is truncated in {member.name}, at byte {end}")
+                path = PurePosixPath(member.name)
+                is_plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.issparse()
+                if is_plain and _is_image_name(path.name) and not path.is_absolute() and ".." not in path.parts:
+                    yield TarMember(tar, state, member.name, member.offset_data, member.size)
+        # tarfile takes a damaged or cut header for the end; the real end is a block of zeros
+        with open(tar, "rb") as file:
+            file.seek(archive.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise HRMedSegError(f"it is truncated or damaged at byte {archive.offset}")
+
+
+def _dataset_json(folder: Path) -> dict[str, Any] | None:
+    """The dataset.json of an nnU-Net raw data set; None if the folder is none."""
+    try:
+        content = json.loads((folder / "dataset.json").read_text())
+    except (OSError, ValueError) as error:
+        raise HRMedSegError(f"{folder / 'dataset.json'} cannot be read ({error}). Correct or remove it.") from error
+    if not isinstance(content, dict) or not (
+        (folder / "imagesTr").is_dir() or {"dataset", "file_ending"} <= set(content)
+    ):
+        return None
+    if not isinstance(content.get("file_ending"), str):
+        raise HRMedSegError(
+            f"{folder} looks like a data set of nnU-Net v1: its dataset.json has no file_ending. Convert it with "
+            f"nnUNetv2_convert_MSD_dataset or nnUNetv2_convert_old_nnUNet_dataset."
+        )
+    return content
+
+
+def _images_in_raw_dataset(folder: Path, dataset_json: dict[str, Any], faults: list[str]) -> Iterator[StoredImage]:
+    ending = dataset_json["file_ending"]
+    if "dataset" in dataset_json:
+        cases = [case.images for case in (find_raw_cases(folder, dataset_json) or {}).values()]
+    else:
+        cases = _channel_files(folder / "imagesTr", ending, faults)
+    cases += _channel_files(folder / "imagesTs", ending, faults)
+    reader = raw_reader(folder, dataset_json, cases)
+    for files in cases:
+        with _left_out(files[0], faults):
+            # what makes up red, green and blue
+            chosen = tuple(os.path.realpath(file) for file in (files[:3] if len(files) >= 3 else files[:1]))
+            case = CaseFiles(chosen, ",".join(map(file_state, chosen)), reader)
+            slices = number_of_slices(case)
+            yield from (RawSlice(case, None if slices == 1 else i) for i in range(slices))
+
+
+def _channel_files(folder: Path, ending: str, faults: list[str]) -> list[list[str]]:
+    """The files of each case, CASE_0000, CASE_0001, ..."""
+    pattern = re.compile(r"(.+)_\d{4}" + re.escape(ending))
+    cases: dict[str, list[str]] = {}
+    for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
+        if name.endswith(ending) and not name.startswith("."):
+            match = pattern.fullmatch(name)
+            if match is None:
+                faults.append(f"{folder / name}: no channel number in its name (CASE_0000{ending}), left out")
+            else:
+                cases.setdefault(match[1], []).append(str(folder / name))
+    return list(cases.values())
+
+
+def raw_reader(folder: Path, dataset_json: dict[str, Any], cases: list[list[str]]) -> type[BaseReaderWriter]:
+    # nnU-Net has two readers for .tif, of images and of volumes, and tells by trying; the first files may be broken
+    is_tif = dataset_json["file_ending"].lower() in Tiff3DIO.supported_file_endings
+    for example in [*(files[0] for files in cases[:5] if is_tif), None]:
+        with suppress(RuntimeError), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            return determine_reader_writer_from_dataset_json(dataset_json, example, verbose=False)
+    raise HRMedSegError(
+        f"nnU-Net has no reader for the images of {folder}: file_ending is {dataset_json['file_ending']}"
+    )
+
+
+@contextmanager
+def _left_out(file: str, faults: list[str], what: str = "left out") -> Iterator[None]:
+    """Turns an error into a sentence in `faults`: one unreadable file must not hide all others."""
+    try:
+        yield
+    except Exception as error:
+        faults.append(f"{printable(file)}: {reason(error)}; {what}")
+
+
+def _is_image_name(name: str) -> bool:
+    # names with a leading dot are not images, even as ._picture.jpg, which macOS writes beside picture.jpg
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")

@@ -1,0 +1,173 @@
+"""Labelled 2D nnU-Net raw data sets as one stream of training images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.plans.raw_cases import RawCase, find_raw_cases
+from nnunet_hrmedseg.pretraining.image_sources import raw_reader, resolved_source
+from nnunet_hrmedseg.pretraining.stored_images import CaseFiles, case_pixels, file_state
+from nnunet_hrmedseg.pretraining.student import Normalize
+
+__all__ = ["LabelledImages", "LabelledDataset", "LabelledItem", "find_labelled_dataset"]
+
+SCALES = (0.75, 0.875, 1.0, 1.125, 1.25)
+"""Sides of the canvas from step to step, in parts of the one that was asked for."""
+
+
+@dataclass(frozen=True)
+class LabelledDataset:
+    """A raw data set: name, cases, and the values in its labels.
+
+    Attributes:
+        name: of its folder.
+        cases: images and label of each.
+        reader: nnU-Net's, for both.
+        num_classes: number of label values, background included, without the ignore label.
+        ignore_label: its value, if there is one.
+    """
+
+    name: str
+    cases: list[RawCase]
+    reader: type[BaseReaderWriter]
+    num_classes: int
+    ignore_label: int | None
+
+
+def find_labelled_dataset(source: str | Path) -> LabelledDataset:
+    """A data set by name or number in nnUNet_raw, or by its folder.
+
+    Raises:
+        HRMedSegError: there is none, it has no labelled cases, or they are volumes.
+    """
+    folder = resolved_source(source)
+    file = folder / "dataset.json"
+    if not file.is_file():
+        raise HRMedSegError(f"{folder} is no nnU-Net raw data set: there is no dataset.json in it.")
+    description = json.loads(file.read_text(encoding="utf-8"))
+    found = find_raw_cases(folder, description) or {}
+    cases = [found[name] for name in sorted(found)]
+    absent = [case.label for case in cases if not Path(case.label).is_file()]
+    if absent or not cases:
+        raise HRMedSegError(f"{folder} has no label for {some(absent)}." if absent else f"{folder} has no cases.")
+    labels = PlansManager({}).get_label_manager(description)
+    reader = raw_reader(folder, description, [case.images for case in cases])
+    first = reader().read_seg(cases[0].label)[0]
+    if first.shape[1] != 1:
+        raise HRMedSegError(
+            f"{folder} holds volumes ({cases[0].label} has the shape {first.shape[1:]}): supervised pre-training takes "
+            f"2D data sets. Volumes can serve as --images of `hrmedseg distill`."
+        )
+    return LabelledDataset(folder.name, cases, reader, len(labels.all_labels), labels.ignore_label)
+
+
+@dataclass(frozen=True)
+class LabelledItem:
+    """`image` (3, H, W) normalised and augmented, `label` (1, H, W), and the index of their data set."""
+
+    dataset: int
+    image: Tensor
+    label: Tensor
+
+
+class LabelledImages(Dataset):
+    """Item i of the stream. Which image, and its augmentation, follow from the seed and i alone, so a run that is
+    continued, or that is read by other worker processes, sees the same images.
+
+    All images of a step are of one size. Data sets are drawn by the square root of their number of cases: the small
+    ones more often than their share, the large ones still most often.
+
+    Args:
+        datasets: at least one.
+        canvas: (H, W) in pixels around which the size is drawn.
+        normalize: what the student expects.
+        items: number of items.
+        step_items: consecutive items that make a step.
+        seed: of everything that is drawn.
+    """
+
+    def __init__(
+        self,
+        datasets: Sequence[LabelledDataset],
+        canvas: tuple[int, int],
+        normalize: Normalize,
+        *,
+        items: int,
+        step_items: int,
+        seed: int,
+    ) -> None:
+        self.datasets, self.canvas, self.normalize = list(datasets), canvas, normalize
+        self.items, self.step_items, self.seed = items, step_items, seed
+        shares = np.sqrt([len(dataset.cases) for dataset in self.datasets])
+        self.shares = shares / shares.sum()
+
+    def __len__(self) -> int:
+        return self.items
+
+    def __getitem__(self, index: int) -> LabelledItem:
+        step, place = divmod(index, self.step_items)
+        scale = np.random.default_rng((self.seed, step)).choice(SCALES)
+        size = tuple(max(16, round(side * scale / 16) * 16) for side in self.canvas)
+        generator = np.random.default_rng((self.seed, step, place))
+        number = int(generator.choice(len(self.datasets), p=self.shares))
+        dataset = self.datasets[number]
+        image, label = read_labelled(dataset, dataset.cases[generator.integers(len(dataset.cases))], size)
+        image = self.normalize(image[None])[0]
+        # nnU-Net's transforms draw from both global generators
+        drawn = int(generator.integers(2**31))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(drawn)
+            np.random.seed(drawn)
+            both = _augmentation(size, dataset.num_classes)(image=image, segmentation=label)
+        return LabelledItem(number, both["image"], both["segmentation"].clamp_min(0))
+
+
+def read_labelled(dataset: LabelledDataset, case: RawCase, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Image (3, H, W) float32 in 0..1 and label (1, H, W) int16 of a case, resized to `size`.
+
+    Raises:
+        HRMedSegError: image and label are of different sizes, or the label has a value that dataset.json does not.
+    """
+    files = tuple(case.images[:3] if len(case.images) >= 3 else case.images[:1])
+    pixels = case_pixels(CaseFiles(files, ",".join(map(file_state, files)), dataset.reader))[0]
+    image = torch.from_numpy(np.array(pixels)).float() / 255
+    image = image.expand(3, -1, -1) if image.ndim == 2 else image.permute(2, 0, 1)
+    label = torch.from_numpy(dataset.reader().read_seg(case.label)[0][0].astype(np.int16))
+    if image.shape[1:] != label.shape[1:]:
+        raise HRMedSegError(
+            f"{case.images[0]} is {tuple(image.shape[1:])} pixels and {case.label} {tuple(label.shape[1:])}."
+        )
+    highest = dataset.num_classes - 1
+    wrong = (label > highest) & (label != (highest if dataset.ignore_label is None else dataset.ignore_label))
+    if wrong.any():
+        raise HRMedSegError(f"{case.label} has the value {int(label[wrong].max())}, which dataset.json does not name.")
+    image = F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+    return image, F.interpolate(label[None].float(), size, mode="nearest-exact")[0].to(torch.int16)
+
+
+@lru_cache(maxsize=64)
+def _augmentation(size: tuple[int, int], num_classes: int):
+    """nnU-Net's own, as a 2D configuration of this patch size gets it."""
+    return nnUNetTrainer.get_training_transforms(
+        size,
+        (-np.pi, np.pi),
+        None,
+        (0, 1),
+        False,
+        use_mask_for_norm=[False] * 3,
+        foreground_labels=list(range(1, num_classes)),
+    )

@@ -1,0 +1,297 @@
+"""The training loop that makes encoders: learning rate, mixed precision, checkpoints, progress, losses on disk.
+
+Whatever is trained is a module that turns a batch into a loss; distillation and supervised training are two of them.
+A run can be killed at any moment and started again with the same command: it goes on from the last checkpoint, which is
+at most `save_seconds` old, with the same images in the same order.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.pretraining.curve import draw_curve
+from nnunet_hrmedseg.pretraining.processes import Processes
+
+__all__ = ["LoopSettings", "History", "prepare_folder", "run_loop", "write_atomically"]
+
+CHECKPOINT = "checkpoint.pth"
+SETTINGS = "run.json"
+_ROWS_PER_EPOCH = 20  # of losses.csv
+_COLUMNS = ("epoch", "images", "learning_rate", "loss", "validation_loss", "seconds")
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """Numbers of the loop.
+
+    Attributes:
+        epochs: passes over the images.
+        steps_per_epoch: optimiser steps of one pass.
+        images_per_step: over all processes; for the log.
+        learning_rate: of Adam.
+        decay: factor on the learning rate from one epoch to the next, applied in small parts at every step.
+        warmup_steps: over which the learning rate rises from 0.
+        clip_norm: gradients are scaled down to this norm.
+        amp: mixed precision on CUDA.
+        save_seconds: between two checkpoints.
+        seed: of order, augmentation and initial weights.
+    """
+
+    epochs: int
+    steps_per_epoch: int
+    images_per_step: int
+    learning_rate: float
+    decay: float
+    warmup_steps: int = 20
+    clip_norm: float = 12.0
+    amp: bool = True
+    save_seconds: float = 30.0
+    seed: int = 0
+
+    def learning_rate_at(self, step: int) -> float:
+        """At a step counted from the beginning of the run."""
+        rate = self.learning_rate * self.decay ** (step / self.steps_per_epoch)
+        return rate * min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else rate
+
+
+@dataclass
+class History:
+    """Rows of losses.csv. The loss of a row is the mean since the row before."""
+
+    rows: list[dict[str, float | None]] = field(default_factory=list)
+
+    def last(self, column: str) -> float | None:
+        return next((row[column] for row in reversed(self.rows) if row[column] is not None), None)
+
+    def write(self, folder: Path) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: "" if v is None else f"{v:.6g}" for k, v in row.items()} for row in self.rows)
+        write_atomically(folder / "losses.csv", text.getvalue().encode())
+
+
+def prepare_folder(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -> bool:
+    """Make the folder of a run, or recognise that it holds the beginning of this very run.
+
+    Args:
+        folder: of the run.
+        settings: everything that the result depends on, as JSON values; kept in run.json.
+        overwrite: begin anew whatever is there.
+
+    Returns:
+        whether there is a checkpoint to go on from.
+
+    Raises:
+        HRMedSegError: it holds another run, or other files.
+    """
+    wanted = json.loads(json.dumps(settings))
+    file = folder / SETTINGS
+    if folder.exists() and any(folder.iterdir()):
+        if not file.is_file():
+            raise HRMedSegError(f"{folder} holds other files: give -o a folder that is new or empty.")
+        if overwrite:
+            for old in (CHECKPOINT, "losses.csv", "losses.png"):
+                (folder / old).unlink(missing_ok=True)
+        else:
+            there = json.loads(file.read_text(encoding="utf-8"))
+            different = [key for key in {**there, **wanted} if there.get(key) != wanted.get(key)]
+            if different:
+                said = ", ".join(f"{key} {there.get(key)!r} there and {wanted.get(key)!r} now" for key in different)
+                raise HRMedSegError(
+                    f"{folder} holds another run ({said}). Give -o another folder, repeat the command that began it to "
+                    f"go on with it, or add --overwrite to begin anew."
+                )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, (json.dumps(wanted, indent=2) + "\n").encode())
+    return (folder / CHECKPOINT).is_file()
+
+
+def run_loop(
+    module: nn.Module,
+    batches: Callable[[int, int], Iterable[Any]],
+    settings: LoopSettings,
+    folder: Path,
+    group: Processes,
+    *,
+    validate: Callable[[], float] | None = None,
+    log: Callable[[str], None] = print,
+) -> History:
+    """Train `module` in place.
+
+    Args:
+        module: on its device; called with a batch, gives the loss. What has no gradient in it is not trained.
+        batches: of an epoch, from a step on: (epoch, first step) -> `steps_per_epoch - first step` batches.
+        settings: numbers of the loop.
+        folder: for checkpoint, losses.csv and losses.png. If a checkpoint is there, the run goes on from it.
+        group: this process and the others.
+        validate: the validation loss, after every epoch, asked for in every process.
+        log: prints one line.
+
+    Raises:
+        HRMedSegError: a damaged checkpoint; a loss that is not finite.
+    """
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=settings.learning_rate)
+    amp = settings.amp and group.device.type == "cuda"
+    scaler = torch.amp.GradScaler(group.device.type, enabled=amp)
+    history, step, spent = History(), 0, 0.0
+    _seed(settings.seed + group.rank)
+    if (folder / CHECKPOINT).is_file():
+        step, spent = _load(folder, module, optimizer, scaler, history, group)
+        if group.count > 1:
+            _seed(hash((settings.seed, group.rank, step)) % 2**32)
+        log(f"Going on at epoch {step / settings.steps_per_epoch:.2f} of {settings.epochs}.")
+    wrapped = group.wrap(module).train()
+
+    began = saved = time.monotonic()
+    total = settings.epochs * settings.steps_per_epoch
+    recent: list[torch.Tensor] = []
+    terminal = sys.stderr.isatty()
+    progress = tqdm(
+        desc="Training the encoder",
+        total=total,
+        initial=step,
+        unit="batch",
+        disable=not group.first,
+        mininterval=0.5 if terminal else 30,
+        maxinterval=1 if terminal else 60,
+    )
+    per_row = max(1, settings.steps_per_epoch // _ROWS_PER_EPOCH)
+
+    def add_row(validation_loss: float | None = None) -> None:
+        loss = group.mean(torch.stack(recent).mean()).item() if recent else None
+        if loss is not None and not np.isfinite(loss):
+            raise HRMedSegError(
+                f"The loss is not finite after {step} steps. Continue from the last checkpoint with --no_amp in a new "
+                f"folder, or with a smaller --lr (now {settings.learning_rate})."
+            )
+        recent.clear()
+        history.rows.append(
+            {
+                "epoch": step / settings.steps_per_epoch,
+                "images": step * settings.images_per_step,
+                "learning_rate": settings.learning_rate_at(step),
+                "loss": loss,
+                "validation_loss": validation_loss,
+                "seconds": spent + time.monotonic() - began,
+            }
+        )
+
+    def save() -> None:
+        if group.first:
+            _save(folder, module, optimizer, scaler, history, step, spent + time.monotonic() - began)
+            history.write(folder)
+
+    with progress:
+        while step < total:
+            for batch in batches(*divmod(step, settings.steps_per_epoch)):
+                for parameters in optimizer.param_groups:
+                    parameters["lr"] = settings.learning_rate_at(step)
+                with torch.autocast(group.device.type, enabled=amp):
+                    loss = wrapped(batch)
+                optimizer.zero_grad(set_to_none=True)
+                scaler.scale(loss).backward()
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(trained, settings.clip_norm)
+                scaler.step(optimizer)
+                scaler.update()
+                recent.append(loss.detach().float())
+                step += 1
+                progress.update()
+                end_of_epoch = step % settings.steps_per_epoch == 0
+                if end_of_epoch or step % per_row == 0:
+                    validation_loss = None
+                    if end_of_epoch and validate is not None:
+                        module.eval()
+                        validation_loss = validate()
+                        module.train()
+                    add_row(validation_loss)
+                    shown = {"loss": f"{history.last('loss'):.4g}"}
+                    if history.last("validation_loss") is not None:
+                        shown["validation"] = f"{history.last('validation_loss'):.4g}"
+                    progress.set_postfix(shown, refresh=False)
+                if end_of_epoch or time.monotonic() - saved > settings.save_seconds:
+                    save()
+                    saved = time.monotonic()
+                if end_of_epoch and group.first:
+                    draw_curve(history.rows, folder / "losses.png")
+    module.eval()
+    return history
+
+
+def write_atomically(file: Path, content: bytes) -> None:
+    """The file with this content, or as it was before: never half of it."""
+    temporary = file.with_name(file.name + ".incomplete")
+    temporary.write_bytes(content)
+    os.replace(temporary, file)
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _save(
+    folder: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    history: History,
+    step: int,
+    spent: float,
+) -> None:
+    temporary = folder / (CHECKPOINT + ".incomplete")
+    torch.save(
+        {
+            "module": module.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "scaler": scaler.state_dict(),
+            "rows": history.rows,
+            "step": step,
+            "seconds": spent,
+            "random": torch.get_rng_state(),
+        },
+        temporary,
+    )
+    os.replace(temporary, folder / CHECKPOINT)
+
+
+def _load(
+    folder: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    history: History,
+    group: Processes,
+) -> tuple[int, float]:
+    file = folder / CHECKPOINT
+    try:
+        checkpoint = torch.load(file, map_location=group.device, weights_only=True)
+        module.load_state_dict(checkpoint["module"])
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        scaler.load_state_dict(checkpoint["scaler"])
+        history.rows = checkpoint["rows"]
+        torch.set_rng_state(checkpoint["random"].cpu())
+        return checkpoint["step"], checkpoint["seconds"]
+    except Exception as error:
+        raise HRMedSegError(
+            f"The checkpoint {file} cannot be read ({type(error).__name__}: {error}). Add --overwrite to begin anew."
+        ) from error

@@ -1,0 +1,147 @@
+"""`hrmedseg pretrain`: from labelled data sets to an encoder file, without a teacher."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.pretraining.card import environment
+from nnunet_hrmedseg.pretraining.labelled_images import (
+    LabelledImages,
+    LabelledItem,
+    find_labelled_dataset,
+    read_labelled,
+)
+from nnunet_hrmedseg.pretraining.loop import LoopSettings, prepare_folder, run_loop
+from nnunet_hrmedseg.pretraining.processes import Processes, processes
+from nnunet_hrmedseg.pretraining.student import Normalize, encoder_architecture
+from nnunet_hrmedseg.pretraining.supervised import SupervisedPretraining
+from nnunet_hrmedseg.weights.encoder_file import write_encoder
+
+__all__ = ["pretrain"]
+
+STATISTICS_IMAGES = 8  # of each data set, from which mean and deviation are taken
+EPOCHS = 20  # the learning rate and the log are counted in parts of the run
+"""A run is cut into this many epochs; between them the losses are drawn."""
+FINAL_LEARNING_RATE = 0.02  # part of the first
+
+
+def pretrain(args: argparse.Namespace) -> int:
+    """Run the command with the arguments of `pretraining.arguments.add_pretrain_arguments`.
+
+    Raises:
+        HRMedSegError: whatever the user can mend.
+    """
+    with processes(args.device) as group:
+        return _pretrain(args, group)
+
+
+def _pretrain(args: argparse.Namespace, group: Processes) -> int:
+    def log(text: str) -> None:
+        if group.first:
+            print(text, flush=True)
+
+    folder, canvas = Path(args.output), tuple(args.canvas)
+    datasets = [find_labelled_dataset(source) for source in args.datasets]
+    for dataset in datasets:
+        log(f"{dataset.name}: {len(dataset.cases)} cases, {dataset.num_classes} classes with background")
+    architecture = encoder_architecture(
+        embed_dim=args.embed_dim, depth=args.depth, neck=args.neck, decoder_dim=args.decoder_dim
+    )
+    torch.manual_seed(args.seed)
+    try:
+        module = SupervisedPretraining(architecture, datasets, drop_path=args.drop_path).to(group.device)
+    except ValueError as error:
+        raise HRMedSegError(f"No student can be built: {error}.") from error
+
+    step_images = args.batch_size * group.count
+    steps_per_epoch = max(1, round(args.image_steps / step_images / EPOCHS))
+    normalize = Normalize("zscore")
+    stream = LabelledImages(
+        datasets,
+        canvas,
+        normalize,
+        items=EPOCHS * steps_per_epoch * step_images,
+        step_items=step_images,
+        seed=args.seed,
+    )
+    settings = LoopSettings(
+        epochs=EPOCHS,
+        steps_per_epoch=steps_per_epoch,
+        images_per_step=step_images,
+        learning_rate=args.lr,
+        decay=FINAL_LEARNING_RATE ** (1 / EPOCHS),
+        amp=args.amp,
+        seed=args.seed,
+    )
+
+    def batches(epoch: int, first_step: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        first = (epoch * steps_per_epoch + first_step) * step_images + group.rank
+        last = (epoch + 1) * steps_per_epoch * step_images
+        loader = DataLoader(
+            stream,
+            sampler=range(first, last, group.count),
+            batch_size=args.batch_size,
+            num_workers=args.workers,
+            collate_fn=_collate,
+        )
+        for batch in loader:
+            yield tuple(tensor.to(group.device) for tensor in batch)
+
+    recipe = {
+        "objective": "Dice + focal loss of the labels; own class queries for each data set, the decoder is thrown away",
+        "canvas": list(canvas),
+        "image_steps": EPOCHS * steps_per_epoch * step_images,
+        "batch_size": step_images,
+        "optimizer": "Adam",
+        "learning_rate": args.lr,
+        "learning_rate_at_the_end": args.lr * FINAL_LEARNING_RATE,
+        "augmentation": "nnU-Net's, canvas x 0.75 to 1.25",
+        "drop_path": args.drop_path,
+        "seed": args.seed,
+    }
+    sources = {dataset.name: len(dataset.cases) for dataset in datasets}
+    if group.first:
+        identity = {"command": "pretrain", "datasets": sources, "architecture": architecture, **recipe}
+        prepare_folder(folder, identity, overwrite=args.overwrite)
+    group.gather(None)
+    history = run_loop(module, batches, settings, folder, group, log=log)
+    if group.first:
+        shown = [
+            read_labelled(dataset, case, canvas)[0]
+            for dataset in datasets
+            for case in dataset.cases[:: max(1, len(dataset.cases) // STATISTICS_IMAGES)][:STATISTICS_IMAGES]
+        ]
+        card = {
+            "name": args.name or "supervised on " + ", ".join(sources),
+            "made_by": "hrmedseg pretrain",
+            "architecture": architecture,
+            "normalization": {
+                "scheme": "zscore",
+                "mean": torch.stack([image.mean((1, 2)) for image in shown]).mean(0).tolist(),
+                "std": torch.stack([image.std((1, 2)) for image in shown]).mean(0).tolist(),
+            },
+            "teacher": None,
+            "data": {"sources": sources, "training_images": sum(sources.values())},
+            "licences": {"data": args.data_licence},
+            "recipe": recipe,
+            "losses": {"training": history.last("loss")},
+            **environment(group),
+        }
+        file = write_encoder(folder / "encoder.safetensors", module.network.state_dict(), card)
+        log(f"Encoder: {file.path} (sha256 {file.sha256}), card beside it, losses in losses.csv and losses.png.")
+        log(f"Train from it:  HRMEDSEG_ENCODER_WEIGHTS={file.path.absolute()} nnUNetv2_train ...")
+    return 0
+
+
+def _collate(items: list[LabelledItem]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return (
+        torch.tensor([item.dataset for item in items]),
+        torch.stack([item.image for item in items]),
+        torch.stack([item.label for item in items]),
+    )

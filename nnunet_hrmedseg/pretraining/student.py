@@ -1,0 +1,74 @@
+"""The student: encoder and neck of HRMedSeg, the part that is distilled and that an encoder file holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_hrmedseg.architectures.lgvit import LGViT
+from nnunet_hrmedseg.architectures.neck import Neck
+from nnunet_hrmedseg.plans.networks import NETWORKS
+from nnunet_hrmedseg.weights.encoder_file import ENCODER_ARGUMENTS, NECK_ARGUMENTS
+
+__all__ = ["IMAGENET", "Normalize", "Student", "encoder_architecture"]
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+"""Mean and standard deviation of natural RGB images in 0..1, as of ImageNet."""
+
+
+def encoder_architecture(network: str = "HRMedSeg", **changed: Any) -> dict[str, Any]:
+    """The arguments that decide what an encoder file's weights mean: those of a row of `NETWORKS`, some changed."""
+    arguments = NETWORKS[network].arguments
+    return {name: arguments[name] for name in dict.fromkeys((*ENCODER_ARGUMENTS, *NECK_ARGUMENTS))} | changed
+
+
+class Student(nn.Module):
+    """LGViT and neck: image (B, 3, H, W) -> embedding (B, decoder_dim, H/16, W/16).
+
+    Args:
+        architecture: as of `encoder_architecture`.
+        drop_path: stochastic depth while training, see LGViT.
+
+    Raises:
+        ValueError: for arguments from which no encoder can be built.
+    """
+
+    def __init__(self, architecture: dict[str, Any], drop_path: float = 0.1) -> None:
+        super().__init__()
+        self.architecture = architecture
+        encoder = {name: architecture[name] for name in ENCODER_ARGUMENTS if name != "embed_dim"}
+        self.encoder = LGViT(3, architecture["embed_dim"], drop_path=drop_path, **encoder)
+        self.neck = Neck(architecture["embed_dim"], architecture["decoder_dim"], architecture["neck"])
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.neck(self.encoder(image))
+
+
+class Normalize(nn.Module):
+    """RGB images (B, 3, H, W) in 0..1 -> what the student's first layer sees. No parameters.
+
+    Args:
+        scheme: "zscore", every channel of every image by its own mean and standard deviation, as nnU-Net's default for
+            natural images does; or "mean_std", all images by the same.
+        mean, std: for "mean_std", three values each of images in 0..1.
+    """
+
+    def __init__(self, scheme: str, mean=IMAGENET["mean"], std=IMAGENET["std"]) -> None:
+        super().__init__()
+        if scheme not in ("zscore", "mean_std"):
+            raise ValueError(f"scheme must be 'zscore' or 'mean_std', got {scheme!r}")
+        self.scheme, self.mean, self.std = scheme, tuple(mean), tuple(std)
+
+    def card(self) -> dict[str, Any]:
+        """What an encoder's card says about it."""
+        return {"scheme": self.scheme, "mean": list(self.mean), "std": list(self.std)}
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = images.float()
+        if self.scheme == "mean_std":
+            return (images - images.new_tensor(self.mean)[:, None, None]) / images.new_tensor(self.std)[:, None, None]
+        # nnU-Net's ZScoreNormalization: population deviation, and no division by less than 1e-8
+        std, mean = torch.std_mean(images, (2, 3), correction=0, keepdim=True)
+        return (images - mean) / std.clamp_min(1e-8)

@@ -1,0 +1,167 @@
+"""Start a network from an encoder file: which file, whether it fits, and the first layer for other images.
+
+The plan of the configuration says which encoder (`encoder_weights`: "bundled", "none", or the path of a safetensors
+file), and the environment variable `HRMEDSEG_ENCODER_WEIGHTS` overrides it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_hrmedseg.architectures.lgvit import group_depths
+from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.weights.encoder_file import (
+    BUNDLED,
+    ENCODER_ARGUMENTS,
+    NECK_ARGUMENTS,
+    EncoderFile,
+    read_encoder,
+)
+
+__all__ = ["ENVIRONMENT_VARIABLE", "chosen_encoder", "initialize_encoder", "record"]
+
+ENVIRONMENT_VARIABLE = "HRMEDSEG_ENCODER_WEIGHTS"
+
+_FROM_0_TO_1 = ("RGBTo01Normalization", "RescaleTo01Normalization")
+_CENTRED = ("ZScoreNormalization", "CTNormalization")
+
+
+def chosen_encoder(configuration: dict[str, Any], always: str | None = None) -> EncoderFile | None:
+    """The encoder that a fresh training with this configuration starts from, read and checked; None for none.
+
+    Args:
+        configuration: a resolved configuration dict of an HRMedSeg plan.
+        always: what a trainer insists on, whatever plan and environment say.
+
+    Raises:
+        HRMedSegError: a file that is missing, damaged, or does not fit the network of the configuration.
+    """
+    told_by = f"the environment variable {ENVIRONMENT_VARIABLE}"
+    choice = always or os.environ.get(ENVIRONMENT_VARIABLE)
+    if not choice:
+        choice, told_by = configuration.get("encoder_weights", "bundled"), '"encoder_weights" in the plans'
+    if choice == "none":
+        return None
+    try:
+        file = read_encoder(BUNDLED if choice == "bundled" else choice)
+        _check_fit(file, configuration["architecture"]["arch_kwargs"])
+    except HRMedSegError as error:
+        raise HRMedSegError(
+            f"{error} Training was to start from {choice!r}, as {told_by} says. To start from random weights, set "
+            f'{ENVIRONMENT_VARIABLE}=none, or "encoder_weights": "none" in the configuration of the plans file.'
+        ) from error
+    return file
+
+
+def initialize_encoder(network: nn.Module, file: EncoderFile, normalization_schemes: Sequence[str]) -> list[str]:
+    """Put the weights of `file` into `network.encoder` and, where it has the same layers, `network.neck`.
+
+    The first layer is adapted to the channels and to nnU-Net's normalisation of them.
+
+    Args:
+        network: HRMedSeg or HERSeg with the arguments that `chosen_encoder` checked.
+        file: the encoder.
+        normalization_schemes: nnU-Net's, one per input channel.
+
+    Returns:
+        what was done, one line each, for the log.
+    """
+    done = [f"The encoder starts from {file.path} (sha256 {file.sha256})."]
+    state = dict(file.state)
+    weight, bias = "encoder.patch_embedding.proj.weight", "encoder.patch_embedding.proj.bias"
+    channels = len(normalization_schemes)
+    mean, std = (torch.tensor(file.normalization[statistic]) for statistic in ("mean", "std"))
+    if channels != 3:
+        state[weight], mean, std = adapt_channels(state[weight], channels), *_for_channels(mean, std, channels)
+        done.append(f"Its first layer was adapted from 3 input channels to {channels}.")
+    folded = [channel for channel, scheme in enumerate(normalization_schemes) if scheme in _FROM_0_TO_1]
+    if folded:
+        state[weight], state[bias] = fold_normalization(state[weight], state[bias], mean, std, folded)
+        done.append(f"The normalisation that it was made with was folded into its first layer for channels {folded}.")
+    unknown = sorted(set(normalization_schemes) - {*_FROM_0_TO_1, *_CENTRED})
+    if unknown:
+        done.append(f"It expects images of mean 0 and deviation 1; what {unknown} gives may be far from that.")
+
+    parts = ["encoder."]
+    own = network.state_dict()
+    neck = {name: value.shape for name, value in state.items() if name.startswith("neck.")}
+    if neck == {name: value.shape for name, value in own.items() if name.startswith("neck.")}:
+        parts.append("neck.")
+    else:
+        done.append("Its neck is built in another order than this network's: the neck starts from random weights.")
+    network.load_state_dict({**own, **{k: v for k, v in state.items() if k.startswith(tuple(parts))}})
+    return done
+
+
+def record(file: EncoderFile | None) -> dict[str, str]:
+    """What the saved plans say about the start: the file, its sha256 and the name on its card; or that it was none."""
+    if file is None:
+        return {"file": "none"}
+    return {
+        "file": "bundled" if file.path == BUNDLED else str(file.path.absolute()),
+        "sha256": file.sha256,
+        "name": str(file.card.get("name", "")),
+    }
+
+
+def adapt_channels(weight: Tensor, channels: int) -> Tensor:
+    """The first layer's weight (C, 3, k, k), made for RGB, for another number of channels: (C, channels, k, k).
+
+    One channel: the sum over RGB, which gives a grey image the response that it had as RGB. Others: RGB repeated, and
+    rescaled so that the response keeps its size.
+    """
+    if channels == 1:
+        return weight.sum(1, keepdim=True)
+    return weight[:, [channel % 3 for channel in range(channels)]] * (3 / channels)
+
+
+def fold_normalization(
+    weight: Tensor, bias: Tensor, mean: Tensor, std: Tensor, channels: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias with which x in 0..1 gives the response that (x - mean) / std gave; exact without padding.
+
+    Args:
+        weight: (C, channels, k, k) of a convolution; `bias`: (C,).
+        mean, std: one value per channel.
+        channels: to fold for; the others are left as they are.
+    """
+    weight, bias = weight.clone(), bias.clone()
+    for channel in channels:
+        weight[:, channel] /= std[channel]
+        bias -= weight[:, channel].sum((1, 2)) * mean[channel]
+    return weight, bias
+
+
+def _for_channels(mean: Tensor, std: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    if channels == 1:
+        return mean.mean(0, keepdim=True), std.mean(0, keepdim=True)
+    order = [channel % 3 for channel in range(channels)]
+    return mean[order], std[order]
+
+
+def _check_fit(file: EncoderFile, arguments: dict[str, Any]) -> None:
+    differing = {
+        key: (file.architecture[key], arguments.get(key))
+        for key in (*ENCODER_ARGUMENTS, *NECK_ARGUMENTS)
+        # a neck built in another order is left out; a depth may be given as its three groups
+        if key != "neck" and not _same(key, file.architecture[key], arguments.get(key))
+    }
+    if differing:
+        said = ", ".join(
+            f"{key} {theirs} in the file and {ours} in the plans" for key, (theirs, ours) in differing.items()
+        )
+        raise HRMedSegError(
+            f"The encoder {file.path} does not fit the network of the plans: {said}. Make the plans' arch_kwargs equal "
+            f"to the file's, or make an encoder of this shape with `hrmedseg distill`."
+        )
+
+
+def _same(key: str, theirs: Any, ours: Any) -> bool:
+    if key == "depth" and ours is not None:
+        return group_depths(theirs) == group_depths(ours)
+    return theirs == ours

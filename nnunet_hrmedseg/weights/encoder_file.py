@@ -1,0 +1,157 @@
+"""Encoder files: the weights of LGViT and neck as safetensors, and a card in JSON beside them.
+
+    my_encoder.safetensors    parameters and buffers under `encoder.` and `neck.`, the names that they have in HRMedSeg
+    my_encoder.json           the card: what network the weights fit, what images it expects, how they were made
+
+Reading one executes nothing that is in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from nnunet_hrmedseg.errors import HRMedSegError
+
+__all__ = [
+    "BUNDLED",
+    "ENCODER_ARGUMENTS",
+    "NECK_ARGUMENTS",
+    "EncoderFile",
+    "read_encoder",
+    "write_encoder",
+]
+
+BUNDLED = Path(__file__).parent / "hrmedseg_encoder.safetensors"
+"""The encoder that travels with the package."""
+
+ENCODER_ARGUMENTS = (
+    "embed_dim",
+    "depth",
+    "num_heads",
+    "channel_interactive_layers",
+    "expansion",
+    "inter_gate",
+    "exter_gate",
+    "rotary",
+)
+"""Arguments of the network that decide which weights its encoder has, and what they mean."""
+
+NECK_ARGUMENTS = ("embed_dim", "neck", "decoder_dim")
+"""The same for the neck."""
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class EncoderFile:
+    """An encoder file that was read and checked.
+
+    Attributes:
+        path: of the safetensors file.
+        sha256: of the safetensors file.
+        card: the JSON card.
+        state: parameters and buffers by name, float32.
+    """
+
+    path: Path
+    sha256: str
+    card: dict[str, Any]
+    state: dict[str, Tensor]
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The arguments of the network (`ENCODER_ARGUMENTS`, `NECK_ARGUMENTS`) that these weights belong to."""
+        return self.card["architecture"]
+
+    @property
+    def normalization(self) -> dict[str, Any]:
+        """What the first layer expects: `scheme`, "zscore" (each image by its own mean and deviation) or "mean_std"
+        (all images by the same), and `mean` and `std`, three values each, of images in 0..1."""
+        return self.card["normalization"]
+
+
+def read_encoder(path: str | os.PathLike) -> EncoderFile:
+    """Read an encoder file and check it against its card.
+
+    Raises:
+        HRMedSegError: a file that is missing, is not an encoder file, or is not the one that its card describes.
+    """
+    path = Path(path)
+    card_path = path.with_suffix(".json")
+    for file, what in ((path, "encoder file"), (card_path, "card (JSON) of the encoder")):
+        if not file.is_file():
+            raise HRMedSegError(
+                f"There is no {what} {file}. An encoder is two files, NAME.safetensors and NAME.json, as `hrmedseg "
+                f"distill` writes them: give the path of the first and keep the second beside it."
+            )
+    if path.suffix != ".safetensors":
+        raise HRMedSegError(f"{path} is no encoder file: it should end in .safetensors, as `hrmedseg distill` writes.")
+    try:
+        card = json.loads(card_path.read_text(encoding="utf-8"))
+        version, sha256 = card["format"], card["sha256"]
+        complete = card["architecture"].keys() >= {*ENCODER_ARGUMENTS, *NECK_ARGUMENTS}
+        complete &= {"zscore": True, "mean_std": True}[card["normalization"]["scheme"]]
+        complete &= all(len(card["normalization"][statistic]) == 3 for statistic in ("mean", "std"))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise HRMedSegError(f"{card_path} is not the card of an encoder ({type(error).__name__}: {error}).") from error
+    if version != _FORMAT or not complete:
+        raise HRMedSegError(
+            f"{card_path} is a card of format {version!r}, or not whole; this version of nnunet_hrmedseg reads format "
+            f"{_FORMAT}. Update nnunet_hrmedseg, or make the encoder again."
+        )
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise HRMedSegError(
+            f"{path} has the sha256 {found}, but its card {card_path} describes a file with {sha256}: one of the two "
+            f"is damaged or belongs to another encoder. Copy both again."
+        )
+    try:
+        state = {
+            name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in load(content).items()
+        }
+    except SafetensorError as error:
+        raise HRMedSegError(f"{path} is no safetensors file ({error}). Copy it again.") from error
+    return EncoderFile(path, found, card, state)
+
+
+def write_encoder(
+    path: str | os.PathLike, state: Mapping[str, Tensor], card: Mapping[str, Any], dtype: torch.dtype = torch.float32
+) -> EncoderFile:
+    """Write weights and card; each appears whole or not at all. `format` and `sha256` are added to the card.
+
+    Args:
+        path: of the safetensors file to be.
+        state: state dict of a network or student; what does not begin with `encoder.` or `neck.` is left out.
+        card: must have `architecture` and `normalization`.
+        dtype: of the floating-point values in the file.
+
+    Raises:
+        HRMedSegError: values that are not finite, in the file's dtype.
+    """
+    path = Path(path)
+    kept = {}
+    for name, value in state.items():
+        if name.startswith(("encoder.", "neck.")):
+            kept[name] = value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype).contiguous()
+            if not torch.isfinite(kept[name]).all():
+                raise HRMedSegError(f"{name} has values that are not finite as {dtype}: no encoder file was written.")
+    content = save(kept)
+    sha256 = hashlib.sha256(content).hexdigest()
+    text = json.dumps({"format": _FORMAT, "sha256": sha256, **card}, indent=2) + "\n"
+    for file, data in ((path, content), (path.with_suffix(".json"), text.encode())):
+        temporary = file.with_name(file.name + ".incomplete")
+        temporary.write_bytes(data)
+        os.replace(temporary, file)
+    return read_encoder(path)

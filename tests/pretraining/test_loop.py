@@ -1,0 +1,181 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.pretraining.loop import LoopSettings, prepare_folder, run_loop
+from nnunet_hrmedseg.pretraining.processes import Processes, processes
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+
+
+class Line(nn.Module):
+    """Learns to double a number; draws random numbers as dropout does."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(1, 1)
+        self.fixed = nn.Parameter(torch.ones(1), requires_grad=False)
+        self.seen = []
+
+    def forward(self, batch):
+        self.seen.append(batch[0, 0].item())
+        return (self.layer(batch + 0.01 * torch.rand_like(batch)) - 2 * batch).square().mean()
+
+
+def _batches(epoch, first_step):
+    for step in range(first_step, 5):
+        yield torch.tensor([[epoch + step / 10]])
+
+
+def _settings(**changed):
+    values = {"epochs": 4, "steps_per_epoch": 5, "images_per_step": 2, "learning_rate": 1e-2, "decay": 0.9}
+    return LoopSettings(**{**values, "warmup_steps": 3, **changed})
+
+
+def _no_log(text):
+    pass
+
+
+def test_learns_logs_and_draws(tmp_path):
+    module = Line()
+    settings = _settings(epochs=10, learning_rate=0.1, decay=0.98)
+    history = run_loop(module, _batches, settings, tmp_path, ALONE, validate=lambda: 0.5, log=_no_log)
+    losses = [row["loss"] for row in history.rows]
+    assert losses[-1] < 0.1 * max(losses)
+    with open(tmp_path / "losses.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 50 and rows[-1]["epoch"] == "10" and rows[-1]["images"] == "100"
+    assert [row["validation_loss"] for row in rows[:5]] == ["", "", "", "", "0.5"]
+    assert (tmp_path / "losses.png").read_bytes().startswith(b"\x89PNG")
+    assert module.fixed.item() == 1 and not module.training
+    assert not list(tmp_path.glob("*.incomplete"))
+
+
+def test_the_learning_rate_warms_up_and_decays():
+    settings = _settings()
+    assert settings.learning_rate_at(0) == pytest.approx(1e-2 / 3)
+    assert settings.learning_rate_at(5) == pytest.approx(1e-2 * 0.9)
+    assert settings.learning_rate_at(20) == pytest.approx(1e-2 * 0.9**4)
+
+
+@pytest.mark.parametrize("stop_after", [1, 5, 8])
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, stop_after):
+    whole = Line()
+    (tmp_path / "whole").mkdir()
+    run_loop(whole, _batches, _settings(), tmp_path / "whole", ALONE, log=_no_log)
+
+    class Stop(Exception):
+        pass
+
+    def stopping(epoch, first_step):
+        for batch in _batches(epoch, first_step):
+            if len(first.seen) == stop_after:
+                raise Stop
+            yield batch
+
+    (tmp_path / "run").mkdir()
+    first = Line()
+    with pytest.raises(Stop):
+        run_loop(first, stopping, _settings(save_seconds=0), tmp_path / "run", ALONE, log=_no_log)
+    second = Line()
+    said = []
+    run_loop(second, _batches, _settings(save_seconds=0), tmp_path / "run", ALONE, log=said.append)
+    assert first.seen + second.seen == whole.seen
+    assert "Going on at epoch" in said[0]
+    for a, b in zip(whole.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    run_loop(Line(), _batches, _settings(), tmp_path, ALONE, log=_no_log)
+    again = Line()
+    history = run_loop(again, _batches, _settings(), tmp_path, ALONE, log=_no_log)
+    assert not again.seen and len(history.rows) == 20
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    run_loop(Line(), _batches, _settings(), tmp_path, ALONE, log=_no_log)
+    file = tmp_path / "checkpoint.pth"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(HRMedSegError, match="checkpoint.pth cannot be read"):
+        run_loop(Line(), _batches, _settings(), tmp_path, ALONE, log=_no_log)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    class Broken(Line):
+        def forward(self, batch):
+            return super().forward(batch) * float("nan")
+
+    with pytest.raises(HRMedSegError, match="not finite"):
+        run_loop(Broken(), _batches, _settings(), tmp_path, ALONE, log=_no_log)
+    assert not (tmp_path / "checkpoint.pth").exists()
+
+
+def test_folders_of_runs(tmp_path):
+    run = tmp_path / "run"
+    assert prepare_folder(run, {"lr": 1, "canvas": (64, 64)}, overwrite=False) is False
+    (run / "checkpoint.pth").write_bytes(b"x")
+    assert prepare_folder(run, {"lr": 1, "canvas": [64, 64]}, overwrite=False) is True
+    with pytest.raises(HRMedSegError, match="lr 1 there and 2 now"):
+        prepare_folder(run, {"lr": 2, "canvas": [64, 64]}, overwrite=False)
+    assert (run / "checkpoint.pth").exists()
+    assert prepare_folder(run, {"lr": 2, "canvas": [64, 64]}, overwrite=True) is False
+    assert json.loads((run / "run.json").read_text())["lr"] == 2
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_with_other_files_is_left_alone(tmp_path, overwrite):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(HRMedSegError, match="holds other files"):
+        prepare_folder(tmp_path, {}, overwrite=overwrite)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_alone_without_torchrun(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with processes("cpu") as group:
+        assert (group.rank, group.count, group.first) == (0, 1, True)
+        module = nn.Linear(1, 1)
+        assert group.wrap(module) is module
+        assert group.gather("x") == ["x"] and group.any(True) and not group.any(False)
+        assert group.mean(torch.tensor(3.0)) == 3
+
+
+def test_a_killed_process_loses_at_most_what_came_after_the_checkpoint(tmp_path):
+    """SIGKILL at some moment, as the system does when memory runs out; the checkpoint is whole and can be gone on from."""
+    code = (
+        "import time, torch\n"
+        "from pathlib import Path\n"
+        "from tests.pretraining import test_loop as t\n"
+        "def slow(epoch, first):\n"
+        "    for batch in t._batches(epoch, first):\n"
+        "        time.sleep(0.005)\n"
+        "        yield batch\n"
+        f"t.run_loop(t.Line(), slow, t._settings(epochs=10000, save_seconds=0), Path({str(tmp_path)!r}), t.ALONE)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "losses.png").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    step = torch.load(tmp_path / "checkpoint.pth", weights_only=True)["step"]
+    assert step >= 5
+    again = Line()
+    end = _settings(epochs=step // 5 + 2)
+    run_loop(again, _batches, end, tmp_path, ALONE, log=_no_log)
+    assert len(again.seen) == end.epochs * 5 - step

@@ -1,0 +1,209 @@
+import json
+
+import pytest
+import torch
+
+from nnunet_hrmedseg.architectures import HERSeg, HRMedSeg
+from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
+from nnunet_hrmedseg.pretraining.student import Normalize, Student, encoder_architecture
+from nnunet_hrmedseg.trainers.initialization import (
+    ENVIRONMENT_VARIABLE,
+    adapt_channels,
+    chosen_encoder,
+    fold_normalization,
+    initialize_encoder,
+)
+from nnunet_hrmedseg.weights import write_encoder
+from tests.plans.stock_plans import stock_plans
+
+WIDTHS = {"embed_dim": 24, "depth": 2, "decoder_dim": 16}
+DECODER = {"decoder_heads": 2, "decoder_mlp_dim": 16}
+ZSCORE = "ZScoreNormalization"
+MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
+
+
+@pytest.fixture
+def encoder(tmp_path):
+    """Returns a function that writes a random encoder file, with statistics that are not those of a new network."""
+
+    def write(name="e", scheme="zscore", **changed):
+        torch.manual_seed(1)
+        architecture = encoder_architecture(**{**WIDTHS, **changed})
+        student = Student(architecture).train()
+        student(torch.rand(2, 3, 32, 32))
+        card = {"architecture": architecture, "normalization": Normalize(scheme, MEAN, STD).card(), "name": name}
+        return write_encoder(tmp_path / f"{name}.safetensors", student.state_dict(), card)
+
+    return write
+
+
+def _configuration(**changed):
+    configuration = hrmedseg_plans(stock_plans(), num_training_cases=5)["configurations"]["2d"]
+    configuration["architecture"]["arch_kwargs"].update({**WIDTHS, **changed})
+    return configuration
+
+
+def _network(cls=HRMedSeg, channels=3):
+    torch.manual_seed(2)
+    return cls(channels, 2, **WIDTHS, **DECODER)
+
+
+# ---- which file ----
+
+
+def test_the_plans_say_bundled_unless_told_otherwise():
+    assert _configuration()["encoder_weights"] == "bundled"
+
+
+def test_the_plans_choose(encoder):
+    file = encoder()
+    assert chosen_encoder({**_configuration(), "encoder_weights": str(file.path)}).sha256 == file.sha256
+    assert chosen_encoder({**_configuration(), "encoder_weights": "none"}) is None
+
+
+def test_the_environment_overrides_the_plans_and_the_trainer_both(encoder, monkeypatch):
+    plans, environment = encoder("plans"), encoder("environment", drop_path=0.0)
+    configuration = {**_configuration(), "encoder_weights": str(plans.path)}
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(environment.path))
+    assert chosen_encoder(configuration).path == environment.path
+    assert chosen_encoder(configuration, always="none") is None
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "none")
+    assert chosen_encoder(configuration) is None
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "")
+    assert chosen_encoder(configuration).path == plans.path
+
+
+@pytest.mark.parametrize("by_environment", [True, False])
+def test_a_missing_file_is_named_with_who_asked_for_it(tmp_path, monkeypatch, by_environment):
+    absent = str(tmp_path / "absent.safetensors")
+    configuration = _configuration()
+    if by_environment:
+        monkeypatch.setenv(ENVIRONMENT_VARIABLE, absent)
+    else:
+        configuration["encoder_weights"] = absent
+    with pytest.raises(HRMedSegError, match="none") as error:
+        chosen_encoder(configuration)
+    assert absent in str(error.value)
+    assert (f"variable {ENVIRONMENT_VARIABLE} says" if by_environment else "in the plans says") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changed, said",
+    [
+        ({"embed_dim": 48}, "embed_dim 24 in the file and 48 in the plans"),
+        ({"depth": 4}, "depth 2 in the file and 4 in the plans"),
+        ({"depth": [1, 1, 0]}, r"depth 2 in the file and \[1, 1, 0\] in the plans"),
+        ({"decoder_dim": 32}, "decoder_dim 16 in the file and 32 in the plans"),
+        ({"num_heads": [2, 4, 8]}, "num_heads"),
+        ({"rotary": False}, "rotary True in the file and False in the plans"),
+        ({"inter_gate": False}, "inter_gate"),
+        ({"expansion": 3}, "expansion"),
+    ],
+)
+def test_what_does_not_fit_names_both_sides(encoder, changed, said):
+    configuration = {**_configuration(**changed), "encoder_weights": str(encoder().path)}
+    with pytest.raises(HRMedSegError, match=said) as error:
+        chosen_encoder(configuration)
+    assert "hrmedseg distill" in str(error.value)
+
+
+def test_a_depth_may_be_written_as_its_groups(encoder):
+    assert chosen_encoder({**_configuration(depth=[2, 0, 0]), "encoder_weights": str(encoder().path)}) is not None
+
+
+# ---- into the network ----
+
+
+def test_encoder_and_neck_are_exactly_those_of_the_file(encoder):
+    file, network = encoder(), _network()
+    decoder = {name: value.clone() for name, value in network.decoder.state_dict().items()}
+    lines = initialize_encoder(network, file, [ZSCORE] * 3)
+    assert file.sha256 in lines[0] and len(lines) == 1
+    state = network.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in file.state.items())
+    assert all(torch.equal(network.decoder.state_dict()[name], value) for name, value in decoder.items())
+
+
+def test_a_neck_of_the_other_order_starts_from_random_weights(encoder):
+    file, network = encoder(), _network(HERSeg)
+    neck = {name: value.clone() for name, value in network.neck.state_dict().items()}
+    lines = initialize_encoder(network, file, [ZSCORE] * 3)
+    assert any("neck starts from random weights" in line for line in lines)
+    assert all(torch.equal(network.neck.state_dict()[name], value) for name, value in neck.items())
+    assert torch.equal(
+        network.state_dict()["encoder.patch_embedding.proj.weight"], file.state["encoder.patch_embedding.proj.weight"]
+    )
+
+
+def _embedding(network, image):
+    with torch.no_grad():
+        return network.eval().neck(network.encoder(image))
+
+
+def test_one_channel_keeps_the_response_to_a_grey_image(encoder):
+    file, colour, grey = encoder(), _network(), _network(channels=1)
+    initialize_encoder(colour, file, [ZSCORE] * 3)
+    initialize_encoder(grey, file, [ZSCORE])
+    image = torch.randn(2, 1, 48, 64)
+    torch.testing.assert_close(
+        _embedding(grey, image), _embedding(colour, image.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5, 6])
+def test_other_channels_repeat_and_rescale(channels):
+    weight = torch.randn(4, 3, 2, 2)
+    adapted = adapt_channels(weight, channels)
+    assert adapted.shape == (4, channels, 2, 2)
+    for channel in range(channels):
+        torch.testing.assert_close(adapted[:, channel] * channels / 3, weight[:, channel % 3])
+
+
+def test_six_channels_that_hold_an_image_twice_respond_as_it_does(encoder):
+    file, three, six = encoder(), _network(), _network(channels=6)
+    initialize_encoder(three, file, [ZSCORE] * 3)
+    initialize_encoder(six, file, [ZSCORE] * 6)
+    image = torch.randn(1, 3, 32, 32)
+    torch.testing.assert_close(
+        _embedding(six, image.repeat(1, 2, 1, 1)), _embedding(three, image), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("scheme", ["zscore", "mean_std"])
+@pytest.mark.parametrize("nnunet", ["RGBTo01Normalization", "RescaleTo01Normalization"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_images_from_0_to_1_are_normalised_in_the_first_layer(encoder, scheme, nnunet, channels):
+    file, plain, folded = encoder(scheme=scheme), _network(channels=channels), _network(channels=channels)
+    initialize_encoder(plain, file, [ZSCORE] * channels)
+    lines = initialize_encoder(folded, file, [nnunet] * channels)
+    assert "folded" in lines[-1]
+    image = torch.rand(2, channels, 32, 48)
+    mean, std = (torch.tensor(v) for v in (MEAN, STD))
+    order = [channel % 3 for channel in range(channels)]
+    mean, std = (v.mean(0, keepdim=True) if channels == 1 else v[order] for v in (mean, std))
+    normalised = (image - mean[:, None, None]) / std[:, None, None]
+    torch.testing.assert_close(_embedding(folded, image), _embedding(plain, normalised), rtol=1e-3, atol=1e-3)
+
+
+def test_only_the_channels_from_0_to_1_are_folded():
+    weight, bias = torch.randn(4, 3, 2, 2), torch.randn(4)
+    before = weight.clone()
+    new_weight, new_bias = fold_normalization(weight, bias, torch.tensor(MEAN), torch.tensor(STD), [1])
+    assert torch.equal(weight, before)
+    assert torch.equal(new_weight[:, [0, 2]], weight[:, [0, 2]])
+    torch.testing.assert_close(new_weight[:, 1], weight[:, 1] / STD[1])
+    torch.testing.assert_close(new_bias, bias - new_weight[:, 1].sum((1, 2)) * MEAN[1])
+
+
+def test_images_without_normalisation_are_warned_about(encoder):
+    lines = initialize_encoder(_network(), encoder(), ["NoNormalization"] * 3)
+    assert "NoNormalization" in lines[-1]
+
+
+def test_what_the_plans_say_is_json(encoder):
+    from nnunet_hrmedseg.trainers.initialization import record
+
+    file = encoder()
+    assert record(file) == {"file": str(file.path), "sha256": file.sha256, "name": "e"}
+    assert json.loads(json.dumps(record(None))) == {"file": "none"}

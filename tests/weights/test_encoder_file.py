@@ -1,0 +1,111 @@
+import hashlib
+import json
+
+import pytest
+import torch
+
+from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.pretraining.student import Normalize, Student, encoder_architecture
+from nnunet_hrmedseg.weights import read_encoder, write_encoder
+
+ARCHITECTURE = encoder_architecture(embed_dim=24, depth=2, decoder_dim=16)
+
+
+def _card(**changed):
+    return {"name": "tiny", "architecture": ARCHITECTURE, "normalization": Normalize("zscore").card(), **changed}
+
+
+@pytest.fixture
+def student():
+    torch.manual_seed(0)
+    return Student(ARCHITECTURE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_what_is_written_is_read(tmp_path, student, dtype):
+    written = write_encoder(tmp_path / "e.safetensors", student.state_dict(), _card(), dtype)
+    read = read_encoder(tmp_path / "e.safetensors")
+    assert read.sha256 == written.sha256 == hashlib.sha256((tmp_path / "e.safetensors").read_bytes()).hexdigest()
+    assert read.card["name"] == "tiny" and read.architecture == ARCHITECTURE
+    assert read.state.keys() == student.state_dict().keys()
+    for name, value in student.state_dict().items():
+        expected = value.to(dtype).float() if value.is_floating_point() else value
+        assert torch.equal(read.state[name], expected)
+
+
+def test_the_decoder_stays_out(tmp_path, student):
+    state = {**student.state_dict(), "decoder.x": torch.ones(1), "module.encoder.y": torch.ones(1)}
+    read = write_encoder(tmp_path / "e.safetensors", state, _card())
+    assert read.state.keys() == student.state_dict().keys()
+
+
+def test_values_that_are_not_finite_are_not_written(tmp_path, student):
+    state = student.state_dict()
+    state["neck.layers.0.weight" if "neck.layers.0.weight" in state else next(iter(state))].fill_(1e6)
+    with pytest.raises(HRMedSegError, match="not finite as torch.float16"):
+        write_encoder(tmp_path / "e.safetensors", state, _card(), torch.float16)
+    assert not list(tmp_path.iterdir())
+
+
+def _damage(file):
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+
+
+def _edit_card(**changed):
+    def edit(file):
+        card = json.loads(file.with_suffix(".json").read_text())
+        file.with_suffix(".json").write_text(json.dumps({**card, **changed}))
+
+    return edit
+
+
+def _hash_of_rubbish(file):
+    file.write_bytes(b"rubbish")
+    _edit_card(sha256=hashlib.sha256(b"rubbish").hexdigest())(file)
+
+
+@pytest.mark.parametrize(
+    "damage, said",
+    [
+        (lambda file: file.unlink(), "There is no encoder file"),
+        (lambda file: file.with_suffix(".json").unlink(), "There is no card"),
+        (_damage, "has the sha256 .* but its card .* describes a file with"),
+        (lambda file: file.write_bytes(file.read_bytes()[:1000]), "has the sha256"),
+        (lambda file: file.with_suffix(".json").write_text("{"), "is not the card of an encoder"),
+        (lambda file: file.with_suffix(".json").write_text("[1]"), "is not the card of an encoder"),
+        (_edit_card(format=2), "format 2"),
+        (_edit_card(architecture={"embed_dim": 24}), "not whole"),
+        (_edit_card(normalization={"scheme": "other"}), "is not the card of an encoder"),
+        (_edit_card(normalization={"scheme": "zscore", "mean": [0.5], "std": [1.0]}), "not whole"),
+        (_hash_of_rubbish, "is no safetensors file"),
+    ],
+)
+def test_damage_is_named(tmp_path, student, damage, said):
+    file = write_encoder(tmp_path / "e.safetensors", student.state_dict(), _card()).path
+    damage(file)
+    with pytest.raises(HRMedSegError, match=said) as error:
+        read_encoder(file)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_a_pickle_is_not_opened(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "executed"), "w"))
+
+    file = tmp_path / "e.safetensors"
+    torch.save(Payload(), file)
+    card = {**_card(), "format": 1, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    file.with_suffix(".json").write_text(json.dumps(card))
+    with pytest.raises(HRMedSegError, match="no safetensors file"):
+        read_encoder(file)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_another_ending_is_refused(tmp_path, student):
+    file = write_encoder(tmp_path / "e.safetensors", student.state_dict(), _card()).path
+    other = file.rename(tmp_path / "e.pth")
+    with pytest.raises(HRMedSegError, match="should end in .safetensors"):
+        read_encoder(other)

@@ -9,6 +9,7 @@ nnU-Net's own validation of the held-out cases.
     python benchmarks/encoder_initialization.py pretrain WORK TASK            the encoder that never saw the task
     python benchmarks/encoder_initialization.py train    WORK TASK START SEED  START: scratch, encoder or a file
     python benchmarks/encoder_initialization.py table    WORK                 writes results/encoder_initialization.json
+    python benchmarks/encoder_initialization.py bundle   WORK                 the encoder that travels with the package
 
 DATA holds a folder for each data set, with `images` and `masks` (class indices) of the same names. Everything can be
 repeated and goes on where it stopped; several tasks can run side by side, one thread each.
@@ -34,9 +35,9 @@ SEEDS = (0, 1)
 
 # number, labels, and how many cases are held out
 DATASETS = {
-    "dsb2018": (901, {"background": 0, "nucleus": 1}, 60),
-    "cvc_clinicdb": (902, {"background": 0, "polyp": 1}, 60),
-    "isic2018": (903, {"background": 0, "lesion": 1}, 60),
+    "dsb2018": (901, {"background": 0, "nucleus": 1}, 100),
+    "cvc_clinicdb": (902, {"background": 0, "polyp": 1}, 120),
+    "isic2018": (903, {"background": 0, "lesion": 1}, 100),
     "jsrt": (904, {"background": 0, "lungs": 1, "heart": 2, "clavicles": 3}, 40),
     "kvasir": (905, {"background": 0, "polyp": 1}, 0),
     "mlua_dental": (906, {"background": 0, "caries": 1}, 0),
@@ -58,7 +59,7 @@ def split(dataset: str, cases: list[str]) -> tuple[list[str], list[str]]:
     """Cases to train on and cases held out. The polyps are frames of videos, in order: a run of frames is held out."""
     held_out = DATASETS[dataset][2]
     if dataset == "cvc_clinicdb":
-        return cases[: -2 * held_out], cases[-2 * held_out :: 2]
+        return cases[:-held_out], cases[-held_out:]
     order = np.random.default_rng(7).permutation(len(cases))
     held = sorted(order[:held_out].tolist())
     return [case for i, case in enumerate(cases) if i not in held], [cases[i] for i in held]
@@ -106,11 +107,40 @@ def environment(work: Path) -> dict[str, str]:
     }
 
 
-def pretrain(work: Path, task: str, extra: list[str]) -> None:
-    seen = [folder_name(name) for name in DATASETS if name not in TASKS[task]]
-    command = [sys.executable, "-m", "nnunet_hrmedseg.cli", "pretrain", "-d", *seen, "-device", "cpu", "--workers", "0"]
-    command += [*PRETRAINING, "-o", str(work / "encoders" / task), *extra]
+def pretrain(work: Path, datasets: list[str], output: str, extra: list[str]) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "nnunet_hrmedseg.cli",
+        "pretrain",
+        "-d",
+        *datasets,
+        "-device",
+        "cpu",
+        "--workers",
+        "0",
+    ]
+    command += [*PRETRAINING, "-o", str(work / "encoders" / output), *extra]
     subprocess.run(command, env=environment(work), check=True)
+
+
+def bundle(work: Path, extra: list[str]) -> None:
+    """From all data sets, but for the images that the demo holds out: their Dice must stay that of unseen images."""
+    readme = Path(__file__).parent.parent / "nnunet_hrmedseg" / "demo" / "data" / "README.md"
+    held_out = [line.split("|")[4].strip() for line in readme.read_text().splitlines() if line.startswith("| held_out")]
+    whole = work / "nnUNet_raw" / folder_name("dsb2018")
+    part = work / "nnUNet_raw" / "Dataset911_dsb2018_without_demo"
+    if not (part / "dataset.json").is_file():
+        for folder in ("imagesTr", "labelsTr"):
+            (part / folder).mkdir(parents=True, exist_ok=True)
+            for file in (whole / folder).iterdir():
+                if not file.name.startswith(tuple(held_out)):
+                    os.link(file, part / folder / file.name)
+        description = json.loads((whole / "dataset.json").read_text())
+        description["numTraining"] -= len(held_out)
+        (part / "dataset.json").write_text(json.dumps(description))
+    others = [folder_name(name) for name in DATASETS if name != "dsb2018"]
+    pretrain(work, [part.name, *others], "bundled", extra)
 
 
 def train(work: Path, task: str, start: str, seed: int) -> None:
@@ -129,7 +159,13 @@ def train(work: Path, task: str, start: str, seed: int) -> None:
     if not (preprocessed / "nnUNetPlans.json").is_file():
         plan = "from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import *; "
         subprocess.run(
-            [sys.executable, "-c", plan + "extract_fingerprint_entry(); plan_experiment_entry()", "-d", folder_name(task)],
+            [
+                sys.executable,
+                "-c",
+                plan + "extract_fingerprint_entry(); plan_experiment_entry()",
+                "-d",
+                folder_name(task),
+            ],
             env=environment(work),
             check=True,
         )
@@ -155,6 +191,7 @@ def train(work: Path, task: str, start: str, seed: int) -> None:
     trainer.num_iterations_per_epoch = IMAGE_STEPS // BATCH_SIZE // EPOCHS
     trainer.num_val_iterations_per_epoch = 2
     trainer.run_training()
+    trainer.inference_allowed_mirroring_axes = None  # one forward pass per image instead of four
     trainer.perform_actual_validation()
     summary = json.loads((Path(trainer.output_folder) / "validation" / "summary.json").read_text())
     result.parent.mkdir(exist_ok=True)
@@ -218,13 +255,18 @@ if __name__ == "__main__":
     step.add_argument("task", choices=TASKS)
     step.add_argument("start")
     step.add_argument("seed", type=int)
+    step = steps.add_parser("bundle")
+    step.add_argument("work", type=Path)
     step = steps.add_parser("table")
     step.add_argument("work", type=Path)
     args, more = parser.parse_known_args()
     if args.step == "prepare":
         prepare(args.data, args.work.absolute())
     elif args.step == "pretrain":
-        pretrain(args.work.absolute(), args.task, more)
+        seen = [folder_name(name) for name in DATASETS if name not in TASKS[args.task]]
+        pretrain(args.work.absolute(), seen, args.task, more)
+    elif args.step == "bundle":
+        bundle(args.work.absolute(), more)
     elif args.step == "train":
         train(args.work.absolute(), args.task, args.start, args.seed)
     else:

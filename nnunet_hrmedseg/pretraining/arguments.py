@@ -41,7 +41,9 @@ def add_distill_arguments(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--lr", type=float, default=1e-3, help="learning rate of Adam [default: %(default)s]")
     recipe.add_argument("--decay", type=float, default=0.98, help="of the rate, per epoch [default: %(default)s]")
     recipe.add_argument("--flip", type=float, default=0.1, help="probability of a flip [default: %(default)s]")
-    recipe.add_argument("--val_images", type=int, default=64, help="kept back, at most a tenth [default: %(default)s]")
+    recipe.add_argument(
+        "--val_images", type=_not_negative, default=64, help="kept back, at most a tenth [default: %(default)s]"
+    )
     recipe.add_argument(
         "--normalization",
         choices=("zscore", "imagenet"),
@@ -94,7 +96,9 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--data_licence", default="not stated", help="licence of the images, for the card")
     run.add_argument("-device", choices=("cuda", "cpu", "mps"), default=None, help="[default: the best there is]")
     run.add_argument("--no_amp", dest="amp", action="store_false", help="no mixed precision on CUDA")
-    run.add_argument("--workers", type=int, default=2, help="processes that read images [default: %(default)s]")
+    run.add_argument(
+        "--workers", type=_not_negative, default=2, help="processes that read images [default: %(default)s]"
+    )
     run.add_argument("--seed", type=int, default=0, help="[default: %(default)s]")
 
 
@@ -102,4 +106,11 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return value
+
+
+def _not_negative(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is negative")
     return value

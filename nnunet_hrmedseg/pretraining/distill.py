@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.pretraining.canvas_images import BrokenImages, CanvasImages
 from nnunet_hrmedseg.pretraining.card import environment
 from nnunet_hrmedseg.pretraining.distillation import Distillation, DistillationBatches, TeacherEmbeddings
 from nnunet_hrmedseg.pretraining.embedding_cache import EmbeddingCache
-from nnunet_hrmedseg.pretraining.image_sources import ImageCollection, find_images
-from nnunet_hrmedseg.pretraining.loop import History, LoopSettings, prepare_folder, run_loop, write_atomically
+from nnunet_hrmedseg.pretraining.image_sources import ImageCollection, find_images, resolved_source
+from nnunet_hrmedseg.pretraining.loop import LoopSettings, prepare_folder, run_loop, write_atomically
 from nnunet_hrmedseg.pretraining.processes import Processes, processes
 from nnunet_hrmedseg.pretraining.student import Normalize, Student, encoder_architecture
 from nnunet_hrmedseg.pretraining.teachers import load_teacher
@@ -23,6 +26,8 @@ from nnunet_hrmedseg.weights.encoder_file import write_encoder
 __all__ = ["distill"]
 
 STATISTICS_IMAGES = 64  # from which the mean and deviation of a teacher's channels are taken
+TEACHER_OPTIONS = ("target", "fold", "checkpoint", "scale")
+BROKEN = "broken_images.txt"
 
 
 def distill(args: argparse.Namespace) -> int:
@@ -44,6 +49,7 @@ def _distill(args: argparse.Namespace, group: Processes) -> int:
     architecture = encoder_architecture(
         embed_dim=args.embed_dim, depth=args.depth, neck=args.neck, decoder_dim=args.decoder_dim
     )
+    torch.manual_seed(args.seed)
     try:
         student = Student(architecture, drop_path=args.drop_path)
     except ValueError as error:
@@ -63,7 +69,13 @@ def _distill(args: argparse.Namespace, group: Processes) -> int:
     training, validation = _split(len(collection), args.val_images, args.seed)
     log(f"{len(training):,} images to train on, {len(validation):,} to validate.")
     images = CanvasImages(collection, canvas)
-    broken = BrokenImages(collection, expected=-(-len(collection) // group.count), log=print)
+
+    def note(text: str) -> None:
+        print(text, flush=True)
+        with open(folder / BROKEN, "a", encoding="utf-8") as file:  # at once: a run that is killed has named it, too
+            file.write(text.partition(": ")[2] + "\n")
+
+    broken = BrokenImages(collection, log=note)
     cache = None
     if args.cache:
         shape = _shape_of_embedding(teacher, canvas, group)
@@ -114,17 +126,20 @@ def _distill(args: argparse.Namespace, group: Processes) -> int:
         identity = {
             "command": "distill",
             "teacher": teacher_card,
-            "images": len(collection),
+            "images": collection.counts,
+            "validation_images": len(validation),
             "architecture": architecture,
             "normalization": args.normalization,
             **recipe,
         }
         prepare_folder(folder, identity, overwrite=args.overwrite)
     group.gather(None)
+    if not folder.is_dir():
+        raise HRMedSegError(f"{folder} is not there in every process: -o must lie on a disk that all machines share.")
+    _check_readable(images, training, broken)
     module.to(group.device)
     if not teacher.read_by_decoder and not (folder / "checkpoint.pth").is_file():
-        first = batches.read(training[:STATISTICS_IMAGES])
-        module.set_statistics(embeddings for indices, _, embeddings in first if indices)
+        module.set_statistics(_first_embeddings(batches, training))
     history = run_loop(
         module,
         batches,
@@ -134,27 +149,32 @@ def _distill(args: argparse.Namespace, group: Processes) -> int:
         validate=(lambda: batches.mean_loss(module, validation)) if validation else None,
         log=log,
     )
-    broken_reasons = {
-        collection[index].name: reason for found in group.gather(broken.reasons) for index, reason in found.items()
-    }
+    group.gather(None)
     if group.first:
+        broken_lines = _broken_lines(folder / BROKEN)
         card = {
             "name": args.name or f"distilled from {teacher_card['name']}",
             "made_by": "hrmedseg distill",
             "architecture": architecture,
             "normalization": normalize.card() | _statistics(images, training, normalize),
             "teacher": teacher_card,
-            "data": _data(collection, training, validation, broken_reasons),
+            "data": {
+                "sources": _source_names(collection),
+                "training_images": len(training),
+                "validation_images": len(validation),
+                "broken_images": len(broken_lines),
+            },
             "licences": {"teacher": teacher_card.get("licence", "unknown"), "data": args.data_licence},
             "recipe": recipe,
-            "losses": _losses(history),
+            "losses": {"training": history.last("loss"), "validation": history.last("validation_loss")},
             **environment(group),
         }
-        _finish(folder, student, card, broken_reasons, log)
+        if broken_lines:
+            log(f"{len(broken_lines)} broken images were skipped, see {folder / BROKEN}.")
+        file = write_encoder(folder / "encoder.safetensors", student.state_dict(), card)
+        log(f"Encoder: {file.path} (sha256 {file.sha256}), card beside it, losses in losses.csv and losses.png.")
+        log(f"Train from it:  HRMEDSEG_ENCODER_WEIGHTS={file.path.absolute()} nnUNetv2_train ...")
     return 0
-
-
-TEACHER_OPTIONS = ("target", "fold", "checkpoint", "scale")
 
 
 def _split(count: int, validation_images: int, seed: int) -> tuple[list[int], list[int]]:
@@ -171,7 +191,7 @@ def _shape_of_embedding(teacher: Any, canvas: tuple[int, int], group: Processes)
 
 def _statistics(images: CanvasImages, indices: list[int], normalize: Normalize) -> dict[str, list[float]]:
     """For "zscore", what an image is like before: the means and deviations of the channels, averaged over images."""
-    taken = indices[:: max(1, len(indices) // STATISTICS_IMAGES)][:STATISTICS_IMAGES]
+    taken = _evenly(indices)[:STATISTICS_IMAGES]
     read = [image.float() / 255 for index in taken if (image := images[index].image) is not None]
     if normalize.scheme == "mean_std" or not read:
         return {}
@@ -181,26 +201,44 @@ def _statistics(images: CanvasImages, indices: list[int], normalize: Normalize) 
     }
 
 
-def _data(
-    collection: ImageCollection, training: list[int], validation: list[int], broken: dict[str, str]
-) -> dict[str, Any]:
-    return {
-        "sources": {Path(source).name: count for source, count in collection.counts.items()},
-        "training_images": len(training),
-        "validation_images": len(validation),
-        "broken_images": len(broken),
-    }
+def _evenly(indices: list[int]) -> list[int]:
+    """All of them in another order: the first STATISTICS_IMAGES are spread over the whole list."""
+    step = max(1, -(-len(indices) // STATISTICS_IMAGES))
+    return [index for start in range(step) for index in indices[start::step]]
 
 
-def _losses(history: History) -> dict[str, float | None]:
-    return {"training": history.last("loss"), "validation": history.last("validation_loss")}
+def _check_readable(images: CanvasImages, training: list[int], broken: BrokenImages) -> None:
+    for index in training:
+        item = images[index]
+        if item.image is not None:
+            return
+        broken.add(index, item.reason)
+    raise HRMedSegError(f"None of the {len(training)} images to train on can be read: {broken.summary(names=3)}.")
 
 
-def _finish(folder: Path, student: Student, card: dict[str, Any], broken: dict[str, str], log) -> None:
-    if broken:
-        text = "".join(f"{name}: {reason}\n" for name, reason in sorted(broken.items()))
-        write_atomically(folder / "broken_images.txt", text.encode())
-        log(f"{len(broken)} broken images were skipped, see {folder / 'broken_images.txt'}.")
-    file = write_encoder(folder / "encoder.safetensors", student.state_dict(), card)
-    log(f"Encoder: {file.path} (sha256 {file.sha256}), card beside it, losses in losses.csv and losses.png.")
-    log(f"Train from it:  HRMEDSEG_ENCODER_WEIGHTS={file.path.absolute()} nnUNetv2_train ...")
+def _first_embeddings(batches: DistillationBatches, training: list[int]) -> Iterator[Tensor]:
+    """The teacher's embeddings of the first readable images."""
+    found = 0
+    for indices, _, embeddings in batches.read(_evenly(training)):
+        if indices:
+            yield embeddings
+        found += len(indices)
+        if found >= STATISTICS_IMAGES:
+            return
+
+
+def _broken_lines(file: Path) -> list[str]:
+    """Names and reasons of the broken images, each once; the file is put in order."""
+    if not file.is_file():
+        return []
+    lines = sorted(set(file.read_text(encoding="utf-8").splitlines()))
+    write_atomically(file, "".join(f"{line}\n" for line in lines).encode())
+    return lines
+
+
+def _source_names(collection: ImageCollection) -> dict[str, int]:
+    """How many images each source gave, by the last part of its path: a card tells nothing of the machine's folders."""
+    names: Counter[str] = Counter()
+    for source, count in collection.counts.items():
+        names[resolved_source(source).name] += count
+    return dict(names)

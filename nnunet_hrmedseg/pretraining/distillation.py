@@ -53,7 +53,7 @@ class Distillation(nn.Module):
         """Mean and standard deviation of every channel of the teacher, from embeddings (B, channels, h, w)."""
         count, total, squares = 0, torch.zeros(()), torch.zeros(())
         for embedding in embeddings:
-            values = embedding.double().movedim(1, 0).flatten(1)
+            values = embedding.cpu().double().movedim(1, 0).flatten(1)
             count += values.shape[1]
             total = total + values.sum(1)
             squares = squares + values.square().sum(1)
@@ -149,15 +149,18 @@ class DistillationBatches:
         order, flips = self.order(epoch)
         order, flips = order[first_step * self.batch_size :], flips[first_step * self.batch_size :]
         for number, (indices, images, embeddings) in enumerate(self.read(order)):
+            batch = slice(number * self.batch_size, (number + 1) * self.batch_size)
             if not len(indices):
                 images = torch.zeros(1, 3, *self.images.canvas, device=self.group.device)
                 height, width = (side // PATCH_SIZE for side in self.images.canvas)
                 embeddings = images.new_zeros(1, self.embeddings.teacher.channels, height, width)
                 yield images, embeddings, images.new_zeros(1)
                 continue
-            flipped = dict(zip(order[number * self.batch_size :], flips[number * self.batch_size :], strict=True))
+            flipped = dict(zip(order[batch], flips[batch], strict=True))
             turned = [i for i, index in enumerate(indices) if flipped[index]]
-            images[turned], embeddings[turned] = images[turned].flip(3), embeddings[turned].flip(3)
+            if turned:
+                images[turned] = images[turned].flip(3)
+                embeddings[turned] = self.embeddings.teacher.flipped(embeddings[turned])
             yield images, embeddings, images.new_ones(len(images))
 
     def read(self, order: list[int]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
@@ -168,6 +171,7 @@ class DistillationBatches:
             batch_size=self.batch_size,
             num_workers=self.workers,
             collate_fn=self.images.collate,
+            generator=torch.Generator(),  # a loader draws a number; not from where stochastic depth draws
             pin_memory=self.group.device.type == "cuda",
         )
         for batch in loader:
@@ -178,8 +182,8 @@ class DistillationBatches:
             else:
                 yield [], batch.images, batch.images
 
-    def mean_loss(self, module: Distillation, indices: list[int]) -> float:
-        """The loss of images that are not trained on; every process takes its share of them."""
+    def mean_loss(self, module: Distillation, indices: list[int]) -> float | None:
+        """The loss of images that are not trained on; every process takes its share of them. None: all are broken."""
         mine = indices[self.group.rank :: self.group.count]
         total = torch.zeros(2, device=self.group.device)
         with torch.no_grad():
@@ -188,4 +192,4 @@ class DistillationBatches:
                     loss = module((images, embeddings, images.new_ones(len(images))))
                     total += torch.stack([loss.float() * len(images), total.new_tensor(len(images))])
         total = self.group.mean(total)
-        return (total[0] / total[1]).item()
+        return (total[0] / total[1]).item() if total[1] > 0 else None

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -20,10 +22,10 @@ from torch.utils.data import Dataset
 from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.plans.raw_cases import RawCase, find_raw_cases
 from nnunet_hrmedseg.pretraining.image_sources import raw_reader, resolved_source
-from nnunet_hrmedseg.pretraining.stored_images import CaseFiles, case_pixels, file_state
+from nnunet_hrmedseg.pretraining.stored_images import CaseFiles, case_pixels, file_state, reason
 from nnunet_hrmedseg.pretraining.student import Normalize
 
-__all__ = ["LabelledImages", "LabelledDataset", "LabelledItem", "find_labelled_dataset"]
+__all__ = ["LabelledImages", "LabelledDataset", "LabelledItem", "find_labelled_dataset", "read_labelled"]
 
 SCALES = (0.75, 0.875, 1.0, 1.125, 1.25)
 """Sides of the canvas from step to step, in parts of the one that was asked for."""
@@ -52,21 +54,29 @@ def find_labelled_dataset(source: str | Path) -> LabelledDataset:
     """A data set by name or number in nnUNet_raw, or by its folder.
 
     Raises:
-        HRMedSegError: there is none, it has no labelled cases, or they are volumes.
+        HRMedSegError: there is none, it has no labelled cases, they are volumes, or its dataset.json cannot be used.
     """
     folder = resolved_source(source)
     file = folder / "dataset.json"
     if not file.is_file():
         raise HRMedSegError(f"{folder} is no nnU-Net raw data set: there is no dataset.json in it.")
-    description = json.loads(file.read_text(encoding="utf-8"))
-    found = find_raw_cases(folder, description) or {}
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+        labels = LabelManager(description["labels"], None, force_use_labels=True)
+        if labels.all_labels != list(range(len(labels.all_labels))):
+            raise ValueError(f"the label values are {', '.join(map(str, labels.all_labels))} and not 0, 1, 2, ...")
+        found = find_raw_cases(folder, description) or {}
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RuntimeError) as error:
+        if isinstance(error, HRMedSegError):
+            raise
+        raise HRMedSegError(f"{file} cannot be used: {type(error).__name__}: {error}") from error
     cases = [found[name] for name in sorted(found)]
     absent = [case.label for case in cases if not Path(case.label).is_file()]
     if absent or not cases:
-        raise HRMedSegError(f"{folder} has no label for {some(absent)}." if absent else f"{folder} has no cases.")
-    labels = PlansManager({}).get_label_manager(description)
+        missing = f"these labels are missing: {some(absent)}" if absent else "there are none"
+        raise HRMedSegError(f"{folder} has to hold labelled cases, in imagesTr and labelsTr: {missing}.")
     reader = raw_reader(folder, description, [case.images for case in cases])
-    first = reader().read_seg(cases[0].label)[0]
+    first = _read_label(reader, cases[0].label)
     if first.shape[1] != 1:
         raise HRMedSegError(
             f"{folder} holds volumes ({cases[0].label} has the shape {first.shape[1:]}): supervised pre-training takes "
@@ -132,42 +142,53 @@ class LabelledImages(Dataset):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(drawn)
             np.random.seed(drawn)
-            both = _augmentation(size, dataset.num_classes)(image=image, segmentation=label)
-        return LabelledItem(number, both["image"], both["segmentation"].clamp_min(0))
+            both = _augmentation(size)(image=image, segmentation=label)
+        return LabelledItem(number, both["image"], both["segmentation"])
 
 
 def read_labelled(dataset: LabelledDataset, case: RawCase, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Image (3, H, W) float32 in 0..1 and label (1, H, W) int16 of a case, resized to `size`.
 
     Raises:
-        HRMedSegError: image and label are of different sizes, or the label has a value that dataset.json does not.
+        HRMedSegError: one of them cannot be read, they are of different sizes, or the label has a value that
+            dataset.json does not.
     """
     files = tuple(case.images[:3] if len(case.images) >= 3 else case.images[:1])
-    pixels = case_pixels(CaseFiles(files, ",".join(map(file_state, files)), dataset.reader))[0]
+    try:
+        pixels = case_pixels(CaseFiles(files, ",".join(map(file_state, files)), dataset.reader))[0]
+    except Exception as error:
+        raise HRMedSegError(f"{files[0]} cannot be read: {reason(error)}.") from error
     image = torch.from_numpy(np.array(pixels)).float() / 255
     image = image.expand(3, -1, -1) if image.ndim == 2 else image.permute(2, 0, 1)
-    label = torch.from_numpy(dataset.reader().read_seg(case.label)[0][0].astype(np.int16))
+    label = torch.from_numpy(_read_label(dataset.reader, case.label)[0].astype(np.float32))
     if image.shape[1:] != label.shape[1:]:
         raise HRMedSegError(
             f"{case.images[0]} is {tuple(image.shape[1:])} pixels and {case.label} {tuple(label.shape[1:])}."
         )
-    highest = dataset.num_classes - 1
-    wrong = (label > highest) & (label != (highest if dataset.ignore_label is None else dataset.ignore_label))
+    highest = dataset.num_classes - 1 if dataset.ignore_label is None else dataset.ignore_label
+    wrong = (label < 0) | (label > highest) | (label != label.round())
     if wrong.any():
-        raise HRMedSegError(f"{case.label} has the value {int(label[wrong].max())}, which dataset.json does not name.")
+        raise HRMedSegError(f"{case.label} has the value {label[wrong].max():g}, which dataset.json does not name.")
     image = F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
-    return image, F.interpolate(label[None].float(), size, mode="nearest-exact")[0].to(torch.int16)
+    return image, F.interpolate(label[None], size, mode="nearest-exact")[0].to(torch.int16)
+
+
+def _read_label(reader: type[BaseReaderWriter], file: str) -> np.ndarray:
+    """(1, Z, Y, X), Z = 1 for an image."""
+    try:
+        return reader().read_seg(file)[0]
+    except Exception as error:
+        raise HRMedSegError(f"The label {file} cannot be read: {reason(error)}.") from error
 
 
 @lru_cache(maxsize=64)
-def _augmentation(size: tuple[int, int], num_classes: int):
+def _augmentation(size: tuple[int, int]) -> BasicTransform:
     """nnU-Net's own, as a 2D configuration of this patch size gets it."""
-    return nnUNetTrainer.get_training_transforms(
-        size,
-        (-np.pi, np.pi),
-        None,
-        (0, 1),
-        False,
-        use_mask_for_norm=[False] * 3,
-        foreground_labels=list(range(1, num_classes)),
+    transforms = nnUNetTrainer.get_training_transforms(
+        size, (-np.pi, np.pi), None, (0, 1), False, use_mask_for_norm=[False] * 3
     )
+    for transform in transforms.transforms:
+        blur = getattr(transform, "transform", None)
+        if isinstance(blur, GaussianBlurTransform):
+            blur.benchmark = False  # would take the faster of two ways, which differ in the last digits
+    return transforms

@@ -32,6 +32,7 @@ __all__ = ["LoopSettings", "History", "prepare_folder", "run_loop", "write_atomi
 
 CHECKPOINT = "checkpoint.pth"
 SETTINGS = "run.json"
+_RESULTS = (CHECKPOINT, "losses.csv", "losses.png", "broken_images.txt", "encoder.safetensors", "encoder.json")
 _ROWS_PER_EPOCH = 20  # of losses.csv
 _COLUMNS = ("epoch", "images", "learning_rate", "loss", "validation_loss", "seconds")
 
@@ -107,7 +108,7 @@ def prepare_folder(folder: Path, settings: Mapping[str, Any], *, overwrite: bool
         if not file.is_file():
             raise HRMedSegError(f"{folder} holds other files: give -o a folder that is new or empty.")
         if overwrite:
-            for old in (CHECKPOINT, "losses.csv", "losses.png"):
+            for old in _RESULTS:
                 (folder / old).unlink(missing_ok=True)
         else:
             there = json.loads(file.read_text(encoding="utf-8"))
@@ -130,7 +131,7 @@ def run_loop(
     folder: Path,
     group: Processes,
     *,
-    validate: Callable[[], float] | None = None,
+    validate: Callable[[], float | None] | None = None,
     log: Callable[[str], None] = print,
 ) -> History:
     """Train `module` in place.

@@ -21,6 +21,7 @@ from nnunet_hrmedseg.pretraining.loop import LoopSettings, prepare_folder, run_l
 from nnunet_hrmedseg.pretraining.processes import Processes, processes
 from nnunet_hrmedseg.pretraining.student import Normalize, encoder_architecture
 from nnunet_hrmedseg.pretraining.supervised import SupervisedPretraining
+from nnunet_hrmedseg.pretraining.teachers.loading import check_canvas
 from nnunet_hrmedseg.weights.encoder_file import write_encoder
 
 __all__ = ["pretrain"]
@@ -46,7 +47,7 @@ def _pretrain(args: argparse.Namespace, group: Processes) -> int:
         if group.first:
             print(text, flush=True)
 
-    folder, canvas = Path(args.output), tuple(args.canvas)
+    folder, canvas = Path(args.output), check_canvas(tuple(args.canvas))
     datasets = [find_labelled_dataset(source) for source in args.datasets]
     for dataset in datasets:
         log(f"{dataset.name}: {len(dataset.cases)} cases, {dataset.num_classes} classes with background")
@@ -89,9 +90,14 @@ def _pretrain(args: argparse.Namespace, group: Processes) -> int:
             batch_size=args.batch_size,
             num_workers=args.workers,
             collate_fn=_collate,
+            generator=torch.Generator(),  # a loader draws a number; not from where stochastic depth draws
         )
-        for batch in loader:
-            yield tuple(tensor.to(group.device) for tensor in batch)
+        try:
+            for numbers, images, labels in loader:
+                yield numbers.to(group.device), images.to(group.device), labels.to(group.device)
+        except HRMedSegError as error:  # a loader puts the stack of its worker before the sentence
+            sentence = str(error).rpartition("HRMedSegError: ")[2].strip()
+            raise HRMedSegError(sentence) from error.with_traceback(None)  # which would keep the workers alive
 
     recipe = {
         "objective": "Dice + focal loss of the labels; own class queries for each data set, the decoder is thrown away",

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed, nn
 
+from nnunet_hrmedseg.errors import HRMedSegError
+
 __all__ = ["Processes", "processes"]
 
 
@@ -71,14 +73,28 @@ def processes(device: str | None = None) -> Iterator[Processes]:
 
     Args:
         device: "cuda", "cpu" or "mps"; None: the best there is.
+
+    Raises:
+        HRMedSegError: there is no such device, or no GPU for each process.
     """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device is None:
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        device = next(name for name, there in available.items() if there)
+    if not available[device]:
+        raise HRMedSegError(
+            f"PyTorch {torch.__version__} finds no {device} device here. Leave -device out to take what there is "
+            f"({', '.join(name for name, there in available.items() if there)}), or install a PyTorch made for it."
+        )
     count = int(os.environ.get("WORLD_SIZE", 1))
     if count == 1:
         yield Processes(0, 1, torch.device(device, 0) if device == "cuda" else torch.device(device))
         return
     local = int(os.environ.get("LOCAL_RANK", 0))
+    if device == "cuda" and local >= torch.cuda.device_count():
+        raise HRMedSegError(
+            f"torchrun started process {local + 1} on this machine, which has {torch.cuda.device_count()} GPU(s). "
+            f"Give --nproc_per_node no more than that, or -device cpu."
+        )
     if device == "cuda":
         torch.cuda.set_device(local)
     distributed.init_process_group("nccl" if device == "cuda" else "gloo")

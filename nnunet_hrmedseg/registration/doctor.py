@@ -16,7 +16,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from nnunet_hrmedseg import __version__
-from nnunet_hrmedseg.errors import some
+from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.registration.names import REGISTERED
 from nnunet_hrmedseg.registration.places import places
 
@@ -185,13 +185,24 @@ def devices() -> Iterator[Finding]:
 
 
 def weights() -> Iterator[Finding]:
-    """Encoder weights that training can start from."""
-    folder = Path(__file__).parent.parent / "weights"
-    bundled = sorted(folder.glob("*.safetensors"))
-    if bundled:
-        yield Finding(True, "bundled encoder: " + ", ".join(file.name for file in bundled))
-    else:
-        yield Finding(True, "this version brings no encoder weights: training starts from random ones", note=True)
+    """The encoder that training starts from: the bundled one, and what the environment says instead."""
+    from nnunet_hrmedseg.trainers.initialization import ENVIRONMENT_VARIABLE
+    from nnunet_hrmedseg.weights import BUNDLED, read_encoder
+
+    choice = os.environ.get(ENVIRONMENT_VARIABLE)
+    files = {"bundled encoder": str(BUNDLED)}
+    if choice == "none":
+        yield Finding(True, f"{ENVIRONMENT_VARIABLE} is none: training starts from random weights", note=True)
+    elif choice and choice != "bundled":
+        files[f"{ENVIRONMENT_VARIABLE}"] = choice
+    for what, file in files.items():
+        try:
+            encoder = read_encoder(file)
+        except HRMedSegError as error:
+            mend = "pip install --force-reinstall --no-deps nnunet_hrmedseg"
+            yield Finding(False, f"{what}: {error}", mend if file == str(BUNDLED) else f"unset {ENVIRONMENT_VARIABLE}")
+            continue
+        yield Finding(True, f"{what}: {encoder.card.get('name', 'no name')} (sha256 {encoder.sha256[:12]}...)")
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (requirements, variables, lookup_modules, names, devices, weights)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["EPOCHS", "REGISTERED", "PLACES", "trainer_variant_name"]
+__all__ = ["EPOCHS", "REGISTERED", "PLACES", "TRAINERS", "trainer_variant_name"]
 
 EPOCHS = (1, 5, 10, 20, 50, 100, 250)
 """Training lengths that exist as trainer variants."""
@@ -20,15 +20,17 @@ PLACES = {
 }
 """The nnU-Net package in which each kind of name is looked up."""
 
-_TRAINERS = {
+TRAINERS = {
     "nnUNetTrainerHRMedSeg": "nnunet_hrmedseg.trainers.trainer",
+    "nnUNetTrainerHRMedSegScratch": "nnunet_hrmedseg.trainers.trainer",
     "nnUNetTrainerHERSeg": "nnunet_hrmedseg.trainers.trainer",
+    "nnUNetTrainerHERSegScratch": "nnunet_hrmedseg.trainers.trainer",
 }
 
 REGISTERED = {
     "trainer": {
-        **_TRAINERS,
-        **{trainer_variant_name(base, n): "nnunet_hrmedseg.trainers.variants" for base in _TRAINERS for n in EPOCHS},
+        **TRAINERS,
+        **{trainer_variant_name(base, n): "nnunet_hrmedseg.trainers.variants" for base in TRAINERS for n in EPOCHS},
     },
     "planner": {"nnUNetPlannerHRMedSeg": "nnunet_hrmedseg.plans.planner"},
     "preprocessor": {"HRMedSegPreprocessor": "nnunet_hrmedseg.plans.preprocessor"},

@@ -25,7 +25,7 @@ from nnunet_hrmedseg.trainers.losses import DiceAndFocalLoss
 from nnunet_hrmedseg.trainers.progress import EpochProgress
 from nnunet_hrmedseg.trainers.schedule import PaperLRScheduler
 
-__all__ = ["nnUNetTrainerHRMedSeg", "nnUNetTrainerHERSeg"]
+__all__ = ["nnUNetTrainerHRMedSeg", "nnUNetTrainerHRMedSegScratch", "nnUNetTrainerHERSeg", "nnUNetTrainerHERSegScratch"]
 
 STARTED_FROM = "encoder_started_from"
 
@@ -170,6 +170,12 @@ class nnUNetTrainerHRMedSeg(nnUNetTrainer):
             os.replace(temporary, filename)
 
 
+class nnUNetTrainerHRMedSegScratch(nnUNetTrainerHRMedSeg):
+    """HRMedSeg from random weights, whatever plans and environment say: what the encoder is worth."""
+
+    encoder_weights = "none"
+
+
 class nnUNetTrainerHERSeg(nnUNetTrainerHRMedSeg):
     """HER-Seg (v2): the second version's network and its Dice + cross-entropy loss, both weighted 1 (v2, Eq. 9)."""
 
@@ -192,3 +198,9 @@ class nnUNetTrainerHERSeg(nnUNetTrainerHRMedSeg):
         if self._do_i_compile():
             loss.dc = torch.compile(loss.dc)
         return loss
+
+
+class nnUNetTrainerHERSegScratch(nnUNetTrainerHERSeg):
+    """HER-Seg from random weights, whatever plans and environment say."""
+
+    encoder_weights = "none"

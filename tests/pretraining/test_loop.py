@@ -152,7 +152,7 @@ def test_alone_without_torchrun(monkeypatch):
 
 
 def test_a_killed_process_loses_at_most_what_came_after_the_checkpoint(tmp_path):
-    """SIGKILL at some moment, as the system does when memory runs out; the checkpoint is whole and can be gone on from."""
+    """SIGKILL at some moment, as the system does when memory runs out; the checkpoint is whole and serves."""
     code = (
         "import time, torch\n"
         "from pathlib import Path\n"

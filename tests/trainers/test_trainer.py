@@ -12,10 +12,18 @@ from skimage import io
 from nnunet_hrmedseg.architectures import HERSeg, HRMedSeg
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
+from nnunet_hrmedseg.pretraining.student import Normalize, Student, encoder_architecture
 from nnunet_hrmedseg.registration.names import EPOCHS
 from nnunet_hrmedseg.trainers import variants
+from nnunet_hrmedseg.trainers.initialization import ENVIRONMENT_VARIABLE
 from nnunet_hrmedseg.trainers.losses import DiceAndFocalLoss
-from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHERSeg, nnUNetTrainerHRMedSeg
+from nnunet_hrmedseg.trainers.trainer import (
+    nnUNetTrainerHERSeg,
+    nnUNetTrainerHERSegScratch,
+    nnUNetTrainerHRMedSeg,
+    nnUNetTrainerHRMedSegScratch,
+)
+from nnunet_hrmedseg.weights import write_encoder
 from tests.plans.stock_plans import stock_plans, volume_plans
 
 CPU = torch.device("cpu")
@@ -206,14 +214,121 @@ def test_continuing_restores_weights_epoch_and_plans(dataset):
 
 def test_every_length_is_a_trainer():
     names = set(variants.__all__)
-    assert len(names) == 2 * len(EPOCHS)
+    assert len(names) == 4 * len(EPOCHS)
     for name in names:
         assert getattr(variants, name).__name__ == name
 
 
-@pytest.mark.parametrize("name", ["nnUNetTrainerHRMedSeg_1epoch", "nnUNetTrainerHERSeg_250epochs"])
+@pytest.mark.parametrize(
+    "name", ["nnUNetTrainerHRMedSeg_1epoch", "nnUNetTrainerHERSeg_250epochs", "nnUNetTrainerHRMedSegScratch_10epochs"]
+)
 def test_a_variant_differs_in_its_length_alone(dataset, name):
     cls = getattr(variants, name)
     trainer = cls(_plans(cls.network_name), "2d", 0, dataset(LABELS), CPU)
     assert trainer.num_epochs == int(name.split("_")[1].removesuffix("s").removesuffix("epoch"))
     assert trainer.my_init_kwargs.keys() == {"plans", "configuration", "fold", "dataset_json", "device"}
+
+
+# ---- the encoder to start from ----
+
+
+@pytest.fixture
+def encoder(tmp_path):
+    torch.manual_seed(5)
+    architecture = encoder_architecture(embed_dim=48, depth=4)
+    card = {"architecture": architecture, "normalization": Normalize("zscore").card(), "name": "tiny"}
+    return write_encoder(tmp_path / "tiny.safetensors", Student(architecture).state_dict(), card)
+
+
+def _starting_from(description, choice, cls=nnUNetTrainerHRMedSeg):
+    plans = _plans(cls.network_name)
+    plans["configurations"]["2d"]["encoder_weights"] = choice
+    return cls(plans, "2d", 0, description, CPU)
+
+
+def _has_the_weights_of(trainer, file):
+    state = trainer.network.state_dict()
+    return all(torch.equal(state[name], value) for name, value in file.state.items())
+
+
+def _log_of(trainer):
+    with open(trainer.log_file) as file:
+        return file.read()
+
+
+def test_a_fresh_training_starts_from_the_encoder_and_says_so(dataset, encoder):
+    trainer = _starting_from(dataset(LABELS), str(encoder.path))
+    trainer.on_train_start()
+    assert _has_the_weights_of(trainer, encoder)
+    assert encoder.sha256 in _log_of(trainer)
+    with open(os.path.join(trainer.output_folder_base, "plans.json")) as file:
+        saved = json.load(file)["configurations"]["2d"]
+    assert saved["encoder_started_from"] == {"file": str(encoder.path), "sha256": encoder.sha256, "name": "tiny"}
+
+
+def test_the_optimiser_trains_the_weights_that_were_loaded(dataset, encoder):
+    trainer = _starting_from(dataset(LABELS), str(encoder.path))
+    trainer.num_iterations_per_epoch = 1
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+    trainer.train_step(next(trainer.dataloader_train))
+    trainer.progress.close()
+    weight = "encoder.patch_embedding.proj.weight"
+    change = (trainer.network.state_dict()[weight] - encoder.state[weight]).abs().max()
+    assert 0 < change < 0.01
+
+
+@pytest.mark.parametrize("cls", [nnUNetTrainerHRMedSegScratch, nnUNetTrainerHERSegScratch])
+def test_from_scratch_whatever_plans_and_environment_say(dataset, encoder, monkeypatch, cls):
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(encoder.path))
+    trainer = _starting_from(dataset(LABELS), str(encoder.path), cls)
+    trainer.on_train_start()
+    assert not _has_the_weights_of(trainer, encoder)
+    assert trainer.encoder_record == {"file": "none"}
+
+
+def test_continuing_needs_no_encoder_file_and_keeps_the_record(dataset, encoder):
+    description = dataset(LABELS)
+    trainer = _starting_from(description, str(encoder.path))
+    trainer.on_train_start()
+    with torch.no_grad():
+        trainer.network.encoder.patch_embedding.proj.weight += 1
+    file = os.path.join(trainer.output_folder, "checkpoint_latest.pth")
+    trainer.save_checkpoint(file)
+    encoder.path.unlink()
+
+    again = _starting_from(description, str(encoder.path))
+    again.load_checkpoint(file)
+    again.on_train_start()
+    weight = "encoder.patch_embedding.proj.weight"
+    assert torch.equal(again.network.state_dict()[weight], trainer.network.state_dict()[weight])
+    assert again.encoder_record["sha256"] == encoder.sha256
+    with open(os.path.join(again.output_folder_base, "plans.json")) as saved:
+        assert encoder.sha256 in saved.read()
+
+
+def test_predicting_needs_no_encoder_file(dataset):
+    trainer = _starting_from(dataset(LABELS), "/nowhere/encoder.safetensors")
+    network = trainer.build_network_architecture(trainer.plans_manager, trainer.configuration_manager, 3, 3, False)
+    assert network.encoder.embed_dim == 48
+
+
+def test_pretrained_weights_of_the_whole_network_win(dataset, encoder, tmp_path):
+    from nnunetv2.run.run_training import maybe_load_checkpoint
+
+    description = dataset(LABELS)
+    other = _starting_from(description, "none")
+    other.on_train_start()
+    file = os.path.join(other.output_folder, "checkpoint_latest.pth")
+    other.save_checkpoint(file)
+    trainer = _starting_from(description, str(encoder.path))
+    maybe_load_checkpoint(trainer, False, False, file)
+    weight = "encoder.patch_embedding.proj.weight"
+    assert torch.equal(trainer.network.state_dict()[weight], other.network.state_dict()[weight])
+
+
+def test_a_missing_encoder_is_said_before_any_preprocessing(dataset, tmp_path):
+    trainer = _starting_from(dataset(LABELS), str(tmp_path / "absent.safetensors"))
+    with pytest.raises(HRMedSegError, match="There is no encoder file .*absent"):
+        trainer.on_train_start()
+    assert not list((tmp_path / "nnUNet_preprocessed" / "Dataset001_Test").glob("HRMedSeg_*"))

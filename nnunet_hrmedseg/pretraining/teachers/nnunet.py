@@ -163,6 +163,12 @@ class NNUNetTeacher(Teacher):
         features = features[:, :, : size[0] * down[0] // GRID, : size[1] * down[1] // GRID]
         return features if down == (1, 1) else F.avg_pool2d(features, down)
 
+    def flipped(self, embedding: Tensor) -> Tensor:
+        if self.target == "logits":  # the 4 x 4 values under a pixel change places too
+            side = GRID // LOGITS_STRIDE
+            return F.pixel_unshuffle(F.pixel_shuffle(embedding, side).flip(-1), side)
+        return super().flipped(embedding)
+
     def card(self) -> dict[str, Any]:
         if self.target == "logits":
             parts, how = [self.network], f"logits averaged to 1/{LOGITS_STRIDE}, 4 x 4 of them to a pixel"

@@ -62,6 +62,10 @@ class Teacher(ABC):
         resized. Runs without gradients, under whatever autocast the caller has set.
         """
 
+    def flipped(self, embedding: Tensor) -> Tensor:
+        """The embedding (..., channels, h, w) of the image turned left to right, as far as it follows from this one."""
+        return embedding.flip(-1)
+
     @abstractmethod
     def card(self) -> dict[str, Any]:
         """What the encoder's card says about the teacher, in JSON values: at least name, file, sha256 and licence

@@ -1,0 +1,140 @@
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nnunet_hrmedseg.cli import main
+from nnunet_hrmedseg.pretraining import pretrain as command
+from nnunet_hrmedseg.pretraining.loop import LoopSettings
+from nnunet_hrmedseg.pretraining.student import Student
+from nnunet_hrmedseg.weights import read_encoder
+from tests.pretraining.tiny_datasets import write_labelled
+
+SMALL = ["--canvas", "48", "48", "--embed_dim", "24", "--depth", "1", "--decoder_dim", "16"]
+QUICK = ["-device", "cpu", "--workers", "0", "--batch_size", "4", "--image_steps", "80"]
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    # curves and checkpoints, of every epoch, would take longer than the training
+    monkeypatch.setattr(command, "EPOCHS", 4)
+    monkeypatch.setattr("nnunet_hrmedseg.pretraining.loop.draw_curve", lambda rows, file: file.write_bytes(b"curve"))
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("raw")
+    write_labelled(folder / "Dataset001_Colour", 6)
+    write_labelled(folder / "Dataset002_Grey", 4, num_classes=4, grey=True, seed=20)
+    write_labelled(folder / "Dataset003_Ignore", 3, num_classes=3, ignore=True, seed=40)
+    return folder
+
+
+def pretrain(raw, output, *options, datasets=("1", "2", "3")):
+    found = [next(raw.glob(f"Dataset00{number}_*")) for number in datasets]
+    return main(["pretrain", "-d", *map(str, found), "-o", str(output), *SMALL, *QUICK, *map(str, options)])
+
+
+def losses(folder):
+    with open(folder / "losses.csv") as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]
+
+
+def test_files_card_and_weights(raw, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("nnUNet_raw", str(raw))
+    run = tmp_path / "run"
+    named = ["pretrain", "-d", "1", "Dataset002_Grey", str(raw / "Dataset003_Ignore"), "-o", str(run)]
+    assert main([*named, *SMALL, *QUICK, "--workers", "1", "--data_licence", "CC0"]) == 0
+    said = capsys.readouterr().out
+    assert "Dataset001_Colour: 6 cases, 2 classes with background" in said and "LabelManager" not in said
+    assert sorted(file.name for file in run.iterdir()) == [
+        "checkpoint.pth", "encoder.json", "encoder.safetensors", "losses.csv", "losses.png", "run.json",
+    ]  # fmt: skip
+    file = read_encoder(run / "encoder.safetensors")
+    Student(file.architecture).load_state_dict(file.state)
+    trained = torch.load(run / "checkpoint.pth", weights_only=True)["module"]
+    assert file.state.keys() == {k[8:] for k in trained if re.match(r"network\.(encoder|neck)\.", k)}
+    for name, value in file.state.items():
+        assert torch.equal(value, trained[f"network.{name}"])
+
+    card = file.card
+    assert card["made_by"] == "hrmedseg pretrain" and card["teacher"] is None
+    assert card["name"] == "supervised on Dataset001_Colour, Dataset002_Grey, Dataset003_Ignore"
+    assert card["data"]["sources"] == {"Dataset001_Colour": 6, "Dataset002_Grey": 4, "Dataset003_Ignore": 3}
+    assert card["licences"] == {"data": "CC0"} and str(tmp_path) not in json.dumps(card)
+    assert card["recipe"].items() >= {"image_steps": 80, "batch_size": 4, "learning_rate": 3e-4}.items()
+    assert card["losses"]["training"] == pytest.approx(losses(run)[-1], rel=1e-4)
+    assert all(0 < value < 1 for name in ("mean", "std") for value in card["normalization"][name])
+    assert card["hardware"] and card["versions"] and card["date"]
+
+
+def test_the_loss_falls(raw, tmp_path):
+    assert pretrain(raw, tmp_path, "--image_steps", 320, "--lr", 5e-3, datasets="12") == 0
+    seen = losses(tmp_path)
+    assert len(seen) == 80
+    assert np.mean(seen[-10:]) < np.mean(seen[:10]) - 0.15
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(raw, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "LoopSettings", lambda **given: LoopSettings(**given, save_seconds=0))
+    options = ["--image_steps", 24, "--batch_size", 2, "--depth", 2, "--drop_path", 0.5]
+    assert pretrain(raw, tmp_path / "whole", *options) == 0
+
+    read = command.LabelledImages.__getitem__
+
+    def stopping(self, index):
+        if index == 11:  # in the last of the three steps of the second epoch
+            raise KeyboardInterrupt
+        return read(self, index)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(command.LabelledImages, "__getitem__", stopping)
+        pretrain(raw, tmp_path / "run", *options)
+    assert torch.load(tmp_path / "run" / "checkpoint.pth", weights_only=True)["step"] == 5
+    assert pretrain(raw, tmp_path / "run", *options) == 0
+    assert "Going on at epoch 1.67 of 4" in capsys.readouterr().out
+    whole, run = (read_encoder(tmp_path / name / "encoder.safetensors") for name in ("whole", "run"))
+    assert whole.sha256 == run.sha256
+    assert losses(tmp_path / "whole") == losses(tmp_path / "run")
+
+    assert pretrain(raw, tmp_path / "run", *options, "--seed", 1) == 1
+    assert "holds another run (seed 0 there and 1 now)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_case_that_cannot_be_used_is_named_without_a_stack(tmp_path, capsys, workers):
+    folder = write_labelled(tmp_path / "Dataset009_X", 1)
+    Image.fromarray(np.full((40, 56), 7, np.uint8)).save(folder / "labelsTr" / "case_00.png")
+    arguments = ["pretrain", "-d", str(folder), "-o", str(tmp_path / "run"), *SMALL, *QUICK]
+    assert main([*arguments, "--workers", str(workers)]) == 1
+    label = folder / "labelsTr" / "case_00.png"
+    said = capsys.readouterr().err
+    assert f"hrmedseg pretrain: {label} has the value 7, which dataset.json does not name.\n" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    "options, fault",
+    [
+        (["--canvas", "60", "64"], r"multiples of 16 pixels, not \(60, 64\)"),
+        (["--embed_dim", "25"], "No student can be built: embed_dim"),
+        (["--decoder_dim", "20"], "No student can be built: an attention of width 20 cannot be split into 8 heads"),
+        (["-d", "missing"], "missing does not exist"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else value[0],
+)
+def test_mistakes_are_said_in_words(raw, tmp_path, capsys, options, fault):
+    assert pretrain(raw, tmp_path / "run", *options) == 1
+    assert re.search(fault, capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_no_cuda(raw, tmp_path, capsys):
+    assert pretrain(raw, tmp_path / "run", "-device", "cuda") == 1
+    assert "finds no cuda device here" in capsys.readouterr().err

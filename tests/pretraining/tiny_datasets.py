@@ -1,0 +1,93 @@
+"""Small images to learn from: coloured discs on coloured ground, in folders, tar shards and nnU-Net raw data sets."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+__all__ = ["discs", "write_folder", "write_labelled", "write_shard"]
+
+
+def discs(seed: int, num_classes: int = 2, height: int = 40, width: int = 56) -> tuple[np.ndarray, np.ndarray]:
+    """Image (H, W, 3) and label (H, W), uint8: one disc for each foreground class, the brighter the higher."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    image = np.broadcast_to(random.integers(0, 60, 3), (height, width, 3)) + random.normal(0, 4, (height, width, 3))
+    label = np.zeros((height, width), np.uint8)
+    for value in range(1, num_classes):
+        centre = random.uniform(0.2, 0.8, 2) * (height, width)
+        inside = np.hypot(y - centre[0], x - centre[1]) < random.uniform(7, 12)
+        image[inside] = 60 + 180 * value / num_classes + random.normal(0, 4, (inside.sum(), 3))
+        label[inside] = value
+    return image.clip(0, 255).astype(np.uint8), label
+
+
+def write_folder(folder: Path, number: int, *, broken: int = 0, seed: int = 0) -> Path:
+    """`number` PNGs, and `broken` files that are none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(number):
+        Image.fromarray(discs(seed + i)[0]).save(folder / f"{i:03d}.png")
+    for i in range(broken):
+        (folder / f"broken_{i}.png").write_bytes(b"no picture")
+    return folder
+
+
+def write_shard(file: Path, number: int, *, broken: int = 0, seed: int = 100) -> Path:
+    """A tar file as SA-1B has them: ./sa_N.jpg and ./sa_N.json in turn."""
+    with tarfile.open(file, "w") as tar:
+        for i in range(number + broken):
+            content = io.BytesIO()
+            Image.fromarray(discs(seed + i)[0]).save(content, "JPEG")
+            picture = content.getvalue() if i < number else content.getvalue()[:100]
+            for name, data in ((f"./sa_{i}.jpg", picture), (f"./sa_{i}.json", b'{"annotations": []}')):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return file
+
+
+def write_labelled(
+    folder: Path,
+    number: int,
+    *,
+    num_classes: int = 2,
+    grey: bool = False,
+    ignore: bool = False,
+    regions: bool = False,
+    seed: int = 0,
+) -> Path:
+    """An nnU-Net raw data set of PNGs.
+
+    Args:
+        grey: one channel, else one RGB file a case.
+        ignore: the uppermost rows are marked by the ignore label, whose value is `num_classes`.
+        regions: dataset.json names nested regions: all foreground values, all but the lowest, ...
+    """
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    for i in range(number):
+        image, label = discs(seed + i, num_classes)
+        if ignore:
+            label[:4] = num_classes
+        Image.fromarray(image[..., 0] if grey else image).save(folder / "imagesTr" / f"case_{i:02d}_0000.png")
+        Image.fromarray(label).save(folder / "labelsTr" / f"case_{i:02d}.png")
+    values = range(1, num_classes)
+    labels: dict = {"background": 0}
+    labels |= {f"class_{v}": list(values[v - 1 :]) if regions else v for v in values}
+    if ignore:
+        labels["ignore"] = num_classes
+    description = {
+        "channel_names": {"0": "grey"} if grey else {"0": "R", "1": "G", "2": "B"},
+        "labels": labels,
+        "numTraining": number,
+        "file_ending": ".png",
+    }
+    if regions:
+        description["regions_class_order"] = list(values)
+    (folder / "dataset.json").write_text(json.dumps(description))
+    return folder

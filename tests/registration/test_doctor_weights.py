@@ -1,0 +1,39 @@
+import pytest
+
+from nnunet_hrmedseg import weights
+from nnunet_hrmedseg.pretraining.student import Normalize, Student, encoder_architecture
+from nnunet_hrmedseg.registration import doctor
+from nnunet_hrmedseg.trainers.initialization import ENVIRONMENT_VARIABLE
+from nnunet_hrmedseg.weights import write_encoder
+
+
+@pytest.fixture
+def encoder(tmp_path):
+    architecture = encoder_architecture(embed_dim=24, depth=1, decoder_dim=16)
+    card = {"architecture": architecture, "normalization": Normalize("zscore").card(), "name": "a tiny one"}
+    return write_encoder(tmp_path / "tiny.safetensors", Student(architecture).state_dict(), card)
+
+
+def test_the_bundled_encoder_is_named(monkeypatch):
+    monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
+    (finding,) = doctor.weights()
+    assert finding.ok and not finding.note
+    assert weights.read_encoder(weights.BUNDLED).sha256[:12] in finding.what
+
+
+def test_a_damaged_bundled_encoder_is_a_fault(monkeypatch, encoder):
+    monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
+    encoder.path.write_bytes(b"half")
+    monkeypatch.setattr(weights, "BUNDLED", encoder.path)
+    (finding,) = doctor.weights()
+    assert not finding.ok and "sha256" in finding.what and "reinstall" in finding.mend
+
+
+def test_what_the_environment_says_is_examined_too(monkeypatch, encoder):
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(encoder.path))
+    assert [finding.ok for finding in doctor.weights()] == [True, True]
+    encoder.path.unlink()
+    _, finding = doctor.weights()
+    assert not finding.ok and finding.mend == f"unset {ENVIRONMENT_VARIABLE}"
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "none")
+    assert next(doctor.weights()).note

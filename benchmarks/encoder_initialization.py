@@ -50,6 +50,12 @@ TASKS = {
     "jsrt": ("jsrt",),
 }
 
+LICENCES = (
+    "dsb2018 (Data Science Bowl 2018, BBBC038): CC0; cvc_clinicdb (CVC-ClinicDB): research and education; isic2018 (ISIC "
+    "2018 task 1): CC0 and CC BY-NC; jsrt (JSRT): research; kvasir (Kvasir-SEG): research and education; mlua_dental "
+    "(MLUA, DC1000): none stated"
+)
+
 
 def folder_name(dataset: str) -> str:
     return f"Dataset{DATASETS[dataset][0]}_{dataset}"
@@ -140,7 +146,8 @@ def bundle(work: Path, extra: list[str]) -> None:
         description["numTraining"] -= len(held_out)
         (part / "dataset.json").write_text(json.dumps(description))
     others = [folder_name(name) for name in DATASETS if name != "dsb2018"]
-    pretrain(work, [part.name, *others], "bundled", extra)
+    said = ["--name", "six public data sets, supervised", "--data_licence", LICENCES]
+    pretrain(work, [part.name, *others], "bundled", [*said, *extra])
 
 
 def train(work: Path, task: str, start: str, seed: int) -> None:

@@ -76,6 +76,9 @@ def _add_student_arguments(parser: argparse.ArgumentParser) -> None:
     student.add_argument(
         "--canvas", type=_positive, nargs=2, default=(1024, 1024), metavar=("H", "W"), help="[default: 1024 1024]"
     )
+    student.add_argument(
+        "--start", default=None, metavar="ENCODER", help="start from this encoder file (.safetensors) [default: random]"
+    )
     student.add_argument("--embed_dim", type=_positive, default=96, help="width [default: %(default)s]")
     student.add_argument("--depth", type=int, default=10, help="[default: %(default)s]")
     student.add_argument(

@@ -19,9 +19,9 @@ from nnunet_hrmedseg.pretraining.embedding_cache import EmbeddingCache
 from nnunet_hrmedseg.pretraining.image_sources import ImageCollection, find_images, resolved_source
 from nnunet_hrmedseg.pretraining.loop import LoopSettings, prepare_folder, run_loop, write_atomically
 from nnunet_hrmedseg.pretraining.processes import Processes, processes
-from nnunet_hrmedseg.pretraining.student import Normalize, Student, encoder_architecture
-from nnunet_hrmedseg.pretraining.teachers import load_teacher
-from nnunet_hrmedseg.weights.encoder_file import write_encoder
+from nnunet_hrmedseg.pretraining.student import Normalize, Student, encoder_architecture, start_from
+from nnunet_hrmedseg.pretraining.teachers import Teacher, load_teacher
+from nnunet_hrmedseg.weights.encoder_file import EncoderFile, write_encoder
 
 __all__ = ["distill"]
 
@@ -76,18 +76,9 @@ def _distill(args: argparse.Namespace, group: Processes) -> int:
             file.write(text.partition(": ")[2] + "\n")
 
     broken = BrokenImages(collection, log=note)
-    cache = None
-    if args.cache:
-        shape = _shape_of_embedding(teacher, canvas, group)
-        cache = EmbeddingCache(
-            Path(args.cache),
-            teacher_id=repr(sorted((k, str(v)) for k, v in teacher_card.items())),
-            canvas=canvas,
-            shape=shape,
-            identities=collection.identities,
-        )
+    cache = _open_cache(args.cache, teacher, teacher_card, collection, canvas, group) if args.cache else None
+    if cache is not None:
         log(cache.describe())
-
     batches = DistillationBatches(
         images,
         training,
@@ -109,19 +100,9 @@ def _distill(args: argparse.Namespace, group: Processes) -> int:
         seed=args.seed,
     )
     normalize = Normalize({"zscore": "zscore", "imagenet": "mean_std"}[args.normalization])
+    started_from = start_from(student, args.start, architecture, normalize) if args.start else None
     module = Distillation(student, normalize, teacher.channels, exact=teacher.read_by_decoder)
-    recipe = {
-        "objective": "mean squared error of the embedding" + ("" if teacher.read_by_decoder else ", standardised"),
-        "canvas": list(canvas),
-        "epochs": args.epochs,
-        "batch_size": args.batch_size * group.count,
-        "optimizer": "Adam",
-        "learning_rate": args.lr,
-        "decay_per_epoch": args.decay,
-        "flip": args.flip,
-        "drop_path": args.drop_path,
-        "seed": args.seed,
-    }
+    recipe = _recipe(args, teacher, group, started_from)
     if group.first:
         identity = {
             "command": "distill",
@@ -177,16 +158,49 @@ def _distill(args: argparse.Namespace, group: Processes) -> int:
     return 0
 
 
+def _recipe(
+    args: argparse.Namespace, teacher: Teacher, group: Processes, started_from: EncoderFile | None
+) -> dict[str, Any]:
+    """What the card says of the training, and what must be the same when a run goes on."""
+    return {
+        "objective": "mean squared error of the embedding" + ("" if teacher.read_by_decoder else ", standardised"),
+        "canvas": list(args.canvas),
+        "epochs": args.epochs,
+        "batch_size": args.batch_size * group.count,
+        "optimizer": "Adam",
+        "learning_rate": args.lr,
+        "decay_per_epoch": args.decay,
+        "flip": args.flip,
+        "drop_path": args.drop_path,
+        "seed": args.seed,
+        "started_from": started_from and started_from.sha256,
+    }
+
+
+def _open_cache(
+    folder: str,
+    teacher: Teacher,
+    teacher_card: dict[str, Any],
+    collection: ImageCollection,
+    canvas: tuple[int, int],
+    group: Processes,
+) -> EmbeddingCache:
+    with torch.no_grad():
+        _, *shape = teacher.embed(torch.zeros(1, 3, *canvas, device=group.device)).shape
+    return EmbeddingCache(
+        Path(folder),
+        teacher_id=repr(sorted((k, str(v)) for k, v in teacher_card.items())),
+        canvas=canvas,
+        shape=(shape[0], shape[1], shape[2]),
+        identities=collection.identities,
+    )
+
+
 def _split(count: int, validation_images: int, seed: int) -> tuple[list[int], list[int]]:
     """Indices to train on and to validate: at most a tenth is kept back."""
     held = min(validation_images, count // 10)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
     return sorted(order[held:]), sorted(order[:held])
-
-
-def _shape_of_embedding(teacher: Any, canvas: tuple[int, int], group: Processes) -> tuple[int, int, int]:
-    with torch.no_grad():
-        return tuple(teacher.embed(torch.zeros(1, 3, *canvas, device=group.device)).shape[1:])
 
 
 def _statistics(images: CanvasImages, indices: list[int], normalize: Normalize) -> dict[str, list[float]]:

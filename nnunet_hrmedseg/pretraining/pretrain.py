@@ -19,7 +19,7 @@ from nnunet_hrmedseg.pretraining.labelled_images import (
 )
 from nnunet_hrmedseg.pretraining.loop import LoopSettings, prepare_folder, run_loop
 from nnunet_hrmedseg.pretraining.processes import Processes, processes
-from nnunet_hrmedseg.pretraining.student import Normalize, encoder_architecture
+from nnunet_hrmedseg.pretraining.student import Normalize, encoder_architecture, start_from
 from nnunet_hrmedseg.pretraining.supervised import SupervisedPretraining
 from nnunet_hrmedseg.pretraining.teachers.loading import check_canvas
 from nnunet_hrmedseg.weights.encoder_file import write_encoder
@@ -63,6 +63,7 @@ def _pretrain(args: argparse.Namespace, group: Processes) -> int:
     step_images = args.batch_size * group.count
     steps_per_epoch = max(1, round(args.image_steps / step_images / EPOCHS))
     normalize = Normalize("zscore")
+    started_from = start_from(module.network, args.start, architecture, normalize) if args.start else None
     stream = LabelledImages(
         datasets,
         canvas,
@@ -106,10 +107,11 @@ def _pretrain(args: argparse.Namespace, group: Processes) -> int:
         "batch_size": step_images,
         "optimizer": "Adam",
         "learning_rate": args.lr,
-        "learning_rate_at_the_end": args.lr * FINAL_LEARNING_RATE,
+        "learning_rate_at_the_end": float(f"{args.lr * FINAL_LEARNING_RATE:.3g}"),
         "augmentation": "nnU-Net's, canvas x 0.75 to 1.25",
         "drop_path": args.drop_path,
         "seed": args.seed,
+        "started_from": started_from and started_from.sha256,
     }
     sources = {dataset.name: len(dataset.cases) for dataset in datasets}
     if group.first:

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from nnunet_hrmedseg.architectures.lgvit import LGViT
 from nnunet_hrmedseg.architectures.neck import Neck
+from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.plans.networks import NETWORKS
-from nnunet_hrmedseg.weights.encoder_file import ENCODER_ARGUMENTS, NECK_ARGUMENTS
+from nnunet_hrmedseg.weights.encoder_file import ENCODER_ARGUMENTS, NECK_ARGUMENTS, EncoderFile, read_encoder
 
-__all__ = ["IMAGENET", "Normalize", "Student", "encoder_architecture"]
+__all__ = ["IMAGENET", "Normalize", "Student", "encoder_architecture", "start_from"]
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 """Mean and standard deviation of natural RGB images in 0..1, as of ImageNet."""
@@ -44,6 +45,23 @@ class Student(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.neck(self.encoder(image))
+
+
+def start_from(module: nn.Module, path: str, architecture: dict[str, Any], normalize: Normalize) -> EncoderFile:
+    """Put the weights of an encoder file into `module.encoder` and `module.neck`.
+
+    Raises:
+        HRMedSegError: the file is missing or damaged, or of another architecture or normalisation.
+    """
+    file = read_encoder(path)
+    theirs = {**file.architecture, "normalization": file.normalization["scheme"]}
+    ours = {**architecture, "normalization": normalize.scheme}
+    different = [key for key in ours if theirs.get(key) != ours[key]]
+    if different:
+        said = ", ".join(f"{key} {theirs.get(key)} in the file and {ours[key]} here" for key in different)
+        raise HRMedSegError(f"The student cannot start from {path}: {said}. Give the student's options as the file's.")
+    module.load_state_dict({**module.state_dict(), **file.state})
+    return file
 
 
 class Normalize(nn.Module):

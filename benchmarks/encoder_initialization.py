@@ -52,8 +52,8 @@ TASKS = {
 
 LICENCES = (
     "dsb2018 (Data Science Bowl 2018, BBBC038): CC0; cvc_clinicdb (CVC-ClinicDB): research and education; isic2018 "
-    "(ISIC 2018 task 1): CC0 and CC BY-NC; jsrt (JSRT): research; kvasir (Kvasir-SEG): research and education; mlua_dental "
-    "(MLUA, DC1000): none stated"
+    "(ISIC 2018 task 1): CC0 and CC BY-NC; jsrt (JSRT): research; kvasir (Kvasir-SEG): research and education; "
+    "mlua_dental (MLUA, DC1000): none stated"
 )
 
 

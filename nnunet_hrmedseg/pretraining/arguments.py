@@ -67,7 +67,7 @@ def add_pretrain_arguments(parser: argparse.ArgumentParser) -> None:
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument("--image_steps", type=_positive, default=20000, help="[default: %(default)s]")
     recipe.add_argument("--batch_size", type=_positive, default=8, help="of each process [default: %(default)s]")
-    recipe.add_argument("--lr", type=float, default=3e-4, help="learning rate of Adam [default: %(default)s]")
+    recipe.add_argument("--lr", type=float, default=4e-4, help="learning rate of Adam [default: %(default)s]")
     _add_run_arguments(parser)
 
 

@@ -1,4 +1,4 @@
-"""Where a training starts: the bundled encoder, one that was distilled from a trained nnU-Net, or a file that is not there."""
+"""Where a training starts: the bundled encoder, one distilled from a trained nnU-Net, or a file that is not there."""
 
 from __future__ import annotations
 

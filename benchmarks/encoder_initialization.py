@@ -164,18 +164,10 @@ def train(work: Path, task: str, start: str, seed: int) -> None:
     torch.set_num_interop_threads(1)
     preprocessed = work / "nnUNet_preprocessed" / folder_name(task)
     if not (preprocessed / "nnUNetPlans.json").is_file():
-        plan = "from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import *; "
-        subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                plan + "extract_fingerprint_entry(); plan_experiment_entry()",
-                "-d",
-                folder_name(task),
-            ],
-            env=environment(work),
-            check=True,
-        )
+        command = Path(sys.executable).parent / "nnUNetv2_plan_and_preprocess"
+        number = str(DATASETS[task][0])
+        options = ["-d", number, "-c", "2d", "--no_pp", "-npfp", "1"]
+        subprocess.run([command, *options], env={**environment(work), "nnUNet_n_proc_DA": "1"}, check=True)
         raw = work / "nnUNet_raw" / folder_name(task)
         (preprocessed / "splits_final.json").write_bytes((raw / "splits_final.json").read_bytes())
     plans = json.loads((preprocessed / "nnUNetPlans.json").read_text())

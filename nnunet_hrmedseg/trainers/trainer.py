@@ -61,7 +61,7 @@ class nnUNetTrainerHRMedSeg(nnUNetTrainer):
         )
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = self.recipe_epochs
-        self.initial_lr = 1e-3
+        self.initial_lr = 5e-4
         self.weight_decay = 0.0
         self.warmup_iterations = 20
         self.enable_deep_supervision = False

@@ -67,7 +67,7 @@ def test_files_card_and_weights(raw, tmp_path, capsys, monkeypatch):
     assert card["name"] == "supervised on Dataset001_Colour, Dataset002_Grey, Dataset003_Ignore"
     assert card["data"]["sources"] == {"Dataset001_Colour": 6, "Dataset002_Grey": 4, "Dataset003_Ignore": 3}
     assert card["licences"] == {"data": "CC0"} and str(tmp_path) not in json.dumps(card)
-    assert card["recipe"].items() >= {"image_steps": 80, "batch_size": 4, "learning_rate": 3e-4}.items()
+    assert card["recipe"].items() >= {"image_steps": 80, "batch_size": 4, "learning_rate": 4e-4}.items()
     assert card["losses"]["training"] == pytest.approx(losses(run)[-1], rel=1e-4)
     assert all(0 < value < 1 for name in ("mean", "std") for value in card["normalization"][name])
     assert card["hardware"] and card["versions"] and card["date"]

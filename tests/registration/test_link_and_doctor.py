@@ -94,7 +94,9 @@ def test_a_name_that_breaks_on_import_says_why(monkeypatch):
     monkeypatch.setattr(doctor_module, "_LOOK_UP", dict.fromkeys(doctor_module.REGISTERED, broken))
     findings = list(names())
     assert len(findings) == 3 and not any(finding.ok for finding in findings)
-    assert "No module named 'something'" in findings[0].what and "and 15 more" in findings[0].what
+    assert "No module named 'something'" in findings[0].what
+    others = len(doctor_module.REGISTERED["trainer"]) - 1
+    assert f"and {others} more" in findings[0].what
 
 
 def test_a_class_from_elsewhere_is_a_fault(monkeypatch):

@@ -149,6 +149,15 @@ def bundle(work: Path, extra: list[str]) -> None:
     said = ["--name", "six public data sets, supervised", "--data_licence", LICENCES]
     pretrain(work, [part.name, *others], "bundled", [*said, *extra])
 
+    import torch
+
+    from nnunet_hrmedseg.weights import BUNDLED, read_encoder, write_encoder
+
+    made = read_encoder(work / "encoders" / "bundled" / "encoder.safetensors")
+    card = {key: value for key, value in made.card.items() if key not in ("format", "sha256")}
+    file = write_encoder(BUNDLED, made.state, card, torch.float16)
+    print(f"{file.path}: {file.path.stat().st_size / 1e6:.1f} MB")
+
 
 def train(work: Path, task: str, start: str, seed: int) -> None:
     """One training in this process, by nnU-Net's trainer; its validation goes to WORK/runs."""

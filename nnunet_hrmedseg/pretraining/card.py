@@ -1,19 +1,38 @@
-"""What every encoder's card says about the machine that made it."""
+"""The end of every run: the encoder file, and what its card says about images and machine."""
 
 from __future__ import annotations
 
 import datetime
 import os
 import platform
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nnunet_hrmedseg import __version__
 from nnunet_hrmedseg.pretraining.processes import Processes
+from nnunet_hrmedseg.weights.encoder_file import EncoderFile, write_encoder
 
-__all__ = ["environment", "processor_name"]
+__all__ = ["environment", "image_statistics", "processor_name", "write_result"]
+
+
+def write_result(folder: Path, state: Mapping[str, Tensor], card: Mapping[str, Any]) -> EncoderFile:
+    """The encoder file of a finished run, and what to do with it, in words."""
+    file = write_encoder(folder / "encoder.safetensors", state, card)
+    print(f"Encoder: {file.path} (sha256 {file.sha256}), card beside it, losses in losses.csv and losses.png.")
+    print(f"Train from it:  HRMEDSEG_ENCODER_WEIGHTS={file.path.absolute()} nnUNetv2_train ...", flush=True)
+    return file
+
+
+def image_statistics(images: Sequence[Tensor]) -> dict[str, list[float]]:
+    """`mean` and `std` of the channels of images (3, H, W) in 0..1, averaged over the images."""
+    return {
+        "mean": torch.stack([image.mean((1, 2)) for image in images]).mean(0).tolist(),
+        "std": torch.stack([image.std((1, 2)) for image in images]).mean(0).tolist(),
+    }
 
 
 def environment(group: Processes) -> dict[str, Any]:

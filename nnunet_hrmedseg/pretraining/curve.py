@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
+
+from nnunet_hrmedseg.files import replacing
 
 __all__ = ["draw_curve"]
 
@@ -26,6 +27,5 @@ def draw_curve(rows: Sequence[dict[str, float | None]], file: Path) -> None:
         axes.set_yscale("log")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
-    temporary = file.with_name(file.name + ".incomplete")
-    figure.savefig(temporary, format="png")
-    os.replace(temporary, file)
+    with replacing(file) as temporary:
+        figure.savefig(temporary, format="png")

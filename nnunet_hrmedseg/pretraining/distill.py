@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.files import write_atomically
 from nnunet_hrmedseg.pretraining.canvas_images import BrokenImages, CanvasImages
-from nnunet_hrmedseg.pretraining.card import environment
+from nnunet_hrmedseg.pretraining.card import environment, image_statistics, write_result
 from nnunet_hrmedseg.pretraining.distillation import Distillation, DistillationBatches, TeacherEmbeddings
 from nnunet_hrmedseg.pretraining.embedding_cache import EmbeddingCache
 from nnunet_hrmedseg.pretraining.image_sources import ImageCollection, find_images, resolved_source
-from nnunet_hrmedseg.pretraining.loop import LoopSettings, prepare_folder, run_loop, write_atomically
+from nnunet_hrmedseg.pretraining.loop import CHECKPOINT, LoopSettings, begin_run, run_loop
 from nnunet_hrmedseg.pretraining.processes import Processes, processes
-from nnunet_hrmedseg.pretraining.student import Normalize, Student, encoder_architecture, start_from
+from nnunet_hrmedseg.pretraining.student import STUDENT_OPTIONS, Normalize, Student, encoder_architecture, start_from
 from nnunet_hrmedseg.pretraining.teachers import Teacher, load_teacher
-from nnunet_hrmedseg.weights.encoder_file import EncoderFile, write_encoder
+from nnunet_hrmedseg.weights.encoder_file import EncoderFile
 
 __all__ = ["distill"]
 
@@ -41,14 +42,8 @@ def distill(args: argparse.Namespace) -> int:
 
 
 def _distill(args: argparse.Namespace, group: Processes) -> int:
-    def log(text: str) -> None:
-        if group.first:
-            print(text, flush=True)
-
     folder, canvas = Path(args.output), tuple(args.canvas)
-    architecture = encoder_architecture(
-        embed_dim=args.embed_dim, depth=args.depth, neck=args.neck, decoder_dim=args.decoder_dim
-    )
+    architecture = encoder_architecture(**{name: getattr(args, name) for name in STUDENT_OPTIONS})
     torch.manual_seed(args.seed)
     try:
         student = Student(architecture, drop_path=args.drop_path)
@@ -65,9 +60,9 @@ def _distill(args: argparse.Namespace, group: Processes) -> int:
 
     collection = find_images(args.images, limit=args.limit)
     for fault in collection.faults:
-        log(f"Not usable: {fault}")
+        group.log(f"Not usable: {fault}")
     training, validation = _split(len(collection), args.val_images, args.seed)
-    log(f"{len(training):,} images to train on, {len(validation):,} to validate.")
+    group.log(f"{len(training):,} images to train on, {len(validation):,} to validate.")
     images = CanvasImages(collection, canvas)
 
     def note(text: str) -> None:
@@ -78,7 +73,7 @@ def _distill(args: argparse.Namespace, group: Processes) -> int:
     broken = BrokenImages(collection, log=note)
     cache = _open_cache(args.cache, teacher, teacher_card, collection, canvas, group) if args.cache else None
     if cache is not None:
-        log(cache.describe())
+        group.log(cache.describe())
     batches = DistillationBatches(
         images,
         training,
@@ -103,23 +98,19 @@ def _distill(args: argparse.Namespace, group: Processes) -> int:
     started_from = start_from(student, args.start, architecture, normalize) if args.start else None
     module = Distillation(student, normalize, teacher.channels, exact=teacher.read_by_decoder)
     recipe = _recipe(args, teacher, group, started_from)
-    if group.first:
-        identity = {
-            "command": "distill",
-            "teacher": teacher_card,
-            "images": collection.counts,
-            "validation_images": len(validation),
-            "architecture": architecture,
-            "normalization": args.normalization,
-            **recipe,
-        }
-        prepare_folder(folder, identity, overwrite=args.overwrite)
-    group.gather(None)
-    if not folder.is_dir():
-        raise HRMedSegError(f"{folder} is not there in every process: -o must lie on a disk that all machines share.")
+    identity = {
+        "command": "distill",
+        "teacher": teacher_card,
+        "images": collection.counts,
+        "validation_images": len(validation),
+        "architecture": architecture,
+        "normalization": args.normalization,
+        **recipe,
+    }
+    begin_run(folder, identity, group, overwrite=args.overwrite)
     _check_readable(images, training, broken)
     module.to(group.device)
-    if not teacher.read_by_decoder and not (folder / "checkpoint.pth").is_file():
+    if not teacher.read_by_decoder and not (folder / CHECKPOINT).is_file():
         module.set_statistics(_first_embeddings(batches, training))
     history = run_loop(
         module,
@@ -128,7 +119,7 @@ def _distill(args: argparse.Namespace, group: Processes) -> int:
         folder,
         group,
         validate=(lambda: batches.mean_loss(module, validation)) if validation else None,
-        log=log,
+        log=group.log,
     )
     group.gather(None)
     if group.first:
@@ -151,10 +142,8 @@ def _distill(args: argparse.Namespace, group: Processes) -> int:
             **environment(group),
         }
         if broken_lines:
-            log(f"{len(broken_lines)} broken images were skipped, see {folder / BROKEN}.")
-        file = write_encoder(folder / "encoder.safetensors", student.state_dict(), card)
-        log(f"Encoder: {file.path} (sha256 {file.sha256}), card beside it, losses in losses.csv and losses.png.")
-        log(f"Train from it:  HRMEDSEG_ENCODER_WEIGHTS={file.path.absolute()} nnUNetv2_train ...")
+            group.log(f"{len(broken_lines)} broken images were skipped, see {folder / BROKEN}.")
+        write_result(folder, student.state_dict(), card)
     return 0
 
 
@@ -209,10 +198,7 @@ def _statistics(images: CanvasImages, indices: list[int], normalize: Normalize) 
     read = [image.float() / 255 for index in taken if (image := images[index].image) is not None]
     if normalize.scheme == "mean_std" or not read:
         return {}
-    return {
-        "mean": torch.stack([image.mean((1, 2)) for image in read]).mean(0).tolist(),
-        "std": torch.stack([image.std((1, 2)) for image in read]).mean(0).tolist(),
-    }
+    return image_statistics(read)
 
 
 def _evenly(indices: list[int]) -> list[int]:

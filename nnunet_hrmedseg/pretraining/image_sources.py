@@ -222,9 +222,7 @@ def _images_in_raw_dataset(folder: Path, dataset_json: dict[str, Any], faults: l
     reader = raw_reader(folder, dataset_json, cases)
     for files in cases:
         with _left_out(files[0], faults):
-            # what makes up red, green and blue
-            chosen = tuple(os.path.realpath(file) for file in (files[:3] if len(files) >= 3 else files[:1]))
-            case = CaseFiles(chosen, ",".join(map(file_state, chosen)), reader)
+            case = CaseFiles.of(files, reader)
             slices = number_of_slices(case)
             yield from (RawSlice(case, None if slices == 1 else i) for i in range(slices))
 

@@ -19,10 +19,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from nnunet_hrmedseg.architectures.lgvit import PATCH_SIZE
 from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.plans.raw_cases import RawCase, find_raw_cases
 from nnunet_hrmedseg.pretraining.image_sources import raw_reader, resolved_source
-from nnunet_hrmedseg.pretraining.stored_images import CaseFiles, case_pixels, file_state, reason
+from nnunet_hrmedseg.pretraining.stored_images import CaseFiles, case_pixels, reason
 from nnunet_hrmedseg.pretraining.student import Normalize
 
 __all__ = ["LabelledImages", "LabelledDataset", "LabelledItem", "find_labelled_dataset", "read_labelled"]
@@ -131,7 +132,7 @@ class LabelledImages(Dataset):
     def __getitem__(self, index: int) -> LabelledItem:
         step, place = divmod(index, self.step_items)
         scale = np.random.default_rng((self.seed, step)).choice(SCALES)
-        size = tuple(max(16, round(side * scale / 16) * 16) for side in self.canvas)
+        size = tuple(max(PATCH_SIZE, round(side * scale / PATCH_SIZE) * PATCH_SIZE) for side in self.canvas)
         generator = np.random.default_rng((self.seed, step, place))
         number = int(generator.choice(len(self.datasets), p=self.shares))
         dataset = self.datasets[number]
@@ -153,11 +154,10 @@ def read_labelled(dataset: LabelledDataset, case: RawCase, size: tuple[int, int]
         HRMedSegError: one of them cannot be read, they are of different sizes, or the label has a value that
             dataset.json does not.
     """
-    files = tuple(case.images[:3] if len(case.images) >= 3 else case.images[:1])
     try:
-        pixels = case_pixels(CaseFiles(files, ",".join(map(file_state, files)), dataset.reader))[0]
+        pixels = case_pixels(CaseFiles.of(case.images, dataset.reader))[0]
     except Exception as error:
-        raise HRMedSegError(f"{files[0]} cannot be read: {reason(error)}.") from error
+        raise HRMedSegError(f"{case.images[0]} cannot be read: {reason(error)}.") from error
     image = torch.from_numpy(np.array(pixels)).float() / 255
     image = image.expand(3, -1, -1) if image.ndim == 2 else image.permute(2, 0, 1)
     label = torch.from_numpy(_read_label(dataset.reader, case.label)[0].astype(np.float32))

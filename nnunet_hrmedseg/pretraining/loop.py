@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import random
 import sys
 import time
@@ -25,10 +24,11 @@ from torch import nn
 from tqdm import tqdm
 
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.files import replacing, write_atomically
 from nnunet_hrmedseg.pretraining.curve import draw_curve
 from nnunet_hrmedseg.pretraining.processes import Processes
 
-__all__ = ["LoopSettings", "History", "prepare_folder", "run_loop", "write_atomically"]
+__all__ = ["CHECKPOINT", "History", "LoopSettings", "begin_run", "prepare_folder", "run_loop"]
 
 CHECKPOINT = "checkpoint.pth"
 SETTINGS = "run.json"
@@ -122,6 +122,19 @@ def prepare_folder(folder: Path, settings: Mapping[str, Any], *, overwrite: bool
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(file, (json.dumps(wanted, indent=2) + "\n").encode())
     return (folder / CHECKPOINT).is_file()
+
+
+def begin_run(folder: Path, settings: Mapping[str, Any], group: Processes, *, overwrite: bool) -> None:
+    """`prepare_folder` by the first process, while the others wait.
+
+    Raises:
+        HRMedSegError: as `prepare_folder`; or another process, on another machine, does not see the folder.
+    """
+    if group.first:
+        prepare_folder(folder, settings, overwrite=overwrite)
+    group.gather(None)
+    if not folder.is_dir():
+        raise HRMedSegError(f"{folder} is not there in every process: -o must lie on a disk that all machines share.")
 
 
 def run_loop(
@@ -237,13 +250,6 @@ def run_loop(
     return history
 
 
-def write_atomically(file: Path, content: bytes) -> None:
-    """The file with this content, or as it was before: never half of it."""
-    temporary = file.with_name(file.name + ".incomplete")
-    temporary.write_bytes(content)
-    os.replace(temporary, file)
-
-
 def _seed(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -259,20 +265,17 @@ def _save(
     step: int,
     spent: float,
 ) -> None:
-    temporary = folder / (CHECKPOINT + ".incomplete")
-    torch.save(
-        {
-            "module": module.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "scaler": scaler.state_dict(),
-            "rows": history.rows,
-            "step": step,
-            "seconds": spent,
-            "random": torch.get_rng_state(),
-        },
-        temporary,
-    )
-    os.replace(temporary, folder / CHECKPOINT)
+    checkpoint = {
+        "module": module.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict(),
+        "rows": history.rows,
+        "step": step,
+        "seconds": spent,
+        "random": torch.get_rng_state(),
+    }
+    with replacing(folder / CHECKPOINT) as temporary:
+        torch.save(checkpoint, temporary)
 
 
 def _load(

@@ -10,19 +10,18 @@ import torch
 from torch.utils.data import DataLoader
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.pretraining.card import environment
+from nnunet_hrmedseg.pretraining.card import environment, image_statistics, write_result
 from nnunet_hrmedseg.pretraining.labelled_images import (
     LabelledImages,
     LabelledItem,
     find_labelled_dataset,
     read_labelled,
 )
-from nnunet_hrmedseg.pretraining.loop import LoopSettings, prepare_folder, run_loop
+from nnunet_hrmedseg.pretraining.loop import LoopSettings, begin_run, run_loop
 from nnunet_hrmedseg.pretraining.processes import Processes, processes
-from nnunet_hrmedseg.pretraining.student import Normalize, encoder_architecture, start_from
+from nnunet_hrmedseg.pretraining.student import STUDENT_OPTIONS, Normalize, encoder_architecture, start_from
 from nnunet_hrmedseg.pretraining.supervised import SupervisedPretraining
 from nnunet_hrmedseg.pretraining.teachers.loading import check_canvas
-from nnunet_hrmedseg.weights.encoder_file import write_encoder
 
 __all__ = ["pretrain"]
 
@@ -43,17 +42,11 @@ def pretrain(args: argparse.Namespace) -> int:
 
 
 def _pretrain(args: argparse.Namespace, group: Processes) -> int:
-    def log(text: str) -> None:
-        if group.first:
-            print(text, flush=True)
-
     folder, canvas = Path(args.output), check_canvas(tuple(args.canvas))
     datasets = [find_labelled_dataset(source) for source in args.datasets]
     for dataset in datasets:
-        log(f"{dataset.name}: {len(dataset.cases)} cases, {dataset.num_classes} classes with background")
-    architecture = encoder_architecture(
-        embed_dim=args.embed_dim, depth=args.depth, neck=args.neck, decoder_dim=args.decoder_dim
-    )
+        group.log(f"{dataset.name}: {len(dataset.cases)} cases, {dataset.num_classes} classes with background")
+    architecture = encoder_architecture(**{name: getattr(args, name) for name in STUDENT_OPTIONS})
     torch.manual_seed(args.seed)
     try:
         module = SupervisedPretraining(architecture, datasets, drop_path=args.drop_path).to(group.device)
@@ -114,11 +107,9 @@ def _pretrain(args: argparse.Namespace, group: Processes) -> int:
         "started_from": started_from and started_from.sha256,
     }
     sources = {dataset.name: len(dataset.cases) for dataset in datasets}
-    if group.first:
-        identity = {"command": "pretrain", "datasets": sources, "architecture": architecture, **recipe}
-        prepare_folder(folder, identity, overwrite=args.overwrite)
-    group.gather(None)
-    history = run_loop(module, batches, settings, folder, group, log=log)
+    identity = {"command": "pretrain", "datasets": sources, "architecture": architecture, **recipe}
+    begin_run(folder, identity, group, overwrite=args.overwrite)
+    history = run_loop(module, batches, settings, folder, group, log=group.log)
     if group.first:
         shown = [
             read_labelled(dataset, case, canvas)[0]
@@ -129,11 +120,7 @@ def _pretrain(args: argparse.Namespace, group: Processes) -> int:
             "name": args.name or "supervised on " + ", ".join(sources),
             "made_by": "hrmedseg pretrain",
             "architecture": architecture,
-            "normalization": {
-                "scheme": "zscore",
-                "mean": torch.stack([image.mean((1, 2)) for image in shown]).mean(0).tolist(),
-                "std": torch.stack([image.std((1, 2)) for image in shown]).mean(0).tolist(),
-            },
+            "normalization": normalize.card() | image_statistics(shown),
             "teacher": None,
             "data": {"sources": sources, "training_images": sum(sources.values())},
             "licences": {"data": args.data_licence},
@@ -141,9 +128,7 @@ def _pretrain(args: argparse.Namespace, group: Processes) -> int:
             "losses": {"training": history.last("loss")},
             **environment(group),
         }
-        file = write_encoder(folder / "encoder.safetensors", module.network.state_dict(), card)
-        log(f"Encoder: {file.path} (sha256 {file.sha256}), card beside it, losses in losses.csv and losses.png.")
-        log(f"Train from it:  HRMEDSEG_ENCODER_WEIGHTS={file.path.absolute()} nnUNetv2_train ...")
+        write_result(folder, module.network.state_dict(), card)
     return 0
 
 

@@ -33,6 +33,11 @@ class Processes:
     def first(self) -> bool:
         return self.rank == 0
 
+    def log(self, text: str) -> None:
+        """Print a line, once for all of them."""
+        if self.first:
+            print(text, flush=True)
+
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module with gradients averaged over all processes; alone, the module itself."""
         if self.count == 1:

@@ -10,7 +10,7 @@ import os
 import stat
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -114,6 +114,12 @@ class CaseFiles:
     files: tuple[str, ...]
     state: str
     reader: type[BaseReaderWriter]
+
+    @classmethod
+    def of(cls, files: Sequence[str], reader: type[BaseReaderWriter]) -> CaseFiles:
+        """Of all channels of a case: the first three, or the first where there are fewer."""
+        chosen = tuple(os.path.realpath(file) for file in (files[:3] if len(files) >= 3 else files[:1]))
+        return cls(chosen, ",".join(map(file_state, chosen)), reader)
 
 
 @dataclass(frozen=True, slots=True)

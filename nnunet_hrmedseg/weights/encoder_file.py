@@ -22,6 +22,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.files import write_atomically
 
 __all__ = [
     "BUNDLED",
@@ -151,7 +152,5 @@ def write_encoder(
     sha256 = hashlib.sha256(content).hexdigest()
     text = json.dumps({"format": _FORMAT, "sha256": sha256, **card}, indent=2) + "\n"
     for file, data in ((path, content), (path.with_suffix(".json"), text.encode())):
-        temporary = file.with_name(file.name + ".incomplete")
-        temporary.write_bytes(data)
-        os.replace(temporary, file)
+        write_atomically(file, data)
     return read_encoder(path)

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from nnunet_hrmedseg.architectures.lgvit import PATCH_SIZE
 from nnunet_hrmedseg.errors import HRMedSegError, some
 
 __all__ = ["check_canvas", "load_checkpoint", "one_line", "refuse_unknown_options", "sha256_of"]
 
-GRID = 16  # pixels of an image per pixel of the student's embedding
+GRID = PATCH_SIZE  # pixels of an image per pixel of the student's embedding
 
 
 def load_checkpoint(file: Path) -> dict[str, Any]:

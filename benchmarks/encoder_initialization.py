@@ -42,6 +42,7 @@ DATASETS = {
     "kvasir": (905, {"background": 0, "polyp": 1}, 0),
     "mlua_dental": (906, {"background": 0, "caries": 1}, 0),
 }
+GREY = ("jsrt", "mlua_dental")
 # task -> data sets that its encoder must not see
 TASKS = {
     "dsb2018": ("dsb2018",),
@@ -84,11 +85,11 @@ def prepare(data: Path, work: Path) -> None:
         cases = []
         for file in sorted((data / name / "images").iterdir()):
             image = Image.open(file)
-            grey = image.mode == "L" or name in ("jsrt", "mlua_dental")
-            image.convert("L" if grey else "RGB").save(raw / "imagesTr" / f"{file.stem}_0000.png", compress_level=1)
+            image = image.convert("L" if name in GREY else "RGB")
+            image.save(raw / "imagesTr" / f"{file.stem}_0000.png", compress_level=1)
             Image.open(masks[file.stem]).save(raw / "labelsTr" / f"{file.stem}.png")
             cases.append(file.stem)
-        channels = {"0": "grey"} if grey else {"0": "R", "1": "G", "2": "B"}
+        channels = {"0": "grey"} if name in GREY else {"0": "R", "1": "G", "2": "B"}
         description = {
             "channel_names": channels,
             "labels": labels,

@@ -74,18 +74,14 @@ class BrokenImages:
 
     Args:
         collection: from `find_images`.
-        expected: how many of its images this process reads; default is all.
         log: takes lines of text.
 
     Attributes:
         reasons: index in the collection -> what is wrong with the image.
     """
 
-    def __init__(
-        self, collection: ImageCollection, *, expected: int | None = None, log: Callable[[str], Any] = print
-    ) -> None:
+    def __init__(self, collection: ImageCollection, *, log: Callable[[str], Any] = print) -> None:
         self.collection = collection
-        self.expected = len(collection) if expected is None else expected
         self.log = log
         self.reasons: dict[int, str] = {}
 
@@ -101,9 +97,9 @@ class BrokenImages:
             return
         self.reasons[index] = reason
         self.log(f"Broken image, skipped: {self.collection[index].name}: {reason}")
-        if len(self.reasons) >= self.expected:
+        if len(self.reasons) >= len(self.collection):
             raise HRMedSegError(
-                f"None of the {self.expected} images can be read: {self.summary(names=3)}. Sources: "
+                f"None of the {len(self.collection)} images can be read: {self.summary(names=3)}. Sources: "
                 f"{some(list(self.collection.counts))}. Check that the files are whole, and images."
             )
 

@@ -55,14 +55,6 @@ class Processes:
             value /= self.count
         return value
 
-    def any(self, condition: bool) -> bool:
-        """Whether it is true in any process; all of them get the same answer."""
-        if self.count == 1:
-            return condition
-        value = torch.tensor(float(condition), device=self.device)
-        distributed.all_reduce(value)
-        return bool(value > 0)
-
     def gather(self, value: object) -> list:
         """What every process says, in order of rank; all of them get it."""
         if self.count == 1:

@@ -1,18 +1,21 @@
 """What an encoder to start from is worth: fine-tuning from scratch and from an encoder that never saw the task.
 
-For each of four tasks (nuclei, polyps, skin lesions, organs on chest radiographs) an encoder is made by `hrmedseg
-pretrain` from all labelled data sets but those of the task. Then nnUNetTrainerHRMedSeg is trained on the task for 1,000
-image-steps, from random weights and from that encoder, with the same images, order and augmentation; Dice is
-nnU-Net's own validation of the held-out cases.
+Four tasks: nuclei, polyps, skin lesions, organs on chest radiographs. Two encoders are made by `hrmedseg pretrain`,
+each from one half of the labelled data sets, and a task starts from the one whose half knows nothing of its kind. Then
+nnUNetTrainerHRMedSeg is trained on the task for 1,000 image-steps, from random weights and from that encoder, with the
+same images, order and augmentation; Dice is nnU-Net's own validation of the held-out cases.
 
     python benchmarks/encoder_initialization.py prepare  DATA WORK            raw data sets from folders of images
-    python benchmarks/encoder_initialization.py pretrain WORK TASK            the encoder that never saw the task
-    python benchmarks/encoder_initialization.py train    WORK TASK START SEED  START: scratch, encoder or a file
+    python benchmarks/encoder_initialization.py pretrain WORK HALF            an encoder, supervised on a half
+    python benchmarks/encoder_initialization.py teacher  WORK HALF            a ResEnc nnU-Net of the same half
+    python benchmarks/encoder_initialization.py distill  DATA WORK HALF       an encoder, distilled from it
+    python benchmarks/encoder_initialization.py train    WORK TASK START SEED START: scratch, encoder, distilled, a file
     python benchmarks/encoder_initialization.py table    WORK                 writes results/encoder_initialization.json
     python benchmarks/encoder_initialization.py bundle   WORK                 the encoder that travels with the package
 
-DATA holds a folder for each data set, with `images` and `masks` (class indices) of the same names. Everything can be
-repeated and goes on where it stopped; several tasks can run side by side, one thread each.
+DATA/labelled holds a folder for each data set, with `images` and `masks` (class indices) of the same names, and
+DATA/unlabelled folders of images. Everything can be repeated and goes on where it stopped; several tasks can run side
+by side, one thread each.
 """
 
 from __future__ import annotations
@@ -24,13 +27,16 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 CANVAS = 512
 IMAGE_STEPS, BATCH_SIZE, EPOCHS = 1000, 2, 10
-PRETRAINING = ["--canvas", "256", "256", "--image_steps", "12000", "--batch_size", "8", "--lr", "4e-4"]
+PRETRAINING = ["--canvas", "256", "256", "--zoom", "3", "--image_steps", "16000", "--batch_size", "8", "--lr", "4e-4"]
+TEACHER_SIDE, TEACHER_BATCH_SIZE, TEACHER_EPOCHS, TEACHER_ITERATIONS = 256, 4, 10, 60
+DISTILLATION = ["--canvas", "256", "256", "--epochs", "8", "--batch_size", "8", "--val_images", "32"]
 SEEDS = (0, 1)
 
 # number, labels, and how many cases are held out
@@ -43,12 +49,19 @@ DATASETS = {
     "mlua_dental": (906, {"background": 0, "caries": 1}, 0),
 }
 GREY = ("jsrt", "mlua_dental")
-# task -> data sets that its encoder must not see
-TASKS = {
-    "dsb2018": ("dsb2018",),
-    "cvc_clinicdb": ("cvc_clinicdb", "kvasir"),
-    "isic2018": ("isic2018",),
-    "jsrt": ("jsrt",),
+HALVES = {
+    "nuclei_skin_teeth": ("dsb2018", "isic2018", "mlua_dental"),
+    "polyps_chest_teeth": ("cvc_clinicdb", "kvasir", "jsrt", "mlua_dental"),
+}
+UNLABELLED = {  # of no kind that a task of theirs is of
+    "nuclei_skin_teeth": ("bccd", "fuseg", "idrid_train54", "imagenet_sample", "isic2018_512", "selfexsr_hr", "vnc_em"),
+    "polyps_chest_teeth": ("figure1_covid_cxr", "idrid_train54", "imagenet_sample", "selfexsr_hr"),
+}
+TASKS = {  # and the half that knows nothing of it
+    "dsb2018": "polyps_chest_teeth",
+    "cvc_clinicdb": "nuclei_skin_teeth",
+    "isic2018": "polyps_chest_teeth",
+    "jsrt": "nuclei_skin_teeth",
 }
 
 LICENCES = (
@@ -81,9 +94,9 @@ def prepare(data: Path, work: Path) -> None:
             continue
         for part in ("imagesTr", "labelsTr"):
             (raw / part).mkdir(parents=True, exist_ok=True)
-        masks = {file.stem: file for file in (data / name / "masks").iterdir()}
+        masks = {file.stem: file for file in (data / "labelled" / name / "masks").iterdir()}
         cases = []
-        for file in sorted((data / name / "images").iterdir()):
+        for file in sorted((data / "labelled" / name / "images").iterdir()):
             image = Image.open(file)
             image = image.convert("L" if name in GREY else "RGB")
             image.save(raw / "imagesTr" / f"{file.stem}_0000.png", compress_level=1)
@@ -114,21 +127,94 @@ def environment(work: Path) -> dict[str, str]:
     }
 
 
-def pretrain(work: Path, datasets: list[str], output: str, extra: list[str]) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "nnunet_hrmedseg.cli",
-        "pretrain",
-        "-d",
-        *datasets,
-        "-device",
-        "cpu",
-        "--workers",
-        "0",
-    ]
-    command += [*PRETRAINING, "-o", str(work / "encoders" / output), *extra]
+def hrmedseg(work: Path, *arguments: str | Path) -> None:
+    command = [sys.executable, "-m", "nnunet_hrmedseg.cli", *map(str, arguments), "-device", "cpu", "--workers", "0"]
     subprocess.run(command, env=environment(work), check=True)
+
+
+def pretrain(work: Path, datasets: Sequence[str], output: str, extra: list[str]) -> None:
+    hrmedseg(work, "pretrain", "-d", *datasets, *PRETRAINING, "-o", work / "encoders" / output, *extra)
+
+
+def teacher_folder(half: str) -> str:
+    return f"Dataset{920 + list(HALVES).index(half)}_{half}"
+
+
+def prepare_teacher(work: Path, half: str) -> None:
+    """One data set of a half: every image RGB and as large as the canvas of the distillation, every class its own."""
+    from PIL import Image
+
+    raw = work / "nnUNet_raw" / teacher_folder(half)
+    if (raw / "dataset.json").is_file():
+        return
+    for part in ("imagesTr", "labelsTr"):
+        (raw / part).mkdir(parents=True, exist_ok=True)
+    size, labels, cases = (TEACHER_SIDE, TEACHER_SIDE), {"background": 0}, 0
+    for name in HALVES[half]:
+        source, first = work / "nnUNet_raw" / folder_name(name), len(labels) - 1
+        shared = {label: labels[label] for label in DATASETS[name][1] if label in labels}  # polyps are of two data sets
+        labels.update({label: first + value for label, value in DATASETS[name][1].items() if label not in shared})
+        values = np.array([labels[label] for label in DATASETS[name][1]], np.uint8)
+        for file in sorted((source / "labelsTr").iterdir()):
+            image = Image.open(source / "imagesTr" / f"{file.stem}_0000.png").convert("RGB")
+            image.resize(size, Image.Resampling.BOX).save(raw / "imagesTr" / f"{name}_{file.stem}_0000.png")
+            mask = Image.fromarray(values[np.array(Image.open(file))]).resize(size, Image.Resampling.NEAREST)
+            mask.save(raw / "labelsTr" / f"{name}_{file.name}")
+            cases += 1
+    channels = {"0": "R", "1": "G", "2": "B"}
+    description = {"channel_names": channels, "labels": labels, "numTraining": cases, "file_ending": ".png"}
+    (raw / "dataset.json").write_text(json.dumps(description))
+
+
+def teacher(work: Path, half: str) -> None:
+    """A ResEnc M nnU-Net of half the width, so that two CPU cores can train it, by nnU-Net's own trainer."""
+    os.environ.update(environment(work))
+    import torch
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    torch.set_num_threads(1)
+    prepare_teacher(work, half)
+    preprocessed = work / "nnUNet_preprocessed" / teacher_folder(half)
+    if not (preprocessed / "nnUNetResEncUNetMPlans.json").is_file():
+        command = Path(sys.executable).parent / "nnUNetv2_plan_and_preprocess"
+        number = str(920 + list(HALVES).index(half))
+        options = ["-d", number, "-c", "2d", "-pl", "nnUNetPlannerResEncM", "-npfp", "1", "-np", "1"]
+        subprocess.run([command, *options], env=environment(work), check=True)
+    plans = json.loads((preprocessed / "nnUNetResEncUNetMPlans.json").read_text())
+    description = json.loads((preprocessed / "dataset.json").read_text())
+    plans["continue_training"] = False
+    configuration = plans["configurations"]["2d"]
+    configuration["batch_size"] = TEACHER_BATCH_SIZE
+    network = configuration["architecture"]["arch_kwargs"]
+    network["features_per_stage"] = [features // 2 for features in network["features_per_stage"]]
+    torch.manual_seed(0)
+    np.random.seed(0)
+    trainer = nnUNetTrainer(plans, "2d", 0, description, torch.device("cpu"))
+    trainer.num_epochs, trainer.num_iterations_per_epoch = TEACHER_EPOCHS, TEACHER_ITERATIONS
+    trainer.num_val_iterations_per_epoch = 10
+    trainer.run_training()
+
+
+def distill(data: Path, work: Path, half: str, extra: list[str]) -> None:
+    plans = "nnUNetTrainer__nnUNetResEncUNetMPlans__2d"
+    trained = work / "nnUNet_results" / teacher_folder(half) / plans
+    images = [folder_name(name) for name in HALVES[half]] + [data / "unlabelled" / name for name in UNLABELLED[half]]
+    output = work / "encoders" / f"{half}_distilled"
+    cache = work / "embeddings" / half
+    hrmedseg(
+        work,
+        "distill",
+        "--teacher",
+        trained,
+        "--images",
+        *images,
+        "--cache",
+        cache,
+        *DISTILLATION,
+        "-o",
+        output,
+        *extra,
+    )
 
 
 def bundle(work: Path, extra: list[str]) -> None:
@@ -190,8 +276,11 @@ def train(work: Path, task: str, start: str, seed: int) -> None:
     plans["continue_training"] = False
     configuration = plans["configurations"]["2d"]
     configuration.update(patch_size=[CANVAS, CANVAS], batch_size=BATCH_SIZE)
-    weights = {"scratch": "none", "encoder": str(work / "encoders" / task / "encoder.safetensors")}.get(start, start)
-    configuration["encoder_weights"] = weights
+    encoders = {"encoder": TASKS[task], "distilled": f"{TASKS[task]}_distilled"}
+    if start in encoders:
+        configuration["encoder_weights"] = str(work / "encoders" / encoders[start] / "encoder.safetensors")
+    else:
+        configuration["encoder_weights"] = "none" if start == "scratch" else start
 
     torch.manual_seed(seed)
     np.random.seed(seed)
@@ -253,30 +342,32 @@ def table(work: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     steps = parser.add_subparsers(dest="step", required=True)
-    step = steps.add_parser("prepare")
-    step.add_argument("data", type=Path)
-    step.add_argument("work", type=Path)
-    step = steps.add_parser("pretrain")
-    step.add_argument("work", type=Path)
-    step.add_argument("task", choices=TASKS)
-    step = steps.add_parser("train")
-    step.add_argument("work", type=Path)
-    step.add_argument("task", choices=TASKS)
-    step.add_argument("start")
-    step.add_argument("seed", type=int)
-    step = steps.add_parser("bundle")
-    step.add_argument("work", type=Path)
-    step = steps.add_parser("table")
-    step.add_argument("work", type=Path)
+    takes = {
+        "prepare": ["data", "work"],
+        "pretrain": ["work", "half"],
+        "teacher": ["work", "half"],
+        "distill": ["data", "work", "half"],
+        "train": ["work", "task", "start", "seed"],
+        "table": ["work"],
+        "bundle": ["work"],
+    }
+    kinds = {
+        "data": {"type": lambda text: Path(text).absolute()},
+        "work": {"type": lambda text: Path(text).absolute()},
+        "half": {"choices": HALVES},
+        "task": {"choices": TASKS},
+        "start": {},
+        "seed": {"type": int},
+    }
+    for name, arguments in takes.items():
+        step = steps.add_parser(name)
+        for argument in arguments:
+            step.add_argument(argument, **kinds[argument])
     args, more = parser.parse_known_args()
-    if args.step == "prepare":
-        prepare(args.data, args.work.absolute())
-    elif args.step == "pretrain":
-        seen = [folder_name(name) for name in DATASETS if name not in TASKS[args.task]]
-        pretrain(args.work.absolute(), seen, args.task, more)
-    elif args.step == "bundle":
-        bundle(args.work.absolute(), more)
-    elif args.step == "train":
-        train(args.work.absolute(), args.task, args.start, args.seed)
+    given = [getattr(args, argument) for argument in takes[args.step]]
+    if args.step == "pretrain":
+        pretrain(args.work, [folder_name(name) for name in HALVES[args.half]], args.half, more)
+    elif args.step in ("distill", "bundle"):
+        {"distill": distill, "bundle": bundle}[args.step](*given, more)
     else:
-        table(args.work.absolute())
+        {"prepare": prepare, "teacher": teacher, "train": train, "table": table}[args.step](*given)

@@ -68,6 +68,13 @@ def add_pretrain_arguments(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--image_steps", type=_positive, default=20000, help="[default: %(default)s]")
     recipe.add_argument("--batch_size", type=_positive, default=8, help="of each process [default: %(default)s]")
     recipe.add_argument("--lr", type=float, default=4e-4, help="learning rate of Adam [default: %(default)s]")
+    recipe.add_argument(
+        "--zoom",
+        type=_magnification,
+        default=1,
+        help="show windows of the images, magnified up to so many times: a small canvas then trains for a large one "
+        "[default: %(default)s, whole images]",
+    )
     _add_run_arguments(parser)
 
 
@@ -116,4 +123,11 @@ def _not_negative(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{value} is negative")
+    return value
+
+
+def _magnification(text: str) -> float:
+    value = float(text)
+    if not 1 <= value <= 64:
+        raise argparse.ArgumentTypeError(f"{value:g} is not between 1 and 64")
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,10 +27,11 @@ from nnunet_hrmedseg.pretraining.image_sources import raw_reader, resolved_sourc
 from nnunet_hrmedseg.pretraining.stored_images import CaseFiles, case_pixels, reason
 from nnunet_hrmedseg.pretraining.student import Normalize
 
-__all__ = ["LabelledImages", "LabelledDataset", "LabelledItem", "find_labelled_dataset", "read_labelled"]
+__all__ = ["LabelledImages", "LabelledDataset", "LabelledItem", "find_labelled_dataset", "read_labelled", "resized"]
 
 SCALES = (0.75, 0.875, 1.0, 1.125, 1.25)
 """Sides of the canvas from step to step, in parts of the one that was asked for."""
+FOREGROUND_WINDOWS = 1 / 3  # nnU-Net's oversampling of the foreground, for windows smaller than the image
 
 
 @dataclass(frozen=True)
@@ -102,10 +104,14 @@ class LabelledImages(Dataset):
     All images of a step are of one size. Data sets are drawn by the square root of their number of cases: the small
     ones more often than their share, the large ones still most often.
 
+    With a `zoom` above 1 an item shows a window of its image, 1 to `zoom` times smaller than the image in height and
+    width: a small canvas then holds structures as large as a canvas `zoom` times its side does.
+
     Args:
         datasets: at least one.
         canvas: (H, W) in pixels around which the size is drawn.
         normalize: what the student expects.
+        zoom: at least 1; the magnification is drawn from 1 to this, log-uniformly.
         items: number of items.
         step_items: consecutive items that make a step.
         seed: of everything that is drawn.
@@ -117,11 +123,12 @@ class LabelledImages(Dataset):
         canvas: tuple[int, int],
         normalize: Normalize,
         *,
+        zoom: float = 1,
         items: int,
         step_items: int,
         seed: int,
     ) -> None:
-        self.datasets, self.canvas, self.normalize = list(datasets), canvas, normalize
+        self.datasets, self.canvas, self.normalize, self.zoom = list(datasets), canvas, normalize, zoom
         self.items, self.step_items, self.seed = items, step_items, seed
         shares = np.sqrt([len(dataset.cases) for dataset in self.datasets])
         self.shares = shares / shares.sum()
@@ -136,7 +143,12 @@ class LabelledImages(Dataset):
         generator = np.random.default_rng((self.seed, step, place))
         number = int(generator.choice(len(self.datasets), p=self.shares))
         dataset = self.datasets[number]
-        image, label = read_labelled(dataset, dataset.cases[generator.integers(len(dataset.cases))], size)
+        case = dataset.cases[generator.integers(len(dataset.cases))]
+        image, label = read_labelled(dataset, case)
+        if self.zoom > 1:
+            magnification = math.exp(generator.uniform(0, math.log(self.zoom)))
+            image, label = _window(image, label, magnification, dataset.num_classes, generator)
+        image, label = resized(image, label, size)
         image = self.normalize(image[None])[0]
         # nnU-Net's transforms draw from both global generators
         drawn = int(generator.integers(2**31))
@@ -147,8 +159,8 @@ class LabelledImages(Dataset):
         return LabelledItem(number, both["image"], both["segmentation"])
 
 
-def read_labelled(dataset: LabelledDataset, case: RawCase, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Image (3, H, W) float32 in 0..1 and label (1, H, W) int16 of a case, resized to `size`.
+def read_labelled(dataset: LabelledDataset, case: RawCase) -> tuple[Tensor, Tensor]:
+    """Image (3, H, W) float32 in 0..1 and label (1, H, W) float32 of a case.
 
     Raises:
         HRMedSegError: one of them cannot be read, they are of different sizes, or the label has a value that
@@ -169,8 +181,28 @@ def read_labelled(dataset: LabelledDataset, case: RawCase, size: tuple[int, int]
     wrong = (label < 0) | (label > highest) | (label != label.round())
     if wrong.any():
         raise HRMedSegError(f"{case.label} has the value {label[wrong].max():g}, which dataset.json does not name.")
+    return image, label
+
+
+def resized(image: Tensor, label: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Image (3, *size) float32 and label (1, *size) int16."""
     image = F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
     return image, F.interpolate(label[None], size, mode="nearest-exact")[0].to(torch.int16)
+
+
+def _window(
+    image: Tensor, label: Tensor, zoom: float, num_classes: int, generator: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """A window 1/zoom as high and wide as the image, at a random place or around a random pixel of the foreground."""
+    sides = np.array(image.shape[1:])
+    window = np.maximum(1, np.rint(sides / zoom)).astype(int)
+    corner = generator.integers(sides - window + 1)
+    foreground = ((label[0] > 0) & (label[0] < num_classes)).nonzero()
+    if len(foreground) and generator.random() < FOREGROUND_WINDOWS:
+        pixel = foreground[generator.integers(len(foreground))].numpy()
+        corner = np.clip(pixel - window // 2, 0, sides - window)
+    (top, left), (height, width) = corner.tolist(), window.tolist()
+    return image[:, top : top + height, left : left + width], label[:, top : top + height, left : left + width]
 
 
 def _read_label(reader: type[BaseReaderWriter], file: str) -> np.ndarray:

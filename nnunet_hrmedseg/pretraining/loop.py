@@ -34,6 +34,7 @@ CHECKPOINT = "checkpoint.pth"
 SETTINGS = "run.json"
 _RESULTS = (CHECKPOINT, "losses.csv", "losses.png", "broken_images.txt", "encoder.safetensors", "encoder.json")
 _ROWS_PER_EPOCH = 20  # of losses.csv
+POLYNOMIAL = 0.9  # the exponent of nnU-Net's PolyLRScheduler
 _COLUMNS = ("epoch", "images", "learning_rate", "loss", "validation_loss", "seconds")
 
 
@@ -46,7 +47,8 @@ class LoopSettings:
         steps_per_epoch: optimiser steps of one pass.
         images_per_step: over all processes; for the log.
         learning_rate: of Adam.
-        decay: factor on the learning rate from one epoch to the next, applied in small parts at every step.
+        decay: factor on the learning rate from one epoch to the next, applied in small parts at every step; None is
+            nnU-Net's polynomial way to 0 at the end of the run, (1 - t)^0.9.
         warmup_steps: over which the learning rate rises from 0.
         clip_norm: gradients are scaled down to this norm.
         amp: mixed precision on CUDA.
@@ -58,7 +60,7 @@ class LoopSettings:
     steps_per_epoch: int
     images_per_step: int
     learning_rate: float
-    decay: float
+    decay: float | None
     warmup_steps: int = 20
     clip_norm: float = 12.0
     amp: bool = True
@@ -67,7 +69,10 @@ class LoopSettings:
 
     def learning_rate_at(self, step: int) -> float:
         """At a step counted from the beginning of the run."""
-        rate = self.learning_rate * self.decay ** (step / self.steps_per_epoch)
+        if self.decay is None:
+            rate = self.learning_rate * (1 - step / (self.epochs * self.steps_per_epoch)) ** POLYNOMIAL
+        else:
+            rate = self.learning_rate * self.decay ** (step / self.steps_per_epoch)
         return rate * min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else rate
 
 

@@ -16,6 +16,7 @@ from nnunet_hrmedseg.pretraining.labelled_images import (
     LabelledItem,
     find_labelled_dataset,
     read_labelled,
+    resized,
 )
 from nnunet_hrmedseg.pretraining.loop import LoopSettings, begin_run, run_loop
 from nnunet_hrmedseg.pretraining.processes import Processes, processes
@@ -28,7 +29,6 @@ __all__ = ["pretrain"]
 STATISTICS_IMAGES = 8  # of each data set, from which mean and deviation are taken
 EPOCHS = 20  # the learning rate and the log are counted in parts of the run
 """A run is cut into this many epochs; between them the losses are drawn."""
-FINAL_LEARNING_RATE = 0.02  # part of the first
 
 
 def pretrain(args: argparse.Namespace) -> int:
@@ -61,6 +61,7 @@ def _pretrain(args: argparse.Namespace, group: Processes) -> int:
         datasets,
         canvas,
         normalize,
+        zoom=args.zoom,
         items=EPOCHS * steps_per_epoch * step_images,
         step_items=step_images,
         seed=args.seed,
@@ -70,7 +71,7 @@ def _pretrain(args: argparse.Namespace, group: Processes) -> int:
         steps_per_epoch=steps_per_epoch,
         images_per_step=step_images,
         learning_rate=args.lr,
-        decay=FINAL_LEARNING_RATE ** (1 / EPOCHS),
+        decay=None,
         amp=args.amp,
         seed=args.seed,
     )
@@ -100,8 +101,9 @@ def _pretrain(args: argparse.Namespace, group: Processes) -> int:
         "batch_size": step_images,
         "optimizer": "Adam",
         "learning_rate": args.lr,
-        "learning_rate_at_the_end": float(f"{args.lr * FINAL_LEARNING_RATE:.3g}"),
+        "learning_rate_schedule": "polynomial",
         "augmentation": "nnU-Net's, canvas x 0.75 to 1.25",
+        "zoom": args.zoom,
         "drop_path": args.drop_path,
         "seed": args.seed,
         "started_from": started_from and started_from.sha256,
@@ -112,7 +114,7 @@ def _pretrain(args: argparse.Namespace, group: Processes) -> int:
     history = run_loop(module, batches, settings, folder, group, log=group.log)
     if group.first:
         shown = [
-            read_labelled(dataset, case, canvas)[0]
+            resized(*read_labelled(dataset, case), canvas)[0]
             for dataset in datasets
             for case in dataset.cases[:: max(1, len(dataset.cases) // STATISTICS_IMAGES)][:STATISTICS_IMAGES]
         ]

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.pretraining import labelled_images
-from nnunet_hrmedseg.pretraining.labelled_images import LabelledImages, find_labelled_dataset, read_labelled
+from nnunet_hrmedseg.pretraining.labelled_images import LabelledImages, find_labelled_dataset, read_labelled, resized
 from nnunet_hrmedseg.pretraining.student import Normalize
 from tests.pretraining.tiny_datasets import discs, write_labelled
 
@@ -60,14 +60,14 @@ def test_by_number_and_name(raw, monkeypatch):
 
 def test_image_and_label_are_read_and_resized(raw):
     colour, grey, ignore, _ = datasets(raw)
-    image, label = read_labelled(colour, colour.cases[3], (40, 56))
+    image, label = resized(*read_labelled(colour, colour.cases[3]), (40, 56))
     pixels, classes = discs(3)
     assert torch.allclose(image, torch.from_numpy(pixels).permute(2, 0, 1) / 255, atol=1e-6)
     assert torch.equal(label[0], torch.from_numpy(classes).short())
-    image, label = read_labelled(grey, grey.cases[0], CANVAS)
+    image, label = resized(*read_labelled(grey, grey.cases[0]), CANVAS)
     assert image.shape == (3, *CANVAS) and torch.equal(image[0], image[1]) and torch.equal(image[0], image[2])
     assert label.shape == (1, *CANVAS) and set(label.unique().tolist()) == {0, 1, 2, 3}
-    assert (read_labelled(ignore, ignore.cases[0], CANVAS)[1][0, 0] == 3).all()
+    assert (read_labelled(ignore, ignore.cases[0])[1][0, 0] == 3).all()
 
 
 def change_json(folder, **changed):
@@ -176,7 +176,7 @@ def test_unusable_cases_are_named(tmp_path, damage, fault):
     dataset = find_labelled_dataset(write_labelled(tmp_path / "Dataset009_X", 2))
     damage(tmp_path / "Dataset009_X")
     with pytest.raises(HRMedSegError, match=fault):
-        read_labelled(dataset, dataset.cases[0], CANVAS)
+        read_labelled(dataset, dataset.cases[0])
 
 
 # ---- the stream ------------------------------------------------------------------------------------------------------
@@ -247,8 +247,37 @@ def test_augmentation_keeps_image_and_label_together(tmp_path):
             agreement = ((values > threshold) == inside).float().mean()
             assert agreement > 0.9, index
         size = tuple(item.label.shape[1:])
-        changed += not any(torch.equal(item.label, read_labelled(plain, case, size)[1]) for case in plain.cases)
+        unchanged = [resized(*read_labelled(plain, case), size)[1] for case in plain.cases]
+        changed += not any(torch.equal(item.label, label) for label in unchanged)
     assert changed > 12
+
+
+@pytest.mark.parametrize("zoom", [1.5, 4])
+def test_a_window_shows_a_part_magnified(tmp_path, monkeypatch, zoom):
+    """The image is a ramp, so its values tell the place and the size of the window."""
+    monkeypatch.setattr(labelled_images, "_augmentation", lambda size: lambda **both: both)
+    folder = write_labelled(tmp_path / "Dataset009_X", 1)
+    height, width = 160, 200
+    ramp = np.stack([np.arange(width)[None].repeat(height, 0), np.arange(height)[:, None].repeat(width, 1)], 2)
+    pixels = np.concatenate([ramp, ramp[..., :1]], 2).astype(np.uint8)
+    Image.fromarray(pixels).save(folder / "imagesTr" / "case_00_0000.png")
+    classes = np.zeros((height, width), np.uint8)
+    classes[20:24, 180:190] = 1
+    Image.fromarray(classes).save(folder / "labelsTr" / "case_00.png")
+    dataset = find_labelled_dataset(folder)
+    made = LabelledImages([dataset], (64, 64), lambda image: image * 255, zoom=zoom, items=90, step_items=1, seed=0)
+    magnifications, with_foreground = [], 0
+    for item in (made[index] for index in range(90)):
+        x, y = item.image[0], item.image[1]
+        parts = (x.max() - x.min()).item() / width, (y.max() - y.min()).item() / height
+        assert parts[0] == pytest.approx(parts[1], abs=0.03)
+        magnifications.append(1 / parts[0])
+        inside = (x >= 180) & (x < 190) & (y >= 20) & (y < 24)
+        assert ((item.label[0] == 1) == inside).float().mean() > 0.97
+        with_foreground += bool((item.label == 1).any())
+    assert 1 <= min(magnifications) < 1.2 and 0.8 * zoom < max(magnifications) < 1.15 * zoom
+    assert np.median(magnifications) == pytest.approx(zoom**0.5, rel=0.2)
+    assert with_foreground > 90 * 0.35
 
 
 def test_the_ignore_label_survives_and_borders_are_background(raw):

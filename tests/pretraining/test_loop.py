@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import nn
 
 from nnunet_hrmedseg.errors import HRMedSegError
@@ -66,6 +67,15 @@ def test_the_learning_rate_warms_up_and_decays():
     assert settings.learning_rate_at(0) == pytest.approx(1e-2 / 3)
     assert settings.learning_rate_at(5) == pytest.approx(1e-2 * 0.9)
     assert settings.learning_rate_at(20) == pytest.approx(1e-2 * 0.9**4)
+
+
+def test_without_a_decay_the_learning_rate_falls_as_nnunets():
+    settings, steps = _settings(decay=None), 20
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-2)
+    expected = PolyLRScheduler(optimizer, 1e-2, steps)
+    for step in range(3, steps):
+        expected.step(step)
+        assert settings.learning_rate_at(step) == pytest.approx(optimizer.param_groups[0]["lr"])
 
 
 @pytest.mark.parametrize("stop_after", [1, 5, 8])

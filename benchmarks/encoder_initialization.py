@@ -310,29 +310,41 @@ def train(work: Path, task: str, start: str, seed: int) -> None:
 
 
 def table(work: Path) -> None:
+    """Mean Dice over the seeds that both starts have, and the gain over random weights in Dice points."""
     import torch
 
     from nnunet_hrmedseg.pretraining.card import processor_name
 
     runs = [json.loads(file.read_text()) for file in sorted((work / "runs").glob("*.json"))]
-    rows = {}
-    for task in TASKS:
-        rows[task] = {
-            start: [run["dice"] for run in runs if run["task"] == task and run["start"] == start]
-            for start in ("scratch", "encoder")
-        }
-    gains = {task: 100 * (np.mean(row["encoder"]) - np.mean(row["scratch"])) for task, row in rows.items()}
-    for task, row in rows.items():
-        print(task, *(f"{np.mean(row[start]):.4f} {np.round(row[start], 4)}" for start in row), f"{gains[task]:+.2f}")
-    print(f"mean gain {np.mean(list(gains.values())):+.2f} Dice points")
+    dice = {(run["task"], run["start"], run["seed"]): run["dice"] for run in runs}
+    gains: dict[str, dict[str, float]] = {}
+    for start in ("encoder", "distilled"):
+        gains[start] = {}
+        for task in TASKS:
+            seeds = [seed for seed in SEEDS if {(task, "scratch", seed), (task, start, seed)} <= dice.keys()]
+            if not seeds:
+                continue
+            scratch, started = ([dice[task, name, seed] for seed in seeds] for name in ("scratch", start))
+            gains[start][task] = 100 * float(np.mean(started) - np.mean(scratch))
+            of_seeds = " ".join(f"{a:.3f}->{b:.3f}" for a, b in zip(scratch, started, strict=True))
+            print(
+                f"| {task} | {np.mean(scratch):.3f} | {start}: {np.mean(started):.3f} | {gains[start][task]:+.1f} |",
+                of_seeds,
+            )
+        if gains[start]:
+            gains[start]["mean"] = float(np.mean(list(gains[start].values())))
+            print(f"{start}: mean gain {gains[start]['mean']:+.2f} Dice points over {len(gains[start]) - 1} tasks")
+    for run in runs:
+        run["encoder"].pop("file", None)  # of this machine
     content = {
         "image_steps": IMAGE_STEPS,
         "canvas": CANVAS,
         "pretraining": " ".join(PRETRAINING),
+        "distillation": " ".join(DISTILLATION),
         "machine": processor_name(),
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "date": datetime.date.today().isoformat(),
-        "gain_in_dice_points": gains,
+        "gain_in_dice_points": {start: gain for start, gain in gains.items() if gain},
         "runs": runs,
     }
     file = Path(__file__).parent / "results" / "encoder_initialization.json"

@@ -1,14 +1,14 @@
 """What an encoder to start from is worth: fine-tuning from scratch and from an encoder that never saw the task.
 
-Four tasks: nuclei, polyps, skin lesions, organs on chest radiographs. Two encoders are made by `hrmedseg pretrain`,
-each from one half of the labelled data sets, and a task starts from the one whose half knows nothing of its kind. Then
+Four tasks: nuclei, polyps, skin lesions, organs on chest radiographs. Encoders are made by `hrmedseg pretrain` from
+some of the labelled data sets, and a task starts from one that was made without any image of its kind. Then
 nnUNetTrainerHRMedSeg is trained on the task for 1,000 image-steps, from random weights and from that encoder, with the
 same images, order and augmentation; Dice is nnU-Net's own validation of the held-out cases.
 
     python benchmarks/encoder_initialization.py prepare  DATA WORK            raw data sets from folders of images
-    python benchmarks/encoder_initialization.py pretrain WORK HALF            an encoder, supervised on a half
-    python benchmarks/encoder_initialization.py teacher  WORK HALF            a ResEnc nnU-Net of the same half
-    python benchmarks/encoder_initialization.py distill  DATA WORK HALF       an encoder, distilled from it
+    python benchmarks/encoder_initialization.py pretrain WORK ENCODER         an encoder, supervised on data sets
+    python benchmarks/encoder_initialization.py teacher  WORK ENCODER         a ResEnc nnU-Net, trained on the same
+    python benchmarks/encoder_initialization.py distill  DATA WORK ENCODER    an encoder, distilled from it
     python benchmarks/encoder_initialization.py train    WORK TASK START SEED START: scratch, encoder, distilled, a file
     python benchmarks/encoder_initialization.py table    WORK                 writes results/encoder_initialization.json
     python benchmarks/encoder_initialization.py bundle   WORK                 the encoder that travels with the package
@@ -35,6 +35,7 @@ import numpy as np
 CANVAS = 512
 IMAGE_STEPS, BATCH_SIZE, EPOCHS = 1000, 2, 10
 PRETRAINING = ["--canvas", "256", "256", "--zoom", "3", "--image_steps", "16000", "--batch_size", "8", "--lr", "4e-4"]
+BUNDLED_IMAGE_STEPS = "24000"
 TEACHER_SIDE, TEACHER_BATCH_SIZE, TEACHER_EPOCHS, TEACHER_ITERATIONS = 256, 4, 10, 60
 DISTILLATION = ["--canvas", "256", "256", "--epochs", "8", "--batch_size", "8", "--val_images", "32"]
 SEEDS = (0, 1)
@@ -49,19 +50,24 @@ DATASETS = {
     "mlua_dental": (906, {"background": 0, "caries": 1}, 0),
 }
 GREY = ("jsrt", "mlua_dental")
-HALVES = {
+# encoder -> what it is made from
+ENCODERS = {
     "nuclei_skin_teeth": ("dsb2018", "isic2018", "mlua_dental"),
-    "polyps_chest_teeth": ("cvc_clinicdb", "kvasir", "jsrt", "mlua_dental"),
+    "all_but_nuclei": ("isic2018", "cvc_clinicdb", "kvasir", "jsrt", "mlua_dental"),
+    "all_but_skin": ("dsb2018", "cvc_clinicdb", "kvasir", "jsrt", "mlua_dental"),
 }
-UNLABELLED = {  # of no kind that a task of theirs is of
-    "nuclei_skin_teeth": ("bccd", "fuseg", "idrid_train54", "imagenet_sample", "isic2018_512", "selfexsr_hr", "vnc_em"),
-    "polyps_chest_teeth": ("figure1_covid_cxr", "idrid_train54", "imagenet_sample", "selfexsr_hr"),
-}
-TASKS = {  # and the half that knows nothing of it
-    "dsb2018": "polyps_chest_teeth",
+# task -> the encoder that knows nothing of it
+TASKS = {
+    "dsb2018": "all_but_nuclei",
     "cvc_clinicdb": "nuclei_skin_teeth",
-    "isic2018": "polyps_chest_teeth",
+    "isic2018": "all_but_skin",
     "jsrt": "nuclei_skin_teeth",
+}
+# for distillation, besides the images of those data sets; of no kind that a task of theirs is of
+UNLABELLED = {
+    "nuclei_skin_teeth": ("bccd", "fuseg", "idrid_train54", "imagenet_sample", "isic2018_512", "selfexsr_hr", "vnc_em"),
+    "all_but_nuclei": ("figure1_covid_cxr", "fuseg", "idrid_train54", "imagenet_sample", "isic2018_512", "selfexsr_hr"),
+    "all_but_skin": ("bccd", "figure1_covid_cxr", "idrid_train54", "imagenet_sample", "selfexsr_hr", "vnc_em"),
 }
 
 LICENCES = (
@@ -136,21 +142,21 @@ def pretrain(work: Path, datasets: Sequence[str], output: str, extra: list[str])
     hrmedseg(work, "pretrain", "-d", *datasets, *PRETRAINING, "-o", work / "encoders" / output, *extra)
 
 
-def teacher_folder(half: str) -> str:
-    return f"Dataset{920 + list(HALVES).index(half)}_{half}"
+def teacher_folder(encoder: str) -> str:
+    return f"Dataset{920 + list(ENCODERS).index(encoder)}_{encoder}"
 
 
-def prepare_teacher(work: Path, half: str) -> None:
-    """One data set of a half: every image RGB and as large as the canvas of the distillation, every class its own."""
+def prepare_teacher(work: Path, encoder: str) -> None:
+    """One data set of all that an encoder is made from: RGB, as large as the canvas, every class its own."""
     from PIL import Image
 
-    raw = work / "nnUNet_raw" / teacher_folder(half)
+    raw = work / "nnUNet_raw" / teacher_folder(encoder)
     if (raw / "dataset.json").is_file():
         return
     for part in ("imagesTr", "labelsTr"):
         (raw / part).mkdir(parents=True, exist_ok=True)
     size, labels, cases = (TEACHER_SIDE, TEACHER_SIDE), {"background": 0}, 0
-    for name in HALVES[half]:
+    for name in ENCODERS[encoder]:
         source, first = work / "nnUNet_raw" / folder_name(name), len(labels) - 1
         shared = {label: labels[label] for label in DATASETS[name][1] if label in labels}  # polyps are of two data sets
         labels.update({label: first + value for label, value in DATASETS[name][1].items() if label not in shared})
@@ -166,18 +172,18 @@ def prepare_teacher(work: Path, half: str) -> None:
     (raw / "dataset.json").write_text(json.dumps(description))
 
 
-def teacher(work: Path, half: str) -> None:
+def teacher(work: Path, encoder: str) -> None:
     """A ResEnc M nnU-Net of half the width, so that two CPU cores can train it, by nnU-Net's own trainer."""
     os.environ.update(environment(work))
     import torch
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     torch.set_num_threads(1)
-    prepare_teacher(work, half)
-    preprocessed = work / "nnUNet_preprocessed" / teacher_folder(half)
+    prepare_teacher(work, encoder)
+    preprocessed = work / "nnUNet_preprocessed" / teacher_folder(encoder)
     if not (preprocessed / "nnUNetResEncUNetMPlans.json").is_file():
         command = Path(sys.executable).parent / "nnUNetv2_plan_and_preprocess"
-        number = str(920 + list(HALVES).index(half))
+        number = str(920 + list(ENCODERS).index(encoder))
         options = ["-d", number, "-c", "2d", "-pl", "nnUNetPlannerResEncM", "-npfp", "1", "-np", "1"]
         subprocess.run([command, *options], env=environment(work), check=True)
     plans = json.loads((preprocessed / "nnUNetResEncUNetMPlans.json").read_text())
@@ -195,12 +201,14 @@ def teacher(work: Path, half: str) -> None:
     trainer.run_training()
 
 
-def distill(data: Path, work: Path, half: str, extra: list[str]) -> None:
+def distill(data: Path, work: Path, encoder: str, extra: list[str]) -> None:
     plans = "nnUNetTrainer__nnUNetResEncUNetMPlans__2d"
-    trained = work / "nnUNet_results" / teacher_folder(half) / plans
-    images = [folder_name(name) for name in HALVES[half]] + [data / "unlabelled" / name for name in UNLABELLED[half]]
-    output = work / "encoders" / f"{half}_distilled"
-    cache = work / "embeddings" / half
+    trained = work / "nnUNet_results" / teacher_folder(encoder) / plans
+    images = [folder_name(name) for name in ENCODERS[encoder]] + [
+        data / "unlabelled" / name for name in UNLABELLED[encoder]
+    ]
+    output = work / "encoders" / f"{encoder}_distilled"
+    cache = work / "embeddings" / encoder
     hrmedseg(
         work,
         "distill",
@@ -234,7 +242,7 @@ def bundle(work: Path, extra: list[str]) -> None:
         (part / "dataset.json").write_text(json.dumps(description))
     others = [folder_name(name) for name in DATASETS if name != "dsb2018"]
     said = ["--name", "six public data sets, supervised", "--data_licence", LICENCES]
-    pretrain(work, [part.name, *others], "bundled", [*said, *extra])
+    pretrain(work, [part.name, *others], "bundled", [*said, "--image_steps", BUNDLED_IMAGE_STEPS, *extra])
 
     import torch
 
@@ -356,9 +364,9 @@ if __name__ == "__main__":
     steps = parser.add_subparsers(dest="step", required=True)
     takes = {
         "prepare": ["data", "work"],
-        "pretrain": ["work", "half"],
-        "teacher": ["work", "half"],
-        "distill": ["data", "work", "half"],
+        "pretrain": ["work", "encoder"],
+        "teacher": ["work", "encoder"],
+        "distill": ["data", "work", "encoder"],
         "train": ["work", "task", "start", "seed"],
         "table": ["work"],
         "bundle": ["work"],
@@ -366,7 +374,7 @@ if __name__ == "__main__":
     kinds = {
         "data": {"type": lambda text: Path(text).absolute()},
         "work": {"type": lambda text: Path(text).absolute()},
-        "half": {"choices": HALVES},
+        "encoder": {"choices": ENCODERS},
         "task": {"choices": TASKS},
         "start": {},
         "seed": {"type": int},
@@ -378,7 +386,7 @@ if __name__ == "__main__":
     args, more = parser.parse_known_args()
     given = [getattr(args, argument) for argument in takes[args.step]]
     if args.step == "pretrain":
-        pretrain(args.work, [folder_name(name) for name in HALVES[args.half]], args.half, more)
+        pretrain(args.work, [folder_name(name) for name in ENCODERS[args.encoder]], args.encoder, more)
     elif args.step in ("distill", "bundle"):
         {"distill": distill, "bundle": bundle}[args.step](*given, more)
     else:

@@ -34,7 +34,20 @@ import numpy as np
 
 CANVAS = 512
 IMAGE_STEPS, BATCH_SIZE, EPOCHS = 1000, 2, 10
-PRETRAINING = ["--canvas", "256", "256", "--zoom", "3", "--image_steps", "16000", "--batch_size", "8", "--lr", "4e-4"]
+PRETRAINING = [
+    "--canvas",
+    "256",
+    "256",
+    "--zoom",
+    "0.25",
+    "3",
+    "--image_steps",
+    "16000",
+    "--batch_size",
+    "8",
+    "--lr",
+    "4e-4",
+]
 BUNDLED_IMAGE_STEPS = "24000"
 TEACHER_SIDE, TEACHER_BATCH_SIZE, TEACHER_EPOCHS, TEACHER_ITERATIONS = 256, 4, 10, 60
 DISTILLATION = ["--canvas", "256", "256", "--epochs", "8", "--batch_size", "8", "--val_images", "32"]

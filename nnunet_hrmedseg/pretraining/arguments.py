@@ -71,9 +71,11 @@ def add_pretrain_arguments(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument(
         "--zoom",
         type=_magnification,
-        default=1,
-        help="show windows of the images, magnified up to so many times: a small canvas then trains for a large one "
-        "[default: %(default)s, whole images]",
+        nargs=2,
+        default=(1, 1),
+        metavar=("MIN", "MAX"),
+        help="show windows of the images, magnified up to MAX times (a small canvas then trains for a large one), and "
+        "whole images between mirrored copies, down to MIN of their size [default: 1 1, whole images]",
     )
     _add_run_arguments(parser)
 
@@ -128,6 +130,6 @@ def _not_negative(text: str) -> int:
 
 def _magnification(text: str) -> float:
     value = float(text)
-    if not 1 <= value <= 64:
-        raise argparse.ArgumentTypeError(f"{value:g} is not between 1 and 64")
+    if not 1 / 64 <= value <= 64:
+        raise argparse.ArgumentTypeError(f"{value:g} is not between 1/64 and 64")
     return value

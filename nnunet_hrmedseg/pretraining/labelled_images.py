@@ -104,14 +104,15 @@ class LabelledImages(Dataset):
     All images of a step are of one size. Data sets are drawn by the square root of their number of cases: the small
     ones more often than their share, the large ones still most often.
 
-    With a `zoom` above 1 an item shows a window of its image, 1 to `zoom` times smaller than the image in height and
-    width: a small canvas then holds structures as large as a canvas `zoom` times its side does.
+    `zoom` is a range of magnifications. At 3 an item shows a window that is a third of the image in height and width:
+    structures are then as large as on a canvas of three times the side. At 1/3 it shows the whole image at a third of
+    the size, with mirrored copies of it around: many small structures in place of a large one.
 
     Args:
         datasets: at least one.
         canvas: (H, W) in pixels around which the size is drawn.
         normalize: what the student expects.
-        zoom: at least 1; the magnification is drawn from 1 to this, log-uniformly.
+        zoom: lowest and highest magnification; it is drawn log-uniformly.
         items: number of items.
         step_items: consecutive items that make a step.
         seed: of everything that is drawn.
@@ -123,7 +124,7 @@ class LabelledImages(Dataset):
         canvas: tuple[int, int],
         normalize: Normalize,
         *,
-        zoom: float = 1,
+        zoom: tuple[float, float] = (1, 1),
         items: int,
         step_items: int,
         seed: int,
@@ -145,10 +146,15 @@ class LabelledImages(Dataset):
         dataset = self.datasets[number]
         case = dataset.cases[generator.integers(len(dataset.cases))]
         image, label = read_labelled(dataset, case)
-        if self.zoom > 1:
-            magnification = math.exp(generator.uniform(0, math.log(self.zoom)))
-            image, label = _window(image, label, magnification, dataset.num_classes, generator)
-        image, label = resized(image, label, size)
+        lowest, highest = self.zoom
+        zoom = math.exp(generator.uniform(math.log(lowest), math.log(highest)))
+        if zoom > 1:
+            image, label = resized(*_window(image, label, zoom, dataset.num_classes, generator), size)
+        elif zoom < 1:
+            small = tuple(max(1, round(side * zoom)) for side in size)
+            image, label = _mirrored(*resized(image, label, small), size, generator)
+        else:
+            image, label = resized(image, label, size)
         image = self.normalize(image[None])[0]
         # nnU-Net's transforms draw from both global generators
         drawn = int(generator.integers(2**31))
@@ -203,6 +209,23 @@ def _window(
         corner = np.clip(pixel - window // 2, 0, sides - window)
     (top, left), (height, width) = corner.tolist(), window.tolist()
     return image[:, top : top + height, left : left + width], label[:, top : top + height, left : left + width]
+
+
+def _mirrored(
+    image: Tensor, label: Tensor, size: tuple[int, int], generator: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """A window of this size, at a random place of the plane that the image and its mirrored copies fill."""
+    rows, columns = (
+        torch.from_numpy(_mirrored_indices(side, generator.integers(2 * side) + np.arange(wanted)))
+        for side, wanted in zip(image.shape[1:], size, strict=True)
+    )
+    return image[:, rows][:, :, columns], label[:, rows][:, :, columns]
+
+
+def _mirrored_indices(side: int, positions: np.ndarray) -> np.ndarray:
+    """0, 1, ..., side - 1, side - 1, ..., 1, 0, 0, 1, ..."""
+    positions = positions % (2 * side)
+    return np.minimum(positions, 2 * side - 1 - positions)
 
 
 def _read_label(reader: type[BaseReaderWriter], file: str) -> np.ndarray:

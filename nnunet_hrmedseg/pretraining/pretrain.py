@@ -43,6 +43,9 @@ def pretrain(args: argparse.Namespace) -> int:
 
 def _pretrain(args: argparse.Namespace, group: Processes) -> int:
     folder, canvas = Path(args.output), check_canvas(tuple(args.canvas))
+    zoom = tuple(args.zoom)
+    if zoom[0] > zoom[1]:
+        raise HRMedSegError(f"--zoom {zoom[0]:g} {zoom[1]:g}: the lower magnification comes first.")
     datasets = [find_labelled_dataset(source) for source in args.datasets]
     for dataset in datasets:
         group.log(f"{dataset.name}: {len(dataset.cases)} cases, {dataset.num_classes} classes with background")
@@ -61,7 +64,7 @@ def _pretrain(args: argparse.Namespace, group: Processes) -> int:
         datasets,
         canvas,
         normalize,
-        zoom=args.zoom,
+        zoom=zoom,
         items=EPOCHS * steps_per_epoch * step_images,
         step_items=step_images,
         seed=args.seed,
@@ -103,7 +106,7 @@ def _pretrain(args: argparse.Namespace, group: Processes) -> int:
         "learning_rate": args.lr,
         "learning_rate_schedule": "polynomial",
         "augmentation": "nnU-Net's, canvas x 0.75 to 1.25",
-        "zoom": args.zoom,
+        "zoom": list(zoom),
         "drop_path": args.drop_path,
         "seed": args.seed,
         "started_from": started_from and started_from.sha256,

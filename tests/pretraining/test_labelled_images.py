@@ -265,7 +265,9 @@ def test_a_window_shows_a_part_magnified(tmp_path, monkeypatch, zoom):
     classes[20:24, 180:190] = 1
     Image.fromarray(classes).save(folder / "labelsTr" / "case_00.png")
     dataset = find_labelled_dataset(folder)
-    made = LabelledImages([dataset], (64, 64), lambda image: image * 255, zoom=zoom, items=90, step_items=1, seed=0)
+    made = LabelledImages(
+        [dataset], (64, 64), lambda image: image * 255, zoom=(1, zoom), items=90, step_items=1, seed=0
+    )
     magnifications, with_foreground = [], 0
     for item in (made[index] for index in range(90)):
         x, y = item.image[0], item.image[1]
@@ -278,6 +280,44 @@ def test_a_window_shows_a_part_magnified(tmp_path, monkeypatch, zoom):
     assert 1 <= min(magnifications) < 1.2 and 0.8 * zoom < max(magnifications) < 1.15 * zoom
     assert np.median(magnifications) == pytest.approx(zoom**0.5, rel=0.2)
     assert with_foreground > 90 * 0.35
+
+
+@pytest.mark.parametrize("size", [(48, 64), (64, 48), (7, 90)])
+def test_a_small_image_lies_between_mirrored_copies(size):
+    """Every copy is whole or cut by the border, in its own or in mirrored order."""
+    image = torch.arange(3 * 20 * 12).reshape(3, 20, 12).float()
+    label = image[:1] * 2
+    corners = set()
+    for seed in range(8):
+        window, labels = labelled_images._mirrored(image, label, size, np.random.default_rng(seed))
+        assert window.shape == (3, *size) and torch.equal(labels, window[:1] * 2)
+        rows, columns = window[0, :, 0] // 12, window[0, 0] % 12
+        for indices, side in ((rows, 20), (columns, 12)):
+            steps = indices.diff().abs()
+            assert steps.max() <= 1  # continuous, a border pixel beside itself
+            turns = (steps == 0).nonzero()[:, 0]
+            assert all(indices[turn] in (0, side - 1) for turn in turns.tolist())
+            assert (turns.diff() == side).all()
+        assert torch.equal(window[0], rows[:, None] * 12 + columns)
+        corners.add(window[0, 0, 0].item())
+    assert len(corners) > 4
+
+
+def test_low_magnifications_show_many_small_structures(tmp_path, monkeypatch):
+    monkeypatch.setattr(labelled_images, "_augmentation", lambda size: lambda **both: both)
+    folder = write_labelled(tmp_path / "Dataset009_X", 1)
+    dataset = find_labelled_dataset(folder)
+    made = [
+        LabelledImages([dataset], (64, 64), Normalize("zscore"), zoom=zoom, items=20, step_items=1, seed=0)
+        for zoom in ((1, 1), (0.25, 0.25))
+    ]
+    borders = [
+        np.mean([(item.label[0, 1:] != item.label[0, :-1]).float().mean() for item in (one[i] for i in range(20))])
+        for one in made
+    ]
+    assert borders[1] > 2.5 * borders[0]  # four times as much border of foreground, but for what the grid swallows
+    areas = [np.mean([(one[i].label > 0).float().mean() for i in range(20)]) for one in made]
+    assert areas[1] == pytest.approx(areas[0], rel=0.25)
 
 
 def test_the_ignore_label_survives_and_borders_are_background(raw):

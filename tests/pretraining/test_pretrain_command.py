@@ -49,7 +49,7 @@ def test_files_card_and_weights(raw, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("nnUNet_raw", str(raw))
     run = tmp_path / "run"
     named = ["pretrain", "-d", "1", "Dataset002_Grey", str(raw / "Dataset003_Ignore"), "-o", str(run)]
-    assert main([*named, *SMALL, *QUICK, "--workers", "1", "--data_licence", "CC0", "--zoom", "2.5"]) == 0
+    assert main([*named, *SMALL, *QUICK, "--workers", "1", "--data_licence", "CC0", "--zoom", "0.5", "2.5"]) == 0
     said = capsys.readouterr().out
     assert "Dataset001_Colour: 6 cases, 2 classes with background" in said and "LabelManager" not in said
     assert sorted(file.name for file in run.iterdir()) == [
@@ -67,7 +67,10 @@ def test_files_card_and_weights(raw, tmp_path, capsys, monkeypatch):
     assert card["name"] == "supervised on Dataset001_Colour, Dataset002_Grey, Dataset003_Ignore"
     assert card["data"]["sources"] == {"Dataset001_Colour": 6, "Dataset002_Grey": 4, "Dataset003_Ignore": 3}
     assert card["licences"] == {"data": "CC0"} and str(tmp_path) not in json.dumps(card)
-    assert card["recipe"].items() >= {"image_steps": 80, "batch_size": 4, "learning_rate": 4e-4, "zoom": 2.5}.items()
+    assert (
+        card["recipe"].items()
+        >= {"image_steps": 80, "batch_size": 4, "learning_rate": 4e-4, "zoom": [0.5, 2.5]}.items()
+    )
     assert card["losses"]["training"] == pytest.approx(losses(run)[-1], rel=1e-4)
     assert all(0 < value < 1 for name in ("mean", "std") for value in card["normalization"][name])
     assert card["hardware"] and card["versions"] and card["date"]
@@ -82,7 +85,7 @@ def test_the_loss_falls(raw, tmp_path):
 
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(raw, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "LoopSettings", lambda **given: LoopSettings(**given, save_seconds=0))
-    options = ["--image_steps", 24, "--batch_size", 2, "--depth", 2, "--drop_path", 0.5, "--zoom", 2]
+    options = ["--image_steps", 24, "--batch_size", 2, "--depth", 2, "--drop_path", 0.5, "--zoom", 0.5, 2]
     assert pretrain(raw, tmp_path / "whole", *options) == 0
 
     read = command.LabelledImages.__getitem__
@@ -118,10 +121,10 @@ def test_a_case_that_cannot_be_used_is_named_without_a_stack(tmp_path, capsys, w
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("zoom", ["0.5", "65", "nan", "much"])
+@pytest.mark.parametrize("zoom", ["0.01", "65", "nan", "much"])
 def test_zooms_that_cannot_be(zoom, capsys):
     with pytest.raises(SystemExit):
-        main(["pretrain", "-d", "1", "-o", "run", "--zoom", zoom])
+        main(["pretrain", "-d", "1", "-o", "run", "--zoom", "1", zoom])
     assert "--zoom" in capsys.readouterr().err
 
 
@@ -131,6 +134,7 @@ def test_zooms_that_cannot_be(zoom, capsys):
         (["--canvas", "60", "64"], r"multiples of 16 pixels, not \(60, 64\)"),
         (["--embed_dim", "25"], "No student can be built: embed_dim"),
         (["--decoder_dim", "20"], "No student can be built: an attention of width 20 cannot be split into 8 heads"),
+        (["--zoom", "2", "0.5"], "--zoom 2 0.5: the lower magnification comes first"),
         (["-d", "missing"], "missing does not exist"),
     ],
     ids=lambda value: "" if isinstance(value, str) else value[0],

@@ -355,18 +355,21 @@ def table(work: Path) -> None:
         if gains[start]:
             gains[start]["mean"] = float(np.mean(list(gains[start].values())))
             print(f"{start}: mean gain {gains[start]['mean']:+.2f} Dice points over {len(gains[start]) - 1} tasks")
+    cards = {}
     for run in runs:
-        run["encoder"].pop("file", None)  # of this machine
+        file = Path(run["encoder"].pop("file"))  # of this machine
+        if file.is_file():
+            card = json.loads(file.with_suffix(".json").read_text())
+            cards[run["encoder"]["sha256"]] = {key: card[key] for key in ("made_by", "data", "recipe", "losses")}
     content = {
         "image_steps": IMAGE_STEPS,
         "canvas": CANVAS,
-        "pretraining": " ".join(PRETRAINING),
-        "distillation": " ".join(DISTILLATION),
         "machine": processor_name(),
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "date": datetime.date.today().isoformat(),
         "gain_in_dice_points": {start: gain for start, gain in gains.items() if gain},
         "runs": runs,
+        "encoders": cards,
     }
     file = Path(__file__).parent / "results" / "encoder_initialization.json"
     file.write_text(json.dumps(content, indent=2) + "\n")

@@ -29,28 +29,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 CANVAS = 512
 IMAGE_STEPS, BATCH_SIZE, EPOCHS = 1000, 2, 10
-PRETRAINING = [
-    "--canvas",
-    "256",
-    "256",
-    "--zoom",
-    "0.25",
-    "3",
-    "--image_steps",
-    "16000",
-    "--batch_size",
-    "8",
-    "--lr",
-    "4e-4",
-]
+PRETRAINING = "--canvas 256 256 --zoom 0.25 3 --image_steps 16000 --batch_size 8 --lr 4e-4".split()
 BUNDLED_IMAGE_STEPS = "24000"
 TEACHER_SIDE, TEACHER_BATCH_SIZE, TEACHER_EPOCHS, TEACHER_ITERATIONS = 256, 4, 10, 60
-DISTILLATION = ["--canvas", "256", "256", "--epochs", "8", "--batch_size", "8", "--val_images", "32"]
+DISTILLATION = "--canvas 256 256 --epochs 8 --batch_size 8 --val_images 32".split()
 SEEDS = (0, 1)
 
 # number, labels, and how many cases are held out
@@ -121,18 +109,17 @@ def prepare(data: Path, work: Path) -> None:
             image.save(raw / "imagesTr" / f"{file.stem}_0000.png", compress_level=1)
             Image.open(masks[file.stem]).save(raw / "labelsTr" / f"{file.stem}.png")
             cases.append(file.stem)
-        channels = {"0": "grey"} if name in GREY else {"0": "R", "1": "G", "2": "B"}
-        description = {
-            "channel_names": channels,
-            "labels": labels,
-            "numTraining": len(cases),
-            "file_ending": ".png",
-        }
         if held_out:
             training, validation = split(name, cases)
             (raw / "splits_final.json").write_text(json.dumps([{"train": training, "val": validation}]))
-        (raw / "dataset.json").write_text(json.dumps(description))
+        write_dataset_json(raw, labels, len(cases), grey=name in GREY)
         print(name, len(cases), flush=True)
+
+
+def write_dataset_json(raw: Path, labels: dict[str, int], cases: int, grey: bool = False) -> None:
+    channels = {"0": "grey"} if grey else {"0": "R", "1": "G", "2": "B"}
+    description = {"channel_names": channels, "labels": labels, "numTraining": cases, "file_ending": ".png"}
+    (raw / "dataset.json").write_text(json.dumps(description))
 
 
 def environment(work: Path) -> dict[str, str]:
@@ -144,6 +131,22 @@ def environment(work: Path) -> dict[str, str]:
         "nnUNet_compile": "f",
         "OMP_NUM_THREADS": "1",
     }
+
+
+def stock_plans(work: Path, folder: str, name: str, *options: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A data set's plans, made where they are missing, for a trainer of this process; and its dataset.json."""
+    preprocessed = work / "nnUNet_preprocessed" / folder
+    if not (preprocessed / f"{name}.json").is_file():
+        command = Path(sys.executable).parent / "nnUNetv2_plan_and_preprocess"
+        number = folder.removeprefix("Dataset").partition("_")[0]
+        shared = ["-d", number, "-c", "2d", "-npfp", "1"]
+        subprocess.run([command, *shared, *options], env={**environment(work), "nnUNet_n_proc_DA": "1"}, check=True)
+        splits = work / "nnUNet_raw" / folder / "splits_final.json"
+        if splits.is_file():
+            (preprocessed / "splits_final.json").write_bytes(splits.read_bytes())
+    plans = json.loads((preprocessed / f"{name}.json").read_text())
+    plans["continue_training"] = False
+    return plans, json.loads((preprocessed / "dataset.json").read_text())
 
 
 def hrmedseg(work: Path, *arguments: str | Path) -> None:
@@ -180,9 +183,7 @@ def prepare_teacher(work: Path, encoder: str) -> None:
             mask = Image.fromarray(values[np.array(Image.open(file))]).resize(size, Image.Resampling.NEAREST)
             mask.save(raw / "labelsTr" / f"{name}_{file.name}")
             cases += 1
-    channels = {"0": "R", "1": "G", "2": "B"}
-    description = {"channel_names": channels, "labels": labels, "numTraining": cases, "file_ending": ".png"}
-    (raw / "dataset.json").write_text(json.dumps(description))
+    write_dataset_json(raw, labels, cases)
 
 
 def teacher(work: Path, encoder: str) -> None:
@@ -193,15 +194,8 @@ def teacher(work: Path, encoder: str) -> None:
 
     torch.set_num_threads(1)
     prepare_teacher(work, encoder)
-    preprocessed = work / "nnUNet_preprocessed" / teacher_folder(encoder)
-    if not (preprocessed / "nnUNetResEncUNetMPlans.json").is_file():
-        command = Path(sys.executable).parent / "nnUNetv2_plan_and_preprocess"
-        number = str(920 + list(ENCODERS).index(encoder))
-        options = ["-d", number, "-c", "2d", "-pl", "nnUNetPlannerResEncM", "-npfp", "1", "-np", "1"]
-        subprocess.run([command, *options], env=environment(work), check=True)
-    plans = json.loads((preprocessed / "nnUNetResEncUNetMPlans.json").read_text())
-    description = json.loads((preprocessed / "dataset.json").read_text())
-    plans["continue_training"] = False
+    options = ["-pl", "nnUNetPlannerResEncM", "-np", "1"]
+    plans, description = stock_plans(work, teacher_folder(encoder), "nnUNetResEncUNetMPlans", *options)
     configuration = plans["configurations"]["2d"]
     configuration["batch_size"] = TEACHER_BATCH_SIZE
     network = configuration["architecture"]["arch_kwargs"]
@@ -215,27 +209,11 @@ def teacher(work: Path, encoder: str) -> None:
 
 
 def distill(data: Path, work: Path, encoder: str, extra: list[str]) -> None:
-    plans = "nnUNetTrainer__nnUNetResEncUNetMPlans__2d"
-    trained = work / "nnUNet_results" / teacher_folder(encoder) / plans
-    images = [folder_name(name) for name in ENCODERS[encoder]] + [
-        data / "unlabelled" / name for name in UNLABELLED[encoder]
-    ]
-    output = work / "encoders" / f"{encoder}_distilled"
-    cache = work / "embeddings" / encoder
-    hrmedseg(
-        work,
-        "distill",
-        "--teacher",
-        trained,
-        "--images",
-        *images,
-        "--cache",
-        cache,
-        *DISTILLATION,
-        "-o",
-        output,
-        *extra,
-    )
+    trained = work / "nnUNet_results" / teacher_folder(encoder) / "nnUNetTrainer__nnUNetResEncUNetMPlans__2d"
+    labelled = [folder_name(name) for name in ENCODERS[encoder]]
+    unlabelled = [data / "unlabelled" / name for name in UNLABELLED[encoder]]
+    files = ["--cache", work / "embeddings" / encoder, "-o", work / "encoders" / f"{encoder}_distilled"]
+    hrmedseg(work, "distill", "--teacher", trained, "--images", *labelled, *unlabelled, *files, *DISTILLATION, *extra)
 
 
 def bundle(work: Path, extra: list[str]) -> None:
@@ -279,22 +257,12 @@ def train(work: Path, task: str, start: str, seed: int) -> None:
 
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
-    preprocessed = work / "nnUNet_preprocessed" / folder_name(task)
-    if not (preprocessed / "nnUNetPlans.json").is_file():
-        command = Path(sys.executable).parent / "nnUNetv2_plan_and_preprocess"
-        number = str(DATASETS[task][0])
-        options = ["-d", number, "-c", "2d", "--no_pp", "-npfp", "1"]
-        subprocess.run([command, *options], env={**environment(work), "nnUNet_n_proc_DA": "1"}, check=True)
-        raw = work / "nnUNet_raw" / folder_name(task)
-        (preprocessed / "splits_final.json").write_bytes((raw / "splits_final.json").read_bytes())
-    plans = json.loads((preprocessed / "nnUNetPlans.json").read_text())
-    description = json.loads((preprocessed / "dataset.json").read_text())
+    plans, description = stock_plans(work, folder_name(task), "nnUNetPlans", "--no_pp")
 
     from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 
     plans = hrmedseg_plans(plans, num_training_cases=description["numTraining"])
     plans["plans_name"] = f"{start.replace('/', '_')}_{seed}"
-    plans["continue_training"] = False
     configuration = plans["configurations"]["2d"]
     configuration.update(patch_size=[CANVAS, CANVAS], batch_size=BATCH_SIZE)
     encoders = {"encoder": TASKS[task], "distilled": f"{TASKS[task]}_distilled"}

@@ -149,12 +149,10 @@ class LabelledImages(Dataset):
         lowest, highest = self.zoom
         zoom = math.exp(generator.uniform(math.log(lowest), math.log(highest)))
         if zoom > 1:
-            image, label = resized(*_window(image, label, zoom, dataset.num_classes, generator), size)
-        elif zoom < 1:
-            small = tuple(max(1, round(side * zoom)) for side in size)
-            image, label = _mirrored(*resized(image, label, small), size, generator)
-        else:
-            image, label = resized(image, label, size)
+            image, label = _window(image, label, zoom, dataset.num_classes, generator)
+        image, label = resized(image, label, tuple(max(1, round(side * min(zoom, 1))) for side in size))
+        if zoom < 1:
+            image, label = _mirrored(image, label, size, generator)
         image = self.normalize(image[None])[0]
         # nnU-Net's transforms draw from both global generators
         drawn = int(generator.integers(2**31))
@@ -203,10 +201,11 @@ def _window(
     sides = np.array(image.shape[1:])
     window = np.maximum(1, np.rint(sides / zoom)).astype(int)
     corner = generator.integers(sides - window + 1)
-    foreground = ((label[0] > 0) & (label[0] < num_classes)).nonzero()
-    if len(foreground) and generator.random() < FOREGROUND_WINDOWS:
-        pixel = foreground[generator.integers(len(foreground))].numpy()
-        corner = np.clip(pixel - window // 2, 0, sides - window)
+    if generator.random() < FOREGROUND_WINDOWS:
+        foreground = ((label[0] > 0) & (label[0] < num_classes)).nonzero()
+        if len(foreground):
+            pixel = foreground[generator.integers(len(foreground))].numpy()
+            corner = np.clip(pixel - window // 2, 0, sides - window)
     (top, left), (height, width) = corner.tolist(), window.tolist()
     return image[:, top : top + height, left : left + width], label[:, top : top + height, left : left + width]
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures import ECMDecoder
 from nnunet_hrmedseg.architectures.ecm_decoder import PerClassLinear, PerClassMlp
-from nnunet_hrmedseg.architectures.multiscale_pooling import MultiscalePooling, average_pool
+from nnunet_hrmedseg.architectures.multiscale_pooling import MultiscalePooling, average_pools
 from nnunet_hrmedseg.architectures.two_way_transformer import RandomFourierEncoding
 
 SMALL = {"num_heads": 2, "mlp_dim": 32}
@@ -34,11 +34,17 @@ def test_permuting_the_class_queries_permutes_the_logits(class_mlp, upscaling):
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 16, 16), (1, 3, 4, 20), (1, 2, 1, 1)])
-@pytest.mark.parametrize("size", [5, 9, 13])
-def test_average_pool_equals_the_square_pool(shape, size):
+def test_average_pools_equal_the_square_pools(shape):
     x = torch.randn(shape, dtype=torch.float64)
-    expected = nn.AvgPool2d(size, stride=1, padding=size // 2, count_include_pad=False)(x)
-    torch.testing.assert_close(average_pool(x, size), expected)
+    for size, pooled in zip((9, 5, 13), average_pools(x, (9, 5, 13)), strict=True):
+        expected = nn.AvgPool2d(size, stride=1, padding=size // 2, count_include_pad=False)(x)
+        torch.testing.assert_close(pooled, expected)
+
+
+def test_average_pools_of_large_maps_keep_float32_precision():
+    x = 1000 + torch.randn(1, 2, 128, 128, dtype=torch.float64)
+    (exact,), (pooled,) = average_pools(x, (5,)), average_pools(x.float(), (5,))
+    assert ((pooled - exact).abs() / exact).max() < 1e-5
 
 
 def test_delta_is_the_identity_and_three_pooling_operators():

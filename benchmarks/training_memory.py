@@ -1,6 +1,7 @@
 """Peak memory of one training step, counted tensor by tensor, beside the estimate that sets the batch size.
 
     python benchmarks/training_memory.py            prints the table, writes benchmarks/results/training_memory.json
+    python benchmarks/training_memory.py --fit      prints coefficients for plans/memory.py from that file
 
 Counts the live bytes of every tensor that forward pass, loss and backward pass allocate (float32; the count is of
 allocations, whatever the device), and adds weights, gradients and Adam's two averages.
@@ -15,15 +16,29 @@ import weakref
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nnunet_hrmedseg.architectures import HRMedSeg
-from nnunet_hrmedseg.plans.memory import training_memory_gb
-from nnunet_hrmedseg.trainers.losses import DiceAndFocalLoss
+from nnunet_hrmedseg.plans.memory import (
+    BYTES_PER_PARAMETER,
+    PARAMETERS_PER_LAYER_AND_SQUARED_WIDTH,
+    PARAMETERS_WITHOUT_ENCODER,
+    training_memory_gb,
+)
+from nnunet_hrmedseg.trainers.losses import dice_and_focal
 
-DEFAULTS = {"canvas": (512, 512), "batch_size": 1, "classes": 2, "channels": 3, "embed_dim": 96, "depth": 10}
+DEFAULTS = {
+    "canvas": (512, 512),
+    "batch_size": 1,
+    "classes": 2,
+    "channels": 3,
+    "embed_dim": 96,
+    "depth": 10,
+    "recompute": False,
+}
 ROWS = [
     {},
     {"classes": 1},
@@ -75,45 +90,74 @@ class LiveBytes(TorchDispatchMode):
         self.live -= size
 
 
-def counted_gb(
-    canvas: tuple[int, int], batch_size: int, classes: int, channels: int, embed_dim: int, depth: int
-) -> float:
+def counted_gb(row: dict) -> float:
     """GB (1e9 bytes) that one training step holds at its peak."""
-    network = HRMedSeg(channels, classes, embed_dim=embed_dim, depth=depth).train()
-    loss = DiceAndFocalLoss(regions=classes == 1)
+    network = HRMedSeg(
+        row["channels"],
+        row["classes"],
+        embed_dim=row["embed_dim"],
+        depth=row["depth"],
+        recompute=row["recompute"],
+    ).train()
+    network.upsample_in_training = False
+    loss = dice_and_focal(regions=row["classes"] == 1)
     parameters = sum(p.numel() * p.element_size() for p in network.parameters())
     with LiveBytes() as counter:
-        image = torch.rand(batch_size, channels, *canvas)
-        target = (torch.rand(batch_size, 1, *canvas) * max(2, classes)).to(torch.int16)
+        image = torch.rand(row["batch_size"], row["channels"], *row["canvas"])
+        target = torch.randint(0, max(2, row["classes"]), (row["batch_size"], 1, *row["canvas"]), dtype=torch.int16)
         loss(network(image), target).backward()
     # the gradients are among what was counted
     return (counter.peak + 3 * parameters) / 1e9
 
 
-def estimated_gb(
-    canvas: tuple[int, int], batch_size: int, classes: int, channels: int, embed_dim: int, depth: int
-) -> float:
+def estimated_gb(row: dict) -> float:
     """The same by the model that the plans use."""
     return training_memory_gb(
-        batch_size, canvas, num_input_channels=channels, num_classes=classes, embed_dim=embed_dim, depth=depth
+        row["batch_size"],
+        row["canvas"],
+        num_input_channels=row["channels"],
+        num_classes=row["classes"],
+        embed_dim=row["embed_dim"],
+        depth=row["depth"],
+        recompute=row["recompute"],
     )
+
+
+def fit(rows: list[dict]) -> None:
+    """Least squares of the relative error, for either setting of recompute."""
+    for recompute in (False, True):
+        equations, right = [], []
+        for row in rows:
+            if row["recompute"] is not recompute:
+                continue
+            pixels = row["batch_size"] * row["canvas"][0] * row["canvas"][1]
+            width, depth = row["embed_dim"], row["depth"]
+            parameters = PARAMETERS_WITHOUT_ENCODER + PARAMETERS_PER_LAYER_AND_SQUARED_WIDTH * width**2 * depth
+            of_images = row["counted_gb"] * 1e9 - BYTES_PER_PARAMETER * parameters
+            terms = np.array([1, width, width * depth, row["classes"], row["channels"]])
+            equations.append(terms * pixels / (row["counted_gb"] * 1e9))
+            right.append(of_images / (row["counted_gb"] * 1e9))
+        print(f"recompute={recompute}:", np.linalg.lstsq(np.array(equations), np.array(right), rcond=None)[0].round(3))
 
 
 def main() -> None:
     default_output = Path(__file__).parent / "results" / "training_memory.json"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=default_output)
+    parser.add_argument("--fit", action="store_true")
     args = parser.parse_args()
+    if args.fit:
+        fit(json.loads(args.output.read_text())["rows"])
+        return
     rows = []
-    print(f"{'':<60} counted GB  estimated GB  ratio")
-    for changes in ROWS:
-        row = {**DEFAULTS, **changes}
-        counted, estimated = counted_gb(**row), estimated_gb(**row)
-        rows.append({**row, "counted_gb": round(counted, 4), "estimated_gb": round(estimated, 4)})
-        print(
-            f"{str(changes) or 'defaults':<60} {counted:10.3f}  {estimated:12.3f}  {estimated / counted:5.2f}",
-            flush=True,
-        )
+    print(f"{'':<75} counted GB  estimated GB  ratio")
+    for recompute in (False, True):
+        for changes in ROWS:
+            row = {**DEFAULTS, **changes, "recompute": recompute}
+            counted, estimated = counted_gb(row), estimated_gb(row)
+            rows.append({**row, "counted_gb": round(counted, 4), "estimated_gb": round(estimated, 4)})
+            title = str({**changes, "recompute": recompute})
+            print(f"{title:<75} {counted:10.3f}  {estimated:12.3f}  {estimated / counted:5.2f}", flush=True)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     machine = {"torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine()}
     args.output.write_text(

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures.layers import LayerNorm2d, Mlp, at_least_float32, without_autocast
 from nnunet_hrmedseg.architectures.multiscale_pooling import MultiscalePooling
+from nnunet_hrmedseg.architectures.recompute import recomputed
 from nnunet_hrmedseg.architectures.two_way_transformer import (
     RandomFourierEncoding,
     TwoWayTransformer,
@@ -37,6 +38,7 @@ class ECMDecoder(nn.Module):
         pool_sizes: sizes of these pools.
         class_mlp: "shared", one F_MLP for all classes, as Eq. 8 has it; or "per_class", one for each.
         upscaling: F_trans, "two_2x2" (first version of the paper) or "one_4x4" (second version).
+        recompute: in training, keep each layer's input alone and evaluate the layer again in the backward pass.
 
     Raises:
         ValueError: for an option that does not exist or a width that cannot be built.
@@ -54,8 +56,10 @@ class ECMDecoder(nn.Module):
         pool_sizes: Sequence[int] = (5, 9, 13),
         class_mlp: str = "shared",
         upscaling: str = "two_2x2",
+        recompute: bool = False,
     ) -> None:
         super().__init__()
+        self.recompute = recompute
         if num_classes < 1:
             raise ValueError(f"num_classes must be 1 or more, got {num_classes}")
         if class_mlp not in ("shared", "per_class"):
@@ -66,7 +70,12 @@ class ECMDecoder(nn.Module):
 
         self.positional_encoding = RandomFourierEncoding(dim)
         self.transformer = TwoWayTransformer(
-            dim, depth, num_heads, mlp_dim, MultiscalePooling(pool_sizes) if multiscale_pooling else nn.Identity()
+            dim,
+            depth,
+            num_heads,
+            mlp_dim,
+            MultiscalePooling(pool_sizes) if multiscale_pooling else nn.Identity(),
+            recompute=recompute,
         )
         self.upscaling = UPSCALINGS[upscaling](dim)
         self.class_mlp: nn.Module = Mlp(widths, nn.ReLU) if class_mlp == "shared" else nn.Identity()
@@ -79,9 +88,12 @@ class ECMDecoder(nn.Module):
         queries = self.seg_layers.queries.expand(embedding.shape[0], -1, -1)
         queries, embedding = self.transformer(queries, embedding, psi)
 
-        # Eq. 8, in front of interpolation and non-linearity: F_trans(H) . F_MLP(q')
-        features = self.upscaling(embedding)
         class_embedding = self.seg_layers.class_mlp(self.class_mlp(queries))  # one of the two is the identity
+        return recomputed(self._logits, embedding, class_embedding, enabled=self.recompute)
+
+    def _logits(self, embedding: Tensor, class_embedding: Tensor) -> Tensor:
+        """Eq. 8, in front of interpolation and non-linearity: F_trans(H) . F_MLP(q')"""
+        features = self.upscaling(embedding)
         # In fp16 the logits of confident networks could leave its range.
         with without_autocast(features):
             pixels = at_least_float32(to_tokens(features))

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures.layers import DropPath, Mlp, without_autocast
 from nnunet_hrmedseg.architectures.linear_attention import DualGatedLinearAttention
+from nnunet_hrmedseg.architectures.recompute import recomputed
 from nnunet_hrmedseg.architectures.rotary import Rotation, grid_rotation
 
 __all__ = ["LGViT", "PATCH_SIZE"]
@@ -38,6 +39,7 @@ class LGViT(nn.Module):
         exter_gate: gate the output of the attention (Eq. 5).
         rotary: turn queries and keys by 2D rotary positions.
         drop_path: stochastic depth of the last token-interactive block; the rate rises to it linearly from 0.
+        recompute: in training, keep each layer's input alone and evaluate the layer again in the backward pass.
 
     Raises:
         ValueError: for a depth, width or number of layers that cannot be built.
@@ -56,6 +58,7 @@ class LGViT(nn.Module):
         exter_gate: bool = True,
         rotary: bool = True,
         drop_path: float = 0.1,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         if embed_dim < 4 or embed_dim % 4:
@@ -69,6 +72,7 @@ class LGViT(nn.Module):
         self.input_channels = input_channels
         self.embed_dim = embed_dim
         self.rotary = rotary
+        self.recompute = recompute
         self.patch_embedding = PatchEmbedding(input_channels, embed_dim)
         self.channel_interactive = nn.Sequential(
             *(ChannelInteractiveLayer(embed_dim, expansion) for _ in range(channel_interactive_layers))
@@ -95,13 +99,15 @@ class LGViT(nn.Module):
         check_image(image, self.input_channels)
         # Nothing is normalised up to the first block: in fp16, bright images would leave its range.
         with without_autocast(image):
-            x = self.channel_interactive(self.patch_embedding(image))
+            x = self.patch_embedding(image)
+            for layer in self.channel_interactive:
+                x = recomputed(layer, x, enabled=self.recompute)
 
         grid = x.shape[2], x.shape[3]
         tokens = x.flatten(2).transpose(1, 2)
         rotation = grid_rotation(*grid, self.embed_dim, device=x.device) if self.rotary else None
         for layer in self.token_interactive:
-            tokens = layer(tokens, grid, rotation)
+            tokens = recomputed(layer, tokens, grid, rotation, enabled=self.recompute, random=True)
         return tokens.transpose(1, 2).unflatten(2, grid)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from nnunet_hrmedseg.architectures.layers import LayerNorm2d, at_least_float32, without_autocast
+from nnunet_hrmedseg.architectures.recompute import recomputed
 
 __all__ = ["NECKS", "Neck"]
 
@@ -24,13 +25,17 @@ class Neck(nn.Module):
         channels: C, width of the encoder.
         out_channels: D, width of the decoder.
         order: a row of NECKS.
+        recompute: in training, evaluate the first convolution and norm again in the backward pass.
 
     Raises:
         ValueError: if there is no such row.
     """
 
-    def __init__(self, channels: int, out_channels: int = 256, order: str = "1x1_3x3") -> None:
+    def __init__(
+        self, channels: int, out_channels: int = 256, order: str = "1x1_3x3", *, recompute: bool = False
+    ) -> None:
         super().__init__()
+        self.recompute = recompute
         if order not in NECKS:
             raise ValueError(f"neck must be one of {list(NECKS)}, got {order!r}")
         first, second = NECKS[order]
@@ -42,5 +47,8 @@ class Neck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # The encoder's residual stream arrives unnormalised: in fp16 the first convolution could leave its range.
         with without_autocast(x):
-            x = self.norm1(self.conv1(at_least_float32(x)))
+            x = recomputed(self._first, at_least_float32(x), enabled=self.recompute)
         return self.norm2(self.conv2(x))
+
+    def _first(self, x: Tensor) -> Tensor:
+        return self.norm1(self.conv1(x))

@@ -30,6 +30,8 @@ class HRMedSeg(nn.Module):
         decoder_dim: D, width between neck and decoder.
         decoder_depth, decoder_heads, decoder_mlp_dim: of the two-way transformer.
         multiscale_pooling, pool_sizes, class_mlp, upscaling: see ECMDecoder.
+        recompute: in training, keep the input of each layer alone and evaluate the layer again in the backward pass:
+            a seventh of the memory for more time (docs/performance.md).
         deep_supervision: nnU-Net passes it to every network; there is none here, so it must be False.
 
     Raises:
@@ -65,6 +67,7 @@ class HRMedSeg(nn.Module):
         pool_sizes: Sequence[int] = (5, 9, 13),
         class_mlp: str = "shared",
         upscaling: str = "two_2x2",
+        recompute: bool = False,
         deep_supervision: bool = False,
     ) -> None:
         super().__init__()
@@ -80,8 +83,9 @@ class HRMedSeg(nn.Module):
             exter_gate=exter_gate,
             rotary=rotary,
             drop_path=drop_path,
+            recompute=recompute,
         )
-        self.neck = Neck(embed_dim, decoder_dim, neck)
+        self.neck = Neck(embed_dim, decoder_dim, neck, recompute=recompute)
         self.decoder = ECMDecoder(
             num_classes,
             decoder_dim,
@@ -92,15 +96,22 @@ class HRMedSeg(nn.Module):
             pool_sizes=pool_sizes,
             class_mlp=class_mlp,
             upscaling=upscaling,
+            recompute=recompute,
         )
+        self.upsample_in_training = True
 
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, input_channels, H, W) -> logits (B, num_classes, H, W), H and W multiples of 16.
+
+        In training mode with ``upsample_in_training`` set to False: logits (B, num_classes, H/4, W/4), for a loss that
+        upsamples them itself, strip by strip.
 
         Raises:
             ValueError: if the image has other channels than the network, or another size.
         """
         logits = self.decoder(self.neck(self.encoder(image)))
+        if self.training and not self.upsample_in_training:
+            return logits
         return F.interpolate(logits, size=image.shape[2:], mode="bilinear", align_corners=False)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures.layers import Mlp, without_autocast
+from nnunet_hrmedseg.architectures.recompute import recomputed
 
 __all__ = ["RandomFourierEncoding", "TwoWayTransformer"]
 
@@ -24,10 +25,14 @@ class TwoWayTransformer(nn.Module):
         num_heads: heads of every attention.
         mlp_dim: hidden width of the queries' MLP.
         delta: the multi-scale module of Eq. 6-7, (B, dim, h, w) -> the same.
+        recompute: in training, keep each layer's input alone and evaluate the layer again in the backward pass.
     """
 
-    def __init__(self, dim: int, depth: int, num_heads: int, mlp_dim: int, delta: nn.Module) -> None:
+    def __init__(
+        self, dim: int, depth: int, num_heads: int, mlp_dim: int, delta: nn.Module, *, recompute: bool = False
+    ) -> None:
         super().__init__()
+        self.recompute = recompute
         self.layers = nn.ModuleList(TwoWayLayer(dim, num_heads, mlp_dim, first=(index == 0)) for index in range(depth))
         self.final_attention = Attention(dim, dim // 2, num_heads)
         self.final_norm = nn.LayerNorm(dim)
@@ -48,10 +53,20 @@ class TwoWayTransformer(nn.Module):
         query_encoding = queries
         tokens = to_tokens(image)
         for layer in self.layers:
-            pooled = to_tokens(self.delta(to_map(tokens, grid)))
-            queries, tokens = layer(queries, tokens, pooled, query_encoding, psi)
-        attended = self.final_attention(queries + query_encoding, tokens + psi, tokens)
-        return self.final_norm(queries + attended), to_map(tokens, grid)
+            queries, tokens = recomputed(
+                self._layer, layer, queries, tokens, query_encoding, psi, grid, enabled=self.recompute
+            )
+        queries = recomputed(self._last_attention, queries, tokens, query_encoding, psi, enabled=self.recompute)
+        return queries, to_map(tokens, grid)
+
+    def _layer(
+        self, layer: nn.Module, q: Tensor, tokens: Tensor, query_encoding: Tensor, psi: Tensor, grid: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        pooled = to_tokens(self.delta(to_map(tokens, grid)))
+        return layer(q, tokens, pooled, query_encoding, psi)
+
+    def _last_attention(self, q: Tensor, tokens: Tensor, query_encoding: Tensor, psi: Tensor) -> Tensor:
+        return self.final_norm(q + self.final_attention(q + query_encoding, tokens + psi, tokens))
 
 
 class TwoWayLayer(nn.Module):

@@ -1,24 +1,35 @@
 """How much memory training takes, and so how many images fit into a batch.
 
-A straight line through counted allocations: HRMedSeg keeps everything but the logits at 1/16 resolution, so memory
-grows with the number of pixels, and per pixel with the width and depth of the encoder and the number of classes. The
-coefficients were fitted to the peak of live tensors in forward pass, loss, backward pass and optimiser state in
-float32 (benchmarks/training_memory.py; the result file says on what). nnU-Net trains in mixed precision on a GPU,
-which takes less: the estimate errs on the side that does not run out of memory.
+A straight line through counted allocations: HRMedSeg keeps everything but the image at 1/16 or 1/4 resolution, so
+memory grows with the number of pixels, and per pixel with the width and depth of the encoder. The coefficients were
+fitted to the peak of live tensors in forward pass, loss, backward pass and optimiser state in float32
+(benchmarks/training_memory.py; the result file says on what). nnU-Net trains in mixed precision on a GPU, which takes
+less: the estimate errs on the side that does not run out of memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 
-__all__ = ["largest_batch_size", "training_memory_gb"]
+__all__ = ["largest_batch_size", "said_in_words", "training_memory_gb"]
 
-BYTES_PER_PIXEL = 107.0
-BYTES_PER_PIXEL_AND_WIDTH = 0.91
-BYTES_PER_PIXEL_WIDTH_AND_LAYER = 0.32
-BYTES_PER_PIXEL_AND_CLASS = 20.0
-BYTES_PER_PIXEL_AND_CHANNEL = 4.0
+
+@dataclass(frozen=True)
+class Coefficients:
+    """Bytes per pixel of the canvas: a constant, and per unit of each of these."""
+
+    constant: float
+    width: float
+    width_and_layer: float
+    classes: float
+    channels: float
+
+
+FAST = Coefficients(constant=124.0, width=0.60, width_and_layer=0.31, classes=2.0, channels=4.8)
+FRUGAL = Coefficients(constant=15.5, width=0.58, width_and_layer=0.015, classes=0.3, channels=5.5)
+"""With recomputation in the backward pass."""
 
 PARAMETERS_WITHOUT_ENCODER = 2.3e6
 PARAMETERS_PER_LAYER_AND_SQUARED_WIDTH = 8.73
@@ -34,7 +45,8 @@ def training_memory_gb(
     num_input_channels: int,
     num_classes: int,
     embed_dim: int = 96,
-    depth: int = 10,
+    depth: int | Sequence[int] = 10,
+    recompute: bool = False,
 ) -> float:
     """Peak memory of tensors in a training step, in GB (1e9 bytes), without the GPU's context.
 
@@ -42,14 +54,17 @@ def training_memory_gb(
         batch_size: images.
         canvas: (height, width) in pixels.
         num_input_channels, num_classes: of the network.
-        embed_dim, depth: width C and number of token-interactive layers L of the encoder.
+        embed_dim, depth: width C and number of token-interactive layers L of the encoder (or its groups' sizes).
+        recompute: whether layers are evaluated again in the backward pass.
     """
+    depth = depth if isinstance(depth, int) else sum(depth)
+    bytes_per = FRUGAL if recompute else FAST
     per_pixel = (
-        BYTES_PER_PIXEL
-        + BYTES_PER_PIXEL_AND_WIDTH * embed_dim
-        + BYTES_PER_PIXEL_WIDTH_AND_LAYER * embed_dim * depth
-        + BYTES_PER_PIXEL_AND_CLASS * num_classes
-        + BYTES_PER_PIXEL_AND_CHANNEL * num_input_channels
+        bytes_per.constant
+        + bytes_per.width * embed_dim
+        + bytes_per.width_and_layer * embed_dim * depth
+        + bytes_per.classes * num_classes
+        + bytes_per.channels * num_input_channels
     )
     parameters = PARAMETERS_WITHOUT_ENCODER + PARAMETERS_PER_LAYER_AND_SQUARED_WIDTH * embed_dim**2 * depth
     return (batch_size * prod(canvas) * per_pixel + BYTES_PER_PARAMETER * parameters) / 1e9
@@ -66,3 +81,19 @@ def largest_batch_size(memory_target_gb: float, canvas: Sequence[int], **network
     nothing = training_memory_gb(0, canvas, **network)
     one = training_memory_gb(1, canvas, **network) - nothing
     return max(0, int((memory_target_gb - GPU_CONTEXT_GB - nothing) / one))
+
+
+def said_in_words(batch_size: int, canvas: Sequence[int], *, recompute: bool, **network) -> str:
+    """What training takes with `recompute` as it is, and what the other choice would cost; for the log.
+
+    network: the other keyword arguments of `training_memory_gb`.
+    """
+    taken, other = (
+        training_memory_gb(batch_size, canvas, recompute=choice, **network) for choice in (recompute, not recompute)
+    )
+    price = "a quarter more time for a step" if not recompute else "a fifth less time for a step"
+    return (
+        f"Training takes about {taken:.1f} GB in float32 for {batch_size} images of {canvas[0]} x {canvas[1]}, less in "
+        f'mixed precision. With "recompute": {str(not recompute).lower()} among the arch_kwargs of the plans it would '
+        f"be about {other:.1f} GB and {price}."
+    )

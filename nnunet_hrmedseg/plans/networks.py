@@ -40,6 +40,8 @@ _HRMEDSEG: dict[str, Any] = {
     "pool_sizes": [5, 9, 13],
     "class_mlp": "shared",
     "upscaling": "two_2x2",
+    # of training, no part of the network
+    "recompute": False,
 }
 
 NETWORKS: dict[str, Network] = {

@@ -97,17 +97,24 @@ def hrmedseg_plans(
 
     if not ours:
         kwargs = resolved["architecture"]["arch_kwargs"]
-        fits = largest_batch_size(
-            gpu_memory_target_gb,
-            canvas,
-            num_input_channels=len(resolved["normalization_schemes"]),
-            num_classes=num_classes,
-            embed_dim=kwargs["embed_dim"],
-            depth=kwargs["depth"],
-        )
         slices = plans.get("original_median_shape_after_transp", [1])[0]
         covers_5_percent = round(MAX_DATASET_COVERED * num_training_cases * slices)
-        resolved["batch_size"] = max(MIN_BATCH_SIZE, min(fits, covers_5_percent, MAX_BATCH_SIZE))
+        wanted = max(MIN_BATCH_SIZE, min(covers_5_percent, MAX_BATCH_SIZE))
+        fast, frugal = (
+            largest_batch_size(
+                gpu_memory_target_gb,
+                canvas,
+                num_input_channels=len(resolved["normalization_schemes"]),
+                num_classes=num_classes,
+                embed_dim=kwargs["embed_dim"],
+                depth=kwargs["depth"],
+                recompute=recompute,
+            )
+            for recompute in (False, True)
+        )
+        kwargs["recompute"] = fast < wanted
+        fits = frugal if kwargs["recompute"] else fast
+        resolved["batch_size"] = max(MIN_BATCH_SIZE, min(fits, wanted))
         resolved["batch_dice"] = True
 
     result = deepcopy(plans)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures import HRMedSeg
 from nnunet_hrmedseg.pretraining.labelled_images import LabelledDataset
-from nnunet_hrmedseg.trainers.losses import DiceAndFocalLoss
+from nnunet_hrmedseg.trainers.losses import dice_and_focal
 
 __all__ = ["SupervisedPretraining"]
 
@@ -41,7 +41,7 @@ class SupervisedPretraining(nn.Module):
         self.queries = ClassQueries(self.network.decoder.seg_layers.queries, sizes)
         self.network.decoder.add_module("seg_layers", self.queries)
         self.losses = nn.ModuleList(
-            DiceAndFocalLoss(regions=False, ignore_label=dataset.ignore_label) for dataset in datasets
+            dice_and_focal(regions=False, ignore_label=dataset.ignore_label) for dataset in datasets
         )
 
     def forward(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:

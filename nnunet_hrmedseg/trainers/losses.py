@@ -1,21 +1,36 @@
 """Losses of the two papers on nnU-Net's targets: labels or regions, with or without an ignore label.
 
-Logits are (B, K, H, W). Label targets are (B, 1, H, W) class indices; region targets are (B, K, H, W) of 0 and 1,
-followed by one more channel that marks ignored pixels where the data set has an ignore label: nnU-Net's own layouts.
+Both are Dice plus a loss per pixel. Evaluated plainly they would take most of the memory of a training step: logits,
+softmax and their gradients at full resolution, for every class. Here the network hands over its logits at 1/4
+resolution, and upsampling, non-linearity and sums go through the image strip by strip, in the backward pass anew, so
+that no more than one strip ever stands at full resolution. What remains of a strip are sums per class, which is all
+that Dice and a mean need.
+
+Logits are (B, K, H / f, W / f) with a whole factor f (1: at full resolution). Label targets are (B, 1, H, W) class
+indices; region targets are (B, K, H, W) of 0 and 1, followed by one more channel that marks ignored pixels where the
+data set has an ignore label: nnU-Net's own layouts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
-from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
-from nnunetv2.utilities.helpers import softmax_helper_dim1
-from torch import nn
+from nnunetv2.utilities.ddp_allgather import AllGatherGrad
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["DiceAndFocalLoss", "focal_loss"]
+from nnunet_hrmedseg.architectures.recompute import recomputed
+
+__all__ = ["DiceAndPixelLoss", "dice_and_cross_entropy", "dice_and_focal", "focal_loss"]
+
+MAX_STRIPS = 16
+LOGITS_IN_A_STRIP = 2**19  # at full resolution; fewer would cost more in overhead than they save
+SMOOTH = 1e-5  # of Dice, nnU-Net's
 
 
-def focal_loss(cross_entropy: torch.Tensor, alpha: float = 0.8, gamma: float = 2.0) -> torch.Tensor:
+def focal_loss(cross_entropy: Tensor, alpha: float = 0.8, gamma: float = 2.0) -> Tensor:
     """Focal loss per pixel from the cross entropy per pixel (Lin et al. 2017, Eq. 4, with p_t = exp(-cross entropy)).
 
     `alpha` scales every pixel alike, as in the code published with the HRMedSeg paper; it is no class weight.
@@ -23,11 +38,15 @@ def focal_loss(cross_entropy: torch.Tensor, alpha: float = 0.8, gamma: float = 2
     return alpha * (1 - torch.exp(-cross_entropy)) ** gamma * cross_entropy
 
 
-class DiceAndFocalLoss(nn.Module):
-    """HRMedSeg's loss (v1, implementation details): Dice and focal, weighted 0.8 and 0.2 as in the published code.
+class DiceAndPixelLoss(nn.Module):
+    """weight_dice x (- soft Dice) + weight_pixel x mean over the pixels of a loss per pixel.
+
+    The values are those of nnU-Net's MemoryEfficientSoftDiceLoss and of the mean, to rounding.
 
     Args:
-        regions: targets are regions (sigmoid per head) rather than labels (softmax over the heads).
+        pixel_loss: the loss per pixel, given its cross entropy.
+        regions: targets are regions (sigmoid per head) rather than labels (softmax over the heads). In Dice, the first
+            head counts only then: for labels it is the background.
         ignore_label: value of ignored pixels in label targets; for regions, any value says that the last channel marks
             them.
         batch_dice: nnU-Net's: Dice over the batch instead of per image.
@@ -36,44 +55,111 @@ class DiceAndFocalLoss(nn.Module):
 
     def __init__(
         self,
+        pixel_loss: Callable[[Tensor], Tensor],
         *,
         regions: bool,
         ignore_label: int | None = None,
         batch_dice: bool = True,
         ddp: bool = False,
-        weight_dice: float = 0.8,
-        weight_focal: float = 0.2,
-        alpha: float = 0.8,
-        gamma: float = 2.0,
+        weight_dice: float = 1.0,
+        weight_pixel: float = 1.0,
     ):
         super().__init__()
-        self.regions, self.ignore_label = regions, ignore_label
-        self.weight_dice, self.weight_focal, self.alpha, self.gamma = weight_dice, weight_focal, alpha, gamma
-        # `dc` is nnU-Net's name for it; background counts only where it is a region of its own
-        self.dc = MemoryEfficientSoftDiceLoss(
-            apply_nonlin=torch.sigmoid if regions else softmax_helper_dim1,
-            batch_dice=batch_dice,
-            do_bg=regions,
-            smooth=1e-5,
-            ddp=ddp,
-        )
+        self.pixel_loss = pixel_loss
+        self.regions, self.ignore_label, self.batch_dice, self.ddp = regions, ignore_label, batch_dice, ddp
+        self.weight_dice, self.weight_pixel = weight_dice, weight_pixel
+        self.evaluate_strip: Callable[..., Tensor] = self.sums_of_strip  # or compiled
 
-    def forward(self, net_output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def forward(self, net_output: Tensor, target: Tensor) -> Tensor:
+        factor = target.shape[2] // net_output.shape[2]
+        sums: list[Tensor] = []
+        for logits, trim, rows in strips(net_output, factor):
+            sums.append(recomputed(self.evaluate_strip, logits, target[:, :, rows], factor, trim))
+        intersection, predicted, true, pixel_loss, pixels = torch.stack(sums).sum(0).unbind(-1)  # (B, K) each
+
+        dice = self.dice(intersection, predicted, true)
+        mean = pixel_loss.sum() / pixels.sum().clamp_min(1)
+        return self.weight_pixel * mean - self.weight_dice * dice
+
+    def sums_of_strip(self, logits: Tensor, target: Tensor, factor: int, trim: tuple[int, int]) -> Tensor:
+        """Sums over a strip: prediction in truth, prediction, truth, pixel loss, valid pixels: (B, K, 5).
+
+        logits: (B, K, r, W / f), of which the first and last `trim` rows of the upsampled map belong to neighbours.
+        target: (B, 1 or K (+ 1), rows, W).
+        """
+        logits = logits.float()
+        if factor > 1:
+            logits = F.interpolate(logits, scale_factor=factor, mode="bilinear", align_corners=False)
+            logits = logits[:, :, trim[0] : logits.shape[2] - trim[1]]
         valid = None
         if self.regions:
             if self.ignore_label is not None:
                 valid = target[:, -1:] == 0
                 target = target[:, :-1]
-            cross_entropy = F.binary_cross_entropy_with_logits(net_output.float(), target.float(), reduction="none")
+            truth = target.to(logits.dtype)
+            cross_entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+            probability = logits.sigmoid()
         else:
             if self.ignore_label is not None:
                 valid = target != self.ignore_label
                 target = torch.where(valid, target, 0)
-            cross_entropy = F.cross_entropy(net_output.float(), target[:, 0].long(), reduction="none")[:, None]
+            index = target.long()
+            log_probability = logits.log_softmax(1)
+            cross_entropy = -log_probability.gather(1, index)
+            probability = log_probability.exp()
+            truth = torch.zeros_like(logits).scatter_(1, index, 1.0)
 
-        focal = focal_loss(cross_entropy, self.alpha, self.gamma)
-        if valid is None:
-            focal = focal.mean()
-        else:
-            focal = (focal * valid).sum() / (valid.sum() * focal.shape[1]).clamp_min(1)
-        return self.weight_dice * self.dc(net_output, target, loss_mask=valid) + self.weight_focal * focal
+        loss = self.pixel_loss(cross_entropy)
+        if valid is not None:
+            probability, truth, loss = probability * valid, truth * valid, loss * valid
+        sums = torch.stack([(probability * truth).sum((2, 3)), probability.sum((2, 3)), truth.sum((2, 3))], -1)
+        heads = loss.shape[1]  # 1 for labels
+        pixels = (
+            loss.new_full(loss.shape[:2], loss[0, 0].numel()) if valid is None else valid.sum((2, 3)).expand(-1, heads)
+        )
+        of_pixels = torch.stack([loss.sum((2, 3)), pixels.to(loss.dtype)], -1)
+        return torch.cat([sums, F.pad(of_pixels, (0, 0, 0, sums.shape[1] - heads))], -1)
+
+    def dice(self, intersection: Tensor, predicted: Tensor, true: Tensor) -> Tensor:
+        """Mean soft Dice over classes (and images) from sums (B, K), as nnU-Net's MemoryEfficientSoftDiceLoss."""
+        sums = torch.stack([intersection, predicted, true])
+        if not self.regions:
+            sums = sums[:, :, 1:]
+        if self.batch_dice:
+            if self.ddp:
+                sums = AllGatherGrad.apply(sums).sum(0)
+            sums = sums.sum(1)
+        intersection, predicted, true = sums
+        return ((2 * intersection + SMOOTH) / (predicted + true + SMOOTH).clamp_min(1e-8)).mean()
+
+
+def strips(logits: Tensor, factor: int) -> list[tuple[Tensor, tuple[int, int], slice]]:
+    """The logits in up to MAX_STRIPS strips of rows, as pieces that can be upsampled each on its own.
+
+    Each is a tuple: logits with one row of each neighbour, of which bilinear upsampling needs the values; the rows at
+    top and bottom of the upsampled piece that belong to the neighbours; the strip's rows of the target.
+    """
+    number = min(MAX_STRIPS, -(-logits.numel() * factor**2 // LOGITS_IN_A_STRIP))
+    rows = -(-logits.shape[2] // number)
+    pieces = logits.split(rows, dim=2)
+    halo = factor > 1
+    result = []
+    for index, piece in enumerate(pieces):
+        above = [pieces[index - 1][:, :, -1:]] if halo and index else []
+        below = [pieces[index + 1][:, :, :1]] if halo and index + 1 < len(pieces) else []
+        top = index * rows * factor
+        height = piece.shape[2] * factor
+        padded = torch.cat([*above, piece, *below], 2) if above or below else piece
+        result.append((padded, (len(above) * factor, len(below) * factor), slice(top, top + height)))
+    return result
+
+
+def dice_and_focal(*, alpha: float = 0.8, gamma: float = 2.0, **options) -> DiceAndPixelLoss:
+    """HRMedSeg's loss (v1, implementation details): Dice and focal, weighted 0.8 and 0.2 as in the published code."""
+    weights = {"weight_dice": 0.8, "weight_pixel": 0.2}
+    return DiceAndPixelLoss(partial(focal_loss, alpha=alpha, gamma=gamma), **{**weights, **options})
+
+
+def dice_and_cross_entropy(**options) -> DiceAndPixelLoss:
+    """HER-Seg's loss (v2, Eq. 9): Dice and cross entropy, both weighted 1."""
+    return DiceAndPixelLoss(nn.Identity(), **options)

@@ -13,15 +13,14 @@ import os
 import torch
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
-from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
-from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg.plans.canvas_data import ensure_canvas_data
+from nnunet_hrmedseg.plans.memory import said_in_words
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 from nnunet_hrmedseg.trainers.initialization import chosen_encoder, initialize_encoder, record
-from nnunet_hrmedseg.trainers.losses import DiceAndFocalLoss
+from nnunet_hrmedseg.trainers.losses import DiceAndPixelLoss, dice_and_cross_entropy, dice_and_focal
 from nnunet_hrmedseg.trainers.progress import EpochProgress
 from nnunet_hrmedseg.trainers.schedule import PaperLRScheduler
 
@@ -39,6 +38,7 @@ class nnUNetTrainerHRMedSeg(nnUNetTrainer):
     """
 
     network_name = "HRMedSeg"
+    build_loss = staticmethod(dice_and_focal)
     encoder_weights: str | None = None  # None: what the environment or the plans say
     recipe_epochs = 200
     num_val_iterations_per_epoch: int
@@ -86,18 +86,33 @@ class nnUNetTrainerHRMedSeg(nnUNetTrainer):
                 log=self.print_to_log_file,
             )
         super().initialize()
+        network = self.network.module if self.is_ddp else self.network
+        network = getattr(network, "_orig_mod", network)  # what torch.compile wraps
+        if isinstance(self.loss, DiceAndPixelLoss):  # and not the loss of a trainer derived from this one
+            network.upsample_in_training = False
         if encoder is not None:
-            network = self.network.module if self.is_ddp else self.network
-            network = getattr(network, "_orig_mod", network)  # what torch.compile wraps
             lines = initialize_encoder(network, encoder, self.configuration_manager.normalization_schemes)
             self.print_to_log_file("\n".join(lines))
         if fresh:
             self.encoder_record = record(encoder)
+            self.print_to_log_file(self.memory_in_words())
 
     def load_checkpoint(self, filename_or_checkpoint) -> None:
         self.continues = True
         super().load_checkpoint(filename_or_checkpoint)
         self.encoder_record = self.my_init_kwargs["plans"]["configurations"][self.configuration_name].get(STARTED_FROM)
+
+    def memory_in_words(self) -> str:
+        network = self.configuration_manager.network_arch_init_kwargs
+        return said_in_words(
+            self.configuration_manager.batch_size,
+            self.configuration_manager.patch_size,
+            recompute=network["recompute"],
+            num_input_channels=self.num_input_channels,
+            num_classes=self.label_manager.num_segmentation_heads,
+            embed_dim=network["embed_dim"],
+            depth=network["depth"],
+        )
 
     @property
     def encoder_record(self) -> dict[str, str] | None:
@@ -114,15 +129,15 @@ class nnUNetTrainerHRMedSeg(nnUNetTrainer):
         warmup_epochs = self.warmup_iterations / self.num_iterations_per_epoch
         return optimizer, PaperLRScheduler(optimizer, self.num_epochs, warmup_epochs)
 
-    def _build_loss(self):
-        loss = DiceAndFocalLoss(
+    def _build_loss(self) -> DiceAndPixelLoss:
+        loss = self.build_loss(
             regions=self.label_manager.has_regions,
             ignore_label=self.label_manager.ignore_label,
             batch_dice=self.configuration_manager.batch_dice,
             ddp=self.is_ddp,
         )
         if self._do_i_compile():
-            loss.dc = torch.compile(loss.dc)
+            loss.evaluate_strip = torch.compile(loss.sums_of_strip)
         return loss
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
@@ -180,24 +195,7 @@ class nnUNetTrainerHERSeg(nnUNetTrainerHRMedSeg):
     """HER-Seg (v2): the second version's network and its Dice + cross-entropy loss, both weighted 1 (v2, Eq. 9)."""
 
     network_name = "HERSeg"
-
-    def _build_loss(self):
-        dice = {"batch_dice": self.configuration_manager.batch_dice, "smooth": 1e-5, "ddp": self.is_ddp}
-        ignore_label = self.label_manager.ignore_label
-        if self.label_manager.has_regions:
-            loss = DC_and_BCE_loss(
-                {},
-                {**dice, "do_bg": True},
-                use_ignore_label=ignore_label is not None,
-                dice_class=MemoryEfficientSoftDiceLoss,
-            )
-        else:
-            loss = DC_and_CE_loss(
-                {**dice, "do_bg": False}, {}, ignore_label=ignore_label, dice_class=MemoryEfficientSoftDiceLoss
-            )
-        if self._do_i_compile():
-            loss.dc = torch.compile(loss.dc)
-        return loss
+    build_loss = staticmethod(dice_and_cross_entropy)
 
 
 class nnUNetTrainerHERSegScratch(nnUNetTrainerHERSeg):

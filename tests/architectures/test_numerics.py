@@ -90,10 +90,10 @@ def test_no_complex_tensors():
         net(torch.randn(1, 3, 32, 32)).sum().backward()
 
 
-@pytest.mark.parametrize("training", [False, True])
-def test_compiled_whole_equals_eager(training):
+@pytest.mark.parametrize("training, recompute", [(False, False), (True, False), (True, True)])
+def test_compiled_whole_equals_eager(training, recompute):
     """fullgraph: one graph without breaks; aot_eager traces forward and backward but needs no C++ compiler."""
-    net = small(depth=1).train(training)
+    net = small(depth=1, recompute=recompute).train(training)
     image = torch.randn(2, 3, 32, 48)
 
     def run(function):

@@ -28,7 +28,8 @@ def stock(request):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_any_stock_plan_becomes_an_hrmedseg_plan(stock, network):
     plans, name = stock
-    configuration = hrmedseg_plans(plans, name, num_training_cases=1000, network=network)["configurations"][name]
+    plans = hrmedseg_plans(plans, name, num_training_cases=1000, network=network, gpu_memory_target_gb=80)
+    configuration = plans["configurations"][name]
     assert configuration["patch_size"] == list(CANVAS)
     assert configuration["preprocessor_name"] == "HRMedSegPreprocessor"
     assert configuration["architecture"]["network_class_name"] == NETWORKS[network].class_path
@@ -173,10 +174,32 @@ def test_more_memory_never_means_a_smaller_batch():
         hrmedseg_plans(stock_plans(), num_training_cases=10_000, gpu_memory_target_gb=gb)["configurations"]["2d"][
             "batch_size"
         ]
-        for gb in range(1, 25)
+        for gb in (0.5, 0.7, 1, 1.3, 1.6, 2, 4, 6, 8, 10, 12, 24)
     ]
     assert sizes == sorted(sizes)
     assert sizes[0] == 2 and sizes[-1] == 16 and len(set(sizes)) > 4
+
+
+@pytest.mark.parametrize(
+    "cases, gb, recompute",
+    [
+        (10_000, 24, False),
+        (10_000, 8, True),  # 14 of 16 images
+        (200, 8, False),  # 10 are enough
+        (200, 4, True),
+        (24, 4, False),
+    ],
+)
+def test_layers_are_recomputed_only_where_the_batch_would_not_fit_otherwise(cases, gb, recompute):
+    plans = hrmedseg_plans(stock_plans(), num_training_cases=cases, gpu_memory_target_gb=gb)
+    assert plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["recompute"] is recompute
+
+
+def test_recompute_is_the_users_to_edit():
+    plans = hrmedseg_plans(stock_plans(), num_training_cases=24)
+    plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["recompute"] = True
+    again = hrmedseg_plans(plans, num_training_cases=24)
+    assert again["configurations"]["2d"]["architecture"]["arch_kwargs"]["recompute"] is True
 
 
 @pytest.mark.parametrize(

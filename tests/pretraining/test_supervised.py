@@ -5,7 +5,7 @@ from nnunet_hrmedseg.architectures import HRMedSeg
 from nnunet_hrmedseg.pretraining.labelled_images import LabelledDataset
 from nnunet_hrmedseg.pretraining.student import Student, encoder_architecture
 from nnunet_hrmedseg.pretraining.supervised import SupervisedPretraining
-from nnunet_hrmedseg.trainers.losses import DiceAndFocalLoss
+from nnunet_hrmedseg.trainers.losses import dice_and_focal
 
 ARCHITECTURE = encoder_architecture(embed_dim=24, depth=1, decoder_dim=16)
 
@@ -53,7 +53,7 @@ def test_the_loss_is_the_one_of_a_network_with_these_classes_alone(module):
     state = {name: value for name, value in module.network.state_dict().items() if "seg_layers" not in name}
     state["decoder.seg_layers.queries"] = module.queries.all_queries[2:6].detach()
     alone.load_state_dict(state)
-    expected = DiceAndFocalLoss(regions=False)(alone(images), labels)
+    expected = dice_and_focal(regions=False)(alone(images), labels)
     assert torch.allclose(module((numbers, images, labels)), expected, atol=1e-6)
 
 

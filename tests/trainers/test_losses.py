@@ -1,26 +1,43 @@
+"""The losses, in strips, beside nnU-Net's own and the plain formulas."""
+
 import pytest
 import torch
+from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from torch.nn import functional as F
 
-from nnunet_hrmedseg.trainers.losses import DiceAndFocalLoss, focal_loss
+from nnunet_hrmedseg.trainers import losses
+from nnunet_hrmedseg.trainers.losses import MAX_STRIPS, dice_and_cross_entropy, dice_and_focal, focal_loss
 
 
-def _labels(ignore=False):
+def _labels(ignore=False, size=(8, 10), factor=1):
     generator = torch.Generator().manual_seed(0)
-    target = torch.randint(0, 3, (2, 1, 8, 10), generator=generator)
+    target = torch.randint(0, 3, (2, 1, size[0] * factor, size[1] * factor), generator=generator)
     if ignore:
-        target[:, :, :, 6:] = 3
-    return torch.randn(2, 3, 8, 10, generator=generator, requires_grad=True), target
+        target[:, :, :, 6 * factor :] = 3
+    return torch.randn(2, 3, *size, generator=generator, requires_grad=True), target
 
 
-def _regions(ignore=False):
+def _regions(ignore=False, size=(8, 10), factor=1):
     generator = torch.Generator().manual_seed(0)
-    target = torch.randint(0, 2, (2, 2, 8, 10), generator=generator)
+    target = torch.randint(0, 2, (2, 2, size[0] * factor, size[1] * factor), generator=generator)
     if ignore:
-        mask = torch.zeros(2, 1, 8, 10, dtype=target.dtype)
-        mask[:, :, :, 6:] = 1
+        mask = torch.zeros_like(target[:, :1])
+        mask[:, :, :, 6 * factor :] = 1
         target = torch.cat([target, mask], 1)
-    return torch.randn(2, 2, 8, 10, generator=generator, requires_grad=True), target
+    return torch.randn(2, 2, *size, generator=generator, requires_grad=True), target
+
+
+def test_strips_are_few_for_small_batches_and_at_most_sixteen():
+    assert [len(losses.strips(torch.zeros(b, k, 256, 256), 4)) for b, k in ((1, 1), (1, 2), (2, 2), (16, 14))] == [
+        2,
+        4,
+        8,
+        16,
+    ]
+
+
+KINDS = pytest.mark.parametrize("make, regions", [(_labels, False), (_regions, True)], ids=["labels", "regions"])
 
 
 def test_focal_loss_is_the_papers_formula():
@@ -31,61 +48,123 @@ def test_focal_loss_is_the_papers_formula():
 
 def test_gamma_zero_is_cross_entropy():
     logits, target = _labels()
-    loss = DiceAndFocalLoss(regions=False, weight_dice=0, weight_focal=1, alpha=1, gamma=0)
-    torch.testing.assert_close(loss(logits, target), torch.nn.functional.cross_entropy(logits, target[:, 0]))
+    loss = dice_and_focal(regions=False, weight_dice=0, weight_pixel=1, alpha=1, gamma=0)
+    torch.testing.assert_close(loss(logits, target), F.cross_entropy(logits, target[:, 0]))
 
 
-def test_focal_weight_zero_is_nnunets_dice():
-    logits, target = _labels()
-    loss = DiceAndFocalLoss(regions=False, weight_dice=1, weight_focal=0)
-    dice = MemoryEfficientSoftDiceLoss(lambda x: x.softmax(1), batch_dice=True, do_bg=False, smooth=1e-5, ddp=False)
+@pytest.mark.parametrize("batch_dice", [True, False])
+@KINDS
+def test_dice_alone_is_nnunets(make, regions, batch_dice):
+    logits, target = make()
+    loss = dice_and_focal(regions=regions, batch_dice=batch_dice, weight_dice=1, weight_pixel=0)
+    apply_nonlin = torch.sigmoid if regions else lambda x: x.softmax(1)
+    dice = MemoryEfficientSoftDiceLoss(apply_nonlin, batch_dice=batch_dice, do_bg=regions, smooth=1e-5, ddp=False)
     torch.testing.assert_close(loss(logits, target), dice(logits, target))
 
 
-@pytest.mark.parametrize("make, regions", [(_labels, False), (_regions, True)], ids=["labels", "regions"])
+@pytest.mark.parametrize("ignore", [False, True], ids=["", "ignore label"])
+def test_dice_and_cross_entropy_is_nnunets(ignore):
+    logits, target = _labels(ignore)
+    options = {"batch_dice": True, "smooth": 1e-5, "ddp": False, "do_bg": False}
+    label = 3 if ignore else None
+    theirs = DC_and_CE_loss(options, {}, ignore_label=label, dice_class=MemoryEfficientSoftDiceLoss)
+    _same_value_and_gradient(dice_and_cross_entropy(regions=False, ignore_label=label), theirs, logits, target)
+
+
+def test_dice_and_binary_cross_entropy_is_nnunets():
+    logits, target = _regions()
+    options = {"batch_dice": True, "smooth": 1e-5, "ddp": False, "do_bg": True}
+    theirs = DC_and_BCE_loss({}, options, dice_class=MemoryEfficientSoftDiceLoss)
+    _same_value_and_gradient(dice_and_cross_entropy(regions=True), theirs, logits, target)
+
+
+def _same_value_and_gradient(loss, expected, logits, target):
+    mine, theirs = loss(logits, target), expected(logits, target)
+    torch.testing.assert_close(mine, theirs)
+    gradients = [torch.autograd.grad(value, logits)[0] for value in (mine, theirs)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("size", [(1, 3), (3, 5), (16, 4), (17, 6), (40, 8), (64, 2)], ids=str)
+@pytest.mark.parametrize("ignore", [False, True], ids=["", "ignore label"])
+@pytest.mark.parametrize("factor", [2, 4])
+@KINDS
+def test_upsampling_in_strips_equals_upsampling_the_whole(make, regions, factor, ignore, size, monkeypatch):
+    monkeypatch.setattr(losses, "LOGITS_IN_A_STRIP", 50)
+    logits, target = make(ignore, size, factor)
+    loss = dice_and_focal(regions=regions, ignore_label=3 if ignore else None)
+
+    def whole(logits, target):
+        return loss(F.interpolate(logits, size=target.shape[2:], mode="bilinear", align_corners=False), target)
+
+    _same_value_and_gradient(loss, whole, logits, target)
+
+
+@KINDS
+@pytest.mark.parametrize("logits_in_a_strip", [1, 2**30])
+def test_nothing_at_full_resolution_is_kept(make, regions, logits_in_a_strip, monkeypatch):
+    monkeypatch.setattr(losses, "LOGITS_IN_A_STRIP", logits_in_a_strip)
+    logits, target = make(size=(64, 64), factor=4)
+    loss = dice_and_focal(regions=regions)
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss(logits, target)
+    kept.pop(target.untyped_storage()._cdata, None)
+    at_quarter = logits.numel() * 4
+    # the logits themselves, cut into strips with a row of each neighbour, and a few sums
+    assert sum(kept.values()) < at_quarter * (1 + 2 * MAX_STRIPS / 64) + 4000
+
+
+@KINDS
 def test_ignored_pixels_have_neither_loss_nor_gradient(make, regions):
     logits, target = make(ignore=True)
-    loss = DiceAndFocalLoss(regions=regions, ignore_label=3)
+    loss = dice_and_focal(regions=regions, ignore_label=3)
     value = loss(logits, target)
     value.backward()
     assert logits.grad[..., 6:].abs().max() == 0
     assert logits.grad[..., :6].abs().min() > 0
     # the same as on the annotated part alone
     cut = target[:, :-1] if regions else target
-    alone = DiceAndFocalLoss(regions=regions)(logits[..., :6], cut[..., :6])
+    alone = dice_and_focal(regions=regions)(logits[..., :6], cut[..., :6])
     torch.testing.assert_close(value, alone)
 
 
-@pytest.mark.parametrize("make, regions", [(_labels, False), (_regions, True)], ids=["labels", "regions"])
+@KINDS
 def test_nothing_annotated_is_finite(make, regions):
     logits, target = make(ignore=True)
     target[:, -1:] = 1 if regions else 3
-    value = DiceAndFocalLoss(regions=regions, ignore_label=3)(logits, target)
+    value = dice_and_focal(regions=regions, ignore_label=3)(logits, target)
     value.backward()
     assert torch.isfinite(value) and torch.isfinite(logits.grad).all()
 
 
-@pytest.mark.parametrize("make, regions", [(_labels, False), (_regions, True)], ids=["labels", "regions"])
+@KINDS
 def test_a_perfect_prediction_is_best(make, regions):
     logits, target = make()
     if regions:
         perfect = (target * 2 - 1) * 20.0
     else:
-        perfect = torch.nn.functional.one_hot(target[:, 0], 3).permute(0, 3, 1, 2) * 20.0
-    loss = DiceAndFocalLoss(regions=regions)
+        perfect = F.one_hot(target[:, 0], 3).permute(0, 3, 1, 2) * 20.0
+    loss = dice_and_focal(regions=regions)
     assert loss(perfect, target) < -0.79 < loss(logits, target)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_logits(dtype):
     logits, target = _labels()
-    loss = DiceAndFocalLoss(regions=False)
-    torch.testing.assert_close(loss(logits.to(dtype), target).float(), loss(logits, target), atol=2e-2, rtol=2e-2)
+    loss = dice_and_focal(regions=False)
+    torch.testing.assert_close(loss(logits.to(dtype), target), loss(logits, target), atol=2e-2, rtol=2e-2)
 
 
 def test_extreme_logits_stay_finite():
     logits, target = _labels()
     extreme = (logits.detach() * 1e4).requires_grad_()
-    value = DiceAndFocalLoss(regions=False)(extreme, target)
+    value = dice_and_focal(regions=False)(extreme, target)
     value.backward()
     assert torch.isfinite(value) and torch.isfinite(extreme.grad).all()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 
 import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -19,6 +20,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_hrmedseg.plans.canvas_data import ensure_canvas_data
 from nnunet_hrmedseg.plans.memory import said_in_words
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
+from nnunet_hrmedseg.trainers.batch_augmentation import BatchAugmentation, NotOnBatches
 from nnunet_hrmedseg.trainers.initialization import chosen_encoder, initialize_encoder, record
 from nnunet_hrmedseg.trainers.losses import DiceAndPixelLoss, dice_and_cross_entropy, dice_and_focal
 from nnunet_hrmedseg.trainers.progress import EpochProgress
@@ -41,6 +43,7 @@ class nnUNetTrainerHRMedSeg(nnUNetTrainer):
     build_loss = staticmethod(dice_and_focal)
     encoder_weights: str | None = None  # None: what the environment or the plans say
     recipe_epochs = 200
+    augment_on_gpu = True  # with a CUDA device: on the whole batch, where the network is; False: in nnU-Net's workers
     num_val_iterations_per_epoch: int
 
     # exactly nnU-Net's arguments: it records them by name for the checkpoint
@@ -70,6 +73,7 @@ class nnUNetTrainerHRMedSeg(nnUNetTrainer):
         self.progress: EpochProgress  # of the epoch that runs
         self.iteration = 0
         self.continues = False
+        self.batch_augmentation: BatchAugmentation | None = None
 
     def initialize(self) -> None:
         fresh = not self.was_initialized and not self.continues
@@ -145,6 +149,24 @@ class nnUNetTrainerHRMedSeg(nnUNetTrainer):
         # the canvas is the whole image: there is nothing beyond it to rotate in from
         return rotation, dummy_2d, list(self.configuration_manager.patch_size), mirror_axes
 
+    @property
+    def augments_batches(self) -> bool:
+        return self.augment_on_gpu and self.device.type == "cuda"
+
+    def get_training_transforms(self, *args, **kwargs) -> BasicTransform | None:
+        """What nnU-Net's workers do with the training images: nothing where the batch is augmented on the GPU."""
+        transforms = super().get_training_transforms(*args, **kwargs)
+        if not self.augments_batches:
+            return transforms
+        manager = self.label_manager
+        ignored = [manager.ignore_label] if manager.has_ignore_label else []
+        try:
+            self.batch_augmentation = BatchAugmentation(transforms, [0, *manager.all_labels, *ignored])
+        except NotOnBatches as reason:
+            self.print_to_log_file(f"Augmentation stays with the workers: {reason}.")
+            return transforms
+        return None
+
     def get_tr_and_val_datasets(self):
         training, validation = super().get_tr_and_val_datasets()
         if self.plans_manager.plans["original_median_shape_after_transp"][0] == 1:
@@ -168,6 +190,9 @@ class nnUNetTrainerHRMedSeg(nnUNetTrainer):
 
     def train_step(self, batch: dict) -> dict:
         self.lr_scheduler.step(self.current_epoch + self.iteration / self.num_iterations_per_epoch)
+        if self.batch_augmentation is not None:
+            on_device = (batch[name].to(self.device, non_blocking=True) for name in ("data", "target"))
+            batch["data"], batch["target"] = self.batch_augmentation(*on_device)
         result = super().train_step(batch)
         self.iteration += 1
         self.progress.update(loss=float(result["loss"]))

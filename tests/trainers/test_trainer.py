@@ -126,6 +126,34 @@ def test_trains_and_validates(dataset, cls, labels):
     assert len(result["tp_hard"]) == 2
 
 
+@pytest.mark.parametrize("labels", [LABELS, REGIONS, IGNORE], ids=["labels", "regions", "ignore label"])
+def test_batches_augmented_beside_the_network(dataset, labels, monkeypatch):
+    monkeypatch.setattr(nnUNetTrainerHRMedSeg, "augments_batches", True)
+    trainer = _trainer(dataset(labels))
+    trainer.num_epochs = 1
+    trainer.on_train_start()
+    loaded = next(trainer.dataloader_train)
+    assert loaded["target"].shape[1] == 1  # nothing was made of the labels yet
+    as_nnunet = trainer.loss
+    targets = []
+    trainer.loss = lambda output, target: targets.append(target) or as_nnunet(output, target)
+    trainer.on_train_epoch_start()
+    for _ in range(3):
+        batch = next(trainer.dataloader_train)
+        before = batch["data"].clone()
+        assert np.isfinite(trainer.train_step(batch)["loss"])
+        assert not torch.equal(batch["data"], before)
+    trainer.progress.close()
+    heads = len(trainer.label_manager.foreground_regions) if labels is REGIONS else 1
+    assert all(target.shape[1] == heads and target.min() >= 0 for target in targets)
+
+
+def test_augmentation_stays_with_the_workers_without_a_gpu(dataset):
+    trainer = _trainer(dataset(LABELS))
+    assert trainer.get_training_transforms((CANVAS, CANVAS), (-3, 3), None, (0, 1), False) is not None
+    assert trainer.batch_augmentation is None
+
+
 def test_learns_a_tiny_data_set(dataset):
     trainer = _trainer(dataset(LABELS), fold="all")
     trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.warmup_iterations = 1, 60, 5

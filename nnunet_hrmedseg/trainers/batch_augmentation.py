@@ -1,0 +1,323 @@
+"""nnU-Net's training augmentation on whole batches, on the device that they lie on.
+
+At 1024 x 1024 nnU-Net's pipeline takes about a quarter of a second of a processor core for an image: a GPU would wait.
+Here the same transforms are applied to the batch where the network is. What is drawn at random is drawn by nnU-Net's
+own transform objects, each with its own probabilities and ranges. Only what they do to images is done anew, for all
+planes (one channel of one image) at once that a transform was drawn for. A batch of one image, with the same seeds,
+comes out as from nnU-Net's pipeline.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
+from batchgeneratorsv2.transforms.intensity.contrast import ContrastTransform
+from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
+from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.spatial.low_resolution import SimulateLowResolutionTransform
+from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
+from batchgeneratorsv2.transforms.utils.seg_to_regions import ConvertSegmentationToRegionsTransform
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["BatchAugmentation", "NotOnBatches"]
+
+GAMMA_EPSILON = 1e-7  # batchgeneratorsv2's
+
+
+class NotOnBatches(Exception):
+    """A transform, or an option of one, that BatchAugmentation does not know."""
+
+
+class BatchAugmentation:
+    """A pipeline of nnU-Net's transforms for batches of 2D images.
+
+    Args:
+        transforms: what nnUNetTrainer.get_training_transforms returns.
+        labels: every value that a segmentation may hold, the ignore label included; -1 (outside) need not be named.
+
+    Raises:
+        NotOnBatches: naming what of the pipeline cannot be done here.
+    """
+
+    def __init__(self, transforms: BasicTransform, labels: Sequence[int]) -> None:
+        steps = transforms.transforms if isinstance(transforms, ComposeTransforms) else [transforms]
+        self.steps: list[tuple[RandomTransform | None, BasicTransform]] = []
+        for step in steps:
+            chance = step if isinstance(step, RandomTransform) else None
+            transform = step.transform if isinstance(step, RandomTransform) else step
+            if type(transform) not in ON_BATCHES:
+                raise NotOnBatches(f"there is no {type(transform).__name__} for batches")
+            if isinstance(transform, SpatialTransform):
+                check_spatial(transform)
+            self.steps.append((chance, transform))
+        self.labels = sorted({-1, *labels})
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor, segmentation: Tensor) -> tuple[Tensor, Tensor]:
+        """Augments a batch. The arguments may be overwritten.
+
+        Args:
+            image: (B, C, H, W) float.
+            segmentation: (B, S, H, W), integers.
+
+        Returns:
+            The image, (B, C, H, W), and the target as nnU-Net's pipeline would make it: (B, S, H, W) integers, or
+            (B, regions, H, W) bool.
+        """
+        image, segmentation = image.contiguous(), segmentation.contiguous()
+        for chance, transform in self.steps:
+            samples = list(range(len(image)))
+            if chance is not None:
+                samples = [index for index in samples if chance.get_parameters()["apply_transform"]]
+            if samples:
+                image, segmentation = ON_BATCHES[type(transform)](transform, image, segmentation, samples, self.labels)
+        return image, segmentation
+
+
+def drawn(transform: BasicTransform, image: Tensor, samples: Sequence[int]) -> list[dict[str, Any]]:
+    """What the transform draws for each of these samples: it looks at the number of channels and axes alone."""
+    stand_in = torch.empty(image.shape[1], 1, 1)
+    return [transform.get_parameters(image=stand_in) for _ in samples]
+
+
+def of_planes(
+    parameters: Sequence[dict[str, Any]], samples: Sequence[int], channels: int, *names: str
+) -> tuple[list[int], list[list[Any]]]:
+    """Indices of the drawn planes in image.flatten(0, 1), and for each name the values of these planes."""
+    planes: list[int] = []
+    values: list[list[Any]] = [[] for _ in names]
+    for sample, drawn_for_sample in zip(samples, parameters, strict=True):
+        chosen = torch.as_tensor(drawn_for_sample["apply_to_channel"])
+        indices = (chosen.nonzero().flatten() if chosen.dtype == torch.bool else chosen).tolist()
+        planes += [sample * channels + channel for channel in indices]
+        for name, collected in zip(names, values, strict=True):
+            if indices:
+                collected += torch.as_tensor(drawn_for_sample[name]).tolist()
+    return planes, values
+
+
+def column(values: Sequence[float], like: Tensor) -> Tensor:
+    """(n,) numbers -> (n, 1, 1), on the device and of the type of `like`."""
+    return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)[:, None, None]
+
+
+def brightness(transform, image, segmentation, samples, labels):
+    planes, (factors,) = of_planes(drawn(transform, image, samples), samples, image.shape[1], "multipliers")
+    if planes:
+        flat = image.flatten(0, 1)
+        flat[planes] = flat[planes] * column(factors, image)
+    return image, segmentation
+
+
+def contrast(transform, image, segmentation, samples, labels):
+    planes, (factors,) = of_planes(drawn(transform, image, samples), samples, image.shape[1], "multipliers")
+    if planes:
+        flat = image.flatten(0, 1)
+        x = flat[planes]
+        mean, low, high = x.mean((1, 2), keepdim=True), x.amin((1, 2), keepdim=True), x.amax((1, 2), keepdim=True)
+        x = (x - mean) * column(factors, image) + mean
+        flat[planes] = x.clamp(low, high) if transform.preserve_range else x
+    return image, segmentation
+
+
+def gamma(transform, image, segmentation, samples, labels):
+    names = ("gamma", "retain_stats", "invert_image")
+    planes, (gammas, retains, inverts) = of_planes(drawn(transform, image, samples), samples, image.shape[1], *names)
+    if planes:
+        flat = image.flatten(0, 1)
+        sign = column([-1.0 if invert else 1.0 for invert in inverts], image)
+        x = flat[planes] * sign
+        mean, std = x.mean((1, 2), keepdim=True), x.std((1, 2), keepdim=True)
+        low = x.amin((1, 2), keepdim=True)
+        extent = x.amax((1, 2), keepdim=True) - low
+        x = ((x - low) / extent.clamp_min(GAMMA_EPSILON)) ** column(gammas, image) * extent + low
+        kept = (x - x.mean((1, 2), keepdim=True)) * (std / x.std((1, 2), keepdim=True).clamp_min(GAMMA_EPSILON)) + mean
+        flat[planes] = torch.where(column(retains, image) > 0, kept, x) * sign
+    return image, segmentation
+
+
+def noise(transform, image, segmentation, samples, labels):
+    flat = image.flatten(0, 1)
+    for sample in samples:
+        (parameters,) = drawn(transform, image, [sample])
+        if parameters["num_apply"]:
+            planes = (parameters["apply_idx"] + sample * image.shape[1]).tolist()
+            sigmas = parameters["sigmas"] if isinstance(parameters["sigmas"], list) else [parameters["sigmas"]]
+            flat[planes] += torch.randn_like(flat[planes]) * column(sigmas, image)
+    return image, segmentation
+
+
+def blur(transform, image, segmentation, samples, labels):
+    parameters = drawn(transform, image, samples)
+    if transform.synchronize_channels:
+        for drawn_for_sample in parameters:
+            drawn_for_sample["sigmas"] = [drawn_for_sample["sigmas"]] * int(drawn_for_sample["apply_to_channel"].sum())
+    planes, (sigmas,) = of_planes(parameters, samples, image.shape[1], "sigmas")
+    if planes:
+        flat = image.flatten(0, 1)
+        x = flat[planes]
+        for axis, along in enumerate(zip(*sigmas, strict=True)):
+            x = blurred(x, along, axis)
+        flat[planes] = x
+    return image, segmentation
+
+
+def blurred(x: Tensor, sigmas: Sequence[float], axis: int) -> Tensor:
+    """Planes (n, H, W), each blurred along one axis by a Gaussian of its own width, with reflected borders."""
+    halves = [odd_nearest(6 * sigma + 0.5) // 2 for sigma in sigmas]  # as far as batchgeneratorsv2 goes
+    half = max(halves)
+    offsets = torch.arange(-half, half + 1.0)
+    kernels = torch.stack(
+        [torch.exp(-0.5 * (offsets / s) ** 2) * (offsets.abs() <= h) for s, h in zip(sigmas, halves, strict=True)]
+    )
+    kernels = (kernels / kernels.sum(1, keepdim=True)).to(x)
+    if axis == 0:
+        return F.conv2d(F.pad(x[None], (0, 0, half, half), mode="reflect"), kernels[:, None, :, None], groups=len(x))[0]
+    return F.conv2d(F.pad(x[None], (half, half, 0, 0), mode="reflect"), kernels[:, None, None, :], groups=len(x))[0]
+
+
+def odd_nearest(value: float) -> int:
+    rounded = round(value)
+    if rounded % 2:
+        return rounded
+    return rounded + 1 if value >= rounded else rounded - 1
+
+
+def low_resolution(transform, image, segmentation, samples, labels):
+    planes, (scales,) = of_planes(drawn(transform, image, samples), samples, image.shape[1], "scales")
+    flat = image.flatten(0, 1)
+    size = image.shape[2:]
+    for plane, scale in zip(planes, scales, strict=True):  # each has a size of its own
+        small = F.interpolate(
+            flat[plane][None, None], [round(a * b) for a, b in zip(size, scale, strict=True)], mode="nearest-exact"
+        )
+        flat[plane] = F.interpolate(small, size, mode="bilinear")[0, 0]
+    return image, segmentation
+
+
+def mirror(transform, image, segmentation, samples, labels):
+    for sample, parameters in zip(samples, drawn(transform, image, samples), strict=True):
+        axes = [axis + 1 for axis in parameters["axes"]]
+        if axes:
+            image[sample] = image[sample].flip(axes)
+            segmentation[sample] = segmentation[sample].flip(axes)
+    return image, segmentation
+
+
+def mask_image(transform, image, segmentation, samples, labels):
+    outside = segmentation[:, transform.channel_idx_in_seg] < 0
+    for channel in transform.apply_to_channels:
+        image[:, channel].masked_fill_(outside, transform.set_outside_to)
+    return image, segmentation
+
+
+def remove_label(transform, image, segmentation, samples, labels):
+    channels = transform.segmentation_channels
+    part = segmentation if channels is None else segmentation[:, list(channels)]
+    replaced = torch.where(part == transform.label_value, transform.set_to, part)
+    if channels is None:
+        return image, replaced
+    segmentation[:, list(channels)] = replaced
+    return image, segmentation
+
+
+def to_regions(transform, image, segmentation, samples, labels):
+    values = segmentation[:, transform.channel_in_seg]
+    regions = [torch.isin(values, region.to(values)) for region in transform.regions]
+    return image, torch.stack(regions, 1)
+
+
+def check_spatial(transform: SpatialTransform) -> None:
+    expected = {
+        "p_elastic_deform": 0,
+        "random_crop": False,
+        "mode_image": "bilinear",
+        "padding_mode_image": "zeros",
+        "mode_seg": "bilinear",
+        "border_mode_seg": "constant",
+        "padding_value_seg": -1,
+        "seg_tiebreak": "nearest",
+        "align_corners": False,
+    }
+    for name, value in expected.items():
+        if getattr(transform, name, value) != value:
+            raise NotOnBatches(f"SpatialTransform with {name}={getattr(transform, name)!r} is not done on batches")
+
+
+def spatial(transform, image, segmentation, samples, labels):
+    if list(transform.patch_size) != list(image.shape[2:]):
+        raise NotOnBatches(f"images of {list(image.shape[2:])} are not cropped to {list(transform.patch_size)} here")
+    probe = copy.copy(transform)  # draws for a patch of one pixel, whose grid costs nothing
+    probe.patch_size, probe._grid_cache = (1, 1), {}
+    moved, matrices = [], []
+    for sample in samples:
+        matrix = probe.get_parameters(image=torch.empty(image.shape[1], *image.shape[2:], device="meta"))["affine"]
+        if matrix is not None:
+            moved.append(sample)
+            matrices.append(torch.from_numpy(matrix).float())
+    if moved:
+        grid = sampling_grid(torch.stack(matrices), image)
+        image[moved] = F.grid_sample(image[moved], grid, padding_mode="zeros", align_corners=False)
+        segmentation[moved] = resampled_labels(segmentation[moved], grid, labels)
+    return image, segmentation
+
+
+def sampling_grid(matrices: Tensor, image: Tensor) -> Tensor:
+    """Affine matrices (n, 2, 2) on (row, column) offsets from the centre, in pixels -> grid_sample's (n, H, W, 2)."""
+    height, width = image.shape[2:]
+    rows, columns = (torch.linspace((1 - s) / 2, (s - 1) / 2, s, device=image.device) for s in (height, width))
+    points = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).view(1, -1, 2)
+    moved = points @ matrices.to(image.device, non_blocking=True).transpose(1, 2)
+    moved = moved.unflatten(1, (height, width))
+    return torch.stack((moved[..., 1] / (width / 2), moved[..., 0] / (height / 2)), -1)
+
+
+def resampled_labels(segmentation: Tensor, grid: Tensor, labels: Sequence[int]) -> Tensor:
+    """Labels (n, S, H, W) at the points of a grid: the one with the largest bilinear weight, outside: -1.
+
+    As batchgeneratorsv2, to its rounding: weights in thousandths and half precision, ties to the nearest neighbour.
+    """
+    outside = -1
+    nearest = F.grid_sample(segmentation.float() - outside, grid, mode="nearest", align_corners=False) + outside
+    nearest = nearest.to(segmentation.dtype)
+    best = torch.full(segmentation.shape, -torch.inf, dtype=torch.float16, device=segmentation.device)
+    of_nearest = best.clone()
+    result = torch.empty_like(segmentation)
+    for label in labels:
+        beyond = 1000.0 * (label == outside)
+        indicator = (segmentation == label) * 1000.0 - beyond
+        weight = (F.grid_sample(indicator, grid, padding_mode="zeros", align_corners=False) + beyond).to(torch.float16)
+        of_nearest = torch.where(nearest == label, weight, of_nearest)
+        result = torch.where(weight > best, label, result)
+        best = torch.maximum(weight, best)
+    return torch.where(of_nearest == best, nearest, result).to(segmentation.dtype)
+
+
+Step = Callable[[Any, Tensor, Tensor, Sequence[int], Sequence[int]], tuple[Tensor, Tensor]]
+"""(transform, image, segmentation, samples that it was drawn for, labels) -> image, segmentation"""
+
+ON_BATCHES: dict[type[BasicTransform], Step] = {
+    SpatialTransform: spatial,
+    GaussianNoiseTransform: noise,
+    GaussianBlurTransform: blur,
+    MultiplicativeBrightnessTransform: brightness,
+    ContrastTransform: contrast,
+    SimulateLowResolutionTransform: low_resolution,
+    GammaTransform: gamma,
+    MirrorTransform: mirror,
+    MaskImageTransform: mask_image,
+    RemoveLabelTansform: remove_label,
+    ConvertSegmentationToRegionsTransform: to_regions,
+}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nnunet_hrmedseg.architectures.cpu_precision import predicts_in_bfloat16
 from nnunet_hrmedseg.architectures.ecm_decoder import ECMDecoder, refuse_deep_supervision
 from nnunet_hrmedseg.architectures.lgvit import LGViT
 from nnunet_hrmedseg.architectures.neck import Neck
@@ -99,6 +102,7 @@ class HRMedSeg(nn.Module):
             recompute=recompute,
         )
         self.upsample_in_training = True
+        self.cpu_bfloat16 = predicts_in_bfloat16()
 
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, input_channels, H, W) -> logits (B, num_classes, H, W), H and W multiples of 16.
@@ -109,7 +113,9 @@ class HRMedSeg(nn.Module):
         Raises:
             ValueError: if the image has other channels than the network, or another size.
         """
-        logits = self.decoder(self.neck(self.encoder(image)))
+        bfloat16 = self.cpu_bfloat16 and image.device.type == "cpu" and not (self.training or torch.is_grad_enabled())
+        with torch.autocast("cpu", torch.bfloat16) if bfloat16 else nullcontext():
+            logits = self.decoder(self.neck(self.encoder(image)))
         if self.training and not self.upsample_in_training:
             return logits
         return F.interpolate(logits, size=image.shape[2:], mode="bilinear", align_corners=False)

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from nnunet_hrmedseg import __version__
+from nnunet_hrmedseg.benchmark.arguments import add_benchmark_arguments
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.pretraining.arguments import add_distill_arguments, add_pretrain_arguments
 
@@ -43,6 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
         "pretrain", help="make an encoder to start from: learn labelled 2D data sets, several at once"
     )
     add_pretrain_arguments(pretrain)
+
+    benchmark = commands.add_parser(
+        "benchmark", help="size, memory and speed beside the networks that nnU-Net plans, on this machine"
+    )
+    add_benchmark_arguments(benchmark)
 
     args = parser.parse_args(arguments)
     try:
@@ -83,7 +89,20 @@ def _pretrain(args: argparse.Namespace) -> int:
     return pretrain(args)
 
 
-_COMMANDS = {"doctor": _doctor, "link": _link, "demo": _demo, "distill": _distill, "pretrain": _pretrain}
+def _benchmark(args: argparse.Namespace) -> int:
+    from nnunet_hrmedseg.benchmark.run import benchmark
+
+    return benchmark(args)
+
+
+_COMMANDS = {
+    "doctor": _doctor,
+    "link": _link,
+    "demo": _demo,
+    "distill": _distill,
+    "pretrain": _pretrain,
+    "benchmark": _benchmark,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,10 +12,11 @@ import torch
 from torch import Tensor
 
 from nnunet_hrmedseg import __version__
+from nnunet_hrmedseg.machine import processor_name
 from nnunet_hrmedseg.pretraining.processes import Processes
 from nnunet_hrmedseg.weights.encoder_file import EncoderFile, write_encoder
 
-__all__ = ["environment", "image_statistics", "processor_name", "write_result"]
+__all__ = ["environment", "image_statistics", "write_result"]
 
 
 def write_result(folder: Path, state: Mapping[str, Tensor], card: Mapping[str, Any]) -> EncoderFile:
@@ -50,15 +50,3 @@ def environment(group: Processes) -> dict[str, Any]:
         },
         "date": datetime.date.today().isoformat(),
     }
-
-
-def processor_name() -> str:
-    """The processor as the operating system names it, and how many of its cores there are."""
-    name = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    return f"{name}, {os.cpu_count()} cores"

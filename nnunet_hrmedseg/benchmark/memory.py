@@ -1,0 +1,51 @@
+"""What a training step keeps in memory: counted tensor by tensor, or as the device and the operating system see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from nnunet_hrmedseg.benchmark.networks import Trainable
+
+__all__ = ["kept_for_backward", "kept_without_running"]
+
+
+def kept_for_backward(trained: Trainable, image: Tensor, target: Tensor) -> int:
+    """Bytes that forward pass and loss leave for the backward pass; parameters and buffers are not among them.
+
+    image: (B, C, H, W); target: (B, 1, H, W). Both count where they are kept.
+    """
+    own = {tensor.untyped_storage()._cdata for tensor in (*trained.network.parameters(), *trained.network.buffers())}
+    kept: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        trained.loss(trained.network(image), target)
+    return sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in own)
+
+
+def kept_without_running(trained: Trainable, image_shapes: Sequence[tuple[int, int, int, int]]) -> list[int]:
+    """The same for images of each of these shapes (B, C, H, W), without memory or time: with fake tensors.
+
+    The network can do nothing else afterwards.
+    """
+    trained.mode(training=True)
+    mode = FakeTensorMode()
+    for module in trained.network.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(mode.from_tensor(parameter.data)))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, mode.from_tensor(buffer))
+    kept = []
+    with mode:
+        for images, channels, *size in image_shapes:
+            image = torch.zeros(images, channels, *size)
+            target = torch.zeros(images, 1, *size, dtype=torch.int16)  # as nnU-Net stores labels
+            kept.append(kept_for_backward(trained, image, target))
+    return kept

@@ -1,0 +1,212 @@
+"""The networks that are measured, each with the loss and the optimiser that it is trained with: rows of a table.
+
+The stock networks are what nnU-Net's own planners write for images as large as the patch, given enough GPU memory to
+keep the whole image as the patch; they are trained as nnUNetTrainer does, with deep supervision.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import cache
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.plans.networks import NETWORKS as OURS
+from nnunet_hrmedseg.trainers.losses import dice_and_cross_entropy, dice_and_focal
+
+__all__ = ["CONTENDERS", "DEFAULT_CONTENDERS", "Contender", "Trainable"]
+
+
+@dataclass
+class Trainable:
+    """A network as it is trained: ``loss(network(image), target)`` with a target (B, 1, H, W) of class indices."""
+
+    network: nn.Module
+    loss: Callable[[Any, Tensor], Tensor]
+    optimizer: torch.optim.Optimizer
+    deep_supervision: bool = False
+
+    def mode(self, *, training: bool) -> None:
+        """Train or predict; networks with deep supervision predict without it."""
+        self.network.train(training)
+        if self.deep_supervision:
+            self.network.get_submodule("decoder").deep_supervision = training  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A row of the table: what it is called and how it is built for (channels, classes, side of the patch)."""
+
+    title: str
+    build: Callable[[int, int, int], Trainable]
+
+
+def ours(name: str, make_loss: Callable[..., nn.Module], **arguments: Any) -> Callable[[int, int, int], Trainable]:
+    def build(channels: int, classes: int, side: int) -> Trainable:
+        from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+        row = OURS[name]
+        network = get_network_from_plans(row.class_path, {**row.arguments, **arguments}, [], channels, classes)
+        network.upsample_in_training = False
+        return Trainable(network, make_loss(regions=False), torch.optim.Adam(network.parameters(), lr=1e-4))
+
+    return build
+
+
+def stock(planner: str) -> Callable[[int, int, int], Trainable]:
+    def build(channels: int, classes: int, side: int) -> Trainable:
+        from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+        from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+        from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+        from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+        architecture = planned_architecture(planner, side, channels)
+        network = get_network_from_plans(
+            architecture["network_class_name"],
+            architecture["arch_kwargs"],
+            architecture["_kw_requires_import"],
+            channels,
+            classes,
+            deep_supervision=True,
+        )
+        dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}
+        loss = DC_and_CE_loss(dice, {}, dice_class=MemoryEfficientSoftDiceLoss)
+        outputs = len(architecture["arch_kwargs"]["strides"]) - 1
+        # nnUNetTrainer's weights: halved with each resolution, none for the lowest, in all 1
+        weights = np.array([0.5**level for level in range(outputs)])
+        weights[-1] = 0
+        supervised = DeepSupervisionWrapper(loss, weights / weights.sum())
+
+        def deep_loss(logits: Any, target: Tensor) -> Tensor:
+            if isinstance(logits, Tensor):
+                return loss(logits, target)
+            factors = [target.shape[-1] // level.shape[-1] for level in logits]
+            return supervised(list(logits), [target[..., ::factor, ::factor] for factor in factors])
+
+        optimizer = torch.optim.SGD(network.parameters(), lr=1e-2, weight_decay=3e-5, momentum=0.99, nesterov=True)
+        return Trainable(network, deep_loss, optimizer, deep_supervision=True)
+
+    return build
+
+
+def monai(build_network: Callable[[Any, int, int, int], nn.Module]) -> Callable[[int, int, int], Trainable]:
+    def build(channels: int, classes: int, side: int) -> Trainable:
+        try:
+            from monai.networks import nets
+        except ImportError:
+            raise HRMedSegError(
+                "This network is MONAI's, which is not installed: pip install 'nnunet_hrmedseg[benchmark]', or leave "
+                "it out of --networks."
+            ) from None
+        network = build_network(nets, channels, classes, side)
+        loss = dice_and_cross_entropy(regions=False)
+
+        def loss_of_first(logits: Any, target: Tensor) -> Tensor:
+            return loss(logits[0] if isinstance(logits, list | tuple) else logits, target)
+
+        return Trainable(network, loss_of_first, torch.optim.Adam(network.parameters(), lr=1e-4))
+
+    return build
+
+
+CHANNELS_OF_FIVE_LEVELS = (32, 64, 128, 256, 512)
+
+CONTENDERS: dict[str, Contender] = {
+    "hrmedseg": Contender("HRMedSeg", ours("HRMedSeg", dice_and_focal)),
+    "hrmedseg_frugal": Contender("HRMedSeg, recompute", ours("HRMedSeg", dice_and_focal, recompute=True)),
+    "herseg": Contender("HER-Seg", ours("HERSeg", dice_and_cross_entropy)),
+    "herseg_frugal": Contender("HER-Seg, recompute", ours("HERSeg", dice_and_cross_entropy, recompute=True)),
+    "nnunet": Contender("nnU-Net", stock("ExperimentPlanner")),
+    # M and L differ in the GPU memory that they plan for; for the same patch they plan the same network
+    "resenc": Contender("nnU-Net ResEnc M, L", stock("nnUNetPlannerResEncL")),
+    "monai_unet": Contender(
+        "MONAI UNet",
+        monai(
+            lambda nets, channels, classes, side: nets.UNet(
+                2, channels, classes, CHANNELS_OF_FIVE_LEVELS, (2, 2, 2, 2), num_res_units=2
+            )
+        ),
+    ),
+    "monai_attention_unet": Contender(
+        "MONAI AttentionUnet",
+        monai(
+            lambda nets, channels, classes, side: nets.AttentionUnet(
+                2, channels, classes, CHANNELS_OF_FIVE_LEVELS, (2, 2, 2, 2)
+            )
+        ),
+    ),
+    "monai_unetplusplus": Contender(
+        "MONAI BasicUNetPlusPlus",
+        monai(lambda nets, channels, classes, side: nets.BasicUNetPlusPlus(2, channels, classes)),
+    ),
+    "monai_swinunetr": Contender(
+        "MONAI SwinUNETR",
+        monai(
+            lambda nets, channels, classes, side: nets.SwinUNETR(
+                in_channels=channels, out_channels=classes, feature_size=24, spatial_dims=2
+            )
+        ),
+    ),
+}
+DEFAULT_CONTENDERS = [name for name in CONTENDERS if not name.startswith("monai")]
+
+
+@cache
+def planned_architecture(planner: str, side: int, channels: int) -> dict[str, Any]:
+    """The `architecture` entry that one of nnU-Net's planners writes for a data set of side x side images."""
+    from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner
+    from nnunetv2.experiment_planning.experiment_planners.residual_unets import residual_encoder_unet_planners
+
+    classes = {**vars(default_experiment_planner), **vars(residual_encoder_unet_planners)}
+    cases = 1000
+    description = {
+        "channel_names": {str(channel): f"channel {channel}" for channel in range(channels)},
+        "labels": {"background": 0, "foreground": 1},
+        "numTraining": cases,
+        "file_ending": ".png",
+        "overwrite_image_reader_writer": "NaturalImage2DIO",
+        "dataset": {"case": {"images": ["case_0000.png"], "label": "case.png"}},
+    }
+    intensities = {name: 1.0 for name in ("max", "mean", "median", "min", "percentile_00_5", "percentile_99_5", "std")}
+    fingerprint = {
+        "spacings": [[999.0, 1.0, 1.0]] * cases,
+        "shapes_after_crop": [[1, side, side]] * cases,
+        "foreground_intensity_properties_per_channel": {str(channel): intensities for channel in range(channels)},
+        "median_relative_size_after_cropping": 1.0,
+    }
+    before = {name: os.environ.get(name) for name in ("nnUNet_raw", "nnUNet_preprocessed")}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, file, content in (
+            ("nnUNet_raw", "dataset.json", description),
+            ("nnUNet_preprocessed", "dataset_fingerprint.json", fingerprint),
+        ):
+            os.environ[name] = str(Path(folder) / name)
+            place = Path(folder) / name / "Dataset001_Benchmark"
+            place.mkdir(parents=True)
+            (place / file).write_text(json.dumps(content))
+        try:
+            # planners print their plan, and warn of a memory target that is not their own
+            with redirect_stdout(StringIO()), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                plan = classes[planner]("Dataset001_Benchmark", gpu_memory_target_in_gb=10_000).plan_experiment()
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+    configuration = plan["configurations"]["2d"]
+    if list(configuration["patch_size"]) != [side, side]:
+        raise RuntimeError(f"{planner} plans a patch of {configuration['patch_size']} for images of {side} x {side}")
+    return configuration["architecture"]

@@ -1,0 +1,233 @@
+"""`hrmedseg benchmark`: every network in the same run, in turns, medians; one table and one JSON file.
+
+Memory comes in two kinds. Bytes kept for the backward pass are counted, tensor by tensor: they are the same on every
+machine. Peaks are what the device (CUDA) or the operating system (CPU: resident memory, in a process of its own) saw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from nnunet_hrmedseg import __version__
+from nnunet_hrmedseg.architectures.counting import multiply_accumulates, parameters
+from nnunet_hrmedseg.benchmark.memory import kept_without_running
+from nnunet_hrmedseg.benchmark.networks import CONTENDERS, DEFAULT_CONTENDERS, Trainable
+from nnunet_hrmedseg.benchmark.report import table
+from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.files import write_atomically
+from nnunet_hrmedseg.machine import processor_name
+
+__all__ = ["benchmark"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement: a network at a size, with a number of classes and a batch size, in training or prediction."""
+
+    network: str
+    size: int
+    classes: int
+    batch_size: int
+    training: bool
+
+
+def benchmark(args: argparse.Namespace) -> int:
+    """Measure, print the table, write the JSON file. Returns the exit status.
+
+    Raises:
+        HRMedSegError: for an unknown network, sizes that it cannot take, or a device that is not there.
+    """
+    names = args.networks or DEFAULT_CONTENDERS
+    _check(names, args.sizes, args.device)
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    rows: list[dict[str, Any]] = []
+    for size in args.sizes:
+        for classes in args.classes:
+            rows += _measure(names, size, classes, device, args)
+    content = {
+        "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "precision": args.precision,
+        "versions": {"nnunet_hrmedseg": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "date": datetime.date.today().isoformat(),
+        "channels": args.channels,
+        "rows": rows,
+    }
+    print(table(content))
+    write_atomically(Path(args.output), (json.dumps(content, indent=1) + "\n").encode())
+    print(f"Wrote {args.output}")
+    return 0
+
+
+def _check(names: list[str], sizes: list[int], device: str | None) -> None:
+    unknown = [name for name in names if name not in CONTENDERS]
+    if unknown:
+        raise HRMedSegError(f"There is no network {unknown[0]!r} to measure; there are {', '.join(CONTENDERS)}.")
+    wrong = [size for size in sizes if size < 64 or size & (size - 1)]
+    if wrong:
+        raise HRMedSegError(
+            f"--sizes {wrong[0]}: the networks halve the image up to ten times; give powers of two from 64."
+        )
+    if device == "cuda" and not torch.cuda.is_available():
+        raise HRMedSegError("-device cuda: torch finds no CUDA GPU here. Use -device cpu.")
+
+
+def _measure(
+    names: list[str], size: int, classes: int, device: torch.device, args: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """All rows of one size and number of classes: the networks take turns."""
+    rows: dict[Case, dict[str, Any]] = {}
+    networks: dict[str, Trainable] = {}
+    for name in tqdm(names, desc=f"{size} x {size}, {classes} classes: counting", leave=False):
+        build = CONTENDERS[name].build
+        networks[name] = build(args.channels, classes, size)
+        networks[name].mode(training=False)
+        counts = {
+            "parameters": parameters(networks[name].network)["total"],
+            "multiply_accumulates": multiply_accumulates(networks[name].network, (1, args.channels, size, size))[
+                "total"
+            ],
+        }
+        networks[name].network.to(device)
+        for training, batch_sizes in ((True, args.training_batch_sizes), (False, args.inference_batch_sizes)):
+            for batch_size in batch_sizes:
+                case = Case(name, size, classes, batch_size, training)
+                rows[case] = {**vars(case), **counts}
+        shapes = [(batch_size, args.channels, size, size) for batch_size in args.training_batch_sizes]
+        kept = kept_without_running(build(args.channels, classes, size), shapes)
+        for batch_size, of_batch in zip(args.training_batch_sizes, kept, strict=True):
+            rows[Case(name, size, classes, batch_size, True)]["kept_for_backward_bytes"] = of_batch
+
+    if args.count_only:
+        return list(rows.values())
+
+    seconds_per_image: dict[tuple[str, bool], float] = {}
+    left_out: dict[Case, str] = {}
+    runs: dict[Case, Callable[[], float]] = {}
+    for case in tqdm(rows, desc=f"{size} x {size}, {classes} classes: first round", leave=False):
+        reason = _too_much(case, rows[case], seconds_per_image, device, args.time_limit)
+        if reason:
+            rows[case]["left_out"] = left_out[case] = reason
+            continue
+        trained = networks[case.network]
+        try:
+            peak, seconds = _first(trained, case, device, args)
+        except torch.cuda.OutOfMemoryError:
+            rows[case]["left_out"] = left_out[case] = "out of GPU memory"
+            torch.cuda.empty_cache()
+            continue
+        rows[case].update(peak)
+        seconds_per_image[case.network, case.training] = seconds / case.batch_size
+        runs[case] = lambda trained=trained, case=case: _timed(trained, case, device, args)  # type: ignore[misc]
+
+    times: dict[Case, list[float]] = {case: [] for case in runs}
+    for _ in tqdm(range(args.repeats), desc=f"{size} x {size}, {classes} classes: timing", leave=False):
+        for case, run in runs.items():
+            times[case].append(run())
+    for case, seconds_of_case in times.items():
+        rows[case]["seconds"] = seconds_of_case
+        rows[case]["median_seconds"] = statistics.median(seconds_of_case)
+    return list(rows.values())
+
+
+def _too_much(
+    case: Case,
+    row: dict[str, Any],
+    seconds_per_image: dict[tuple[str, bool], float],
+    device: torch.device,
+    time_limit: float,
+) -> str | None:
+    """Why this measurement is better left out, or None."""
+    expected = seconds_per_image.get((case.network, case.training), 0.0) * case.batch_size
+    if expected > time_limit:
+        return f"would take about {expected:.0f} s"
+    if device.type == "cpu" and case.training:
+        # gradients of what is kept come and go; twice is a safe guess
+        needed = 2 * row["kept_for_backward_bytes"] + 16 * row["parameters"]
+        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else needed
+        if needed > available:
+            return f"would take about {needed / 2**30:.0f} GiB of memory"
+    return None
+
+
+def _first(
+    trained: Trainable, case: Case, device: torch.device, args: argparse.Namespace
+) -> tuple[dict[str, int], float]:
+    """A first run, for the caches and the peak of memory: the figures of the peak, and seconds."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        _timed(trained, case, device, args)
+        peak = {
+            "peak_allocated_bytes": torch.cuda.max_memory_allocated(device),
+            "peak_allocated_beyond_weights_bytes": torch.cuda.max_memory_allocated(device) - before,
+            "peak_reserved_bytes": torch.cuda.max_memory_reserved(device),
+        }
+        return peak, _timed(trained, case, device, args)
+    seconds = _timed(trained, case, device, args)
+    if not case.training:
+        return {}, seconds
+    command = [sys.executable, "-m", "nnunet_hrmedseg.benchmark.peak", json.dumps({**vars(case)}), str(args.channels)]
+    done = subprocess.run([*command, args.precision], capture_output=True, text=True)
+    if done.returncode:
+        return {}, seconds  # killed for memory, most likely: there is no peak to report
+    return {"peak_resident_bytes": int(done.stdout.split()[-1])}, seconds
+
+
+def _timed(trained: Trainable, case: Case, device: torch.device, args: argparse.Namespace) -> float:
+    """Seconds of one training step (forward, loss, backward, optimiser) or one prediction."""
+    image, target = random_batch(case.batch_size, args.channels, case.size, case.classes, device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    run_once(trained, image, target, case.training, args.precision)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def random_batch(
+    batch_size: int, channels: int, size: int, classes: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    image = torch.randn(batch_size, channels, size, size, device=device)
+    return image, torch.randint(0, classes, (batch_size, 1, size, size), dtype=torch.int16, device=device)
+
+
+def run_once(trained: Trainable, image: Tensor, target: Tensor, training: bool, precision: str) -> None:
+    """One training step or one prediction, in nnU-Net's way."""
+    trained.mode(training=training)
+    with torch.set_grad_enabled(training), _autocast(image.device, precision):
+        if not training:
+            trained.network(image)
+            return
+        loss = trained.loss(trained.network(image), target)
+    trained.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    trained.optimizer.step()
+
+
+def _autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    if precision == "bfloat16":
+        return torch.autocast(device.type, torch.bfloat16)
+    if precision == "nnunet" and device.type == "cuda":
+        return torch.autocast("cuda", torch.float16)
+    return nullcontext()

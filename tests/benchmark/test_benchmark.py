@@ -1,0 +1,125 @@
+"""`hrmedseg benchmark` on tiny images: every figure is there, counts are right, mistakes are said."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from nnunet_hrmedseg.benchmark.memory import kept_for_backward, kept_without_running
+from nnunet_hrmedseg.benchmark.networks import CONTENDERS, DEFAULT_CONTENDERS, planned_architecture
+from nnunet_hrmedseg.benchmark.report import table
+from nnunet_hrmedseg.benchmark.run import random_batch, run_once
+from nnunet_hrmedseg.cli import main
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory):
+    file = tmp_path_factory.mktemp("benchmark") / "figures.json"
+    arguments = ["--sizes", "64", "--classes", "2", "--training_batch_sizes", "2", "--inference_batch_sizes", "1"]
+    options = [
+        "--networks",
+        "hrmedseg",
+        "hrmedseg_frugal",
+        "nnunet",
+        "--repeats",
+        "2",
+        "-device",
+        "cpu",
+        "-o",
+        str(file),
+    ]
+    assert main(["benchmark", *arguments, *options]) == 0
+    return json.loads(file.read_text())
+
+
+def test_every_figure_is_there(content):
+    assert {"machine", "versions", "date", "threads", "precision"} <= content.keys()
+    assert len(content["rows"]) == 3 * 2
+    for row in content["rows"]:
+        assert row["parameters"] > 1e6 and row["multiply_accumulates"] > 1e6
+        assert len(row["seconds"]) == 2 and row["median_seconds"] > 0
+        assert ("kept_for_backward_bytes" in row) == row["training"]
+
+
+def test_the_table_has_a_row_for_each_network(content):
+    text = table(content)
+    for name in ("hrmedseg", "hrmedseg_frugal", "nnunet"):
+        assert text.count(f"| {CONTENDERS[name].title} |") == 1
+
+
+def test_counting_alone(tmp_path, capsys):
+    file = tmp_path / "counts.json"
+    assert main(["benchmark", "--count_only", "--sizes", "64", "--networks", "hrmedseg", "-o", str(file)]) == 0
+    rows = json.loads(file.read_text())["rows"]
+    assert all("seconds" not in row for row in rows)
+    assert "kept, MiB per image, batch 16" in capsys.readouterr().out
+
+
+def test_what_was_left_out_says_why(content):
+    row = {**content["rows"][0], "left_out": "would take about 100 s"}
+    row.pop("median_seconds")
+    text = table({**content, "rows": [row]})
+    assert "HRMedSeg, training at batch 2: left out, would take about 100 s" in text
+
+
+@pytest.mark.parametrize("name", DEFAULT_CONTENDERS)
+def test_counting_without_running_is_counting(name):
+    build = CONTENDERS[name].build
+    one, counted = kept_without_running(build(3, 4, 64), [(1, 3, 64, 64), (2, 3, 64, 64)])
+    trained = build(3, 4, 64)
+    trained.mode(training=True)
+    assert one < counted == kept_for_backward(trained, *random_batch(2, 3, 64, 4, CPU))
+
+
+@pytest.mark.parametrize("name", DEFAULT_CONTENDERS)
+def test_a_step_trains_and_a_prediction_does_not(name):
+    trained = CONTENDERS[name].build(1, 3, 64)
+    image, target = random_batch(2, 1, 64, 3, CPU)
+    before = [p.detach().clone() for p in trained.network.parameters()]
+    run_once(trained, image, target, False, "nnunet")
+    assert all(torch.equal(a, b) for a, b in zip(before, trained.network.parameters(), strict=True))
+    run_once(trained, image, target, True, "nnunet")
+    changed = [not torch.equal(a, b) for a, b in zip(before, trained.network.parameters(), strict=True)]
+    assert sum(changed) > 0.5 * len(changed)  # biases before a norm have no gradient
+    trained.mode(training=False)
+    with torch.no_grad():
+        assert trained.network(image).shape == (2, 3, 64, 64)  # one output, whatever training had
+
+
+def test_stock_networks_are_what_nnunets_planners_write():
+    plain, residual = (planned_architecture(p, 256, 3) for p in ("ExperimentPlanner", "nnUNetPlannerResEncL"))
+    assert plain["network_class_name"].endswith(".PlainConvUNet")
+    assert residual["network_class_name"].endswith(".ResidualEncoderUNet")
+    assert plain["arch_kwargs"]["n_stages"] == residual["arch_kwargs"]["n_stages"] == 7
+    assert planned_architecture("nnUNetPlannerResEncM", 256, 3) == residual
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--networks", "hrmedsge"], "no network 'hrmedsge'"),
+        (["--sizes", "1000"], "powers of two"),
+        (["--sizes", "32"], "powers of two"),
+    ],
+)
+def test_mistakes_are_said(capsys, arguments, message):
+    assert main(["benchmark", *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu_is_said(capsys):
+    assert main(["benchmark", "-device", "cuda"]) == 1
+    assert "finds no CUDA GPU" in capsys.readouterr().err
+
+
+def test_monai_that_is_not_installed_is_said(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "monai", None)
+    monkeypatch.setitem(__import__("sys").modules, "monai.networks", None)
+    assert main(["benchmark", "--networks", "monai_unet", "--sizes", "64", "-o", str(tmp_path / "f.json")]) == 1
+    assert "pip install 'nnunet_hrmedseg[benchmark]'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

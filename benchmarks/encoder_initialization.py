@@ -205,6 +205,12 @@ def teacher(work: Path, encoder: str) -> None:
     trainer = nnUNetTrainer(plans, "2d", 0, description, torch.device("cpu"))
     trainer.num_epochs, trainer.num_iterations_per_epoch = TEACHER_EPOCHS, TEACHER_ITERATIONS
     trainer.num_val_iterations_per_epoch = 10
+    trainer.save_every = 1
+    if (Path(trainer.output_folder) / "checkpoint_final.pth").is_file():
+        return
+    latest = Path(trainer.output_folder) / "checkpoint_latest.pth"
+    if latest.is_file():
+        trainer.load_checkpoint(str(latest))
     trainer.run_training()
 
 

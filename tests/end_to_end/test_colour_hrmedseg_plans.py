@@ -71,17 +71,18 @@ def test_both_roads_lead_to_the_same_configuration(planned, trained_folds):
     assert stock_road == planned.plans["configurations"]["2d"]
 
 
-def test_the_memory_target_sets_the_batch_size(nnunet, small_canvas):
+def test_the_memory_target_sets_recomputation_and_batch_size(nnunet, small_canvas):
     small_canvas.planned.result()
-    name = "nnUNetHRMedSegPlans_2GB"
+    name = "nnUNetHRMedSegPlans_1GB"
     nnunet.run(
         "nnUNetv2_plan_experiment", "-d", VOLUMES, "-pl", "nnUNetPlannerHRMedSeg",
-        "-gpu_memory_target", 2, "-overwrite_plans_name", name,
+        "-gpu_memory_target", 1, "-overwrite_plans_name", name,
     )  # fmt: skip
     small, default = (nnunet.plans(VOLUMES, plans)["configurations"]["2d"] for plans in (name, PLANS))
     assert small["patch_size"] == [1024, 1024]
-    assert small["batch_size"] == 2
     assert default["batch_size"] == 7  # nnU-Net's rule: 5 % of 6 volumes of 24 slices
+    assert 2 < small["batch_size"] < 7
+    assert [plan["architecture"]["arch_kwargs"]["recompute"] for plan in (small, default)] == [True, False]
 
 
 def test_an_edited_canvas_gets_data_of_its_own(nnunet, planned, herseg):

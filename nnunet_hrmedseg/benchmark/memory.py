@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +14,12 @@ from nnunet_hrmedseg.benchmark.networks import Trainable
 __all__ = ["kept_for_backward", "kept_without_running"]
 
 
-def kept_for_backward(trained: Trainable, image: Tensor, target: Tensor) -> int:
+def kept_for_backward(network: nn.Module, loss: Callable[[Any, Tensor], Tensor], image: Tensor, target: Tensor) -> int:
     """Bytes that forward pass and loss leave for the backward pass; parameters and buffers are not among them.
 
     image: (B, C, H, W); target: (B, 1, H, W). Both count where they are kept.
     """
-    own = {tensor.untyped_storage()._cdata for tensor in (*trained.network.parameters(), *trained.network.buffers())}
+    own = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
     kept: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -26,7 +27,7 @@ def kept_for_backward(trained: Trainable, image: Tensor, target: Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        trained.loss(trained.network(image), target)
+        loss(network(image), target)
     return sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in own)
 
 
@@ -47,5 +48,5 @@ def kept_without_running(trained: Trainable, image_shapes: Sequence[tuple[int, i
         for images, channels, *size in image_shapes:
             image = torch.zeros(images, channels, *size)
             target = torch.zeros(images, 1, *size, dtype=torch.int16)  # as nnU-Net stores labels
-            kept.append(kept_for_backward(trained, image, target))
+            kept.append(kept_for_backward(trained.network, trained.loss, image, target))
     return kept

@@ -15,7 +15,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,28 +119,26 @@ def _measure(
         return list(rows.values())
 
     seconds_per_image: dict[tuple[str, bool], float] = {}
-    left_out: dict[Case, str] = {}
-    runs: dict[Case, Callable[[], float]] = {}
+    times: dict[Case, list[float]] = {}
     for case in tqdm(rows, desc=f"{size} x {size}, {classes} classes: first round", leave=False):
         reason = _too_much(case, rows[case], seconds_per_image, device, args.time_limit)
         if reason:
-            rows[case]["left_out"] = left_out[case] = reason
+            rows[case]["left_out"] = reason
             continue
         trained = networks[case.network]
         try:
             peak, seconds = _first(trained, case, device, args)
         except torch.cuda.OutOfMemoryError:
-            rows[case]["left_out"] = left_out[case] = "out of GPU memory"
+            rows[case]["left_out"] = "out of GPU memory"
             torch.cuda.empty_cache()
             continue
         rows[case].update(peak)
         seconds_per_image[case.network, case.training] = seconds / case.batch_size
-        runs[case] = lambda trained=trained, case=case: _timed(trained, case, device, args)  # type: ignore[misc]
+        times[case] = []
 
-    times: dict[Case, list[float]] = {case: [] for case in runs}
     for _ in tqdm(range(args.repeats), desc=f"{size} x {size}, {classes} classes: timing", leave=False):
-        for case, run in runs.items():
-            times[case].append(run())
+        for case, seconds_of_case in times.items():
+            seconds_of_case.append(_timed(networks[case.network], case, device, args))
     for case, seconds_of_case in times.items():
         rows[case]["seconds"] = seconds_of_case
         rows[case]["median_seconds"] = statistics.median(seconds_of_case)
@@ -186,7 +183,7 @@ def _first(
     seconds = _timed(trained, case, device, args)
     if not case.training:
         return {}, seconds
-    command = [sys.executable, "-m", "nnunet_hrmedseg.benchmark.peak", json.dumps({**vars(case)}), str(args.channels)]
+    command = [sys.executable, "-m", "nnunet_hrmedseg.benchmark.peak", json.dumps(vars(case)), str(args.channels)]
     done = subprocess.run([*command, args.precision], capture_output=True, text=True)
     if done.returncode:
         return {}, seconds  # killed for memory, most likely: there is no peak to report

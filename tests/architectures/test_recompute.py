@@ -8,6 +8,7 @@ from torch import nn
 
 from nnunet_hrmedseg.architectures import HERSeg, HRMedSeg
 from nnunet_hrmedseg.architectures.recompute import recomputed
+from nnunet_hrmedseg.benchmark.memory import kept_for_backward
 from nnunet_hrmedseg.trainers.losses import dice_and_focal
 
 MIB = 2**20
@@ -46,27 +47,13 @@ def test_the_same_step(network, options):
         torch.testing.assert_close(frugal(image), plain(image), rtol=0, atol=0)
 
 
-def kept_for_backward(network: nn.Module, image, target, loss) -> int:
-    """Bytes that the forward pass leaves for the backward pass, parameters and buffers not counted."""
-    own = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
-    kept: dict[int, torch.Tensor] = {}
-
-    def pack(tensor):
-        kept[tensor.untyped_storage()._cdata] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss(network(image), target)
-    return sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in own)
-
-
 @pytest.mark.parametrize("classes, limit", [(2, 64), (14, 96)])
 def test_bytes_kept_for_an_image_of_1024_x_1024(classes, limit):
     network = HRMedSeg(3, classes, recompute=True)
     network.upsample_in_training = False
     image = torch.rand(1, 3, 1024, 1024)
     target = torch.randint(0, classes, (1, 1, 1024, 1024), dtype=torch.int16)
-    kept = kept_for_backward(network, image, target, dice_and_focal(regions=False))
+    kept = kept_for_backward(network, dice_and_focal(regions=False), image, target)
     assert 40 * MIB < kept <= limit * MIB  # below the lower limit the count would be wrong
 
 

@@ -72,7 +72,7 @@ def test_counting_without_running_is_counting(name):
     one, counted = kept_without_running(build(3, 4, 64), [(1, 3, 64, 64), (2, 3, 64, 64)])
     trained = build(3, 4, 64)
     trained.mode(training=True)
-    assert one < counted == kept_for_backward(trained, *random_batch(2, 3, 64, 4, CPU))
+    assert one < counted == kept_for_backward(trained.network, trained.loss, *random_batch(2, 3, 64, 4, CPU))
 
 
 @pytest.mark.parametrize("name", DEFAULT_CONTENDERS)

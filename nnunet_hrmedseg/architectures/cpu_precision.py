@@ -1,4 +1,4 @@
-"""Prediction on processors that compute in bfloat16 (AMX, AVX512-BF16): twice as fast there, slower on all others.
+"""Prediction in bfloat16 on processors that compute in it (AMX, AVX512-BF16); all others would only emulate it.
 
 nnU-Net does not autocast on the CPU, so the network does it by itself, in evaluation and without gradients. Weights and
 logits stay float32, and so does all that autocast or this network keeps in it (norms, linear attention, mask product).

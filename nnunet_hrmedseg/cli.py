@@ -7,6 +7,7 @@ import sys
 
 from nnunet_hrmedseg import __version__
 from nnunet_hrmedseg.benchmark.arguments import add_benchmark_arguments
+from nnunet_hrmedseg.comparison.arguments import add_compare_arguments
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.pretraining.arguments import add_distill_arguments, add_pretrain_arguments
 
@@ -49,6 +50,11 @@ def main(arguments: list[str] | None = None) -> int:
         "benchmark", help="size, memory and speed beside the networks that nnU-Net plans, on this machine"
     )
     add_benchmark_arguments(benchmark)
+
+    compare = commands.add_parser(
+        "compare", help="trained models of a data set side by side: statistics, cost, and a report to look at"
+    )
+    add_compare_arguments(compare)
 
     args = parser.parse_args(arguments)
     try:
@@ -95,6 +101,12 @@ def _benchmark(args: argparse.Namespace) -> int:
     return benchmark(args)
 
 
+def _compare(args: argparse.Namespace) -> int:
+    from nnunet_hrmedseg.comparison.compare import compare
+
+    return compare(args)
+
+
 _COMMANDS = {
     "doctor": _doctor,
     "link": _link,
@@ -102,6 +114,7 @@ _COMMANDS = {
     "distill": _distill,
     "pretrain": _pretrain,
     "benchmark": _benchmark,
+    "compare": _compare,
 }
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.plans.networks import NETWORKS as OURS
 from nnunet_hrmedseg.trainers.losses import dice_and_cross_entropy, dice_and_focal
 
-__all__ = ["CONTENDERS", "DEFAULT_CONTENDERS", "Contender", "Trainable"]
+__all__ = ["CONTENDERS", "DEFAULT_CONTENDERS", "Contender", "Trainable", "as_nnunet_trains"]
 
 
 @dataclass
@@ -67,9 +67,6 @@ def ours(name: str, make_loss: Callable[..., nn.Module], **arguments: Any) -> Ca
 
 def stock(planner: str) -> Callable[[int, int, int], Trainable]:
     def build(channels: int, classes: int, side: int) -> Trainable:
-        from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
-        from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
-        from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
         from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
         architecture = planned_architecture(planner, side, channels)
@@ -81,24 +78,39 @@ def stock(planner: str) -> Callable[[int, int, int], Trainable]:
             classes,
             deep_supervision=True,
         )
-        dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}
-        loss = DC_and_CE_loss(dice, {}, dice_class=MemoryEfficientSoftDiceLoss)
-        outputs = len(architecture["arch_kwargs"]["strides"]) - 1
-        # nnUNetTrainer's weights: halved with each resolution, none for the lowest, in all 1
-        weights = np.array([0.5**level for level in range(outputs)])
-        weights[-1] = 0
-        supervised = DeepSupervisionWrapper(loss, weights / weights.sum())
-
-        def deep_loss(logits: Any, target: Tensor) -> Tensor:
-            if isinstance(logits, Tensor):
-                return loss(logits, target)
-            factors = [target.shape[-1] // level.shape[-1] for level in logits]
-            return supervised(list(logits), [target[..., ::factor, ::factor] for factor in factors])
-
-        optimizer = torch.optim.SGD(network.parameters(), lr=1e-2, weight_decay=3e-5, momentum=0.99, nesterov=True)
-        return Trainable(network, deep_loss, optimizer, deep_supervision=True)
+        return as_nnunet_trains(network)
 
     return build
+
+
+def as_nnunet_trains(network: nn.Module) -> Trainable:
+    """A network with deep supervision, with nnUNetTrainer's loss and optimiser; 2D or 3D."""
+    from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+    from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+    from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+
+    dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}
+    loss = DC_and_CE_loss(dice, {}, dice_class=MemoryEfficientSoftDiceLoss)
+
+    def deep_loss(logits: Any, target: Tensor) -> Tensor:
+        if isinstance(logits, Tensor):
+            return loss(logits, target)
+        # nnUNetTrainer's weights: halved with each resolution, none for the lowest, in all 1
+        weights = np.array([0.5**level for level in range(len(logits))])
+        weights[-1] = 0
+        return DeepSupervisionWrapper(loss, weights / weights.sum())(
+            list(logits), [nearest(target, level.shape) for level in logits]
+        )
+
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-2, weight_decay=3e-5, momentum=0.99, nesterov=True)
+    return Trainable(network, deep_loss, optimizer, deep_supervision=True)
+
+
+def nearest(target: Tensor, shape: torch.Size) -> Tensor:
+    """The target at a lower resolution, by leaving out pixels."""
+    factors = [large // small for large, small in zip(target.shape[2:], shape[2:], strict=True)]
+    kept: Any = (..., *(slice(None, None, factor) for factor in factors))
+    return target[kept]
 
 
 def monai(build_network: Callable[[Any, int, int, int], nn.Module]) -> Callable[[int, int, int], Trainable]:

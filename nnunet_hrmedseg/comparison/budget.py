@@ -1,0 +1,200 @@
+"""Any nnU-Net trainer class, trained for so many epochs or so many minutes.
+
+Trainers differ in what an epoch costs and in how many they ask for, and learning rates follow the epochs. Two trainers
+that get the same minutes keep both their schedules whole: the number of epochs follows from the minutes alone, and the
+number of iterations in each of them from the speed of this training on this machine.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from time import monotonic
+
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.files import write_atomically
+
+__all__ = ["BUDGET_FILE", "Budget", "with_budget"]
+
+BUDGET_FILE = "budget.json"
+
+SECONDS_PER_EPOCH, FEWEST_EPOCHS, MOST_EPOCHS = 30, 5, 50  # of a training by minutes
+FIRST_ITERATIONS = 5  # in the first epoch, when the speed is not known
+MOST_GROWTH = 10  # from the longest epoch so far to the next: a few batches may all have waited in a queue
+VALIDATION_SHARE = 5  # training iterations to one validation iteration, at least
+CHECKPOINTS = 20  # in a training, at least: what a kill can cost
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The length of a training: a number of epochs, or minutes of wall-clock time.
+
+    Raises:
+        HRMedSegError: neither or both are given, or one that is not positive.
+    """
+
+    epochs: int | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.minutes is None):
+            raise HRMedSegError(
+                f"A training's budget is epochs or minutes, and here are epochs={self.epochs}, minutes={self.minutes}: "
+                f"give one of the two."
+            )
+        if self.epochs is not None and self.epochs < 1:
+            raise HRMedSegError(f"A budget of {self.epochs} epochs trains nothing: give 1 or more.")
+        if self.minutes is not None and not (isfinite(self.minutes) and self.minutes > 0):
+            raise HRMedSegError(f"A budget of {self.minutes} minutes is no length of a training: give more than 0.")
+
+    @property
+    def num_epochs(self) -> int:
+        if self.minutes is None:
+            assert self.epochs is not None
+            return self.epochs
+        return min(MOST_EPOCHS, max(FEWEST_EPOCHS, int(60 * self.minutes / SECONDS_PER_EPOCH)))
+
+    def __str__(self) -> str:
+        value, unit = (self.epochs, "epoch") if self.minutes is None else (self.minutes, "minute")
+        return f"{value:g} {unit}{'' if value == 1 else 's'}"
+
+
+@dataclass
+class Record:
+    """What each epoch took, as budget.json in the fold's folder says it."""
+
+    budget: Budget
+    seconds: list[float] = field(default_factory=list)  # wall clock: loading, validation, checkpoints included
+    iterations: list[int] = field(default_factory=list)
+
+    def write(self, file: Path) -> None:
+        content = {
+            "epochs": self.budget.epochs,
+            "minutes": self.budget.minutes,
+            "training_seconds": round(sum(self.seconds), 3),
+            "iterations": sum(self.iterations),
+            "seconds_per_epoch": [round(seconds, 3) for seconds in self.seconds],
+            "iterations_per_epoch": self.iterations,
+        }
+        write_atomically(file, json.dumps(content, indent=2).encode())
+
+    @classmethod
+    def read(cls, file: Path) -> Record:
+        content = json.loads(file.read_text())
+        budget = Budget(content["epochs"], content["minutes"])
+        return cls(budget, content["seconds_per_epoch"], content["iterations_per_epoch"])
+
+
+def with_budget(
+    trainer_class: type[nnUNetTrainer], *, epochs: int | None = None, minutes: float | None = None
+) -> type[nnUNetTrainer]:
+    """A trainer class like the given one, whose training has the given length.
+
+    It has the same name, so that folders, checkpoints and all of nnU-Net's commands take it for the given one. A budget
+    by minutes counts wall-clock time from the first iteration to the end of the last epoch: not the preprocessing, not
+    the final validation. An epoch has one iteration at least, so a machine too slow for that takes longer.
+
+    Training writes budget.json into the fold's folder: the budget, `training_seconds` and `iterations` so far, and both
+    for each epoch. A continued training goes on from there.
+
+    Args:
+        trainer_class: nnUNetTrainer or a class derived from it.
+        epochs: number of epochs, of as many iterations as the class has.
+        minutes: wall-clock time.
+
+    Raises:
+        HRMedSegError: not exactly one of epochs and minutes, or one that is not positive. In training: continued from
+            a checkpoint of another budget.
+    """
+    names = {name: getattr(trainer_class, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(trainer_class.__name__, (_WithBudget, trainer_class), {**names, "budget": Budget(epochs, minutes)})
+
+
+class _WithBudget(nnUNetTrainer):
+    """Goes in front of a trainer class. No `__init__`: nnU-Net records its arguments by the signature it finds."""
+
+    budget: Budget
+    save_every: int
+    num_val_iterations_per_epoch: int
+
+    def initialize(self) -> None:
+        # after every __init__, before the learning rate is scheduled
+        self.num_epochs = self.budget.num_epochs
+        self.save_every = min(self.save_every, max(1, self.num_epochs // CHECKPOINTS))
+        if self.budget.minutes is not None:
+            # HRMedSeg's warm-up is scheduled in parts of an epoch of this length: it fills the first
+            self.num_iterations_per_epoch = max(FIRST_ITERATIONS, getattr(self, "warmup_iterations", 0))
+        super().initialize()
+
+    def on_train_start(self) -> None:
+        self.record = self._record_so_far()
+        super().on_train_start()
+        self.most_validation = self.num_val_iterations_per_epoch
+        self.record.write(Path(self.output_folder, BUDGET_FILE))
+        self.print_to_log_file(f"The budget of this training: {self.budget}, trained as {self.num_epochs} epochs.")
+        self.epoch_began = monotonic()
+
+    def _record_so_far(self) -> Record:
+        """What the checkpoint's epochs took; those after it are lost and do not count."""
+        if self.current_epoch == 0:
+            return Record(self.budget)
+        file = Path(self.output_folder, BUDGET_FILE)
+        record = Record.read(file) if file.is_file() else None
+        if record is None or record.budget != self.budget:
+            raise HRMedSegError(
+                f"{self.output_folder} holds a training {f'of {record.budget}' if record else 'without a budget'} that "
+                f"stopped before epoch {self.current_epoch}, and this one is of {self.budget}: finish that one first, "
+                f"or move the folder away to begin anew."
+            )
+        return Record(self.budget, record.seconds[: self.current_epoch], record.iterations[: self.current_epoch])
+
+    def on_epoch_start(self) -> None:
+        if self.budget.minutes is not None:
+            if self.record.iterations:
+                self.num_iterations_per_epoch = self._iterations_of_next_epoch(60 * self.budget.minutes)
+            validation = max(1, self.num_iterations_per_epoch // VALIDATION_SHARE)
+            self.num_val_iterations_per_epoch = min(self.most_validation, validation)
+        super().on_epoch_start()
+
+    def _iterations_of_next_epoch(self, budget_seconds: float) -> int:
+        """As many as fit into an even share of the time that is left, if they go as fast as in the last epoch."""
+        share = (budget_seconds - sum(self.record.seconds)) / (self.num_epochs - self.current_epoch)
+        epoch, iterations = self.record.seconds[-1], self.record.iterations[-1]
+        # a continued training has timed no epoch of its own yet: all of the last one was iterations, then
+        stepping = getattr(self, "stepping_seconds", epoch)
+        fitting = int((share - (epoch - stepping)) * iterations / stepping)
+        return max(1, min(fitting, MOST_GROWTH * max(self.record.iterations)))
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        self.record.iterations.append(len(train_outputs))
+        super().on_train_epoch_end(train_outputs)
+
+    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
+        # validation goes with the training iterations; checkpoints take as long in a short epoch as in a long one
+        self.stepping_seconds = monotonic() - self.epoch_began
+        super().on_validation_epoch_end(val_outputs)
+
+    def on_epoch_end(self) -> None:
+        self.record.seconds.append(0.0)
+        # twice: a checkpoint must never know of an epoch that the record lacks, and saving it takes time
+        self._time_epoch()
+        super().on_epoch_end()
+        self.epoch_began = self._time_epoch()
+
+    def _time_epoch(self) -> float:
+        now = monotonic()
+        self.record.seconds[-1] = now - self.epoch_began
+        self.record.write(Path(self.output_folder, BUDGET_FILE))
+        return now
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        minutes, iterations = sum(self.record.seconds) / 60, sum(self.record.iterations)
+        self.print_to_log_file(
+            f"The training took {minutes:.2f} minutes: {iterations} iterations in {self.num_epochs} epochs. "
+            f"Its budget was {self.budget}."
+        )

@@ -1,0 +1,247 @@
+"""`hrmedseg compare`: find the models, measure them on the same cases, write tables and the report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.configuration import default_num_processes
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from tqdm import tqdm
+
+from nnunet_hrmedseg.comparison.content import as_content, as_csv, as_table
+from nnunet_hrmedseg.comparison.cost import costs
+from nnunet_hrmedseg.comparison.gallery import Panel, chosen_cases, panels
+from nnunet_hrmedseg.comparison.matching import Matched, choose_baseline, match
+from nnunet_hrmedseg.comparison.measures import Task, surface_measures_are_there
+from nnunet_hrmedseg.comparison.missing import train_missing
+from nnunet_hrmedseg.comparison.models import Model, ensembles, prediction_folder, trained_models
+from nnunet_hrmedseg.comparison.report import report
+from nnunet_hrmedseg.comparison.results import Results
+from nnunet_hrmedseg.comparison.summaries import check_summary
+from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.files import write_atomically
+from nnunet_hrmedseg.plans.raw_cases import find_raw_cases
+
+__all__ = ["compare"]
+
+Measured = dict[str, dict[str, dict[str, float]]]  # case -> class -> measure -> value
+
+
+@dataclass
+class Given:
+    """What the command line points at."""
+
+    name: str
+    dataset_json: dict[str, Any]
+    models: list[Model]
+    truth: dict[str, Path]
+    images: dict[str, list[Path]]  # case -> its channels
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Compare, print the table, write report.html, comparison.json and cases.csv. Returns the exit status.
+
+    Raises:
+        HRMedSegError: nothing to compare, or arguments that do not go together; see the modules of this package.
+    """
+    if args.predictions:
+        given = _from_folders(args)
+    else:
+        dataset = _dataset_name(args.dataset)
+        if args.train:
+            train_missing(args, dataset)
+        given = _from_results(args, dataset)
+    if not given.models:
+        raise HRMedSegError(f"There is no trained model of {given.name} with a validated fold to compare.")
+    baseline = choose_baseline(given.models, args.baseline)
+    matched = match(given.models, baseline, given.truth, args.f)
+
+    surfaces = surface_measures_are_there()
+    if not surfaces:
+        matched.warnings.append(
+            "Surface measures (NSD, HD95) are left out: they need MONAI. pip install 'nnunet_hrmedseg[compare]'"
+        )
+    task = Task.of_dataset(given.dataset_json, next(iter(matched.truth.values())), args.tolerance, surfaces)
+    measured = _measure(matched, task, args.np or default_num_processes)
+    _check_summaries(matched, task, measured)
+    results = _results(given.name, baseline, matched, task, measured)
+
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    results.costs = _costs(matched, given, args.cost_images, torch.device(device))
+    gallery = list(_gallery(results, matched, given, task))
+    content = as_content(results, device)
+    print(as_table(content))
+    for warning in results.warnings:
+        print(f"Note: {warning}")
+
+    output = Path(args.output or f"hrmedseg_comparison_{given.name}")
+    output.mkdir(parents=True, exist_ok=True)
+    write_atomically(output / "comparison.json", (json.dumps(content, indent=1) + "\n").encode())
+    write_atomically(output / "cases.csv", as_csv(results).encode())
+    write_atomically(output / "report.html", report(results, content, gallery).encode())
+    print(f"Wrote {output / 'report.html'}, comparison.json and cases.csv beside it.")
+    return 0
+
+
+def _dataset_name(given: str | None) -> str:
+    if not given:
+        raise HRMedSegError(
+            "Say what to compare: -d DATASET, or --predictions NAME=FOLDER ... with --truth and -djfile."
+        )
+    if nnUNet_results.get() is None:
+        raise HRMedSegError("The environment variable nnUNet_results is not set: that is where trained models are.")
+    try:
+        return maybe_convert_to_dataset_name(int(given) if given.isdigit() else given)
+    except RuntimeError as error:
+        raise HRMedSegError(f"-d {given}: {error}") from None
+
+
+def _from_results(args: argparse.Namespace, name: str) -> Given:
+    results = nnUNet_results.get()
+    folder = Path(results) / name
+    descriptions = [*sorted(folder.glob("*__*__*/dataset.json"))]
+    if not descriptions:
+        raise HRMedSegError(f"There is no trained model of {name} in {results}.")
+    dataset_json = json.loads(descriptions[0].read_text())
+    ending = dataset_json["file_ending"]
+    models = trained_models(folder, ending, args.tr, args.p, args.c)
+    if not args.no_ensembles and not any((args.tr, args.p, args.c)):
+        models += ensembles(folder, ending)
+    raw, preprocessed = nnUNet_raw.get(), nnUNet_preprocessed.get()
+    truths = [Path(preprocessed) / name / "gt_segmentations"] if preprocessed else []
+    truths += [Path(raw) / name / "labelsTr"] if raw else []
+    truth = next((files for folder in truths if (files := _by_case(folder, ending))), None)
+    if truth is None:
+        places = " and ".join(map(str, truths)) or "no folder"
+        raise HRMedSegError(f"There are no reference segmentations of {name}; looked in {places}.")
+    cases = find_raw_cases(Path(raw) / name, dataset_json) if raw else None
+    images = {case: [Path(file) for file in files.images] for case, files in (cases or {}).items()}
+    return Given(name, dataset_json, models, truth, images)
+
+
+def _from_folders(args: argparse.Namespace) -> Given:
+    missing = [name for name, value in (("--truth", args.truth), ("-djfile", args.djfile)) if not value]
+    if missing:
+        raise HRMedSegError(f"--predictions needs {' and '.join(missing)} as well.")
+    try:
+        dataset_json = json.loads(Path(args.djfile).read_text())
+        ending = dataset_json["file_ending"]
+    except (OSError, ValueError, KeyError) as error:
+        raise HRMedSegError(
+            f"-djfile {args.djfile} is no dataset.json of nnU-Net: {type(error).__name__} {error}"
+        ) from None
+    models = [prediction_folder(given, ending) for given in args.predictions]
+    names = [model.name for model in models]
+    if len(set(names)) < len(names):
+        raise HRMedSegError(f"--predictions {' '.join(names)}: two have the same name. Name them: NAME=FOLDER.")
+    images: dict[str, list[Path]] = {}
+    for channel, file in sorted(_by_case(Path(args.images), ending).items()) if args.images else ():
+        images.setdefault(channel[:-5], []).append(file)
+    name = args.dataset or Path(args.djfile).resolve().parent.name
+    return Given(name, dataset_json, models, _by_case(Path(args.truth), ending), images)
+
+
+def _by_case(folder: Path, ending: str) -> dict[str, Path]:
+    if not folder.is_dir():
+        return {}
+    return {file.name[: -len(ending)]: file for file in sorted(folder.iterdir()) if file.name.endswith(ending)}
+
+
+def _measure(matched: Matched, task: Task, processes: int) -> dict[Model, Measured]:
+    jobs = [(model, case, file) for model, files in matched.files.items() for case, file in files.items()]
+    truths, files = [matched.truth[case] for _, case, _ in jobs], [file for _, _, file in jobs]
+    measured: dict[Model, Measured] = {model: {} for model in matched.files}
+    spawn = multiprocessing.get_context("spawn")
+    # a worker takes seconds to start: it imports torch
+    many = processes > 1 and len(jobs) > 50
+    with ProcessPoolExecutor(processes, mp_context=spawn) if many else nullcontext() as pool:
+        values: Iterable[Any] = (
+            pool.map(partial(_one_thread, task), truths, files, chunksize=4)
+            if pool
+            else map(task.measure, truths, files)
+        )
+        for (model, case, _), value in zip(jobs, tqdm(values, "Measuring", len(jobs), unit="case"), strict=True):
+            measured[model][case] = value
+    return measured
+
+
+def _one_thread(task: Task, truth: Path, prediction: Path) -> dict[str, dict[str, float]]:
+    torch.set_num_threads(1)
+    return task.measure(truth, prediction)
+
+
+def _check_summaries(matched: Matched, task: Task, measured: dict[Model, Measured]) -> None:
+    for model, files in matched.files.items():
+        for folder in sorted({file.parent for file in files.values()}):
+            own = {case: measured[model][case] for case, file in files.items() if file.parent == folder}
+            complaint = check_summary(folder / "summary.json", dict(task.classes), own)
+            if complaint:
+                matched.warnings.append(complaint)
+
+
+def _results(name: str, baseline: Model, matched: Matched, task: Task, measured: dict[Model, Measured]) -> Results:
+    cases, classes = list(matched.truth), list(task.classes)
+
+    def table(model: Model, keys: list[str]) -> np.ndarray:
+        return np.array([[[measured[model][case][of][key] for key in keys] for of in classes] for case in cases])
+
+    return Results(
+        dataset=name,
+        folds=matched.folds,
+        cases=cases,
+        classes=classes,
+        measures=task.measures,
+        unit=task.unit,
+        dimensions=_dimensions(matched, task),
+        tolerance=task.tolerance,
+        models=[baseline.name, *(model.name for model in matched.files if model is not baseline)],
+        baseline=baseline.name,
+        values={model.name: table(model, task.measures) for model in matched.files},
+        sizes={model.name: table(model, ["size"])[..., 0] for model in matched.files},
+        true_sizes=table(baseline, ["size_truth"])[..., 0],
+        warnings=matched.warnings,
+    )
+
+
+def _dimensions(matched: Matched, task: Task) -> int:
+    segmentation, _ = task.reader.read_seg(str(next(iter(matched.truth.values()))))
+    return 2 if segmentation.shape[1] == 1 else 3
+
+
+def _costs(matched: Matched, given: Given, number: int, device: torch.device) -> dict[str, Any]:
+    trained = {model.name: (model.folder, matched.folds[0]) for model in matched.files if model.folder}
+    with_images = [given.images[case] for case in matched.truth if case in given.images]
+    if trained and number and not with_images:
+        matched.warnings.append("Prediction was not timed: there are no raw images of the cases in nnUNet_raw.")
+    evenly = with_images[:: max(1, len(with_images) // max(number, 1))][:number]
+    return costs(trained, evenly, device)
+
+
+def _gallery(results: Results, matched: Matched, given: Given, task: Task) -> Iterable[tuple[str, str, list[Panel]]]:
+    by_name = {model.name: files for model, files in matched.files.items()}
+    if not given.images:
+        results.warnings.append("There are no pictures: the raw images of the cases are not in reach.")
+        return
+    for why, case in chosen_cases(results):
+        captions = {}
+        for model in results.models:
+            dice = results.case_means(model, "Dice")[results.cases.index(case)]
+            captions[model] = (f"{results.titles[model]}: Dice {dice:.3f}", by_name[model][case])
+        try:
+            yield why, case, panels(given.images[case], matched.truth[case], captions, task)
+        except Exception as error:  # readers raise what they like; the rest of the report does not depend on it
+            files = some([os.fspath(file) for file in given.images.get(case, [])]) or "no file"
+            results.warnings.append(f"No picture of {case}: {files} cannot be read ({type(error).__name__}: {error}).")

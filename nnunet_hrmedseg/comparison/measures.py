@@ -1,0 +1,125 @@
+"""Dice, IoU, 95 % Hausdorff distance and normalised surface Dice, per case and class.
+
+Dice and IoU are nnU-Net's own (nnunetv2.evaluation), so they agree with its summary.json to the last digit; the surface
+measures are MONAI's. Rules for empty masks:
+
+| truth and prediction | Dice, IoU | NSD | HD95 |
+|---|---|---|---|
+| both empty | not defined, left out of means | not defined | not defined |
+| one of them empty | 0 | 0 | the image's diagonal, the largest distance that there could be |
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.evaluation.evaluate_predictions import compute_metrics, region_or_label_to_mask
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+
+__all__ = ["MEASURES", "Label", "Measure", "Task", "surface_measures", "surface_measures_are_there"]
+
+Label = int | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A row of the table of measures."""
+
+    title: str
+    higher_is_better: bool = True
+    has_unit: bool = False  # pixels or mm
+    on_surfaces: bool = False  # needs MONAI
+
+
+MEASURES = {
+    "Dice": Measure("Dice"),
+    "IoU": Measure("IoU"),
+    "NSD": Measure("Normalised surface Dice", on_surfaces=True),
+    "HD95": Measure("95 % Hausdorff distance", higher_is_better=False, has_unit=True, on_surfaces=True),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """How the cases of a data set are read and measured."""
+
+    reader: BaseReaderWriter
+    classes: Mapping[str, Label]
+    ignore_label: int | None
+    tolerance: float  # of NSD, in the unit
+    surfaces: bool  # with the measures that need MONAI
+    unit: str  # of distances: px or mm
+
+    @classmethod
+    def of_dataset(cls, dataset_json: dict[str, Any], example: Path, tolerance: float, surfaces: bool) -> Task:
+        """From a dataset.json, and one reference segmentation, by which the reader is chosen."""
+        reader = determine_reader_writer_from_dataset_json(dataset_json, str(example), verbose=False)()
+        labels: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in dataset_json["labels"].items()
+        }
+        ignore = labels.pop("ignore", None)
+        classes = {name: label for name, label in labels.items() if label not in (0, (0,))}
+        unit = "px" if type(reader).__name__ == "NaturalImage2DIO" else "mm"
+        return cls(reader, classes, ignore, tolerance, surfaces, unit)
+
+    @property
+    def measures(self) -> list[str]:
+        return [name for name, measure in MEASURES.items() if self.surfaces or not measure.on_surfaces]
+
+    def measure(self, truth: Path, prediction: Path) -> dict[str, dict[str, float]]:
+        """Class -> measure -> value, and its sizes in truth and prediction (area or volume) as size_truth, size."""
+        labels = list(self.classes.values())
+        counted = compute_metrics(str(truth), str(prediction), self.reader, labels, self.ignore_label)["metrics"]
+        (reference, properties), (predicted, _) = (self.reader.read_seg(str(file)) for file in (truth, prediction))
+        reference, predicted, spacing = reference[0], predicted[0], properties["spacing"]
+        if len(reference) == 1:  # a 2D image; what nnU-Net says of its thickness is no size
+            reference, predicted, spacing = reference[0], predicted[0], spacing[1:]
+        seen = np.ones(reference.shape, bool) if self.ignore_label is None else reference != self.ignore_label
+        element = math.prod(spacing)
+        measured = {}
+        for name, label in self.classes.items():
+            of_class = counted[label]
+            measured[name] = {key: float(of_class[key]) for key in ("Dice", "IoU")}
+            measured[name] |= {"size_truth": of_class["n_ref"] * element, "size": of_class["n_pred"] * element}
+            if self.surfaces:
+                masks = [region_or_label_to_mask(image, label) & seen for image in (reference, predicted)]
+                measured[name] |= surface_measures(masks[0], masks[1], spacing, self.tolerance)
+        return measured
+
+
+def surface_measures(
+    truth: np.ndarray, prediction: np.ndarray, spacing: Sequence[float], tolerance: float
+) -> dict[str, float]:
+    """HD95 and NSD of two boolean masks, 2D or 3D, in the unit of `spacing` and `tolerance`.
+
+    HD95 is the larger of the two directions' 95th percentiles of distances between boundary pixels. NSD is the part of
+    both boundaries, by length (area), that lies within `tolerance` of the other (Nikolov et al., 2018).
+    """
+    from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+
+    if not truth.any() and not prediction.any():
+        return {"HD95": math.nan, "NSD": math.nan}
+    if not truth.any() or not prediction.any():
+        return {"HD95": math.hypot(*(n * s for n, s in zip(truth.shape, spacing, strict=True))), "NSD": 0.0}
+    predicted, reference = (torch.from_numpy(np.ascontiguousarray(mask))[None, None] for mask in (prediction, truth))
+    sizes = [float(size) for size in spacing]
+    hd95 = compute_hausdorff_distance(predicted, reference, include_background=True, percentile=95, spacing=sizes)
+    nsd = compute_surface_dice(
+        predicted, reference, [tolerance], include_background=True, use_subvoxels=True, spacing=sizes
+    )
+    return {"HD95": float(hd95), "NSD": float(nsd)}
+
+
+def surface_measures_are_there() -> bool:
+    try:
+        import monai.metrics  # noqa: F401
+    except ImportError:
+        return False
+    return True

@@ -1,0 +1,70 @@
+"""`hrmedseg compare --train`: the folds that are missing, trained with the same splits and the same budget."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
+
+from nnunet_hrmedseg.comparison.budget import Budget
+from nnunet_hrmedseg.comparison.train import train_fold
+from nnunet_hrmedseg.errors import HRMedSegError
+
+__all__ = ["train_missing"]
+
+FOLDS = 5  # of nnU-Net's own splits
+
+
+def train_missing(args: argparse.Namespace, dataset: str) -> None:
+    """Train and validate every fold of -tr, -p, -c that has no validation yet, one after the other.
+
+    Raises:
+        HRMedSegError: no trainers, no budget, an unprepared data set, or a training that failed.
+    """
+    if not args.tr:
+        raise HRMedSegError("--train: say which trainers, such as -tr nnUNetTrainer nnUNetTrainerHRMedSeg.")
+    budget = Budget(args.epochs, args.minutes)
+    folders = {"nnUNet_preprocessed": nnUNet_preprocessed.get(), "nnUNet_results": nnUNet_results.get()}
+    for variable, value in folders.items():
+        if value is None:
+            raise HRMedSegError(f"--train: the environment variable {variable} is not set.")
+    missing = [
+        (trainer, plans, configuration, fold)
+        for trainer in args.tr
+        for plans in args.p or ["nnUNetPlans"]
+        for configuration in args.c or ["2d"]
+        for fold in args.f or folds_of_splits(Path(folders["nnUNet_preprocessed"]) / dataset)
+        if not is_validated(Path(folders["nnUNet_results"]) / dataset, trainer, plans, configuration, fold, args.npz)
+    ]
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if missing:
+        print(
+            f"{len(missing)} folds are missing; each is trained for {budget}, on {device}, then validated.", flush=True
+        )
+    for number, (trainer, plans, configuration, fold) in enumerate(missing, start=1):
+        print(f"\n{number} of {len(missing)}: {trainer}, {plans}, {configuration}, fold {fold}", flush=True)
+        train_fold(
+            dataset,
+            configuration,
+            fold,
+            trainer,
+            plans,
+            epochs=args.epochs,
+            minutes=args.minutes,
+            device=device,
+            npz=args.npz,
+        )
+
+
+def folds_of_splits(preprocessed: Path) -> list[str]:
+    """Those of splits_final.json; without one nnU-Net makes five when it first trains."""
+    file = preprocessed / "splits_final.json"
+    return [str(fold) for fold in range(len(json.loads(file.read_text())) if file.is_file() else FOLDS)]
+
+
+def is_validated(results: Path, trainer: str, plans: str, configuration: str, fold: str, npz: bool) -> bool:
+    validation = results / f"{trainer}__{plans}__{configuration}" / f"fold_{fold}" / "validation"
+    return (validation / "summary.json").is_file() and (not npz or any(validation.glob("*.npz")))

@@ -1,0 +1,48 @@
+"""Whether nnU-Net's own summary.json says what was measured here."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from nnunet_hrmedseg.comparison.measures import Label
+
+__all__ = ["check_summary"]
+
+
+def check_summary(
+    summary: Path, classes: dict[str, Label], measured: dict[str, dict[str, dict[str, float]]]
+) -> str | None:
+    """None where the file agrees in Dice and IoU to the last digit, else what is the matter, in words.
+
+    measured: case -> class -> measure -> value, of the cases that the summary is about, or more.
+    """
+    if not summary.is_file():
+        return None
+    try:
+        content = json.loads(summary.read_text())
+        cases = {
+            Path(case["prediction_file"]).name.partition(".")[0]: case["metrics"] for case in content["metric_per_case"]
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return (
+            f"{summary} is of an older nnU-Net, or damaged: the predictions beside it were measured, it was not read."
+        )
+    for case, values in measured.items():
+        own = cases.get(case.partition(".")[0])
+        for name, label in classes.items():
+            of_class = own.get(str(label)) if own else None
+            for measure in ("Dice", "IoU"):
+                if of_class is None or measure not in of_class or not _same(of_class[measure], values[name][measure]):
+                    said = "nothing" if of_class is None else of_class.get(measure)
+                    return (
+                        f"{summary} says {said} for the {measure} of {name} in {case}, the files give "
+                        f"{values[name][measure]}: predictions or labels were changed since. The files count."
+                    )
+    return None
+
+
+def _same(a: float | None, b: float) -> bool:
+    a = math.nan if a is None else a
+    return a == b or (math.isnan(a) and math.isnan(b))

@@ -1,0 +1,120 @@
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from nnunet_hrmedseg.comparison.content import as_content
+from nnunet_hrmedseg.comparison.figures import bland_altman, colours, differences, distribution, quality_against_cost
+from nnunet_hrmedseg.comparison.gallery import Panel
+from nnunet_hrmedseg.comparison.report import report
+from tests.comparison.test_results import OURS, STOCK, make_results
+
+VOID = {"meta", "img", "br", "link"}
+
+
+class Balanced(HTMLParser):
+    """Fails on a tag that is closed in the wrong place, and keeps the text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.sources: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def page(**changes: object) -> Balanced:
+    results = make_results(**changes)  # type: ignore[arg-type]
+    panels = [Panel("truth", "data:image/jpeg;base64,AAAA", 10, 10)]
+    parser = Balanced()
+    parser.feed(report(results, as_content(results, "cpu"), [("best case", "case3", panels)]))
+    assert parser.open == []
+    return parser
+
+
+def test_the_page_needs_nothing_else() -> None:
+    for source in page().sources:
+        assert source.startswith(("data:", "#"))
+
+
+def test_the_page_says_what_the_content_says() -> None:
+    results = make_results()
+    text = " ".join(" ".join(page().text).split())
+    assert f"{results.interval(OURS, 'mean', 'Dice').mean:.4f}" in text
+    assert "Against the baseline" in text
+    assert "no checkpoint" in text
+    assert "best case: case3" in text
+    assert "<b>something</b> was left out" in text  # shown, and not obeyed
+    assert "False alarms" in text
+    assert "1 of 1" in text
+
+
+def test_one_model_alone_has_a_page() -> None:
+    text = " ".join(page(models=(STOCK,)).text)
+    assert "Against the baseline" not in text
+
+
+def test_every_chart_is_an_svg_that_the_page_can_scale() -> None:
+    results = make_results()
+    content = as_content(results, "cpu")
+    charts = [
+        distribution(results, "disc", "Dice"),
+        distribution(results, "square", "HD95"),
+        differences(results, content["tests"], "NSD"),
+        bland_altman(results, OURS, "disc"),
+        quality_against_cost(results, content, "parameters", "parameters, millions", 1e6),
+    ]
+    for chart in charts:
+        assert chart is not None
+        root = ET.fromstring(chart)
+        assert "viewBox" in root.attrib
+        assert "width" not in root.attrib and "height" not in root.attrib
+
+
+def test_a_cost_that_nobody_knows_has_no_chart() -> None:
+    results = make_results()
+    results.costs = {}
+    assert quality_against_cost(results, as_content(results, "cpu"), "parameters", "parameters", 1e6) is None
+
+
+def test_bland_altman_shows_bias_and_limits() -> None:
+    results = make_results()
+    truth, predicted = results.true_sizes[:, 0], results.sizes[OURS][:, 0]
+    difference = predicted - truth
+    chart = bland_altman(results, OURS, "disc")
+    shown = {float(number.replace("\N{MINUS SIGN}", "-")) for number in re.findall(r">([+-][0-9.]+)<", chart)}
+    for expected in (
+        difference.mean(),
+        *(difference.mean() + sign * 1.96 * difference.std(ddof=1) for sign in (-1, 1)),
+    ):
+        assert any(abs(expected - number) < 0.01 * abs(expected) + 0.01 for number in shown)
+
+
+@pytest.mark.parametrize("cases", [1, 2])
+def test_very_few_cases_have_a_page(cases: int) -> None:
+    page(cases=cases)
+
+
+def test_models_keep_their_colours() -> None:
+    three = make_results(models=(STOCK, OURS, "other"))
+    assert len(set(colours(three).values())) == 3
+    assert colours(three)[STOCK] == colours(make_results())[STOCK]
+
+
+def test_undefined_values_are_left_out_of_charts() -> None:
+    results = make_results()
+    results.values[OURS][:, 1] = np.nan
+    assert "<svg" in distribution(results, "square", "HD95")
+    assert "<svg" in differences(results, as_content(results, "cpu")["tests"], "HD95")

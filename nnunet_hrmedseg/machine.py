@@ -6,7 +6,7 @@ import os
 import platform
 from pathlib import Path
 
-__all__ = ["processor_name"]
+__all__ = ["processor_name", "usable_cores"]
 
 
 def processor_name() -> str:
@@ -19,3 +19,8 @@ def processor_name() -> str:
                 name = line.partition(":")[2].strip()
                 break
     return f"{name}, {os.cpu_count()} cores"
+
+
+def usable_cores() -> int:
+    """How many cores this process may run on: fewer than there are where it was pinned to some (`taskset`)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

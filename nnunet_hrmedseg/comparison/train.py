@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -110,6 +109,7 @@ def _train(args: argparse.Namespace) -> None:
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
     from nnunet_hrmedseg.comparison.budget import with_budget
+    from nnunet_hrmedseg.machine import usable_cores
 
     dataset = maybe_convert_to_dataset_name(int(args.dataset) if args.dataset.isdigit() else args.dataset)
     folder = Path(get_output_folder(dataset, args.tr, args.p, args.configuration, args.fold))
@@ -122,7 +122,7 @@ def _train(args: argparse.Namespace) -> None:
     if not plans_file.is_file():
         raise HRMedSegError(f"There are no plans {plans_file}: run nnUNetv2_plan_and_preprocess for {dataset} first.")
 
-    torch.set_num_threads(multiprocessing.cpu_count() if args.device == "cpu" else 1)
+    torch.set_num_threads(usable_cores() if args.device == "cpu" else 1)
     if torch.cuda.is_available():
         torch.backends.cudnn.deterministic = False
         torch.backends.cudnn.benchmark = True

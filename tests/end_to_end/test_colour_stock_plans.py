@@ -147,26 +147,78 @@ def check_prediction(segmentation_file: Path, probabilities_file: Path, size: tu
     np.testing.assert_array_equal(probabilities.argmax(0)[0], segmentation)
 
 
-def test_the_best_configuration_is_found_among_hrmedseg_and_a_unet(nnunet, trained_folds, unet):
-    output = nnunet.run(
+ENSEMBLE = "ensemble___TinyHRMedSeg__nnUNetPlans__2d___TinyUNet__nnUNetPlans__2d___0_1"
+
+
+@pytest.fixture(scope="module")
+def best(nnunet, trained_folds, unet) -> str:
+    """nnU-Net's choice among HRMedSeg, a U-Net and their ensemble. Returns what it printed."""
+    return nnunet.run(
         "nnUNetv2_find_best_configuration", RGB, "-c", "2d", "-tr", "TinyHRMedSeg", "TinyUNet", "-f", *FOLDS, "-np", 1
     ).output
+
+
+def test_the_best_configuration_is_found_among_hrmedseg_and_a_unet(nnunet, trained_folds, best):
     results = nnunet.results / nnunet.dataset(RGB)
     information = json.loads((results / "inference_information.json").read_text())
-    ensemble = "ensemble___TinyHRMedSeg__nnUNetPlans__2d___TinyUNet__nnUNetPlans__2d___0_1"
     scores = information["all_results"]
-    assert set(scores) == {"TinyHRMedSeg__nnUNetPlans__2d", "TinyUNet__nnUNetPlans__2d", ensemble}
+    assert set(scores) == {"TinyHRMedSeg__nnUNetPlans__2d", "TinyUNet__nnUNetPlans__2d", ENSEMBLE}
     assert all(0 <= score <= 1 for score in scores.values())
-    best = information["best_model_or_ensemble"]
-    assert best["result_on_crossval_pre_pp"] == max(scores.values())
-    assert Path(best["postprocessing_file"]).is_file()
+    chosen = information["best_model_or_ensemble"]
+    assert chosen["result_on_crossval_pre_pp"] == max(scores.values())
+    assert Path(chosen["postprocessing_file"]).is_file()
     assert "nnUNetv2_predict" in (results / "inference_instructions.txt").read_text()
-    assert "nnUNetv2_apply_postprocessing" in output
+    assert "nnUNetv2_apply_postprocessing" in best
 
     # cross-validation of HRMedSeg: a case of each fold, and of the ensemble the same two
-    for folder in (trained_folds.model / "crossval_results_folds_0_1", results / "ensembles" / ensemble):
+    for folder in (trained_folds.model / "crossval_results_folds_0_1", results / "ensembles" / ENSEMBLE):
         summary = json.loads((folder / "summary.json").read_text())
         assert len(summary["metric_per_case"]) == len(FOLDS)
+
+
+def test_predictions_are_postprocessed_and_evaluated(nnunet, best, predicted):
+    results = nnunet.results / nnunet.dataset(RGB)
+    chosen = json.loads((results / "inference_information.json").read_text())["best_model_or_ensemble"]
+    plans, rules = chosen["some_plans_file"], chosen["postprocessing_file"]
+    output = nnunet.folder / "postprocessed"
+    nnunet.run(
+        "nnUNetv2_apply_postprocessing", "-i", predicted, "-o", output, "-pp_pkl_file", rules, "-plans_json", plans,
+        "-dataset_json", Path(plans).with_name("dataset.json"), "-np", 1,
+    )  # fmt: skip
+    assert {file.name for file in output.glob("*.png")} == {f"{case}.png" for case in NEW_CASES}
+    raw = nnunet.raw / nnunet.dataset(RGB)
+    validation = results / "TinyHRMedSeg__nnUNetPlans__2d" / "fold_0" / "validation"
+    said = nnunet.folder / "evaluated.json"
+    nnunet.run(
+        "nnUNetv2_evaluate_folder", raw / "labelsTr", validation, "-djfile", raw / "dataset.json", "-pfile", plans,
+        "-o", said, "-np", 1, "--chill",
+    )  # fmt: skip
+    own = json.loads((validation / "summary.json").read_text())
+    assert json.loads(said.read_text())["foreground_mean"] == own["foreground_mean"]
+
+
+def test_both_and_their_ensemble_are_compared(nnunet, best):
+    """The figures are nnU-Net's own, and the report has them all."""
+    output = nnunet.folder / "comparison"
+    names = {"TinyHRMedSeg__nnUNetPlans__2d", "TinyUNet__nnUNetPlans__2d"}
+    nnunet.run(
+        "hrmedseg", "compare", "-d", RGB, "--baseline", "TinyUNet__nnUNetPlans__2d", "-o", output, "-np", 1,
+        "--cost_images", 1, "-device", "cpu", **TINY,
+    )  # fmt: skip
+    content = json.loads((output / "comparison.json").read_text())
+    scores = json.loads((nnunet.results / nnunet.dataset(RGB) / "inference_information.json").read_text())[
+        "all_results"
+    ]
+    found = {model["name"]: model for model in content["models"]}
+    assert names < set(found) and len(found) == 3
+    (ensemble,) = set(found) - names
+    for name, score in scores.items():
+        model = found[ensemble if name == ENSEMBLE else name]
+        assert model["measures"][content["classes"][0]]["Dice"]["mean"] == pytest.approx(score, abs=1e-12)
+    cost = found["TinyHRMedSeg__nnUNetPlans__2d"]["cost"]
+    assert cost["patch_size"] == [1024, 1024]
+    assert cost["predict_seconds"] > 0 and cost["epoch_seconds"] > 0
+    assert "data:image/jpeg" in (output / "report.html").read_text()
 
 
 def test_hrmedseg_and_a_unet_make_an_ensemble(nnunet, predicted, unet):

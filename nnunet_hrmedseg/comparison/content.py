@@ -81,6 +81,7 @@ def _cost(cost: Cost | str | None) -> dict[str, Any] | str | None:
         "multiply_accumulates": COUNTED,
         "training_bytes": COUNTED,
         "epoch_seconds": FROM_LOGS,
+        "training_seconds": FROM_LOGS,
         "predict_seconds": MEASURED,
     }
     return {**asdict(cost), "how": how}

@@ -5,6 +5,7 @@ Every figure carries how it was come by, because they are not all of the same ma
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
 import time
@@ -23,6 +24,7 @@ from torch import nn
 from nnunet_hrmedseg.architectures.counting import multiply_accumulates, parameters
 from nnunet_hrmedseg.benchmark.memory import kept_without_running
 from nnunet_hrmedseg.benchmark.networks import Trainable, as_nnunet_trains
+from nnunet_hrmedseg.comparison.budget import BUDGET_FILE
 from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSeg
 
 __all__ = ["COUNTED", "FROM_LOGS", "MEASURED", "Cost", "costs"]
@@ -41,6 +43,8 @@ class Cost:
     training_bytes: int  # kept for the backward pass of one patch, float32
     epoch_seconds: float | None = None  # median
     epochs: int = 0
+    training_seconds: float | None = None  # of a training by `--train`, in which epochs are not all of one length
+    iterations: int | None = None
     predict_seconds: float | None = None  # per image: preprocessing, network, back to the image's size; median
     predicted_images: int = 0
 
@@ -62,6 +66,7 @@ def costs(
             found[name] = f"{type(error).__name__}: {error}"
             continue
         cost.epoch_seconds, cost.epochs = epochs_of_logs(folder / f"fold_{fold}")
+        cost.training_seconds, cost.iterations = length_of_training(folder / f"fold_{fold}")
         found[name], predictors[name] = cost, predictor
     seconds: dict[str, list[float]] = {name: [] for name in predictors}
     # a first image for the caches, which is not counted
@@ -118,6 +123,15 @@ def epochs_of_logs(fold_folder: Path) -> tuple[float | None, int]:
     logs = sorted(fold_folder.glob("training_log_*.txt"))
     seconds = [float(time) for log in logs for time in re.findall(r"Epoch time: ([0-9.]+) s", log.read_text())]
     return (statistics.median(seconds) if seconds else None), len(seconds)
+
+
+def length_of_training(fold_folder: Path) -> tuple[float | None, int | None]:
+    """Seconds and iterations that a training within a budget took, or None for both."""
+    try:
+        record = json.loads((fold_folder / BUDGET_FILE).read_text())
+        return float(record["training_seconds"]), int(record["iterations"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, None
 
 
 def predict_seconds(predictor: nnUNetPredictor, files: list[Path]) -> float:

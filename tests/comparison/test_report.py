@@ -55,6 +55,7 @@ def test_the_page_says_what_the_content_says() -> None:
     assert f"{results.interval(OURS, 'mean', 'Dice').mean:.4f}" in text
     assert "Against the baseline" in text
     assert "no checkpoint" in text
+    assert "10.0 432 iterations" in text
     assert "best case: case3" in text
     assert "<b>something</b> was left out" in text  # shown, and not obeyed
     assert "False alarms" in text

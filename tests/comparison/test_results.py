@@ -25,6 +25,7 @@ def make_results(cases: int = 12, models: tuple[str, ...] = (STOCK, OURS)) -> Re
     true_sizes[0, 1] = 0
     sizes = {model: true_sizes * generator.uniform(0.8, 1.2, (cases, 2)) for model in models}
     sizes[models[0]][0, 1] = 5
+    cost = Cost([64, 64], 2, 1_000_000, 10**9, 2**24, 3.5, 10, 600.0, 432, 0.25, 3)
     return Results(
         dataset="Dataset007_shapes",
         folds=["0", "1"],
@@ -39,7 +40,10 @@ def make_results(cases: int = 12, models: tuple[str, ...] = (STOCK, OURS)) -> Re
         values=values,
         sizes=sizes,
         true_sizes=true_sizes,
-        costs={models[0]: Cost([64, 64], 2, 1_000_000, 10**9, 2**24, 3.5, 10, 0.25, 3), models[-1]: "no checkpoint"},
+        costs={
+            models[0]: Cost([64, 64], 2, 1_000_000, 10**9, 2**24, 3.5, 10, 600.0, 432, 0.25, 3),
+            models[-1]: "no checkpoint",
+        },
         warnings=["<b>something</b> was left out"],
     )
 

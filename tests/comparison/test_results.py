@@ -40,10 +40,7 @@ def make_results(cases: int = 12, models: tuple[str, ...] = (STOCK, OURS)) -> Re
         values=values,
         sizes=sizes,
         true_sizes=true_sizes,
-        costs={
-            models[0]: Cost([64, 64], 2, 1_000_000, 10**9, 2**24, 3.5, 10, 600.0, 432, 0.25, 3),
-            models[-1]: "no checkpoint",
-        },
+        costs={models[0]: cost, models[-1]: "no checkpoint"},
         warnings=["<b>something</b> was left out"],
     )
 

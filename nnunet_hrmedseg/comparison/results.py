@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import reduce
 
 import numpy as np
 
@@ -37,10 +38,13 @@ class Results:
     @property
     def titles(self) -> dict[str, str]:
         """Model -> a shorter name where that is enough: without the trainer, plans or configuration that all have."""
-        parts = {model: model.split("__") for model in self.models}
-        trained = [part for part in parts.values() if len(part) == 3]
-        kept = [i for i in range(3) if len({part[i] for part in trained}) > 1] or [0]
-        return {model: "__".join(part[i] for i in kept) if len(part) == 3 else model for model, part in parts.items()}
+        parts = {model: model.split("__") for model in self.models if model.count("__") == 2}
+        kept = [i for i in range(3) if len({part[i] for part in parts.values()}) > 1] or [0]
+        titles = {model: "__".join(part[i] for i in kept) for model, part in parts.items()}
+        for model in self.models:
+            if model not in parts:  # an ensemble carries its members' names
+                titles[model] = reduce(lambda name, member: name.replace(*member), list(titles.items()), model)
+        return titles
 
     @property
     def rows(self) -> list[str]:

@@ -47,8 +47,12 @@ def make_results(cases: int = 12, models: tuple[str, ...] = (STOCK, OURS)) -> Re
 
 def test_titles_are_as_short_as_they_can_be() -> None:
     assert make_results().titles == {STOCK: "nnUNetTrainer", OURS: "nnUNetTrainerHRMedSeg"}
-    named = make_results(models=("nnUNetTrainer__a__2d", "nnUNetTrainer__b__2d", "ensemble of both"))
-    assert list(named.titles.values()) == ["a", "b", "ensemble of both"]
+    named = make_results(models=("T__a__2d", "T__b__2d", "ensemble of T__a__2d and T__b__2d"))
+    assert named.titles == {
+        "T__a__2d": "a",
+        "T__b__2d": "b",
+        "ensemble of T__a__2d and T__b__2d": "ensemble of a and b",
+    }
     assert make_results(models=("T__p__2d", "T__p__2d_1024")).titles["T__p__2d"] == "2d"
     assert make_results(models=("T__p__2d",)).titles == {"T__p__2d": "T"}
 

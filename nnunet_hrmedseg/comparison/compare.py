@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,38 +16,24 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.configuration import default_num_processes
-from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from tqdm import tqdm
 
 from nnunet_hrmedseg.comparison.content import as_content, as_csv, as_table
 from nnunet_hrmedseg.comparison.cost import costs
 from nnunet_hrmedseg.comparison.gallery import Panel, chosen_cases, panels
+from nnunet_hrmedseg.comparison.given import Given, given_by
 from nnunet_hrmedseg.comparison.matching import Matched, choose_baseline, match
 from nnunet_hrmedseg.comparison.measures import Task, surface_measures_are_there
-from nnunet_hrmedseg.comparison.missing import train_missing
-from nnunet_hrmedseg.comparison.models import Model, ensembles, prediction_folder, trained_models
+from nnunet_hrmedseg.comparison.models import Model
 from nnunet_hrmedseg.comparison.report import report
 from nnunet_hrmedseg.comparison.results import Results
 from nnunet_hrmedseg.comparison.summaries import check_summary
-from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.errors import some
 from nnunet_hrmedseg.files import write_atomically
-from nnunet_hrmedseg.plans.raw_cases import find_raw_cases
 
 __all__ = ["compare"]
 
 Measured = dict[str, dict[str, dict[str, float]]]  # case -> class -> measure -> value
-
-
-@dataclass
-class Given:
-    """What the command line points at."""
-
-    name: str
-    dataset_json: dict[str, Any]
-    models: list[Model]
-    truth: dict[str, Path]
-    images: dict[str, list[Path]]  # case -> its channels
 
 
 def compare(args: argparse.Namespace) -> int:
@@ -57,15 +42,7 @@ def compare(args: argparse.Namespace) -> int:
     Raises:
         HRMedSegError: nothing to compare, or arguments that do not go together; see the modules of this package.
     """
-    if args.predictions:
-        given = _from_folders(args)
-    else:
-        dataset = _dataset_name(args.dataset)
-        if args.train:
-            train_missing(args, dataset)
-        given = _from_results(args, dataset)
-    if not given.models:
-        raise HRMedSegError(f"There is no trained model of {given.name} with a validated fold to compare.")
+    given = given_by(args)
     baseline = choose_baseline(given.models, args.baseline)
     matched = match(given.models, baseline, given.truth, args.f)
 
@@ -94,70 +71,6 @@ def compare(args: argparse.Namespace) -> int:
     write_atomically(output / "report.html", report(results, content, gallery).encode())
     print(f"Wrote {output / 'report.html'}, comparison.json and cases.csv beside it.")
     return 0
-
-
-def _dataset_name(given: str | None) -> str:
-    if not given:
-        raise HRMedSegError(
-            "Say what to compare: -d DATASET, or --predictions NAME=FOLDER ... with --truth and -djfile."
-        )
-    if nnUNet_results.get() is None:
-        raise HRMedSegError("The environment variable nnUNet_results is not set: that is where trained models are.")
-    try:
-        return maybe_convert_to_dataset_name(int(given) if given.isdigit() else given)
-    except RuntimeError as error:
-        raise HRMedSegError(f"-d {given}: {error}") from None
-
-
-def _from_results(args: argparse.Namespace, name: str) -> Given:
-    results = nnUNet_results.get()
-    folder = Path(results) / name
-    descriptions = [*sorted(folder.glob("*__*__*/dataset.json"))]
-    if not descriptions:
-        raise HRMedSegError(f"There is no trained model of {name} in {results}.")
-    dataset_json = json.loads(descriptions[0].read_text())
-    ending = dataset_json["file_ending"]
-    models = trained_models(folder, ending, args.tr, args.p, args.c)
-    if not args.no_ensembles and not any((args.tr, args.p, args.c)):
-        models += ensembles(folder, ending)
-    raw, preprocessed = nnUNet_raw.get(), nnUNet_preprocessed.get()
-    truths = [Path(preprocessed) / name / "gt_segmentations"] if preprocessed else []
-    truths += [Path(raw) / name / "labelsTr"] if raw else []
-    truth = next((files for folder in truths if (files := _by_case(folder, ending))), None)
-    if truth is None:
-        places = " and ".join(map(str, truths)) or "no folder"
-        raise HRMedSegError(f"There are no reference segmentations of {name}; looked in {places}.")
-    cases = find_raw_cases(Path(raw) / name, dataset_json) if raw else None
-    images = {case: [Path(file) for file in files.images] for case, files in (cases or {}).items()}
-    return Given(name, dataset_json, models, truth, images)
-
-
-def _from_folders(args: argparse.Namespace) -> Given:
-    missing = [name for name, value in (("--truth", args.truth), ("-djfile", args.djfile)) if not value]
-    if missing:
-        raise HRMedSegError(f"--predictions needs {' and '.join(missing)} as well.")
-    try:
-        dataset_json = json.loads(Path(args.djfile).read_text())
-        ending = dataset_json["file_ending"]
-    except (OSError, ValueError, KeyError) as error:
-        raise HRMedSegError(
-            f"-djfile {args.djfile} is no dataset.json of nnU-Net: {type(error).__name__} {error}"
-        ) from None
-    models = [prediction_folder(given, ending) for given in args.predictions]
-    names = [model.name for model in models]
-    if len(set(names)) < len(names):
-        raise HRMedSegError(f"--predictions {' '.join(names)}: two have the same name. Name them: NAME=FOLDER.")
-    images: dict[str, list[Path]] = {}
-    for channel, file in sorted(_by_case(Path(args.images), ending).items()) if args.images else ():
-        images.setdefault(channel[:-5], []).append(file)
-    name = args.dataset or Path(args.djfile).resolve().parent.name
-    return Given(name, dataset_json, models, _by_case(Path(args.truth), ending), images)
-
-
-def _by_case(folder: Path, ending: str) -> dict[str, Path]:
-    if not folder.is_dir():
-        return {}
-    return {file.name[: -len(ending)]: file for file in sorted(folder.iterdir()) if file.name.endswith(ending)}
 
 
 def _measure(matched: Matched, task: Task, processes: int) -> dict[Model, Measured]:
@@ -227,7 +140,7 @@ def _costs(matched: Matched, given: Given, number: int, device: torch.device) ->
     if trained and number and not with_images:
         matched.warnings.append("Prediction was not timed: there are no raw images of the cases in nnUNet_raw.")
     evenly = with_images[:: max(1, len(with_images) // max(number, 1))][:number]
-    return costs(trained, evenly, device)
+    return costs(trained, evenly, device, matched.warnings)
 
 
 def _gallery(results: Results, matched: Matched, given: Given, task: Task) -> Iterable[tuple[str, str, list[Panel]]]:

@@ -50,11 +50,12 @@ class Cost:
 
 
 def costs(
-    models: dict[str, tuple[Path, str]], images: Sequence[list[Path]], device: torch.device
+    models: dict[str, tuple[Path, str]], images: Sequence[list[Path]], device: torch.device, notes: list[str]
 ) -> dict[str, Cost | str]:
     """Costs of trained models: name -> (model folder, a fold that is trained). What cannot be known is a sentence.
 
     images: the files (one per channel) of a few raw cases, which every model predicts, in turns.
+    notes: grows by what could not be measured, in words.
     """
     found: dict[str, Cost | str] = {}
     predictors: dict[str, nnUNetPredictor] = {}
@@ -72,7 +73,11 @@ def costs(
     # a first image for the caches, which is not counted
     for files in [*images[:1], *images]:
         for name, predictor in predictors.items():
-            seconds[name].append(predict_seconds(predictor, files))
+            try:
+                seconds[name].append(predict_seconds(predictor, files))
+            except Exception as error:
+                said = f"{name} was not timed on {files[0].name} ({type(error).__name__}: {error})."
+                notes += [said] if said not in notes else []
     for name, of_model in seconds.items():
         timed, measured = found[name], of_model[1:]
         if isinstance(timed, Cost) and measured:

@@ -23,6 +23,8 @@ from nnunetv2.evaluation.evaluate_predictions import compute_metrics, region_or_
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
+from nnunet_hrmedseg.errors import HRMedSegError
+
 __all__ = ["MEASURES", "Label", "Measure", "Task", "surface_measures", "surface_measures_are_there"]
 
 Label = int | tuple[int, ...]
@@ -74,7 +76,20 @@ class Task:
         return [name for name, measure in MEASURES.items() if self.surfaces or not measure.on_surfaces]
 
     def measure(self, truth: Path, prediction: Path) -> dict[str, dict[str, float]]:
-        """Class -> measure -> value, and its sizes in truth and prediction (area or volume) as size_truth, size."""
+        """Class -> measure -> value, and its sizes in truth and prediction (area or volume) as size_truth, size.
+
+        Raises:
+            HRMedSegError: one of the two files cannot be read, or they are of different sizes.
+        """
+        try:
+            return self._measure(truth, prediction)
+        except Exception as error:  # readers and metrics raise what they like, and name no file
+            raise HRMedSegError(
+                f"{prediction} cannot be measured against {truth} ({type(error).__name__}: {error}). Is it damaged, or "
+                "of another size?"
+            ) from error
+
+    def _measure(self, truth: Path, prediction: Path) -> dict[str, dict[str, float]]:
         labels = list(self.classes.values())
         counted = compute_metrics(str(truth), str(prediction), self.reader, labels, self.ignore_label)["metrics"]
         (reference, properties), (predicted, _) = (self.reader.read_seg(str(file)) for file in (truth, prediction))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nnunet_hrmedseg.errors import HRMedSegError, some
 
-__all__ = ["Model", "ensembles", "prediction_folder", "trained_models"]
+__all__ = ["Model", "ensembles", "files_by_case", "prediction_folder", "trained_models"]
 
 ALL = "all"  # nnU-Net's name of the fold that is everything
 
@@ -62,7 +62,7 @@ def trained_models(
         notes = []
         for fold_folder in sorted(folder.glob("fold_*")):
             fold = fold_folder.name.removeprefix("fold_")
-            predictions = _predictions(fold_folder / "validation", file_ending)
+            predictions = files_by_case(fold_folder / "validation", file_ending)
             if fold == ALL:
                 notes.append("fold_all is validated on its own training images and is left out")
             elif predictions:
@@ -80,7 +80,7 @@ def ensembles(results: Path, file_ending: str) -> list[Model]:
     for folder in sorted((results / "ensembles").glob("ensemble___*")):
         *members, folds = folder.name.removeprefix("ensemble___").split("___")
         name = "ensemble of " + " and ".join(members)
-        models.append(Model(name, {tuple(folds.split("_")): _predictions(folder, file_ending)}))
+        models.append(Model(name, {tuple(folds.split("_")): files_by_case(folder, file_ending)}))
     return models
 
 
@@ -94,18 +94,17 @@ def prediction_folder(given: str, file_ending: str) -> Model:
     folder = Path(path if separator else given)
     if not folder.is_dir():
         raise HRMedSegError(f"--predictions {given}: there is no folder {folder}.")
-    files = _predictions(folder, file_ending)
+    files = files_by_case(folder, file_ending)
     if not files:
         there = some(sorted(file.name for file in folder.iterdir())) or "nothing"
         raise HRMedSegError(f"--predictions {given}: no file ends in {file_ending} there (there is {there}).")
     return Model(name if separator else folder.name, {(ALL,): files})
 
 
-def _predictions(folder: Path, file_ending: str) -> dict[str, Path]:
-    if not folder.is_dir():
-        return {}
-    files = sorted(file for file in folder.iterdir() if file.name.endswith(file_ending))
-    return {file.name[: -len(file_ending)]: file for file in files}
+def files_by_case(folder: Path, file_ending: str) -> dict[str, Path]:
+    """The files of a folder with this ending, by their names without it; none where there is no folder."""
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {file.name[: -len(file_ending)]: file for file in files if file.name.endswith(file_ending)}
 
 
 def _by_number(fold: str) -> tuple[int, str]:

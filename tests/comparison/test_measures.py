@@ -10,6 +10,7 @@ from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from PIL import Image
 
 from nnunet_hrmedseg.comparison.measures import Task, surface_measures
+from nnunet_hrmedseg.errors import HRMedSegError
 
 LABELS = {"channel_names": {"0": "grey"}, "file_ending": ".png", "numTraining": 1}
 
@@ -123,6 +124,16 @@ def test_dice_and_iou_are_nnunets_to_the_last_digit(tmp_path: Path) -> None:
         assert measured[name]["size_truth"] == own[label]["n_ref"]
     assert task.unit == "px"
     assert task.measures == ["Dice", "IoU"]
+
+
+@pytest.mark.parametrize("content", ["damaged", "of another size"])
+def test_a_prediction_that_cannot_be_measured_is_named(tmp_path: Path, content: str) -> None:
+    truth, prediction = files(tmp_path, np.ones((8, 8)), np.ones((9, 8)))
+    if content == "damaged":
+        prediction.write_bytes(b"no image")
+    task = Task.of_dataset({**LABELS, "labels": {"background": 0, "a": 1}}, truth, 2.0, surfaces=False)
+    with pytest.raises(HRMedSegError, match=r"1\.png cannot be measured against .*0\.png"):
+        task.measure(truth, prediction)
 
 
 def test_regions_and_the_ignore_label(tmp_path: Path) -> None:

@@ -1,0 +1,106 @@
+"""What the command line of `hrmedseg compare` points at: a data set's trained models, or folders of predictions."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+
+from nnunet_hrmedseg.comparison.missing import train_missing
+from nnunet_hrmedseg.comparison.models import Model, ensembles, files_by_case, prediction_folder, trained_models
+from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.plans.raw_cases import find_raw_cases
+
+__all__ = ["Given", "given_by"]
+
+
+@dataclass
+class Given:
+    """Models to compare, and what their cases are measured and shown with."""
+
+    name: str  # of the data set
+    dataset_json: dict[str, Any]
+    models: list[Model]
+    truth: dict[str, Path]  # case -> reference segmentation
+    images: dict[str, list[Path]]  # case -> its channels
+
+
+def given_by(args: argparse.Namespace) -> Given:
+    """Find it, and with --train make what is missing of it.
+
+    Raises:
+        HRMedSegError: nothing is there, or arguments that do not go together.
+    """
+    if args.predictions:
+        given = _from_folders(args)
+    else:
+        name = _dataset_name(args.dataset)
+        if args.train:
+            train_missing(args, name)
+        given = _from_results(args, name)
+    if not given.models:
+        raise HRMedSegError(f"There is no trained model of {given.name} with a validated fold to compare.")
+    return given
+
+
+def _dataset_name(given: str | None) -> str:
+    if not given:
+        raise HRMedSegError(
+            "Say what to compare: -d DATASET, or --predictions NAME=FOLDER ... with --truth and -djfile."
+        )
+    if nnUNet_results.get() is None:
+        raise HRMedSegError("The environment variable nnUNet_results is not set: that is where trained models are.")
+    try:
+        return maybe_convert_to_dataset_name(int(given) if given.isdigit() else given)
+    except RuntimeError as error:
+        raise HRMedSegError(f"-d {given}: {error}") from None
+
+
+def _from_results(args: argparse.Namespace, name: str) -> Given:
+    results = nnUNet_results.get()
+    folder = Path(results) / name
+    descriptions = sorted(folder.glob("*__*__*/dataset.json"))
+    if not descriptions:
+        raise HRMedSegError(f"There is no trained model of {name} in {results}.")
+    dataset_json = json.loads(descriptions[0].read_text())
+    ending = dataset_json["file_ending"]
+    models = trained_models(folder, ending, args.tr, args.p, args.c)
+    if not args.no_ensembles and not any((args.tr, args.p, args.c)):
+        models += ensembles(folder, ending)
+    raw, preprocessed = nnUNet_raw.get(), nnUNet_preprocessed.get()
+    truths = [Path(preprocessed) / name / "gt_segmentations"] if preprocessed else []
+    truths += [Path(raw) / name / "labelsTr"] if raw else []
+    truth = next((files for folder in truths if (files := files_by_case(folder, ending))), None)
+    if truth is None:
+        places = " and ".join(map(str, truths)) or "no folder"
+        raise HRMedSegError(f"There are no reference segmentations of {name}; looked in {places}.")
+    cases = find_raw_cases(Path(raw) / name, dataset_json) if raw else None
+    images = {case: [Path(file) for file in files.images] for case, files in (cases or {}).items()}
+    return Given(name, dataset_json, models, truth, images)
+
+
+def _from_folders(args: argparse.Namespace) -> Given:
+    missing = [name for name, value in (("--truth", args.truth), ("-djfile", args.djfile)) if not value]
+    if missing:
+        raise HRMedSegError(f"--predictions needs {' and '.join(missing)} as well.")
+    try:
+        dataset_json = json.loads(Path(args.djfile).read_text())
+        ending = dataset_json["file_ending"]
+    except (OSError, ValueError, KeyError) as error:
+        raise HRMedSegError(
+            f"-djfile {args.djfile} is no dataset.json of nnU-Net: {type(error).__name__} {error}"
+        ) from None
+    models = [prediction_folder(given, ending) for given in args.predictions]
+    names = [model.name for model in models]
+    if len(set(names)) < len(names):
+        raise HRMedSegError(f"--predictions {' '.join(names)}: two have the same name. Name them: NAME=FOLDER.")
+    images: dict[str, list[Path]] = {}
+    for channel, file in sorted(files_by_case(Path(args.images), ending).items()) if args.images else ():
+        images.setdefault(channel[:-5], []).append(file)
+    name = args.dataset or Path(args.djfile).resolve().parent.name
+    return Given(name, dataset_json, models, files_by_case(Path(args.truth), ending), images)

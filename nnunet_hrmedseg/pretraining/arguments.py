@@ -47,9 +47,15 @@ def add_distill_arguments(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument(
         "--normalization",
         choices=("zscore", "imagenet"),
-        default="zscore",
-        help="of the student's images: nnU-Net's for natural images, or ImageNet's mean and deviation (as the papers, "
-        "and as SAM's decoder expects it in the promptable networks) [default: %(default)s]",
+        default=None,
+        help="of the student's images: nnU-Net's for natural images, or ImageNet's mean and deviation, as the papers "
+        "[default: zscore; imagenet with --promptable]",
+    )
+    recipe.add_argument(
+        "--promptable",
+        action="store_true",
+        help="for hrmedseg segment: images are put on the canvas as the teacher's own predictor does (SAM: padded), "
+        "and SAM2's levels at 1/4 and 1/8 are learned as well",
     )
     _add_run_arguments(parser)
 

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.pretraining.fitting import fitted
 from nnunet_hrmedseg.pretraining.image_sources import ImageCollection
 from nnunet_hrmedseg.pretraining.stored_images import reason as reason_of
 
@@ -35,27 +35,28 @@ class CanvasBatch(NamedTuple):
 
 
 class CanvasImages(Dataset):
-    """The images of a collection, resized to the canvas without keeping the aspect ratio: bilinear, anti-aliased.
+    """The images of a collection, resized to the canvas: bilinear, anti-aliased.
 
     For a DataLoader, `collate` is the collate_fn; B is smaller by the broken images of a batch, down to 0.
 
     Args:
         collection: from `find_images`.
         canvas: (H, W) in pixels.
+        fit: "stretch", without keeping the aspect ratio, or "pad"; see `fitting`.
     """
 
-    def __init__(self, collection: ImageCollection, canvas: tuple[int, int]) -> None:
+    def __init__(self, collection: ImageCollection, canvas: tuple[int, int], fit: str = "stretch") -> None:
         self.collection = collection
         self.canvas = canvas
+        self.fit = fit
 
     def __len__(self) -> int:
         return len(self.collection)
 
     def __getitem__(self, index: int) -> CanvasImage:
-        height, width = self.canvas
         stored = self.collection[index]
         try:
-            image = stored.read().resize((width, height), Image.Resampling.BILINEAR).convert("RGB")
+            image = fitted(stored.read(), self.canvas, self.fit)
         except Exception as error:
             return CanvasImage(index, None, reason_of(error))
         return CanvasImage(index, torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous())

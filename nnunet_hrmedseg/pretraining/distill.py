@@ -44,26 +44,30 @@ def distill(args: argparse.Namespace) -> int:
 def _distill(args: argparse.Namespace, group: Processes) -> int:
     folder, canvas = Path(args.output), tuple(args.canvas)
     architecture = encoder_architecture(**{name: getattr(args, name) for name in STUDENT_OPTIONS})
-    torch.manual_seed(args.seed)
-    try:
-        student = Student(architecture, drop_path=args.drop_path)
-    except ValueError as error:
-        raise HRMedSegError(f"No student can be built: {error}.") from error
+    student = _student(args, architecture)
     options = {key: value for key, value in vars(args).items() if key in TEACHER_OPTIONS and value is not None}
     teacher = load_teacher(args.teacher, kind=args.teacher_kind, canvas=canvas, **options).to(group.device)
+    if args.promptable:
+        if canvas[0] != canvas[1]:
+            raise HRMedSegError(f"Promptable networks see a square canvas, not {canvas[0]} x {canvas[1]} pixels.")
+        teacher.give_all_levels()
     teacher_card = teacher.card()
     if teacher.read_by_decoder and teacher.channels != args.decoder_dim:
         raise HRMedSegError(
             f"The teacher's embedding has {teacher.channels} channels and the student's {args.decoder_dim}: a decoder "
             f"that reads the teacher could not read the student. Use --decoder_dim {teacher.channels}."
         )
+    if teacher.fine_channels:
+        architecture["fine_channels"] = list(teacher.fine_channels)
+        student = _student(args, architecture)
+    fit = teacher.fit if args.promptable else "stretch"
 
     collection = find_images(args.images, limit=args.limit)
     for fault in collection.faults:
         group.log(f"Not usable: {fault}")
     training, validation = _split(len(collection), args.val_images, args.seed)
     group.log(f"{len(training):,} images to train on, {len(validation):,} to validate.")
-    images = CanvasImages(collection, canvas)
+    images = CanvasImages(collection, canvas, fit)
 
     def note(text: str) -> None:
         print(text, flush=True)
@@ -71,7 +75,7 @@ def _distill(args: argparse.Namespace, group: Processes) -> int:
             file.write(text.partition(": ")[2] + "\n")
 
     broken = BrokenImages(collection, log=note)
-    cache = _open_cache(args.cache, teacher, teacher_card, collection, canvas, group) if args.cache else None
+    cache = _open_cache(args.cache, teacher, teacher_card, images, group) if args.cache else None
     if cache is not None:
         group.log(cache.describe())
     batches = DistillationBatches(
@@ -94,9 +98,10 @@ def _distill(args: argparse.Namespace, group: Processes) -> int:
         amp=args.amp,
         seed=args.seed,
     )
-    normalize = Normalize({"zscore": "zscore", "imagenet": "mean_std"}[args.normalization])
+    normalization = args.normalization or ("imagenet" if args.promptable else "zscore")
+    normalize = Normalize({"zscore": "zscore", "imagenet": "mean_std"}[normalization])
     started_from = start_from(student, args.start, architecture, normalize) if args.start else None
-    module = Distillation(student, normalize, teacher.channels, exact=teacher.read_by_decoder)
+    module = Distillation(student, normalize, teacher.packed_channels, exact=teacher.read_by_decoder)
     recipe = _recipe(args, teacher, group, started_from)
     identity = {
         "command": "distill",
@@ -104,7 +109,7 @@ def _distill(args: argparse.Namespace, group: Processes) -> int:
         "images": collection.counts,
         "validation_images": len(validation),
         "architecture": architecture,
-        "normalization": args.normalization,
+        "normalization": normalization,
         **recipe,
     }
     begin_run(folder, identity, group, overwrite=args.overwrite)
@@ -130,6 +135,7 @@ def _distill(args: argparse.Namespace, group: Processes) -> int:
             "architecture": architecture,
             "normalization": normalize.card() | _statistics(images, training, normalize),
             "teacher": teacher_card,
+            **({"decoder_id": teacher.decoder_id} if teacher.decoder_id else {}),
             "data": {
                 "sources": _source_names(collection),
                 "training_images": len(training),
@@ -143,16 +149,27 @@ def _distill(args: argparse.Namespace, group: Processes) -> int:
         }
         if broken_lines:
             group.log(f"{len(broken_lines)} broken images were skipped, see {folder / BROKEN}.")
-        write_result(folder, student.state_dict(), card)
+        file = write_result(folder, student.state_dict(), card)
+        if args.promptable:
+            print(f"Segment with it:  hrmedseg segment IMAGE --encoder {file.path} --sam {args.teacher} --box ...")
     return 0
+
+
+def _student(args: argparse.Namespace, architecture: dict[str, Any]) -> Student:
+    torch.manual_seed(args.seed)
+    try:
+        return Student(architecture, drop_path=args.drop_path)
+    except ValueError as error:
+        raise HRMedSegError(f"No student can be built: {error}.") from error
 
 
 def _recipe(
     args: argparse.Namespace, teacher: Teacher, group: Processes, started_from: EncoderFile | None
 ) -> dict[str, Any]:
     """What the card says of the training, and what must be the same when a run goes on."""
+    what = "the embedding, and of each finer level" if teacher.fine_channels else "the embedding"
     return {
-        "objective": "mean squared error of the embedding" + ("" if teacher.read_by_decoder else ", standardised"),
+        "objective": f"mean squared error of {what}" + ("" if teacher.read_by_decoder else ", standardised"),
         "canvas": list(args.canvas),
         "epochs": args.epochs,
         "batch_size": args.batch_size * group.count,
@@ -163,6 +180,7 @@ def _recipe(
         "drop_path": args.drop_path,
         "seed": args.seed,
         "started_from": started_from and started_from.sha256,
+        **({"fit": teacher.fit} if args.promptable else {}),
     }
 
 
@@ -170,18 +188,18 @@ def _open_cache(
     folder: str,
     teacher: Teacher,
     teacher_card: dict[str, Any],
-    collection: ImageCollection,
-    canvas: tuple[int, int],
+    images: CanvasImages,
     group: Processes,
 ) -> EmbeddingCache:
     with torch.no_grad():
-        _, *shape = teacher.embed(torch.zeros(1, 3, *canvas, device=group.device)).shape
+        _, *shape = teacher.embed(torch.zeros(1, 3, *images.canvas, device=group.device)).shape
+    seen_as = "" if images.fit == "stretch" else f", images fitted by {images.fit}"
     return EmbeddingCache(
         Path(folder),
-        teacher_id=repr(sorted((k, str(v)) for k, v in teacher_card.items())),
-        canvas=canvas,
+        teacher_id=repr(sorted((k, str(v)) for k, v in teacher_card.items())) + seen_as,
+        canvas=images.canvas,
         shape=(shape[0], shape[1], shape[2]),
-        identities=collection.identities,
+        identities=images.collection.identities,
     )
 
 

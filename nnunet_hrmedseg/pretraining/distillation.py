@@ -39,10 +39,10 @@ class Distillation(nn.Module):
 
     def __init__(self, student: Student, normalize: Normalize, teacher_channels: int, *, exact: bool) -> None:
         super().__init__()
-        width = student.architecture["decoder_dim"]
+        width = sum(student.level_channels)
         if exact and width != teacher_channels:
             raise ValueError(f"the student gives {width} channels and the teacher {teacher_channels}")
-        self.student, self.normalize = student, normalize
+        self.student, self.normalize, self.exact = student, normalize, exact
         self.adapter: nn.Module = nn.Identity() if exact else nn.Conv2d(width, teacher_channels, kernel_size=1)
         self.mean: Tensor
         self.std: Tensor
@@ -68,7 +68,14 @@ class Distillation(nn.Module):
         if target.shape[2:] != embedding.shape[2:]:
             target = F.interpolate(target, size=embedding.shape[2:], mode="bilinear", align_corners=False)
         target = (target - self.mean[:, None, None]) / self.std[:, None, None]
-        error = (embedding.float() - target).square().mean((1, 2, 3))
+        squares = (embedding.float() - target).square()
+        widths = self.student.level_channels if self.exact else [squares.shape[1]]
+        *finer, error = (level.mean((1, 2, 3)) for level in squares.split(widths, 1))
+        if finer:
+            # each level of SAM2 in its own units would drown the embedding: in those in which it varies as much
+            *of_finer, of_embedding = (level.var().clamp_min(1e-12) for level in target.split(widths, 1))
+            for level, variance in zip(finer, of_finer, strict=True):
+                error = error + level * (of_embedding / variance)
         return (error * weight).sum() / weight.sum().clamp_min(1)
 
 
@@ -153,7 +160,7 @@ class DistillationBatches:
             if not len(indices):
                 images = torch.zeros(1, 3, *self.images.canvas, device=self.group.device)
                 height, width = (side // PATCH_SIZE for side in self.images.canvas)
-                embeddings = images.new_zeros(1, self.embeddings.teacher.channels, height, width)
+                embeddings = images.new_zeros(1, self.embeddings.teacher.packed_channels, height, width)
                 yield images, embeddings, images.new_zeros(1)
                 continue
             flipped = dict(zip(order[batch], flips[batch], strict=True))

@@ -39,6 +39,7 @@ __all__ = [
     "number_of_slices",
     "printable",
     "reason",
+    "scaled_to_uint8",
 ]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -148,7 +149,7 @@ def _decode(file: str | io.BytesIO) -> Image.Image:
         with suppress(Exception):  # a damaged orientation tag is no reason to lose the image
             image = ImageOps.exif_transpose(opened)
         if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            return Image.fromarray(_scaled(np.asarray(image)))
+            return Image.fromarray(scaled_to_uint8(np.asarray(image)))
         return image.convert("L" if image.mode == "L" else "RGB")
 
 
@@ -165,7 +166,7 @@ def _decode_unusual_tif(file: str) -> Image.Image:
         pixels = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., 0]
     if pixels.ndim != 2 and pixels.shape[2:] != (3,):
         raise HRMedSegError(f"it has the shape {pixels.shape}, which is neither a grey nor a colour image")
-    return Image.fromarray(np.ascontiguousarray(pixels if pixels.dtype == np.uint8 else _scaled(pixels)))
+    return Image.fromarray(np.ascontiguousarray(pixels if pixels.dtype == np.uint8 else scaled_to_uint8(pixels)))
 
 
 @lru_cache(maxsize=1)  # the slices of a volume are mostly asked for one after the other
@@ -181,11 +182,11 @@ def case_pixels(case: CaseFiles) -> np.ndarray:
     if all(map(_is_uint8, case.files)) and channels.min() >= 0 and channels.max() <= 255:
         channels = channels.astype(np.uint8)
     else:
-        channels = np.stack([_scaled(channel) for channel in channels])
+        channels = np.stack([scaled_to_uint8(channel) for channel in channels])
     return channels[0] if len(channels) == 1 else np.moveaxis(channels, 0, -1)
 
 
-def _scaled(values: np.ndarray) -> np.ndarray:
+def scaled_to_uint8(values: np.ndarray) -> np.ndarray:
     """Any real dtype and shape -> uint8: the 0.5 and 99.5 percentiles become 0 and 255; what is not a number, 0."""
     values = values.astype(np.float32)
     sample = values[np.isfinite(values)]

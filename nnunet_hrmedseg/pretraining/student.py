@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nnunet_hrmedseg.architectures.fine_levels import FineLevels, pack, packed_channels
 from nnunet_hrmedseg.architectures.lgvit import LGViT
 from nnunet_hrmedseg.architectures.neck import Neck
 from nnunet_hrmedseg.errors import HRMedSegError
@@ -31,8 +32,11 @@ def encoder_architecture(network: str = "HRMedSeg", **changed: Any) -> dict[str,
 class Student(nn.Module):
     """LGViT and neck: image (B, 3, H, W) -> embedding (B, decoder_dim, H/16, W/16).
 
+    With finer levels, what comes out are all of them, packed (see `architectures.fine_levels`).
+
     Args:
-        architecture: as of `encoder_architecture`.
+        architecture: as of `encoder_architecture`; with `fine_channels`, the widths of levels at 1/4 and 1/8, it makes
+            these as well.
         drop_path: stochastic depth while training, see LGViT.
 
     Raises:
@@ -45,13 +49,23 @@ class Student(nn.Module):
         encoder = {name: architecture[name] for name in ENCODER_ARGUMENTS if name != "embed_dim"}
         self.encoder = LGViT(3, architecture["embed_dim"], drop_path=drop_path, **encoder)
         self.neck = Neck(architecture["embed_dim"], architecture["decoder_dim"], architecture["neck"])
+        fine = architecture.get("fine_channels")
+        self.fine_levels = FineLevels(architecture["embed_dim"], tuple(fine)) if fine else None
+        self.level_channels = packed_channels([*(fine or ()), architecture["decoder_dim"]])
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.neck(self.encoder(image))
+        return pack(self.levels(image))
+
+    def levels(self, image: Tensor) -> list[Tensor]:
+        """The maps from the finest to the embedding, which is the last."""
+        features = self.encoder(image)
+        finer = self.fine_levels(features) if self.fine_levels is not None else ()
+        return [*finer, self.neck(features)]
 
 
 def start_from(module: nn.Module, path: str, architecture: dict[str, Any], normalize: Normalize) -> EncoderFile:
-    """Put the weights of an encoder file into `module.encoder` and `module.neck`.
+    """Put the weights of an encoder file into `module.encoder` and `module.neck`, and into `module.fine_levels` where
+    both have them.
 
     Raises:
         HRMedSegError: the file is missing or damaged, or of another architecture or normalisation.
@@ -59,11 +73,12 @@ def start_from(module: nn.Module, path: str, architecture: dict[str, Any], norma
     file = read_encoder(path)
     theirs = {**file.architecture, "normalization": file.normalization["scheme"]}
     ours = {**architecture, "normalization": normalize.scheme}
-    different = [key for key in ours if theirs.get(key) != ours[key]]
+    different = [key for key in ours if theirs.get(key) != ours[key] and (key != "fine_channels" or key in theirs)]
     if different:
         said = ", ".join(f"{key} {theirs.get(key)} in the file and {ours[key]} here" for key in different)
         raise HRMedSegError(f"The student cannot start from {path}: {said}. Give the student's options as the file's.")
-    module.load_state_dict({**module.state_dict(), **file.state})
+    own = module.state_dict()
+    module.load_state_dict({**own, **{name: value for name, value in file.state.items() if name in own}})
     return file
 
 

@@ -1,6 +1,7 @@
 """Encoder files: the weights of LGViT and neck as safetensors, and a card in JSON beside them.
 
-    my_encoder.safetensors    parameters and buffers under `encoder.` and `neck.`, the names that they have in HRMedSeg
+    my_encoder.safetensors    parameters and buffers under `encoder.` and `neck.`, the names that they have in HRMedSeg;
+                              and under `fine_levels.` where it was made for SAM2's decoder
     my_encoder.json           the card: what network the weights fit, what images it expects, how they were made
 
 Reading one executes nothing that is in it.
@@ -134,7 +135,8 @@ def write_encoder(
 
     Args:
         path: of the safetensors file to be.
-        state: state dict of a network or student; what does not begin with `encoder.` or `neck.` is left out.
+        state: state dict of a network or student; what does not begin with `encoder.`, `neck.` or `fine_levels.` is
+            left out.
         card: must have `architecture` and `normalization`.
         dtype: of the floating-point values in the file.
 
@@ -144,7 +146,7 @@ def write_encoder(
     path = Path(path)
     kept = {}
     for name, value in state.items():
-        if name.startswith(("encoder.", "neck.")):
+        if name.startswith(("encoder.", "neck.", "fine_levels.")):
             kept[name] = value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype).contiguous()
             if not torch.isfinite(kept[name]).all():
                 raise HRMedSegError(f"{name} has values that are not finite as {dtype}: no encoder file was written.")

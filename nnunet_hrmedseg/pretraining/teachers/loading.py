@@ -15,7 +15,7 @@ import torch
 from nnunet_hrmedseg.architectures.lgvit import PATCH_SIZE
 from nnunet_hrmedseg.errors import HRMedSegError, some
 
-__all__ = ["check_canvas", "load_checkpoint", "one_line", "refuse_unknown_options", "sha256_of"]
+__all__ = ["check_canvas", "fingerprint", "load_checkpoint", "one_line", "refuse_unknown_options", "sha256_of"]
 
 GRID = PATCH_SIZE  # pixels of an image per pixel of the student's embedding
 
@@ -67,6 +67,11 @@ def sha256_of(file: Path) -> str:
         while block := opened.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def fingerprint(weight: torch.Tensor) -> str:
+    """A short name of these values, whatever file they lie in."""
+    return hashlib.sha256(weight.detach().cpu().float().contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
 def check_canvas(canvas: tuple[int, int]) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.pretraining.teachers.loading import (
     check_canvas,
+    fingerprint,
     load_checkpoint,
     one_line,
     refuse_unknown_options,
@@ -28,6 +29,7 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 """SAM's own normalisation, RGB in 0..255."""
 
 PREFIX = "image_encoder."
+DECODER_TOKEN = "mask_decoder.iou_token.weight"  # by which a mask decoder is known again
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class SAMTeacher(Teacher):
 
     kind = "sam"
     looks_like = "SAM's original checkpoint, a file ending in .pth, such as sam_vit_h_4b8939.pth"
+    fit = "pad"
     read_by_decoder = True
 
     def __init__(self, file: Path, network: nn.Module, architecture: ViTArchitecture) -> None:
@@ -119,7 +122,10 @@ class SAMTeacher(Teacher):
             network = build_encoder(architecture, weights)
         except RuntimeError as error:
             raise HRMedSegError(f"{path} is damaged or not of SAM: {_all_lines(error)}") from error
-        return cls(path, network, architecture)
+        teacher = cls(path, network, architecture)
+        token = checkpoint.get(DECODER_TOKEN)
+        teacher.decoder_id = fingerprint(token) if isinstance(token, Tensor) else None
+        return teacher
 
     def to(self, device: torch.device) -> SAMTeacher:
         self.network.to(device)

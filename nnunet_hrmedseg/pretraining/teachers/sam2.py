@@ -12,8 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nnunet_hrmedseg.architectures.fine_levels import pack
 from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.pretraining.teachers.loading import check_canvas, one_line, refuse_unknown_options, sha256_of
+from nnunet_hrmedseg.pretraining.teachers.loading import (
+    GRID,
+    check_canvas,
+    fingerprint,
+    one_line,
+    refuse_unknown_options,
+    sha256_of,
+)
 from nnunet_hrmedseg.pretraining.teachers.teacher import Teacher
 
 __all__ = ["SAM2Teacher"]
@@ -99,7 +107,9 @@ class SAM2Teacher(Teacher):
         network, report = loaded
         if report["missing_keys"]:
             raise HRMedSegError(f"{path / WEIGHTS} lacks weights of SAM2: {some(sorted(report['missing_keys']))}.")
-        return cls(path, network.eval().requires_grad_(False))
+        teacher = cls(path, network.eval().requires_grad_(False))
+        teacher.decoder_id = fingerprint(network.mask_decoder.iou_token.weight)
+        return teacher
 
     def to(self, device: torch.device) -> SAM2Teacher:
         self.network.to(device)
@@ -107,7 +117,16 @@ class SAM2Teacher(Teacher):
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
-        return self._levels(images)[-1].float()
+        levels = self._levels(images)
+        if not self.fine_channels:
+            return levels[-1].float()
+        grid = [side // GRID for side in images.shape[2:]]
+        sizes = [[factor * side for side in grid] for factor in (4, 2, 1)]
+        return pack([_resized(level.float(), size) for level, size in zip(levels, sizes, strict=True)])
+
+    def give_all_levels(self) -> None:
+        decoder = self.network.mask_decoder
+        self.fine_channels = decoder.conv_s0.out_channels, decoder.conv_s1.out_channels
 
     def _levels(self, images: Tensor) -> list[Tensor]:
         """The three maps that SAM2's mask decoder reads: 1/4 with 32 channels, 1/8 with 64, 1/16 with 256."""
@@ -134,8 +153,13 @@ class SAM2Teacher(Teacher):
             "sha256": sha256_of(self.folder / WEIGHTS),
             "licence": _licence(self.folder),
             "parameters": parameters,
-            "embedding": f"1/16 level with no_memory_embedding, {self.channels} channels",
+            "embedding": f"1/16 level with no_memory_embedding, {self.channels} channels"
+            + "".join(f"; {at} level, {n} channels" for at, n in zip(("1/4", "1/8"), self.fine_channels, strict=False)),
         }
+
+
+def _resized(level: Tensor, size: list[int]) -> Tensor:
+    return level if list(level.shape[2:]) == size else F.interpolate(level, size, mode="bilinear")
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

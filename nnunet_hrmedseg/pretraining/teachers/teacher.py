@@ -9,6 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from nnunet_hrmedseg.architectures.fine_levels import pack, packed_channels, unpack
+from nnunet_hrmedseg.errors import HRMedSegError
+
 __all__ = ["Teacher"]
 
 
@@ -24,12 +27,19 @@ class Teacher(ABC):
         read_by_decoder: whether a decoder (SAM's prompt-driven one) reads this embedding. Then the student must give
             exactly these numbers, and its width must be `channels`. If not, the student learns the embedding with every
             channel standardised, through a linear map that is thrown away afterwards.
+        fit: how its own predictor puts images on the canvas, a word of `pretraining.fitting`.
+        decoder_id: of that decoder; the same in all files that hold the same one.
+        fine_channels: widths of the levels at 1/4 and 1/8 that the decoder reads as well, once `give_all_levels` was
+            called.
     """
 
     kind: ClassVar[str]
     looks_like: ClassVar[str]
+    fit: ClassVar[str] = "stretch"
     channels: int
     read_by_decoder: bool = False
+    decoder_id: str | None = None
+    fine_channels: tuple[int, ...] = ()
 
     @classmethod
     @abstractmethod
@@ -59,12 +69,36 @@ class Teacher(ABC):
         """RGB images (B, 3, H, W), float32 in 0..1, of the canvas' size -> embedding (B, channels, h, w), float32.
 
         The teacher normalises the images itself. h and w are about H/16 and W/16: where they differ, the embedding is
-        resized. Runs without gradients, under whatever autocast the caller has set.
+        resized. Runs without gradients, under whatever autocast the caller has set. After `give_all_levels` the
+        embedding is packed with the finer levels: (B, packed_channels, h, w).
         """
 
+    def give_all_levels(self) -> None:
+        """From now on `embed` gives everything that the prompt-driven decoder reads.
+
+        Raises:
+            HRMedSegError: there is no such decoder.
+        """
+        if not self.read_by_decoder:
+            raise HRMedSegError(
+                f"Promptable networks take the decoder of SAM or SAM2, and so an encoder that was made from one; a "
+                f"teacher of kind {self.kind} has none. Leave --promptable out, or give a SAM or SAM2."
+            )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Of all levels that `embed` gives, from the finest to the embedding."""
+        return *self.fine_channels, self.channels
+
+    @property
+    def packed_channels(self) -> int:
+        return sum(packed_channels(self.widths))
+
     def flipped(self, embedding: Tensor) -> Tensor:
-        """The embedding (..., channels, h, w) of the image turned left to right, as far as it follows from this one."""
-        return embedding.flip(-1)
+        """The embedding (B, channels, h, w) of the image turned left to right, as far as it follows from this one."""
+        if not self.fine_channels:
+            return embedding.flip(-1)
+        return pack([level.flip(-1) for level in unpack(embedding, self.widths)])
 
     @abstractmethod
     def card(self) -> dict[str, Any]:

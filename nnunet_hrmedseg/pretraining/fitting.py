@@ -1,0 +1,34 @@
+"""How an image of any size is put on the canvas, in the same way when an encoder is made and when it is prompted."""
+
+from __future__ import annotations
+
+from PIL import Image
+
+__all__ = ["FITS", "fitted", "fitted_size"]
+
+FITS = ("stretch", "pad")
+"""stretch: to the canvas' height and width, whatever the aspect ratio. pad: the longer side to the canvas' side, and
+what is left at the bottom or on the right filled with the colour that SAM's normalisation turns into 0, as SAM does."""
+
+PADDING = (124, 116, 104)  # the mean of SAM, and of ImageNet, in whole numbers
+
+
+def fitted_size(size: tuple[int, int], canvas: tuple[int, int], fit: str) -> tuple[int, int]:
+    """Height and width that an image of `size` (H, W) has on the canvas (H, W)."""
+    if fit == "stretch":
+        return canvas
+    scale = min(canvas[0] / size[0], canvas[1] / size[1])
+    # rounded as SAM's ResizeLongestSide; a line of pixels stays
+    height, width = (max(1, int(side * scale + 0.5)) for side in size)
+    return height, width
+
+
+def fitted(image: Image.Image, canvas: tuple[int, int], fit: str) -> Image.Image:
+    """The image in RGB on the canvas (H, W): bilinear, anti-aliased."""
+    height, width = fitted_size((image.height, image.width), canvas, fit)
+    resized = image.resize((width, height), Image.Resampling.BILINEAR).convert("RGB")
+    if (height, width) == tuple(canvas):
+        return resized
+    padded = Image.new("RGB", (canvas[1], canvas[0]), PADDING)
+    padded.paste(resized)
+    return padded

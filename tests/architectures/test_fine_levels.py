@@ -1,0 +1,32 @@
+import pytest
+import torch
+
+from nnunet_hrmedseg.architectures.fine_levels import FineLevels, pack, packed_channels, unpack
+
+
+def test_shapes_and_size():
+    quarter, eighth = FineLevels(24, (4, 8))(torch.randn(2, 24, 3, 5))
+    assert quarter.shape == (2, 4, 12, 20) and eighth.shape == (2, 8, 6, 10)
+    assert sum(p.numel() for p in FineLevels(96).parameters()) == 174_752
+
+
+@pytest.mark.parametrize("widths", [(5,), (4, 8, 16)])
+def test_what_is_packed_comes_out_again(widths):
+    factors = [2**i for i in reversed(range(len(widths)))]
+    levels = [torch.randn(2, width, 2 * f, 3 * f) for width, f in zip(widths, factors, strict=True)]
+    packed = pack(levels)
+    assert packed.shape == (2, sum(packed_channels(widths)), 2, 3)
+    assert all(map(torch.equal, unpack(packed, widths), levels))
+
+
+def test_one_level_is_packed_as_it_is():
+    level = torch.randn(1, 6, 2, 2)
+    assert torch.equal(pack([level]), level)
+
+
+def test_half_precision_outside_its_range():
+    """The encoder's map may exceed what fp16 holds."""
+    levels = FineLevels(8, (4, 8))
+    with torch.autocast("cpu", torch.bfloat16):
+        maps = levels(1e6 * torch.randn(1, 8, 2, 2))
+    assert all(level.isfinite().all() for level in maps)

@@ -10,6 +10,7 @@ from nnunet_hrmedseg.benchmark.arguments import add_benchmark_arguments
 from nnunet_hrmedseg.comparison.arguments import add_compare_arguments
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.pretraining.arguments import add_distill_arguments, add_pretrain_arguments
+from nnunet_hrmedseg.promptable.arguments import add_segment_arguments, add_zeroshot_arguments
 
 __all__ = ["main"]
 
@@ -55,6 +56,16 @@ def main(arguments: list[str] | None = None) -> int:
         "compare", help="trained models of a data set side by side: statistics, cost, and a report to look at"
     )
     add_compare_arguments(compare)
+
+    segment = commands.add_parser(
+        "segment", help="masks from boxes and points, with a distilled encoder and SAM's decoder"
+    )
+    add_segment_arguments(segment)
+
+    zeroshot = commands.add_parser(
+        "zeroshot", help="how well boxes alone segment a labelled data set, beside the whole SAM"
+    )
+    add_zeroshot_arguments(zeroshot)
 
     args = parser.parse_args(arguments)
     try:
@@ -107,6 +118,18 @@ def _compare(args: argparse.Namespace) -> int:
     return compare(args)
 
 
+def _segment(args: argparse.Namespace) -> int:
+    from nnunet_hrmedseg.promptable.segment import segment
+
+    return segment(args)
+
+
+def _zeroshot(args: argparse.Namespace) -> int:
+    from nnunet_hrmedseg.promptable.zeroshot import zeroshot
+
+    return zeroshot(args)
+
+
 _COMMANDS = {
     "doctor": _doctor,
     "link": _link,
@@ -115,6 +138,8 @@ _COMMANDS = {
     "pretrain": _pretrain,
     "benchmark": _benchmark,
     "compare": _compare,
+    "segment": _segment,
+    "zeroshot": _zeroshot,
 }
 
 if __name__ == "__main__":

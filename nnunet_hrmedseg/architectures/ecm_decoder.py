@@ -175,6 +175,6 @@ def refuse_deep_supervision(enabled: bool) -> None:
     """Raises ValueError if deep supervision is asked for."""
     if enabled:
         raise ValueError(
-            "deep_supervision=True: the ECM-Decoder has one output at one resolution and no deep supervision. "
-            "Train with a trainer that has enable_deep_supervision = False, such as nnUNetTrainerHRMedSeg."
+            "deep_supervision=True: this network has one output at one resolution and no deep supervision. Train with "
+            "a trainer that has enable_deep_supervision = False: nnUNetTrainerHRMedSeg, or nnUNetTrainerSegMaFormer."
         )

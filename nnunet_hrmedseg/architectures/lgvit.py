@@ -105,7 +105,7 @@ class LGViT(nn.Module):
 
         grid = x.shape[2], x.shape[3]
         tokens = x.flatten(2).transpose(1, 2)
-        rotation = grid_rotation(*grid, self.embed_dim, device=x.device) if self.rotary else None
+        rotation = grid_rotation(grid, self.embed_dim, device=x.device) if self.rotary else None
         for layer in self.token_interactive:
             tokens = recomputed(layer, tokens, grid, rotation, enabled=self.recompute, random=True)
         return tokens.transpose(1, 2).unflatten(2, grid)

@@ -1,11 +1,14 @@
-"""Rotary position embedding on an image grid, without complex numbers.
+"""Rotary position embedding on the grid of an image or a volume, without complex numbers.
 
 RoFormer (arXiv 2104.09864) turns each pair of neighbouring channels by an angle proportional to the position of its
-token, so that the dot product of two tokens depends on their offset alone. On a grid, the first half of the pairs turns
-with the row and the second half with the column.
+token, so that the dot product of two tokens depends on their offset alone. On a grid the pairs are shared out: on an
+image, the first half of them turns with the row and the second half with the column; on a volume, a third with each of
+z, y and x.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -17,21 +20,26 @@ Rotation = tuple[Tensor, Tensor]
 
 
 def grid_rotation(
-    height: int, width: int, channels: int, *, base: float = 10000.0, device: torch.device | str | None = None
+    grid: Sequence[int], channels: int, *, base: float = 10000.0, device: torch.device | str | None = None
 ) -> Rotation:
-    """Angles of all tokens of a height x width grid in row-major order, as cosine and sine in float32.
+    """Angles of all tokens of a grid in row-major order, as cosine and sine in float32.
 
-    channels: the width C of the tokens, a multiple of 4: C/2 pairs, C/4 frequencies per image axis, which fall
-    geometrically from 1 towards 1/base.
+    Args:
+        grid: tokens along each axis, such as (height, width) or (depth, height, width).
+        channels: the width C of the tokens, a multiple of 2 x axes: C/2 pairs, the same number for each axis, whose
+            frequencies fall geometrically from 1 towards 1/base.
     """
-    if channels % 4:
-        raise ValueError(f"2D rotary positions need a number of channels that is a multiple of 4, got {channels}")
-    frequencies = base ** -(torch.arange(channels // 4, dtype=torch.float32, device=device) / (channels // 4))
-    rows = torch.arange(height, dtype=torch.float32, device=device)[:, None] * frequencies
-    columns = torch.arange(width, dtype=torch.float32, device=device)[:, None] * frequencies
-    angles = torch.cat((rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)), dim=-1).flatten(
-        0, 1
+    axes = len(grid)
+    if channels % (2 * axes):
+        raise ValueError(
+            f"{axes}D rotary positions need a number of channels that is a multiple of {2 * axes}, got {channels}"
+        )
+    pairs = channels // (2 * axes)
+    frequencies = base ** -(torch.arange(pairs, dtype=torch.float32, device=device) / pairs)
+    positions = torch.meshgrid(
+        *(torch.arange(size, dtype=torch.float32, device=device) for size in grid), indexing="ij"
     )
+    angles = torch.cat([position.flatten()[:, None] * frequencies for position in positions], dim=-1)
     return angles.cos(), angles.sin()
 
 

@@ -6,6 +6,8 @@ queries added to themselves as their positional encoding wherever they are compa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -153,10 +155,10 @@ class RandomFourierEncoding(nn.Module):
 
 
 def to_tokens(x: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B, h * w, C)"""
+    """(B, C, h, w) -> (B, h * w, C); or with three axes."""
     return x.flatten(2).transpose(1, 2)
 
 
-def to_map(x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(B, h * w, C) -> (B, C, h, w)"""
+def to_map(x: Tensor, grid: Sequence[int]) -> Tensor:
+    """(B, h * w, C) -> (B, C, h, w); or with three axes."""
     return x.transpose(1, 2).unflatten(2, grid)

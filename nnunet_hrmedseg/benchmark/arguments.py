@@ -4,27 +4,49 @@ from __future__ import annotations
 
 import argparse
 
-__all__ = ["add_benchmark_arguments"]
+__all__ = ["DEFAULTS", "add_benchmark_arguments"]
+
+DEFAULTS: dict[int, dict[str, list[int]]] = {
+    2: {"sizes": [512, 1024, 2048], "training_batch_sizes": [1, 4, 16], "inference_batch_sizes": [1, 8]},
+    3: {"sizes": [64, 128], "training_batch_sizes": [1, 2], "inference_batch_sizes": [1]},
+}
+"""What is measured unless the command line says otherwise, for images and for volumes."""
 
 
 def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dimensions",
+        type=int,
+        choices=(2, 3),
+        default=2,
+        help="2: images, the networks of the configuration 2d; 3: volumes, those of 3d_fullres [default: %(default)s]",
+    )
     parser.add_argument(
         "--networks",
         nargs="+",
         default=None,
         metavar="NAME",
         help="hrmedseg, hrmedseg_frugal, herseg, herseg_frugal, nnunet, resenc, monai_unet, monai_attention_unet, "
-        "monai_unetplusplus, monai_swinunetr [default: all but MONAI's]",
+        "monai_unetplusplus, monai_swinunetr [default: all but MONAI's]; with --dimensions 3: segmaformer, "
+        "segmaformer_frugal, nnunet_3d, resenc_3d [default: all]",
     )
     lists = [
-        ("--sizes", [512, 1024, 2048], "sides of the square images, in pixels"),
-        ("--classes", [2, 14], "numbers of classes"),
-        ("--training_batch_sizes", [1, 4, 16], "batch sizes that memory and step time are measured at"),
-        ("--inference_batch_sizes", [1, 8], "batch sizes that prediction is measured at"),
+        ("sizes", "sides of the square images in pixels, or of the cubes in voxels"),
+        ("training_batch_sizes", "batch sizes that memory and step time are measured at"),
+        ("inference_batch_sizes", "batch sizes that prediction is measured at"),
     ]
-    for name, default, text in lists:
-        shown = " ".join(map(str, default))
-        parser.add_argument(name, nargs="+", type=_positive, default=default, help=f"{text} [default: {shown}]")
+    for name, text in lists:
+        flat, cubes = (" ".join(map(str, DEFAULTS[dimensions][name])) for dimensions in (2, 3))
+        parser.add_argument(
+            f"--{name}",
+            nargs="+",
+            type=_positive,
+            default=None,
+            help=f"{text} [default: {flat}; with --dimensions 3: {cubes}]",
+        )
+    parser.add_argument(
+        "--classes", nargs="+", type=_positive, default=[2, 14], help="numbers of classes [default: 2 14]"
+    )
     parser.add_argument("--channels", type=_positive, default=3, help="of the images [default: %(default)s]")
     parser.add_argument("--repeats", type=_positive, default=5, help="of each timing [default: %(default)s]")
     parser.add_argument(

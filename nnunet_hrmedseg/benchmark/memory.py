@@ -17,7 +17,7 @@ __all__ = ["kept_for_backward", "kept_without_running"]
 def kept_for_backward(network: nn.Module, loss: Callable[[Any, Tensor], Tensor], image: Tensor, target: Tensor) -> int:
     """Bytes that forward pass and loss leave for the backward pass; parameters and buffers are not among them.
 
-    image: (B, C, H, W); target: (B, 1, H, W). Both count where they are kept.
+    image: (B, C, H, W); target: (B, 1, H, W); or with three axes. Both count where they are kept.
     """
     own = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
     kept: dict[int, Tensor] = {}
@@ -31,8 +31,8 @@ def kept_for_backward(network: nn.Module, loss: Callable[[Any, Tensor], Tensor],
     return sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in own)
 
 
-def kept_without_running(trained: Trainable, image_shapes: Sequence[tuple[int, int, int, int]]) -> list[int]:
-    """The same for images of each of these shapes (B, C, H, W), without memory or time: with fake tensors.
+def kept_without_running(trained: Trainable, image_shapes: Sequence[tuple[int, ...]]) -> list[int]:
+    """The same for images of each of these shapes, without memory or time: with fake tensors.
 
     The network can do nothing else afterwards.
     """

@@ -24,9 +24,18 @@ from torch import Tensor, nn
 
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.plans.networks import NETWORKS as OURS
+from nnunet_hrmedseg.plans.networks import SEGMAFORMER
 from nnunet_hrmedseg.trainers.losses import dice_and_cross_entropy, dice_and_focal
 
-__all__ = ["CONTENDERS", "DEFAULT_CONTENDERS", "Contender", "Trainable", "as_nnunet_trains"]
+__all__ = [
+    "CONTENDERS",
+    "DEFAULT_CONTENDERS",
+    "DEFAULT_CONTENDERS_3D",
+    "Contender",
+    "Trainable",
+    "as_nnunet_trains",
+    "nnunet_loss",
+]
 
 
 @dataclass
@@ -47,10 +56,14 @@ class Trainable:
 
 @dataclass(frozen=True)
 class Contender:
-    """A row of the table: what it is called and how it is built for (channels, classes, side of the patch)."""
+    """A row of the table: what it is called and how it is built for (channels, classes, side of the patch).
+
+    The patch is a square, or, with three dimensions, a cube.
+    """
 
     title: str
     build: Callable[[int, int, int], Trainable]
+    dimensions: int = 2
 
 
 def ours(name: str, make_loss: Callable[..., nn.Module], **arguments: Any) -> Callable[[int, int, int], Trainable]:
@@ -65,11 +78,25 @@ def ours(name: str, make_loss: Callable[..., nn.Module], **arguments: Any) -> Ca
     return build
 
 
-def stock(planner: str) -> Callable[[int, int, int], Trainable]:
+def segmaformer(**arguments: Any) -> Callable[[int, int, int], Trainable]:
     def build(channels: int, classes: int, side: int) -> Trainable:
         from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
-        architecture = planned_architecture(planner, side, channels)
+        from nnunet_hrmedseg.plans.segmaformer import segmaformer_shape
+
+        shape = segmaformer_shape([side] * 3, [1.0] * 3)
+        kwargs = {**SEGMAFORMER.arguments, **shape, **arguments}
+        network = get_network_from_plans(SEGMAFORMER.class_path, kwargs, [], channels, classes)
+        return Trainable(network, nnunet_loss(), torch.optim.AdamW(network.parameters(), lr=3e-4))
+
+    return build
+
+
+def stock(planner: str, dimensions: int = 2) -> Callable[[int, int, int], Trainable]:
+    def build(channels: int, classes: int, side: int) -> Trainable:
+        from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+        architecture = planned_architecture(planner, side, channels, dimensions)
         network = get_network_from_plans(
             architecture["network_class_name"],
             architecture["arch_kwargs"],
@@ -85,12 +112,9 @@ def stock(planner: str) -> Callable[[int, int, int], Trainable]:
 
 def as_nnunet_trains(network: nn.Module) -> Trainable:
     """A network with deep supervision, with nnUNetTrainer's loss and optimiser; 2D or 3D."""
-    from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
     from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
-    from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
-    dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}
-    loss = DC_and_CE_loss(dice, {}, dice_class=MemoryEfficientSoftDiceLoss)
+    loss = nnunet_loss()
 
     def deep_loss(logits: Any, target: Tensor) -> Tensor:
         if isinstance(logits, Tensor):
@@ -104,6 +128,15 @@ def as_nnunet_trains(network: nn.Module) -> Trainable:
 
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-2, weight_decay=3e-5, momentum=0.99, nesterov=True)
     return Trainable(network, deep_loss, optimizer, deep_supervision=True)
+
+
+def nnunet_loss() -> nn.Module:
+    """nnUNetTrainer's loss for labels at one resolution: Dice + cross-entropy."""
+    from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+    from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+
+    dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}
+    return DC_and_CE_loss(dice, {}, dice_class=MemoryEfficientSoftDiceLoss)
 
 
 def nearest(target: Tensor, shape: torch.Size) -> Tensor:
@@ -143,6 +176,10 @@ CONTENDERS: dict[str, Contender] = {
     "nnunet": Contender("nnU-Net", stock("ExperimentPlanner")),
     # M and L differ in the GPU memory that they plan for; for the same patch they plan the same network
     "resenc": Contender("nnU-Net ResEnc M, L", stock("nnUNetPlannerResEncL")),
+    "segmaformer": Contender("SegMaFormer", segmaformer(), dimensions=3),
+    "segmaformer_frugal": Contender("SegMaFormer, recompute", segmaformer(recompute=True), dimensions=3),
+    "nnunet_3d": Contender("nnU-Net", stock("ExperimentPlanner", 3), dimensions=3),
+    "resenc_3d": Contender("nnU-Net ResEnc M, L", stock("nnUNetPlannerResEncL", 3), dimensions=3),
     "monai_unet": Contender(
         "MONAI UNet",
         monai(
@@ -172,29 +209,32 @@ CONTENDERS: dict[str, Contender] = {
         ),
     ),
 }
-DEFAULT_CONTENDERS = [name for name in CONTENDERS if not name.startswith("monai")]
+DEFAULT_CONTENDERS = [name for name, row in CONTENDERS.items() if row.dimensions == 2 and not name.startswith("monai")]
+DEFAULT_CONTENDERS_3D = [name for name, row in CONTENDERS.items() if row.dimensions == 3]
 
 
 @cache
-def planned_architecture(planner: str, side: int, channels: int) -> dict[str, Any]:
-    """The `architecture` entry that one of nnU-Net's planners writes for a data set of side x side images."""
+def planned_architecture(planner: str, side: int, channels: int, dimensions: int = 2) -> dict[str, Any]:
+    """The `architecture` entry that one of nnU-Net's planners writes for a data set of side x side images, or cubes."""
     from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner
     from nnunetv2.experiment_planning.experiment_planners.residual_unets import residual_encoder_unet_planners
 
     classes = {**vars(default_experiment_planner), **vars(residual_encoder_unet_planners)}
     cases = 1000
+    flat = dimensions == 2
+    ending = ".png" if flat else ".nii.gz"
     description = {
         "channel_names": {str(channel): f"channel {channel}" for channel in range(channels)},
         "labels": {"background": 0, "foreground": 1},
         "numTraining": cases,
-        "file_ending": ".png",
-        "overwrite_image_reader_writer": "NaturalImage2DIO",
-        "dataset": {"case": {"images": ["case_0000.png"], "label": "case.png"}},
+        "file_ending": ending,
+        "overwrite_image_reader_writer": "NaturalImage2DIO" if flat else "SimpleITKIO",
+        "dataset": {"case": {"images": [f"case_0000{ending}"], "label": f"case{ending}"}},
     }
     intensities = {name: 1.0 for name in ("max", "mean", "median", "min", "percentile_00_5", "percentile_99_5", "std")}
     fingerprint = {
-        "spacings": [[999.0, 1.0, 1.0]] * cases,
-        "shapes_after_crop": [[1, side, side]] * cases,
+        "spacings": [[999.0 if flat else 1.0, 1.0, 1.0]] * cases,
+        "shapes_after_crop": [[1 if flat else side, side, side]] * cases,
         "foreground_intensity_properties_per_channel": {str(channel): intensities for channel in range(channels)},
         "median_relative_size_after_cropping": 1.0,
     }
@@ -218,7 +258,7 @@ def planned_architecture(planner: str, side: int, channels: int) -> dict[str, An
                 os.environ.pop(name, None)
                 if value is not None:
                     os.environ[name] = value
-    configuration = plan["configurations"]["2d"]
-    if list(configuration["patch_size"]) != [side, side]:
-        raise RuntimeError(f"{planner} plans a patch of {configuration['patch_size']} for images of {side} x {side}")
+    configuration = plan["configurations"]["2d" if flat else "3d_fullres"]
+    if list(configuration["patch_size"]) != [side] * dimensions:
+        raise RuntimeError(f"{planner} plans a patch of {configuration['patch_size']} for images of side {side}")
     return configuration["architecture"]

@@ -2,7 +2,7 @@
 
     python -m nnunet_hrmedseg.benchmark.peak CASE CHANNELS PRECISION
 
-CASE is a JSON object with network, size, classes and batch_size. Prints the bytes that the step added.
+CASE is a Case as a JSON object. Prints the bytes that the step added.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 
 from nnunet_hrmedseg.benchmark.networks import CONTENDERS
-from nnunet_hrmedseg.benchmark.run import random_batch, run_once
+from nnunet_hrmedseg.benchmark.run import Case, random_batch, run_once
 
 
 def main() -> None:
-    case, channels, precision = json.loads(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-    trained = CONTENDERS[case["network"]].build(channels, case["classes"], case["size"])
-    image, target = random_batch(case["batch_size"], channels, case["size"], case["classes"], torch.device("cpu"))
+    case, channels, precision = Case(**json.loads(sys.argv[1])), int(sys.argv[2]), sys.argv[3]
+    trained = CONTENDERS[case.network].build(channels, case.classes, case.size)
+    image, target = random_batch(case.image_shape(channels), case.classes, torch.device("cpu"))
     Path("/proc/self/clear_refs").write_text("5")  # the peak (VmHWM) starts anew
     before = resident("VmRSS")
     run_once(trained, image, target, True, precision)

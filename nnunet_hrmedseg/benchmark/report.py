@@ -16,7 +16,9 @@ def table(content: dict[str, Any]) -> str:
     """One table for each size and number of classes; a dash where nothing was measured, with the reason below."""
     parts = [f"{content['machine']}, {content['device']}, {content['precision']}, {content['date']}"]
     for (size, classes), rows in groupby(content["rows"], key=lambda row: (row["size"], row["classes"])):
-        parts.append(f"\n{size} x {size}, {classes} classes\n\n" + _table_of(list(rows)))
+        of_size = list(rows)
+        sides = " x ".join([str(size)] * CONTENDERS[of_size[0]["network"]].dimensions)
+        parts.append(f"\n{sides}, {classes} classes\n\n" + _table_of(of_size))
     return "\n".join(parts) + "\n"
 
 

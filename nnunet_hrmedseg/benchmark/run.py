@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +27,9 @@ from tqdm import tqdm
 
 from nnunet_hrmedseg import __version__
 from nnunet_hrmedseg.architectures.counting import multiply_accumulates, parameters
+from nnunet_hrmedseg.benchmark.arguments import DEFAULTS
 from nnunet_hrmedseg.benchmark.memory import kept_without_running
-from nnunet_hrmedseg.benchmark.networks import CONTENDERS, DEFAULT_CONTENDERS, Trainable
+from nnunet_hrmedseg.benchmark.networks import CONTENDERS, DEFAULT_CONTENDERS, DEFAULT_CONTENDERS_3D, Trainable
 from nnunet_hrmedseg.benchmark.report import table
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.files import write_atomically
@@ -46,6 +48,9 @@ class Case:
     batch_size: int
     training: bool
 
+    def image_shape(self, channels: int) -> tuple[int, ...]:
+        return self.batch_size, channels, *[self.size] * CONTENDERS[self.network].dimensions
+
 
 def benchmark(args: argparse.Namespace) -> int:
     """Measure, print the table, write the JSON file. Returns the exit status.
@@ -53,8 +58,11 @@ def benchmark(args: argparse.Namespace) -> int:
     Raises:
         HRMedSegError: for an unknown network, sizes that it cannot take, or a device that is not there.
     """
-    names = args.networks or DEFAULT_CONTENDERS
-    _check(names, args.sizes, args.device)
+    for name, default in DEFAULTS[args.dimensions].items():
+        if getattr(args, name) is None:
+            setattr(args, name, default)
+    names = args.networks or (DEFAULT_CONTENDERS if args.dimensions == 2 else DEFAULT_CONTENDERS_3D)
+    _check(names, args)
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     rows: list[dict[str, Any]] = []
     for size in args.sizes:
@@ -76,16 +84,25 @@ def benchmark(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check(names: list[str], sizes: list[int], device: str | None) -> None:
+def _check(names: list[str], args: argparse.Namespace) -> None:
+    dimensions = args.dimensions
+    there_are = ", ".join(name for name, row in CONTENDERS.items() if row.dimensions == dimensions)
     unknown = [name for name in names if name not in CONTENDERS]
     if unknown:
-        raise HRMedSegError(f"There is no network {unknown[0]!r} to measure; there are {', '.join(CONTENDERS)}.")
-    wrong = [size for size in sizes if size < 64 or size & (size - 1)]
+        raise HRMedSegError(f"There is no network {unknown[0]!r} to measure; there are {there_are}.")
+    others = [name for name in names if CONTENDERS[name].dimensions != dimensions]
+    if others:
+        raise HRMedSegError(
+            f"The network {others[0]!r} is {CONTENDERS[others[0]].dimensions}D: measure it with --dimensions "
+            f"{CONTENDERS[others[0]].dimensions}. With --dimensions {dimensions} there are {there_are}."
+        )
+    smallest = 64 if dimensions == 2 else 16
+    wrong = [size for size in args.sizes if size < smallest or size & (size - 1)]
     if wrong:
         raise HRMedSegError(
-            f"--sizes {wrong[0]}: the networks halve the image up to ten times; give powers of two from 64."
+            f"--sizes {wrong[0]}: the networks halve the image up to ten times; give powers of two from {smallest}."
         )
-    if device == "cuda" and not torch.cuda.is_available():
+    if args.device == "cuda" and not torch.cuda.is_available():
         raise HRMedSegError("-device cuda: torch finds no CUDA GPU here. Use -device cpu.")
 
 
@@ -95,32 +112,34 @@ def _measure(
     """All rows of one size and number of classes: the networks take turns."""
     rows: dict[Case, dict[str, Any]] = {}
     networks: dict[str, Trainable] = {}
-    for name in tqdm(names, desc=f"{size} x {size}, {classes} classes: counting", leave=False):
+    title = f"{' x '.join([str(size)] * args.dimensions)}, {classes} classes"
+    for name in tqdm(names, desc=f"{title}: counting", leave=False):
         build = CONTENDERS[name].build
         networks[name] = build(args.channels, classes, size)
         networks[name].mode(training=False)
         counts = {
             "parameters": parameters(networks[name].network)["total"],
-            "multiply_accumulates": multiply_accumulates(networks[name].network, (1, args.channels, size, size))[
-                "total"
-            ],
+            "multiply_accumulates": multiply_accumulates(
+                networks[name].network, Case(name, size, classes, 1, False).image_shape(args.channels)
+            )["total"],
         }
         networks[name].network.to(device)
         for training, batch_sizes in ((True, args.training_batch_sizes), (False, args.inference_batch_sizes)):
             for batch_size in batch_sizes:
                 case = Case(name, size, classes, batch_size, training)
                 rows[case] = {**vars(case), **counts}
-        shapes = [(batch_size, args.channels, size, size) for batch_size in args.training_batch_sizes]
+        trainings = [Case(name, size, classes, batch_size, True) for batch_size in args.training_batch_sizes]
+        shapes = [case.image_shape(args.channels) for case in trainings]
         kept = kept_without_running(build(args.channels, classes, size), shapes)
-        for batch_size, of_batch in zip(args.training_batch_sizes, kept, strict=True):
-            rows[Case(name, size, classes, batch_size, True)]["kept_for_backward_bytes"] = of_batch
+        for case, of_batch in zip(trainings, kept, strict=True):
+            rows[case]["kept_for_backward_bytes"] = of_batch
 
     if args.count_only:
         return list(rows.values())
 
     seconds_per_image: dict[tuple[str, bool], float] = {}
     times: dict[Case, list[float]] = {}
-    for case in tqdm(rows, desc=f"{size} x {size}, {classes} classes: first round", leave=False):
+    for case in tqdm(rows, desc=f"{title}: first round", leave=False):
         reason = _too_much(case, rows[case], seconds_per_image, device, args.time_limit)
         if reason:
             rows[case]["left_out"] = reason
@@ -136,7 +155,7 @@ def _measure(
         seconds_per_image[case.network, case.training] = seconds / case.batch_size
         times[case] = []
 
-    for _ in tqdm(range(args.repeats), desc=f"{size} x {size}, {classes} classes: timing", leave=False):
+    for _ in tqdm(range(args.repeats), desc=f"{title}: timing", leave=False):
         for case, seconds_of_case in times.items():
             seconds_of_case.append(_timed(networks[case.network], case, device, args))
     for case, seconds_of_case in times.items():
@@ -192,7 +211,7 @@ def _first(
 
 def _timed(trained: Trainable, case: Case, device: torch.device, args: argparse.Namespace) -> float:
     """Seconds of one training step (forward, loss, backward, optimiser) or one prediction."""
-    image, target = random_batch(case.batch_size, args.channels, case.size, case.classes, device)
+    image, target = random_batch(case.image_shape(args.channels), case.classes, device)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()
@@ -202,11 +221,11 @@ def _timed(trained: Trainable, case: Case, device: torch.device, args: argparse.
     return time.perf_counter() - start
 
 
-def random_batch(
-    batch_size: int, channels: int, size: int, classes: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    image = torch.randn(batch_size, channels, size, size, device=device)
-    return image, torch.randint(0, classes, (batch_size, 1, size, size), dtype=torch.int16, device=device)
+def random_batch(image_shape: Sequence[int], classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """An image of this shape (B, C, H, W) or (B, C, Z, Y, X), and labels for it."""
+    images, _, *size = image_shape
+    image = torch.randn(*image_shape, device=device)
+    return image, torch.randint(0, classes, (images, 1, *size), dtype=torch.int16, device=device)
 
 
 def run_once(trained: Trainable, image: Tensor, target: Tensor, training: bool, precision: str) -> None:

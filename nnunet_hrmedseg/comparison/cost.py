@@ -23,8 +23,9 @@ from torch import nn
 
 from nnunet_hrmedseg.architectures.counting import multiply_accumulates, parameters
 from nnunet_hrmedseg.benchmark.memory import kept_without_running
-from nnunet_hrmedseg.benchmark.networks import Trainable, as_nnunet_trains
+from nnunet_hrmedseg.benchmark.networks import Trainable, as_nnunet_trains, nnunet_loss
 from nnunet_hrmedseg.comparison.budget import BUDGET_FILE
+from nnunet_hrmedseg.trainers.one_output import OneOutputTrainer
 from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSeg
 
 __all__ = ["COUNTED", "FROM_LOGS", "MEASURED", "Cost", "costs"]
@@ -104,7 +105,7 @@ def count(predictor: nnUNetPredictor) -> Cost:
     shape = (1, channels, *patch)
     trainer = recursive_find_trainer_class_by_name(predictor.trainer_name)
     classes = predictor.label_manager.num_segmentation_heads
-    ours = issubclass(trainer, nnUNetTrainerHRMedSeg)
+    ours = issubclass(trainer, OneOutputTrainer)
     network = trainer.build_network_architecture(plans, configuration, channels, classes, not ours)
     return Cost(
         patch_size=patch,
@@ -117,10 +118,13 @@ def count(predictor: nnUNetPredictor) -> Cost:
     )
 
 
-def as_ours_train(trainer: type[nnUNetTrainerHRMedSeg], network: nn.Module) -> Trainable:
-    """The network with the loss that HRMedSeg's trainers train it with."""
-    network.upsample_in_training = False  # type: ignore[assignment]  # as the trainer sets it
-    return Trainable(network, trainer.build_loss(regions=False), torch.optim.Adam(network.parameters()))
+def as_ours_train(trainer: type[OneOutputTrainer], network: nn.Module) -> Trainable:
+    """The network with the loss that its trainer trains it with."""
+    loss = nnunet_loss()
+    if issubclass(trainer, nnUNetTrainerHRMedSeg):
+        network.upsample_in_training = False  # type: ignore[assignment]  # as the trainer sets it
+        loss = trainer.build_loss(regions=False)
+    return Trainable(network, loss, torch.optim.Adam(network.parameters()))
 
 
 def epochs_of_logs(fold_folder: Path) -> tuple[float | None, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["NETWORKS", "Network", "network_name_of"]
+__all__ = ["NETWORKS", "SEGMAFORMER", "Network", "network_name_of"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,28 @@ NETWORKS: dict[str, Network] = {
     "HRMedSeg": Network("nnunet_hrmedseg.architectures.HRMedSeg", _HRMEDSEG),
     "HERSeg": Network("nnunet_hrmedseg.architectures.HERSeg", {**_HRMEDSEG, "neck": "3x3_1x1", "upscaling": "one_4x4"}),
 }
+
+SEGMAFORMER = Network(
+    "nnunet_hrmedseg.architectures.SegMaFormer",
+    {
+        # encoder, stage by stage
+        "embed_dims": [36, 66, 96, 192],
+        "depths": [2, 2, 1, 1],
+        "strides": [[4, 4, 4], [2, 2, 2], [2, 2, 2], [2, 2, 2]],
+        "kernel_sizes": [[7, 7, 7], [3, 3, 3], [3, 3, 3], [3, 3, 3]],
+        "reductions": [[4, 4, 4], [1, 1, 1], [1, 1, 1]],
+        "state_sizes": [8, 4, 4],
+        "expansions": [2, 2, 1],
+        "conv_width": 3,
+        "num_heads": 6,
+        "mlp_ratios": [4, 4, 3, 3],
+        # all-MLP decoder
+        "decoder_dim": 256,
+        # of training, no part of the network
+        "recompute": False,
+    },
+)
+"""The network for volumes; a plan gives it strides, kernels and reductions that follow from spacing and patch size."""
 
 
 def network_name_of(class_path: str | None) -> str | None:

@@ -22,7 +22,15 @@ from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.plans.memory import largest_batch_size
 from nnunet_hrmedseg.plans.networks import NETWORKS, network_name_of
 
-__all__ = ["CANVAS", "PREPROCESSOR", "hrmedseg_plans", "canvas_data_identifier", "is_hrmedseg_configuration"]
+__all__ = [
+    "CANVAS",
+    "DEFAULT_MEMORY_TARGET_GB",
+    "PREPROCESSOR",
+    "canvas_data_identifier",
+    "hrmedseg_plans",
+    "is_hrmedseg_configuration",
+    "resolved_configuration",
+]
 
 CANVAS = (1024, 1024)
 """Height and width that every image is resized to, in pixels (both papers, implementation details)."""
@@ -82,7 +90,9 @@ def hrmedseg_plans(
     Raises:
         HRMedSegError: unknown, 3D or cascaded configuration; a canvas that the network cannot take.
     """
-    resolved = _resolve(plans, configuration)
+    resolved = resolved_configuration(
+        plans, configuration, advice="HRMedSeg is a 2D network: use the configuration 2d."
+    )
     _refuse_what_does_not_fit(resolved, configuration)
     ours = is_hrmedseg_configuration(resolved)
 
@@ -130,6 +140,23 @@ def is_hrmedseg_configuration(configuration: dict[str, Any]) -> bool:
     )
 
 
+def resolved_configuration(plans: dict[str, Any], configuration: str, *, advice: str) -> dict[str, Any]:
+    """The configuration as one flat dict: `inherits_from` followed, formats of older nnU-Net versions converted.
+
+    Raises:
+        HRMedSegError: there is no such configuration; it ends with `advice`.
+    """
+    available = list(plans["configurations"])
+    if configuration not in available:
+        raise HRMedSegError(
+            f"The plans {plans.get('plans_name')!r} have no configuration {configuration!r}; they have {available}. "
+            f"{advice}"
+        )
+    resolved = deepcopy(PlansManager(deepcopy(plans)).get_configuration(configuration).configuration)
+    resolved.pop("inherits_from", None)
+    return resolved
+
+
 def canvas_data_identifier(plans: dict[str, Any], configuration: dict[str, Any]) -> str:
     """Name of the folder of preprocessed data: the canvas and a digest of everything that preprocessing depends on.
 
@@ -155,19 +182,6 @@ def canvas_data_identifier(plans: dict[str, Any], configuration: dict[str, Any])
     return f"HRMedSeg_{height}x{width}_{digest[:8]}"
 
 
-def _resolve(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
-    """The configuration as one flat dict: `inherits_from` followed, formats of older nnU-Net versions converted."""
-    available = list(plans["configurations"])
-    if configuration not in available:
-        raise HRMedSegError(
-            f"The plans {plans.get('plans_name')!r} have no configuration {configuration!r}; they have {available}. "
-            f"HRMedSeg is a 2D network: use the configuration 2d."
-        )
-    resolved = deepcopy(PlansManager(deepcopy(plans)).get_configuration(configuration).configuration)
-    resolved.pop("inherits_from", None)
-    return resolved
-
-
 def _refuse_what_does_not_fit(resolved: dict[str, Any], configuration: str) -> None:
     if resolved.get("previous_stage"):
         raise HRMedSegError(
@@ -179,7 +193,7 @@ def _refuse_what_does_not_fit(resolved: dict[str, Any], configuration: str) -> N
         raise HRMedSegError(
             f"Configuration {configuration!r} is {len(resolved['patch_size'])}D (patch size {resolved['patch_size']}). "
             f"HRMedSeg is a 2D network: use the configuration 2d, which goes through a volume slice by slice, or train "
-            f"{configuration} with a stock nnU-Net trainer."
+            f"{configuration} with -tr nnUNetTrainerSegMaFormer or a stock nnU-Net trainer."
         )
 
 

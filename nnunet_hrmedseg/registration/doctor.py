@@ -118,7 +118,11 @@ def names() -> Iterator[Finding]:
             mend = "hrmedseg link" if fault == _NOT_FOUND else "pip install --force-reinstall nnunet_hrmedseg"
             yield Finding(False, f"{some(of, shown=1)}: {fault}", mend)
         if not faults:
-            yield Finding(True, f"found by nnU-Net's look-up: {len(registered)} {kind}{'s' * (len(registered) > 1)}")
+            base = [name for name in registered if "_" not in name]
+            lengths = f", and {len(registered) - len(base)} of other lengths" if len(registered) > len(base) else ""
+            yield Finding(
+                True, f"found by nnU-Net's look-up: {kind}{'s' * (len(registered) > 1)} {', '.join(base)}{lengths}"
+            )
     if found:
         yield _survive_a_spawned_process(found)
 

@@ -25,6 +25,7 @@ TRAINERS = {
     "nnUNetTrainerHRMedSegScratch": "nnunet_hrmedseg.trainers.trainer",
     "nnUNetTrainerHERSeg": "nnunet_hrmedseg.trainers.trainer",
     "nnUNetTrainerHERSegScratch": "nnunet_hrmedseg.trainers.trainer",
+    "nnUNetTrainerSegMaFormer": "nnunet_hrmedseg.trainers.segmaformer",
 }
 
 REGISTERED = {
@@ -32,7 +33,10 @@ REGISTERED = {
         **TRAINERS,
         **{trainer_variant_name(base, n): "nnunet_hrmedseg.trainers.variants" for base in TRAINERS for n in EPOCHS},
     },
-    "planner": {"nnUNetPlannerHRMedSeg": "nnunet_hrmedseg.plans.planner"},
+    "planner": {
+        "nnUNetPlannerHRMedSeg": "nnunet_hrmedseg.plans.planner",
+        "nnUNetPlannerSegMaFormer": "nnunet_hrmedseg.plans.segmaformer_planner",
+    },
     "preprocessor": {"HRMedSegPreprocessor": "nnunet_hrmedseg.plans.preprocessor"},
 }
 """Kind -> name -> module that defines it."""

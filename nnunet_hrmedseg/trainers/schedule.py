@@ -1,22 +1,20 @@
-"""The learning rate of the papers, stretched over however many epochs are trained."""
+"""The learning rates of the papers, stretched over however many epochs are trained."""
 
 from __future__ import annotations
+
+from math import cos, pi
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-__all__ = ["PaperLRScheduler", "PAPER_DECAY", "PAPER_EPOCHS"]
+__all__ = ["PAPER_DECAY", "PAPER_EPOCHS", "PaperLRScheduler", "WarmupCosineLRScheduler"]
 
 PAPER_DECAY, PAPER_EPOCHS = 0.98, 200
 WARMUP_START = 0.01  # part of the learning rate that the warm-up begins with
 
 
-class PaperLRScheduler(LRScheduler):
-    """lr = initial lr x 0.98^(200 t), where t in [0, 1] is the part of the training that is done.
-
-    Over 200 epochs this is the papers' decay of 0.98 per epoch, in one step per iteration. A shorter or longer training
-    ends at the same learning rate (1.8 % of the first), so `_1epoch` is a small copy of the whole and not its
-    beginning. A linear warm-up over the first iterations lets Adam's running averages settle.
+class FractionalEpochLRScheduler(LRScheduler):
+    """lr = initial lr x a factor of the part of the training that is done, with a linear warm-up in front.
 
     `step(epoch)` takes nnU-Net's current epoch, which may be a fraction.
     """
@@ -26,12 +24,40 @@ class PaperLRScheduler(LRScheduler):
         self.num_epochs, self.warmup_epochs = num_epochs, warmup_epochs
         super().__init__(optimizer)
 
+    def learning_rate(self, initial: float, epoch: float) -> float:
+        """After the warm-up, which multiplies it."""
+        raise NotImplementedError
+
     def step(self, epoch: float | None = None) -> None:
         """Set the learning rates for the (fractional) epoch that begins now; None is epoch 0."""
         epoch = 0.0 if epoch is None else float(epoch)
-        factor = PAPER_DECAY ** (PAPER_EPOCHS * epoch / self.num_epochs)
+        warmup = 1.0
         if epoch < self.warmup_epochs:
-            factor *= WARMUP_START + (1 - WARMUP_START) * epoch / self.warmup_epochs
-        for group, lr in zip(self.optimizer.param_groups, self.initial_lrs, strict=True):
-            group["lr"] = lr * factor
+            warmup = WARMUP_START + (1 - WARMUP_START) * epoch / self.warmup_epochs
+        for group, initial in zip(self.optimizer.param_groups, self.initial_lrs, strict=True):
+            group["lr"] = warmup * self.learning_rate(initial, epoch)
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+
+class PaperLRScheduler(FractionalEpochLRScheduler):
+    """lr = initial lr x 0.98^(200 t), where t in [0, 1] is the part of the training that is done.
+
+    Over 200 epochs this is the papers' decay of 0.98 per epoch, in one step per iteration. A shorter or longer training
+    ends at the same learning rate (1.8 % of the first), so `_1epoch` is a small copy of the whole and not its
+    beginning. A linear warm-up over the first iterations lets Adam's running averages settle.
+    """
+
+    def learning_rate(self, initial: float, epoch: float) -> float:
+        return initial * PAPER_DECAY ** (PAPER_EPOCHS * epoch / self.num_epochs)
+
+
+class WarmupCosineLRScheduler(FractionalEpochLRScheduler):
+    """SegMaFormer's: a linear warm-up, then half a cosine from the initial learning rate to `final_lr`."""
+
+    def __init__(self, optimizer: Optimizer, num_epochs: int, warmup_epochs: float, final_lr: float):
+        self.final_lr = final_lr
+        super().__init__(optimizer, num_epochs, warmup_epochs)
+
+    def learning_rate(self, initial: float, epoch: float) -> float:
+        part = max(0.0, epoch - self.warmup_epochs) / (self.num_epochs - self.warmup_epochs)
+        return self.final_lr + (initial - self.final_lr) * (1 + cos(pi * part)) / 2

@@ -8,13 +8,10 @@ file but `build_network_architecture`.
 
 from __future__ import annotations
 
-import os
-
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg.plans.canvas_data import ensure_canvas_data
@@ -23,7 +20,7 @@ from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 from nnunet_hrmedseg.trainers.batch_augmentation import BatchAugmentation, NotOnBatches
 from nnunet_hrmedseg.trainers.initialization import chosen_encoder, initialize_encoder, record
 from nnunet_hrmedseg.trainers.losses import DiceAndPixelLoss, dice_and_cross_entropy, dice_and_focal
-from nnunet_hrmedseg.trainers.progress import EpochProgress
+from nnunet_hrmedseg.trainers.one_output import OneOutputTrainer
 from nnunet_hrmedseg.trainers.schedule import PaperLRScheduler
 
 __all__ = ["nnUNetTrainerHRMedSeg", "nnUNetTrainerHRMedSegScratch", "nnUNetTrainerHERSeg", "nnUNetTrainerHERSegScratch"]
@@ -31,7 +28,7 @@ __all__ = ["nnUNetTrainerHRMedSeg", "nnUNetTrainerHRMedSegScratch", "nnUNetTrain
 STARTED_FROM = "encoder_started_from"
 
 
-class nnUNetTrainerHRMedSeg(nnUNetTrainer):
+class nnUNetTrainerHRMedSeg(OneOutputTrainer):
     """HRMedSeg (v1): Dice + focal loss, Adam, learning rate x 0.98 per epoch over 200 epochs, nnU-Net's augmentation.
 
     Raises:
@@ -67,11 +64,6 @@ class nnUNetTrainerHRMedSeg(nnUNetTrainer):
         self.initial_lr = 5e-4
         self.weight_decay = 0.0
         self.warmup_iterations = 20
-        self.enable_deep_supervision = False
-        # 3.5 million parameters: a checkpoint every epoch costs less than a second and a kill costs at most one epoch
-        self.save_every = 1
-        self.progress: EpochProgress  # of the epoch that runs
-        self.iteration = 0
         self.continues = False
         self.batch_augmentation: BatchAugmentation | None = None
 
@@ -175,39 +167,11 @@ class nnUNetTrainerHRMedSeg(nnUNetTrainer):
             self.num_val_iterations_per_epoch = min(self.num_val_iterations_per_epoch, -(-passes // self.batch_size))
         return training, validation
 
-    def set_deep_supervision_enabled(self, enabled: bool) -> None:
-        """The network has one output; there is nothing to switch."""
-
-    def plot_network_architecture(self) -> None:
-        """nnU-Net's plot needs a library that no longer works; its failure would be all that the user sees."""
-
-    def on_train_epoch_start(self) -> None:
-        super().on_train_epoch_start()
-        self.iteration = 0
-        self.progress = EpochProgress(
-            f"Epoch {self.current_epoch} of {self.num_epochs}", self.num_iterations_per_epoch, show=self.local_rank == 0
-        )
-
     def train_step(self, batch: dict) -> dict:
-        self.lr_scheduler.step(self.current_epoch + self.iteration / self.num_iterations_per_epoch)
         if self.batch_augmentation is not None:
             on_device = (batch[name].to(self.device, non_blocking=True) for name in ("data", "target"))
             batch["data"], batch["target"] = self.batch_augmentation(*on_device)
-        result = super().train_step(batch)
-        self.iteration += 1
-        self.progress.update(loss=float(result["loss"]))
-        return result
-
-    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
-        self.progress.close()
-        super().on_train_epoch_end(train_outputs)
-
-    def save_checkpoint(self, filename: str) -> None:
-        """As nnU-Net's, but a kill while writing leaves the previous checkpoint whole."""
-        temporary = f"{filename}.incomplete"
-        super().save_checkpoint(temporary)
-        if os.path.isfile(temporary):
-            os.replace(temporary, filename)
+        return super().train_step(batch)
 
 
 class nnUNetTrainerHRMedSegScratch(nnUNetTrainerHRMedSeg):

@@ -71,7 +71,7 @@ def test_equals_literal_equations(rotary, inter_gate, exter_gate):
     x = torch.randn(2, GRID[0] * GRID[1], CHANNELS, dtype=torch.float64)
     rotation = None
     if rotary:
-        cos, sin = grid_rotation(*GRID, CHANNELS)
+        cos, sin = grid_rotation(GRID, CHANNELS)
         rotation = cos.double(), sin.double()
     with torch.no_grad():
         expected = torch.stack([literal(attention, image, rotary) for image in x])

@@ -8,7 +8,12 @@ import pytest
 import torch
 
 from nnunet_hrmedseg.benchmark.memory import kept_for_backward, kept_without_running
-from nnunet_hrmedseg.benchmark.networks import CONTENDERS, DEFAULT_CONTENDERS, planned_architecture
+from nnunet_hrmedseg.benchmark.networks import (
+    CONTENDERS,
+    DEFAULT_CONTENDERS,
+    DEFAULT_CONTENDERS_3D,
+    planned_architecture,
+)
 from nnunet_hrmedseg.benchmark.report import table
 from nnunet_hrmedseg.benchmark.run import random_batch, run_once
 from nnunet_hrmedseg.cli import main
@@ -66,19 +71,22 @@ def test_what_was_left_out_says_why(content):
     assert "HRMedSeg, training at batch 2: left out, would take about 100 s" in text
 
 
-@pytest.mark.parametrize("name", DEFAULT_CONTENDERS)
-def test_counting_without_running_is_counting(name):
+CASES = [(name, (64, 64)) for name in DEFAULT_CONTENDERS] + [(name, (16, 16, 16)) for name in DEFAULT_CONTENDERS_3D]
+
+
+@pytest.mark.parametrize("name, size", CASES)
+def test_counting_without_running_is_counting(name, size):
     build = CONTENDERS[name].build
-    one, counted = kept_without_running(build(3, 4, 64), [(1, 3, 64, 64), (2, 3, 64, 64)])
-    trained = build(3, 4, 64)
+    one, counted = kept_without_running(build(3, 4, size[0]), [(1, 3, *size), (2, 3, *size)])
+    trained = build(3, 4, size[0])
     trained.mode(training=True)
-    assert one < counted == kept_for_backward(trained.network, trained.loss, *random_batch(2, 3, 64, 4, CPU))
+    assert one < counted == kept_for_backward(trained.network, trained.loss, *random_batch((2, 3, *size), 4, CPU))
 
 
-@pytest.mark.parametrize("name", DEFAULT_CONTENDERS)
-def test_a_step_trains_and_a_prediction_does_not(name):
-    trained = CONTENDERS[name].build(1, 3, 64)
-    image, target = random_batch(2, 1, 64, 3, CPU)
+@pytest.mark.parametrize("name, size", CASES)
+def test_a_step_trains_and_a_prediction_does_not(name, size):
+    trained = CONTENDERS[name].build(1, 3, size[0])
+    image, target = random_batch((2, 1, *size), 3, CPU)
     before = [p.detach().clone() for p in trained.network.parameters()]
     run_once(trained, image, target, False, "nnunet")
     assert all(torch.equal(a, b) for a, b in zip(before, trained.network.parameters(), strict=True))
@@ -87,7 +95,27 @@ def test_a_step_trains_and_a_prediction_does_not(name):
     assert sum(changed) > 0.5 * len(changed)  # biases before a norm have no gradient
     trained.mode(training=False)
     with torch.no_grad():
-        assert trained.network(image).shape == (2, 3, 64, 64)  # one output, whatever training had
+        assert trained.network(image).shape == (2, 3, *size)  # one output, whatever training had
+
+
+def test_volumes(tmp_path, capsys):
+    file = tmp_path / "figures.json"
+    sizes = ["--dimensions", "3", "--sizes", "16", "--classes", "2", "--channels", "1", "--training_batch_sizes", "2"]
+    options = ["--networks", "segmaformer", "nnunet_3d", "--count_only", "-o", str(file)]
+    assert main(["benchmark", *sizes, *options]) == 0
+    rows = json.loads(file.read_text())["rows"]
+    assert [(row["network"], row["training"]) for row in rows] == [
+        (name, training) for name in ("segmaformer", "nnunet_3d") for training in (True, False)
+    ]
+    assert all(row["kept_for_backward_bytes"] > 0 for row in rows if row["training"])
+    printed = capsys.readouterr().out
+    assert "16 x 16 x 16, 2 classes" in printed and "| SegMaFormer |" in printed and "| nnU-Net |" in printed
+
+
+def test_the_stock_network_for_volumes_is_that_of_3d_fullres():
+    planned = planned_architecture("ExperimentPlanner", 64, 1, 3)
+    assert planned["arch_kwargs"]["conv_op"].endswith("Conv3d")
+    assert planned["arch_kwargs"]["strides"][1:] == ((2, 2, 2),) * 4
 
 
 def test_stock_networks_are_what_nnunets_planners_write():
@@ -104,6 +132,9 @@ def test_stock_networks_are_what_nnunets_planners_write():
         (["--networks", "hrmedsge"], "no network 'hrmedsge'"),
         (["--sizes", "1000"], "powers of two"),
         (["--sizes", "32"], "powers of two"),
+        (["--networks", "segmaformer"], "'segmaformer' is 3D: measure it with --dimensions 3"),
+        (["--dimensions", "3", "--networks", "nnunet"], "there are segmaformer, segmaformer_frugal, nnunet_3d"),
+        (["--dimensions", "3", "--sizes", "24"], "powers of two from 16"),
     ],
 )
 def test_mistakes_are_said(capsys, arguments, message):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from nnunet_hrmedseg.trainers.schedule import PaperLRScheduler
+from nnunet_hrmedseg.trainers.schedule import PaperLRScheduler, WarmupCosineLRScheduler
 
 
 def _optimizer(*lrs):
@@ -44,3 +44,15 @@ def test_groups_keep_their_ratio_and_report_it():
     first, second = scheduler.get_last_lr()
     assert first == pytest.approx(10 * second)
     assert scheduler.get_last_lr() == [group["lr"] for group in optimizer.param_groups]
+
+
+@pytest.mark.parametrize("epochs", [1, 1000])
+def test_segmaformers_warm_up_and_cosine(epochs):
+    optimizer = _optimizer(3e-4)
+    scheduler = WarmupCosineLRScheduler(optimizer, epochs, warmup_epochs=0.02 * epochs, final_lr=1e-6)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(3e-6)
+    rates = []
+    for part in (0.01, 0.02, 0.51, 1.0):
+        scheduler.step(part * epochs)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.505 * 3e-4, 3e-4, (3e-4 + 1e-6) / 2, 1e-6])

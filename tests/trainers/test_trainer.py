@@ -12,7 +12,7 @@ from nnunet_hrmedseg.architectures import HERSeg, HRMedSeg
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 from nnunet_hrmedseg.pretraining.student import Normalize, Student, encoder_architecture
-from nnunet_hrmedseg.registration.names import EPOCHS
+from nnunet_hrmedseg.registration.names import EPOCHS, TRAINERS
 from nnunet_hrmedseg.trainers import variants
 from nnunet_hrmedseg.trainers.initialization import ENVIRONMENT_VARIABLE
 from nnunet_hrmedseg.trainers.trainer import (
@@ -229,7 +229,7 @@ def test_continuing_restores_weights_epoch_and_plans(dataset):
 
 def test_every_length_is_a_trainer():
     names = set(variants.__all__)
-    assert len(names) == 4 * len(EPOCHS)
+    assert len(names) == len(TRAINERS) * len(EPOCHS)
     for name in names:
         assert getattr(variants, name).__name__ == name
 

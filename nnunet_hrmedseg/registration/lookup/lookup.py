@@ -7,7 +7,7 @@ nnunet_hrmedseg, so a broken installation of it cannot break stock nnU-Net.
 
 
 def __getattr__(name: str):
-    if "HRMedSeg" not in name and "HERSeg" not in name:
+    if not any(ours in name for ours in ("HRMedSeg", "HERSeg", "SegMaFormer")):
         raise AttributeError(name)
     from importlib import import_module
 

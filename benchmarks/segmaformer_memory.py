@@ -1,0 +1,126 @@
+"""Peak memory of one training step of SegMaFormer, counted tensor by tensor, beside the estimate of the plans.
+
+    python -m benchmarks.segmaformer_memory          prints the table, writes results/segmaformer_memory.json
+    python -m benchmarks.segmaformer_memory --fit    prints coefficients for plans/segmaformer_memory.py from that file
+
+Counted as in training_memory.py, with nnU-Net's loss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from datetime import date
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.training_memory import LiveBytes
+from nnunet_hrmedseg.architectures import SegMaFormer
+from nnunet_hrmedseg.benchmark.networks import nnunet_loss
+from nnunet_hrmedseg.plans.networks import SEGMAFORMER
+from nnunet_hrmedseg.plans.segmaformer import segmaformer_shape
+from nnunet_hrmedseg.plans.segmaformer_memory import (
+    BYTES_PER_PARAMETER,
+    CHANNELS,
+    PARAMETERS,
+    tokens_of_stages,
+    training_memory_gb,
+)
+
+DEFAULTS = {"patch": (64, 64, 64), "spacing": (1, 1, 1), "batch_size": 1, "classes": 3, "channels": 1}
+ROWS = [
+    {},
+    {"classes": 2},
+    {"classes": 8},
+    {"classes": 20},
+    {"channels": 4},
+    {"batch_size": 2},
+    {"patch": (64, 96, 64)},
+    {"patch": (96, 96, 96), "classes": 4},
+    {"patch": (40, 56, 40)},
+    {"patch": (16, 128, 128), "spacing": (8, 1, 1)},
+    {"patch": (20, 128, 96), "spacing": (10, 1.5, 1.5), "classes": 4},
+    {"patch": (32, 96, 96), "spacing": (3, 0.76, 0.76), "classes": 14},
+    {"patch": (12, 96, 96), "spacing": (5, 1, 1), "channels": 2, "batch_size": 2},
+]
+
+
+def counted_gb(row: dict) -> float:
+    """GB (1e9 bytes) that one training step holds at its peak."""
+    shape = segmaformer_shape(row["patch"], row["spacing"])
+    arguments = {**SEGMAFORMER.arguments, **shape, "recompute": row["recompute"]}
+    network = SegMaFormer(row["channels"], row["classes"], **arguments).train()
+    loss = nnunet_loss()
+    parameters = sum(p.numel() * p.element_size() for p in network.parameters())
+    with LiveBytes() as counter:
+        image = torch.rand(row["batch_size"], row["channels"], *row["patch"])
+        target = torch.randint(0, row["classes"], (row["batch_size"], 1, *row["patch"]), dtype=torch.int16)
+        loss(network(image), target).backward()
+    # the gradients are among what was counted
+    return (counter.peak + 3 * parameters) / 1e9
+
+
+def estimated_gb(row: dict) -> float:
+    """The same by the model that the plans use."""
+    return training_memory_gb(
+        row["batch_size"],
+        row["patch"],
+        num_input_channels=row["channels"],
+        num_classes=row["classes"],
+        strides=segmaformer_shape(row["patch"], row["spacing"])["strides"],
+        recompute=row["recompute"],
+    )
+
+
+def fit(rows: list[dict]) -> None:
+    """Least squares of the relative error, for either setting of recompute."""
+    for recompute in (False, True):
+        equations, right = [], []
+        for row in rows:
+            if row["recompute"] is not recompute:
+                continue
+            voxels = prod(row["patch"])
+            first, second, *_ = tokens_of_stages(
+                row["patch"], segmaformer_shape(row["patch"], row["spacing"])["strides"]
+            )
+            terms = np.array([first, second, voxels * row["classes"]])
+            counted = row["counted_gb"] * 1e9
+            known = BYTES_PER_PARAMETER * PARAMETERS + CHANNELS * voxels * row["channels"] * row["batch_size"]
+            equations.append(terms * row["batch_size"] / counted)
+            right.append((counted - known) / counted)
+        solution = np.linalg.lstsq(np.array(equations), np.array(right), rcond=None)[0]
+        print(f"recompute={recompute}:", solution.round(2))
+
+
+def main() -> None:
+    default_output = Path(__file__).parent / "results" / "segmaformer_memory.json"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, default=default_output)
+    parser.add_argument("--fit", action="store_true")
+    args = parser.parse_args()
+    if args.fit:
+        fit(json.loads(args.output.read_text())["rows"])
+        return
+    rows = []
+    print(f"{'':<100} counted GB  estimated GB  ratio")
+    for recompute in (False, True):
+        for changes in ROWS:
+            row = {**DEFAULTS, **changes, "recompute": recompute}
+            counted, estimated = counted_gb(row), estimated_gb(row)
+            rows.append({**row, "counted_gb": round(counted, 4), "estimated_gb": round(estimated, 4)})
+            title = str({**changes, "recompute": recompute})
+            print(f"{title:<100} {counted:10.3f}  {estimated:12.3f}  {estimated / counted:5.2f}", flush=True)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    machine = {"torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine()}
+    args.output.write_text(
+        json.dumps({"date": str(date.today()), **machine, "dtype": "float32", "rows": rows}, indent=1)
+    )
+    print(f"wrote {args.output}")
+
+
+if __name__ == "__main__":
+    main()

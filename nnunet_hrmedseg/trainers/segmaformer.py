@@ -1,0 +1,91 @@
+"""`nnUNetTrainerSegMaFormer`: the light network for volumes, trained on nnU-Net's own 3D plans and data.
+
+The trainer turns the plan that it is given into a SegMaFormer plan before nnU-Net reads it. The plan it trained with
+lies beside the checkpoint, so prediction needs nothing of this file but `build_network_architecture`.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_hrmedseg.architectures.mamba import mamba_kernels
+from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.plans.segmaformer import segmaformer_plans
+from nnunet_hrmedseg.plans.segmaformer_memory import said_in_words
+from nnunet_hrmedseg.trainers.one_output import OneOutputTrainer
+from nnunet_hrmedseg.trainers.schedule import WarmupCosineLRScheduler
+
+__all__ = ["nnUNetTrainerSegMaFormer"]
+
+WARMUP = 20 / 1000  # part of the training: the paper's 20 epochs, of nnU-Net's 1000
+BETAS = (0.9, 0.98)
+FINAL_LR = 1e-6
+
+
+class nnUNetTrainerSegMaFormer(OneOutputTrainer):
+    """SegMaFormer: Dice + cross-entropy, AdamW 3e-4, warm-up, cosine to 1e-6, over nnU-Net's 1000 epochs.
+
+    Loss, augmentation, patch and batch are nnU-Net's.
+
+    Raises:
+        HRMedSegError: a 2D or cascaded configuration, or preprocessed data that is missing.
+    """
+
+    recipe_epochs = 1000
+
+    # exactly nnU-Net's arguments: it records them by name for the checkpoint
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008
+    ):
+        num_classes = PlansManager(plans).get_label_manager(dataset_json).num_segmentation_heads
+        plans = segmaformer_plans(plans, configuration, num_classes=num_classes)
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs = self.recipe_epochs
+        self.initial_lr = 3e-4
+        self.weight_decay = 1e-2
+
+    def initialize(self) -> None:
+        if not os.path.isdir(self.preprocessed_dataset_folder):
+            number, plans = int(self.plans_manager.dataset_name[7:10]), self.plans_manager.plans_name
+            raise HRMedSegError(
+                f"There is no preprocessed data in {self.preprocessed_dataset_folder}. Make it with: "
+                f"nnUNetv2_preprocess -d {number} -plans_name {plans} -c {self.configuration_name}"
+            )
+        super().initialize()
+
+    def _do_i_compile(self) -> bool:
+        # the compiler would fall into pieces around the kernels of mamba_ssm; the scan in torch compiles with the rest
+        return not (self.device.type == "cuda" and mamba_kernels()) and super()._do_i_compile()
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        network = self.configuration_manager.network_arch_init_kwargs
+        words = said_in_words(
+            self.configuration_manager.batch_size,
+            self.configuration_manager.patch_size,
+            recompute=network["recompute"],
+            num_input_channels=self.num_input_channels,
+            num_classes=self.label_manager.num_segmentation_heads,
+            strides=network["strides"],
+        )
+        kernels = self.device.type == "cuda" and mamba_kernels()
+        self.print_to_log_file(words, f"Mamba runs in {'the kernels of mamba_ssm' if kernels else 'plain torch'}.")
+
+    def configure_optimizers(self):
+        decayed: list[torch.nn.Parameter] = []
+        spared: list[torch.nn.Parameter] = []
+        for name, parameter in self.network.named_parameters():
+            # as Mamba's authors train it: its decays and its bypass are no weights to be pulled to 0
+            (spared if name.endswith((".A_log", ".D")) else decayed).append(parameter)
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=self.initial_lr, betas=BETAS, weight_decay=self.weight_decay)
+        return optimizer, WarmupCosineLRScheduler(optimizer, self.num_epochs, WARMUP * self.num_epochs, FINAL_LR)

@@ -1,0 +1,241 @@
+"""SegMaFormer: published counts, any patch, recomputation, precision, what nnU-Net does with a network."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from nnunet_hrmedseg.architectures import SegMaFormer
+from nnunet_hrmedseg.architectures.counting import multiply_accumulates, parameters
+from nnunet_hrmedseg.architectures.two_way_transformer import to_map, to_tokens
+from nnunet_hrmedseg.benchmark.memory import kept_for_backward
+from nnunet_hrmedseg.benchmark.networks import nnunet_loss
+from nnunet_hrmedseg.plans.networks import SEGMAFORMER
+
+MIB = 2**20
+INPUT = (1, 4, 128, 128, 128)
+
+SMALL = {
+    "embed_dims": (12, 14, 12, 24),
+    "state_sizes": (3, 2, 2),
+    "num_heads": 2,
+    "mlp_ratios": (2, 2, 1, 1),
+    "decoder_dim": 20,
+}
+ISOTROPIC = {"strides": ((4, 4, 4), (2, 2, 2), (2, 2, 2), (1, 1, 1))}
+THICK_SLICES = {
+    "strides": ((1, 4, 4), (2, 2, 2), (1, 2, 2), (1, 1, 1)),
+    "kernel_sizes": ((1, 7, 7), (3, 3, 3), (3, 3, 3), (3, 3, 3)),
+    "reductions": ((2, 4, 4), (1, 1, 1), (1, 1, 1)),
+}
+
+
+def small(**arguments) -> SegMaFormer:
+    torch.manual_seed(0)
+    network = SegMaFormer(2, 3, **{**SMALL, **ISOTROPIC, **arguments})
+    for name, parameter in network.named_parameters():
+        if "scale" in name:
+            nn.init.ones_(parameter)  # starts near 0, which would hide the branches
+    return network
+
+
+# ---- published counts ------------------------------------------------------------------------------------------------
+
+
+def decoded_as_the_paper_does(decoder, maps):
+    """Every stage to the finest grid, concatenated, fused by a 1 x 1 x 1 convolution: the decoder's own weights."""
+    projected = [to_map(p(to_tokens(x)), x.shape[2:]) for p, x in zip(decoder.projections, maps, strict=True)]
+    finest = maps[0].shape[2:]
+    same_grid = [F.interpolate(x, size=finest, mode="trilinear", align_corners=False) for x in projected]
+    fused = F.conv3d(torch.cat(same_grid, 1), decoder.fuse.weight[..., None, None, None])
+    return decoder.seg_layers(F.relu(decoder.norm(fused)))
+
+
+def test_published_parameters():
+    counts = parameters(SegMaFormer(4, 3))
+    assert counts == {"total": 2_018_505, "encoder": 1_652_166, "decoder": 366_339}
+    assert counts["total"] / 1e6 == pytest.approx(2.02, rel=0.005)
+
+
+def test_the_reduction_of_the_first_stage_is_among_them():
+    without = SegMaFormer(4, 3, reductions=((1, 1, 1),) * 3)
+    assert parameters(without)["total"] == 2_018_505 - 2 * (36 * 36 * 4**3 + 36 + 2 * 36) == 1_852_401
+
+
+def test_print_multiply_accumulates(capsys):
+    network = SegMaFormer(4, 3)
+    here = multiply_accumulates(network, INPUT)
+    maps = [torch.empty(1, width, *3 * [n], device="meta") for width, n in ((36, 32), (66, 16), (96, 8), (192, 4))]
+    with FlopCounterMode(display=False) as counter:
+        decoded_as_the_paper_does(network.decoder.to("meta"), maps)
+    published = here["encoder"] + counter.get_total_flops() // 2
+    with capsys.disabled():
+        print(
+            f"\nSegMaFormer, 4 channels, 3 classes, 128 x 128 x 128: {parameters(network)['total']:,} parameters "
+            f"(published: 2.02 M). Multiply-accumulates by FlopCounterMode / 2, which counts convolutions and matrix "
+            f"products: {published / 1e9:.2f} G in the paper's order (published: about 15 G), "
+            f"{here['total'] / 1e9:.2f} G as evaluated here (encoder {here['encoder'] / 1e9:.2f}, "
+            f"decoder {here['decoder'] / 1e9:.2f})."
+        )
+    assert published / 1e9 == pytest.approx(12.73, abs=0.01)
+    assert here["total"] / 1e9 == pytest.approx(6.59, abs=0.01)
+
+
+GRIDS = ((6, 8, 4), (3, 4, 2), (3, 2, 1), (3, 2, 1))
+
+
+def test_the_decoder_is_the_papers():
+    decoder = small().double().decoder
+    shapes = [(2, width, *grid) for width, grid in zip(SMALL["embed_dims"], GRIDS, strict=True)]
+    maps = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+    torch.testing.assert_close(decoder(maps), decoded_as_the_paper_does(decoder, maps))
+
+
+# ---- patches ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [ISOTROPIC, THICK_SLICES], ids=["isotropic", "thick slices"])
+@pytest.mark.parametrize("patch", [(16, 32, 32), (17, 31, 40), (5, 33, 50), (1, 20, 20)], ids=str)
+def test_any_patch(shape, patch):
+    network = small(**shape)
+    logits = network(torch.randn(1, 2, *patch))
+    assert logits.shape == (1, 3, *patch)
+    logits.square().mean().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+        # a bias in front of a norm has none
+        assert parameter.grad.any() or name.endswith(("depthwise.bias", "key.bias")), name
+
+
+def test_an_odd_patch_is_padded_and_cropped():
+    network = small().eval()
+    patch = torch.randn(1, 2, 13, 30, 20)
+    padded = F.pad(patch, (0, 12, 0, 2, 0, 3))
+    assert network.multiples == [16, 16, 16]
+    torch.testing.assert_close(network(patch), network(padded)[:, :, :13, :30, :20])
+
+
+def test_the_grids_follow_the_strides():
+    network = small(**THICK_SLICES)
+    assert network.multiples == [2, 16, 16]
+    maps = network.encoder(torch.zeros(1, 2, 4, 32, 48))
+    assert [tuple(x.shape[1:]) for x in maps] == [(12, 4, 8, 12), (14, 2, 4, 6), (12, 2, 2, 3), (24, 2, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"deep_supervision": True}, "no deep supervision"),
+        ({"num_heads": 5}, "cannot be split into 5"),
+        ({"strides": ((4, 4), (2, 2), (2, 2), (2, 2))}, "strides must be 4 triples"),
+        ({"reductions": ((4, 4, 4),)}, "reductions must be 3 triples"),
+        ({"kernel_sizes": ((8, 8, 8), (3, 3, 3), (3, 3, 3), (3, 3, 3))}, "must be odd"),
+    ],
+)
+def test_arguments_that_cannot_be_built(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        small(**arguments)
+
+
+@pytest.mark.parametrize(
+    "shape, message", [((1, 3, 16, 16, 16), "takes volumes of shape"), ((1, 2, 16, 16, 16), "a single token")]
+)
+def test_volumes_that_do_not_fit(shape, message):
+    with pytest.raises(ValueError, match=message):
+        small()(torch.zeros(shape))
+
+
+# ---- training and precision ------------------------------------------------------------------------------------------
+
+
+def test_recomputation_gives_the_same_step():
+    plain, frugal = small(), small(recompute=True)
+    image, target = torch.randn(1, 2, 16, 32, 32), torch.randint(0, 3, (1, 1, 16, 32, 32))
+    loss = nnunet_loss()
+    values = []
+    for network in (plain, frugal):
+        values.append(loss(network(image), target))
+        values[-1].backward()
+    torch.testing.assert_close(values[0], values[1])
+    for (name, expected), parameter in zip(plain.named_parameters(), frugal.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, expected.grad, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_bytes_kept_for_a_patch_of_64():
+    image, target = torch.rand(1, 1, 64, 64, 64), torch.randint(0, 2, (1, 1, 64, 64, 64), dtype=torch.int16)
+    plain, frugal = (kept_for_backward(SegMaFormer(1, 2, recompute=r), nnunet_loss(), image, target) for r in (0, 1))
+    assert 50 * MIB < plain < 70 * MIB
+    assert 5 * MIB < frugal < 0.25 * plain
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 0.1), (torch.float16, 0.02)])
+def test_autocast_is_close_to_float32(dtype, tolerance):
+    network = small()
+    image = torch.randn(1, 2, 16, 32, 32)
+    with torch.no_grad():
+        expected = network(image)
+    with torch.autocast("cpu", dtype):
+        logits = network(image)
+    assert (logits - expected).abs().max() < tolerance * expected.abs().max()
+    logits.float().square().mean().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+
+
+def test_compiles_whole():
+    network = small(recompute=True, depths=(1, 1, 1, 1))
+    image = torch.randn(1, 2, 16, 32, 32)
+    logits = torch.compile(network, backend="eager", fullgraph=True)(image)
+    torch.testing.assert_close(logits, network(image), rtol=1e-4, atol=1e-5)
+    logits.square().mean().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_learns_where_a_ball_is():
+    torch.manual_seed(0)
+    network = SegMaFormer(1, 2, **SMALL, **ISOTROPIC)
+    optimizer, loss = torch.optim.AdamW(network.parameters(), lr=3e-3), nnunet_loss()
+    z, y, x = torch.meshgrid(*(torch.arange(24.0),) * 3, indexing="ij")
+    losses = []
+    for _ in range(30):
+        centre = torch.randint(6, 18, (2, 3))
+        ball = torch.stack([(z - c[0]) ** 2 + (y - c[1]) ** 2 + (x - c[2]) ** 2 < 30 for c in centre])[:, None]
+        value = loss(network(ball + 0.3 * torch.randn(ball.shape)), ball.to(torch.int16))
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        losses.append(value.item())
+    assert sum(losses[-3:]) / 3 < losses[0] - 0.6
+
+
+# ---- nnU-Net ---------------------------------------------------------------------------------------------------------
+
+
+def test_built_from_a_plan_as_nnunet_does():
+    network = get_network_from_plans(SEGMAFORMER.class_path, SEGMAFORMER.arguments, [], 4, 3, deep_supervision=False)
+    assert type(network) is SegMaFormer
+    assert parameters(network)["total"] == 2_018_505
+    network.decoder.deep_supervision = False  # as nnUNetTrainer.set_deep_supervision_enabled does
+    with pytest.raises(ValueError, match="deep_supervision=True"):
+        network.decoder.deep_supervision = True
+
+
+def test_classes_are_in_seg_layers_alone():
+    """nnU-Net leaves these out when it loads weights of another data set."""
+    two, five = (SegMaFormer(1, classes, **SMALL).state_dict() for classes in (2, 5))
+    differing = {name for name in two if two[name].shape != five[name].shape}
+    assert differing == {"decoder.seg_layers.weight", "decoder.seg_layers.bias"}
+
+
+def test_survives_pickling_and_copying():
+    network = small().eval()
+    image = torch.randn(1, 2, 16, 32, 32)
+    expected = network(image)
+    for other in (pickle.loads(pickle.dumps(network)), copy.deepcopy(network)):
+        torch.testing.assert_close(other(image), expected)

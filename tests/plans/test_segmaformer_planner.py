@@ -1,0 +1,78 @@
+"""nnU-Net's planning with SegMaFormer in the place of the U-Net, from a fingerprint."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.plans.networks import SEGMAFORMER
+from nnunet_hrmedseg.plans.segmaformer import segmaformer_plans
+from nnunet_hrmedseg.plans.segmaformer_planner import nnUNetPlannerSegMaFormer
+
+CASES = 20
+
+
+@pytest.fixture
+def dataset(tmp_path, monkeypatch):
+    """Returns a function that writes the fingerprint of a data set with images of one shape and spacing."""
+
+    def write(shape, spacing):
+        ending, reader = (".png", "NaturalImage2DIO") if shape[0] == 1 else (".nii.gz", "SimpleITKIO")
+        description = {
+            "channel_names": {"0": "MR"},
+            "labels": {"background": 0, "organ": 1, "tumour": 2},
+            "numTraining": CASES,
+            "file_ending": ending,
+            "overwrite_image_reader_writer": reader,
+            "dataset": {"case": {"images": [f"case_0000{ending}"], "label": f"case{ending}"}},
+        }
+        fingerprint = {
+            "spacings": [spacing] * CASES,
+            "shapes_after_crop": [shape] * CASES,
+            "foreground_intensity_properties_per_channel": {"0": {"mean": 1.0, "std": 1.0}},
+            "median_relative_size_after_cropping": 1.0,
+        }
+        for name, file, content in (
+            ("nnUNet_raw", "dataset.json", description),
+            ("nnUNet_preprocessed", "dataset_fingerprint.json", fingerprint),
+        ):
+            monkeypatch.setenv(name, str(tmp_path / name))
+            place = tmp_path / name / "Dataset001_Test"
+            place.mkdir(parents=True)
+            (place / file).write_text(json.dumps(content))
+        return tmp_path / "nnUNet_preprocessed" / "Dataset001_Test" / "nnUNetSegMaFormerPlans.json"
+
+    return write
+
+
+def test_thick_slices(dataset):
+    file = dataset([12, 60, 64], [6.0, 1.0, 1.0])
+    returned = nnUNetPlannerSegMaFormer("Dataset001_Test").plan_experiment()
+    plans = json.loads(file.read_text())
+    assert plans == json.loads(json.dumps(returned))
+    assert plans["plans_name"] == "nnUNetSegMaFormerPlans"
+    assert list(plans["configurations"]) == ["3d_fullres"]
+    configuration = plans["configurations"]["3d_fullres"]
+    assert configuration["data_identifier"] == "nnUNetPlans_3d_fullres"
+    assert configuration["patch_size"] == [12, 64, 64]
+    assert configuration["architecture"]["network_class_name"] == SEGMAFORMER.class_path
+    assert configuration["architecture"]["arch_kwargs"]["strides"] == [[1, 4, 4], [2, 2, 2], [1, 2, 2], [1, 1, 1]]
+    assert segmaformer_plans(plans, num_classes=3) == plans  # what the trainer makes of it
+
+
+def test_large_volumes_have_lowres_but_no_cascade(dataset):
+    file = dataset([100, 100, 100], [1.0, 1.0, 1.0])
+    nnUNetPlannerSegMaFormer("Dataset001_Test", gpu_memory_target_in_gb=0.3).plan_experiment()
+    configurations = json.loads(file.read_text())["configurations"]
+    assert set(configurations) == {"3d_fullres", "3d_lowres"}
+    assert configurations["3d_lowres"]["data_identifier"] == "nnUNetSegMaFormerPlans_3d_lowres"
+    assert "next_stage" not in configurations["3d_lowres"]
+
+
+def test_images_are_sent_to_hrmedseg(dataset):
+    file = dataset([1, 64, 64], [999.0, 1.0, 1.0])
+    with pytest.raises(HRMedSegError, match="-pl nnUNetPlannerHRMedSeg"):
+        nnUNetPlannerSegMaFormer("Dataset001_Test").plan_experiment()
+    assert not file.exists()

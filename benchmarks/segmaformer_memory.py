@@ -8,17 +8,12 @@ Counted as in training_memory.py, with nnU-Net's loss.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-from datetime import date
 from math import prod
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.training_memory import LiveBytes
+from benchmarks.training_memory import RESULTS, LiveBytes, measure_or_fit
 from nnunet_hrmedseg.architectures import SegMaFormer
 from nnunet_hrmedseg.benchmark.networks import nnunet_loss
 from nnunet_hrmedseg.plans.networks import SEGMAFORMER
@@ -96,31 +91,6 @@ def fit(rows: list[dict]) -> None:
         print(f"recompute={recompute}:", solution.round(2))
 
 
-def main() -> None:
-    default_output = Path(__file__).parent / "results" / "segmaformer_memory.json"
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, default=default_output)
-    parser.add_argument("--fit", action="store_true")
-    args = parser.parse_args()
-    if args.fit:
-        fit(json.loads(args.output.read_text())["rows"])
-        return
-    rows = []
-    print(f"{'':<100} counted GB  estimated GB  ratio")
-    for recompute in (False, True):
-        for changes in ROWS:
-            row = {**DEFAULTS, **changes, "recompute": recompute}
-            counted, estimated = counted_gb(row), estimated_gb(row)
-            rows.append({**row, "counted_gb": round(counted, 4), "estimated_gb": round(estimated, 4)})
-            title = str({**changes, "recompute": recompute})
-            print(f"{title:<100} {counted:10.3f}  {estimated:12.3f}  {estimated / counted:5.2f}", flush=True)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    machine = {"torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine()}
-    args.output.write_text(
-        json.dumps({"date": str(date.today()), **machine, "dtype": "float32", "rows": rows}, indent=1)
-    )
-    print(f"wrote {args.output}")
-
-
 if __name__ == "__main__":
-    main()
+    every = [{**DEFAULTS, **changes} for changes in ROWS]
+    measure_or_fit(__doc__, RESULTS / "segmaformer_memory.json", every, counted_gb, estimated_gb, fit)

@@ -13,6 +13,7 @@ import argparse
 import json
 import platform
 import weakref
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from nnunet_hrmedseg.plans.memory import (
 )
 from nnunet_hrmedseg.trainers.losses import dice_and_focal
 
+RESULTS = Path(__file__).parent / "results"
 DEFAULTS = {
     "canvas": (512, 512),
     "batch_size": 1,
@@ -140,31 +142,38 @@ def fit(rows: list[dict]) -> None:
         print(f"recompute={recompute}:", np.linalg.lstsq(np.array(equations), np.array(right), rcond=None)[0].round(3))
 
 
-def main() -> None:
-    default_output = Path(__file__).parent / "results" / "training_memory.json"
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, default=default_output)
+def measure_or_fit(
+    description: str,
+    output: Path,
+    rows: Sequence[dict],
+    counted_gb: Callable[[dict], float],
+    estimated_gb: Callable[[dict], float],
+    fit: Callable[[list[dict]], None],
+) -> None:
+    """The command line: count every row with and without recompute, beside the estimate; or --fit the estimate."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, default=output)
     parser.add_argument("--fit", action="store_true")
     args = parser.parse_args()
     if args.fit:
         fit(json.loads(args.output.read_text())["rows"])
         return
-    rows = []
-    print(f"{'':<75} counted GB  estimated GB  ratio")
+    measured = []
+    print(f"{'':<100} counted GB  estimated GB  ratio")
     for recompute in (False, True):
-        for changes in ROWS:
-            row = {**DEFAULTS, **changes, "recompute": recompute}
+        for changes in rows:
+            row = {**changes, "recompute": recompute}
             counted, estimated = counted_gb(row), estimated_gb(row)
-            rows.append({**row, "counted_gb": round(counted, 4), "estimated_gb": round(estimated, 4)})
-            title = str({**changes, "recompute": recompute})
-            print(f"{title:<75} {counted:10.3f}  {estimated:12.3f}  {estimated / counted:5.2f}", flush=True)
+            measured.append({**row, "counted_gb": round(counted, 4), "estimated_gb": round(estimated, 4)})
+            print(f"{row!s:<100} {counted:10.3f}  {estimated:12.3f}  {estimated / counted:5.2f}", flush=True)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     machine = {"torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine()}
     args.output.write_text(
-        json.dumps({"date": str(date.today()), **machine, "dtype": "float32", "rows": rows}, indent=1)
+        json.dumps({"date": str(date.today()), **machine, "dtype": "float32", "rows": measured}, indent=1)
     )
     print(f"wrote {args.output}")
 
 
 if __name__ == "__main__":
-    main()
+    every = [{**DEFAULTS, **changes} for changes in ROWS]
+    measure_or_fit(__doc__, RESULTS / "training_memory.json", every, counted_gb, estimated_gb, fit)

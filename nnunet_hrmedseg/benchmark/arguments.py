@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from nnunet_hrmedseg.argument_types import positive_int
+
 __all__ = ["DEFAULTS", "add_benchmark_arguments"]
 
 DEFAULTS: dict[int, dict[str, list[int]]] = {
@@ -40,15 +42,15 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{name}",
             nargs="+",
-            type=_positive,
+            type=positive_int,
             default=None,
             help=f"{text} [default: {flat}; with --dimensions 3: {cubes}]",
         )
     parser.add_argument(
-        "--classes", nargs="+", type=_positive, default=[2, 14], help="numbers of classes [default: 2 14]"
+        "--classes", nargs="+", type=positive_int, default=[2, 14], help="numbers of classes [default: 2 14]"
     )
-    parser.add_argument("--channels", type=_positive, default=3, help="of the images [default: %(default)s]")
-    parser.add_argument("--repeats", type=_positive, default=5, help="of each timing [default: %(default)s]")
+    parser.add_argument("--channels", type=positive_int, default=3, help="of the images [default: %(default)s]")
+    parser.add_argument("--repeats", type=positive_int, default=5, help="of each timing [default: %(default)s]")
     parser.add_argument(
         "--time_limit",
         type=float,
@@ -71,10 +73,3 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", default="hrmedseg_benchmark.json", help="the figures as JSON [default: %(default)s]"
     )
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value

@@ -1,6 +1,6 @@
 """Dice, IoU, 95 % Hausdorff distance and normalised surface Dice, per case and class.
 
-Dice and IoU are nnU-Net's own (nnunetv2.evaluation), so they agree with its summary.json to the last digit; the surface
+Dice and IoU are nnU-Net's own, counts and formulas, so they agree with its summary.json to the last digit; the surface
 measures are MONAI's. Rules for empty masks:
 
 | truth and prediction | Dice, IoU | NSD | HD95 |
@@ -12,6 +12,7 @@ measures are MONAI's. Rules for empty masks:
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.evaluation.evaluate_predictions import compute_metrics, region_or_label_to_mask
+from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn, region_or_label_to_mask
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
@@ -90,23 +91,31 @@ class Task:
             ) from error
 
     def _measure(self, truth: Path, prediction: Path) -> dict[str, dict[str, float]]:
-        labels = list(self.classes.values())
-        counted = compute_metrics(str(truth), str(prediction), self.reader, labels, self.ignore_label)["metrics"]
         (reference, properties), (predicted, _) = (self.reader.read_seg(str(file)) for file in (truth, prediction))
-        reference, predicted, spacing = reference[0], predicted[0], properties["spacing"]
-        if len(reference) == 1:  # a 2D image; what nnU-Net says of its thickness is no size
-            reference, predicted, spacing = reference[0], predicted[0], spacing[1:]
-        seen = np.ones(reference.shape, bool) if self.ignore_label is None else reference != self.ignore_label
-        element = math.prod(spacing)
+        seen = np.ones(reference[0].shape, bool) if self.ignore_label is None else reference[0] != self.ignore_label
         measured = {}
         for name, label in self.classes.items():
-            of_class = counted[label]
-            measured[name] = {key: float(of_class[key]) for key in ("Dice", "IoU")}
-            measured[name] |= {"size_truth": of_class["n_ref"] * element, "size": of_class["n_pred"] * element}
-            if self.surfaces:
-                masks = [region_or_label_to_mask(image, label) & seen for image in (reference, predicted)]
-                measured[name] |= surface_measures(masks[0], masks[1], spacing, self.tolerance)
+            masks = [region_or_label_to_mask(image[0], label) for image in (reference, predicted)]
+            measured[name] = self.measure_masks(masks[0], masks[1], seen, properties["spacing"])
         return measured
+
+    def measure_masks(
+        self, truth: np.ndarray, predicted: np.ndarray, seen: np.ndarray, spacing: Sequence[float]
+    ) -> dict[str, float]:
+        """The measures of one class, size_truth and size. All masks are boolean (Z, H, W); `seen` is what counts."""
+        if len(truth) == 1:  # a 2D image; what nnU-Net says of its thickness is no size
+            truth, predicted, seen, spacing = truth[0], predicted[0], seen[0], spacing[1:]
+        tp, fp, fn, _ = compute_tp_fp_fn_tn(truth, predicted, ~seen)
+        empty, element = tp + fp + fn == 0, math.prod(spacing)
+        measured = {
+            "Dice": math.nan if empty else float(2 * tp / (2 * tp + fp + fn)),
+            "IoU": math.nan if empty else float(tp / (tp + fp + fn)),
+            "size_truth": (fn + tp) * element,
+            "size": (fp + tp) * element,
+        }
+        return measured | (
+            surface_measures(truth & seen, predicted & seen, spacing, self.tolerance) if self.surfaces else {}
+        )
 
 
 def surface_measures(
@@ -125,10 +134,12 @@ def surface_measures(
         return {"HD95": math.hypot(*(n * s for n, s in zip(truth.shape, spacing, strict=True))), "NSD": 0.0}
     predicted, reference = (torch.from_numpy(np.ascontiguousarray(mask))[None, None] for mask in (prediction, truth))
     sizes = [float(size) for size in spacing]
-    hd95 = compute_hausdorff_distance(predicted, reference, include_background=True, percentile=95, spacing=sizes)
-    nsd = compute_surface_dice(
-        predicted, reference, [tolerance], include_background=True, use_subvoxels=True, spacing=sizes
-    )
+    with warnings.catch_warnings():  # MONAI's, about its own next version
+        warnings.simplefilter("ignore", FutureWarning)
+        hd95 = compute_hausdorff_distance(predicted, reference, include_background=True, percentile=95, spacing=sizes)
+        nsd = compute_surface_dice(
+            predicted, reference, [tolerance], include_background=True, use_subvoxels=True, spacing=sizes
+        )
     return {"HD95": float(hd95), "NSD": float(nsd)}
 
 

@@ -10,7 +10,7 @@ import torch
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 
 from nnunet_hrmedseg.comparison.budget import Budget
-from nnunet_hrmedseg.comparison.train import train_fold
+from nnunet_hrmedseg.comparison.train import is_validated, train_fold
 from nnunet_hrmedseg.errors import HRMedSegError
 
 __all__ = ["train_missing"]
@@ -31,13 +31,14 @@ def train_missing(args: argparse.Namespace, dataset: str) -> None:
     for variable, value in folders.items():
         if value is None:
             raise HRMedSegError(f"--train: the environment variable {variable} is not set.")
+    results = Path(folders["nnUNet_results"]) / dataset
     missing = [
         (trainer, plans, configuration, fold)
         for trainer in args.tr
         for plans in args.p or ["nnUNetPlans"]
         for configuration in args.c or ["2d"]
         for fold in args.f or folds_of_splits(Path(folders["nnUNet_preprocessed"]) / dataset)
-        if not is_validated(Path(folders["nnUNet_results"]) / dataset, trainer, plans, configuration, fold, args.npz)
+        if not is_validated(results / f"{trainer}__{plans}__{configuration}" / f"fold_{fold}" / "validation", args.npz)
     ]
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if missing:
@@ -63,8 +64,3 @@ def folds_of_splits(preprocessed: Path) -> list[str]:
     """Those of splits_final.json; without one nnU-Net makes five when it first trains."""
     file = preprocessed / "splits_final.json"
     return [str(fold) for fold in range(len(json.loads(file.read_text())) if file.is_file() else FOLDS)]
-
-
-def is_validated(results: Path, trainer: str, plans: str, configuration: str, fold: str, npz: bool) -> bool:
-    validation = results / f"{trainer}__{plans}__{configuration}" / f"fold_{fold}" / "validation"
-    return (validation / "summary.json").is_file() and (not npz or any(validation.glob("*.npz")))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from nnunet_hrmedseg.errors import HRMedSegError
 
-__all__ = ["main", "train_fold"]
+__all__ = ["is_validated", "main", "train_fold"]
 
 LINES_SAID = 20  # of what a failed training wrote to its standard error
 
@@ -114,7 +114,7 @@ def _train(args: argparse.Namespace) -> None:
     dataset = maybe_convert_to_dataset_name(int(args.dataset) if args.dataset.isdigit() else args.dataset)
     folder = Path(get_output_folder(dataset, args.tr, args.p, args.configuration, args.fold))
     trained = (folder / "checkpoint_final.pth").is_file()
-    if trained and _validated(folder / "validation", args.npz):
+    if trained and is_validated(folder / "validation", args.npz):
         print(f"{folder} is trained and validated.")
         return
     preprocessed = Path(nnUNet_preprocessed.get(), dataset)
@@ -141,7 +141,8 @@ def _train(args: argparse.Namespace) -> None:
     trainer.perform_actual_validation(args.npz)
 
 
-def _validated(folder: Path, npz: bool) -> bool:
+def is_validated(folder: Path, npz: bool) -> bool:
+    """Whether a fold's validation folder is whole; with `npz`, the probabilities of every case among it."""
     summary = folder / "summary.json"
     if not summary.is_file():
         return False

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from nnunet_hrmedseg.argument_types import not_negative_int, positive_int
+
 __all__ = ["add_distill_arguments", "add_pretrain_arguments"]
 
 
@@ -23,7 +25,7 @@ def add_distill_arguments(parser: argparse.ArgumentParser) -> None:
         help="folders of images, SA-1B shards (sa_*.tar, or a folder of them), nnU-Net raw data sets (folder, name or "
         "number); labels are not needed",
     )
-    parser.add_argument("--limit", type=_positive, default=None, help="use only so many of the images, evenly taken")
+    parser.add_argument("--limit", type=positive_int, default=None, help="use only so many of the images, evenly taken")
     parser.add_argument(
         "--cache", default=None, metavar="FOLDER", help="keep the teacher's embeddings there, in half precision"
     )
@@ -36,13 +38,13 @@ def add_distill_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_student_arguments(parser)
     recipe = parser.add_argument_group("recipe")
-    recipe.add_argument("--epochs", type=_positive, default=20, help="[default: %(default)s]")
-    recipe.add_argument("--batch_size", type=_positive, default=4, help="of each process [default: %(default)s]")
+    recipe.add_argument("--epochs", type=positive_int, default=20, help="[default: %(default)s]")
+    recipe.add_argument("--batch_size", type=positive_int, default=4, help="of each process [default: %(default)s]")
     recipe.add_argument("--lr", type=float, default=1e-3, help="learning rate of Adam [default: %(default)s]")
     recipe.add_argument("--decay", type=float, default=0.98, help="of the rate, per epoch [default: %(default)s]")
     recipe.add_argument("--flip", type=float, default=0.1, help="probability of a flip [default: %(default)s]")
     recipe.add_argument(
-        "--val_images", type=_not_negative, default=64, help="kept back, at most a tenth [default: %(default)s]"
+        "--val_images", type=not_negative_int, default=64, help="kept back, at most a tenth [default: %(default)s]"
     )
     recipe.add_argument(
         "--normalization",
@@ -71,8 +73,8 @@ def add_pretrain_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_student_arguments(parser)
     recipe = parser.add_argument_group("recipe")
-    recipe.add_argument("--image_steps", type=_positive, default=20000, help="[default: %(default)s]")
-    recipe.add_argument("--batch_size", type=_positive, default=8, help="of each process [default: %(default)s]")
+    recipe.add_argument("--image_steps", type=positive_int, default=20000, help="[default: %(default)s]")
+    recipe.add_argument("--batch_size", type=positive_int, default=8, help="of each process [default: %(default)s]")
     recipe.add_argument("--lr", type=float, default=4e-4, help="learning rate of Adam [default: %(default)s]")
     recipe.add_argument(
         "--zoom",
@@ -89,12 +91,12 @@ def add_pretrain_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_student_arguments(parser: argparse.ArgumentParser) -> None:
     student = parser.add_argument_group("student")
     student.add_argument(
-        "--canvas", type=_positive, nargs=2, default=(1024, 1024), metavar=("H", "W"), help="[default: 1024 1024]"
+        "--canvas", type=positive_int, nargs=2, default=(1024, 1024), metavar=("H", "W"), help="[default: 1024 1024]"
     )
     student.add_argument(
         "--start", default=None, metavar="ENCODER", help="start from this encoder file (.safetensors) [default: random]"
     )
-    student.add_argument("--embed_dim", type=_positive, default=96, help="width [default: %(default)s]")
+    student.add_argument("--embed_dim", type=positive_int, default=96, help="width [default: %(default)s]")
     student.add_argument("--depth", type=int, default=10, help="[default: %(default)s]")
     student.add_argument(
         "--neck",
@@ -102,7 +104,7 @@ def _add_student_arguments(parser: argparse.ArgumentParser) -> None:
         default="1x1_3x3",
         help="of HRMedSeg, or of HER-Seg [default: %(default)s]",
     )
-    student.add_argument("--decoder_dim", type=_positive, default=256, help="width after it [default: %(default)s]")
+    student.add_argument("--decoder_dim", type=positive_int, default=256, help="width after it [default: %(default)s]")
     student.add_argument("--drop_path", type=float, default=0.1, help="stochastic depth [default: %(default)s]")
 
 
@@ -115,23 +117,9 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("-device", choices=("cuda", "cpu", "mps"), default=None, help="[default: the best there is]")
     run.add_argument("--no_amp", dest="amp", action="store_false", help="no mixed precision on CUDA")
     run.add_argument(
-        "--workers", type=_not_negative, default=2, help="processes that read images [default: %(default)s]"
+        "--workers", type=not_negative_int, default=2, help="processes that read images [default: %(default)s]"
     )
     run.add_argument("--seed", type=int, default=0, help="[default: %(default)s]")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not positive")
-    return value
-
-
-def _not_negative(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is negative")
-    return value
 
 
 def _magnification(text: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from nnunet_hrmedseg.argument_types import positive_int
 from nnunet_hrmedseg.promptable.prompts import Box, Point, parse_box, parse_point
 
 __all__ = ["add_segment_arguments", "add_zeroshot_arguments"]
@@ -54,7 +55,7 @@ def add_zeroshot_arguments(parser: argparse.ArgumentParser) -> None:
         "-d", "--dataset", required=True, metavar="DATASET", help="nnU-Net raw data set: name, number or folder"
     )
     parser.add_argument("--test", action="store_true", help="imagesTs and labelsTs instead of imagesTr and labelsTr")
-    parser.add_argument("--limit", type=_positive, default=None, help="only so many cases, evenly taken")
+    parser.add_argument("--limit", type=positive_int, default=None, help="only so many cases, evenly taken")
     _add_network_arguments(parser)
     parser.add_argument(
         "--teacher",
@@ -96,7 +97,7 @@ def _add_network_arguments(parser: argparse.ArgumentParser) -> None:
         "--multimask", action="store_true", help="choose the best of three masks for every prompt, not only for points"
     )
     network.add_argument(
-        "--prompts_at_once", type=_positive, default=16, help="less takes less memory [default: %(default)s]"
+        "--prompts_at_once", type=positive_int, default=16, help="less takes less memory [default: %(default)s]"
     )
     network.add_argument("-device", choices=("cuda", "cpu", "mps"), default=None, help="[default: the best there is]")
 
@@ -114,13 +115,6 @@ def _point(text: str) -> Point:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no point: three numbers x,y,label") from None
     return x, y, label
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not positive")
-    return value
 
 
 def _not_negative(text: str) -> float:

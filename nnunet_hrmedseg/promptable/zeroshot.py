@@ -10,9 +10,7 @@ import argparse
 import csv
 import io
 import json
-import warnings
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
@@ -20,11 +18,11 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn, region_or_label_to_mask
+from nnunetv2.evaluation.evaluate_predictions import region_or_label_to_mask
 from scipy import ndimage
 from tqdm import tqdm
 
-from nnunet_hrmedseg.comparison.measures import Task, surface_measures, surface_measures_are_there
+from nnunet_hrmedseg.comparison.measures import Task, surface_measures_are_there
 from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.files import write_atomically
 from nnunet_hrmedseg.plans.raw_cases import find_raw_cases
@@ -88,8 +86,8 @@ def zeroshot(args: argparse.Namespace) -> int:
             for name, predictor in predictors.items():
                 predicted = _predict(predictor, pixels, prompts, masks, args.multimask or None)
                 for category, count in counts.items():
-                    pair = masks[category], predicted[category]
-                    rows.append(Row(name, case, category, count, *_measured(*pair, seen, properties["spacing"], task)))
+                    found = task.measure_masks(masks[category], predicted[category], seen, properties["spacing"])
+                    rows.append(Row(name, case, category, count, found["Dice"], found["IoU"], found.get("HD95")))
     if not rows:
         raise HRMedSegError(f"There is no foreground in the labels of {folder}: nothing to draw boxes around.")
     means = {name: _means(rows, name, list(task.classes)) for name in predictors}
@@ -172,22 +170,6 @@ def _predict(
         for index, mask, _ in predictor.of_prompts(of_slice, multimask):
             predicted[of_slice[index].category][z] |= mask
     return predicted
-
-
-def _measured(
-    truth: np.ndarray, predicted: np.ndarray, seen: np.ndarray, spacing: Sequence[float], task: Task
-) -> tuple[float, float, float | None]:
-    """Dice, IoU and HD95 of masks (Z, H, W), the first not empty, where `seen`."""
-    tp, fp, fn, _ = compute_tp_fp_fn_tn(truth, predicted, ~seen)
-    dice, iou = float(2 * tp / (2 * tp + fp + fn)), float(tp / (tp + fp + fn))
-    if not task.surfaces:
-        return dice, iou, None
-    truth, predicted = truth & seen, predicted & seen
-    if len(truth) == 1:  # a 2D image; what nnU-Net says of its thickness is no size
-        truth, predicted, spacing = truth[0], predicted[0], spacing[1:]
-    with warnings.catch_warnings():  # MONAI's, about its own next version
-        warnings.simplefilter("ignore", FutureWarning)
-        return dice, iou, surface_measures(truth, predicted, spacing, 0.0)["HD95"]
 
 
 def _means(rows: list[Row], network: str, classes: list[str]) -> dict[str, dict[str, float]]:

@@ -16,7 +16,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, 
     write_dataset(tmp_path)
     folder = write_model(tmp_path, "nnUNetTrainer__nnUNetPlans__2d", 0)
     for fold in (0, 1):
-        (folder / f"fold_{fold}" / "validation" / "summary.json").write_text("{}")
+        (folder / f"fold_{fold}" / "validation" / "summary.json").write_text(json.dumps({"metric_per_case": [{}]}))
     for name in ("nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.setenv(name, str(tmp_path / name))
     calls: list[tuple[Any, ...]] = []

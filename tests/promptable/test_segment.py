@@ -18,19 +18,9 @@ from nnunet_hrmedseg.promptable.label_maps import find_objects
 from nnunet_hrmedseg.promptable.networks import load_promptable
 from nnunet_hrmedseg.promptable.predictor import Predictor
 from nnunet_hrmedseg.promptable.prompts import Prompt
-from tests.promptable.tiny_sams import picture, write_sam2, write_sam_pth, write_student
+from tests.promptable.tiny_sams import picture
 
 HEADER = "image,x0,y0,x1,y1,points,class\n"
-
-
-@pytest.fixture(scope="module")
-def networks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("networks")
-    write_sam_pth(folder / "sam.pth")
-    write_student(folder / "student.safetensors")
-    write_sam2(folder / "sam2")
-    write_student(folder / "student2.safetensors", "sam2")
-    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -13,17 +13,6 @@ from nnunet_hrmedseg.cli import main
 from nnunet_hrmedseg.promptable import zeroshot as command
 from nnunet_hrmedseg.promptable.zeroshot import boxes_of, jittered
 from tests.pretraining.tiny_datasets import write_labelled
-from tests.promptable.tiny_sams import write_sam2, write_sam_pth, write_student
-
-
-@pytest.fixture(scope="module")
-def networks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("networks")
-    write_sam_pth(folder / "sam.pth")
-    write_student(folder / "student.safetensors")
-    write_sam2(folder / "sam2")
-    write_student(folder / "student2.safetensors", "sam2")
-    return folder
 
 
 def zeroshot(networks, dataset, output, *options, sam="sam.pth", encoder="student.safetensors"):

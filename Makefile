@@ -1,22 +1,26 @@
 # make demo   install into .venv, train and predict on real images, write hrmedseg_demo/demo.png
-# make test   install into .venv, run all tests
+# make test   install into .venv, run all tests (make test-fast, make test-end-to-end: a part of them)
 # make lint   ruff and mypy
 
 PYTHON ?= python3
 VENV ?= .venv
+TEST_PROCESSES ?= 2
 BIN := $(VENV)/bin
 SOURCES := $(shell find nnunet_hrmedseg -type f -not -name '*.pyc')
 
-.PHONY: demo test test-fast lint format clean
+.PHONY: demo test test-fast test-end-to-end lint format clean
 
 demo: $(VENV)/installed
 	$(BIN)/hrmedseg demo -o hrmedseg_demo --overwrite
 
-test: $(VENV)/installed
-	$(BIN)/python -m pytest tests
+test: test-fast test-end-to-end
 
+# tiny tensors: a process a core is faster than threads
 test-fast: $(VENV)/installed
-	$(BIN)/python -m pytest tests -m "not end_to_end"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m "not end_to_end" -n $(TEST_PROCESSES) --dist loadfile
+
+test-end-to-end: $(VENV)/installed
+	$(BIN)/python -m pytest tests -m end_to_end
 
 lint: $(VENV)/dependencies
 	$(BIN)/ruff check .

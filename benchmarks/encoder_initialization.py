@@ -8,8 +8,9 @@ same images, order and augmentation; Dice is nnU-Net's own validation of the hel
     python benchmarks/encoder_initialization.py prepare  DATA WORK            raw data sets from folders of images
     python benchmarks/encoder_initialization.py pretrain WORK ENCODER         an encoder, supervised on data sets
     python benchmarks/encoder_initialization.py teacher  WORK ENCODER         a ResEnc nnU-Net, trained on the same
-    python benchmarks/encoder_initialization.py distill  DATA WORK ENCODER    an encoder, distilled from it
-    python benchmarks/encoder_initialization.py train    WORK TASK START SEED START: scratch, encoder, distilled, a file
+    python benchmarks/encoder_initialization.py distill  DATA WORK ENCODER    an encoder, distilled from its features
+    python benchmarks/encoder_initialization.py distill_logits DATA WORK ENCODER    ... from what it predicts
+    python benchmarks/encoder_initialization.py train    WORK TASK START SEED START: scratch, one of STARTS, a file
     python benchmarks/encoder_initialization.py table    WORK                 writes results/encoder_initialization.json
     python benchmarks/encoder_initialization.py bundle   WORK                 the encoder that travels with the package
 
@@ -42,6 +43,8 @@ PRETRAINING = "--canvas 256 256 --zoom 0.25 3 --image_steps 16000 --batch_size 8
 TEACHER_SIDE, TEACHER_BATCH_SIZE, TEACHER_EPOCHS, TEACHER_ITERATIONS = 256, 4, 10, 60
 DISTILLATION = "--canvas 256 256 --epochs 8 --batch_size 8 --val_images 32".split()
 SEEDS = (0, 1)
+# how an encoder was made -> what its folder is called after the encoder's name
+STARTS = {"encoder": "", "distilled": "_distilled", "logits": "_logits"}
 
 # number, labels, and how many cases are held out
 DATASETS = {
@@ -237,14 +240,15 @@ def teacher(work: Path, encoder: str) -> None:
     trainer.run_training()
 
 
-def distill(data: Path, work: Path, encoder: str, extra: list[str]) -> None:
+def distill(data: Path, work: Path, encoder: str, start: str, extra: list[str]) -> None:
     trained = work / "nnUNet_results" / teacher_folder(encoder) / "nnUNetTrainer__nnUNetResEncUNetMPlans__2d"
     labelled = [folder_name(name) for name in ENCODERS[encoder]]
     unlabelled = [data / "unlabelled" / name for name in UNLABELLED[encoder]]
-    files = ["--cache", work / "embeddings" / encoder, "-o", work / "encoders" / f"{encoder}_distilled"]
+    files = ["--cache", work / "embeddings" / encoder, "-o", work / "encoders" / f"{encoder}{STARTS[start]}"]
+    target = ["--target", "logits" if start == "logits" else "features"]
     said = ["--name", f"{encoder}: distilled from an nnU-Net trained on labelled data sets", "--data_licence", LICENCES]
     images = ["--images", *labelled, *unlabelled]
-    hrmedseg(work, "distill", "--teacher", trained, *images, *files, *said, *DISTILLATION, *extra)
+    hrmedseg(work, "distill", "--teacher", trained, *target, *images, *files, *said, *DISTILLATION, *extra)
 
 
 def bundle(work: Path) -> None:
@@ -281,9 +285,9 @@ def train(work: Path, task: str, start: str, seed: int) -> None:
     plans["plans_name"] = f"{start.replace('/', '_')}_{seed}"
     configuration = plans["configurations"]["2d"]
     configuration.update(patch_size=[CANVAS, CANVAS], batch_size=BATCH_SIZE)
-    encoders = {"encoder": TASKS[task], "distilled": f"{TASKS[task]}_distilled"}
-    if start in encoders:
-        configuration["encoder_weights"] = str(work / "encoders" / encoders[start] / "encoder.safetensors")
+    if start in STARTS:
+        folder = work / "encoders" / f"{TASKS[task]}{STARTS[start]}"
+        configuration["encoder_weights"] = str(folder / "encoder.safetensors")
     else:
         configuration["encoder_weights"] = "none" if start == "scratch" else start
 
@@ -323,7 +327,7 @@ def table(work: Path) -> None:
     runs = [json.loads(file.read_text()) for file in sorted((work / "runs").glob("*.json"))]
     dice = {(run["task"], run["start"], run["seed"]): run["dice"] for run in runs}
     gains: dict[str, dict[str, float]] = {}
-    for start in ("encoder", "distilled"):
+    for start in STARTS:
         gains[start] = {}
         for task in TASKS:
             seeds = [seed for seed in SEEDS if {(task, "scratch", seed), (task, start, seed)} <= dice.keys()]
@@ -367,6 +371,7 @@ if __name__ == "__main__":
         "pretrain": ["work", "encoder"],
         "teacher": ["work", "encoder"],
         "distill": ["data", "work", "encoder"],
+        "distill_logits": ["data", "work", "encoder"],
         "train": ["work", "task", "start", "seed"],
         "table": ["work"],
         "bundle": ["work"],
@@ -387,7 +392,7 @@ if __name__ == "__main__":
     given = [getattr(args, argument) for argument in takes[args.step]]
     if args.step == "pretrain":
         pretrain(args.work, [folder_name(name) for name in ENCODERS[args.encoder]], args.encoder, more)
-    elif args.step == "distill":
-        distill(*given, more)
+    elif args.step in ("distill", "distill_logits"):
+        distill(*given, "logits" if args.step == "distill_logits" else "distilled", more)
     else:
         {"prepare": prepare, "teacher": teacher, "train": train, "table": table, "bundle": bundle}[args.step](*given)

@@ -1,19 +1,28 @@
-"""What our trainers share: one output, a learning rate that moves with every iteration, progress, whole checkpoints."""
+"""What our trainers share: one output, a learning rate that moves with every iteration, progress, whole checkpoints,
+and a fold that one process at a time trains."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.trainers.progress import EpochProgress
 
 __all__ = ["OneOutputTrainer"]
 
 
 class OneOutputTrainer(nnUNetTrainer):
-    """nnU-Net's trainer for light networks without deep supervision; its scheduler takes fractional epochs."""
+    """nnU-Net's trainer for light networks without deep supervision; its scheduler takes fractional epochs.
+
+    Raises:
+        HRMedSegError: a checkpoint that cannot be read; a fold that another process is training.
+    """
 
     # exactly nnU-Net's arguments: it records them by name for the checkpoint
     def __init__(
@@ -30,12 +39,25 @@ class OneOutputTrainer(nnUNetTrainer):
         self.save_every = 1
         self.progress: EpochProgress  # of the epoch that runs
         self.iteration = 0
+        self.fold_lock: FileLock | None = None
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """The network has one output; there is nothing to switch."""
 
     def plot_network_architecture(self) -> None:
         """nnU-Net's plot needs a library that no longer works; its failure would be all that the user sees."""
+
+    def on_train_start(self) -> None:
+        if self.local_rank == 0:
+            self.fold_lock = _locked(Path(self.output_folder) / "training.lock")
+        super().on_train_start()
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        if self.fold_lock is not None:
+            with suppress(OSError):  # where an open file cannot be removed, it stays and means nothing
+                os.remove(self.fold_lock.lock_file)
+            self.fold_lock.release()
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -56,8 +78,44 @@ class OneOutputTrainer(nnUNetTrainer):
         super().on_train_epoch_end(train_outputs)
 
     def save_checkpoint(self, filename: str) -> None:
-        """As nnU-Net's, but a kill while writing leaves the previous checkpoint whole."""
+        """As nnU-Net's, but a kill or a full disk while writing leaves the previous checkpoint whole."""
         temporary = f"{filename}.incomplete"
-        super().save_checkpoint(temporary)
+        try:
+            super().save_checkpoint(temporary)
+        except (OSError, RuntimeError) as error:
+            # what was written of it may be what fills the disk
+            Path(temporary).unlink(missing_ok=True)
+            raise HRMedSegError(
+                f"{filename} could not be saved ({error}); what was there before is untouched. Is the disk full? Make "
+                f"room, and go on with the same command and --c."
+            ) from error
         if os.path.isfile(temporary):
             os.replace(temporary, filename)
+
+    def load_checkpoint(self, filename_or_checkpoint) -> None:
+        try:
+            super().load_checkpoint(filename_or_checkpoint)
+        except Exception as error:  # torch and pickle raise whatever they like at damaged files
+            if not isinstance(filename_or_checkpoint, str) or isinstance(error, HRMedSegError):
+                raise
+            file = Path(filename_or_checkpoint)
+            others = sorted(other.name for other in file.parent.glob("checkpoint_*.pth") if other != file)
+            raise HRMedSegError(
+                f"{file} cannot be loaded ({type(error).__name__}: {error}). It is damaged, or of another network. "
+                f"Rename or remove it, and --c goes on from {others[-1] if others else 'nothing: train anew'}."
+            ) from error
+
+
+def _locked(file: Path) -> FileLock:
+    """The lock of a fold. It ends with this process, however that ends; the file itself means nothing."""
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise HRMedSegError(
+            f"Another process is training this fold: it holds {file}. Two would overwrite each other's checkpoints. "
+            f"Wait for it or end it, or train another fold."
+        ) from None
+    except (OSError, NotImplementedError):
+        pass  # a file system without locks: as in nnU-Net, the user sees to it
+    return lock

@@ -1,7 +1,9 @@
 """The trainers on a tiny data set of their own, without nnU-Net's worker processes."""
 
+import errno
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -211,6 +213,48 @@ def test_a_checkpoint_is_whole_or_not_there(dataset, monkeypatch):
     assert open(file, "rb").read() == first
 
 
+def test_a_full_disk_keeps_the_last_checkpoint_and_leaves_no_half_one(dataset, monkeypatch):
+    trainer = _trainer(dataset(LABELS))
+    trainer.on_train_start()
+    file = Path(trainer.output_folder, "checkpoint_latest.pth")
+    trainer.save_checkpoint(str(file))
+    first = file.read_bytes()
+
+    def full(checkpoint, filename):
+        Path(filename).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(HRMedSegError, match=r"(?s)checkpoint_latest.pth could not be saved .*No space left.*--c"):
+        trainer.save_checkpoint(str(file))
+    assert file.read_bytes() == first
+    assert not list(file.parent.glob("*.incomplete"))
+
+
+@pytest.mark.parametrize("length", [0, 100, -100], ids=["empty", "head", "without its end"])
+def test_a_truncated_checkpoint_is_named(dataset, length):
+    description = dataset(LABELS)
+    trainer = _trainer(description)
+    trainer.on_train_start()
+    file = Path(trainer.output_folder, "checkpoint_latest.pth")
+    trainer.save_checkpoint(str(file))
+    trainer.save_checkpoint(str(file.with_name("checkpoint_best.pth")))
+    file.write_bytes(file.read_bytes()[:length])
+    with pytest.raises(HRMedSegError, match=r"(?s)checkpoint_latest.pth cannot be loaded.*from checkpoint_best.pth"):
+        _trainer(description).load_checkpoint(str(file))
+
+
+def test_two_trainings_of_one_fold(dataset):
+    description = dataset(LABELS)
+    first, second, other = _trainer(description), _trainer(description), _trainer(description, fold=1)
+    first.on_train_start()
+    with pytest.raises(HRMedSegError, match="Another process is training this fold"):
+        second.on_train_start()
+    other.on_train_start()
+    first.on_train_end()
+    second.on_train_start()
+
+
 def test_continuing_restores_weights_epoch_and_plans(dataset):
     description = dataset(LABELS)
     trainer = _trainer(description)
@@ -311,6 +355,7 @@ def test_continuing_needs_no_encoder_file_and_keeps_the_record(dataset, encoder)
     file = os.path.join(trainer.output_folder, "checkpoint_latest.pth")
     trainer.save_checkpoint(file)
     encoder.path.unlink()
+    trainer.fold_lock.release()  # as when its process ends
 
     again = _starting_from(description, str(encoder.path))
     again.load_checkpoint(file)

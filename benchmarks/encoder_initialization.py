@@ -261,7 +261,8 @@ def bundle(work: Path) -> None:
     card = {key: value for key, value in made.card.items() if key not in ("format", "sha256")}
     card["name"] = "six public data sets and unlabelled images, distilled from a ResEnc nnU-Net trained on the six"
     card["licences"]["teacher"] = "trained on the labelled data sets among the images"
-    file = write_encoder(BUNDLED, made.state, card, torch.float16)
+    weights = Path(__file__).parent.parent / "nnunet_hrmedseg" / "weights"  # of this clone, wherever it is installed
+    file = write_encoder(weights / BUNDLED.name, made.state, card, torch.float16)
     print(f"{file.path}: {file.path.stat().st_size / 1e6:.1f} MB")
 
 

@@ -8,6 +8,7 @@ import sys
 from nnunet_hrmedseg import __version__
 from nnunet_hrmedseg.benchmark.arguments import add_benchmark_arguments
 from nnunet_hrmedseg.comparison.arguments import add_compare_arguments
+from nnunet_hrmedseg.deployment.arguments import add_export_arguments, add_predict_onnx_arguments
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.pretraining.arguments import add_distill_arguments, add_pretrain_arguments
 from nnunet_hrmedseg.promptable.arguments import add_segment_arguments, add_zeroshot_arguments
@@ -66,6 +67,14 @@ def main(arguments: list[str] | None = None) -> int:
         "zeroshot", help="how well boxes alone segment a labelled data set, beside the whole SAM"
     )
     add_zeroshot_arguments(zeroshot)
+
+    export = commands.add_parser("export", help="a trained model as ONNX files, or as a clean folder or zip to share")
+    add_export_arguments(export)
+
+    predict_onnx = commands.add_parser(
+        "predict-onnx", help="predict with exported ONNX files, where there is neither torch nor nnU-Net"
+    )
+    add_predict_onnx_arguments(predict_onnx)
 
     args = parser.parse_args(arguments)
     try:
@@ -130,6 +139,18 @@ def _zeroshot(args: argparse.Namespace) -> int:
     return zeroshot(args)
 
 
+def _export(args: argparse.Namespace) -> int:
+    from nnunet_hrmedseg.deployment.export import export
+
+    return export(args)
+
+
+def _predict_onnx(args: argparse.Namespace) -> int:
+    from nnunet_hrmedseg.deployment.onnx_predict import predict_onnx
+
+    return predict_onnx(args)
+
+
 _COMMANDS = {
     "doctor": _doctor,
     "link": _link,
@@ -140,6 +161,8 @@ _COMMANDS = {
     "compare": _compare,
     "segment": _segment,
     "zeroshot": _zeroshot,
+    "export": _export,
+    "predict-onnx": _predict_onnx,
 }
 
 if __name__ == "__main__":

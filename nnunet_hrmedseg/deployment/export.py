@@ -1,0 +1,51 @@
+"""`hrmedseg export`: a trained model for machines without nnU-Net, or for other people."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nnunet_hrmedseg.errors import HRMedSegError
+
+__all__ = ["export"]
+
+
+def export(args: argparse.Namespace) -> int:
+    """Write what was asked for, ONNX files, a model folder to pass on, or both. Returns the exit status.
+
+    Raises:
+        HRMedSegError: nothing was asked for, or the model cannot be exported.
+    """
+    if args.onnx is None and args.share is None:
+        raise HRMedSegError("Nothing to export: give --onnx FOLDER, --share FOLDER_OR_ZIP, or both.")
+    if args.weights is not None and args.onnx is None:
+        raise HRMedSegError(f"--weights {args.weights} says how ONNX files store weights: give --onnx FOLDER with it.")
+    if args.licence is not None and args.share is None:
+        raise HRMedSegError("--licence goes with a model that is passed on: give --share FOLDER_OR_ZIP with it.")
+
+    model, folds = Path(args.model), args.folds
+    if args.onnx is not None:
+        from nnunet_hrmedseg.deployment.onnx_export import export_onnx
+
+        written = export_onnx(
+            model,
+            Path(args.onnx),
+            folds=folds,
+            checkpoint=args.checkpoint,
+            weights=args.weights or "float32",
+            overwrite=args.overwrite,
+        )
+        print(f"Written: {written}. Predict with it: hrmedseg predict-onnx -i IMAGES -o MASKS -m {written}")
+    if args.share is not None:
+        from nnunet_hrmedseg.deployment.sharing import NOT_STATED, share_model
+
+        written = share_model(
+            model,
+            Path(args.share),
+            folds=folds,
+            checkpoint=args.checkpoint,
+            licence=args.licence or NOT_STATED,
+            overwrite=args.overwrite,
+        )
+        print(f"Written: {written}")
+    return 0

@@ -1,0 +1,286 @@
+"""`hrmedseg export --onnx`: a trained model as ONNX files, one for each fold, with `model.json` beside them."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from torch import Tensor, nn
+
+from nnunet_hrmedseg.deployment.onnx_predict import INPUT, OUTPUT, open_session
+from nnunet_hrmedseg.deployment.sidecar import READERS, SCHEMES, SIDECAR, Normalization, Sidecar
+from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.files import json_object
+from nnunet_hrmedseg.plans.networks import network_name_of
+from nnunet_hrmedseg.plans.overrides import is_hrmedseg_configuration, resolved_configuration
+from nnunet_hrmedseg.pretraining.teachers.loading import check_model_folder, load_checkpoint
+
+__all__ = ["LARGEST_DIFFERENCE", "export_onnx"]
+
+LARGEST_DIFFERENCE = 1e-3
+"""Between a logit of the ONNX file and of the network in torch: a file that differs by more is not written."""
+
+LARGEST_BATCH = 64  # torch.export wants a bound
+
+
+def export_onnx(
+    model: Path,
+    output: Path,
+    *,
+    folds: Sequence[str] | None = None,
+    checkpoint: str = "checkpoint_final.pth",
+    weights: str = "float32",
+    overwrite: bool = False,
+) -> Path:
+    """Export a trained model and check every file against torch.
+
+    Args:
+        model: TRAINER__PLANS__CONFIGURATION, as training wrote it.
+        output: folder to write; it appears when it is whole.
+        folds: those to export; None: all that are trained, 0 to 4, or else `all`.
+        checkpoint: name of the file in each fold.
+        weights: how they are stored, see `onnx_weights.store_weights`.
+        overwrite: replace an earlier export.
+
+    Returns:
+        `output`.
+
+    Raises:
+        HRMedSegError: no such model, a model of another network, a plan that prediction without nnU-Net cannot follow,
+            a package is missing, something else is at `output`, or a file differs from torch.
+    """
+    _refuse_missing_packages()
+    _refuse_to_replace(output, overwrite)
+    trained = folds_with(model, checkpoint, folds)
+    predictor = _loaded(model, trained, checkpoint)
+    network: Any = getattr(predictor.network, "_orig_mod", predictor.network)  # what torch.compile wraps
+    network.eval()
+    network.cpu_bfloat16 = False
+    sidecar = _sidecar(predictor, trained, weights)
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}_incomplete_", dir=output.parent) as temporary:
+        folder = Path(temporary) / output.name
+        folder.mkdir()
+        graph = _graph(network, sidecar)
+        for fold, parameters in zip(trained, predictor.list_of_parameters, strict=True):
+            network.load_state_dict(parameters)
+            file = folder / sidecar.folds[fold]
+            sidecar.logit_difference[fold] = _write_fold(graph, network, file, sidecar)
+        sidecar.write(folder)
+        if output.exists():
+            shutil.rmtree(output)
+        os.replace(folder, output)
+    return output
+
+
+def folds_with(model: Path, checkpoint: str, folds: Sequence[str] | None) -> list[str]:
+    """The names of the folds to export, `all` being one: those asked for, or all that have this checkpoint.
+
+    Raises:
+        HRMedSegError: no model folder, or no such checkpoint.
+    """
+    if not (model / "plans.json").is_file() or not (model / "dataset.json").is_file():
+        raise HRMedSegError(
+            f"{model} is no folder of a trained model: it has no plans.json and dataset.json. Give the folder "
+            f"TRAINER__PLANS__CONFIGURATION that nnUNetv2_train wrote, below nnUNet_results."
+        )
+    there = sorted(file.parent.name.removeprefix("fold_") for file in model.glob(f"fold_*/{checkpoint}"))
+    trained = list(dict.fromkeys(folds)) if folds else [fold for fold in there if fold != "all"] or there
+    missing = [fold for fold in trained if fold not in there]
+    if missing or not trained:
+        others = sorted({file.name for file in model.glob("fold_*/*.pth")})
+        raise HRMedSegError(
+            f"{model} has no {checkpoint} of fold {', '.join(missing) or '0 to 4, or all'}. It has folds with it: "
+            f"{', '.join(there) or 'none'}; checkpoints of any fold: {', '.join(others) or 'none'}. Train to the end, "
+            f"or choose with -f and -chk."
+        )
+    return trained
+
+
+def _refuse_missing_packages() -> None:
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise HRMedSegError(f'{", ".join(missing)} missing: pip install "nnunet_hrmedseg[onnx]"')
+
+
+def _refuse_to_replace(output: Path, overwrite: bool) -> None:
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise HRMedSegError(f"{output} is a file. Give another folder.")
+    others = [file.name for file in output.iterdir() if file.name != SIDECAR and file.suffix != ".onnx"]
+    if others:
+        raise HRMedSegError(f"{output} holds other things than an export, such as {others[0]}. Give another folder.")
+    if any(output.iterdir()) and not overwrite:
+        raise HRMedSegError(f"{output} holds an export already. Add --overwrite to replace it.")
+
+
+def _loaded(model: Path, folds: Sequence[str], checkpoint: str) -> nnUNetPredictor:
+    """nnU-Net's predictor with the model, if it is one of ours."""
+    plans = json_object(model / "plans.json", "nnU-Net plan")
+    file = model / f"fold_{folds[0]}" / checkpoint
+    saved = load_checkpoint(file)
+    try:
+        configuration, trainer = saved["init_args"]["configuration"], saved["trainer_name"]
+    except (KeyError, TypeError) as error:
+        raise HRMedSegError(f"{file} cannot be read as a checkpoint of nnU-Net: {error} is missing.") from error
+    resolved = resolved_configuration(plans, configuration, advice="Are checkpoint and plans.json of one training?")
+    if not is_hrmedseg_configuration(resolved):
+        network = resolved.get("architecture", {}).get("network_class_name", "another network")
+        raise HRMedSegError(
+            f"{model} was trained with {trainer}, configuration {configuration}: {network.rpartition('.')[2]} with "
+            f"{resolved.get('preprocessor_name')}. hrmedseg export --onnx writes HRMedSeg and HERSeg, which see the "
+            f"whole image on a canvas; other networks are predicted patch by patch and need nnU-Net."
+        )
+    for fold in folds:  # before nnU-Net opens them: it executes what is in them
+        check_model_folder(model, model / f"fold_{fold}" / checkpoint)
+    with redirect_stdout(io.StringIO()):  # it tells what does not matter here
+        predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(model), tuple(folds), checkpoint)
+    return predictor
+
+
+def _sidecar(predictor: nnUNetPredictor, folds: Sequence[str], weights: str) -> Sidecar:
+    plans, configuration = predictor.plans_manager, predictor.configuration_manager
+    _refuse_what_prediction_cannot_follow(predictor)
+    intensities = plans.foreground_intensity_properties_per_channel
+    names = predictor.dataset_json.get("channel_names") or predictor.dataset_json["modality"]
+    normalization = [
+        Normalization(scheme, bool(use_mask), intensities[str(c)] if scheme == "CTNormalization" else None)
+        for c, (scheme, use_mask) in enumerate(
+            zip(configuration.normalization_schemes, configuration.use_mask_for_norm, strict=True)
+        )
+    ]
+    return Sidecar(
+        network=str(network_name_of(configuration.network_arch_class_name)),
+        trainer=predictor.trainer_name,
+        dataset=plans.dataset_name,
+        channels=[str(name) for name in names.values()],
+        normalization=normalization,
+        canvas=[int(side) for side in configuration.patch_size],
+        transpose_forward=[int(axis) for axis in plans.transpose_forward],
+        labels=predictor.dataset_json["labels"],
+        regions_class_order=predictor.dataset_json.get("regions_class_order"),
+        mirror_axes=[int(axis) for axis in predictor.allowed_mirroring_axes or ()],
+        image_reader=plans.plans["image_reader_writer"],
+        file_ending=predictor.dataset_json["file_ending"],
+        weights=weights,
+        folds={fold: f"fold_{fold}.onnx" for fold in folds},
+        logit_difference={},
+    )
+
+
+def _refuse_what_prediction_cannot_follow(predictor: nnUNetPredictor) -> None:
+    plans, configuration = predictor.plans_manager.plans, predictor.configuration_manager.configuration
+    resampling = configuration["resampling_fn_probabilities"]
+    arguments = configuration["resampling_fn_probabilities_kwargs"]
+    found: list[tuple[str, str, Sequence[str]]] = [
+        ("image_reader_writer", plans["image_reader_writer"], READERS),
+        ("resampling_fn_probabilities", resampling, ["resample_torch_fornnunet"]),
+        ("mode of resampling_fn_probabilities", arguments.get("mode", "linear"), ["linear"]),
+        ("label manager", type(predictor.label_manager).__name__, [LabelManager.__name__]),
+    ]
+    found += [("normalisation", scheme, SCHEMES) for scheme in configuration["normalization_schemes"]]
+    for what, value, known in found:
+        if value not in known:
+            raise HRMedSegError(
+                f"The {what} of this model is {value}; prediction without nnU-Net has {', '.join(known)}. Predict with "
+                f"nnU-Net, or plan and train with one of these."
+            )
+
+
+def _graph(network: nn.Module, sidecar: Sidecar) -> Any:
+    """The network as an `onnx.ModelProto` whose initializers have the names and values of its state dict."""
+    image = torch.zeros(2, len(sidecar.channels), *sidecar.canvas)
+    with torch.no_grad():
+        program = torch.onnx.export(
+            network,
+            (image,),
+            dynamo=True,
+            optimize=False,  # it would fold weights of this fold into constants
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)},),
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
+
+
+def _write_fold(graph: Any, network: nn.Module, file: Path, sidecar: Sidecar) -> float:
+    """Write the network, as it is now, to `file`. Returns the largest difference of its logits from torch.
+
+    Raises:
+        HRMedSegError: it differs by more than LARGEST_DIFFERENCE before its weights are stored in fewer bits.
+    """
+    import onnx
+    from onnxscript import optimizer
+
+    from nnunet_hrmedseg.deployment.onnx_weights import store_weights
+
+    # one image, where the graph was made with two: the batch is not fixed
+    image = torch.randn(1, len(sidecar.channels), *sidecar.canvas, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = network(image).numpy()
+    proto = _with_weights(graph, network.state_dict())
+    proto = optimizer.optimize(proto)
+    _without_traces(proto)
+    onnx.save(proto, file)
+    difference = _difference(file, image, wanted)
+    if not difference <= LARGEST_DIFFERENCE:
+        raise HRMedSegError(
+            f"The logits of the exported {file.name} differ from those of the network by up to {difference:.2g}, more "
+            f"than {LARGEST_DIFFERENCE:g}: nothing was written. Update torch {torch.__version__}, onnx "
+            f"{onnx.__version__}, onnxscript and onnxruntime."
+        )
+    if sidecar.weights != "float32":
+        store_weights(proto, sidecar.weights)
+        onnx.save(proto, file)
+        difference = _difference(file, image, wanted)
+    return difference
+
+
+def _with_weights(graph: Any, state: Mapping[str, Tensor]) -> Any:
+    from onnx import ModelProto, numpy_helper
+
+    proto = ModelProto()
+    proto.CopyFrom(graph)
+    for initializer in proto.graph.initializer:
+        if initializer.name in state:
+            values = state[initializer.name].numpy()
+            initializer.CopyFrom(numpy_helper.from_array(values, initializer.name))
+    return proto
+
+
+def _without_traces(proto: Any) -> None:
+    """Take away what torch notes of each node: source lines, with the paths of this machine."""
+    proto.doc_string = ""
+    for part in (proto.graph, *proto.functions):
+        part.doc_string = ""
+        del part.metadata_props[:]
+        for entry in (*part.node, *part.value_info, *getattr(part, "input", ()), *getattr(part, "output", ())):
+            if not isinstance(entry, str):
+                entry.doc_string = ""
+                del entry.metadata_props[:]
+    for initializer in proto.graph.initializer:
+        initializer.doc_string = ""
+        del initializer.metadata_props[:]
+    del proto.metadata_props[:]
+
+
+def _difference(file: Path, image: Tensor, wanted: np.ndarray) -> float:
+    session = open_session(file, threads=torch.get_num_threads())
+    (logits,) = session.run([OUTPUT], {INPUT: image.numpy()})
+    return float(np.abs(logits - wanted).max())

@@ -1,0 +1,571 @@
+"""A trained model to give away: what prediction needs, a card, a licence, and nothing about patients, users or disks.
+
+    OUTPUT, a folder or a .zip
+      DatasetNNN_Name/TRAINER__PLANS__CONFIGURATION/
+        plans.json, dataset.json              what prediction reads of them, without names of cases and without paths
+        fold_X/checkpoint_final.pth           weights, trainer, configuration, mirroring
+        fold_X/validation/summary.json        the fold's means, no cases
+        crossval_results_folds_.../           means and postprocessing of these folds, where nnU-Net determined them
+        model_card.json, README.md, LICENCE.txt
+
+That is the layout of nnUNet_results, so stock nnU-Net installs the .zip (nnUNetv2_install_pretrained_model_from_zip),
+and the folder is installed by copying it there. What is left out, and why: optimiser, logs and curves (only training
+needs them), dataset_fingerprint.json (size and spacing of every training case; only planning needs it) and
+postprocessing.pkl as it is (a pickle: it is written anew from postprocessing.json).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+import pickletools
+import platform
+import re
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.postprocessing.remove_connected_components import remove_all_but_largest_component_from_segmentation
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor
+
+from nnunet_hrmedseg import __version__
+from nnunet_hrmedseg.deployment.private_texts import PrivateTexts, texts_in
+from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.files import json_object, read_json
+from nnunet_hrmedseg.plans.overrides import is_hrmedseg_configuration
+from nnunet_hrmedseg.plans.raw_cases import read_dataset_json
+from nnunet_hrmedseg.pretraining.teachers.loading import load_checkpoint, sha256_of
+from nnunet_hrmedseg.registration.names import REGISTERED
+
+__all__ = ["CARD", "NOT_STATED", "share_model"]
+
+CARD, README, LICENCE = "model_card.json", "README.md", "LICENCE.txt"
+CHECKPOINT = "checkpoint_final.pth"  # whichever was taken: it is what nnU-Net looks for
+NOT_STATED = "not stated"
+
+STARTED_FROM = "encoder_started_from"  # of trainers.trainer, which takes all of nnU-Net's training to import
+NEEDED = (
+    "channel_names",
+    "modality",
+    "labels",
+    "regions_class_order",
+    "file_ending",
+    "overwrite_image_reader_writer",
+    "numTraining",
+)
+"""What prediction reads of dataset.json, and the number of training cases."""
+TOLD = ("name", "description", "reference", "licence", "license", "release", "tensorImageSize")
+"""What a dataset.json may say besides, if it says nothing private."""
+
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "positional_encoding.gaussian")
+"""What is in the weights and is no parameter."""
+POSTPROCESSING = remove_all_but_largest_component_from_segmentation  # the only one that nnU-Net determines
+SAME_DATE = (1980, 1, 1, 0, 0, 0)  # of all files in a .zip: it tells nothing, and the same model gives the same file
+
+
+def share_model(
+    folder: Path,
+    output: Path,
+    *,
+    folds: Sequence[int | str] | None = None,
+    checkpoint: str = CHECKPOINT,
+    licence: str = NOT_STATED,
+    overwrite: bool = False,
+) -> Path:
+    """Write a trained model as a folder or .zip to give away. It appears whole or not at all.
+
+    Args:
+        folder: `nnUNet_results/DatasetNNN_Name/TRAINER__PLANS__CONFIGURATION`, of any nnU-Net trainer.
+        output: a new folder, or a new file ending in .zip.
+        folds: numbers or "all"; default is all that have the checkpoint.
+        checkpoint: name of the file to take in each fold. It is written as checkpoint_final.pth.
+        licence: of the weights; a name, or a whole text.
+        overwrite: replace an `output` that this function wrote before.
+
+    Returns:
+        `output`.
+
+    Raises:
+        HRMedSegError: the folder is no trained model, a fold is missing, a checkpoint cannot be read, there is
+            something at `output`, it cannot be written, or something private would be left in a file.
+    """
+    folder, output = Path(folder).expanduser(), Path(output).expanduser()
+    model = _Model.read(folder, folds, checkpoint)
+    _check_output(folder, output, overwrite)
+    try:
+        _share(model, output, licence)
+    except HRMedSegError:
+        raise
+    except (OSError, RuntimeError) as error:  # of torch a disk that is full
+        raise HRMedSegError(
+            f"{output} could not be written ({error}); what was there before is untouched. Make room, or give another "
+            f"place."
+        ) from error
+    return output
+
+
+def _share(model: _Model, output: Path, licence: str) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # beside the output: to rename it into place it must be on the same disk
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.incomplete-", dir=output.parent) as temporary:
+        root = Path(temporary, "model")
+        target = root / model.dataset_name / model.name
+        target.mkdir(parents=True)
+        _write(model, target, licence)
+        _check_written(target, model.private)
+        if output.suffix.lower() == ".zip":
+            unfinished = Path(temporary, "zip")
+            _zip(root, unfinished)
+            os.replace(unfinished, output)
+        else:
+            old = Path(temporary, "old")
+            if output.exists():
+                os.rename(output, old)
+            try:
+                os.rename(root, output)
+            except OSError:
+                if old.exists():
+                    os.rename(old, output)
+                raise
+
+
+class _Model:
+    """A trained model's folder as it was read.
+
+    Attributes:
+        name, dataset_name: of the folder and of the one above.
+        plans, dataset: plans.json and dataset.json as they are to be shared.
+        folds: name -> its checkpoint, as it is to be shared.
+        configuration: of the plans, resolved.
+        private: what must not be in any file.
+        summaries: fold -> its validation, as nnU-Net wrote it; of the folds that have one.
+    """
+
+    def __init__(self, folder: Path, plans: dict[str, Any], dataset: dict[str, Any], folds: dict[str, dict]) -> None:
+        self.folder = folder.resolve()
+        self.name, self.dataset_name = self.folder.name, self.folder.parent.name
+        self.folds = folds
+        self.configuration_name = next(iter(folds.values()))["init_args"]["configuration"]
+        try:
+            self.configuration = PlansManager(plans).get_configuration(self.configuration_name).configuration
+            self.network = self.configuration["architecture"]["network_class_name"]
+            public = [*dataset["labels"], *_channels(dataset).values(), *plans["configurations"]]
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise HRMedSegError(
+                f"{folder / 'plans.json'} does not describe the configuration {self.configuration_name!r} that the "
+                f"checkpoints were trained with ({type(error).__name__}: {error}). Copy the folder again."
+            ) from error
+        found = {fold: self._summary(folder / f"fold_{fold}" / "validation" / "summary.json") for fold in folds}
+        self.summaries = {fold: summary for fold, summary in found.items() if summary}
+        self.private = PrivateTexts(
+            _cases(folder, dataset, self.summaries),
+            [*map(str, public), *self.name.split("__"), self.dataset_name, self.dataset_name[11:]],
+        )
+        self.plans = self.private.removed_from(_without_encoder_paths(plans))
+        shared = PlansManager(self.plans).get_configuration(self.configuration_name).configuration
+        if shared.get("architecture") != self.configuration["architecture"]:
+            raise HRMedSegError(
+                f"The architecture in {folder / 'plans.json'} names paths or training cases: it cannot be shared like "
+                f"this. Change the names there."
+            )
+        told = self.private.removed_from({name: dataset[name] for name in TOLD if name in dataset})
+        self.dataset = {**{name: dataset[name] for name in NEEDED if name in dataset}, **told}
+
+    @classmethod
+    def read(cls, folder: Path, folds: Sequence[int | str] | None, checkpoint: str) -> _Model:
+        if not folder.is_dir():
+            raise HRMedSegError(
+                f"There is no folder {folder}. Give that of a trained model: "
+                f"nnUNet_results/DatasetNNN_Name/TRAINER__PLANS__CONFIGURATION."
+            )
+        resolved = folder.resolve()
+        if len(resolved.name.split("__")) != 3 or not re.fullmatch(r"Dataset\d{3}_.+", resolved.parent.name):
+            raise HRMedSegError(
+                f"{folder} is not where nnU-Net keeps a trained model: the folder should be called "
+                f"DatasetNNN_Name/TRAINER__PLANS__CONFIGURATION, and is {resolved.parent.name}/{resolved.name}."
+            )
+        files = _checkpoints(folder, folds, checkpoint)
+        plans, dataset = json_object(folder / "plans.json", "nnU-Net plan"), read_dataset_json(folder / "dataset.json")
+        return cls(folder, plans, dataset, {fold: _shared_checkpoint(file) for fold, file in files.items()})
+
+    @staticmethod
+    def _summary(file: Path) -> dict[str, Any]:
+        """Empty where there is none, or one of another kind."""
+        try:
+            content = read_json(file)
+            float(content["foreground_mean"]["Dice"])
+            return content if isinstance(content["metric_per_case"], list) else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+    @property
+    def crossvalidation(self) -> str:
+        """nnU-Net's name of the folder for these folds together."""
+        return "crossval_results_folds_" + "_".join(self.folds)
+
+    def dice(self) -> dict[str, Any] | None:
+        """Of the cross-validation, nnU-Net's foreground_mean; None where no fold was validated on cases left out."""
+        validated = {fold: summary for fold, summary in self.summaries.items() if fold != "all"}
+        weights = [len(summary["metric_per_case"]) for summary in validated.values()]
+        if not sum(weights):
+            return None
+        of_folds = {fold: _number(summary["foreground_mean"]["Dice"]) for fold, summary in validated.items()}
+        whole = self._summary(self.folder / self.crossvalidation / "summary.json")
+        if whole:
+            mean = _number(whole["foreground_mean"]["Dice"])
+        elif None in of_folds.values():
+            mean = None
+        else:
+            pairs = zip(of_folds.values(), weights, strict=True)
+            mean = sum(dice * weight for dice, weight in pairs if dice is not None) / sum(weights)
+        return {"mean": mean, "folds": of_folds, "cases": sum(weights)}
+
+
+# ---- what is read ----------------------------------------------------------------------------------------------------
+
+
+def _checkpoints(folder: Path, folds: Sequence[int | str] | None, checkpoint: str) -> dict[str, Path]:
+    """Fold -> file, in nnU-Net's order."""
+    if Path(checkpoint).name != checkpoint:
+        raise HRMedSegError(f"{checkpoint} is no name of a checkpoint: give it without folders, such as {CHECKPOINT}.")
+    there = {entry.name.removeprefix("fold_"): entry / checkpoint for entry in folder.glob("fold_*")}
+    there = {fold: file for fold, file in there.items() if file.is_file() and (fold == "all" or fold.isdecimal())}
+    if folds is not None and not folds:
+        raise HRMedSegError("No folds are given to be shared. Give at least one, or leave it out to share all.")
+    wanted = list(there) if folds is None else list(dict.fromkeys(map(str, folds)))
+    missing = [fold for fold in wanted if fold not in there]
+    if missing or not wanted:
+        has = ", ".join(sorted(there)) or "none"
+        raise HRMedSegError(
+            f"{folder} has no {checkpoint} of fold {some(missing) if missing else '0, 1, ... or all'}; the folds that "
+            f"have one: {has}. Train the missing ones, or share those that are there."
+        )
+    wanted.sort(key=lambda fold: (fold == "all", int(fold) if fold.isdecimal() else 0))
+    return {fold: there[fold] for fold in wanted}
+
+
+def _shared_checkpoint(file: Path) -> dict[str, Any]:
+    """What nnU-Net's prediction reads of a checkpoint. What two names share is kept once."""
+    trained = load_checkpoint(file)
+    try:
+        weights, trainer = trained["network_weights"], trained["trainer_name"]
+        configuration, axes = trained["init_args"]["configuration"], trained.get("inference_allowed_mirroring_axes")
+        whole = isinstance(trainer, str) and isinstance(configuration, str) and bool(weights)
+        whole &= all(isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items())
+        axes = None if axes is None else tuple(int(axis) for axis in axes)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise HRMedSegError(
+            f"{file} is no checkpoint of nnU-Net v2 ({type(error).__name__}: {error}). It holds {some(list(trained))}."
+        ) from error
+    if not whole:
+        raise HRMedSegError(f"{file} is no checkpoint of nnU-Net v2: weights, trainer or configuration are missing.")
+    copies: dict[tuple, Tensor] = {}
+    # copied, as a tensor is saved with all of the memory that it is a part of
+    kept = {
+        name: copies.setdefault(_place(value), value.detach().cpu().clone(memory_format=torch.contiguous_format))
+        for name, value in weights.items()
+    }
+    return {
+        "network_weights": kept,
+        "trainer_name": trainer,
+        "init_args": {"configuration": configuration},
+        "inference_allowed_mirroring_axes": axes,
+    }
+
+
+def _place(value: Tensor) -> tuple:
+    return (value.data_ptr() if value.numel() else id(value), tuple(value.shape), value.stride(), value.dtype)
+
+
+def _channels(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    return dataset.get("channel_names") or dataset.get("modality") or {}
+
+
+def _cases(folder: Path, dataset: Mapping[str, Any], summaries: Mapping[str, dict]) -> set[str]:
+    """Names of training cases, wherever they can be found."""
+    ending, files = dataset["file_ending"], []
+    for fold in folder.glob("fold_*"):
+        files += [entry.name for entry in fold.glob("validation/*") if entry.name.endswith(ending)]
+    for summary in summaries.values():
+        files += [Path(text).name for text in texts_in(summary["metric_per_case"]) if text.endswith(ending)]
+    listed = [dataset.get(part) for part in ("training", "test", "dataset")]
+    files += [Path(text).name for text in texts_in(listed) if text.endswith(ending)]
+    stems = {file[: -len(ending)] for file in files}
+    names = stems | {re.sub(r"_000\d$", "", stem) for stem in stems}  # a channel's number, or a case's own
+    if isinstance(dataset.get("dataset"), dict):
+        names |= {*dataset["dataset"]}
+    preprocessed = os.environ.get("nnUNet_preprocessed")
+    if preprocessed:
+        splits = Path(preprocessed, folder.resolve().parent.name, "splits_final.json")
+        try:
+            names |= {name for name in texts_in(read_json(splits)) if name not in ("train", "val")}
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            raise HRMedSegError(f"{splits}, with the names not to be shared, cannot be read: {error}.") from error
+    return {name for name in names if name}
+
+
+def _without_encoder_paths(plans: dict[str, Any]) -> dict[str, Any]:
+    """The encoder that training started from by name and sha256, as it was somewhere else on every other machine."""
+    configurations = {}
+    for name, configuration in plans["configurations"].items():
+        configurations[name] = {k: v for k, v in configuration.items() if k not in (STARTED_FROM, "encoder_weights")}
+        started = _started_from(configuration)
+        if started is not None:
+            configurations[name][STARTED_FROM] = started
+        if configuration.get("encoder_weights") in ("bundled", "none"):
+            configurations[name]["encoder_weights"] = configuration["encoder_weights"]
+    return {**plans, "configurations": configurations}
+
+
+def _started_from(configuration: Mapping[str, Any]) -> dict[str, str] | None:
+    record = configuration.get(STARTED_FROM)
+    if not isinstance(record, dict):
+        return None
+    kept = {name: str(record[name]) for name in ("name", "sha256") if record.get(name)}
+    return {"file": record["file"], **kept} if record.get("file") in ("bundled", "none") else kept
+
+
+def _check_output(folder: Path, output: Path, overwrite: bool) -> None:
+    if output.resolve().is_relative_to(folder.resolve()) or folder.resolve().is_relative_to(output.resolve()):
+        raise HRMedSegError(f"{output} is in the model's folder {folder}, or around it. Give another place.")
+    if not os.path.lexists(output):
+        return
+    if not overwrite:
+        raise HRMedSegError(f"{output} exists already. Give another name, or overwrite it (--overwrite).")
+    zipped = output.suffix.lower() == ".zip"
+    entries = [] if zipped or not output.is_dir() else [*output.iterdir()]
+    ours = output.is_file() if zipped else len(entries) == 1 and len([*output.glob(f"Dataset*/*__*__*/{CARD}")]) == 1
+    if not ours or output.is_symlink():
+        raise HRMedSegError(
+            f"{output} is not what was shared before, so it is not overwritten. Remove it, or give another name."
+        )
+
+
+# ---- what is written -------------------------------------------------------------------------------------------------
+
+
+def _write(model: _Model, target: Path, licence: str) -> None:
+    _write_json(target / "plans.json", model.plans)
+    _write_json(target / "dataset.json", model.dataset)
+    for fold, checkpoint in model.folds.items():
+        (target / f"fold_{fold}").mkdir()
+        torch.save(checkpoint, target / f"fold_{fold}" / CHECKPOINT)
+        if fold in model.summaries:
+            _write_json(target / f"fold_{fold}" / "validation" / "summary.json", _means(model.summaries[fold]))
+    postprocessing = _write_crossvalidation(model, target / model.crossvalidation)
+    (target / LICENCE).write_text(_licence_text(model, licence), encoding="utf-8")
+    card = _card(model, licence, postprocessing)
+    (target / README).write_text(_readme(model, card), encoding="utf-8")
+    files = {file.relative_to(target).as_posix(): sha256_of(file) for file in sorted(_files(target))}
+    _write_json(target / CARD, {**card, "files": files})
+
+
+def _write_crossvalidation(model: _Model, folder: Path) -> str:
+    """Means and postprocessing of these folds together. Returns what there is of postprocessing, in words."""
+    source = model.folder / folder.name
+    summary = model._summary(source / "summary.json")
+    if summary:
+        _write_json(folder / "summary.json", _means(summary))
+    if not (source / "postprocessing.json").is_file():
+        return "not determined"
+    content = json_object(source / "postprocessing.json", "postprocessing.json of nnU-Net")
+    names: Any = content.get("postprocessing_fns")
+    arguments: Any = content.get("postprocessing_kwargs")
+    try:
+        given = [_postprocessing_arguments(*each) for each in zip(names, arguments, strict=True)]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return "determined, but not by a function that is known here: left out"
+    shared = {name: content[name] for name in ("input_folder", "postprocessed") if isinstance(content.get(name), dict)}
+    means = {name: _means(value, cases=False) for name, value in shared.items()}
+    _write_json(
+        folder / "postprocessing.json", {**means, "postprocessing_fns": names, "postprocessing_kwargs": arguments}
+    )
+    # nnUNetv2_apply_postprocessing reads this one; it names one function of nnU-Net, and numbers
+    (folder / "postprocessing.pkl").write_bytes(pickle.dumps(([POSTPROCESSING] * len(names), given)))
+    _write_json(folder / "plans.json", model.plans)
+    _write_json(folder / "dataset.json", model.dataset)
+    return ", ".join(names) if names else "none, which was best"
+
+
+def _postprocessing_arguments(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """As nnU-Net has them; in JSON the tuples of regions became lists."""
+    if name != POSTPROCESSING.__name__ or not arguments.keys() <= {"labels_or_regions", "background_label"}:
+        raise ValueError(f"{name} with {some(list(arguments))} is not nnU-Net's postprocessing")
+    labels = arguments["labels_or_regions"]
+    if isinstance(labels, list):
+        labels = [tuple(map(int, label)) if isinstance(label, list) else int(label) for label in labels]
+    else:
+        labels = int(labels)
+    return {"labels_or_regions": labels, "background_label": int(arguments.get("background_label", 0))}
+
+
+def _means(summary: Mapping[str, Any], cases: bool = True) -> dict[str, Any]:
+    """Of a summary.json what nnU-Net's commands read of it, without the cases and their files."""
+    kept = {name: summary[name] for name in ("foreground_mean", "mean") if isinstance(summary.get(name), dict)}
+    return {**kept, "metric_per_case": []} if cases else kept
+
+
+def _card(model: _Model, licence: str, postprocessing: str) -> dict[str, Any]:
+    weights = next(iter(model.folds.values()))["network_weights"]
+    unique = {_place(value): value for name, value in weights.items() if not name.endswith(BUFFERS)}
+    trainer, plans, configuration = model.name.split("__")
+    patch = [int(side) for side in model.configuration["patch_size"]]
+    return {
+        "name": f"{model.dataset_name}, {model.name}",
+        "licence": licence if "\n" not in licence else f"see {LICENCE}",
+        "data_licence": model.dataset.get("licence") or model.dataset.get("license"),
+        "network": model.network,
+        "parameters": sum(value.numel() for value in unique.values()),
+        "trainer": trainer,
+        "plans": plans,
+        "configuration": configuration,
+        "previous_stage": model.configuration.get("previous_stage"),
+        "folds": list(model.folds),
+        "labels": model.dataset["labels"],
+        "regions_class_order": model.dataset.get("regions_class_order"),
+        "channels": _channels(model.dataset),
+        "file_ending": model.dataset["file_ending"],
+        "canvas": patch if is_hrmedseg_configuration(model.configuration) else None,
+        "patch_size": patch,
+        "training_cases": model.dataset.get("numTraining"),
+        "cross_validation_dice": model.dice(),
+        "postprocessing": postprocessing,
+        "encoder": _started_from(model.configuration),
+        "versions": {
+            "nnunet_hrmedseg": __version__,
+            "nnunetv2": version("nnunetv2"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _licence_text(model: _Model, licence: str) -> str:
+    if licence == NOT_STATED:
+        licence = "not stated. Ask whoever gave you the model before you use it."
+    return (
+        f"Licence of the weights of {model.dataset_name}, {model.name}:\n\n{licence}\n\n"
+        f"The data that the model was trained on may have terms of its own. The model is not a medical device.\n"
+    )
+
+
+def _readme(model: _Model, card: Mapping[str, Any]) -> str:
+    trainer, plans, configuration = model.name.split("__")
+    number, folds = model.dataset_name[7:10], " ".join(model.folds)
+    ours = trainer in REGISTERED["trainer"] or model.network.startswith("nnunet_hrmedseg.")
+    needs = (
+        f"nnU-Net v2 and the package nnunet_hrmedseg (made with {__version__})"
+        if ours
+        else f"nnU-Net v2, with {trainer}"
+    )
+    channels = ", ".join(f"{name} ({channel})" for channel, name in _channels(model.dataset).items())
+    dice = card["cross_validation_dice"]
+    lines = [
+        f"# {model.dataset_name}: {trainer}, {configuration}",
+        "",
+        f"{card['parameters']:,} parameters, trained on {card['training_cases']} cases. "
+        f"Finds {', '.join(name for name in model.dataset['labels'] if name not in ('background', 'ignore'))}."
+        + (f" Mean Dice of the cross-validation: {dice['mean']:.3f}." if dice and dice["mean"] is not None else ""),
+        "",
+        f"It takes {needs} in one Python environment, and the environment variable nnUNet_results. Install it with",
+        "",
+        "    nnUNetv2_install_pretrained_model_from_zip MODEL.zip",
+        "",
+        f"or copy the folder {model.dataset_name} into nnUNet_results. Predict with",
+        "",
+        f"    nnUNetv2_predict -d {number} -tr {trainer} -p {plans} -c {configuration} -f {folds} -i IN -o OUT",
+        "",
+        f"Images are called CASE_0000{model.dataset['file_ending']}; channels: {channels}.",
+    ]
+    if card["previous_stage"]:
+        lines += ["", f"It is the second stage of a cascade, and needs the predictions of {card['previous_stage']}."]
+    if card["postprocessing"].startswith(POSTPROCESSING.__name__):
+        lines += [
+            "",
+            "Then, as it was best in the cross-validation, nnUNetv2_apply_postprocessing with -pp_pkl_file, "
+            f"plans.json and dataset.json of the folder {model.crossvalidation}.",
+        ]
+    lines += [
+        "",
+        f"What it is, and the sha256 of each file: {CARD}. Terms of use: {LICENCE}. Not a medical device.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _write_json(file: Path, content: Any) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    """NaN, which is no JSON, becomes null."""
+    if isinstance(value, dict):
+        return {name: _finite(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if math.isfinite(float(value)) else None
+
+
+def _zip(root: Path, file: Path) -> None:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for entry in sorted(_files(root)):
+            information = zipfile.ZipInfo(entry.relative_to(root).as_posix(), SAME_DATE)
+            information.compress_type, information.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            with archive.open(information, "w", force_zip64=True) as written, open(entry, "rb") as read:
+                shutil.copyfileobj(read, written, 1 << 20)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (entry for entry in folder.rglob("*") if entry.is_file())
+
+
+# ---- is anything private left ----------------------------------------------------------------------------------------
+
+
+def _check_written(target: Path, private: PrivateTexts) -> None:
+    """Raises HRMedSegError if anything private is left in a file; all of them are read again for this."""
+    # what is written by hand comes first, as the other files repeat it
+    for file in sorted(_files(target), key=lambda file: (file.name not in ("plans.json", "dataset.json"), file)):
+        name = file.relative_to(target).as_posix()
+        for text in _READERS[file.suffix](file):
+            found = private.found_in(text)
+            if found is not None:
+                raise HRMedSegError(
+                    f"Nothing was shared: {name} would tell {found}, in {text!r:.200}. Change it in plans.json or "
+                    f"dataset.json of {target.parent.name}/{target.name}, or in the licence, and share again."
+                )
+
+
+def _texts_of_json(file: Path) -> Iterator[str]:
+    content = read_json(file)
+    if file.name == CARD:
+        content = {name: value for name, value in content.items() if name != "files"}  # the names of these files
+    return texts_in(content)
+
+
+def _texts_of_pickle(file: Path) -> Iterator[str]:
+    return (argument for _, argument, _ in pickletools.genops(file.read_bytes()) if isinstance(argument, str))
+
+
+_READERS: dict[str, Callable[[Path], Iterator[str]]] = {
+    ".json": _texts_of_json,
+    ".pth": lambda file: texts_in(load_checkpoint(file)),
+    ".pkl": _texts_of_pickle,
+    ".md": lambda file: iter(file.read_text(encoding="utf-8").splitlines()),
+    ".txt": lambda file: iter(file.read_text(encoding="utf-8").splitlines()),
+}

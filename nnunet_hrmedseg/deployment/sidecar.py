@@ -1,0 +1,207 @@
+"""`model.json`, beside the ONNX files: all that prediction has to know of data set and plan. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.files import read_json, write_atomically
+
+__all__ = ["FORMAT", "READERS", "SCHEMES", "SIDECAR", "Normalization", "Sidecar"]
+
+SIDECAR = "model.json"
+FORMAT = 1
+
+SCHEMES = (
+    "ZScoreNormalization",
+    "CTNormalization",
+    "RescaleTo01Normalization",
+    "RGBTo01Normalization",
+    "NoNormalization",
+)
+"""nnU-Net's normalisations that `normalization.py` has."""
+
+READERS = ("NaturalImage2DIO", "Tiff3DIO", "SimpleITKIO", "NibabelIO")
+"""nnU-Net's readers that `image_files.py` has."""
+
+INTENSITIES = ("mean", "std", "percentile_00_5", "percentile_99_5")
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Of one channel.
+
+    Attributes:
+        scheme: nnU-Net's name, one of `SCHEMES`.
+        use_mask: take mean and deviation inside the non-zero region alone (ZScoreNormalization).
+        intensities: of the training set's foreground, the keys `INTENSITIES` (CTNormalization); else None.
+    """
+
+    scheme: str
+    use_mask: bool
+    intensities: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What `model.json` holds.
+
+    Attributes:
+        network, trainer, dataset: where the model comes from, in nnU-Net's names.
+        channels: names of the image channels, in order.
+        normalization: one for each channel.
+        canvas: (H, W) in pixels, what the network takes.
+        transpose_forward: order of the axes (z, y, x) that the model was trained with.
+        labels: of dataset.json: name -> value, or values of a region.
+        regions_class_order: of dataset.json; None without regions.
+        mirror_axes: 0 (rows), 1 (columns): what prediction may mirror.
+        image_reader: nnU-Net's name, one of `READERS`.
+        file_ending: of images and label maps, such as ".png".
+        weights: how the ONNX files store them.
+        folds: fold -> name of its ONNX file.
+        logit_difference: fold -> largest difference from the network in torch, on random input.
+    """
+
+    network: str
+    trainer: str
+    dataset: str
+    channels: list[str]
+    normalization: list[Normalization]
+    canvas: list[int]
+    transpose_forward: list[int]
+    labels: dict[str, int | list[int]]
+    regions_class_order: list[int] | None
+    mirror_axes: list[int]
+    image_reader: str
+    file_ending: str
+    weights: str
+    folds: dict[str, str]
+    logit_difference: dict[str, float]
+
+    @property
+    def has_regions(self) -> bool:
+        return any(isinstance(value, list) and len(value) > 1 for value in self.labels.values())
+
+    @property
+    def num_labels(self) -> int:
+        """Different label values, the background among them, the ignore label not."""
+        values: set[int] = set()
+        for name, value in self.labels.items():
+            if name != "ignore":
+                values.update(value if isinstance(value, list) else [value])
+        return len(values)
+
+    @property
+    def num_outputs(self) -> int:
+        """Channels of the logits: one for each label, or for each region."""
+        return len(self.regions_class_order or []) if self.has_regions else self.num_labels
+
+    def write(self, folder: Path) -> None:
+        content = {"format": FORMAT, **asdict(self)}
+        write_atomically(folder / SIDECAR, (json.dumps(content, indent=2) + "\n").encode())
+
+    @staticmethod
+    def read(folder: Path) -> Sidecar:
+        """Read and check `model.json`.
+
+        Raises:
+            HRMedSegError: there is none, it is of another format, or what it says cannot be.
+        """
+        file = folder / SIDECAR
+        try:
+            content = read_json(file)
+        except OSError as error:
+            raise HRMedSegError(
+                f"{file} cannot be read ({error.strerror}). Give the folder that hrmedseg export --onnx wrote."
+            ) from None
+        except ValueError as error:
+            raise HRMedSegError(f"{file} is not valid JSON ({error}). Export the model again.") from None
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            found = content.get("format") if isinstance(content, dict) else None
+            raise HRMedSegError(
+                f"{file} has format {found!r}; this version of the package reads format {FORMAT}. Export the model "
+                f"again, or install the version that it was exported with."
+            )
+        try:
+            return _checked(content)
+        except _Wrong as wrong:
+            raise HRMedSegError(f"{file}: {wrong}. Export the model again.") from None
+
+
+class _Wrong(ValueError):
+    pass
+
+
+def _checked(content: dict[str, Any]) -> Sidecar:
+    names = [field.name for field in fields(Sidecar)]
+    missing = [name for name in names if name not in content]
+    if missing:
+        raise _Wrong(f"it lacks {', '.join(missing)}")
+    for name, (holds, what) in _EXPECTED.items():
+        if not holds(content[name]):
+            raise _Wrong(f"{name} is {content[name]!r}; it must be {what}")
+    if len(content["normalization"]) != len(content["channels"]):
+        raise _Wrong(f"{len(content['channels'])} channels have {len(content['normalization'])} normalisations")
+    normalization = [_normalization(entry) for entry in content["normalization"]]
+    sidecar = Sidecar(**{name: content[name] for name in names if name != "normalization"}, normalization=normalization)
+    if sidecar.has_regions and sidecar.regions_class_order is None:
+        raise _Wrong("labels has regions, but regions_class_order is null")
+    return sidecar
+
+
+def _normalization(entry: Any) -> Normalization:
+    scheme = entry.get("scheme") if isinstance(entry, dict) else None
+    if scheme not in SCHEMES:
+        raise _Wrong(f"normalisation {scheme!r} is unknown; there are {', '.join(SCHEMES)}")
+    intensities = entry.get("intensities")
+    if scheme == "CTNormalization" and not (isinstance(intensities, dict) and set(INTENSITIES) <= set(intensities)):
+        raise _Wrong(f"CTNormalization needs intensities with {', '.join(INTENSITIES)}")
+    return Normalization(scheme, bool(entry.get("use_mask")), intensities)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_list(value: Any, holds: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and all(map(holds, value))
+
+
+def _is_dict(value: Any, holds: Callable[[Any], bool]) -> bool:
+    return isinstance(value, dict) and bool(value) and all(map(holds, value.values()))
+
+
+_EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "network": (_is_text, "a name"),
+    "trainer": (_is_text, "a name"),
+    "dataset": (_is_text, "a name"),
+    "channels": (lambda v: _is_list(v, _is_text) and bool(v), "a list of names"),
+    "normalization": (lambda v: isinstance(v, list), "a list"),
+    "canvas": (
+        lambda v: _is_list(v, _is_int) and len(v) == 2 and all(side > 0 and side % 16 == 0 for side in v),
+        "height and width, multiples of 16",
+    ),
+    "transpose_forward": (lambda v: _is_list(v, _is_int) and sorted(v) == [0, 1, 2], "an order of the axes 0, 1, 2"),
+    "labels": (
+        lambda v: _is_dict(v, lambda i: _is_int(i) or _is_list(i, _is_int)) and v.get("background") == 0,
+        "names with label values, background among them as 0",
+    ),
+    "regions_class_order": (lambda v: v is None or _is_list(v, _is_int), "a list of label values, or null"),
+    "mirror_axes": (lambda v: _is_list(v, lambda axis: axis in (0, 1)), "a list of 0 and 1"),
+    "image_reader": (lambda v: v in READERS, f"one of {', '.join(READERS)}"),
+    "file_ending": (lambda v: _is_text(v) and v.startswith("."), "a file ending such as .png"),
+    "weights": (_is_text, "a name"),
+    "folds": (
+        lambda v: _is_dict(v, lambda i: _is_text(i) and Path(i).name == i),
+        "folds with the names of their files",
+    ),
+    "logit_difference": (lambda v: isinstance(v, dict), "numbers"),
+}

@@ -1,0 +1,64 @@
+"""Two models, each exported once: export takes seconds even where the network is tiny."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nnunet_hrmedseg.deployment import onnx_export
+from tests.deployment.tiny_models import Tiny
+
+
+@dataclass
+class Exported:
+    """A trained model folder, what was exported of it, and the graph in between: without weights of its own yet."""
+
+    model: Path
+    folder: Path
+    graph: Any
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Exported:
+    """HRMedSeg, two folds, RGB pictures, two labels and an ignore label, a canvas higher than wide."""
+    folder = tmp_path_factory.mktemp("pictures")
+    model = Tiny(folds=2).write(folder / "nnUNetTrainerHRMedSeg__nnUNetPlans__2d")
+    return _exported(model)
+
+
+@pytest.fixture(scope="session")
+def volumes(tmp_path_factory) -> Exported:
+    """HERSeg, NIfTI volumes of one channel whose slices follow one another along x, regions, normalised in a mask."""
+    folder = tmp_path_factory.mktemp("volumes")
+    model = Tiny(
+        network="HERSeg",
+        channels=["MR"],
+        labels={"background": 0, "all": [1, 2], "bright": 2},
+        regions_class_order=[1, 2],
+        canvas=(32, 64),
+        schemes=["ZScoreNormalization"],
+        use_mask=True,
+        transpose=(2, 0, 1),
+        reader="SimpleITKIO",
+        ending=".nii.gz",
+        steps=100,  # regions take longer to part
+    ).write(folder / "nnUNetTrainerHERSeg__nnUNetPlans__2d")
+    return _exported(model)
+
+
+def _exported(model: Path) -> Exported:
+    graphs = []
+
+    def remembered(*arguments):
+        graphs.append(make_graph(*arguments))
+        return graphs[0]
+
+    make_graph = onnx_export._graph
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_export, "_graph", remembered)
+        folder = onnx_export.export_onnx(model, model.parent / "onnx")
+    (graph,) = graphs
+    return Exported(model, folder, graph)

@@ -1,0 +1,254 @@
+"""hrmedseg export: what it writes, what it refuses, and smaller files."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import shutil
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from nnunet_hrmedseg.deployment import onnx_export
+from nnunet_hrmedseg.deployment.arguments import add_export_arguments
+from nnunet_hrmedseg.deployment.export import export
+from nnunet_hrmedseg.deployment.onnx_export import export_onnx, folds_with
+from nnunet_hrmedseg.deployment.onnx_predict import OnnxModel
+from nnunet_hrmedseg.deployment.onnx_weights import _as_int8, store_weights
+from nnunet_hrmedseg.deployment.sidecar import Normalization, Sidecar
+from nnunet_hrmedseg.errors import HRMedSegError
+
+BIAS = "encoder.patch_embedding.proj.bias"
+
+
+@pytest.fixture
+def no_conversion(pictures, monkeypatch):
+    """Export without its two slow steps: the graph is that of another export of this network, and not simplified."""
+    monkeypatch.setattr(onnx_export, "_graph", lambda *_: pictures.graph)
+    monkeypatch.setattr("onnxscript.optimizer.optimize", lambda model: model)
+
+
+@pytest.fixture(scope="module")
+def plain(pictures, tmp_path_factory):
+    """One fold of the model of pictures."""
+    copied = shutil.copytree(pictures.model, tmp_path_factory.mktemp("plain") / pictures.model.name)
+    shutil.rmtree(copied / "fold_1")
+    return copied
+
+
+def _run(*words) -> int:
+    parser = argparse.ArgumentParser()
+    add_export_arguments(parser)
+    return export(parser.parse_args([str(word) for word in words]))
+
+
+def _edited(model, tmp_path, **changes):
+    """A copy of a model folder whose plan says something else; changes of the plan, or of its configuration 2d."""
+    copied = shutil.copytree(model, tmp_path / "edited")
+    plans = json.loads((copied / "plans.json").read_text())
+    for name, value in changes.items():
+        (plans if name in plans else plans["configurations"]["2d"])[name] = value
+    (copied / "plans.json").write_text(json.dumps(plans))
+    return copied
+
+
+def test_what_is_written(pictures, volumes):
+    assert sorted(file.name for file in pictures.folder.iterdir()) == ["fold_0.onnx", "fold_1.onnx", "model.json"]
+    sidecar = Sidecar.read(pictures.folder)
+    assert (sidecar.network, sidecar.trainer, sidecar.weights) == ("HRMedSeg", "nnUNetTrainerHRMedSeg", "float32")
+    assert sidecar.channels == ["R", "G", "B"] and sidecar.canvas == [64, 48] and sidecar.mirror_axes == [0, 1]
+    assert sidecar.labels["ignore"] == 3 and sidecar.num_outputs == 3
+    assert sidecar.normalization == [Normalization("ZScoreNormalization", False)] * 3
+    assert all(0 < sidecar.logit_difference[fold] < 1e-4 for fold in ("0", "1"))
+    sidecar = Sidecar.read(volumes.folder)
+    assert sidecar.network == "HERSeg" and sidecar.regions_class_order == [1, 2] and sidecar.num_outputs == 2
+    assert sidecar.transpose_forward == [2, 0, 1] and sidecar.image_reader == "SimpleITKIO"
+
+
+def test_any_batch_and_no_traces_of_this_machine(pictures):
+    file = pictures.folder / "fold_0.onnx"
+    onnx.checker.check_model(str(file), full_check=True)
+    (session,) = OnnxModel(pictures.folder, folds=["0"], threads=1).sessions
+    images = np.random.default_rng(0).normal(size=(3, 3, 64, 48)).astype(np.float32)
+    (together,) = session.run(None, {"image": images})
+    one_by_one = [session.run(None, {"image": image[None]})[0][0] for image in images]
+    np.testing.assert_allclose(together, one_by_one, atol=1e-4)
+    assert b".py" not in file.read_bytes() and b"/site-packages" not in file.read_bytes()
+
+
+def test_folds_differ(pictures):
+    images = {"image": np.random.default_rng(0).normal(size=(1, 3, 64, 48)).astype(np.float32)}
+    first, second = (session.run(None, images)[0] for session in OnnxModel(pictures.folder, threads=1).sessions)
+    assert np.abs(first - second).max() > 0.1
+
+
+@pytest.mark.parametrize("kind, part, tolerance", [("float16", 0.75, 0.02), ("int8", 0.6, 0.3)])
+def test_smaller_files(pictures, tmp_path, kind, part, tolerance):
+    copied = shutil.copytree(pictures.folder, tmp_path / "copy")
+    model = onnx.load(copied / "fold_0.onnx")
+    weights = [i for i in model.graph.initializer if len(i.dims) >= 2 and i.data_type == onnx.TensorProto.FLOAT]
+    store_weights(model, kind)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, copied / "fold_0.onnx")
+    left = [i for i in model.graph.initializer if len(i.dims) >= 2 and i.data_type == onnx.TensorProto.FLOAT]
+    assert sum(np.prod(i.dims) for i in left) < part * sum(np.prod(i.dims) for i in weights)
+    image = np.random.default_rng(0).normal(size=(3, 64, 48)).astype(np.float32)
+    wanted = OnnxModel(pictures.folder, folds=["0"], threads=1).logits(image)
+    logits = OnnxModel(copied, folds=["0"], threads=1).logits(image)
+    assert 0 < np.abs(logits - wanted).max() < tolerance * np.abs(wanted).max()
+
+
+def test_int8_has_a_scale_for_each_output():
+    weight = np.array([[1.0, 100.0], [-0.5, 3.0], [0.0, 0.0]], np.float32)  # (in, out) of a MatMul
+    whole, scale = _as_int8(weight, -1)
+    assert scale.shape == (1, 2) and np.abs(whole).max() == 127
+    assert (np.abs(whole * scale - weight) <= scale / 2 + 1e-6).all()
+
+
+def test_the_command(plain, no_conversion, tmp_path, capsys):
+    output = tmp_path / "new" / "onnx"
+    assert _run(plain, "--onnx", output, "--weights", "float16", "-f", "0") == 0
+    assert "hrmedseg predict-onnx" in capsys.readouterr().out
+    sidecar = Sidecar.read(output)
+    assert sidecar.weights == "float16" and 0 < sidecar.logit_difference["0"] < 0.1
+    assert [path.name for path in output.parent.iterdir()] == ["onnx"]
+    with pytest.raises(HRMedSegError, match="--overwrite"):
+        _run(plain, "--onnx", output)
+    assert _run(plain, "--onnx", output, "--overwrite") == 0
+    assert Sidecar.read(output).weights == "float32"
+
+
+def test_a_file_that_differs_is_not_written(plain, pictures, no_conversion, tmp_path, monkeypatch):
+    model = copy.deepcopy(pictures.graph)
+    (bias,) = [i for i in model.graph.initializer if i.name == BIAS]
+    values = onnx.numpy_helper.to_array(bias) + 1
+    bias.CopyFrom(onnx.numpy_helper.from_array(values, "something_else"))
+    for node in model.graph.node:
+        node.input[:] = ["something_else" if name == BIAS else name for name in node.input]
+    monkeypatch.setattr(onnx_export, "_graph", lambda *_: model)
+    output = tmp_path / "onnx"
+    with pytest.raises(HRMedSegError, match="differ from those of the network by up to .* nothing was written"):
+        export_onnx(plain, output)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_export_that_fails_leaves_the_old_one(plain, pictures, tmp_path, monkeypatch):
+    output = shutil.copytree(pictures.folder, tmp_path / "onnx")
+    before = (output / "fold_0.onnx").read_bytes()
+
+    def fails(*_):
+        raise RuntimeError("in the middle")
+
+    monkeypatch.setattr(onnx_export, "_graph", fails)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        export_onnx(plain, output, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
+    assert (output / "fold_0.onnx").read_bytes() == before
+
+
+def test_folders_that_are_no_export_stay(plain, tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(HRMedSegError, match="other things than an export, such as thesis.tex"):
+        export_onnx(plain, tmp_path, overwrite=True)
+    with pytest.raises(HRMedSegError, match="is a file"):
+        export_onnx(plain, tmp_path / "thesis.tex", overwrite=True)
+    assert (tmp_path / "thesis.tex").is_file()
+
+
+def test_folds_and_checkpoints(pictures, tmp_path):
+    assert folds_with(pictures.model, "checkpoint_final.pth", None) == ["0", "1"]
+    assert folds_with(pictures.model, "checkpoint_final.pth", ["1"]) == ["1"]
+    with pytest.raises(HRMedSegError, match="checkpoint_final.pth of fold 7.*folds with it: 0, 1"):
+        folds_with(pictures.model, "checkpoint_final.pth", ["1", "7"])
+    with pytest.raises(HRMedSegError, match="checkpoints of any fold: checkpoint_final.pth"):
+        folds_with(pictures.model, "checkpoint_best.pth", None)
+    with pytest.raises(HRMedSegError, match="no folder of a trained model"):
+        folds_with(tmp_path, "checkpoint_final.pth", None)
+    every = shutil.copytree(pictures.model, tmp_path / "every")
+    shutil.move(every / "fold_1", every / "fold_all")
+    assert folds_with(every, "checkpoint_final.pth", None) == ["0"]
+    shutil.rmtree(every / "fold_0")
+    assert folds_with(every, "checkpoint_final.pth", None) == ["all"]
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        (
+            {
+                "preprocessor_name": "DefaultPreprocessor",
+                "architecture": {"network_class_name": "dynamic_network_architectures.PlainConvUNet"},
+            },
+            "PlainConvUNet with DefaultPreprocessor.*need nnU-Net",
+        ),
+        (
+            {"architecture": {"network_class_name": "nnunet_hrmedseg.architectures.SegMaFormer", "arch_kwargs": {}}},
+            "SegMaFormer",
+        ),
+        ({"image_reader_writer": "NibabelIOWithReorient"}, "image_reader_writer.*NibabelIOWithReorient"),
+        ({"normalization_schemes": ["Mine"] * 3}, "normalisation.*Mine"),
+        ({"resampling_fn_probabilities": "resample_data_or_seg_to_shape"}, "resampling_fn_probabilities"),
+        (
+            {"resampling_fn_probabilities_kwargs": {"is_seg": False, "mode": "nearest"}},
+            "mode of resampling_fn_probabilities.*nearest",
+        ),
+    ],
+)
+def test_models_of_another_kind_are_refused(plain, tmp_path, changes, said):
+    with pytest.raises(HRMedSegError, match=said):
+        export_onnx(_edited(plain, tmp_path, **changes), tmp_path / "onnx")
+    assert not (tmp_path / "onnx").exists()
+
+
+def test_what_is_no_checkpoint(plain, tmp_path):
+    copied = shutil.copytree(plain, tmp_path / "copy")
+    file = copied / "fold_0" / "checkpoint_final.pth"
+    torch.save({"network_weights": {}}, file)
+    with pytest.raises(HRMedSegError, match="cannot be read as a checkpoint of nnU-Net"):
+        export_onnx(copied, tmp_path / "onnx")
+
+
+def test_missing_packages_are_named(plain, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name.startswith("onnxs") else name)
+    with pytest.raises(HRMedSegError, match="^onnxscript missing: pip install"):
+        export_onnx(plain, tmp_path / "onnx")
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ([], "give --onnx FOLDER"),
+        (["--share", "a.zip", "--weights", "int8"], "--weights int8"),
+        (["--onnx", "a", "--licence", "CC0"], "--licence"),
+    ],
+)
+def test_arguments_that_do_not_go_together(words, said):
+    with pytest.raises(HRMedSegError, match=said):
+        _run("model", *words)
+
+
+def test_sharing_gets_its_arguments(monkeypatch, tmp_path, capsys):
+    given = {}
+
+    def share_model(folder, output, **options):
+        given.update(options, folder=folder, output=output)
+        return output
+
+    fake = SimpleNamespace(share_model=share_model, NOT_STATED="not stated")
+    monkeypatch.setitem(sys.modules, "nnunet_hrmedseg.deployment.sharing", fake)
+    output = tmp_path / "model.zip"
+    assert _run("model", "-f", "0", "all", "--share", output, "--licence", "CC0", "-chk", "checkpoint_best.pth") == 0
+    assert given == {
+        "folder": type(output)("model"),
+        "output": output,
+        "folds": ["0", "all"],
+        "checkpoint": "checkpoint_best.pth",
+        "licence": "CC0",
+        "overwrite": False,
+    }
+    assert str(output) in capsys.readouterr().out

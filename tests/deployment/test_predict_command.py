@@ -1,0 +1,163 @@
+"""hrmedseg predict-onnx: without torch and nnU-Net, and with what users give it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from skimage import io
+
+import nnunet_hrmedseg
+from nnunet_hrmedseg.deployment.arguments import add_predict_onnx_arguments
+from nnunet_hrmedseg.deployment.onnx_predict import OnnxModel, predict_onnx
+from nnunet_hrmedseg.errors import HRMedSegError
+from tests.deployment.tiny_models import blobs
+
+# all but numpy, onnxruntime, Pillow and tifffile
+WITHOUT = """
+import argparse, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {names}:
+            raise ImportError(f"{{name}} is not here")
+
+sys.meta_path.insert(0, Blocked())
+import nnunet_hrmedseg.cli
+from nnunet_hrmedseg.deployment.arguments import add_predict_onnx_arguments
+from nnunet_hrmedseg.deployment.onnx_predict import predict_onnx
+
+parser = argparse.ArgumentParser()
+add_predict_onnx_arguments(parser)
+sys.exit(predict_onnx(parser.parse_args()))
+"""
+BLOCKED = {
+    *("torch", "nnunetv2", "scipy", "skimage", "SimpleITK", "batchgenerators", "pandas", "matplotlib", "imageio"),
+    *("onnx", "onnxscript", "nibabel", "sklearn", "safetensors", "timm", "acvl_utils", "tqdm"),
+}
+
+
+def _run(*words) -> int:
+    parser = argparse.ArgumentParser()
+    add_predict_onnx_arguments(parser)
+    return predict_onnx(parser.parse_args([str(word) for word in (*words, "--threads", 1)]))
+
+
+def _rgb(seed: int = 0) -> np.ndarray:
+    return np.moveaxis(blobs(np.random.default_rng(seed), (50, 70), 3), 0, -1)
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for case in range(2):
+        io.imsave(folder / f"case_{case}_0000.png", _rgb(case), check_contrast=False)
+    return folder
+
+
+def test_without_torch_and_nnunet(pictures, images, tmp_path):
+    """In a process of its own that can import neither: the masks are the same."""
+    package = Path(nnunet_hrmedseg.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT.format(names=BLOCKED), "-i", images, "-o", tmp_path / "masks", "-m"]
+        + [pictures.folder, "--save_probabilities", "--threads", "1"],
+        env={**os.environ, "PYTHONPATH": str(package)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 of 2 predicted" in done.stdout
+    for case in range(2):
+        data = np.moveaxis(_rgb(case), -1, 0)[:, None].astype(np.float32)
+        wanted, probability = OnnxModel(pictures.folder, threads=1).predict(data, with_probabilities=True)
+        np.testing.assert_array_equal(io.imread(tmp_path / "masks" / f"case_{case}.png"), wanted[0])
+        written = np.load(tmp_path / "masks" / f"case_{case}.npz")["probabilities"]
+        np.testing.assert_array_equal(written, probability)
+
+
+def test_one_bad_case_does_not_cost_the_others(pictures, images, tmp_path, capsys):
+    (images / "broken_0000.png").write_bytes(b"no image")
+    io.imsave(images / "grey_0000.png", _rgb()[..., 0], check_contrast=False)
+    assert _run("-i", images, "-o", tmp_path / "masks", "-m", pictures.folder) == 1
+    said = capsys.readouterr()
+    assert "2 of 4 predicted" in said.out
+    assert "2 failed: broken, grey" in said.err
+    assert "broken_0000.png cannot be read" in said.err
+    assert "trained with 3 (R, G, B), this case has 1" in said.err
+    assert sorted(file.name for file in (tmp_path / "masks").iterdir()) == ["case_0.png", "case_1.png"]
+
+
+def test_nan_is_named(pictures):
+    data = np.ones((3, 1, 20, 20), np.float32)
+    data[1, 0, 3, 3] = np.nan
+    with pytest.raises(HRMedSegError, match="1 NaN or infinite values in channel G, of 400"):
+        OnnxModel(pictures.folder, threads=1).predict(data)
+
+
+def test_single_files_one_fold_no_mirroring(pictures, images, tmp_path):
+    file = shutil.copy(images / "case_0_0000.png", tmp_path / "photo.png")
+    assert _run("-i", file, "-o", tmp_path / "masks", "-m", pictures.folder, "-f", "1", "--disable_tta") == 0
+    data = np.moveaxis(_rgb(0), -1, 0)[:, None].astype(np.float32)
+    wanted, _ = OnnxModel(pictures.folder, folds=["1"], mirror=False, threads=1).predict(data)
+    np.testing.assert_array_equal(io.imread(tmp_path / "masks" / "photo.png"), wanted[0])
+
+
+def test_a_volume_keeps_its_geometry(volumes, tmp_path):
+    random = np.random.default_rng(3)
+    volume = sitk.GetImageFromArray(np.stack([blobs(random, (30, 40), 1)[0] for _ in range(3)], axis=-1))
+    volume.SetSpacing((4.0, 1.0, 1.5))
+    volume.SetOrigin((-30.0, 12.5, 100.0))
+    volume.SetDirection((0.0, -1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, -1.0))
+    (tmp_path / "in").mkdir()
+    sitk.WriteImage(volume, str(tmp_path / "in" / "a_0000.nii.gz"))
+    assert _run("-i", tmp_path / "in", "-o", tmp_path / "masks", "-m", volumes.folder) == 0
+    mask = sitk.ReadImage(str(tmp_path / "masks" / "a.nii.gz"))
+    assert mask.GetSize() == volume.GetSize()
+    np.testing.assert_allclose(mask.GetSpacing(), volume.GetSpacing(), atol=1e-6)
+    np.testing.assert_allclose(mask.GetOrigin(), volume.GetOrigin(), atol=1e-4)
+    np.testing.assert_allclose(mask.GetDirection(), volume.GetDirection(), atol=1e-6)
+    wanted, _ = OnnxModel(volumes.folder, threads=1).predict(sitk.GetArrayFromImage(volume)[None].astype(np.float32))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(mask), wanted)
+
+
+def test_without_simpleitk_a_volume_says_so(volumes, tmp_path, monkeypatch, capsys):
+    (tmp_path / "a_0000.nii.gz").touch()
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    assert _run("-i", tmp_path, "-o", tmp_path / "masks", "-m", volumes.folder) == 1
+    assert "pip install SimpleITK" in capsys.readouterr().err
+
+
+def test_models_that_are_not_whole(pictures, volumes, images, tmp_path):
+    with pytest.raises(HRMedSegError, match="has no fold 7; it has 0, 1"):
+        OnnxModel(pictures.folder, folds=["7"])
+    with pytest.raises(HRMedSegError, match="hrmedseg export --onnx wrote"):
+        OnnxModel(images)
+    copy = shutil.copytree(pictures.folder, tmp_path / "copy")
+    (copy / "fold_1.onnx").unlink()
+    with pytest.raises(HRMedSegError, match="fold_1.onnx does not exist"):
+        OnnxModel(copy)
+    (copy / "fold_1.onnx").write_bytes(b"half of it")
+    with pytest.raises(HRMedSegError, match="fold_1.onnx cannot be loaded by onnxruntime"):
+        OnnxModel(copy)
+    shutil.copy(volumes.folder / "fold_0.onnx", copy / "fold_0.onnx")
+    with pytest.raises(HRMedSegError, match="do not belong together: .* 1 x 32 x 64 .* 3 x 64 x 48"):
+        OnnxModel(copy)
+
+
+def test_without_onnxruntime(pictures, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(HRMedSegError, match="pip install onnxruntime"):
+        OnnxModel(pictures.folder)
+
+
+def test_the_sidecar_is_plain_json(pictures):
+    assert json.loads((pictures.folder / "model.json").read_text())["canvas"] == [64, 48]

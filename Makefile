@@ -8,7 +8,7 @@ TEST_PROCESSES ?= 2
 BIN := $(VENV)/bin
 SOURCES := $(shell find nnunet_hrmedseg -type f -not -name '*.pyc')
 
-.PHONY: demo test test-fast test-end-to-end lint format clean
+.PHONY: demo test test-fast test-end-to-end lint wheel format clean
 
 demo: $(VENV)/installed
 	$(BIN)/hrmedseg demo -o hrmedseg_demo --overwrite
@@ -26,6 +26,10 @@ lint: $(VENV)/dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# builds, installs, tries and uninstalls the wheel, over what is in .venv
+wheel: $(VENV)/dependencies
+	$(BIN)/python scripts/check_wheel.py --over $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
 
 format: $(VENV)/dependencies
 	$(BIN)/ruff check --fix .

@@ -6,7 +6,7 @@ import os
 import platform
 from pathlib import Path
 
-__all__ = ["processor_name", "usable_cores"]
+__all__ = ["free_memory", "processor_name", "usable_cores"]
 
 
 def processor_name() -> str:
@@ -19,6 +19,14 @@ def processor_name() -> str:
                 name = line.partition(":")[2].strip()
                 break
     return f"{name}, {os.cpu_count()} cores"
+
+
+def free_memory() -> int | None:
+    """Bytes of memory that nothing is using; None where the system does not say (macOS, Windows)."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 def usable_cores() -> int:

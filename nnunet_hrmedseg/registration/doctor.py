@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 
 from nnunet_hrmedseg import __version__
 from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.nnunet_versions import find_trainer
 from nnunet_hrmedseg.registration.names import REGISTERED
 from nnunet_hrmedseg.registration.places import places
 
@@ -147,12 +148,6 @@ def _unpickle_all(pickled: dict[str, bytes]) -> dict[str, str]:
     return {name: pickle.loads(data).__qualname__ for name, data in pickled.items()}
 
 
-def _trainer(name: str) -> type:
-    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-
-    return recursive_find_trainer_class_by_name(name)
-
-
 def _planner(name: str) -> type:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -165,7 +160,11 @@ def _preprocessor(name: str) -> type:
     return ConfigurationManager({"preprocessor_name": name, "architecture": {}}).preprocessor_class
 
 
-_LOOK_UP: dict[str, Callable[[str], type]] = {"trainer": _trainer, "planner": _planner, "preprocessor": _preprocessor}
+_LOOK_UP: dict[str, Callable[[str], type]] = {
+    "trainer": find_trainer,
+    "planner": _planner,
+    "preprocessor": _preprocessor,
+}
 
 
 def devices() -> Iterator[Finding]:

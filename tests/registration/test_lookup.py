@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import nnunet_hrmedseg
+from nnunet_hrmedseg.nnunet_versions import SUPPORTED
 from nnunet_hrmedseg.registration.names import EPOCHS, PLACES, REGISTERED, trainer_variant_name
 from nnunet_hrmedseg.registration.places import LOOKUP_FOLDER, places
 
@@ -40,6 +41,42 @@ assert not hasattr(lookup, "nnUNetTrainer_5epochs")
 assert not [name for name in sys.modules if name.startswith("nnunet_hrmedseg")]
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def lookup_in_a_process(code: str, nnunet_version: str) -> subprocess.CompletedProcess:
+    """Code that has the lookup module as `lookup`, in a Python where nnU-Net says that it is of this version."""
+    start = f"""
+import importlib.metadata, importlib.util, sys, types
+for name in ("nnunet_hrmedseg.plans.planner", "nnunet_hrmedseg.plans.preprocessor"):  # a tenth of the time
+    sys.modules[name] = types.SimpleNamespace(nnUNetPlannerHRMedSeg="planner", HRMedSegPreprocessor="preprocessor")
+version = importlib.metadata.version
+importlib.metadata.version = lambda name: {nnunet_version!r} if name == "nnunetv2" else version(name)
+spec = importlib.util.spec_from_file_location("lookup", {str(LOOKUP_FOLDER / "lookup.py")!r})
+lookup = importlib.util.module_from_spec(spec); spec.loader.exec_module(lookup)
+"""
+    return subprocess.run([sys.executable, "-c", start + code], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("version, words", [("1.7.1", True), ("2.5.2", True), ("3.0.0", True), ("2.6.0", False)])
+def test_a_name_of_ours_warns_once_outside_the_supported_range(version, words):
+    code = """
+assert lookup.nnUNetPlannerHRMedSeg == "planner"
+assert lookup.HRMedSegPreprocessor == "preprocessor"
+"""
+    done = lookup_in_a_process(code, version)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(f"nnunetv2 {version} is installed") == words
+    assert done.stderr.count(f'pip install "nnunetv2{SUPPORTED}"') == words
+
+
+@pytest.mark.parametrize("version", ["1.7.1", "3.0.0", "of one's own"])
+def test_stock_names_neither_warn_nor_fail_outside_the_supported_range(version):
+    code = """
+assert not hasattr(lookup, "nnUNetTrainer_5epochs") and not hasattr(lookup, "ExperimentPlanner")
+assert not hasattr(lookup, "nnUNetTrainerHRMedSegOfAnotherPackage")
+"""
+    done = lookup_in_a_process(code, version)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_variants_are_named_as_nnunet_names_them():

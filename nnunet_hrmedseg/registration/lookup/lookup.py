@@ -11,9 +11,11 @@ def __getattr__(name: str):
         raise AttributeError(name)
     from importlib import import_module
 
+    from nnunet_hrmedseg.nnunet_versions import warn_outside_supported
     from nnunet_hrmedseg.registration.names import REGISTERED
 
     for names in REGISTERED.values():
         if name in names:
+            warn_outside_supported()
             return getattr(import_module(names[name]), name)
     raise AttributeError(name)

@@ -1,0 +1,112 @@
+"""Which releases of nnU-Net this package works with, and what is different between them.
+
+nnU-Net's minor releases move functions and change their arguments. What this package needs of it in more than one way
+is here and nowhere else, and looks at what is there, not at the number of the release.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from packaging.specifiers import SpecifierSet
+
+if TYPE_CHECKING:
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+    from torch import nn
+
+__all__ = ["SUPPORTED", "build_network", "find_trainer", "nnunet_folders", "warn_outside_supported"]
+
+SUPPORTED = ">=2.6,<3"
+"""Versions of nnunetv2, as in setup.cfg."""
+
+
+@cache
+def warn_outside_supported() -> None:
+    """Warn, once in a process, where the installed nnU-Net is not a supported one."""
+    try:
+        installed = importlib.metadata.version("nnunetv2")
+        supported = SpecifierSet(SUPPORTED).contains(installed, prereleases=True)
+    except Exception:  # a copy of nnU-Net's code without a version, or with one of its own kind: nothing is known
+        return
+    if not supported:
+        warnings.warn(
+            f"nnunetv2 {installed} is installed, but nnunet_hrmedseg is made for {SUPPORTED}: its trainers may fail "
+            f'here. nnU-Net\'s own do not depend on it. To mend it: pip install "nnunetv2{SUPPORTED}"',
+            stacklevel=2,
+        )
+
+
+def find_trainer(name: str) -> type[nnUNetTrainer]:
+    """The trainer class of this name, wherever nnU-Net itself finds it.
+
+    Raises:
+        RuntimeError: there is none.
+        AssertionError: what has this name is no trainer.
+    """
+    try:
+        from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+    except ModuleNotFoundError:  # before 2.8
+        package = import_module("nnunetv2.training.nnUNetTrainer")
+        find_class = import_module("nnunetv2.utilities.find_class_by_name").recursive_find_python_class
+        trainer = find_class(package.__path__[0], name, package.__name__)
+        if trainer is None:
+            raise RuntimeError(f"Could not find requested nnunet trainer {name} in {package.__name__}") from None
+        return trainer
+    return recursive_find_trainer_class_by_name(name)
+
+
+def build_network(
+    trainer: type[nnUNetTrainer],
+    plans: PlansManager,
+    configuration: ConfigurationManager,
+    input_channels: int,
+    output_channels: int,
+    deep_supervision: bool,
+) -> nn.Module:
+    """The network of a trainer, with random weights, as nnU-Net builds it."""
+    build = trainer.build_network_architecture
+    described: tuple
+    if "plans_manager" in inspect.signature(build).parameters:
+        described = plans, configuration
+    else:  # before 2.7, and trainers that were written then
+        described = (
+            configuration.network_arch_class_name,
+            configuration.network_arch_init_kwargs,
+            configuration.network_arch_init_kwargs_req_import,
+        )
+    return build(*described, input_channels, output_channels, enable_deep_supervision=deep_supervision)
+
+
+_TEXT = (str, type(None))
+
+
+@contextmanager
+def nnunet_folders(**folders: str | os.PathLike) -> Iterator[None]:
+    """Inside, nnU-Net works in these folders in this process: nnUNet_raw, nnUNet_preprocessed, nnUNet_results."""
+    before = {name: os.environ.get(name) for name in folders}
+    # before 2.8, each module has the folders as text, as they were when it was imported
+    modules = [module for name, module in list(sys.modules.items()) if name.startswith("nnunetv2.")]
+    frozen = [(m, name, vars(m)[name]) for m in modules for name in folders if isinstance(vars(m).get(name, 0), _TEXT)]
+    for name, folder in folders.items():
+        os.environ[name] = os.fspath(folder)
+    for module, name, _ in frozen:
+        setattr(module, name, os.environ[name])
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        for module, name, value in frozen:
+            setattr(module, name, value)

@@ -1,0 +1,98 @@
+"""Throw-away Python environments, and this package built for them: what the other scripts here share."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+__all__ = ["REPOSITORY", "Environment", "build", "copy_repository", "declared"]
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+NOT_SOURCES = (".*", "build", "dist", "*.egg-info", "__pycache__", "hrmedseg_demo")
+
+
+class Environment:
+    """A new virtual environment.
+
+    Args:
+        folder: where; it must not exist.
+        python: the interpreter that it is made from; this one if None.
+        over: a folder site-packages whose packages it sees after its own, once `see_the_others` is called: nothing of
+            them has to be installed again, and pip, which must not change them, does not know of them before.
+    """
+
+    def __init__(self, folder: Path, python: str | None = None, over: Path | None = None) -> None:
+        self.folder, self.over = folder, over
+        run(python or sys.executable, "-m", "venv", folder)
+        self.scripts = folder / ("Scripts" if os.name == "nt" else "bin")
+        self.python = self.scripts / "python"
+        where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+        self.site_packages = Path(run(self.python, "-c", where, quiet=True).strip())
+        self.others = self.site_packages / "others.pth"
+
+    def pip(self, *arguments: object) -> None:
+        hidden = self.others.is_file()
+        self.others.unlink(missing_ok=True)
+        command, *options = arguments
+        run(self.python, "-m", "pip", command, "--quiet", "--disable-pip-version-check", *options)
+        if hidden:
+            self.see_the_others()
+
+    def install(self, *requirements: object) -> None:
+        self.pip("install", *(["--no-deps"] if self.over else []), *requirements)
+
+    def see_the_others(self) -> None:
+        if self.over:
+            self.others.write_text(f"{self.over.resolve()}\n")
+
+    def contents(self) -> set[str]:
+        """All that is installed: files and folders, relative to the environment."""
+        return {
+            path.relative_to(self.folder).as_posix()
+            for place in (self.site_packages, self.scripts)
+            for path in place.rglob("*")
+            if path != self.others
+        }
+
+
+def run(*command: object, quiet: bool = False, **options) -> str:
+    """Run a command and return what it printed; a failure ends the script with the command's own words."""
+    words = [str(word) for word in command]
+    if not quiet:
+        print(f"$ {shlex.join(words)}", flush=True)
+    done = subprocess.run(words, stdout=subprocess.PIPE if quiet else None, text=True, **options)
+    if done.returncode:
+        sys.exit(f"failed with status {done.returncode}: {shlex.join(words)}\n{done.stdout or ''}")
+    return done.stdout or ""
+
+
+def copy_repository(folder: Path) -> Path:
+    """The repository's files without what was made from them."""
+    return Path(shutil.copytree(REPOSITORY, folder, ignore=shutil.ignore_patterns(*NOT_SOURCES)))
+
+
+def build(folder: Path) -> tuple[Path, Path]:
+    """Build in `folder`, from a copy of the repository: (wheel, sdist). The wheel is made from the sdist."""
+    source = copy_repository(folder / "source")
+    builder = Environment(folder / "builder")
+    builder.install("build")
+    run(builder.python, "-m", "build", "--outdir", folder / "dist", source, quiet=True)
+    (wheel,) = (folder / "dist").glob("*.whl")
+    (sdist,) = (folder / "dist").glob("*.tar.gz")
+    return wheel, sdist
+
+
+def declared() -> dict[str, Requirement]:
+    """What setup.cfg requires: name -> requirement."""
+    config = configparser.ConfigParser()
+    config.read(REPOSITORY / "setup.cfg", encoding="utf-8")
+    lines = config["options"]["install_requires"].split("\n")
+    requirements = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {requirement.name: requirement for requirement in requirements}

@@ -1,0 +1,84 @@
+"""Run `hrmedseg doctor`, fast tests and one short training with the oldest and the newest supported nnU-Net and torch.
+
+    python scripts/test_versions.py oldest --python python3.10
+    python scripts/test_versions.py newest --python python3.13
+    python scripts/test_versions.py oldest --over .venv/lib/python3.11/site-packages
+
+The ends are those of setup.cfg: `oldest` pins nnunetv2 and torch to the lower bounds, `newest` takes what pip finds.
+Everything is installed into an empty environment, as for a user: several GB. With --over, nnU-Net and this package
+alone are installed, over the packages of an environment that has the rest, torch among them, which stays as it is.
+Exit status 0: all of it held.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+from environments import Environment, build, copy_repository, declared, run
+
+FAST = (
+    "tests/registration",
+    "tests/plans/test_overrides.py",
+    "tests/plans/test_preprocessor.py",
+    "tests/plans/test_segmaformer_planner.py",
+    "tests/trainers/test_trainer.py",
+    "tests/trainers/test_segmaformer.py",
+)
+# it compares setup.cfg with the repository, which is not there; check_wheel.py looks into the wheel
+OF_THE_REPOSITORY = "tests/registration/test_lookup.py::test_every_package_is_in_the_wheel"
+# planned, trained for an epoch, validated and predicted by nnU-Net's own commands
+ROAD = ("tests/end_to_end/test_grey_images.py", "-k", "regions or odd")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("end", choices=("oldest", "newest"))
+    parser.add_argument("--python", help="the interpreter to do it with [default: this one]")
+    parser.add_argument("--over", type=Path, help="site-packages of an environment that has everything else")
+    parser.add_argument("--no-training", action="store_true", help="leave out the short training")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        wheel, _ = build(folder)
+        environment = Environment(folder / "environment", args.python, args.over)
+        environment.install(*requirements(args.end, bool(args.over)), wheel)
+        environment.see_the_others()
+        # not in the repository, whose package would be found before the installed one
+        copy = copy_repository(folder / "copy")
+        (copy / "nnunet_hrmedseg").rename(folder / "not_this_one")
+        check(environment, copy, folder, training=not args.no_training)
+    print(f"{args.end}: all well.")
+
+
+def requirements(end: str, alone: bool) -> list[str]:
+    """What to install before or beside the wheel; `alone`: without what those need in turn."""
+    names = ["nnunetv2"] if alone else ["nnunetv2", "torch"]
+    wanted = [lowest(name) if end == "oldest" else name for name in names]
+    if alone:
+        # nnU-Net 2.6.0 has no use for a later one
+        return wanted + ["dynamic-network-architectures<0.4"] * (end == "oldest")
+    return [*wanted, "pytest>=8"]
+
+
+def lowest(name: str) -> str:
+    (bound,) = (part.version for part in declared()[name].specifier if part.operator == ">=")
+    return f"{name}=={bound}"
+
+
+def check(environment: Environment, copy: Path, folder: Path, training: bool) -> None:
+    variables = {name: str(folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    for path in variables.values():
+        os.mkdir(path)
+    run(environment.scripts / "hrmedseg", "doctor", cwd=folder, env={**os.environ, **variables})
+    pytest = (environment.python, "-m", "pytest", "-p", "no:cacheprovider", "--durations=0", "--durations-min=60")
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run(*pytest, *FAST, "--deselect", OF_THE_REPOSITORY, cwd=copy, env=one_thread)
+    if training:
+        run(*pytest, *ROAD, cwd=copy, env=one_thread)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""What is different between nnU-Net's releases, on stand-ins for the older ones."""
+
+import os
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_hrmedseg.nnunet_versions import build_network, find_trainer, nnunet_folders
+from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSeg
+
+
+@pytest.fixture(params=["newer", "before 2.8"])
+def release(request, monkeypatch):
+    if request.param == "before 2.8":
+        monkeypatch.setitem(sys.modules, "nnunetv2.utilities.find_objects", None)  # its import fails
+
+
+@pytest.mark.usefixtures("release")
+def test_trainers_are_found():
+    assert find_trainer("nnUNetTrainer") is nnUNetTrainer
+    assert find_trainer("nnUNetTrainerHRMedSeg") is nnUNetTrainerHRMedSeg
+    with pytest.raises(RuntimeError, match="Could not find requested nnunet trainer nnUNetTrainerOfNobody"):
+        find_trainer("nnUNetTrainerOfNobody")
+
+
+def test_networks_are_built_as_the_trainer_has_it():
+    configuration = SimpleNamespace(
+        network_arch_class_name="Net", network_arch_init_kwargs={"depth": 1}, network_arch_init_kwargs_req_import=["op"]
+    )
+
+    class Trainer:
+        @staticmethod
+        def build_network_architecture(plans_manager, configuration_manager, inputs, outputs, enable_deep_supervision):
+            return plans_manager, configuration_manager, inputs, outputs, enable_deep_supervision
+
+    class Before27:
+        @staticmethod
+        def build_network_architecture(
+            architecture_class_name, init_kwargs, req_import, inputs, outputs, enable_deep_supervision=True
+        ):
+            return architecture_class_name, init_kwargs, req_import, inputs, outputs, enable_deep_supervision
+
+    assert build_network(Trainer, "plans", configuration, 3, 2, False) == ("plans", configuration, 3, 2, False)
+    assert build_network(Before27, "plans", configuration, 3, 2, False) == ("Net", {"depth": 1}, ["op"], 3, 2, False)
+
+
+def test_folders_hold_inside_alone(monkeypatch, tmp_path):
+    monkeypatch.setenv("nnUNet_raw", "before")
+    monkeypatch.delenv("nnUNet_results", raising=False)
+    imported = ModuleType("nnunetv2.as_before_28")
+    imported.nnUNet_raw, imported.nnUNet_results = "before", None
+    monkeypatch.setitem(sys.modules, imported.__name__, imported)
+    with (
+        pytest.raises(ZeroDivisionError),
+        nnunet_folders(nnUNet_raw=tmp_path / "raw", nnUNet_results=tmp_path / "results"),
+    ):
+        assert os.environ["nnUNet_raw"] == imported.nnUNet_raw == str(tmp_path / "raw")
+        assert os.environ["nnUNet_results"] == imported.nnUNet_results == str(tmp_path / "results")
+        raise ZeroDivisionError
+    assert os.environ["nnUNet_raw"] == imported.nnUNet_raw == "before"
+    assert "nnUNet_results" not in os.environ and imported.nnUNet_results is None

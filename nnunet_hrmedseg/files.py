@@ -1,13 +1,17 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all; and JSON, which may come from anybody."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-__all__ = ["replacing", "write_atomically"]
+from nnunet_hrmedseg.errors import HRMedSegError
+
+__all__ = ["json_object", "read_json", "replacing", "spreadsheet_text", "write_atomically"]
 
 
 @contextmanager
@@ -22,3 +26,39 @@ def write_atomically(file: Path, content: bytes) -> None:
     """The file with this content, or as it was before: never half of it."""
     with replacing(file) as temporary:
         temporary.write_bytes(content)
+
+
+def read_json(file: Path) -> Any:
+    """What a JSON file holds, of whatever type.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is no JSON in UTF-8, or nested too deeply to be anything that is read here.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8-sig"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def json_object(file: Path, what: str) -> dict[str, Any]:
+    """The same of a file that has to hold names and values.
+
+    Args:
+        what: the file is, for the message.
+
+    Raises:
+        HRMedSegError: it cannot be read, or holds something else.
+    """
+    try:
+        content = read_json(file)
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}, not names and values")
+    except (OSError, ValueError) as error:
+        raise HRMedSegError(f"{file} is no {what} that can be read: {error}. Correct it, or copy it again.") from error
+    return content
+
+
+def spreadsheet_text(text: str) -> str:
+    """For a cell of a CSV file: a spreadsheet would compute a text that begins like a formula, so it gets a quote."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

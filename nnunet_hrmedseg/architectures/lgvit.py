@@ -82,7 +82,7 @@ class LGViT(nn.Module):
             for size, wanted in zip(groups, num_heads, strict=True)
             for _ in range(size)
         ]
-        rates = torch.linspace(0.0, drop_path, len(heads)).tolist()
+        rates = [drop_path * block / max(1, len(heads) - 1) for block in range(len(heads))]
         self.token_interactive = nn.ModuleList(
             TokenInteractiveLayer(
                 embed_dim, block_heads, expansion, inter_gate=inter_gate, exter_gate=exter_gate, drop_path=rate

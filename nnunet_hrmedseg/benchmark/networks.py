@@ -7,7 +7,6 @@ keep the whole image as the patch; they are trained as nnUNetTrainer does, with 
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.nnunet_versions import nnunet_folders
 from nnunet_hrmedseg.plans.networks import NETWORKS as OURS
 from nnunet_hrmedseg.plans.networks import SEGMAFORMER
 from nnunet_hrmedseg.trainers.losses import dice_and_cross_entropy, dice_and_focal
@@ -238,26 +238,22 @@ def planned_architecture(planner: str, side: int, channels: int, dimensions: int
         "foreground_intensity_properties_per_channel": {str(channel): intensities for channel in range(channels)},
         "median_relative_size_after_cropping": 1.0,
     }
-    before = {name: os.environ.get(name) for name in ("nnUNet_raw", "nnUNet_preprocessed")}
     with tempfile.TemporaryDirectory() as folder:
-        for name, file, content in (
-            ("nnUNet_raw", "dataset.json", description),
-            ("nnUNet_preprocessed", "dataset_fingerprint.json", fingerprint),
+        raw, preprocessed = (Path(folder, name, "Dataset001_Benchmark") for name in ("raw", "preprocessed"))
+        for place, file, content in (
+            (raw, "dataset.json", description),
+            (preprocessed, "dataset_fingerprint.json", fingerprint),
         ):
-            os.environ[name] = str(Path(folder) / name)
-            place = Path(folder) / name / "Dataset001_Benchmark"
             place.mkdir(parents=True)
             (place / file).write_text(json.dumps(content))
-        try:
-            # planners print their plan, and warn of a memory target that is not their own
-            with redirect_stdout(StringIO()), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                plan = classes[planner]("Dataset001_Benchmark", gpu_memory_target_in_gb=10_000).plan_experiment()
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name, None)
-                if value is not None:
-                    os.environ[name] = value
+        # planners print their plan, and warn of a memory target that is not their own
+        with (
+            nnunet_folders(nnUNet_raw=raw.parent, nnUNet_preprocessed=preprocessed.parent),
+            redirect_stdout(StringIO()),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            plan = classes[planner]("Dataset001_Benchmark", gpu_memory_target_in_gb=10_000).plan_experiment()
     configuration = plan["configurations"]["2d" if flat else "3d_fullres"]
     if list(configuration["patch_size"]) != [side] * dimensions:
         raise RuntimeError(f"{planner} plans a patch of {configuration['patch_size']} for images of side {side}")

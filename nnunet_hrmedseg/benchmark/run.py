@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
 import platform
 import statistics
 import subprocess
@@ -33,7 +32,7 @@ from nnunet_hrmedseg.benchmark.networks import CONTENDERS, DEFAULT_CONTENDERS, D
 from nnunet_hrmedseg.benchmark.report import table
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.files import write_atomically
-from nnunet_hrmedseg.machine import processor_name
+from nnunet_hrmedseg.machine import free_memory, processor_name
 
 __all__ = ["benchmark"]
 
@@ -178,8 +177,7 @@ def _too_much(
     if device.type == "cpu" and case.training:
         # gradients of what is kept come and go; twice is a safe guess
         needed = 2 * row["kept_for_backward_bytes"] + 16 * row["parameters"]
-        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else needed
-        if needed > available:
+        if needed > (free_memory() or needed):
             return f"would take about {needed / 2**30:.0f} GiB of memory"
     return None
 

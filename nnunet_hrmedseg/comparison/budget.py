@@ -16,7 +16,7 @@ from time import monotonic
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.files import write_atomically
+from nnunet_hrmedseg.files import json_object, write_atomically
 
 __all__ = ["BUDGET_FILE", "Budget", "with_budget"]
 
@@ -84,9 +84,27 @@ class Record:
 
     @classmethod
     def read(cls, file: Path) -> Record:
-        content = json.loads(file.read_text())
-        budget = Budget(content["epochs"], content["minutes"])
-        return cls(budget, content["seconds_per_epoch"], content["iterations_per_epoch"])
+        """What `write` wrote.
+
+        Raises:
+            HRMedSegError: it cannot be read, or holds something else.
+        """
+        content = json_object(file, "record of a training's budget")
+        try:
+            epochs, minutes = content["epochs"], content["minutes"]
+            seconds, iterations = content["seconds_per_epoch"], content["iterations_per_epoch"]
+            whole = [*iterations, *([] if epochs is None else [epochs])]
+            numbers = [*seconds, *([] if minutes is None else [minutes])]
+            if len(seconds) != len(iterations) or not all(type(value) is int for value in whole):
+                raise ValueError("its epochs, iterations and seconds do not go together")
+            if not all(type(value) in (int, float) and 0 <= value and isfinite(value) for value in [*whole, *numbers]):
+                raise ValueError("it has values that are no numbers from 0 on")
+            return cls(Budget(epochs, minutes), list(seconds), list(iterations))
+        except (KeyError, ValueError, TypeError, OverflowError, HRMedSegError) as error:
+            raise HRMedSegError(
+                f"{file} is no record of a training's budget ({type(error).__name__}: {error}). Move the folder away "
+                f"to begin the training anew."
+            ) from error
 
 
 def with_budget(

@@ -17,6 +17,7 @@ from nnunet_hrmedseg import __version__
 from nnunet_hrmedseg.comparison.cost import COUNTED, FROM_LOGS, MEASURED, Cost
 from nnunet_hrmedseg.comparison.measures import MEASURES
 from nnunet_hrmedseg.comparison.results import Results
+from nnunet_hrmedseg.files import spreadsheet_text
 from nnunet_hrmedseg.machine import processor_name
 
 __all__ = ["as_content", "as_csv", "as_table", "number", "p_value"]
@@ -104,7 +105,8 @@ def as_csv(results: Results) -> str:
         for i, case in enumerate(results.cases):
             for j, name in enumerate(results.classes):
                 values = ["" if math.isnan(value) else value for value in results.values[model][i, j].tolist()]
-                writer.writerow([model, case, name, *values, results.true_sizes[i, j], results.sizes[model][i, j]])
+                names = map(spreadsheet_text, (model, case, name))
+                writer.writerow([*names, *values, results.true_sizes[i, j], results.sizes[model][i, j]])
     return text.getvalue()
 
 

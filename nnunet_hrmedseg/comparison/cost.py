@@ -5,7 +5,6 @@ Every figure carries how it was come by, because they are not all of the same ma
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 import time
@@ -17,7 +16,6 @@ from pathlib import Path
 
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from torch import nn
 
@@ -25,6 +23,10 @@ from nnunet_hrmedseg.architectures.counting import multiply_accumulates, paramet
 from nnunet_hrmedseg.benchmark.memory import kept_without_running
 from nnunet_hrmedseg.benchmark.networks import Trainable, as_nnunet_trains, nnunet_loss
 from nnunet_hrmedseg.comparison.budget import BUDGET_FILE
+from nnunet_hrmedseg.files import read_json
+from nnunet_hrmedseg.nnunet_versions import build_network, find_trainer
+from nnunet_hrmedseg.pretraining.stored_images import check_format
+from nnunet_hrmedseg.pretraining.teachers.loading import check_model_folder
 from nnunet_hrmedseg.trainers.one_output import OneOutputTrainer
 from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSeg
 
@@ -91,6 +93,7 @@ def load(folder: Path, fold: str, device: torch.device) -> nnUNetPredictor:
     checkpoint = "checkpoint_final.pth"
     if not (folder / f"fold_{fold}" / checkpoint).is_file():
         checkpoint = "checkpoint_best.pth"
+    check_model_folder(folder, folder / f"fold_{fold}" / checkpoint)
     with redirect_stdout(StringIO()):  # it says on every CPU that this is no GPU
         predictor = nnUNetPredictor(device=device, perform_everything_on_device=device.type == "cuda", allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(folder), (int(fold),), checkpoint)
@@ -103,10 +106,10 @@ def count(predictor: nnUNetPredictor) -> Cost:
     channels = determine_num_input_channels(plans, configuration, predictor.dataset_json)
     patch = [int(side) for side in configuration.patch_size]
     shape = (1, channels, *patch)
-    trainer = recursive_find_trainer_class_by_name(predictor.trainer_name)
+    trainer = find_trainer(predictor.trainer_name)
     classes = predictor.label_manager.num_segmentation_heads
     ours = issubclass(trainer, OneOutputTrainer)
-    network = trainer.build_network_architecture(plans, configuration, channels, classes, not ours)
+    network = build_network(trainer, plans, configuration, channels, classes, not ours)
     return Cost(
         patch_size=patch,
         batch_size=int(configuration.batch_size),
@@ -130,22 +133,28 @@ def as_ours_train(trainer: type[OneOutputTrainer], network: nn.Module) -> Traina
 def epochs_of_logs(fold_folder: Path) -> tuple[float | None, int]:
     """Median seconds of an epoch, and the number of epochs, in nnU-Net's training logs of a fold."""
     logs = sorted(fold_folder.glob("training_log_*.txt"))
-    seconds = [float(time) for log in logs for time in re.findall(r"Epoch time: ([0-9.]+) s", log.read_text())]
+    seconds = [
+        float(time)
+        for log in logs
+        for time in re.findall(r"Epoch time: ([0-9]+[.]?[0-9]*) s", log.read_text(errors="replace"))
+    ]
     return (statistics.median(seconds) if seconds else None), len(seconds)
 
 
 def length_of_training(fold_folder: Path) -> tuple[float | None, int | None]:
     """Seconds and iterations that a training within a budget took, or None for both."""
     try:
-        record = json.loads((fold_folder / BUDGET_FILE).read_text())
+        record = read_json(fold_folder / BUDGET_FILE)
         return float(record["training_seconds"]), int(record["iterations"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None, None
 
 
 def predict_seconds(predictor: nnUNetPredictor, files: list[Path]) -> float:
     """Seconds from an image in memory to its segmentation at the image's own size."""
     reader = predictor.plans_manager.image_reader_writer_class()
+    for file in files:
+        check_format(str(file))
     image, properties = reader.read_images([str(file) for file in files])
     start = time.perf_counter()
     predictor.predict_single_npy_array(image, properties)

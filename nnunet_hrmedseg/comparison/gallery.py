@@ -17,6 +17,7 @@ from skimage.transform import resize
 
 from nnunet_hrmedseg.comparison.measures import Label, Task
 from nnunet_hrmedseg.comparison.results import Results
+from nnunet_hrmedseg.pretraining.stored_images import check_format
 
 __all__ = ["Panel", "chosen_cases", "panels"]
 
@@ -64,6 +65,8 @@ def panels(
     Of a volume, the slice with most disagreement is shown; where the structures are small, the part of the image that
     holds them.
     """
+    for file in image_files:
+        check_format(str(file))
     image, _ = task.reader.read_images([str(file) for file in image_files])
     truth = task.reader.read_seg(str(truth_file))[0][0]
     segmentations = {model: task.reader.read_seg(str(file))[0][0] for model, (_, file) in predictions.items()}

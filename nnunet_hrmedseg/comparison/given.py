@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
 from nnunet_hrmedseg.comparison.missing import train_missing
 from nnunet_hrmedseg.comparison.models import Model, ensembles, files_by_case, prediction_folder, trained_models
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.plans.raw_cases import find_raw_cases
+from nnunet_hrmedseg.plans.raw_cases import find_raw_cases, read_dataset_json
 
 __all__ = ["Given", "given_by"]
 
@@ -53,7 +52,7 @@ def _dataset_name(given: str | None) -> str:
         raise HRMedSegError(
             "Say what to compare: -d DATASET, or --predictions NAME=FOLDER ... with --truth and -djfile."
         )
-    if nnUNet_results.get() is None:
+    if "nnUNet_results" not in os.environ:
         raise HRMedSegError("The environment variable nnUNet_results is not set: that is where trained models are.")
     try:
         return maybe_convert_to_dataset_name(int(given) if given.isdigit() else given)
@@ -62,17 +61,17 @@ def _dataset_name(given: str | None) -> str:
 
 
 def _from_results(args: argparse.Namespace, name: str) -> Given:
-    results = nnUNet_results.get()
+    results = os.environ["nnUNet_results"]
     folder = Path(results) / name
     descriptions = sorted(folder.glob("*__*__*/dataset.json"))
     if not descriptions:
         raise HRMedSegError(f"There is no trained model of {name} in {results}.")
-    dataset_json = json.loads(descriptions[0].read_text())
+    dataset_json = read_dataset_json(descriptions[0])
     ending = dataset_json["file_ending"]
     models = trained_models(folder, ending, args.tr, args.p, args.c)
     if not args.no_ensembles and not any((args.tr, args.p, args.c)):
         models += ensembles(folder, ending)
-    raw, preprocessed = nnUNet_raw.get(), nnUNet_preprocessed.get()
+    raw, preprocessed = os.environ.get("nnUNet_raw"), os.environ.get("nnUNet_preprocessed")
     truths = [Path(preprocessed) / name / "gt_segmentations"] if preprocessed else []
     truths += [Path(raw) / name / "labelsTr"] if raw else []
     truth = next((files for folder in truths if (files := files_by_case(folder, ending))), None)
@@ -88,13 +87,8 @@ def _from_folders(args: argparse.Namespace) -> Given:
     missing = [name for name, value in (("--truth", args.truth), ("-djfile", args.djfile)) if not value]
     if missing:
         raise HRMedSegError(f"--predictions needs {' and '.join(missing)} as well.")
-    try:
-        dataset_json = json.loads(Path(args.djfile).read_text())
-        ending = dataset_json["file_ending"]
-    except (OSError, ValueError, KeyError) as error:
-        raise HRMedSegError(
-            f"-djfile {args.djfile} is no dataset.json of nnU-Net: {type(error).__name__} {error}"
-        ) from None
+    dataset_json = read_dataset_json(Path(args.djfile))
+    ending = dataset_json["file_ending"]
     models = [prediction_folder(given, ending) for given in args.predictions]
     names = [model.name for model in models]
     if len(set(names)) < len(names):

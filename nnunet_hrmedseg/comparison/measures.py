@@ -22,9 +22,10 @@ import numpy as np
 import torch
 from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn, region_or_label_to_mask
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
-from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.plans.raw_cases import find_reader
+from nnunet_hrmedseg.pretraining.stored_images import check_format
 
 __all__ = ["MEASURES", "Label", "Measure", "Task", "surface_measures", "surface_measures_are_there"]
 
@@ -63,7 +64,10 @@ class Task:
     @classmethod
     def of_dataset(cls, dataset_json: dict[str, Any], example: Path, tolerance: float, surfaces: bool) -> Task:
         """From a dataset.json, and one reference segmentation, by which the reader is chosen."""
-        reader = determine_reader_writer_from_dataset_json(dataset_json, str(example), verbose=False)()
+        try:
+            reader = find_reader(dataset_json, str(example))()
+        except RuntimeError as error:
+            raise HRMedSegError(f"nnU-Net has no reader for {example}: {error}") from error
         labels: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in dataset_json["labels"].items()
         }
@@ -91,6 +95,8 @@ class Task:
             ) from error
 
     def _measure(self, truth: Path, prediction: Path) -> dict[str, dict[str, float]]:
+        for file in (truth, prediction):
+            check_format(str(file))
         (reference, properties), (predicted, _) = (self.reader.read_seg(str(file)) for file in (truth, prediction))
         seen = np.ones(reference[0].shape, bool) if self.ignore_label is None else reference[0] != self.ignore_label
         measured = {}

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
+import os
 from pathlib import Path
 
 import torch
-from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 
 from nnunet_hrmedseg.comparison.budget import Budget
 from nnunet_hrmedseg.comparison.train import is_validated, train_fold
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.files import read_json
 
 __all__ = ["train_missing"]
 
@@ -27,17 +27,16 @@ def train_missing(args: argparse.Namespace, dataset: str) -> None:
     if not args.tr:
         raise HRMedSegError("--train: say which trainers, such as -tr nnUNetTrainer nnUNetTrainerHRMedSeg.")
     budget = Budget(args.epochs, args.minutes)
-    folders = {"nnUNet_preprocessed": nnUNet_preprocessed.get(), "nnUNet_results": nnUNet_results.get()}
-    for variable, value in folders.items():
-        if value is None:
+    for variable in ("nnUNet_preprocessed", "nnUNet_results"):
+        if variable not in os.environ:
             raise HRMedSegError(f"--train: the environment variable {variable} is not set.")
-    results = Path(folders["nnUNet_results"]) / dataset
+    results = Path(os.environ["nnUNet_results"]) / dataset
     missing = [
         (trainer, plans, configuration, fold)
         for trainer in args.tr
         for plans in args.p or ["nnUNetPlans"]
         for configuration in args.c or ["2d"]
-        for fold in args.f or folds_of_splits(Path(folders["nnUNet_preprocessed"]) / dataset)
+        for fold in args.f or folds_of_splits(Path(os.environ["nnUNet_preprocessed"]) / dataset)
         if not is_validated(results / f"{trainer}__{plans}__{configuration}" / f"fold_{fold}" / "validation", args.npz)
     ]
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -63,4 +62,12 @@ def train_missing(args: argparse.Namespace, dataset: str) -> None:
 def folds_of_splits(preprocessed: Path) -> list[str]:
     """Those of splits_final.json; without one nnU-Net makes five when it first trains."""
     file = preprocessed / "splits_final.json"
-    return [str(fold) for fold in range(len(json.loads(file.read_text())) if file.is_file() else FOLDS)]
+    if not file.is_file():
+        return [str(fold) for fold in range(FOLDS)]
+    try:
+        splits = read_json(file)
+        if not isinstance(splits, list):
+            raise ValueError(f"it holds a {type(splits).__name__}, not a list of folds")
+    except (OSError, ValueError) as error:
+        raise HRMedSegError(f"{file} cannot be read: {error}. Remove it, and nnU-Net makes it anew.") from error
+    return [str(fold) for fold in range(len(splits))]

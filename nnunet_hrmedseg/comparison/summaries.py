@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
 from nnunet_hrmedseg.comparison.measures import Label
+from nnunet_hrmedseg.files import read_json
 
 __all__ = ["check_summary"]
 
@@ -21,9 +21,10 @@ def check_summary(
     if not summary.is_file():
         return None
     try:
-        content = json.loads(summary.read_text())
+        content = read_json(summary)
         cases = {
-            Path(case["prediction_file"]).name.partition(".")[0]: case["metrics"] for case in content["metric_per_case"]
+            Path(case["prediction_file"]).name.partition(".")[0]: {k: {**v} for k, v in case["metrics"].items()}
+            for case in content["metric_per_case"]
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return (
@@ -37,12 +38,12 @@ def check_summary(
                 if of_class is None or measure not in of_class or not _same(of_class[measure], values[name][measure]):
                     said = "nothing" if of_class is None else of_class.get(measure)
                     return (
-                        f"{summary} says {said} for the {measure} of {name} in {case}, the files give "
+                        f"{summary} says {said!s:.100} for the {measure} of {name} in {case}, the files give "
                         f"{values[name][measure]}: predictions or labels were changed since. The files count."
                     )
     return None
 
 
-def _same(a: float | None, b: float) -> bool:
-    a = math.nan if a is None else a
-    return a == b or (math.isnan(a) and math.isnan(b))
+def _same(a: object, b: float) -> bool:
+    """a: as JSON has it; nnU-Net writes NaN, others null."""
+    return a == b or (math.isnan(b) and (a is None or (isinstance(a, float) and math.isnan(a))))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from collections import deque
 from pathlib import Path
 
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.files import json_object
 
 __all__ = ["is_validated", "main", "train_fold"]
 
@@ -59,16 +59,24 @@ def train_fold(
     try:
         status = process.wait()
     finally:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        _end(process)
     shown.join()
     if status != 0:
         raise HRMedSegError(
             f"{trainer_name}, {plans_name}, {configuration}, fold {fold} of data set {dataset} failed with status "
             f"{status}. The last that it said:\n{''.join(last)}"
         )
+
+
+def _end(process: subprocess.Popen) -> None:
+    """The process and all in its group; on Windows, which has no groups, the process alone."""
+    if sys.platform == "win32":
+        process.kill()
+        return
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
 
 
 def _show(stream, last: deque[str]) -> None:
@@ -102,14 +110,13 @@ def _train(args: argparse.Namespace) -> None:
     """`nnUNetv2_train` with another class of the same name: see nnunetv2/run/run_training.py."""
     # here, as the processes that nnU-Net spawns import this module anew
     import torch
-    from nnunetv2.paths import nnUNet_preprocessed
     from nnunetv2.run.run_training import maybe_load_checkpoint
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
     from nnunetv2.utilities.file_path_utilities import get_output_folder
-    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
     from nnunet_hrmedseg.comparison.budget import with_budget
     from nnunet_hrmedseg.machine import usable_cores
+    from nnunet_hrmedseg.nnunet_versions import find_trainer
 
     dataset = maybe_convert_to_dataset_name(int(args.dataset) if args.dataset.isdigit() else args.dataset)
     folder = Path(get_output_folder(dataset, args.tr, args.p, args.configuration, args.fold))
@@ -117,7 +124,7 @@ def _train(args: argparse.Namespace) -> None:
     if trained and is_validated(folder / "validation", args.npz):
         print(f"{folder} is trained and validated.")
         return
-    preprocessed = Path(nnUNet_preprocessed.get(), dataset)
+    preprocessed = Path(os.environ["nnUNet_preprocessed"], dataset)
     plans_file = preprocessed / f"{args.p}.json"
     if not plans_file.is_file():
         raise HRMedSegError(f"There are no plans {plans_file}: run nnUNetv2_plan_and_preprocess for {dataset} first.")
@@ -126,13 +133,13 @@ def _train(args: argparse.Namespace) -> None:
     if torch.cuda.is_available():
         torch.backends.cudnn.deterministic = False
         torch.backends.cudnn.benchmark = True
-    trainer_class = with_budget(recursive_find_trainer_class_by_name(args.tr), epochs=args.epochs, minutes=args.minutes)
+    trainer_class = with_budget(find_trainer(args.tr), epochs=args.epochs, minutes=args.minutes)
     continued = not trained and (folder / "checkpoint_latest.pth").is_file()
     trainer = trainer_class(
-        plans={**json.loads(plans_file.read_text()), "continue_training": continued},
+        plans={**json_object(plans_file, "nnU-Net plan"), "continue_training": continued},
         configuration=args.configuration,
         fold=args.fold,
-        dataset_json=json.loads((preprocessed / "dataset.json").read_text()),
+        dataset_json=json_object(preprocessed / "dataset.json", "dataset.json of nnU-Net"),
         device=torch.device(args.device),
     )
     maybe_load_checkpoint(trainer, continued, trained)
@@ -146,7 +153,8 @@ def is_validated(folder: Path, npz: bool) -> bool:
     summary = folder / "summary.json"
     if not summary.is_file():
         return False
-    return not npz or len(list(folder.glob("*.npz"))) == len(json.loads(summary.read_text())["metric_per_case"])
+    cases = json_object(summary, "summary.json of nnU-Net").get("metric_per_case")
+    return not npz or (isinstance(cases, list) and len(list(folder.glob("*.npz"))) == len(cases))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg import __version__
 from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.files import read_json
 from nnunet_hrmedseg.plans.preprocessor import HRMedSegPreprocessor
 from nnunet_hrmedseg.plans.raw_cases import RawCase, find_raw_cases, preprocess_cases
 
@@ -182,11 +183,12 @@ def _write_record(new_folder: Path, data_identifier: str, dataset_json: dict, ra
 
 def _read_record(folder: Path) -> dict[str, Any] | None:
     try:
-        record = json.loads((folder / RECORD).read_text())
+        record = read_json(folder / RECORD)
     except (OSError, ValueError):
         return None
-    needed = {"data_identifier", "labels", "raw", "files"}
-    return record if isinstance(record, dict) and needed <= record.keys() else None
+    needed = {"data_identifier": str, "labels": dict, "raw": dict, "files": dict}
+    whole = isinstance(record, dict) and all(isinstance(record.get(name), kind) for name, kind in needed.items())
+    return record if whole else None
 
 
 # ---- once, and all or nothing ----------------------------------------------------------------------------------------

@@ -17,14 +17,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from tqdm import tqdm
 
 from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.files import json_object
 
-__all__ = ["RawCase", "find_raw_cases", "preprocess_cases"]
+__all__ = ["RawCase", "find_raw_cases", "find_reader", "preprocess_cases", "read_dataset_json"]
 
 # Starting workers takes several seconds each (they import torch); a small data set is done before they would be ready.
 SPAWN_WORKERS_AFTER_SECONDS = 10.0
@@ -41,13 +44,19 @@ def find_raw_cases(raw_folder: Path | None, dataset_json: dict[str, Any]) -> dic
     """The training cases of `nnUNet_raw/<data set>` by name, or None if there are none to be reached.
 
     Raises:
-        HRMedSegError: a file in imagesTr whose name has no channel number.
+        HRMedSegError: a file in imagesTr whose name has no channel number; a list of files that nnU-Net does not read.
     """
     if raw_folder is None or not raw_folder.is_dir():
         return None
     if "dataset" in dataset_json:
-        listed = get_filenames_of_train_images_and_targets(str(raw_folder), deepcopy(dataset_json))
-        cases = {name: RawCase(files["images"], files["label"]) for name, files in listed.items()}
+        try:
+            listed = get_filenames_of_train_images_and_targets(str(raw_folder), deepcopy(dataset_json))
+            cases = {name: RawCase([*files["images"]], files["label"]) for name, files in listed.items()}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise HRMedSegError(
+                f'"dataset" in the dataset.json of {raw_folder} is not what nnU-Net reads ({type(error).__name__}: '
+                f'{error}). It should be {{CASE: {{"images": [FILE, ...], "label": FILE}}, ...}}, or not be there.'
+            ) from error
         return cases if any(os.path.isfile(case.label) for case in cases.values()) else None
 
     # not by nnU-Net's own function: it starts twelve processes to do this
@@ -67,6 +76,40 @@ def find_raw_cases(raw_folder: Path | None, dataset_json: dict[str, Any]) -> dic
         case = cases.setdefault(match[1], RawCase([], str(labels_folder / f"{match[1]}{ending}")))
         case.images.append(str(images_folder / file))
     return cases or None
+
+
+def read_dataset_json(file: Path) -> dict[str, Any]:
+    """A dataset.json that says at least which labels there are and how files end.
+
+    Raises:
+        HRMedSegError: it cannot be read, or does not say that.
+    """
+    content = json_object(file, "dataset.json of nnU-Net")
+    for name, kind in (("file_ending", str), ("labels", dict)):
+        if not isinstance(content.get(name), kind) or not content[name]:
+            raise HRMedSegError(
+                f"{file} is no dataset.json of nnU-Net v2: its {name} is {content.get(name)!r:.100}. Correct the file, "
+                f"see nnU-Net's documentation/dataset_format.md."
+            )
+    return content
+
+
+def find_reader(dataset_json: dict[str, Any], example: str | None = None) -> type[BaseReaderWriter]:
+    """nnU-Net's reader for the images of a data set. nnU-Net takes whatever has the name that a dataset.json gives.
+
+    Args:
+        example: one of the images, which tells images and volumes in .tif apart.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    try:
+        reader = determine_reader_writer_from_dataset_json(dataset_json, example, verbose=False)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RuntimeError(f"dataset.json names none ({error})") from error
+    if not (isinstance(reader, type) and issubclass(reader, BaseReaderWriter)):
+        raise RuntimeError(f"{dataset_json.get('overwrite_image_reader_writer')} is none")
+    return reader
 
 
 def preprocess_cases(

@@ -249,7 +249,7 @@ def _broken_lines(file: Path) -> list[str]:
     """Names and reasons of the broken images, each once; the file is put in order."""
     if not file.is_file():
         return []
-    lines = sorted(set(file.read_text(encoding="utf-8").splitlines()))
+    lines = sorted(set(file.read_text(encoding="utf-8", errors="replace").splitlines()))
     write_atomically(file, "".join(f"{line}\n" for line in lines).encode())
     return lines
 

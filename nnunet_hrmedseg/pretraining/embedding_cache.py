@@ -12,6 +12,7 @@ import io
 import json
 import os
 import shutil
+import stat
 import time
 import zlib
 from collections.abc import Iterable, Sequence
@@ -96,19 +97,24 @@ class EmbeddingCache:
     def has(self, index: int) -> bool:
         """Whether there is a file of the right size. Reads nothing, so damage within the file shows in `get` only."""
         try:
-            return os.stat(self._file(index)).st_size == self.file_bytes
+            status = os.stat(self._file(index))
+            return stat.S_ISREG(status.st_mode) and status.st_size == self.file_bytes
         except OSError:
             return False
 
     def get(self, index: int) -> Tensor | None:
         """The embedding (C, h, w), float32, on the CPU; None if it is missing or damaged, so must be computed."""
+        if not self.has(index):
+            return None
         try:
             content = self._file(index).read_bytes()
-        except FileNotFoundError:
+        except OSError:
             return None
         if len(content) != self.file_bytes or _checksum(content[:-CHECKSUM_BYTES]) != content[-CHECKSUM_BYTES:]:
             return None
         values = np.frombuffer(content, "<f2", prod(self.shape), len(_npy_header(self.shape)))
+        if not np.isfinite(values).all():  # `put` never wrote this
+            return None
         return torch.from_numpy(values.astype(np.float32).reshape(self.shape))
 
     def put(self, indices: Iterable[int] | Tensor, embeddings: Tensor) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import tarfile
@@ -16,11 +15,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
-from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.plans.raw_cases import find_raw_cases
+from nnunet_hrmedseg.files import read_json
+from nnunet_hrmedseg.plans.raw_cases import find_raw_cases, find_reader
 from nnunet_hrmedseg.pretraining.stored_images import (
     SUFFIXES,
     CaseFiles,
@@ -181,6 +180,8 @@ def _images_in_tar(tar: str, faults: list[str]) -> Iterator[StoredImage]:
                 if member.offset <= last:
                     raise HRMedSegError(f"a header at byte {last} leads back to byte {member.offset}")
                 last = member.offset
+                if member.size < 0:
+                    raise HRMedSegError(f"{member.name} has a size below 0, at byte {member.offset}")
                 if member.offset_data + member.size > end:
                     raise HRMedSegError(f"it is truncated in {member.name}, at byte {end}")
                 path = PurePosixPath(member.name)
@@ -197,7 +198,7 @@ def _images_in_tar(tar: str, faults: list[str]) -> Iterator[StoredImage]:
 def _dataset_json(folder: Path) -> dict[str, Any] | None:
     """The dataset.json of an nnU-Net raw data set; None if the folder is none."""
     try:
-        content = json.loads((folder / "dataset.json").read_text())
+        content = read_json(folder / "dataset.json")
     except (OSError, ValueError) as error:
         raise HRMedSegError(f"{folder / 'dataset.json'} cannot be read ({error}). Correct or remove it.") from error
     if not isinstance(content, dict) or not (
@@ -246,7 +247,7 @@ def raw_reader(folder: Path, dataset_json: dict[str, Any], cases: list[list[str]
     is_tif = dataset_json["file_ending"].lower() in Tiff3DIO.supported_file_endings
     for example in [*(files[0] for files in cases[:5] if is_tif), None]:
         with suppress(RuntimeError), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            return determine_reader_writer_from_dataset_json(dataset_json, example, verbose=False)
+            return find_reader(dataset_json, example)
     raise HRMedSegError(
         f"nnU-Net has no reader for the images of {folder}: file_ending is {dataset_json['file_ending']}"
     )

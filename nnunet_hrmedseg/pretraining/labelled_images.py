@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,9 +21,10 @@ from torch.utils.data import Dataset
 
 from nnunet_hrmedseg.architectures.lgvit import PATCH_SIZE
 from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.files import read_json
 from nnunet_hrmedseg.plans.raw_cases import RawCase, find_raw_cases
 from nnunet_hrmedseg.pretraining.image_sources import raw_reader, resolved_source
-from nnunet_hrmedseg.pretraining.stored_images import CaseFiles, case_pixels, reason
+from nnunet_hrmedseg.pretraining.stored_images import CaseFiles, case_pixels, check_format, reason
 from nnunet_hrmedseg.pretraining.student import Normalize
 
 __all__ = ["LabelledImages", "LabelledDataset", "LabelledItem", "find_labelled_dataset", "read_labelled", "resized"]
@@ -64,7 +64,7 @@ def find_labelled_dataset(source: str | Path) -> LabelledDataset:
     if not file.is_file():
         raise HRMedSegError(f"{folder} is no nnU-Net raw data set: there is no dataset.json in it.")
     try:
-        description = json.loads(file.read_text(encoding="utf-8"))
+        description = read_json(file)
         labels = LabelManager(description["labels"], None, force_use_labels=True)
         if labels.all_labels != list(range(len(labels.all_labels))):
             raise ValueError(f"the label values are {', '.join(map(str, labels.all_labels))} and not 0, 1, 2, ...")
@@ -230,6 +230,7 @@ def _mirrored_indices(side: int, positions: np.ndarray) -> np.ndarray:
 def _read_label(reader: type[BaseReaderWriter], file: str) -> np.ndarray:
     """(1, Z, Y, X), Z = 1 for an image."""
     try:
+        check_format(file)
         return reader().read_seg(file)[0]
     except Exception as error:
         raise HRMedSegError(f"The label {file} cannot be read: {reason(error)}.") from error

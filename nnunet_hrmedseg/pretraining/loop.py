@@ -10,10 +10,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import random
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +26,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.files import replacing, write_atomically
+from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.files import json_object, replacing, write_atomically
 from nnunet_hrmedseg.pretraining.curve import draw_curve
 from nnunet_hrmedseg.pretraining.processes import Processes
 
@@ -36,6 +39,7 @@ _RESULTS = (CHECKPOINT, "losses.csv", "losses.png", "broken_images.txt", "encode
 _ROWS_PER_EPOCH = 20  # of losses.csv
 POLYNOMIAL = 0.9  # the exponent of nnU-Net's PolyLRScheduler
 _COLUMNS = ("epoch", "images", "learning_rate", "loss", "validation_loss", "seconds")
+_NUMBERS = {int, float, type(None)}  # what they may hold
 
 
 @dataclass(frozen=True)
@@ -116,10 +120,10 @@ def prepare_folder(folder: Path, settings: Mapping[str, Any], *, overwrite: bool
             for old in _RESULTS:
                 (folder / old).unlink(missing_ok=True)
         else:
-            there = json.loads(file.read_text(encoding="utf-8"))
+            there = json_object(file, "settings of a run")
             different = [key for key in {**there, **wanted} if there.get(key) != wanted.get(key)]
             if different:
-                said = ", ".join(f"{key} {there.get(key)!r} there and {wanted.get(key)!r} now" for key in different)
+                said = some([f"{k} {there.get(k)!r:.200} there and {wanted.get(k)!r:.200} now" for k in different])
                 raise HRMedSegError(
                     f"{folder} holds another run ({said}). Give -o another folder, repeat the command that began it to "
                     f"go on with it, or add --overwrite to begin anew."
@@ -291,16 +295,34 @@ def _load(
     history: History,
     group: Processes,
 ) -> tuple[int, float]:
+    """Puts the checkpoint into module, optimizer, scaler and history. Returns its step and the seconds that it took."""
     file = folder / CHECKPOINT
     try:
-        checkpoint = torch.load(file, map_location=group.device, weights_only=True)
+        # mapped: a size that the file does not have is refused by every torch, and nothing is unpacked
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        step, seconds, rows = checkpoint["step"], checkpoint["seconds"], checkpoint["rows"]
+        if type(step) is not int or step < 0 or not (type(seconds) is float and 0 <= seconds < math.inf):
+            raise ValueError(f"it says step {step!r:.100} after {seconds!r:.100} seconds")
+        if not all(row.keys() == {*_COLUMNS} and {*map(type, row.values())} <= _NUMBERS for row in rows):
+            raise ValueError("its losses are no numbers")
         module.load_state_dict(checkpoint["module"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
+        # the options are those of this run; copied, so that nothing stays mapped
+        state = {**optimizer.state_dict(), "state": deepcopy(checkpoint["optimizer"]["state"])}
+        optimizer.load_state_dict(state)
+        if not all(_fits(parameter, values) for parameter, values in optimizer.state.items()):
+            raise ValueError("its optimiser was that of other weights")
         scaler.load_state_dict(checkpoint["scaler"])
-        history.rows = checkpoint["rows"]
-        torch.set_rng_state(checkpoint["random"].cpu())
-        return checkpoint["step"], checkpoint["seconds"]
+        torch.set_rng_state(checkpoint["random"].clone())
+        history.rows = rows
+        return step, seconds
     except Exception as error:
         raise HRMedSegError(
             f"The checkpoint {file} cannot be read ({type(error).__name__}: {error}). Add --overwrite to begin anew."
         ) from error
+
+
+def _fits(parameter: torch.Tensor, values: dict[str, torch.Tensor]) -> bool:
+    """Whether these can be what Adam knows of a parameter."""
+    return values.keys() == {"step", "exp_avg", "exp_avg_sq"} and all(
+        value.shape == (() if name == "step" else parameter.shape) for name, value in values.items()
+    )

@@ -28,6 +28,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from nnunet_hrmedseg.errors import HRMedSegError
 
 __all__ = [
+    "FORMATS",
     "CaseFiles",
     "ImageFile",
     "RawSlice",
@@ -35,6 +36,7 @@ __all__ = [
     "SUFFIXES",
     "TarMember",
     "case_pixels",
+    "check_format",
     "file_state",
     "number_of_slices",
     "printable",
@@ -44,6 +46,9 @@ __all__ = [
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 MAX_PIXELS = 20_000 * 20_000
+MAX_SLICES = 100_000
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""What an image may be, whatever its name says. Pillow knows more, and hands EPS to Ghostscript, which executes it."""
 
 
 class StoredImage(ABC):
@@ -143,7 +148,7 @@ class RawSlice(StoredImage):
 
 
 def _decode(file: str | io.BytesIO) -> Image.Image:
-    with _large_images_allowed(), Image.open(file) as opened:
+    with _large_images_allowed(), Image.open(file, formats=FORMATS) as opened:
         opened.load()
         image: Image.Image = opened
         with suppress(Exception):  # a damaged orientation tag is no reason to lose the image
@@ -157,7 +162,7 @@ def _decode_unusual_tif(file: str) -> Image.Image:
     """TIFF of a kind that Pillow does not know, such as colour in 32-bit floats."""
     with tifffile.TiffFile(file) as tif:
         page = tif.pages.first
-        if page.imagewidth * page.imagelength > MAX_PIXELS:
+        if page.imagewidth * page.imagelength > MAX_PIXELS or page.size > 4 * MAX_PIXELS:
             raise Image.DecompressionBombError
         pixels = page.asarray()
     if pixels.ndim == 3 and pixels.shape[0] <= 4 < pixels.shape[-1]:
@@ -173,6 +178,8 @@ def _decode_unusual_tif(file: str) -> Image.Image:
 def case_pixels(case: CaseFiles) -> np.ndarray:
     """(Z, Y, X) or (Z, Y, X, 3) uint8. A volume is scaled as a whole, each channel by itself."""
     printed = io.StringIO()
+    for file in case.files:
+        check_format(file)
     try:
         with _large_images_allowed(), redirect_stdout(printed):
             channels, _ = case.reader().read_images(case.files)
@@ -184,6 +191,13 @@ def case_pixels(case: CaseFiles) -> np.ndarray:
     else:
         channels = np.stack([scaled_to_uint8(channel) for channel in channels])
     return channels[0] if len(channels) == 1 else np.moveaxis(channels, 0, -1)
+
+
+def check_format(file: str) -> None:
+    """nnU-Net's reader of natural images takes whatever Pillow knows. Raises UnidentifiedImageError."""
+    if file.lower().endswith(SUFFIXES) and not file.lower().endswith((".tif", ".tiff")):
+        with _large_images_allowed(), Image.open(file, formats=FORMATS):
+            pass
 
 
 def scaled_to_uint8(values: np.ndarray) -> np.ndarray:
@@ -202,7 +216,18 @@ def scaled_to_uint8(values: np.ndarray) -> np.ndarray:
 
 
 def number_of_slices(case: CaseFiles) -> int:
-    """From the header alone where the first array axis is known from it."""
+    """From the header alone where the first array axis is known from it.
+
+    Raises:
+        HRMedSegError: more than a volume has; a header can say any number.
+    """
+    slices = _slices_of_header(case)
+    if slices > MAX_SLICES:
+        raise HRMedSegError(f"its header says {slices:,} slices, more than {MAX_SLICES:,}")
+    return slices
+
+
+def _slices_of_header(case: CaseFiles) -> int:
     file = case.files[0]
     if issubclass(case.reader, NaturalImage2DIO):
         return 1
@@ -222,7 +247,7 @@ def _is_uint8(file: str) -> bool:
             with tifffile.TiffFile(file) as tif:
                 return tif.series[0].dtype == np.uint8
         if file.lower().endswith(SUFFIXES):
-            with _large_images_allowed(), Image.open(file) as image:
+            with _large_images_allowed(), Image.open(file, formats=FORMATS) as image:
                 return image.mode in ("L", "P", "RGB", "RGBA")
         return _itk_header(file).GetPixelID() in (sitk.sitkUInt8, sitk.sitkVectorUInt8)
     return False

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nnunet_hrmedseg.architectures.fine_levels import FineLevels, pack, packed_channels
 from nnunet_hrmedseg.architectures.lgvit import LGViT
 from nnunet_hrmedseg.architectures.neck import Neck
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.plans.networks import NETWORKS
 from nnunet_hrmedseg.weights.encoder_file import ENCODER_ARGUMENTS, NECK_ARGUMENTS, EncoderFile, read_encoder
 
@@ -75,9 +75,16 @@ def start_from(module: nn.Module, path: str, architecture: dict[str, Any], norma
     ours = {**architecture, "normalization": normalize.scheme}
     different = [key for key in ours if theirs.get(key) != ours[key] and (key != "fine_channels" or key in theirs)]
     if different:
-        said = ", ".join(f"{key} {theirs.get(key)} in the file and {ours[key]} here" for key in different)
+        said = ", ".join(f"{key} {theirs.get(key)!s:.100} in the file and {ours[key]} here" for key in different)
         raise HRMedSegError(f"The student cannot start from {path}: {said}. Give the student's options as the file's.")
     own = module.state_dict()
+    missing = [name for name in own if name.startswith(("encoder.", "neck.")) and name not in file.state]
+    other = [name for name, value in file.state.items() if name in own and own[name].shape != value.shape]
+    if missing or other:
+        raise HRMedSegError(
+            f"{path} does not hold the weights that its card describes: {some(missing + other)} are missing or of "
+            f"another shape. Make the encoder again, or copy it from where it was made."
+        )
     module.load_state_dict({**own, **{name: value for name, value in file.state.items() if name in own}})
     return file
 

@@ -5,7 +5,6 @@ Nothing that a file contains is executed, and nothing of its image encoder is re
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -13,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.pretraining.teachers.loading import GRID, load_checkpoint, one_line
+from nnunet_hrmedseg.files import read_json
+from nnunet_hrmedseg.pretraining.teachers.loading import GRID, load_checkpoint, names_in, numbers_of_config, one_line
 
 __all__ = ["DecoderFile", "WHERE_FROM", "read_decoder"]
 
@@ -106,7 +106,7 @@ def _from_checkpoint(path: Path) -> DecoderFile:
         hint = ""
         if "network_weights" in checkpoint:
             hint = " It is a checkpoint of nnU-Net."
-        elif any(str(name).startswith("sam_mask_decoder.") for name in checkpoint.get("model", ())):
+        elif any(name.startswith("sam_mask_decoder.") for name in names_in(checkpoint.get("model"))):
             hint = " It is SAM2 in Meta's own format: give a folder of it in the format of transformers instead."
         raise HRMedSegError(
             f"{path} is no checkpoint of SAM: its prompt encoder or mask decoder lacks {error}; it has "
@@ -120,12 +120,14 @@ def _from_checkpoint(path: Path) -> DecoderFile:
 
 def _from_folder(path: Path) -> DecoderFile:
     try:
-        config = json.loads((path / CONFIG).read_text())
+        config = read_json(path / CONFIG)
         model_type = config["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HRMedSegError(f"{path} has no readable {CONFIG} ({one_line(error)}). {WHERE_FROM}") from error
-    if model_type not in KINDS:
-        raise HRMedSegError(f"{path / CONFIG} says model_type {model_type!r}, not {', '.join(KINDS)}. {WHERE_FROM}")
+    if not isinstance(model_type, str) or model_type not in KINDS:
+        raise HRMedSegError(
+            f"{path / CONFIG} says model_type {model_type!r:.100}, not {', '.join(KINDS)}. {WHERE_FROM}"
+        )
     if not (path / WEIGHTS).is_file():
         raise HRMedSegError(
             f"{path} has no {WEIGHTS}. Only safetensors are read, because loading them executes nothing: download that "
@@ -134,14 +136,17 @@ def _from_folder(path: Path) -> DecoderFile:
     try:
         with safe_open(path / WEIGHTS, "pt") as opened:
             state = {name: opened.get_tensor(name).float() for name in opened.keys() if name.startswith(PARTS)}
-    except (OSError, SafetensorError) as error:
+    except Exception as error:  # SafetensorError, and what torch and Python raise for a type or a shape that is none
         raise HRMedSegError(f"{path / WEIGHTS} is damaged ({one_line(error)}). Copy or download it again.") from error
+    prompts, masks = (config.get(f"{part}_config", {}) for part in ("prompt_encoder", "mask_decoder"))
+    if not isinstance(prompts, dict) or not isinstance(masks, dict):
+        raise HRMedSegError(f"{path / CONFIG} does not describe prompt encoder and mask decoder. {WHERE_FROM}")
     # the grid follows from the image's size, which may be changed for another canvas
-    prompts = {k: v for k, v in config.get("prompt_encoder_config", {}).items() if k != "image_embedding_size"}
+    prompts = {k: v for k, v in numbers_of_config(prompts).items() if k != "image_embedding_size"}
     canvas = prompts.get("image_size", NATIVE_CANVAS)
-    return DecoderFile(
-        path, KINDS[model_type], canvas, prompts, config.get("mask_decoder_config", {}), _with_positions(state)
-    )
+    if type(canvas) is not int or canvas < GRID:
+        raise HRMedSegError(f"{path / CONFIG} says an image size of {canvas!r:.100}, which is none. {WHERE_FROM}")
+    return DecoderFile(path, KINDS[model_type], canvas, prompts, numbers_of_config(masks), _with_positions(state))
 
 
 def _renamed(name: str) -> str:

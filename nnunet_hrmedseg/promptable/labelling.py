@@ -9,10 +9,10 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 from PIL import Image, ImageOps
 
 from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.pretraining.stored_images import FORMATS
 
 __all__ = ["NewDataset"]
 
@@ -32,12 +32,13 @@ class NewDataset:
     """
 
     def __init__(self, name: str, classes: dict[str, int], *, grey: bool) -> None:
-        raw = nnUNet_raw.get()
+        raw = os.environ.get("nnUNet_raw")
         if raw is None:
             raise HRMedSegError("The environment variable nnUNet_raw is not set: that is where data sets are.")
         if not re.fullmatch(r"Dataset\d{3}_[A-Za-z0-9_-]+", name):
             raise HRMedSegError(f"{name!r} is no name of a data set: nnU-Net's are like Dataset123_Nuclei.")
-        folders = [Path(folder) for folder in (raw, nnUNet_preprocessed.get(), nnUNet_results.get()) if folder]
+        others = (os.environ.get(variable) for variable in ("nnUNet_preprocessed", "nnUNet_results"))
+        folders = [Path(folder) for folder in (raw, *others) if folder]
         taken = [str(path) for folder in folders for path in sorted(folder.glob(f"{name[:10]}_*"))]
         if taken:
             raise HRMedSegError(f"The number of {name} is taken by {some(taken)}. Choose another one.")
@@ -76,7 +77,7 @@ class NewDataset:
 
 def _sixteen_bit(file: Path) -> Image.Image | None:
     """A grey image of 16 bits with all of them; None for others."""
-    with Image.open(file) as opened:
+    with Image.open(file, formats=FORMATS) as opened:
         if not (opened.mode == "I" or opened.mode.startswith("I;16")):
             return None
         pixels = np.asarray(ImageOps.exif_transpose(opened))

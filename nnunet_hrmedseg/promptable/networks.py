@@ -17,6 +17,7 @@ from nnunet_hrmedseg.architectures.fine_levels import unpack
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.pretraining.student import Normalize, Student
 from nnunet_hrmedseg.pretraining.teachers import Teacher, load_teacher
+from nnunet_hrmedseg.pretraining.teachers.loading import GRID
 from nnunet_hrmedseg.promptable.checkpoints import read_decoder
 from nnunet_hrmedseg.promptable.prompt_decoder import PromptDecoder
 from nnunet_hrmedseg.weights.encoder_file import EncoderFile, read_encoder
@@ -27,6 +28,7 @@ HOW_TO_DISTIL = (
     "Make one with: hrmedseg distill --promptable --teacher SAM --images FOLDER -o OUTPUT, where SAM is the file or "
     "folder that is given as --sam here."
 )
+LARGEST_CANVAS = 2**14  # that is made because a card says so
 
 
 class PromptableNetwork(nn.Module):
@@ -77,7 +79,13 @@ class HRMedSegSAM(PromptableNetwork):
             raise HRMedSegError(f"{file.path} is a {file.kind}, and {type(self).__name__} takes a {self.kind}.")
         distilled = _read_distilled(encoder, self.kind)
         recipe = distilled.card.get("recipe") or {}
-        height, width = recipe.get("canvas") or (file.canvas, file.canvas)
+        canvas, fit = recipe.get("canvas") or [file.canvas, file.canvas], recipe.get("fit", "stretch")
+        if fit not in ("stretch", "pad") or not _is_canvas(canvas):
+            raise HRMedSegError(
+                f"The card of {distilled.path} says a canvas of {canvas!r:.100} and a fit of {fit!r:.100}: that is not "
+                f"what `hrmedseg distill` writes. Copy both files again, or make the encoder again."
+            )
+        height, width = canvas
         if height != width:
             raise HRMedSegError(
                 f"{distilled.path} was distilled on a canvas of {height} x {width} pixels, and SAM's decoder reads "
@@ -85,7 +93,7 @@ class HRMedSegSAM(PromptableNetwork):
             )
         decoder = PromptDecoder(file, height)
         _check_fit(distilled, decoder)
-        super().__init__(StudentEncoder(distilled), decoder, recipe.get("fit", "stretch"))
+        super().__init__(StudentEncoder(distilled), decoder, fit)
         self.encoder_file = distilled
 
 
@@ -103,10 +111,15 @@ class StudentEncoder(nn.Module):
         super().__init__()
         normalization = dict(file.normalization)
         self.normalize = Normalize(normalization["scheme"], normalization["mean"], normalization["std"])
-        self.student = Student(file.architecture)
         try:
+            # without memory first: a card may say any width
+            with torch.device("meta"):
+                expected = Student(file.architecture).state_dict()
+            if {n: v.shape for n, v in expected.items()} != {n: v.shape for n, v in file.state.items()}:
+                raise RuntimeError("names or shapes of its weights are others")
+            self.student = Student(file.architecture)
             self.student.load_state_dict(file.state)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
             said = " ".join(str(error).split())[:500]
             raise HRMedSegError(f"{file.path} does not hold what its card says: {said}") from error
 
@@ -164,6 +177,12 @@ def _read_distilled(path: str | os.PathLike | None, kind: str) -> EncoderFile:
             f"{kind.upper()} cannot read its embedding. {HOW_TO_DISTIL}"
         )
     return file
+
+
+def _is_canvas(canvas: object) -> bool:
+    if not isinstance(canvas, list | tuple) or len(canvas) != 2:
+        return False
+    return all(type(side) is int and GRID <= side <= LARGEST_CANVAS and side % GRID == 0 for side in canvas)
 
 
 def _check_fit(file: EncoderFile, decoder: PromptDecoder) -> None:

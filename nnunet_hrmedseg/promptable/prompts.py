@@ -108,12 +108,17 @@ def read_prompts(file: Path) -> dict[str, list[Prompt]]:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise HRMedSegError(f"The prompts {file} cannot be read: {error}") from error
-    entries = _entries_of_json(file, text) if file.suffix.lower() == ".json" else _entries_of_csv(file, text)
+    try:
+        entries = _entries_of_json(file, text) if file.suffix.lower() == ".json" else _entries_of_csv(file, text)
+    except csv.Error as error:
+        raise HRMedSegError(f"{file} is no CSV that can be read: {error}.") from error
     prompts: dict[str, list[Prompt]] = {}
     for where, entry in entries:
         image = entry.get("image")
-        if not isinstance(image, str) or not image.strip():
-            raise HRMedSegError(f"{where}: there is no image. Every prompt names the file of its image.")
+        if not isinstance(image, str) or not image.strip() or not image.isprintable():
+            raise HRMedSegError(
+                f"{where}: there is no image, but {image!r:.100}. Every prompt names the file of its image."
+            )
         of_image = prompts.setdefault(image.strip(), [])
         prompt = _prompt(where, entry)
         if prompt is not None:
@@ -129,7 +134,7 @@ def _entries_of_csv(file: Path, text: str) -> list[tuple[str, Mapping[str, Any]]
     if "image" not in columns or not ({*SIDES} <= columns or "points" in columns):
         raise HRMedSegError(
             f"{file} needs the columns image,x0,y0,x1,y1 in its first line, or image,points; class is optional. It has "
-            f"{','.join(rows.fieldnames or ()) or 'nothing'}."
+            f"{_short(','.join(rows.fieldnames or ())) or 'nothing'}."
         )
     entries: list[tuple[str, Mapping[str, Any]]] = []
     for row in rows:
@@ -146,6 +151,8 @@ def _entries_of_json(file: Path, text: str) -> list[tuple[str, Mapping[str, Any]
         content = json.loads(text)
     except ValueError as error:
         raise HRMedSegError(f"{file} is no JSON: {error}") from error
+    except RecursionError:
+        raise HRMedSegError(f"{file} is nested too deeply to be a list of prompts.") from None
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
         raise HRMedSegError(f'{file} must be a list of prompts: [{{"image": "a.png", "box": [x0, y0, x1, y1]}}, ...].')
     return [(f"{file}, entry {number}", entry) for number, entry in enumerate(content, start=1)]
@@ -156,17 +163,26 @@ def _prompt(where: str, entry: Mapping[str, Any]) -> Prompt | None:
     if not box and not points:
         return None
     try:
+        if not all(isinstance(value, list | tuple) for value in (box or [], points, *points)):
+            raise ValueError("they are no lists of numbers")
         if box is not None:
             x0, y0, x1, y1 = (float(side) for side in box)
             box = x0, y0, x1, y1
         read = tuple(parse_point(",".join(map(str, point))) for point in points)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise HRMedSegError(
-            f"{where}: box {entry.get('box')} and points {entry.get('points')} cannot be understood ({error}). A box "
-            f"is x0, y0, x1, y1; a point is x, y, label."
+            f"{where}: box {_short(entry.get('box'))} and points {_short(entry.get('points'))} cannot be understood "
+            f"({_short(error)}). A box is x0, y0, x1, y1; a point is x, y, label."
         ) from error
     category = entry.get("class")
+    if not isinstance(category, str | int | float | None) or not str(category or "").strip().isprintable():
+        raise HRMedSegError(f"{where}: the class is {category!r:.100}. Give it a name or a number.")
     return Prompt(box, read, str(category).strip() if category not in (None, "") else "object", where)
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:200]} ..."
 
 
 def _said(values: Sequence[float]) -> str:

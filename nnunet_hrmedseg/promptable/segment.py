@@ -15,9 +15,9 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.files import write_atomically
+from nnunet_hrmedseg.files import spreadsheet_text, write_atomically
 from nnunet_hrmedseg.pretraining.processes import processes
-from nnunet_hrmedseg.pretraining.stored_images import SUFFIXES, ImageFile, reason
+from nnunet_hrmedseg.pretraining.stored_images import FORMATS, SUFFIXES, ImageFile, reason
 from nnunet_hrmedseg.promptable.label_maps import Objects, class_values, find_objects
 from nnunet_hrmedseg.promptable.labelling import NewDataset
 from nnunet_hrmedseg.promptable.networks import load_promptable
@@ -173,7 +173,7 @@ def _check_prompts(jobs: list[Job]) -> bool:
 def _size_and_grey(file: Path) -> tuple[tuple[int, int], bool]:
     """Height and width as the image is read, and whether it is grey; from its head where Pillow knows the format."""
     try:
-        with Image.open(file) as opened:
+        with Image.open(file, formats=FORMATS) as opened:
             # of a PNG, in which hardly any camera writes, Pillow would decode everything to know
             turned = opened.format != "PNG" and opened.getexif().get(ORIENTATION, 1) >= 5
             width, height = opened.size[::-1] if turned else opened.size
@@ -225,7 +225,8 @@ def _as_csv(scores: list[tuple[str, int, str, str, int]]) -> str:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["image", "object", "class", "score", "pixels"])
-    rows.writerows(scores)
+    for image, number, category, score, pixels in scores:
+        rows.writerow([spreadsheet_text(image), number, spreadsheet_text(category), score, pixels])
     return text.getvalue()
 
 

@@ -24,11 +24,11 @@ from tqdm import tqdm
 
 from nnunet_hrmedseg.comparison.measures import Task, surface_measures_are_there
 from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.files import write_atomically
-from nnunet_hrmedseg.plans.raw_cases import find_raw_cases
+from nnunet_hrmedseg.files import spreadsheet_text, write_atomically
+from nnunet_hrmedseg.plans.raw_cases import find_raw_cases, read_dataset_json
 from nnunet_hrmedseg.pretraining.image_sources import raw_reader, resolved_source
 from nnunet_hrmedseg.pretraining.processes import processes
-from nnunet_hrmedseg.pretraining.stored_images import CaseFiles, case_pixels
+from nnunet_hrmedseg.pretraining.stored_images import CaseFiles, case_pixels, check_format
 from nnunet_hrmedseg.promptable.networks import PromptableNetwork, load_promptable, load_whole_sam
 from nnunet_hrmedseg.promptable.predictor import Predictor
 from nnunet_hrmedseg.promptable.prompts import Box, Prompt
@@ -75,6 +75,7 @@ def zeroshot(args: argparse.Namespace) -> int:
         for number, (case, (images, label)) in enumerate(tqdm(cases.items(), "Segmenting", unit="case")):
             try:
                 pixels = case_pixels(CaseFiles.of(images, reader))
+                check_format(label)
                 truth, properties = task.reader.read_seg(label)
             except Exception as error:  # readers raise what they like
                 raise HRMedSegError(f"Case {case} cannot be read: {error}") from error
@@ -202,7 +203,8 @@ def _as_csv(rows: list[Row]) -> str:
     writer.writerow(["network", "case", "class", "boxes", "Dice", "IoU", "HD95"])
     for row in rows:
         hd95 = "" if row.HD95 is None else f"{row.HD95:.3f}"
-        writer.writerow([row.network, row.case, row.category, row.boxes, f"{row.Dice:.5f}", f"{row.IoU:.5f}", hd95])
+        names = map(spreadsheet_text, (row.network, row.case, row.category))
+        writer.writerow([*names, row.boxes, f"{row.Dice:.5f}", f"{row.IoU:.5f}", hd95])
     return text.getvalue()
 
 
@@ -213,17 +215,15 @@ def _cases(args: argparse.Namespace) -> tuple[Path, dict[str, Any], dict[str, tu
     """Folder, dataset.json, and case -> images, label."""
     folder = resolved_source(args.dataset)
     try:
-        dataset_json = json.loads((folder / "dataset.json").read_text())
-        ending = dataset_json["file_ending"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise HRMedSegError(
-            f"{folder} is no nnU-Net raw data set: its dataset.json cannot be read ({error})."
-        ) from error
+        dataset_json = read_dataset_json(folder / "dataset.json")
+    except HRMedSegError as error:
+        raise HRMedSegError(f"{folder} is no nnU-Net raw data set: {error}") from error
+    ending = dataset_json["file_ending"]
     if args.test:
-        labels = sorted((folder / "labelsTs").glob(f"*{ending}"))
+        labels = sorted((folder / "labelsTs").glob(f"*{escape(ending)}"))
         names = {file.name[: -len(ending)]: file for file in labels}
         cases = {
-            name: (sorted(map(str, (folder / "imagesTs").glob(f"{escape(name)}_????{ending}"))), str(file))
+            name: (sorted(map(str, (folder / "imagesTs").glob(f"{escape(name)}_????{escape(ending)}"))), str(file))
             for name, file in names.items()
         }
     else:

@@ -7,14 +7,14 @@ file), and the environment variable `HRMEDSEG_ENCODER_WEIGHTS` overrides it.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nnunet_hrmedseg.architectures.lgvit import group_depths
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.weights.encoder_file import (
     BUNDLED,
     ENCODER_ARGUMENTS,
@@ -70,9 +70,13 @@ def initialize_encoder(network: nn.Module, file: EncoderFile, normalization_sche
 
     Returns:
         what was done, one line each, for the log.
+
+    Raises:
+        HRMedSegError: the file does not hold the weights that its card describes.
     """
     done = [f"The encoder starts from {file.path} (sha256 {file.sha256})."]
-    state = dict(file.state)
+    state, own = dict(file.state), network.state_dict()
+    _check_weights(file, own)
     weight, bias = "encoder.patch_embedding.proj.weight", "encoder.patch_embedding.proj.bias"
     channels = len(normalization_schemes)
     mean, std = (torch.tensor(file.normalization[statistic]) for statistic in ("mean", "std"))
@@ -88,7 +92,6 @@ def initialize_encoder(network: nn.Module, file: EncoderFile, normalization_sche
         done.append(f"It expects images of mean 0 and deviation 1; what {unknown} gives may be far from that.")
 
     parts = ["encoder."]
-    own = network.state_dict()
     neck = {name: value.shape for name, value in state.items() if name.startswith("neck.")}
     if neck == {name: value.shape for name, value in own.items() if name.startswith("neck.")}:
         parts.append("neck.")
@@ -153,7 +156,7 @@ def _check_fit(file: EncoderFile, arguments: dict[str, Any]) -> None:
     }
     if differing:
         said = ", ".join(
-            f"{key} {theirs} in the file and {ours} in the plans" for key, (theirs, ours) in differing.items()
+            f"{key} {theirs!s:.100} in the file and {ours} in the plans" for key, (theirs, ours) in differing.items()
         )
         raise HRMedSegError(
             f"The encoder {file.path} does not fit the network of the plans: {said}. Make the plans' arch_kwargs equal "
@@ -161,7 +164,24 @@ def _check_fit(file: EncoderFile, arguments: dict[str, Any]) -> None:
         )
 
 
+def _check_weights(file: EncoderFile, own: Mapping[str, Tensor]) -> None:
+    """The encoder's weights are all there, in the shapes that the network has; the first layer's for RGB."""
+    first = "encoder.patch_embedding.proj.weight"
+    wanted = {name: tuple(value.shape) for name, value in own.items() if name.startswith("encoder.")}
+    wanted[first] = (wanted[first][0], 3, *wanted[first][2:])
+    found = {name: tuple(value.shape) for name, value in file.state.items() if name.startswith("encoder.")}
+    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if wrong:
+        raise HRMedSegError(
+            f"{file.path} does not hold the weights that its card describes: {some(wrong)} are missing, too many, or "
+            f"of another shape. Make the encoder again, or copy it from where it was made."
+        )
+
+
 def _same(key: str, theirs: Any, ours: Any) -> bool:
     if key == "depth" and ours is not None:
-        return group_depths(theirs) == group_depths(ours)
+        try:
+            return group_depths(theirs) == group_depths(ours)
+        except (TypeError, ValueError):  # a card may say anything
+            return False
     return theirs == ours

@@ -8,10 +8,11 @@ file but `build_network_architecture`.
 
 from __future__ import annotations
 
+import os
+
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.configuration import default_num_processes
-from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg.plans.canvas_data import ensure_canvas_data
@@ -76,8 +77,8 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
                 self.plans_manager.plans,
                 self.configuration_name,
                 self.dataset_json,
-                raw=nnUNet_raw.get(),
-                preprocessed=nnUNet_preprocessed.get(),
+                raw=os.environ.get("nnUNet_raw"),
+                preprocessed=os.environ["nnUNet_preprocessed"],
                 num_processes=default_num_processes,
                 log=self.print_to_log_file,
             )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.files import write_atomically
+from nnunet_hrmedseg.architectures.lgvit import group_depths
+from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.files import read_json, write_atomically
 
 __all__ = [
     "BUNDLED",
@@ -53,6 +54,7 @@ NECK_ARGUMENTS = ("embed_dim", "neck", "decoder_dim")
 """The same for the neck."""
 
 _FORMAT = 1
+_MOST_CHANNELS, _MOST_BLOCKS = 2**14, 2**10  # of what may be built because a card says so
 
 
 @dataclass(frozen=True)
@@ -100,31 +102,45 @@ def read_encoder(path: str | os.PathLike) -> EncoderFile:
     if path.suffix != ".safetensors":
         raise HRMedSegError(f"{path} is no encoder file: it should end in .safetensors, as `hrmedseg distill` writes.")
     try:
-        card = json.loads(card_path.read_text(encoding="utf-8"))
+        card = read_json(card_path)
         version, sha256 = card["format"], card["sha256"]
-        complete = card["architecture"].keys() >= {*ENCODER_ARGUMENTS, *NECK_ARGUMENTS}
+        architecture = card["architecture"]
+        complete = architecture.keys() >= {*ENCODER_ARGUMENTS, *NECK_ARGUMENTS}
+        if complete:
+            fine = architecture.get("fine_channels") or ()
+            widths = [architecture["embed_dim"], architecture["decoder_dim"], *fine]
+            complete = all(type(width) is int and 0 < width <= _MOST_CHANNELS for width in widths)
+            complete &= sum(group_depths(architecture["depth"])) <= _MOST_BLOCKS
         complete &= {"zscore": True, "mean_std": True}[card["normalization"]["scheme"]]
-        complete &= all(len(card["normalization"][statistic]) == 3 for statistic in ("mean", "std"))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        mean, std = ([float(value) for value in card["normalization"][statistic]] for statistic in ("mean", "std"))
+        complete &= len(mean) == len(std) == 3 and all(map(math.isfinite, (*mean, *std))) and min(std) > 0
+        complete &= all(isinstance(card.get(part) or {}, dict) for part in ("teacher", "recipe"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise HRMedSegError(f"{card_path} is not the card of an encoder ({type(error).__name__}: {error}).") from error
     if version != _FORMAT or not complete:
         raise HRMedSegError(
-            f"{card_path} is a card of format {version!r}, or not whole; this version of nnunet_hrmedseg reads format "
-            f"{_FORMAT}. Update nnunet_hrmedseg, or make the encoder again."
+            f"{card_path} is a card of format {version!r:.100}, or not whole; this version of nnunet_hrmedseg reads "
+            f"format {_FORMAT}. Update nnunet_hrmedseg, or make the encoder again."
         )
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise HRMedSegError(f"{path} cannot be read: {error}.") from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise HRMedSegError(
-            f"{path} has the sha256 {found}, but its card {card_path} describes a file with {sha256}: one of the two "
-            f"is damaged or belongs to another encoder. Copy both again."
+            f"{path} has the sha256 {found}, but its card {card_path} describes a file with {sha256!s:.64}: one of "
+            f"the two is damaged or belongs to another encoder. Copy both again."
         )
     try:
         state = {
             name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in load(content).items()
         }
-    except SafetensorError as error:
-        raise HRMedSegError(f"{path} is no safetensors file ({error}). Copy it again.") from error
+    except Exception as error:  # SafetensorError, and of torch and Python what a type or a shape that is none raises
+        raise HRMedSegError(f"{path} is no safetensors file ({error!s:.500}). Copy it again.") from error
+    wrong = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if wrong:
+        raise HRMedSegError(f"{path} has values that are not finite in {some(wrong)}. Copy it, or make it again.")
     return EncoderFile(path, found, card, state)
 
 

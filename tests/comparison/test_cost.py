@@ -29,4 +29,4 @@ def test_the_length_of_a_training_within_a_budget(tmp_path: Path) -> None:
 
 def test_a_model_that_cannot_be_loaded_is_a_sentence(tmp_path: Path) -> None:
     found = costs({"gone": (tmp_path / "gone", "0")}, [], torch.device("cpu"), [])
-    assert "FileNotFoundError" in str(found["gone"])
+    assert "checkpoint_best.pth cannot be read" in str(found["gone"])

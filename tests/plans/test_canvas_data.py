@@ -320,6 +320,8 @@ def test_an_image_without_channel_number(data):
 @pytest.fixture(scope="module")
 def processes():
     """Real processes that start quickly: their server has imported everything already."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")  # Windows, where nothing starts quickly
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return context

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.nnunet_versions import nnunet_folders
 from nnunet_hrmedseg.plans.networks import SEGMAFORMER
 from nnunet_hrmedseg.plans.segmaformer import segmaformer_plans
 from nnunet_hrmedseg.plans.segmaformer_planner import nnUNetPlannerSegMaFormer
@@ -15,7 +16,7 @@ CASES = 20
 
 
 @pytest.fixture
-def dataset(tmp_path, monkeypatch):
+def dataset(tmp_path):
     """Returns a function that writes the fingerprint of a data set with images of one shape and spacing."""
 
     def write(shape, spacing):
@@ -38,13 +39,13 @@ def dataset(tmp_path, monkeypatch):
             ("nnUNet_raw", "dataset.json", description),
             ("nnUNet_preprocessed", "dataset_fingerprint.json", fingerprint),
         ):
-            monkeypatch.setenv(name, str(tmp_path / name))
             place = tmp_path / name / "Dataset001_Test"
             place.mkdir(parents=True)
             (place / file).write_text(json.dumps(content))
         return tmp_path / "nnUNet_preprocessed" / "Dataset001_Test" / "nnUNetSegMaFormerPlans.json"
 
-    return write
+    with nnunet_folders(**{name: tmp_path / name for name in ("nnUNet_raw", "nnUNet_preprocessed")}):
+        yield write
 
 
 def test_thick_slices(dataset):

@@ -2,7 +2,6 @@ import csv
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -255,7 +254,7 @@ def test_a_killed_command_goes_on_and_another_one_is_refused(teachers, pictures,
         while not (run / "losses.png").exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
     finally:
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.wait()
     checkpoint = torch.load(run / "checkpoint.pth", weights_only=True)
     done = checkpoint["step"]

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import sys
 import tarfile
 import warnings
 import zlib
@@ -19,6 +20,8 @@ from nnunet_hrmedseg.pretraining.canvas_images import BrokenImages, CanvasImages
 from nnunet_hrmedseg.pretraining.image_sources import find_images
 
 CANVAS = (16, 24)
+
+NEEDS_LINKS = pytest.mark.skipif(sys.platform == "win32", reason="no pipes, and links for administrators alone")
 
 
 def picture(seed=0, height=20, width=30):
@@ -78,6 +81,7 @@ def test_folders_are_searched_for_every_suffix_in_any_case(tmp_path):
     assert names(find_images([tmp_path / "b" / "b.JPG"]), tmp_path) == ["b/b.JPG"]
 
 
+@NEEDS_LINKS
 def test_the_order_is_that_of_the_names_and_no_image_comes_twice(tmp_path):
     for name in ("x/2.png", "x/10.png", "a/3.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -132,6 +136,7 @@ def test_mistakes_are_named(tmp_path, monkeypatch):
         find_images(["12"])
 
 
+@NEEDS_LINKS
 def test_pipes_and_dangling_links_are_left_out(tmp_path):
     picture().save(tmp_path / "a.png")
     os.mkfifo(tmp_path / "pipe.png")

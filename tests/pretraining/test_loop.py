@@ -1,7 +1,6 @@
 import csv
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -181,7 +180,7 @@ def test_a_killed_process_loses_at_most_what_came_after_the_checkpoint(tmp_path)
         while not (tmp_path / "losses.png").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
     finally:
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.wait()
     step = torch.load(tmp_path / "checkpoint.pth", weights_only=True)["step"]
     assert step >= 5

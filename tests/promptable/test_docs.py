@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 from PIL import Image
 
 from nnunet_hrmedseg.cli import main
@@ -26,9 +25,9 @@ def blocks(language: str) -> list[str]:
 def _files(tmp_path, monkeypatch):
     """The files that the page names, in the folder that the commands run in."""
     monkeypatch.chdir(tmp_path)
-    for place, folder in ((nnUNet_raw, tmp_path / "raw"), (nnUNet_preprocessed, None), (nnUNet_results, None)):
-        monkeypatch.setattr(place, "get", lambda folder=folder: folder and str(folder))
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    for name in ("nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.delenv(name, raising=False)
     write_labelled(tmp_path / "raw" / "Dataset001_Discs", 2)
     write_sam_pth(tmp_path / "sam_vit_h_4b8939.pth")
     write_shard(tmp_path / "sa_000000.tar", 5)

@@ -13,7 +13,6 @@ from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset
 from PIL import Image
 
 from nnunet_hrmedseg.cli import main
-from nnunet_hrmedseg.promptable import labelling
 from nnunet_hrmedseg.promptable.label_maps import find_objects
 from nnunet_hrmedseg.promptable.networks import load_promptable
 from nnunet_hrmedseg.promptable.predictor import Predictor
@@ -26,9 +25,9 @@ HEADER = "image,x0,y0,x1,y1,points,class\n"
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(labelling.nnUNet_raw, "get", lambda: str(tmp_path / "raw"))
-    for place in (labelling.nnUNet_preprocessed, labelling.nnUNet_results):
-        monkeypatch.setattr(place, "get", lambda: None)
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    for name in ("nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

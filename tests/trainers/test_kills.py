@@ -69,10 +69,11 @@ def test_ten_kills_and_the_same_epochs_in_the_end(dataset, tmp_path):  # noqa: F
 
 
 INTERRUPTED = """
-import json, sys
+import json, signal, sys
 from tests.trainers.test_trainer import _trainer
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal, wherever the tests are run from
     trainer = _trainer(json.loads(sys.argv[1]))
     trainer.num_epochs = 1000
     trainer.run_training()

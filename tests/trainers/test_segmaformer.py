@@ -13,6 +13,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg.architectures import SegMaFormer
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.nnunet_versions import build_network, nnunet_folders
 from nnunet_hrmedseg.plans.segmaformer import segmaformer_plans
 from nnunet_hrmedseg.trainers.segmaformer import nnUNetTrainerSegMaFormer
 from nnunet_hrmedseg.trainers.variants import nnUNetTrainerSegMaFormer_5epochs
@@ -37,8 +38,6 @@ def _stock_plans():
 @pytest.fixture
 def dataset(tmp_path, monkeypatch):
     """Returns a function that writes five preprocessed volumes with a ball in each, and gives their dataset.json."""
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
 
     def write(labels):
@@ -73,7 +72,8 @@ def dataset(tmp_path, monkeypatch):
             nnUNetDatasetBlosc2.save_case(data, seg[None], {"class_locations": locations}, str(folder / f"case_{case}"))
         return description
 
-    return write
+    with nnunet_folders(**{name: tmp_path / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}):
+        yield write
 
 
 def _trainer(description, cls=nnUNetTrainerSegMaFormer, fold=0):
@@ -87,7 +87,7 @@ def test_a_stock_plan_becomes_ours_and_patch_and_batch_stay(dataset):
     trainer = nnUNetTrainerSegMaFormer(stock, "3d_fullres", 0, dataset(LABELS), CPU)
     assert trainer.configuration_manager.patch_size == PATCH and trainer.configuration_manager.batch_size == 2
     assert trainer.plans_manager.plans_name == "nnUNetPlans"
-    built = trainer.build_network_architecture(trainer.plans_manager, trainer.configuration_manager, 3, 3, False)
+    built = build_network(type(trainer), trainer.plans_manager, trainer.configuration_manager, 3, 3, False)
     assert type(built) is SegMaFormer
     assert stock["configurations"]["3d_fullres"]["architecture"]["network_class_name"].endswith("PlainConvUNet")
     assert trainer.my_init_kwargs.keys() == {"plans", "configuration", "fold", "dataset_json", "device"}

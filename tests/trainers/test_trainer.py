@@ -12,6 +12,7 @@ from skimage import io
 
 from nnunet_hrmedseg.architectures import HERSeg, HRMedSeg
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.nnunet_versions import build_network, nnunet_folders
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 from nnunet_hrmedseg.pretraining.student import Normalize, Student, encoder_architecture
 from nnunet_hrmedseg.registration.names import EPOCHS, TRAINERS
@@ -24,6 +25,7 @@ from nnunet_hrmedseg.trainers.trainer import (
     nnUNetTrainerHRMedSegScratch,
 )
 from nnunet_hrmedseg.weights import write_encoder
+from tests.nnunet_releases import since_nnunet
 from tests.plans.stock_plans import stock_plans, volume_plans
 
 CPU = torch.device("cpu")
@@ -37,9 +39,9 @@ IGNORE = {**LABELS, "ignore": 3}
 @pytest.fixture
 def dataset(tmp_path, monkeypatch):
     """Returns a function that writes a raw data set of five discs and gives its dataset.json."""
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (tmp_path / name).mkdir()
-        monkeypatch.setenv(name, str(tmp_path / name))
+    folders = {name: tmp_path / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    for folder in folders.values():
+        folder.mkdir()
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
 
     def write(labels):
@@ -71,7 +73,8 @@ def dataset(tmp_path, monkeypatch):
         (preprocessed / "dataset_fingerprint.json").write_text("{}")
         return description
 
-    return write
+    with nnunet_folders(**folders):
+        yield write
 
 
 def _plans(network="HRMedSeg", **arguments):
@@ -96,7 +99,7 @@ def test_a_stock_plan_becomes_ours(dataset, cls, network):
     assert trainer.configuration_manager.patch_size == [1024, 1024]
     assert trainer.plans_manager.plans_name == "nnUNetPlans"
     assert trainer.my_init_kwargs["plans"]["configurations"]["2d"]["preprocessor_name"] == "HRMedSegPreprocessor"
-    built = trainer.build_network_architecture(trainer.plans_manager, trainer.configuration_manager, 3, 3, False)
+    built = build_network(type(trainer), trainer.plans_manager, trainer.configuration_manager, 3, 3, False)
     assert type(built) is network
     assert stock["configurations"]["2d"]["patch_size"] == [448, 512]
 
@@ -128,6 +131,7 @@ def test_trains_and_validates(dataset, cls, labels):
     assert len(result["tp_hard"]) == 2
 
 
+@since_nnunet("2.7", "pixels outside the image are told apart from background")
 @pytest.mark.parametrize("labels", [LABELS, REGIONS, IGNORE], ids=["labels", "regions", "ignore label"])
 def test_batches_augmented_beside_the_network(dataset, labels, monkeypatch):
     monkeypatch.setattr(nnUNetTrainerHRMedSeg, "augments_batches", True)
@@ -369,7 +373,7 @@ def test_continuing_needs_no_encoder_file_and_keeps_the_record(dataset, encoder)
 
 def test_predicting_needs_no_encoder_file(dataset):
     trainer = _starting_from(dataset(LABELS), "/nowhere/encoder.safetensors")
-    network = trainer.build_network_architecture(trainer.plans_manager, trainer.configuration_manager, 3, 3, False)
+    network = build_network(type(trainer), trainer.plans_manager, trainer.configuration_manager, 3, 3, False)
     assert network.encoder.embed_dim == 48
 
 

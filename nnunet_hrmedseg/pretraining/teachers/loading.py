@@ -14,8 +14,19 @@ import torch
 
 from nnunet_hrmedseg.architectures.lgvit import PATCH_SIZE
 from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.files import json_object
 
-__all__ = ["check_canvas", "fingerprint", "load_checkpoint", "one_line", "refuse_unknown_options", "sha256_of"]
+__all__ = [
+    "check_canvas",
+    "check_model_folder",
+    "fingerprint",
+    "load_checkpoint",
+    "names_in",
+    "numbers_of_config",
+    "one_line",
+    "refuse_unknown_options",
+    "sha256_of",
+]
 
 GRID = PATCH_SIZE  # pixels of an image per pixel of the student's embedding
 
@@ -53,12 +64,59 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def check_model_folder(folder: Path, checkpoint: Path) -> None:
+    """To be asked before nnU-Net opens a trained model's folder: `nnUNetPredictor` loads a checkpoint with all that it
+    would execute, and calls what the plan names.
+
+    Args:
+        folder: with plans.json.
+        checkpoint: a file in it.
+
+    Raises:
+        HRMedSegError: files missing or damaged; the checkpoint holds more than values; the plan names something that
+            is no network.
+    """
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    from nnunet_hrmedseg.plans.named_classes import check_named_classes
+
+    trained, plans = load_checkpoint(checkpoint), json_object(folder / "plans.json", "nnU-Net plan")
+    try:
+        configuration = PlansManager(plans).get_configuration(trained["init_args"]["configuration"])
+        configuration.network_arch_class_name  # noqa: B018  # is it there?
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise HRMedSegError(
+            f"{folder / 'plans.json'} does not describe what {checkpoint} was trained with ({type(error).__name__}: "
+            f"{one_line(error)}). Copy the folder again."
+        ) from error
+    check_named_classes(folder, configuration)
+
+
 def _numpy_numbers() -> list:
     """What pickles of NumPy's numbers name, under the names of NumPy 1 and 2."""
     numbers = [np.float16, np.float32, np.float64, np.int32, np.int64, np.uint8, np.bool_]
     scalar = np.float32(0).__reduce__()[0]
     names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]
     return [np.dtype, *{type(np.dtype(number)) for number in numbers}, *((scalar, name) for name in names)]
+
+
+def names_in(part: Any) -> list[str]:
+    """The names of the weights in a part of a checkpoint; none where it is something else."""
+    return [name for name in part if isinstance(name, str)] if isinstance(part, dict) else []
+
+
+def numbers_of_config(config: Any) -> Any:
+    """What a config.json of transformers says in numbers. Of its texts, only the kinds of parts and of activations are
+    kept: others can name code that transformers would fetch and run, such as another implementation of attention."""
+    if isinstance(config, dict):
+        kept = {}
+        for name, value in config.items():
+            if not isinstance(value, str) or name in ("model_type", "hidden_act"):
+                kept[name] = value if isinstance(value, str) else numbers_of_config(value)
+        return kept
+    if isinstance(config, list):
+        return [numbers_of_config(value) for value in config if not isinstance(value, str)]
+    return config
 
 
 def sha256_of(file: Path) -> str:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 import math
-import pydoc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,9 @@ from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures import HRMedSeg
 from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.files import read_json
+from nnunet_hrmedseg.nnunet_versions import build_network, find_trainer
+from nnunet_hrmedseg.plans.named_classes import check_named_classes
 from nnunet_hrmedseg.pretraining.teachers.loading import (
     GRID,
     check_canvas,
@@ -124,7 +124,7 @@ class NNUNetTeacher(Teacher):
         configuration, network = _build(path, plans, dataset, configuration_name, trainer)
         try:
             network.load_state_dict(weights)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError, AttributeError) as error:
             raise HRMedSegError(
                 f"{file} does not fit the network of {path / 'plans.json'} ({' '.join(str(error).split())[:500]}). "
                 f"Plans and checkpoint must come from the same training."
@@ -262,7 +262,6 @@ def _build(
     path: Path, plans: dict[str, Any], dataset: dict[str, Any], configuration_name: str, trainer: str
 ) -> tuple[Any, nn.Module]:
     """The configuration and the network with random weights, as nnU-Net's prediction builds it."""
-    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -281,27 +280,15 @@ def _build(
             f"checkpoint was trained with ({type(error).__name__}: {one_line(error)})."
         ) from error
     try:
-        trainer_class = recursive_find_trainer_class_by_name(trainer)
-    except (RuntimeError, AssertionError) as error:
+        trainer_class = find_trainer(trainer)
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise HRMedSegError(
-            f"{path} was trained with {trainer}, which the nnU-Net installed here does not know. Install the package "
-            f"that has it, or name its folder in the environment variable nnUNet_extTrainer."
+            f"{path} was trained with {trainer!s:.100}, which the nnU-Net installed here does not know. Install the "
+            f"package that has it, or name its folder in the environment variable nnUNet_extTrainer."
         ) from error
-    network_class = pydoc.locate(configuration.network_arch_class_name)
-    if network_class is not None and not (isinstance(network_class, type) and issubclass(network_class, nn.Module)):
-        # nnU-Net calls whatever the plans name
-        raise HRMedSegError(f"{path}: {configuration.network_arch_class_name} in plans.json is not a network.")
-    build = trainer_class.build_network_architecture
-    if "plans_manager" in inspect.signature(build).parameters:
-        described: tuple = manager, configuration
-    else:  # trainers written for nnU-Net before 2.8
-        described = (
-            configuration.network_arch_class_name,
-            configuration.network_arch_init_kwargs,
-            configuration.network_arch_init_kwargs_req_import,
-        )
+    check_named_classes(path, configuration)
     try:
-        return configuration, build(*described, input_channels, outputs, enable_deep_supervision=False)
+        return configuration, build_network(trainer_class, manager, configuration, input_channels, outputs, False)
     except Exception as error:  # the network may be of any package
         raise HRMedSegError(
             f"{path}: the network {configuration.network_arch_class_name} cannot be built "
@@ -357,7 +344,7 @@ def _checked_scale(scale: float, canvas: tuple[int, int]) -> float:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text())
+        content = read_json(file)
     except (OSError, ValueError) as error:
         raise HRMedSegError(
             f"{file} cannot be read ({one_line(error)}). Give a trained model's folder, the one with dataset.json, "

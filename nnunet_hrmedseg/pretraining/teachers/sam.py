@@ -16,6 +16,7 @@ from nnunet_hrmedseg.pretraining.teachers.loading import (
     check_canvas,
     fingerprint,
     load_checkpoint,
+    names_in,
     one_line,
     refuse_unknown_options,
     sha256_of,
@@ -110,17 +111,17 @@ class SAMTeacher(Teacher):
         weights = {
             name: weight
             for name, weight in checkpoint.items()
-            if name.startswith(PREFIX) and isinstance(weight, Tensor)
+            if isinstance(name, str) and name.startswith(PREFIX) and isinstance(weight, Tensor)
         }
         try:
             architecture = vit_architecture({name: tuple(weight.shape) for name, weight in weights.items()})
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
             raise HRMedSegError(f"{path}: its image encoder is not that of a SAM ViT ({one_line(error)}).") from error
-        if any(size % architecture.patch_size for size in canvas):
+        if architecture.patch_size < 1 or any(size % architecture.patch_size for size in canvas):
             raise HRMedSegError(f"{path} needs a canvas in multiples of {architecture.patch_size}, not {canvas}.")
         try:
             network = build_encoder(architecture, weights)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError, TypeError, ZeroDivisionError) as error:
             raise HRMedSegError(f"{path} is damaged or not of SAM: {_all_lines(error)}") from error
         teacher = cls(path, network, architecture)
         token = checkpoint.get(DECODER_TOKEN)
@@ -229,7 +230,7 @@ def _what_else(path: Path, checkpoint: Mapping[str, Any]) -> str:
     hint = ""
     if "network_weights" in checkpoint:
         hint = " It is a checkpoint of nnU-Net: give the model's folder instead, the one with plans.json in it."
-    elif any("image_encoder.trunk." in name for name in checkpoint.get("model", ())):
+    elif "image_encoder.trunk." in " ".join(names_in(checkpoint.get("model"))):
         hint = " It is SAM2 in Meta's own format: give a folder of it in the format of transformers instead."
     missing = f"{PREFIX}patch_embed.proj.weight"
     return f"{path} is no checkpoint of SAM: it has no {missing}, but {some(list(checkpoint))}.{hint}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
@@ -14,10 +13,12 @@ from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures.fine_levels import pack
 from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.files import read_json
 from nnunet_hrmedseg.pretraining.teachers.loading import (
     GRID,
     check_canvas,
     fingerprint,
+    numbers_of_config,
     one_line,
     refuse_unknown_options,
     sha256_of,
@@ -65,7 +66,7 @@ class SAM2Teacher(Teacher):
     @classmethod
     def recognises(cls, path: Path) -> bool:
         try:
-            return json.loads((path / CONFIG).read_text()).get("model_type") in MODEL_TYPES
+            return read_json(path / CONFIG).get("model_type") in MODEL_TYPES
         except (OSError, ValueError, AttributeError):
             return False
 
@@ -94,7 +95,7 @@ class SAM2Teacher(Teacher):
         try:
             loaded: Any = Sam2Model.from_pretrained(
                 path,
-                config=Sam2Config.from_dict({name: config[name] for name in config.keys() - {"model_type"}}),
+                config=Sam2Config.from_dict(numbers_of_config({k: v for k, v in config.items() if k != "model_type"})),
                 local_files_only=True,
                 use_safetensors=True,
                 dtype=torch.float32,
@@ -164,12 +165,14 @@ def _resized(level: Tensor, size: list[int]) -> Tensor:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / CONFIG).read_text())
+        config = read_json(folder / CONFIG)
     except (OSError, ValueError) as error:
         raise HRMedSegError(f"{folder} has no readable {CONFIG} ({one_line(error)}).") from error
     model_type = config.get("model_type") if isinstance(config, dict) else None
     if model_type not in MODEL_TYPES:
-        raise HRMedSegError(f"{folder / CONFIG} says model_type {model_type!r}; SAM2 has {' or '.join(MODEL_TYPES)}.")
+        raise HRMedSegError(
+            f"{folder / CONFIG} says model_type {model_type!r:.100}; SAM2 has {' or '.join(MODEL_TYPES)}."
+        )
     return config
 
 

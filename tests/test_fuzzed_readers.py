@@ -1,0 +1,382 @@
+"""Every reader of our own formats, with files in which something was changed at random: what is read is whole, or the
+user reads a sentence. The changes are the same every time."""
+
+import copy
+import csv
+import hashlib
+import io
+import json
+import math
+import random
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load
+from torch import nn
+
+from nnunet_hrmedseg.comparison.budget import Budget, Record
+from nnunet_hrmedseg.comparison.cost import length_of_training
+from nnunet_hrmedseg.comparison.summaries import check_summary
+from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.plans.canvas_data import RECORD, canvas_data_status
+from nnunet_hrmedseg.pretraining import loop
+from nnunet_hrmedseg.pretraining.canvas_images import CanvasImages
+from nnunet_hrmedseg.pretraining.embedding_cache import EmbeddingCache
+from nnunet_hrmedseg.pretraining.image_sources import find_images
+from nnunet_hrmedseg.pretraining.processes import processes
+from nnunet_hrmedseg.pretraining.student import Normalize, Student, encoder_architecture, start_from
+from nnunet_hrmedseg.promptable.prompts import read_prompts
+from nnunet_hrmedseg.weights import read_encoder, write_encoder
+
+MUTATIONS = 40  # of each kind of file
+ARCHITECTURE = encoder_architecture(embed_dim=24, depth=1, decoder_dim=16)
+LABELS = {"labels": {"background": 0, "a": 1}, "file_ending": ".png"}
+ODD = [None, True, -1, 10**400, 2**62, math.nan, math.inf, "", "x" * 1000, "\0", [], {}, [[[]]], {"a": {}}, "24", 1e308]
+
+
+def damaged(content: bytes, chance: random.Random) -> bytes:
+    """One to three of: flipped bits, a cut, something inserted, a block twice, a block of zeros."""
+    changed = bytearray(content)
+    for _ in range(chance.randint(1, 3)):
+        place = chance.randrange(len(changed) + 1)
+        length = min(len(changed) - place, chance.choice((1, 2, 8, 64, 512)))
+        match chance.randrange(5):
+            case 0:
+                for _ in range(chance.randint(1, 8)):
+                    if changed:
+                        changed[chance.randrange(len(changed))] ^= 1 << chance.randrange(8)
+            case 1:
+                del changed[place:]
+            case 2:
+                changed[place:place] = chance.randbytes(chance.randint(1, 16))
+            case 3:
+                changed[place:place] = changed[place : place + length]
+            case 4:
+                changed[place : place + length] = bytes(length)
+    return bytes(changed)
+
+
+def odd(content: bytes, chance: random.Random) -> bytes:
+    """Still JSON, with a value somewhere in it that nobody expects there, or without it."""
+    value = copy.deepcopy(json.loads(content))
+    at, path = value, []
+    while isinstance(at, dict | list) and at and (not path or chance.random() < 0.7):
+        key = chance.choice([*at] if isinstance(at, dict) else range(len(at)))
+        path.append((at, key))
+        at = at[key]
+    parent, key = path[-1]
+    if chance.random() < 0.2:
+        del parent[key]
+    else:
+        parent[key] = chance.choice(ODD)
+    return json.dumps(value).encode()
+
+
+def check(file: Path, read: Callable[[], object], seed: str, *, is_json: bool = False, whole=None, again=None) -> int:
+    """Reads the file with MUTATIONS changes, one after the other. Returns how many of them were refused.
+
+    whole: called with what was read, raises if that is not whole.
+    again: called after each change, to mend what belongs to the file, such as its sha256.
+    """
+    chance, original, refused = random.Random(seed), file.read_bytes(), 0
+    for number in range(MUTATIONS):
+        change = odd if is_json and number % 2 else damaged
+        file.write_bytes(change(original, chance))
+        if again is not None:
+            again()
+        try:
+            found = read()
+        except HRMedSegError as error:
+            refused += 1
+            assert 20 < len(str(error)) < 5000, str(error)[:5000]
+        else:
+            if whole is not None:
+                whole(found)
+    file.write_bytes(original)
+    return refused
+
+
+# ---- encoders --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def encoder(tmp_path):
+    torch.manual_seed(0)
+    card = {"architecture": ARCHITECTURE, "normalization": Normalize("zscore").card(), "teacher": {"kind": "sam"}}
+    return write_encoder(tmp_path / "e.safetensors", Student(ARCHITECTURE).state_dict(), card).path
+
+
+def whole_encoder(found):
+    assert all(torch.isfinite(value).all() for value in found.state.values())
+    assert len(found.normalization["mean"]) == 3 and isinstance(found.architecture["embed_dim"], int)
+
+
+def test_encoders_that_are_damaged_on_the_way(encoder):
+    assert check(encoder, lambda: read_encoder(encoder), "weights") == MUTATIONS
+
+
+def test_encoders_whose_card_agrees_with_the_damage(encoder):
+    card = encoder.with_suffix(".json")
+
+    def again():
+        content = json.loads(card.read_text())
+        sha256 = hashlib.sha256(encoder.read_bytes()).hexdigest()
+        card.write_text(json.dumps({**content, "sha256": sha256}))
+
+    def read():
+        found = read_encoder(encoder)
+        start_from(Student(ARCHITECTURE), str(encoder), ARCHITECTURE, Normalize("zscore"))
+        return found
+
+    assert check(encoder, read, "both", whole=whole_encoder, again=again) > MUTATIONS // 4
+    # the header alone is a few percent of the file, and holds all that can be hostile
+    content = encoder.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header, data = encoder.with_name("header"), content[8 + length :]
+    header.write_bytes(content[: 8 + length])
+
+    def put_together():
+        encoder.write_bytes(header.read_bytes() + data)
+        again()
+
+    assert check(header, read, "header", whole=whole_encoder, again=put_together) > MUTATIONS // 4
+    header.write_bytes(content[8 : 8 + length])
+
+    def of_right_length():
+        text = header.read_bytes()
+        encoder.write_bytes(len(text).to_bytes(8, "little") + text + data)
+        again()
+
+    refused = check(header, read, "fields", is_json=True, whole=whole_encoder, again=of_right_length)
+    assert refused > MUTATIONS // 4
+    encoder.write_bytes(content)
+    again()
+    whole_encoder(read())
+    assert load(content).keys() == read().state.keys()
+
+
+def test_cards(encoder):
+    card = encoder.with_suffix(".json")
+    assert check(card, lambda: read_encoder(encoder), "card", is_json=True, whole=whole_encoder) > MUTATIONS // 4
+
+
+# ---- run folders -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of two steps; returns its folder and a function that goes on with it."""
+    settings = loop.LoopSettings(
+        epochs=1, steps_per_epoch=2, images_per_step=1, learning_rate=0.1, decay=0.9, warmup_steps=0
+    )
+
+    class Square(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, batch):
+            return self.layer(batch).square().mean()
+
+    with processes("cpu") as group:
+
+        def go_on():
+            module = Square()
+            history = loop.run_loop(
+                module,
+                lambda _, step: [torch.ones(1, 3)] * (2 - step),
+                settings,
+                tmp_path,
+                group,
+                log=lambda line: None,
+            )
+            return module, history
+
+        loop.prepare_folder(
+            tmp_path, {"command": "distill", "recipe": {"seed": 0, "canvas": [64, 64]}}, overwrite=False
+        )
+        go_on()
+        yield tmp_path, go_on
+
+
+def test_checkpoints_of_runs(run):
+    folder, go_on = run
+
+    def whole(found):
+        module, history = found
+        assert all(torch.isfinite(value).all() for value in module.parameters())
+        assert all(row.keys() == {*loop._COLUMNS} for row in history.rows)
+
+    def again():
+        checkpoint = torch.load(folder / "checkpoint.pth", weights_only=True)
+        assert checkpoint["step"] == 2
+
+    again()  # before anything is changed
+    state = torch.random.get_rng_state()
+    try:
+        assert check(folder / "checkpoint.pth", go_on, "checkpoint", whole=whole) > MUTATIONS // 4
+    finally:
+        torch.random.set_rng_state(state)
+    for key, values in {
+        "step": ("x", -1, 1.5, None),
+        "seconds": (math.nan, "x", [1.0]),
+        "rows": (5, [5], [{}], [{**dict.fromkeys(loop._COLUMNS, 1.0), "loss": "x"}]),
+        "module": (5, {}, {"layer.weight": torch.ones(1), "layer.bias": torch.ones(2)}),
+        "optimizer": (5, {}, {"state": {0: {}}}, {"state": {0: {"step": torch.ones(3)}}}),
+        "random": (5, torch.zeros(3)),
+    }.items():
+        for value in values:
+            checkpoint = torch.load(folder / "checkpoint.pth", weights_only=True)
+            original = (folder / "checkpoint.pth").read_bytes()
+            torch.save({**checkpoint, key: value}, folder / "checkpoint.pth")
+            with pytest.raises(HRMedSegError, match=r"checkpoint\.pth cannot be read"):
+                go_on()
+            (folder / "checkpoint.pth").write_bytes(original)
+
+
+def test_settings_of_runs(run):
+    folder, _ = run
+    settings = json.loads((folder / "run.json").read_text())
+    losses = (folder / "losses.csv").read_bytes()
+    read = lambda: loop.prepare_folder(folder, settings, overwrite=False)  # noqa: E731
+    refused = check(folder / "run.json", read, "settings", is_json=True, whole=lambda found: found is True)
+    assert refused > MUTATIONS // 2
+    # losses.csv is written and never read: whatever is in it, the run goes on
+    (folder / "losses.csv").write_bytes(damaged(losses, random.Random(0)))
+    assert read() is True
+    rows = [*csv.DictReader(losses.decode().splitlines())]
+    assert [*rows[0]] == [*loop._COLUMNS]
+
+
+def test_embeddings(tmp_path):
+    cache = EmbeddingCache(tmp_path, teacher_id="t", canvas=(64, 64), shape=(2, 4, 4), identities=["a"])
+    kept = torch.linspace(-3, 3, 32).half().float().reshape(1, 2, 4, 4)
+    cache.put([0], kept)
+    [file] = tmp_path.rglob("*.npy")
+    found = []
+    assert check(file, lambda: cache.get(0), "embedding", whole=found.append) == 0
+    assert found == [None] * MUTATIONS  # damage is found by the checksum, and the teacher computes it again
+    assert torch.equal(cache.get(0), kept[0])
+
+
+# ---- what is told ----------------------------------------------------------------------------------------------------
+
+PROMPTS = [
+    {"image": "a.png", "box": [10, 20, 110, 90], "class": "nucleus"},
+    {"image": "a.png", "points": [[30, 40, 1], [35, 80, 0]]},
+    {"image": "b.png"},
+]
+CSV = "image,x0,y0,x1,y1,points,class\na.png,10,20,110,90,,nucleus\na.png,,,,,30 40 1;35 80 0,nucleus\nb.png,,,,,,\n"
+
+
+def whole_prompts(found):
+    for image, prompts in found.items():
+        assert image and isinstance(image, str)
+        for prompt in prompts:
+            assert prompt.box is None or [*map(type, prompt.box)] == [float] * 4
+            assert all([*map(type, point)] == [float] * 3 for point in prompt.points)
+            assert isinstance(prompt.category, str)
+            try:
+                prompt.check((200, 200))
+            except HRMedSegError:
+                pass
+
+
+@pytest.mark.parametrize("name, content", [("p.json", json.dumps(PROMPTS)), ("p.csv", CSV)])
+def test_prompts(tmp_path, name, content):
+    file = tmp_path / name
+    file.write_text(content)
+    refused = check(file, lambda: read_prompts(file), name, is_json=name == "p.json", whole=whole_prompts)
+    assert 0 < refused < MUTATIONS
+
+
+def test_the_record_of_canvas_data(tmp_path):
+    file = tmp_path / "HRMedSeg" / RECORD
+    file.parent.mkdir(parents=True)
+    (tmp_path / "HRMedSeg" / "a.b2nd").write_bytes(b"x" * 10)
+    record = {
+        "nnunet_hrmedseg": "1",
+        "data_identifier": "HRMedSeg",
+        "labels": {"values": [0, 1], "ignore": None},
+        "raw": {"a": [["a_0000.png", 10, 1]]},
+        "files": {"a.b2nd": 10},
+    }
+    file.write_text(json.dumps(record))
+
+    def read():
+        return canvas_data_status(file.parent.parent, LABELS, {})
+
+    assert read().state == "stale" and canvas_data_status(file.parent.parent, LABELS, None).state == "complete"
+    states = set()
+    assert check(file, read, "record", is_json=True, whole=lambda found: states.add(found.state)) == 0
+    assert states <= {"stale", "incomplete"} and "incomplete" in states
+
+
+def test_budgets(tmp_path):
+    record, file = Record(Budget(minutes=10.0), [30.5, 29.0], [10, 12]), tmp_path / "budget.json"
+    record.write(file)
+    lengths = []
+
+    def read():
+        lengths.append(length_of_training(tmp_path))
+        return Record.read(file)
+
+    def whole(found):
+        assert len(found.seconds) == len(found.iterations)
+        assert all(math.isfinite(value) and value >= 0 for value in [*found.seconds, *found.iterations])
+
+    assert check(file, read, "budget", is_json=True, whole=whole) > MUTATIONS // 4
+    assert {*map(len, lengths)} == {2}
+
+
+def test_summaries(tmp_path):
+    file = tmp_path / "summary.json"
+    metrics = {"1": {"Dice": 0.5, "IoU": 0.4}}
+    file.write_text(json.dumps({"metric_per_case": [{"prediction_file": "/x/a.png", "metrics": metrics}]}))
+    measured = {"a": {"thing": {"Dice": 0.5, "IoU": 0.4}}}
+    read = lambda: check_summary(file, {"thing": 1}, measured)  # noqa: E731
+    assert read() is None
+    said = []
+    assert check(file, read, "summary", is_json=True, whole=said.append) == 0
+    assert sum(text is not None for text in said) > MUTATIONS // 4
+
+
+# ---- shards ----------------------------------------------------------------------------------------------------------
+
+
+def test_shards(tmp_path):
+    file = tmp_path / "sa_1.tar"
+    content = io.BytesIO()
+    Image.linear_gradient("L").resize((8, 8)).save(content, "PNG")
+    with tarfile.open(file, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name in ("sa_1.png", "folder/" + "long" * 30 + "/sa_2.png", "sa_3.json"):
+            member = tarfile.TarInfo(name)
+            member.size = len(content.getvalue())
+            tar.addfile(member, io.BytesIO(content.getvalue()))
+
+    def read():
+        images = CanvasImages(find_images([file]), (16, 16))
+        return [images[index] for index in range(len(images))]
+
+    def whole(items):
+        assert 0 < len(items) < 10
+        assert all(item.image.shape == (3, 16, 16) if item.image is not None else item.reason for item in items)
+
+    whole(read())
+    check(file, read, "tar", whole=whole)
+    # headers are a small part of a shard: change nothing else
+    headers, original = tmp_path / "headers", file.read_bytes()
+    headers.write_bytes(original[:512])
+    refused = check(
+        headers, read, "headers", whole=whole, again=lambda: file.write_bytes(headers.read_bytes() + original[512:])
+    )
+    assert refused > 0
+
+
+def test_the_same_changes_every_time():
+    one, other = ([damaged(CSV.encode(), random.Random(f"x{i}")) for i in range(20)] for _ in range(2))
+    assert one == other and len({*one}) > 15

@@ -22,7 +22,6 @@ import os
 import pickle
 import pickletools
 import platform
-import re
 import shutil
 import tempfile
 import zipfile
@@ -33,37 +32,20 @@ from typing import Any
 
 import torch
 from nnunetv2.postprocessing.remove_connected_components import remove_all_but_largest_component_from_segmentation
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from torch import Tensor
 
 from nnunet_hrmedseg import __version__
 from nnunet_hrmedseg.deployment.private_texts import PrivateTexts, texts_in
+from nnunet_hrmedseg.deployment.shared_model import CHECKPOINT, SharedModel, channels_of, place_of, started_from
 from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.files import json_object, read_json
 from nnunet_hrmedseg.plans.overrides import is_hrmedseg_configuration
-from nnunet_hrmedseg.plans.raw_cases import read_dataset_json
 from nnunet_hrmedseg.pretraining.teachers.loading import load_checkpoint, sha256_of
 from nnunet_hrmedseg.registration.names import REGISTERED
 
 __all__ = ["CARD", "NOT_STATED", "share_model"]
 
 CARD, README, LICENCE = "model_card.json", "README.md", "LICENCE.txt"
-CHECKPOINT = "checkpoint_final.pth"  # whichever was taken: it is what nnU-Net looks for
 NOT_STATED = "not stated"
-
-STARTED_FROM = "encoder_started_from"  # of trainers.trainer, which takes all of nnU-Net's training to import
-NEEDED = (
-    "channel_names",
-    "modality",
-    "labels",
-    "regions_class_order",
-    "file_ending",
-    "overwrite_image_reader_writer",
-    "numTraining",
-)
-"""What prediction reads of dataset.json, and the number of training cases."""
-TOLD = ("name", "description", "reference", "licence", "license", "release", "tensorImageSize")
-"""What a dataset.json may say besides, if it says nothing private."""
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "positional_encoding.gaussian")
 """What is in the weights and is no parameter."""
@@ -98,7 +80,7 @@ def share_model(
             something at `output`, it cannot be written, or something private would be left in a file.
     """
     folder, output = Path(folder).expanduser(), Path(output).expanduser()
-    model = _Model.read(folder, folds, checkpoint)
+    model = SharedModel.read(folder, folds, checkpoint)
     _check_output(folder, output, overwrite)
     try:
         _share(model, output, licence)
@@ -112,7 +94,7 @@ def share_model(
     return output
 
 
-def _share(model: _Model, output: Path, licence: str) -> None:
+def _share(model: SharedModel, output: Path, licence: str) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     # beside the output: to rename it into place it must be on the same disk
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.incomplete-", dir=output.parent) as temporary:
@@ -137,204 +119,6 @@ def _share(model: _Model, output: Path, licence: str) -> None:
                 raise
 
 
-class _Model:
-    """A trained model's folder as it was read.
-
-    Attributes:
-        name, dataset_name: of the folder and of the one above.
-        plans, dataset: plans.json and dataset.json as they are to be shared.
-        folds: name -> its checkpoint, as it is to be shared.
-        configuration: of the plans, resolved.
-        private: what must not be in any file.
-        summaries: fold -> its validation, as nnU-Net wrote it; of the folds that have one.
-    """
-
-    def __init__(self, folder: Path, plans: dict[str, Any], dataset: dict[str, Any], folds: dict[str, dict]) -> None:
-        self.folder = folder.resolve()
-        self.name, self.dataset_name = self.folder.name, self.folder.parent.name
-        self.folds = folds
-        self.configuration_name = next(iter(folds.values()))["init_args"]["configuration"]
-        try:
-            self.configuration = PlansManager(plans).get_configuration(self.configuration_name).configuration
-            self.network = self.configuration["architecture"]["network_class_name"]
-            public = [*dataset["labels"], *_channels(dataset).values(), *plans["configurations"]]
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise HRMedSegError(
-                f"{folder / 'plans.json'} does not describe the configuration {self.configuration_name!r} that the "
-                f"checkpoints were trained with ({type(error).__name__}: {error}). Copy the folder again."
-            ) from error
-        found = {fold: self._summary(folder / f"fold_{fold}" / "validation" / "summary.json") for fold in folds}
-        self.summaries = {fold: summary for fold, summary in found.items() if summary}
-        self.private = PrivateTexts(
-            _cases(folder, dataset, self.summaries),
-            [*map(str, public), *self.name.split("__"), self.dataset_name, self.dataset_name[11:]],
-        )
-        self.plans = self.private.removed_from(_without_encoder_paths(plans))
-        shared = PlansManager(self.plans).get_configuration(self.configuration_name).configuration
-        if shared.get("architecture") != self.configuration["architecture"]:
-            raise HRMedSegError(
-                f"The architecture in {folder / 'plans.json'} names paths or training cases: it cannot be shared like "
-                f"this. Change the names there."
-            )
-        told = self.private.removed_from({name: dataset[name] for name in TOLD if name in dataset})
-        self.dataset = {**{name: dataset[name] for name in NEEDED if name in dataset}, **told}
-
-    @classmethod
-    def read(cls, folder: Path, folds: Sequence[int | str] | None, checkpoint: str) -> _Model:
-        if not folder.is_dir():
-            raise HRMedSegError(
-                f"There is no folder {folder}. Give that of a trained model: "
-                f"nnUNet_results/DatasetNNN_Name/TRAINER__PLANS__CONFIGURATION."
-            )
-        resolved = folder.resolve()
-        if len(resolved.name.split("__")) != 3 or not re.fullmatch(r"Dataset\d{3}_.+", resolved.parent.name):
-            raise HRMedSegError(
-                f"{folder} is not where nnU-Net keeps a trained model: the folder should be called "
-                f"DatasetNNN_Name/TRAINER__PLANS__CONFIGURATION, and is {resolved.parent.name}/{resolved.name}."
-            )
-        files = _checkpoints(folder, folds, checkpoint)
-        plans, dataset = json_object(folder / "plans.json", "nnU-Net plan"), read_dataset_json(folder / "dataset.json")
-        return cls(folder, plans, dataset, {fold: _shared_checkpoint(file) for fold, file in files.items()})
-
-    @staticmethod
-    def _summary(file: Path) -> dict[str, Any]:
-        """Empty where there is none, or one of another kind."""
-        try:
-            content = read_json(file)
-            float(content["foreground_mean"]["Dice"])
-            return content if isinstance(content["metric_per_case"], list) else {}
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
-
-    @property
-    def crossvalidation(self) -> str:
-        """nnU-Net's name of the folder for these folds together."""
-        return "crossval_results_folds_" + "_".join(self.folds)
-
-    def dice(self) -> dict[str, Any] | None:
-        """Of the cross-validation, nnU-Net's foreground_mean; None where no fold was validated on cases left out."""
-        validated = {fold: summary for fold, summary in self.summaries.items() if fold != "all"}
-        weights = [len(summary["metric_per_case"]) for summary in validated.values()]
-        if not sum(weights):
-            return None
-        of_folds = {fold: _number(summary["foreground_mean"]["Dice"]) for fold, summary in validated.items()}
-        whole = self._summary(self.folder / self.crossvalidation / "summary.json")
-        if whole:
-            mean = _number(whole["foreground_mean"]["Dice"])
-        elif None in of_folds.values():
-            mean = None
-        else:
-            pairs = zip(of_folds.values(), weights, strict=True)
-            mean = sum(dice * weight for dice, weight in pairs if dice is not None) / sum(weights)
-        return {"mean": mean, "folds": of_folds, "cases": sum(weights)}
-
-
-# ---- what is read ----------------------------------------------------------------------------------------------------
-
-
-def _checkpoints(folder: Path, folds: Sequence[int | str] | None, checkpoint: str) -> dict[str, Path]:
-    """Fold -> file, in nnU-Net's order."""
-    if Path(checkpoint).name != checkpoint:
-        raise HRMedSegError(f"{checkpoint} is no name of a checkpoint: give it without folders, such as {CHECKPOINT}.")
-    there = {entry.name.removeprefix("fold_"): entry / checkpoint for entry in folder.glob("fold_*")}
-    there = {fold: file for fold, file in there.items() if file.is_file() and (fold == "all" or fold.isdecimal())}
-    if folds is not None and not folds:
-        raise HRMedSegError("No folds are given to be shared. Give at least one, or leave it out to share all.")
-    wanted = list(there) if folds is None else list(dict.fromkeys(map(str, folds)))
-    missing = [fold for fold in wanted if fold not in there]
-    if missing or not wanted:
-        has = ", ".join(sorted(there)) or "none"
-        raise HRMedSegError(
-            f"{folder} has no {checkpoint} of fold {some(missing) if missing else '0, 1, ... or all'}; the folds that "
-            f"have one: {has}. Train the missing ones, or share those that are there."
-        )
-    wanted.sort(key=lambda fold: (fold == "all", int(fold) if fold.isdecimal() else 0))
-    return {fold: there[fold] for fold in wanted}
-
-
-def _shared_checkpoint(file: Path) -> dict[str, Any]:
-    """What nnU-Net's prediction reads of a checkpoint. What two names share is kept once."""
-    trained = load_checkpoint(file)
-    try:
-        weights, trainer = trained["network_weights"], trained["trainer_name"]
-        configuration, axes = trained["init_args"]["configuration"], trained.get("inference_allowed_mirroring_axes")
-        whole = isinstance(trainer, str) and isinstance(configuration, str) and bool(weights)
-        whole &= all(isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items())
-        axes = None if axes is None else tuple(int(axis) for axis in axes)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise HRMedSegError(
-            f"{file} is no checkpoint of nnU-Net v2 ({type(error).__name__}: {error}). It holds {some(list(trained))}."
-        ) from error
-    if not whole:
-        raise HRMedSegError(f"{file} is no checkpoint of nnU-Net v2: weights, trainer or configuration are missing.")
-    copies: dict[tuple, Tensor] = {}
-    # copied, as a tensor is saved with all of the memory that it is a part of
-    kept = {
-        name: copies.setdefault(_place(value), value.detach().cpu().clone(memory_format=torch.contiguous_format))
-        for name, value in weights.items()
-    }
-    return {
-        "network_weights": kept,
-        "trainer_name": trainer,
-        "init_args": {"configuration": configuration},
-        "inference_allowed_mirroring_axes": axes,
-    }
-
-
-def _place(value: Tensor) -> tuple:
-    return (value.data_ptr() if value.numel() else id(value), tuple(value.shape), value.stride(), value.dtype)
-
-
-def _channels(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    return dataset.get("channel_names") or dataset.get("modality") or {}
-
-
-def _cases(folder: Path, dataset: Mapping[str, Any], summaries: Mapping[str, dict]) -> set[str]:
-    """Names of training cases, wherever they can be found."""
-    ending, files = dataset["file_ending"], []
-    for fold in folder.glob("fold_*"):
-        files += [entry.name for entry in fold.glob("validation/*") if entry.name.endswith(ending)]
-    for summary in summaries.values():
-        files += [Path(text).name for text in texts_in(summary["metric_per_case"]) if text.endswith(ending)]
-    listed = [dataset.get(part) for part in ("training", "test", "dataset")]
-    files += [Path(text).name for text in texts_in(listed) if text.endswith(ending)]
-    stems = {file[: -len(ending)] for file in files}
-    names = stems | {re.sub(r"_000\d$", "", stem) for stem in stems}  # a channel's number, or a case's own
-    if isinstance(dataset.get("dataset"), dict):
-        names |= {*dataset["dataset"]}
-    preprocessed = os.environ.get("nnUNet_preprocessed")
-    if preprocessed:
-        splits = Path(preprocessed, folder.resolve().parent.name, "splits_final.json")
-        try:
-            names |= {name for name in texts_in(read_json(splits)) if name not in ("train", "val")}
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError) as error:
-            raise HRMedSegError(f"{splits}, with the names not to be shared, cannot be read: {error}.") from error
-    return {name for name in names if name}
-
-
-def _without_encoder_paths(plans: dict[str, Any]) -> dict[str, Any]:
-    """The encoder that training started from by name and sha256, as it was somewhere else on every other machine."""
-    configurations = {}
-    for name, configuration in plans["configurations"].items():
-        configurations[name] = {k: v for k, v in configuration.items() if k not in (STARTED_FROM, "encoder_weights")}
-        started = _started_from(configuration)
-        if started is not None:
-            configurations[name][STARTED_FROM] = started
-        if configuration.get("encoder_weights") in ("bundled", "none"):
-            configurations[name]["encoder_weights"] = configuration["encoder_weights"]
-    return {**plans, "configurations": configurations}
-
-
-def _started_from(configuration: Mapping[str, Any]) -> dict[str, str] | None:
-    record = configuration.get(STARTED_FROM)
-    if not isinstance(record, dict):
-        return None
-    kept = {name: str(record[name]) for name in ("name", "sha256") if record.get(name)}
-    return {"file": record["file"], **kept} if record.get("file") in ("bundled", "none") else kept
-
-
 def _check_output(folder: Path, output: Path, overwrite: bool) -> None:
     if output.resolve().is_relative_to(folder.resolve()) or folder.resolve().is_relative_to(output.resolve()):
         raise HRMedSegError(f"{output} is in the model's folder {folder}, or around it. Give another place.")
@@ -354,7 +138,7 @@ def _check_output(folder: Path, output: Path, overwrite: bool) -> None:
 # ---- what is written -------------------------------------------------------------------------------------------------
 
 
-def _write(model: _Model, target: Path, licence: str) -> None:
+def _write(model: SharedModel, target: Path, licence: str) -> None:
     _write_json(target / "plans.json", model.plans)
     _write_json(target / "dataset.json", model.dataset)
     for fold, checkpoint in model.folds.items():
@@ -370,10 +154,10 @@ def _write(model: _Model, target: Path, licence: str) -> None:
     _write_json(target / CARD, {**card, "files": files})
 
 
-def _write_crossvalidation(model: _Model, folder: Path) -> str:
+def _write_crossvalidation(model: SharedModel, folder: Path) -> str:
     """Means and postprocessing of these folds together. Returns what there is of postprocessing, in words."""
     source = model.folder / folder.name
-    summary = model._summary(source / "summary.json")
+    summary = model.summary_of(source / "summary.json")
     if summary:
         _write_json(folder / "summary.json", _means(summary))
     if not (source / "postprocessing.json").is_file():
@@ -415,9 +199,9 @@ def _means(summary: Mapping[str, Any], cases: bool = True) -> dict[str, Any]:
     return {**kept, "metric_per_case": []} if cases else kept
 
 
-def _card(model: _Model, licence: str, postprocessing: str) -> dict[str, Any]:
+def _card(model: SharedModel, licence: str, postprocessing: str) -> dict[str, Any]:
     weights = next(iter(model.folds.values()))["network_weights"]
-    unique = {_place(value): value for name, value in weights.items() if not name.endswith(BUFFERS)}
+    unique = {place_of(value): value for name, value in weights.items() if not name.endswith(BUFFERS)}
     trainer, plans, configuration = model.name.split("__")
     patch = [int(side) for side in model.configuration["patch_size"]]
     return {
@@ -433,14 +217,14 @@ def _card(model: _Model, licence: str, postprocessing: str) -> dict[str, Any]:
         "folds": list(model.folds),
         "labels": model.dataset["labels"],
         "regions_class_order": model.dataset.get("regions_class_order"),
-        "channels": _channels(model.dataset),
+        "channels": channels_of(model.dataset),
         "file_ending": model.dataset["file_ending"],
         "canvas": patch if is_hrmedseg_configuration(model.configuration) else None,
         "patch_size": patch,
         "training_cases": model.dataset.get("numTraining"),
         "cross_validation_dice": model.dice(),
         "postprocessing": postprocessing,
-        "encoder": _started_from(model.configuration),
+        "encoder": started_from(model.configuration),
         "versions": {
             "nnunet_hrmedseg": __version__,
             "nnunetv2": version("nnunetv2"),
@@ -450,7 +234,7 @@ def _card(model: _Model, licence: str, postprocessing: str) -> dict[str, Any]:
     }
 
 
-def _licence_text(model: _Model, licence: str) -> str:
+def _licence_text(model: SharedModel, licence: str) -> str:
     if licence == NOT_STATED:
         licence = "not stated. Ask whoever gave you the model before you use it."
     return (
@@ -459,7 +243,7 @@ def _licence_text(model: _Model, licence: str) -> str:
     )
 
 
-def _readme(model: _Model, card: Mapping[str, Any]) -> str:
+def _readme(model: SharedModel, card: Mapping[str, Any]) -> str:
     trainer, plans, configuration = model.name.split("__")
     number, folds = model.dataset_name[7:10], " ".join(model.folds)
     ours = trainer in REGISTERED["trainer"] or model.network.startswith("nnunet_hrmedseg.")
@@ -468,7 +252,7 @@ def _readme(model: _Model, card: Mapping[str, Any]) -> str:
         if ours
         else f"nnU-Net v2, with {trainer}"
     )
-    channels = ", ".join(f"{name} ({channel})" for channel, name in _channels(model.dataset).items())
+    channels = ", ".join(f"{name} ({channel})" for channel, name in channels_of(model.dataset).items())
     dice = card["cross_validation_dice"]
     lines = [
         f"# {model.dataset_name}: {trainer}, {configuration}",
@@ -515,10 +299,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if math.isfinite(float(value)) else None
 
 
 def _zip(root: Path, file: Path) -> None:

@@ -1,0 +1,236 @@
+"""A trained model's folder, read as it is to be shared: without optimiser, paths, and names of training cases."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor
+
+from nnunet_hrmedseg.deployment.private_texts import PrivateTexts, texts_in
+from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.files import json_object, read_json
+from nnunet_hrmedseg.plans.overrides import STARTED_FROM
+from nnunet_hrmedseg.plans.raw_cases import read_dataset_json
+from nnunet_hrmedseg.pretraining.teachers.loading import load_checkpoint
+
+__all__ = ["CHECKPOINT", "SharedModel", "channels_of", "number_or_none", "place_of", "started_from"]
+
+CHECKPOINT = "checkpoint_final.pth"  # whichever was taken: it is what nnU-Net looks for
+NEEDED = (
+    "channel_names",
+    "modality",
+    "labels",
+    "regions_class_order",
+    "file_ending",
+    "overwrite_image_reader_writer",
+    "numTraining",
+)
+"""What prediction reads of dataset.json, and the number of training cases."""
+TOLD = ("name", "description", "reference", "licence", "license", "release", "tensorImageSize")
+"""What a dataset.json may say besides, if it says nothing private."""
+
+
+class SharedModel:
+    """A trained model's folder as it was read.
+
+    Attributes:
+        name, dataset_name: of the folder and of the one above.
+        plans, dataset: plans.json and dataset.json as they are to be shared.
+        folds: name -> its checkpoint, as it is to be shared.
+        configuration: of the plans, resolved.
+        private: what must not be in any file.
+        summaries: fold -> its validation, as nnU-Net wrote it; of the folds that have one.
+    """
+
+    def __init__(self, folder: Path, plans: dict[str, Any], dataset: dict[str, Any], folds: dict[str, dict]) -> None:
+        self.folder = folder.resolve()
+        self.name, self.dataset_name = self.folder.name, self.folder.parent.name
+        self.folds = folds
+        self.configuration_name = next(iter(folds.values()))["init_args"]["configuration"]
+        try:
+            self.configuration = PlansManager(plans).get_configuration(self.configuration_name).configuration
+            self.network = self.configuration["architecture"]["network_class_name"]
+            public = [*dataset["labels"], *channels_of(dataset).values(), *plans["configurations"]]
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise HRMedSegError(
+                f"{folder / 'plans.json'} does not describe the configuration {self.configuration_name!r} that the "
+                f"checkpoints were trained with ({type(error).__name__}: {error}). Copy the folder again."
+            ) from error
+        found = {fold: self.summary_of(folder / f"fold_{fold}" / "validation" / "summary.json") for fold in folds}
+        self.summaries = {fold: summary for fold, summary in found.items() if summary}
+        self.private = PrivateTexts(
+            _cases(folder, dataset, self.summaries),
+            [*map(str, public), *self.name.split("__"), self.dataset_name, self.dataset_name[11:]],
+        )
+        self.plans = self.private.removed_from(_without_encoder_paths(plans))
+        shared = PlansManager(self.plans).get_configuration(self.configuration_name).configuration
+        if shared.get("architecture") != self.configuration["architecture"]:
+            raise HRMedSegError(
+                f"The architecture in {folder / 'plans.json'} names paths or training cases: it cannot be shared like "
+                f"this. Change the names there."
+            )
+        told = self.private.removed_from({name: dataset[name] for name in TOLD if name in dataset})
+        self.dataset = {**{name: dataset[name] for name in NEEDED if name in dataset}, **told}
+
+    @classmethod
+    def read(cls, folder: Path, folds: Sequence[int | str] | None, checkpoint: str) -> SharedModel:
+        if not folder.is_dir():
+            raise HRMedSegError(
+                f"There is no folder {folder}. Give that of a trained model: "
+                f"nnUNet_results/DatasetNNN_Name/TRAINER__PLANS__CONFIGURATION."
+            )
+        resolved = folder.resolve()
+        if len(resolved.name.split("__")) != 3 or not re.fullmatch(r"Dataset\d{3}_.+", resolved.parent.name):
+            raise HRMedSegError(
+                f"{folder} is not where nnU-Net keeps a trained model: the folder should be called "
+                f"DatasetNNN_Name/TRAINER__PLANS__CONFIGURATION, and is {resolved.parent.name}/{resolved.name}."
+            )
+        files = _checkpoints(folder, folds, checkpoint)
+        plans, dataset = json_object(folder / "plans.json", "nnU-Net plan"), read_dataset_json(folder / "dataset.json")
+        return cls(folder, plans, dataset, {fold: _shared_checkpoint(file) for fold, file in files.items()})
+
+    @staticmethod
+    def summary_of(file: Path) -> dict[str, Any]:
+        """Empty where there is none, or one of another kind."""
+        try:
+            content = read_json(file)
+            float(content["foreground_mean"]["Dice"])
+            return content if isinstance(content["metric_per_case"], list) else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+    @property
+    def crossvalidation(self) -> str:
+        """nnU-Net's name of the folder for these folds together."""
+        return "crossval_results_folds_" + "_".join(self.folds)
+
+    def dice(self) -> dict[str, Any] | None:
+        """Of the cross-validation, nnU-Net's foreground_mean; None where no fold was validated on cases left out."""
+        validated = {fold: summary for fold, summary in self.summaries.items() if fold != "all"}
+        weights = [len(summary["metric_per_case"]) for summary in validated.values()]
+        if not sum(weights):
+            return None
+        of_folds = {fold: number_or_none(summary["foreground_mean"]["Dice"]) for fold, summary in validated.items()}
+        whole = self.summary_of(self.folder / self.crossvalidation / "summary.json")
+        if whole:
+            mean = number_or_none(whole["foreground_mean"]["Dice"])
+        elif None in of_folds.values():
+            mean = None
+        else:
+            pairs = zip(of_folds.values(), weights, strict=True)
+            mean = sum(dice * weight for dice, weight in pairs if dice is not None) / sum(weights)
+        return {"mean": mean, "folds": of_folds, "cases": sum(weights)}
+
+
+def _checkpoints(folder: Path, folds: Sequence[int | str] | None, checkpoint: str) -> dict[str, Path]:
+    """Fold -> file, in nnU-Net's order."""
+    if Path(checkpoint).name != checkpoint:
+        raise HRMedSegError(f"{checkpoint} is no name of a checkpoint: give it without folders, such as {CHECKPOINT}.")
+    there = {entry.name.removeprefix("fold_"): entry / checkpoint for entry in folder.glob("fold_*")}
+    there = {fold: file for fold, file in there.items() if file.is_file() and (fold == "all" or fold.isdecimal())}
+    if folds is not None and not folds:
+        raise HRMedSegError("No folds are given to be shared. Give at least one, or leave it out to share all.")
+    wanted = list(there) if folds is None else list(dict.fromkeys(map(str, folds)))
+    missing = [fold for fold in wanted if fold not in there]
+    if missing or not wanted:
+        has = ", ".join(sorted(there)) or "none"
+        raise HRMedSegError(
+            f"{folder} has no {checkpoint} of fold {some(missing) if missing else '0, 1, ... or all'}; the folds that "
+            f"have one: {has}. Train the missing ones, or share those that are there."
+        )
+    wanted.sort(key=lambda fold: (fold == "all", int(fold) if fold.isdecimal() else 0))
+    return {fold: there[fold] for fold in wanted}
+
+
+def _shared_checkpoint(file: Path) -> dict[str, Any]:
+    """What nnU-Net's prediction reads of a checkpoint. What two names share is kept once."""
+    trained = load_checkpoint(file)
+    try:
+        weights, trainer = trained["network_weights"], trained["trainer_name"]
+        configuration, axes = trained["init_args"]["configuration"], trained.get("inference_allowed_mirroring_axes")
+        whole = isinstance(trainer, str) and isinstance(configuration, str) and bool(weights)
+        whole &= all(isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items())
+        axes = None if axes is None else tuple(int(axis) for axis in axes)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise HRMedSegError(
+            f"{file} is no checkpoint of nnU-Net v2 ({type(error).__name__}: {error}). It holds {some(list(trained))}."
+        ) from error
+    if not whole:
+        raise HRMedSegError(f"{file} is no checkpoint of nnU-Net v2: weights, trainer or configuration are missing.")
+    copies: dict[tuple, Tensor] = {}
+    # copied, as a tensor is saved with all of the memory that it is a part of
+    kept = {
+        name: copies.setdefault(place_of(value), value.detach().cpu().clone(memory_format=torch.contiguous_format))
+        for name, value in weights.items()
+    }
+    return {
+        "network_weights": kept,
+        "trainer_name": trainer,
+        "init_args": {"configuration": configuration},
+        "inference_allowed_mirroring_axes": axes,
+    }
+
+
+def place_of(value: Tensor) -> tuple:
+    return (value.data_ptr() if value.numel() else id(value), tuple(value.shape), value.stride(), value.dtype)
+
+
+def channels_of(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    return dataset.get("channel_names") or dataset.get("modality") or {}
+
+
+def _cases(folder: Path, dataset: Mapping[str, Any], summaries: Mapping[str, dict]) -> set[str]:
+    """Names of training cases, wherever they can be found."""
+    ending, files = dataset["file_ending"], []
+    for fold in folder.glob("fold_*"):
+        files += [entry.name for entry in fold.glob("validation/*") if entry.name.endswith(ending)]
+    for summary in summaries.values():
+        files += [Path(text).name for text in texts_in(summary["metric_per_case"]) if text.endswith(ending)]
+    listed = [dataset.get(part) for part in ("training", "test", "dataset")]
+    files += [Path(text).name for text in texts_in(listed) if text.endswith(ending)]
+    stems = {file[: -len(ending)] for file in files}
+    names = stems | {re.sub(r"_000\d$", "", stem) for stem in stems}  # a channel's number, or a case's own
+    if isinstance(dataset.get("dataset"), dict):
+        names |= {*dataset["dataset"]}
+    preprocessed = os.environ.get("nnUNet_preprocessed")
+    if preprocessed:
+        splits = Path(preprocessed, folder.resolve().parent.name, "splits_final.json")
+        try:
+            names |= {name for name in texts_in(read_json(splits)) if name not in ("train", "val")}
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            raise HRMedSegError(f"{splits}, with the names not to be shared, cannot be read: {error}.") from error
+    return {name for name in names if name}
+
+
+def _without_encoder_paths(plans: dict[str, Any]) -> dict[str, Any]:
+    """The encoder that training started from by name and sha256, as it was somewhere else on every other machine."""
+    configurations = {}
+    for name, configuration in plans["configurations"].items():
+        configurations[name] = {k: v for k, v in configuration.items() if k not in (STARTED_FROM, "encoder_weights")}
+        started = started_from(configuration)
+        if started is not None:
+            configurations[name][STARTED_FROM] = started
+        if configuration.get("encoder_weights") in ("bundled", "none"):
+            configurations[name]["encoder_weights"] = configuration["encoder_weights"]
+    return {**plans, "configurations": configurations}
+
+
+def started_from(configuration: Mapping[str, Any]) -> dict[str, str] | None:
+    record = configuration.get(STARTED_FROM)
+    if not isinstance(record, dict):
+        return None
+    kept = {name: str(record[name]) for name in ("name", "sha256") if record.get(name)}
+    return {"file": record["file"], **kept} if record.get("file") in ("bundled", "none") else kept
+
+
+def number_or_none(value: Any) -> float | None:
+    return float(value) if math.isfinite(float(value)) else None

@@ -11,9 +11,8 @@ from __future__ import annotations
 from math import prod
 
 import numpy as np
-import torch
 
-from benchmarks.training_memory import RESULTS, LiveBytes, measure_or_fit
+from benchmarks.training_memory import RESULTS, measure_or_fit, step_gb
 from nnunet_hrmedseg.architectures import SegMaFormer
 from nnunet_hrmedseg.benchmark.networks import nnunet_loss
 from nnunet_hrmedseg.plans.networks import SEGMAFORMER
@@ -49,14 +48,7 @@ def counted_gb(row: dict) -> float:
     shape = segmaformer_shape(row["patch"], row["spacing"])
     arguments = {**SEGMAFORMER.arguments, **shape, "recompute": row["recompute"]}
     network = SegMaFormer(row["channels"], row["classes"], **arguments).train()
-    loss = nnunet_loss()
-    parameters = sum(p.numel() * p.element_size() for p in network.parameters())
-    with LiveBytes() as counter:
-        image = torch.rand(row["batch_size"], row["channels"], *row["patch"])
-        target = torch.randint(0, row["classes"], (row["batch_size"], 1, *row["patch"]), dtype=torch.int16)
-        loss(network(image), target).backward()
-    # the gradients are among what was counted
-    return (counter.peak + 3 * parameters) / 1e9
+    return step_gb(network, nnunet_loss(), (row["batch_size"], row["channels"], *row["patch"]), row["classes"])
 
 
 def estimated_gb(row: dict) -> float:

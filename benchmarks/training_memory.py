@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -103,10 +104,16 @@ def counted_gb(row: dict) -> float:
     ).train()
     network.upsample_in_training = False
     loss = dice_and_focal(regions=row["classes"] == 1)
+    return step_gb(network, loss, (row["batch_size"], row["channels"], *row["canvas"]), max(2, row["classes"]))
+
+
+def step_gb(network: nn.Module, loss: nn.Module, image_shape: tuple[int, ...], labels: int) -> float:
+    """The same of any network and loss, for images (B, C, ...) and labels 0 to `labels` - 1."""
+    batch_size, _, *size = image_shape
     parameters = sum(p.numel() * p.element_size() for p in network.parameters())
     with LiveBytes() as counter:
-        image = torch.rand(row["batch_size"], row["channels"], *row["canvas"])
-        target = torch.randint(0, max(2, row["classes"]), (row["batch_size"], 1, *row["canvas"]), dtype=torch.int16)
+        image = torch.rand(*image_shape)
+        target = torch.randint(0, labels, (batch_size, 1, *size), dtype=torch.int16)
         loss(network(image), target).backward()
     # the gradients are among what was counted
     return (counter.peak + 3 * parameters) / 1e9

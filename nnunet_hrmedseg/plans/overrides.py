@@ -26,6 +26,7 @@ __all__ = [
     "CANVAS",
     "DEFAULT_MEMORY_TARGET_GB",
     "PREPROCESSOR",
+    "STARTED_FROM",
     "canvas_data_identifier",
     "hrmedseg_plans",
     "is_hrmedseg_configuration",
@@ -39,6 +40,7 @@ CANVAS_MULTIPLE = 16
 """The patch embedding's stride: a canvas side is a multiple of it."""
 
 PREPROCESSOR = "HRMedSegPreprocessor"
+STARTED_FROM = "encoder_started_from"  # where the trainer notes in a configuration which encoder it started from
 MIN_BATCH_SIZE = 2  # nnU-Net's own floor; batch statistics of a single image are useless
 MAX_BATCH_SIZE = 16  # the papers' batch size
 MAX_DATASET_COVERED = 0.05  # nnU-Net: a batch covers at most 5 % of the training set

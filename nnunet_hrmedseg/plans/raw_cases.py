@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.files import json_object
+from nnunet_hrmedseg.machine import usable_cores
 
 __all__ = ["RawCase", "find_raw_cases", "find_reader", "preprocess_cases", "read_dataset_json"]
 
@@ -134,7 +135,7 @@ def preprocess_cases(
     with tqdm(desc="Preprocessing cases", total=len(jobs), disable=not show) as progress:
         start = time.monotonic()
         while jobs:
-            workers = min(num_processes, len(jobs), _available_cpus())
+            workers = min(num_processes, len(jobs), usable_cores())
             if workers > 1 and time.monotonic() - start >= SPAWN_WORKERS_AFTER_SECONDS:
                 _run_in_workers(jobs, workers, progress.update)
                 return
@@ -147,7 +148,7 @@ def preprocess_cases(
 def _run_in_workers(jobs: deque, workers: int, on_done: Callable[[], Any]) -> None:
     """Empties `jobs`; no more of them are handed out than there are workers, so it is known who had which."""
     pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), _start_worker, (max(1, _available_cpus() // workers),)
+        workers, multiprocessing.get_context("spawn"), _start_worker, (max(1, usable_cores() // workers),)
     )
     running: dict[Future, str] = {}
     try:
@@ -194,7 +195,3 @@ def _named(case: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise HRMedSegError(f"Preprocessing stopped at case {case!r}: {error or type(error).__name__}") from error
-
-
-def _available_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

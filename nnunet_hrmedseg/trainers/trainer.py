@@ -17,7 +17,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg.plans.canvas_data import ensure_canvas_data
 from nnunet_hrmedseg.plans.memory import said_in_words
-from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
+from nnunet_hrmedseg.plans.overrides import STARTED_FROM, hrmedseg_plans
 from nnunet_hrmedseg.trainers.batch_augmentation import BatchAugmentation, NotOnBatches
 from nnunet_hrmedseg.trainers.initialization import chosen_encoder, initialize_encoder, record
 from nnunet_hrmedseg.trainers.losses import DiceAndPixelLoss, dice_and_cross_entropy, dice_and_focal
@@ -25,8 +25,6 @@ from nnunet_hrmedseg.trainers.one_output import OneOutputTrainer
 from nnunet_hrmedseg.trainers.schedule import PaperLRScheduler
 
 __all__ = ["nnUNetTrainerHRMedSeg", "nnUNetTrainerHRMedSegScratch", "nnUNetTrainerHERSeg", "nnUNetTrainerHERSegScratch"]
-
-STARTED_FROM = "encoder_started_from"
 
 
 class nnUNetTrainerHRMedSeg(OneOutputTrainer):

@@ -330,14 +330,14 @@ def processes():
 @pytest.fixture
 def workers_at_once(monkeypatch):
     monkeypatch.setattr(raw_cases, "SPAWN_WORKERS_AFTER_SECONDS", 0)
-    monkeypatch.setattr(raw_cases, "_available_cpus", lambda: 2)
+    monkeypatch.setattr(raw_cases, "usable_cores", lambda: 2)
 
 
 def ensure_in_process(data, start, log_file, preprocessor, num_processes=1):
     start.wait()
     if num_processes > 1:
         raw_cases.SPAWN_WORKERS_AFTER_SECONDS = 0
-        raw_cases._available_cpus = lambda: num_processes
+        raw_cases.usable_cores = lambda: num_processes
     _, lines = data.ensure(preprocessor=preprocessor, num_processes=num_processes)
     log_file.write_text("\n".join(lines))
 

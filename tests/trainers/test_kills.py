@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.trainers.test_trainer import LABELS, dataset  # noqa: F401  (a fixture)
+from tests.trainers.conftest import LABELS
 
 EPOCHS = 8
 KILLS = 10
@@ -53,7 +53,7 @@ print("status", os.waitstatus_to_exitcode(status), flush=True)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="fork and SIGKILL are of POSIX")
-def test_ten_kills_and_the_same_epochs_in_the_end(dataset, tmp_path):  # noqa: F811
+def test_ten_kills_and_the_same_epochs_in_the_end(dataset, tmp_path):
     description = dataset(LABELS)
     command = [sys.executable, "-c", TRAIN, json.dumps(description), str(EPOCHS), str(KILLS)]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=600)
@@ -81,7 +81,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for what is left in /proc")
-def test_ctrl_c_leaves_no_worker_processes(dataset, tmp_path):  # noqa: F811
+def test_ctrl_c_leaves_no_worker_processes(dataset, tmp_path):
     description = dataset(LABELS)
     root = Path(__file__).parents[2]
     script = tmp_path / "train.py"

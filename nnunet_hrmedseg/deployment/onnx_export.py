@@ -18,6 +18,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from torch import Tensor, nn
 
+from nnunet_hrmedseg.deployment.folds import checkpoints_of
 from nnunet_hrmedseg.deployment.onnx_predict import INPUT, OUTPUT, open_session
 from nnunet_hrmedseg.deployment.sidecar import READERS, SCHEMES, SIDECAR, Normalization, Sidecar
 from nnunet_hrmedseg.errors import HRMedSegError
@@ -62,8 +63,9 @@ def export_onnx(
     """
     _refuse_missing_packages()
     _refuse_to_replace(output, overwrite)
-    trained = folds_with(model, checkpoint, folds)
-    predictor = _loaded(model, trained, checkpoint)
+    files = checkpoints_of(model, folds, checkpoint, all_beside_others=False)  # they are averaged over
+    trained = list(files)
+    predictor = _loaded(model, files)
     network: Any = getattr(predictor.network, "_orig_mod", predictor.network)  # what torch.compile wraps
     network.eval()
     network.cpu_bfloat16 = False
@@ -85,30 +87,6 @@ def export_onnx(
     return output
 
 
-def folds_with(model: Path, checkpoint: str, folds: Sequence[str] | None) -> list[str]:
-    """The names of the folds to export, `all` being one: those asked for, or all that have this checkpoint.
-
-    Raises:
-        HRMedSegError: no model folder, or no such checkpoint.
-    """
-    if not (model / "plans.json").is_file() or not (model / "dataset.json").is_file():
-        raise HRMedSegError(
-            f"{model} is no folder of a trained model: it has no plans.json and dataset.json. Give the folder "
-            f"TRAINER__PLANS__CONFIGURATION that nnUNetv2_train wrote, below nnUNet_results."
-        )
-    there = sorted(file.parent.name.removeprefix("fold_") for file in model.glob(f"fold_*/{checkpoint}"))
-    trained = list(dict.fromkeys(folds)) if folds else [fold for fold in there if fold != "all"] or there
-    missing = [fold for fold in trained if fold not in there]
-    if missing or not trained:
-        others = sorted({file.name for file in model.glob("fold_*/*.pth")})
-        raise HRMedSegError(
-            f"{model} has no {checkpoint} of fold {', '.join(missing) or '0 to 4, or all'}. It has folds with it: "
-            f"{', '.join(there) or 'none'}; checkpoints of any fold: {', '.join(others) or 'none'}. Train to the end, "
-            f"or choose with -f and -chk."
-        )
-    return trained
-
-
 def _refuse_missing_packages() -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
@@ -127,10 +105,10 @@ def _refuse_to_replace(output: Path, overwrite: bool) -> None:
         raise HRMedSegError(f"{output} holds an export already. Add --overwrite to replace it.")
 
 
-def _loaded(model: Path, folds: Sequence[str], checkpoint: str) -> nnUNetPredictor:
-    """nnU-Net's predictor with the model, if it is one of ours."""
+def _loaded(model: Path, files: Mapping[str, Path]) -> nnUNetPredictor:
+    """nnU-Net's predictor with the model, if it is one of ours. files: of the folds."""
     plans = json_object(model / "plans.json", "nnU-Net plan")
-    file = model / f"fold_{folds[0]}" / checkpoint
+    file = next(iter(files.values()))
     saved = load_checkpoint(file)
     try:
         configuration, trainer = saved["init_args"]["configuration"], saved["trainer_name"]
@@ -144,11 +122,11 @@ def _loaded(model: Path, folds: Sequence[str], checkpoint: str) -> nnUNetPredict
             f"{resolved.get('preprocessor_name')}. hrmedseg export --onnx writes HRMedSeg and HERSeg, which see the "
             f"whole image on a canvas; other networks are predicted patch by patch and need nnU-Net."
         )
-    for fold in folds:  # before nnU-Net opens them: it executes what is in them
-        check_model_folder(model, model / f"fold_{fold}" / checkpoint)
+    for each in files.values():  # before nnU-Net opens them: it executes what is in them
+        check_model_folder(model, each)
     with redirect_stdout(io.StringIO()):  # it tells what does not matter here
         predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(model), tuple(folds), checkpoint)
+    predictor.initialize_from_trained_model_folder(str(model), tuple(files), file.name)
     return predictor
 
 

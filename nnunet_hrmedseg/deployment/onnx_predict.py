@@ -19,6 +19,7 @@ from nnunet_hrmedseg.deployment.normalization import normalize
 from nnunet_hrmedseg.deployment.resizing import resize_to_canvas, resized_strips
 from nnunet_hrmedseg.deployment.sidecar import Sidecar
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.image_check import check_image
 
 __all__ = ["OnnxModel", "open_session", "predict_onnx"]
 
@@ -119,7 +120,7 @@ class OnnxModel:
             HRMedSegError: the image has other channels than the model, or NaN, or values the normalisation refuses.
         """
         sidecar = self.sidecar
-        _check(data, sidecar.channels)
+        check_image(data, sidecar.channels, "the model was trained with")
         forward = sidecar.transpose_forward
         # a copy in front of transpose and crop, as nnU-Net's: means over the same layout are the same to the last digit
         data = np.array(data, dtype=np.float32).transpose(0, *(axis + 1 for axis in forward))
@@ -180,22 +181,6 @@ def open_session(file: Path, threads: int | None = None) -> Any:
             f"{file} cannot be loaded by onnxruntime {onnxruntime.__version__}: {error} Copy or export it again, or "
             f"update onnxruntime."
         ) from error
-
-
-def _check(data: np.ndarray, channels: Sequence[str]) -> None:
-    if len(data) != len(channels):
-        raise HRMedSegError(
-            f"Wrong number of channels: the model was trained with {len(channels)} ({', '.join(channels)}), this case "
-            f"has {len(data)}. Give every case one file per channel (_0000, _0001, ...) or one RGB file for three "
-            f"channels; save RGBA images as RGB, and grey images as grey."
-        )
-    for channel, name in zip(data, channels, strict=True):
-        wrong = int(channel.size - np.isfinite(channel).sum())
-        if wrong:
-            raise HRMedSegError(
-                f"The image holds {wrong} NaN or infinite values in channel {name}, of {channel.size} values in all. "
-                f"Replace them by a value that means something for this kind of image, such as that of its background."
-            )
 
 
 def _size(shape: Sequence[object]) -> str:

@@ -13,6 +13,7 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
 
+from nnunet_hrmedseg.deployment.folds import checkpoints_of
 from nnunet_hrmedseg.deployment.private_texts import PrivateTexts, texts_in
 from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.files import json_object, read_json
@@ -92,7 +93,7 @@ class SharedModel:
                 f"{folder} is not where nnU-Net keeps a trained model: the folder should be called "
                 f"DatasetNNN_Name/TRAINER__PLANS__CONFIGURATION, and is {resolved.parent.name}/{resolved.name}."
             )
-        files = _checkpoints(folder, folds, checkpoint)
+        files = checkpoints_of(folder, folds, checkpoint, all_beside_others=True)
         plans, dataset = json_object(folder / "plans.json", "nnU-Net plan"), read_dataset_json(folder / "dataset.json")
         return cls(folder, plans, dataset, {fold: _shared_checkpoint(file) for fold, file in files.items()})
 
@@ -127,26 +128,6 @@ class SharedModel:
             pairs = zip(of_folds.values(), weights, strict=True)
             mean = sum(dice * weight for dice, weight in pairs if dice is not None) / sum(weights)
         return {"mean": mean, "folds": of_folds, "cases": sum(weights)}
-
-
-def _checkpoints(folder: Path, folds: Sequence[int | str] | None, checkpoint: str) -> dict[str, Path]:
-    """Fold -> file, in nnU-Net's order."""
-    if Path(checkpoint).name != checkpoint:
-        raise HRMedSegError(f"{checkpoint} is no name of a checkpoint: give it without folders, such as {CHECKPOINT}.")
-    there = {entry.name.removeprefix("fold_"): entry / checkpoint for entry in folder.glob("fold_*")}
-    there = {fold: file for fold, file in there.items() if file.is_file() and (fold == "all" or fold.isdecimal())}
-    if folds is not None and not folds:
-        raise HRMedSegError("No folds are given to be shared. Give at least one, or leave it out to share all.")
-    wanted = list(there) if folds is None else list(dict.fromkeys(map(str, folds)))
-    missing = [fold for fold in wanted if fold not in there]
-    if missing or not wanted:
-        has = ", ".join(sorted(there)) or "none"
-        raise HRMedSegError(
-            f"{folder} has no {checkpoint} of fold {some(missing) if missing else '0, 1, ... or all'}; the folds that "
-            f"have one: {has}. Train the missing ones, or share those that are there."
-        )
-    wanted.sort(key=lambda fold: (fold == "all", int(fold) if fold.isdecimal() else 0))
-    return {fold: there[fold] for fold in wanted}
 
 
 def _shared_checkpoint(file: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.image_check import check_image
 from nnunet_hrmedseg.plans.canvas import OUTSIDE, resize_images_to_canvas, resize_segmentation_to_canvas
 
 __all__ = ["HRMedSegPreprocessor"]
@@ -62,7 +63,8 @@ class HRMedSegPreprocessor(DefaultPreprocessor):
     ):
         """As nnU-Net's: takes (C, Z, Y, X) and (1, Z, Y, X), returns both with (Z', H, W) after transpose and crop."""
         dataset: dict = load_json(dataset_json) if isinstance(dataset_json, str) else dataset_json
-        _check_image(data, dataset, for_training=seg is not None)
+        channels = list((dataset.get("channel_names") or dataset["modality"]).values())
+        check_image(data, channels, "the model was trained with" if seg is None else "dataset.json lists")
         if seg is not None:
             seg = _checked_segmentation(seg, data.shape[1:], plans_manager, dataset)
         canvas_configuration = _CanvasConfiguration(configuration_manager.configuration)
@@ -128,30 +130,6 @@ class _CanvasConfiguration(ConfigurationManager):
         return lambda seg, *_spacing, **__: resize_segmentation_to_canvas(seg, self.patch_size)
 
 
-def _check_image(data: np.ndarray, dataset_json: dict, for_training: bool) -> None:
-    names = list((dataset_json.get("channel_names") or dataset_json["modality"]).values())
-    if len(data) != len(names):
-        who = "dataset.json lists" if for_training else "the model was trained with"
-        advice = "Give every case one file per channel (_0000, _0001, ...) or one RGB file for three channels."
-        if len(data) == 4 and len(names) == 3:
-            advice = "A fourth channel is usually transparency (RGBA): save the image as RGB."
-        elif len(data) == 3 and len(names) == 1:
-            advice = "Three channels in place of one are usually a grey image saved as RGB: save it as grey."
-        raise HRMedSegError(
-            f"Wrong number of channels: {who} {_count(len(names), 'channel')} ({', '.join(names)}), this case has "
-            f"{len(data)}. {advice}"
-        )
-    for c, (channel, name) in enumerate(zip(data, names, strict=True)):
-        finite = np.isfinite(channel)
-        if not finite.all():
-            nan, infinite = int(np.isnan(channel).sum()), int(np.isinf(channel).sum())
-            raise HRMedSegError(
-                f"The image holds {nan} NaN and {infinite} infinite values in channel {c} ({name}), of {channel.size} "
-                f"values in all. Replace them by a value that means something for this kind of image, for instance "
-                f"that of its background."
-            )
-
-
 def _checked_segmentation(
     seg: np.ndarray, image_shape: tuple[int, ...], plans_manager: PlansManager, dataset_json: dict
 ) -> np.ndarray:
@@ -196,10 +174,6 @@ def _load(file: str, dataset_name: str) -> Any:
         ) from None
     except ValueError as error:
         raise HRMedSegError(f"{file} is not valid JSON ({error}). Correct it, or plan again.") from error
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -17,7 +17,7 @@ import torch
 from nnunet_hrmedseg.deployment import onnx_export
 from nnunet_hrmedseg.deployment.arguments import add_export_arguments
 from nnunet_hrmedseg.deployment.export import export
-from nnunet_hrmedseg.deployment.onnx_export import export_onnx, folds_with
+from nnunet_hrmedseg.deployment.onnx_export import export_onnx
 from nnunet_hrmedseg.deployment.onnx_predict import OnnxModel
 from nnunet_hrmedseg.deployment.onnx_weights import _as_int8, store_weights
 from nnunet_hrmedseg.deployment.sidecar import Normalization, Sidecar
@@ -158,22 +158,6 @@ def test_folders_that_are_no_export_stay(plain, tmp_path):
     with pytest.raises(HRMedSegError, match="is a file"):
         export_onnx(plain, tmp_path / "thesis.tex", overwrite=True)
     assert (tmp_path / "thesis.tex").is_file()
-
-
-def test_folds_and_checkpoints(pictures, tmp_path):
-    assert folds_with(pictures.model, "checkpoint_final.pth", None) == ["0", "1"]
-    assert folds_with(pictures.model, "checkpoint_final.pth", ["1"]) == ["1"]
-    with pytest.raises(HRMedSegError, match="checkpoint_final.pth of fold 7.*folds with it: 0, 1"):
-        folds_with(pictures.model, "checkpoint_final.pth", ["1", "7"])
-    with pytest.raises(HRMedSegError, match="checkpoints of any fold: checkpoint_final.pth"):
-        folds_with(pictures.model, "checkpoint_best.pth", None)
-    with pytest.raises(HRMedSegError, match="no folder of a trained model"):
-        folds_with(tmp_path, "checkpoint_final.pth", None)
-    every = shutil.copytree(pictures.model, tmp_path / "every")
-    shutil.move(every / "fold_1", every / "fold_all")
-    assert folds_with(every, "checkpoint_final.pth", None) == ["0"]
-    shutil.rmtree(every / "fold_0")
-    assert folds_with(every, "checkpoint_final.pth", None) == ["all"]
 
 
 @pytest.mark.parametrize(

@@ -92,14 +92,14 @@ def test_one_bad_case_does_not_cost_the_others(pictures, images, tmp_path, capsy
     assert "2 of 4 predicted" in said.out
     assert "2 failed: broken, grey" in said.err
     assert "broken_0000.png cannot be read" in said.err
-    assert "trained with 3 (R, G, B), this case has 1" in said.err
+    assert "trained with 3 channels (R, G, B), this case has 1" in said.err
     assert sorted(file.name for file in (tmp_path / "masks").iterdir()) == ["case_0.png", "case_1.png"]
 
 
 def test_nan_is_named(pictures):
     data = np.ones((3, 1, 20, 20), np.float32)
     data[1, 0, 3, 3] = np.nan
-    with pytest.raises(HRMedSegError, match="1 NaN or infinite values in channel G, of 400"):
+    with pytest.raises(HRMedSegError, match=r"1 NaN and 0 infinite values in channel 1 \(G\), of 400"):
         OnnxModel(pictures.folder, threads=1).predict(data)
 
 

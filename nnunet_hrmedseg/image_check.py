@@ -30,7 +30,8 @@ def check_image(data: np.ndarray, channels: Sequence[str], expected_by: str) -> 
             advice = "Three channels in place of one are usually a grey image saved as RGB: save it as grey."
         count = f"{len(channels)} channel{'' if len(channels) == 1 else 's'}"
         raise HRMedSegError(
-            f"Wrong number of channels: {expected_by} {count} ({', '.join(channels)}), this case has {len(data)}. {advice}"
+            f"Wrong number of channels: {expected_by} {count} ({', '.join(channels)}), this case has {len(data)}. "
+            f"{advice}"
         )
     for c, (channel, name) in enumerate(zip(data, channels, strict=True)):
         if not np.isfinite(channel).all():

@@ -349,6 +349,9 @@ def table(work: Path) -> None:
         file = Path(run["encoder"].pop("file"))  # of this machine
         if file.is_file():
             card = json.loads(file.with_suffix(".json").read_text())
+            if Path(run["start"]).is_absolute():  # a file, which lies somewhere else on other machines
+                run["start"] = card["name"]
+                print(f"{run['task']}, seed {run['seed']}, from {card['name']}: {run['dice']:.3f}")
             cards[run["encoder"]["sha256"]] = {key: card[key] for key in ("made_by", "data", "recipe", "losses")}
     content = {
         "image_steps": IMAGE_STEPS,

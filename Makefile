@@ -8,19 +8,22 @@ TEST_PROCESSES ?= 2
 BIN := $(VENV)/bin
 SOURCES := $(shell find nnunet_hrmedseg -type f -not -name '*.pyc')
 
+# tiny tensors: a process a core is faster than threads
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+
 .PHONY: demo test test-fast test-end-to-end lint wheel format clean
 
 demo: $(VENV)/installed
 	$(BIN)/hrmedseg demo -o hrmedseg_demo --overwrite
 
-test: test-fast test-end-to-end
+test: $(VENV)/installed
+	$(PYTEST)
 
-# tiny tensors: a process a core is faster than threads
 test-fast: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m "not end_to_end" -n $(TEST_PROCESSES) --dist loadfile
+	$(PYTEST) -m "not end_to_end"
 
 test-end-to-end: $(VENV)/installed
-	$(BIN)/python -m pytest tests -m end_to_end
+	$(PYTEST) -m end_to_end
 
 lint: $(VENV)/dependencies
 	$(BIN)/ruff check .

@@ -40,8 +40,10 @@ def test_what_the_workflow_calls_exists():
 def test_windows_runs_what_make_runs_elsewhere():
     makefile = (ROOT / "Makefile").read_text()
     (command,) = (command for command in COMMANDS if command.startswith("python -m pytest"))
-    (tests,) = re.findall(r"^test-fast:.*\n\t.*python (-m pytest .*)$", makefile, re.MULTILINE)
-    assert command == f"python {tests}".replace("$(TEST_PROCESSES)", re.search(r"TEST_PROCESSES \?= (\d)", makefile)[1])
+    (pytest,) = re.findall(r"^PYTEST = .*python (-m pytest .*)$", makefile, re.MULTILINE)
+    (fast,) = re.findall(r"^test-fast:.*\n\t\$\(PYTEST\) (.*)$", makefile, re.MULTILINE)
+    processes = re.search(r"TEST_PROCESSES \?= (\d)", makefile)[1]
+    assert command == f"python {pytest} {fast}".replace("$(TEST_PROCESSES)", processes)
 
 
 def test_the_python_versions_are_those_of_setup_cfg():

@@ -135,13 +135,17 @@ class NNUNet:
         folds: Iterable[object],
         output: Path,
         *options: str,
+        workers: int = 0,
         **changes: str,
     ) -> Path:
-        """Predict the new cases of a data set (imagesTs). Returns `output`."""
+        """Predict the new cases of a data set (imagesTs). Returns `output`.
+
+        workers: for reading images and for writing masks. Each takes seconds to start, and 0 is nnU-Net's way without.
+        """
         model = ("-d", number, "-c", "2d", "-f", *folds, "-tr", trainer, "-p", plans)
         images = self.raw / self.dataset(number) / "imagesTs"
-        workers = ("-npp", 1, "-nps", 1)
-        self.run("nnUNetv2_predict", *model, "-i", images, "-o", output, *workers, *options, *CPU, **changes)
+        files = ("-i", images, "-o", output, "-npp", workers, "-nps", workers)
+        self.run("nnUNetv2_predict", *model, *files, *options, *CPU, **changes)
         return output
 
     def dataset(self, number: int) -> str:

@@ -1,13 +1,11 @@
-"""What several end-to-end tests build on, made once: planned data sets, trained models and their predictions.
+"""What several end-to-end tests build on, made once in each process: planned data sets and trained models.
 
-Colour images are the longer half of the work, and the tests that pytest comes to first. The small canvas is the other
-half, and is worked on meanwhile in a thread of its own.
+Files that build on colour images run in one process, those on the small canvas in another (tests/conftest.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -91,67 +89,50 @@ def trained_folds(nnunet, killed_preprocessing) -> SimpleNamespace:
 # ---- grey images and volumes: HRMedSeg plans, a small canvas ---------------------------------------------------------
 
 
-class SmallCanvas:
-    """Three data sets from planning to prediction, one command after the other in the background."""
+@pytest.fixture(scope="session")
+def small_canvas(nnunet) -> str:
+    """Three data sets, planned, with a small canvas written into their plans. Returns what planning printed."""
+    numbers = (REGIONS, IGNORE, VOLUMES)
+    plan = ("nnUNetv2_plan_and_preprocess", "-d", *numbers, "-pl", "nnUNetPlannerHRMedSeg", "-npfp", 1, "--no_pp")
+    output = nnunet.run(*plan).output
+    for number in numbers:
+        nnunet.edit_plans(number, PLANS, patch_size=SMALL_CANVAS)
+    return output
 
-    def __init__(self, nnunet: NNUNet, folder: Path, submit: Callable[..., Future]):
-        self.nnunet, self.folder = nnunet, folder
-        self.planned = submit(self._plan)
-        self.trained: dict[int, Future] = {}
-        self.predicted: dict[int, Future] = {}
-        for number, fold in ((REGIONS, 0), (VOLUMES, 0), (IGNORE, "all")):
-            self.trained[number] = submit(self._train, number, fold)
-            self.predicted[number] = submit(self._predict, number, fold)
 
-    def _plan(self) -> str:
-        numbers = (REGIONS, IGNORE, VOLUMES)
-        plan = ("nnUNetv2_plan_and_preprocess", "-d", *numbers, "-pl", "nnUNetPlannerHRMedSeg", "-npfp", 1, "--no_pp")
-        output = self.nnunet.run(*plan).output
-        for number in numbers:
-            self.nnunet.edit_plans(number, PLANS, patch_size=SMALL_CANVAS)
-        return output
-
-    def _train(self, number: int, fold: object) -> SimpleNamespace:
-        train = ["nnUNetv2_train", number, "2d", fold, "-p", PLANS, "-tr", ONE_EPOCH, *CPU]
-        if number == IGNORE:
-            # of a data set with another number of classes
-            weights = self.nnunet.model(REGIONS, ONE_EPOCH, PLANS) / "fold_0" / "checkpoint_final.pth"
-            train += ["-pretrained_weights", weights]
-        output = self.nnunet.run(*train).output
-        return SimpleNamespace(folder=self.nnunet.model(number, ONE_EPOCH, PLANS), output=output)
-
-    def _predict(self, number: int, fold: object) -> Path:
-        output = self.folder / self.nnunet.dataset(number)
-        return self.nnunet.predict(number, ONE_EPOCH, PLANS, [fold], output)
+def train_small(nnunet: NNUNet, number: int, fold: object, *options: object) -> SimpleNamespace:
+    """One real epoch on a small canvas: `folder` of the model, `output` of the command."""
+    train = ("nnUNetv2_train", number, "2d", fold, "-p", PLANS, "-tr", ONE_EPOCH, *CPU)
+    output = nnunet.run(*train, *options).output
+    return SimpleNamespace(folder=nnunet.model(number, ONE_EPOCH, PLANS), output=output)
 
 
 @pytest.fixture(scope="session")
-def small_canvas(nnunet, tmp_path_factory) -> Iterator[SmallCanvas]:
-    pool = ThreadPoolExecutor(1)
-    yield SmallCanvas(nnunet, tmp_path_factory.mktemp("small_canvas"), pool.submit)
-    pool.shutdown(wait=False, cancel_futures=True)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def start_small_canvas(request) -> None:
-    """At once, if any of the tests will ask for it."""
-    if any("small_canvas" in item.fixturenames for item in request.session.items):
-        request.getfixturevalue("small_canvas")
+def regions_model(nnunet, small_canvas) -> SimpleNamespace:
+    """Two regions of grey images."""
+    return train_small(nnunet, REGIONS, 0)
 
 
 @pytest.fixture(scope="session")
-def regions_model(small_canvas) -> SimpleNamespace:
-    """Two regions of grey images, trained for one real epoch: `folder` of the model, `output` of the command."""
-    return small_canvas.trained[REGIONS].result()
+def volumes_model(nnunet, small_canvas) -> SimpleNamespace:
+    """Volumes, slice by slice."""
+    return train_small(nnunet, VOLUMES, 0)
 
 
 @pytest.fixture(scope="session")
-def volumes_model(small_canvas) -> SimpleNamespace:
-    """Volumes, trained slice by slice for one real epoch."""
-    return small_canvas.trained[VOLUMES].result()
+def ignore_model(nnunet, regions_model) -> SimpleNamespace:
+    """Partly annotated images, all of them trained on, from weights of a data set with another number of classes."""
+    weights = regions_model.folder / "fold_0" / "checkpoint_final.pth"
+    return train_small(nnunet, IGNORE, "all", "-pretrained_weights", weights)
+
+
+# ---- nnU-Net while this package is broken ----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
-def ignore_model(small_canvas) -> SimpleNamespace:
-    """Partly annotated images, all of them trained on for one real epoch, from the weights of `regions_model`."""
-    return small_canvas.trained[IGNORE].result()
+def broken_package(tmp_path_factory) -> dict[str, str]:
+    """An environment in which importing this package fails, as after half an update."""
+    folder = tmp_path_factory.mktemp("broken")
+    (folder / "nnunet_hrmedseg").mkdir()
+    (folder / "nnunet_hrmedseg" / "__init__.py").write_text("raise ImportError('half an update')\n")
+    return {"PYTHONPATH": str(folder)}

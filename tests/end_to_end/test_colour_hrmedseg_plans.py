@@ -13,7 +13,7 @@ from skimage import io
 
 from tests.end_to_end.commands import CPU
 from tests.end_to_end.conftest import PLANS, SMALL_CANVAS
-from tests.end_to_end.datasets import RGB, VOLUMES, above_chance
+from tests.end_to_end.datasets import RGB, above_chance
 
 pytestmark = pytest.mark.end_to_end
 
@@ -69,20 +69,6 @@ def test_both_roads_lead_to_the_same_configuration(planned, trained_folds):
     stock_road = json.loads((trained_folds.model / "plans.json").read_text())["configurations"]["2d"]
     assert stock_road.pop("encoder_started_from")["file"] == "bundled"
     assert stock_road == planned.plans["configurations"]["2d"]
-
-
-def test_the_memory_target_sets_recomputation_and_batch_size(nnunet, small_canvas):
-    small_canvas.planned.result()
-    name = "nnUNetHRMedSegPlans_1GB"
-    nnunet.run(
-        "nnUNetv2_plan_experiment", "-d", VOLUMES, "-pl", "nnUNetPlannerHRMedSeg",
-        "-gpu_memory_target", 1, "-overwrite_plans_name", name,
-    )  # fmt: skip
-    small, default = (nnunet.plans(VOLUMES, plans)["configurations"]["2d"] for plans in (name, PLANS))
-    assert small["patch_size"] == [1024, 1024]
-    assert default["batch_size"] == 7  # nnU-Net's rule: 5 % of 6 volumes of 24 slices
-    assert 2 < small["batch_size"] < 7
-    assert [plan["architecture"]["arch_kwargs"]["recompute"] for plan in (small, default)] == [True, False]
 
 
 def test_an_edited_canvas_gets_data_of_its_own(nnunet, planned, herseg):

@@ -25,7 +25,7 @@ FOLDS = (0, 1)
 @pytest.fixture(scope="module")
 def predicted(nnunet, trained_folds) -> Path:
     """New cases, predicted by both folds of HRMedSeg together."""
-    return predict(nnunet, "TinyHRMedSeg", nnunet.folder / "predicted", **TINY)
+    return predict(nnunet, "TinyHRMedSeg", nnunet.folder / "predicted", workers=1, **TINY)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def unet(nnunet, trained_folds) -> Path:
     return nnunet.model(RGB, "TinyUNet", "nnUNetPlans")
 
 
-def predict(nnunet: NNUNet, trainer: str, output: Path, **environment: str) -> Path:
+def predict(nnunet: NNUNet, trainer: str, output: Path, **environment) -> Path:
     return nnunet.predict(RGB, trainer, "nnUNetPlans", FOLDS, output, "--save_probabilities", **environment)
 
 

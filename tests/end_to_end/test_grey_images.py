@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 from skimage import io
 
-from tests.end_to_end.conftest import SMALL_CANVAS
+from tests.end_to_end.conftest import ONE_EPOCH, PLANS, SMALL_CANVAS
 from tests.end_to_end.datasets import BORDER, IGNORE, REGIONS, dice
 
 pytestmark = pytest.mark.end_to_end
 
 
 @pytest.fixture(scope="module")
-def predicted_regions(small_canvas) -> Path:
-    return small_canvas.predicted[REGIONS].result()
+def predicted_regions(nnunet, regions_model, tmp_path_factory) -> Path:
+    return nnunet.predict(REGIONS, ONE_EPOCH, PLANS, [0], tmp_path_factory.mktemp("regions"))
 
 
 @pytest.fixture(scope="module")
-def predicted_ignore(small_canvas) -> Path:
-    return small_canvas.predicted[IGNORE].result()
+def predicted_ignore(nnunet, ignore_model, tmp_path_factory) -> Path:
+    return nnunet.predict(IGNORE, ONE_EPOCH, PLANS, ["all"], tmp_path_factory.mktemp("ignore"))
 
 
 def test_regions_are_learnt(nnunet, regions_model):

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from tests.end_to_end.conftest import SMALL_CANVAS
+from tests.end_to_end.conftest import ONE_EPOCH, PLANS, SMALL_CANVAS
 from tests.end_to_end.datasets import DIRECTION, ORIGIN, SPACING, VOLUMES, dice, read_volume
 
 pytestmark = pytest.mark.end_to_end
 
 
 @pytest.fixture(scope="module")
-def predicted(small_canvas) -> Path:
-    return small_canvas.predicted[VOLUMES].result()
+def predicted(nnunet, volumes_model, tmp_path_factory) -> Path:
+    return nnunet.predict(VOLUMES, ONE_EPOCH, PLANS, [0], tmp_path_factory.mktemp("volumes"))
 
 
 def test_the_slices_are_those_of_the_thick_axis(volumes_model):
@@ -51,3 +51,16 @@ def test_a_prediction_lies_on_the_nuclei(nnunet, predicted):
     prediction = sitk.GetArrayFromImage(read_volume(predicted / "grey.nii.gz"))
     assert set(np.unique(prediction)) <= {0, 1}
     assert dice(prediction == 1, truth == 1) > 0.5
+
+
+def test_the_memory_target_sets_recomputation_and_batch_size(nnunet, small_canvas):
+    name = "nnUNetHRMedSegPlans_1GB"
+    nnunet.run(
+        "nnUNetv2_plan_experiment", "-d", VOLUMES, "-pl", "nnUNetPlannerHRMedSeg",
+        "-gpu_memory_target", 1, "-overwrite_plans_name", name,
+    )  # fmt: skip
+    small, default = (nnunet.plans(VOLUMES, plans)["configurations"]["2d"] for plans in (name, PLANS))
+    assert small["patch_size"] == [1024, 1024]
+    assert default["batch_size"] == 7  # nnU-Net's rule: 5 % of 6 volumes of 24 slices
+    assert 2 < small["batch_size"] < 7
+    assert [plan["architecture"]["arch_kwargs"]["recompute"] for plan in (small, default)] == [True, False]

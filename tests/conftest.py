@@ -1,0 +1,44 @@
+"""Which tests share a process, and in which order they run (pytest-xdist).
+
+One process for each file, but for files that share what is slow to make. The longest come first: if one of them were
+the last, a core would stand idle meanwhile.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+SHARED = {
+    "colour images": ("end_to_end/test_broken_package", "end_to_end/test_colour_"),
+    "small canvas": tuple(f"end_to_end/test_{name}" for name in ("encoders", "grey_images", "mistakes", "volumes")),
+    "ONNX files": tuple(f"deployment/test_{name}" for name in ("export", "parity", "predict_command")),
+}
+"""What is shared -> how the files begin that share it, below this folder."""
+
+
+def shared_by(node_id: str) -> str:
+    """What a test's file shares with others, or the file."""
+    file = node_id.partition("::")[0]
+    return next((name for name, files in SHARED.items() if file.removeprefix("tests/").startswith(files)), file)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = list(SHARED)
+
+    def position(item: pytest.Item) -> tuple[int, bool]:
+        shared = shared_by(item.nodeid)
+        place = order.index(shared) if shared in order else len(order)
+        return place, item.get_closest_marker("end_to_end") is None
+
+    items.sort(key=position)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return shared_by(nodeid)
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None

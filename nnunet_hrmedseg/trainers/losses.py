@@ -26,7 +26,7 @@ from nnunet_hrmedseg.architectures.recompute import recomputed
 __all__ = ["DiceAndPixelLoss", "dice_and_cross_entropy", "dice_and_focal", "focal_loss"]
 
 MAX_STRIPS = 16
-LOGITS_IN_A_STRIP = 2**21  # at full resolution; with fewer, the many small steps of a small batch cost time
+LOGITS_IN_A_STRIP = 2**19  # at full resolution; fewer would cost more in overhead than they save
 SMOOTH = 1e-5  # of Dice, nnU-Net's
 
 

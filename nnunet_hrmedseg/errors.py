@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["HRMedSegError", "some"]
+__all__ = ["HRMedSegError", "size", "some"]
 
 
 class HRMedSegError(RuntimeError):
@@ -15,3 +15,8 @@ def some(names: Sequence[str], shown: int = 5) -> str:
     """The first few names, and how many more there are."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(map(str, names[:shown])) + more
+
+
+def size(shape: Sequence[object]) -> str:
+    """1024 x 768."""
+    return " x ".join(map(str, shape))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 
 from nnunet_hrmedseg.errors import HRMedSegError
 
-__all__ = ["json_object", "read_json", "replacing", "spreadsheet_text", "write_atomically"]
+__all__ = ["finite", "json_object", "read_json", "replacing", "spreadsheet_text", "write_atomically"]
 
 
 @contextmanager
@@ -57,6 +58,15 @@ def json_object(file: Path, what: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise HRMedSegError(f"{file} is no {what} that can be read: {error}. Correct it, or copy it again.") from error
     return content
+
+
+def finite(value: Any) -> Any:
+    """For JSON, which has neither NaN nor infinity: the same with null in their place, and tuples as lists."""
+    if isinstance(value, dict):
+        return {name: finite(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def spreadsheet_text(text: str) -> str:

@@ -17,7 +17,7 @@ from nnunet_hrmedseg import __version__
 from nnunet_hrmedseg.comparison.cost import COUNTED, FROM_LOGS, MEASURED, Cost
 from nnunet_hrmedseg.comparison.measures import MEASURES
 from nnunet_hrmedseg.comparison.results import Results
-from nnunet_hrmedseg.files import spreadsheet_text
+from nnunet_hrmedseg.files import finite, spreadsheet_text
 from nnunet_hrmedseg.machine import processor_name
 
 __all__ = ["as_content", "as_csv", "as_table", "number", "p_value"]
@@ -26,7 +26,7 @@ __all__ = ["as_content", "as_csv", "as_table", "number", "p_value"]
 def as_content(results: Results, device: str) -> dict[str, Any]:
     """Everything in numbers, for the JSON file and the report. Undefined values are None."""
     tests = results.tests()
-    return _plain(
+    return finite(
         {
             "dataset": results.dataset,
             "baseline": results.baseline,
@@ -86,14 +86,6 @@ def _cost(cost: Cost | str | None) -> dict[str, Any] | str | None:
         "predict_seconds": MEASURED,
     }
     return {**asdict(cost), "how": how}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_csv(results: Results) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import HRMedSegError, size
 
 __all__ = ["Image", "read_image", "write_label_map", "written_whole"]
 
@@ -56,8 +56,8 @@ def read_image(files: Sequence[Path], reader: str) -> Image:
             raise HRMedSegError(f"{file} cannot be read: {error} ({type(error).__name__}).") from error
         if channels and data.shape[1:] != channels[0].shape[1:]:
             raise HRMedSegError(
-                f"The channels differ in size: {files[0]} has {_size(channels[0])}, {file} has {_size(data)} (slices x "
-                f"rows x columns). All files of a case must show the same pixels."
+                f"The channels differ in size: {files[0]} has {size(channels[0].shape[1:])}, {file} has "
+                f"{size(data.shape[1:])} (slices x rows x columns). All files of a case must show the same pixels."
             )
         if geometries and geometry.get("spacing") != geometries[0].get("spacing"):
             raise HRMedSegError(
@@ -192,7 +192,3 @@ _READERS = {
     "SimpleITKIO": _Reader(_read_volume, _write_volume),
     "NibabelIO": _Reader(_read_volume, _write_volume),
 }
-
-
-def _size(data: np.ndarray) -> str:
-    return " x ".join(map(str, data.shape[1:]))

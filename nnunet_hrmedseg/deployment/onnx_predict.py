@@ -18,7 +18,7 @@ from nnunet_hrmedseg.deployment.nonzero import bounding_box
 from nnunet_hrmedseg.deployment.normalization import normalize
 from nnunet_hrmedseg.deployment.resizing import resize_to_canvas, resized_strips
 from nnunet_hrmedseg.deployment.sidecar import Sidecar
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import HRMedSegError, size
 from nnunet_hrmedseg.image_check import check_image
 
 __all__ = ["OnnxModel", "open_session", "predict_onnx"]
@@ -101,8 +101,8 @@ class OnnxModel:
         wanted = [len(self.sidecar.channels), height, width], [self.sidecar.num_outputs, height, width]
         if (taken.shape[1:], given.shape[1:]) != wanted:
             raise HRMedSegError(
-                f"{file} and model.json do not belong together: the file takes images of {_size(taken.shape[1:])} and "
-                f"gives logits of {_size(given.shape[1:])}, model.json says {_size(wanted[0])} and {_size(wanted[1])}. "
+                f"{file} and model.json do not belong together: the file takes images of {size(taken.shape[1:])} and "
+                f"gives logits of {size(given.shape[1:])}, model.json says {size(wanted[0])} and {size(wanted[1])}. "
                 f"Export the model again."
             )
         return session
@@ -181,7 +181,3 @@ def open_session(file: Path, threads: int | None = None) -> Any:
             f"{file} cannot be loaded by onnxruntime {onnxruntime.__version__}: {error} Copy or export it again, or "
             f"update onnxruntime."
         ) from error
-
-
-def _size(shape: Sequence[object]) -> str:
-    return " x ".join(map(str, shape))

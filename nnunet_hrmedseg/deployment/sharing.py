@@ -17,7 +17,6 @@ postprocessing.pkl as it is (a pickle: it is written anew from postprocessing.js
 from __future__ import annotations
 
 import json
-import math
 import os
 import pickle
 import pickletools
@@ -37,7 +36,7 @@ from nnunet_hrmedseg import __version__
 from nnunet_hrmedseg.deployment.private_texts import PrivateTexts, texts_in
 from nnunet_hrmedseg.deployment.shared_model import CHECKPOINT, SharedModel, channels_of, place_of, started_from
 from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.files import json_object, read_json
+from nnunet_hrmedseg.files import finite, json_object, read_json
 from nnunet_hrmedseg.plans.overrides import is_hrmedseg_configuration
 from nnunet_hrmedseg.pretraining.teachers.loading import load_checkpoint, sha256_of
 from nnunet_hrmedseg.registration.names import REGISTERED
@@ -289,16 +288,7 @@ def _readme(model: SharedModel, card: Mapping[str, Any]) -> str:
 
 def _write_json(file: Path, content: Any) -> None:
     file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _finite(value: Any) -> Any:
-    """NaN, which is no JSON, becomes null."""
-    if isinstance(value, dict):
-        return {name: _finite(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    file.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _zip(root: Path, file: Path) -> None:

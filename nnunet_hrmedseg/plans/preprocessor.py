@@ -16,7 +16,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import HRMedSegError, size
 from nnunet_hrmedseg.image_check import check_image
 from nnunet_hrmedseg.plans.canvas import OUTSIDE, resize_images_to_canvas, resize_segmentation_to_canvas
 
@@ -141,7 +141,7 @@ def _checked_segmentation(
         )
     if seg.shape[1:] != image_shape:
         raise HRMedSegError(
-            f"Image and segmentation differ in size: {_size(image_shape)} and {_size(seg.shape[1:])} (slices x rows x "
+            f"Image and segmentation differ in size: {size(image_shape)} and {size(seg.shape[1:])} (slices x rows x "
             f"columns). The segmentation must be drawn on exactly this image."
         )
     label_manager = plans_manager.get_label_manager(dataset_json)
@@ -174,7 +174,3 @@ def _load(file: str, dataset_name: str) -> Any:
         ) from None
     except ValueError as error:
         raise HRMedSegError(f"{file} is not valid JSON ({error}). Correct it, or plan again.") from error
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))

@@ -20,7 +20,7 @@ from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 from nnunet_hrmedseg.plans.segmaformer import segmaformer_plans
 from nnunet_hrmedseg.pretraining.teachers.loading import load_checkpoint
 from tests.plans.stock_plans import volume_plans
-from tests.pretraining.tiny_teachers import Payload, nnunet_plans
+from tests.pretraining.tiny_teachers import Payload, nnunet_checkpoint, nnunet_plans
 
 DATASET = "Dataset007_Spots"
 CASES = ["patient_0417", "patient_0822", "MR-77a", "12"]
@@ -91,23 +91,8 @@ def trained(tmp_path, monkeypatch):
                 manager, manager.get_configuration(configuration), channels, 3, enable_deep_supervision=False
             )
             optimizer = torch.optim.Adam(network.parameters())
-            checkpoint = {
-                "network_weights": network.state_dict(),
-                "optimizer_state": optimizer.state_dict(),
-                "grad_scaler_state": None,
-                "logging": {"mean_fg_dice": [np.float64(0.4)], "epoch_start_timestamps": [1.0]},
-                "_best_ema": np.float64(0.41),
-                "current_epoch": 2,
-                "init_args": {
-                    "plans": plans,
-                    "configuration": configuration,
-                    "fold": fold,
-                    "dataset_json": dataset,
-                    "device": torch.device("cpu"),
-                },
-                "trainer_name": trainer,
-                "inference_allowed_mirroring_axes": (0, 1),
-            }
+            of_training = {"plans": plans, "configuration": configuration, "fold": fold, "dataset_json": dataset}
+            checkpoint = nnunet_checkpoint(network, optimizer, of_training, trainer)
             validation = folder / f"fold_{fold}" / "validation"
             validation.mkdir(parents=True)
             torch.save(checkpoint, folder / f"fold_{fold}" / "checkpoint_final.pth")

@@ -168,6 +168,30 @@ def nnunet_plans(
     return plans
 
 
+def nnunet_checkpoint(network: nn.Module, optimizer: torch.optim.Optimizer, of_training: dict, trainer: str) -> dict:
+    """Everything that `nnUNetTrainer.save_checkpoint` saves. of_training: what the trainer was called with."""
+    return {
+        "network_weights": network.state_dict(),
+        "optimizer_state": optimizer.state_dict(),
+        "grad_scaler_state": None,
+        "logging": {
+            "mean_fg_dice": [np.float64(0.4), np.float64(0.5)],
+            "ema_fg_dice": [np.float64(0.4), np.float64(0.41)],
+            "dice_per_class_or_region": [[np.float32(0.5)] * 2] * 2,
+            "train_losses": [np.float32(0.2), np.float64(-0.1)],
+            "val_losses": [np.float32(0.3), np.float32(0.1)],
+            "lrs": [0.01, 0.009],
+            "epoch_start_timestamps": [1.0, 2.0],
+            "epoch_end_timestamps": [1.5, 2.5],
+        },
+        "_best_ema": np.float64(0.41),
+        "current_epoch": 2,
+        "init_args": {**of_training, "device": torch.device("cpu")},
+        "trainer_name": trainer,
+        "inference_allowed_mirroring_axes": (0, 1),
+    }
+
+
 def write_nnunet(
     folder: Path,
     architecture: str = "PlainConvUNet",
@@ -209,33 +233,8 @@ def write_nnunet(
     optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.99, nesterov=True)
     network(torch.rand(1, channels, 128, 128)).mean().backward()
     optimizer.step()
-    trained = {
-        "network_weights": network.state_dict(),
-        "optimizer_state": optimizer.state_dict(),
-        "grad_scaler_state": None,
-        "logging": {
-            "mean_fg_dice": [np.float64(0.4), np.float64(0.5)],
-            "ema_fg_dice": [np.float64(0.4), np.float64(0.41)],
-            "dice_per_class_or_region": [[np.float32(0.5)] * (num_classes - 1)] * 2,
-            "train_losses": [np.float32(0.2), np.float64(-0.1)],
-            "val_losses": [np.float32(0.3), np.float32(0.1)],
-            "lrs": [0.01, 0.009],
-            "epoch_start_timestamps": [1.0, 2.0],
-            "epoch_end_timestamps": [1.5, 2.5],
-        },
-        "_best_ema": np.float64(0.41),
-        "current_epoch": 2,
-        "init_args": {
-            "plans": plans,
-            "configuration": configuration,
-            "fold": fold,
-            "dataset_json": dataset,
-            "device": torch.device("cpu"),
-        },
-        "trainer_name": trainer,
-        "inference_allowed_mirroring_axes": (0, 1),
-        **(extra or {}),
-    }
+    of_training = {"plans": plans, "configuration": configuration, "fold": fold, "dataset_json": dataset}
+    trained = {**nnunet_checkpoint(network, optimizer, of_training, trainer), **(extra or {})}
     (folder / f"fold_{fold}").mkdir(parents=True, exist_ok=True)
     (folder / "plans.json").write_text(json.dumps(plans))
     (folder / "dataset.json").write_text(json.dumps(dataset))

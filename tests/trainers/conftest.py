@@ -13,6 +13,19 @@ REGIONS = {"background": 0, "whole": [1, 2], "ring": 2}
 IGNORE = {**LABELS, "ignore": 3}
 
 
+def dataset_json(labels, channels, file_ending):
+    """Of five cases; the regions among the labels are drawn in the order 1, 2."""
+    description = {
+        "channel_names": {str(number): name for number, name in enumerate(channels)},
+        "labels": labels,
+        "numTraining": 5,
+        "file_ending": file_ending,
+    }
+    if any(isinstance(label, list) for label in labels.values()):
+        description["regions_class_order"] = [1, 2]
+    return description
+
+
 @pytest.fixture
 def dataset(tmp_path, monkeypatch):
     """Returns a function that writes a raw data set of five discs and gives its dataset.json."""
@@ -22,14 +35,7 @@ def dataset(tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
 
     def write(labels):
-        description = {
-            "channel_names": {"0": "R", "1": "G", "2": "B"},
-            "labels": labels,
-            "numTraining": 5,
-            "file_ending": ".png",
-        }
-        if labels is REGIONS:
-            description["regions_class_order"] = [1, 2]
+        description = dataset_json(labels, ["R", "G", "B"], ".png")
         root = tmp_path / "nnUNet_raw" / "Dataset001_Test"
         for folder in ("imagesTr", "labelsTr"):
             (root / folder).mkdir(parents=True)

@@ -18,6 +18,7 @@ from nnunet_hrmedseg.plans.segmaformer import segmaformer_plans
 from nnunet_hrmedseg.trainers.segmaformer import nnUNetTrainerSegMaFormer
 from nnunet_hrmedseg.trainers.variants import nnUNetTrainerSegMaFormer_5epochs
 from tests.plans.stock_plans import volume_plans
+from tests.trainers.conftest import dataset_json
 
 CPU = torch.device("cpu")
 PATCH = [8, 32, 32]
@@ -41,14 +42,7 @@ def dataset(tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
 
     def write(labels):
-        description = {
-            "channel_names": {"0": "a", "1": "b", "2": "c"},
-            "labels": labels,
-            "numTraining": 5,
-            "file_ending": ".nii.gz",
-        }
-        if labels is REGIONS:
-            description["regions_class_order"] = [1, 2]
+        description = dataset_json(labels, ["a", "b", "c"], ".nii.gz")
         base = tmp_path / "nnUNet_preprocessed" / "Dataset001_Test"
         folder = base / "nnUNetPlans_3d_fullres"
         folder.mkdir(parents=True)

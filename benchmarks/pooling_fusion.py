@@ -24,7 +24,7 @@ from skimage.transform import resize
 from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures import HRMedSeg
-from nnunet_hrmedseg.architectures.multiscale_pooling import average_pools
+from nnunet_hrmedseg.architectures.multiscale_pooling import sum_of_pools
 
 SIZES = (5, 9, 13)
 FUSIONS: dict[str, Callable] = {
@@ -45,7 +45,7 @@ class Fusion(torch.nn.Module):
         self.fuse = fuse
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fuse(x, average_pools(x, SIZES))
+        return self.fuse(x, [sum_of_pools(x, [size], weight=0) for size in SIZES])
 
 
 def load(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import prod
 
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["multiply_accumulates", "multiply_accumulates_like_thop", "parameters"]
+from nnunet_hrmedseg.architectures.two_way_transformer import Attention
+
+__all__ = ["every_layer_called", "multiply_accumulates", "multiply_accumulates_like_thop", "parameters"]
 
 
 def parameters(network: nn.Module) -> dict[str, int]:
@@ -60,11 +63,26 @@ def multiply_accumulates_like_thop(network: nn.Module, input_shape: tuple[int, .
         for layer in part.modules()
     ]
     try:
-        _forward_without_data(network, input_shape)
+        with every_layer_called(network):
+            _forward_without_data(network, input_shape)
     finally:
         for handle in handles:
             handle.remove()
     return counts
+
+
+@contextmanager
+def every_layer_called(network: nn.Module) -> Iterator[None]:
+    """Within this context no attention absorbs its projections: the operations are those of the published code."""
+    attentions = [module for module in network.modules() if isinstance(module, Attention)]
+    before = [attention.absorbs for attention in attentions]
+    for attention in attentions:
+        attention.absorbs = False
+    try:
+        yield
+    finally:
+        for attention, absorbs in zip(attentions, before, strict=True):
+            attention.absorbs = absorbs
 
 
 def _thop_count(layer: nn.Module, output: Tensor) -> int:

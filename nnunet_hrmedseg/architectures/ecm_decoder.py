@@ -11,14 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nnunet_hrmedseg.architectures.layers import LayerNorm2d, Mlp, at_least_float32, without_autocast
+from nnunet_hrmedseg.architectures.layers import LayerNorm2d, Mlp, at_least_float32, to_map, to_tokens, without_autocast
 from nnunet_hrmedseg.architectures.multiscale_pooling import MultiscalePooling
 from nnunet_hrmedseg.architectures.recompute import recomputed
 from nnunet_hrmedseg.architectures.two_way_transformer import (
     RandomFourierEncoding,
     TwoWayTransformer,
-    to_map,
-    to_tokens,
 )
 
 __all__ = ["ECMDecoder"]

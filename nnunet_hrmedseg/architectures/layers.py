@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["DropPath", "LayerNorm2d", "Mlp", "at_least_float32", "without_autocast"]
+__all__ = ["DropPath", "LayerNorm2d", "Mlp", "at_least_float32", "to_map", "to_tokens", "without_autocast"]
 
 
 def without_autocast(x: Tensor) -> torch.autocast:
@@ -19,6 +19,16 @@ def without_autocast(x: Tensor) -> torch.autocast:
 def at_least_float32(x: Tensor) -> Tensor:
     """``x`` with fp16 and bf16 widened to float32; float32 and float64 are returned as they are."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, h * w, C); or with three axes."""
+    return x.movedim(1, -1).flatten(1, -2)
+
+
+def to_map(x: Tensor, grid: Sequence[int]) -> Tensor:
+    """(B, h * w, C) -> (B, C, h, w), memory format channels_last; or with three axes."""
+    return x.unflatten(1, grid).movedim(-1, 1)
 
 
 class LayerNorm2d(nn.Module):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nnunet_hrmedseg.architectures.layers import DropPath, Mlp, without_autocast
+from nnunet_hrmedseg.architectures.layers import DropPath, Mlp, to_map, to_tokens, without_autocast
 from nnunet_hrmedseg.architectures.linear_attention import DualGatedLinearAttention
 from nnunet_hrmedseg.architectures.recompute import recomputed
 from nnunet_hrmedseg.architectures.rotary import Rotation, grid_rotation
@@ -104,11 +104,11 @@ class LGViT(nn.Module):
                 x = recomputed(layer, x, enabled=self.recompute)
 
         grid = x.shape[2], x.shape[3]
-        tokens = x.flatten(2).transpose(1, 2)
+        tokens = to_tokens(x)
         rotation = grid_rotation(grid, self.embed_dim, device=x.device) if self.rotary else None
         for layer in self.token_interactive:
             tokens = recomputed(layer, tokens, grid, rotation, enabled=self.recompute, random=True)
-        return tokens.transpose(1, 2).unflatten(2, grid)
+        return to_map(tokens, grid)
 
 
 class PatchEmbedding(nn.Module):

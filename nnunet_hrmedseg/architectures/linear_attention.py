@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nnunet_hrmedseg.architectures.layers import at_least_float32, without_autocast
+from nnunet_hrmedseg.architectures.layers import at_least_float32, to_map, to_tokens, without_autocast
 from nnunet_hrmedseg.architectures.rotary import Rotation, rotate
 
 __all__ = ["DualGatedLinearAttention"]
@@ -67,7 +67,7 @@ class DualGatedLinearAttention(nn.Module):
         """
         query, key = self.query_key(x).chunk(2, dim=-1)
         value = self.value(x)
-        local = self.local_encoding(value.transpose(1, 2).unflatten(2, grid)).flatten(2).transpose(1, 2)
+        local = to_tokens(self.local_encoding(to_map(value, grid)))
         gate = self.exter_gate(x) if self.exter_gate is not None else None
 
         with without_autocast(x):

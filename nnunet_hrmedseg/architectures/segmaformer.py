@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures.ecm_decoder import refuse_deep_supervision
+from nnunet_hrmedseg.architectures.layers import to_map, to_tokens
 from nnunet_hrmedseg.architectures.mamba import Mamba
 from nnunet_hrmedseg.architectures.recompute import recomputed
 from nnunet_hrmedseg.architectures.rotary import grid_rotation, rotate
-from nnunet_hrmedseg.architectures.two_way_transformer import to_map, to_tokens
 
 __all__ = ["SegMaFormer"]
 

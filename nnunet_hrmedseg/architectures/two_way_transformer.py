@@ -6,13 +6,11 @@ queries added to themselves as their positional encoding wherever they are compa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nnunet_hrmedseg.architectures.layers import Mlp, without_autocast
+from nnunet_hrmedseg.architectures.layers import Mlp, to_map, to_tokens, without_autocast
 from nnunet_hrmedseg.architectures.recompute import recomputed
 
 __all__ = ["RandomFourierEncoding", "TwoWayTransformer"]
@@ -106,23 +104,66 @@ class TwoWayLayer(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head softmax attention at width inner_dim: (B, n, dim) and twice (B, m, dim) -> (B, n, dim)."""
+    """Multi-head softmax attention at width inner_dim: (B, n, dim) and twice (B, m, dim) -> (B, n, dim).
+
+    Of two sides the class queries are few and the image tokens many. Matrix products are associative, so a projection
+    of the many can be taken over by the few: Q (K W)^T = (Q W^T) K^T, softmax(..) (V W) = (softmax(..) V) W. Each few
+    then are num_heads vectors of width dim instead of one of inner_dim, and the many are never projected. With as few
+    of them as `absorbs` asks for this takes less time and memory; the results are the same to rounding.
+    """
 
     def __init__(self, dim: int, inner_dim: int, num_heads: int) -> None:
         super().__init__()
         if inner_dim % num_heads:
             raise ValueError(f"an attention of width {inner_dim} cannot be split into {num_heads} heads")
         self.num_heads = num_heads
+        self.scale = (inner_dim // num_heads) ** -0.5
         self.query = nn.Linear(dim, inner_dim)
         self.key = nn.Linear(dim, inner_dim)
         self.value = nn.Linear(dim, inner_dim)
         self.projection = nn.Linear(inner_dim, dim)
+        self.absorbs = True
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        out = F.scaled_dot_product_attention(
-            self._heads(self.query(query)), self._heads(self.key(key)), self._heads(self.value(value))
-        )
-        return self.projection(out.transpose(1, 2).flatten(2))
+        few = self.num_heads * min(query.shape[1], key.shape[1]) < self.query.out_features
+        if not (self.absorbs and few):
+            out = F.scaled_dot_product_attention(
+                self._heads(self.query(query)), self._heads(self.key(key)), self._heads(self.value(value))
+            )
+            return self.projection(out.transpose(1, 2).flatten(2))
+        if query.shape[1] < key.shape[1]:
+            return self._few_queries(query, key, value)
+        return self._few_keys(query, key, value)
+
+    def _few_queries(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Keys and values as they are: the queries take over the projection of the keys, the output that of the values.
+
+        The keys' bias adds the same to all scores of a query. It is there for its gradient, which is 0.
+        """
+        absorbed, of_bias = self._absorbed(self.query(query), self.key)
+        scores = torch.baddbmm(of_bias.unsqueeze(2), absorbed, key.transpose(1, 2))  # (B, heads * n, m)
+        attended = (scores.softmax(-1) @ value).unflatten(1, (self.num_heads, -1))  # (B, heads, n, dim)
+        out = attended @ self.value.weight.unflatten(0, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, n, d)
+        return self.projection(out.transpose(1, 2).flatten(2) + self.value.bias)
+
+    def _few_keys(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Queries as they are: the keys take over their projection, the values that of the output."""
+        absorbed, of_bias = self._absorbed(self.key(key), self.query)
+        scores = torch.baddbmm(of_bias.unsqueeze(1), query, absorbed.transpose(1, 2))  # (B, n, heads * m)
+        attention = scores.unflatten(-1, (self.num_heads, -1)).softmax(-1).flatten(2)
+        weight = self.projection.weight.unflatten(1, (self.num_heads, -1)).permute(1, 2, 0)  # (heads, d, dim)
+        projected = (self._heads(self.value(value)) @ weight).flatten(1, 2)  # (B, heads * m, dim)
+        return torch.baddbmm(self.projection.bias, attention, projected)
+
+    def _absorbed(self, few: Tensor, projection: nn.Linear) -> tuple[Tensor, Tensor]:
+        """k projected vectors (B, k, inner_dim) take over the projection of the other side, and the scale.
+
+        Returns what to multiply the unprojected other side with, (B, heads * k, dim), and what its bias then adds,
+        (B, heads * k).
+        """
+        heads = self._heads(few) * self.scale
+        weight, bias = (p.unflatten(0, (self.num_heads, -1)) for p in (projection.weight, projection.bias))
+        return (heads @ weight).flatten(1, 2), (heads @ bias.unsqueeze(-1)).flatten(1)
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, n, inner_dim) -> (B, heads, n, inner_dim / heads)"""
@@ -152,13 +193,3 @@ class RandomFourierEncoding(nn.Module):
             )
             angles = 2 * torch.pi * (x[None, :, None] * self.gaussian[0] + y[:, None, None] * self.gaussian[1])
             return torch.cat((angles.sin(), angles.cos()), dim=-1).flatten(0, 1)
-
-
-def to_tokens(x: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B, h * w, C); or with three axes."""
-    return x.flatten(2).transpose(1, 2)
-
-
-def to_map(x: Tensor, grid: Sequence[int]) -> Tensor:
-    """(B, h * w, C) -> (B, C, h, w); or with three axes."""
-    return x.transpose(1, 2).unflatten(2, grid)

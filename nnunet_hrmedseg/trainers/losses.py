@@ -26,7 +26,8 @@ from nnunet_hrmedseg.architectures.recompute import recomputed
 __all__ = ["DiceAndPixelLoss", "dice_and_cross_entropy", "dice_and_focal", "focal_loss"]
 
 MAX_STRIPS = 16
-LOGITS_IN_A_STRIP = 2**19  # at full resolution; fewer would cost more in overhead than they save
+# at full resolution; fewer would cost more in overhead than they save
+LOGITS_IN_A_STRIP = {"frugal": 2**19, "fast": 2**21}
 SMOOTH = 1e-5  # of Dice, nnU-Net's
 
 
@@ -51,6 +52,8 @@ class DiceAndPixelLoss(nn.Module):
             them.
         batch_dice: nnU-Net's: Dice over the batch instead of per image.
         ddp: gather the batch Dice over processes.
+        frugal: many small strips rather than few large ones, as befits a network that recomputes its layers; where
+            those are kept, large strips do not raise the peak of memory and save the overhead of the small.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class DiceAndPixelLoss(nn.Module):
         ignore_label: int | None = None,
         batch_dice: bool = True,
         ddp: bool = False,
+        frugal: bool = True,
         weight_dice: float = 1.0,
         weight_pixel: float = 1.0,
     ):
@@ -68,12 +72,13 @@ class DiceAndPixelLoss(nn.Module):
         self.pixel_loss = pixel_loss
         self.regions, self.ignore_label, self.batch_dice, self.ddp = regions, ignore_label, batch_dice, ddp
         self.weight_dice, self.weight_pixel = weight_dice, weight_pixel
+        self.logits_in_a_strip = LOGITS_IN_A_STRIP["frugal" if frugal else "fast"]
         self.evaluate_strip: Callable[..., Tensor] = self.sums_of_strip  # or compiled
 
     def forward(self, net_output: Tensor, target: Tensor) -> Tensor:
         factor = target.shape[2] // net_output.shape[2]
         sums: list[Tensor] = []
-        for logits, trim, rows in strips(net_output, factor):
+        for logits, trim, rows in strips(net_output, factor, self.logits_in_a_strip):
             sums.append(recomputed(self.evaluate_strip, logits, target[:, :, rows], factor, trim))
         intersection, predicted, true, pixel_loss, pixels = torch.stack(sums).sum(0).unbind(-1)  # (B, K) each
 
@@ -133,13 +138,13 @@ class DiceAndPixelLoss(nn.Module):
         return ((2 * intersection + SMOOTH) / (predicted + true + SMOOTH).clamp_min(1e-8)).mean()
 
 
-def strips(logits: Tensor, factor: int) -> list[tuple[Tensor, tuple[int, int], slice]]:
+def strips(logits: Tensor, factor: int, logits_in_a_strip: int) -> list[tuple[Tensor, tuple[int, int], slice]]:
     """The logits in up to MAX_STRIPS strips of rows, as pieces that can be upsampled each on its own.
 
     Each is a tuple: logits with one row of each neighbour, of which bilinear upsampling needs the values; the rows at
     top and bottom of the upsampled piece that belong to the neighbours; the strip's rows of the target.
     """
-    number = min(MAX_STRIPS, -(-logits.numel() * factor**2 // LOGITS_IN_A_STRIP))
+    number = min(MAX_STRIPS, -(-logits.numel() * factor**2 // logits_in_a_strip))
     rows = -(-logits.shape[2] // number)
     pieces = logits.split(rows, dim=2)
     halo = factor > 1

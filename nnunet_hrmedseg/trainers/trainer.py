@@ -130,6 +130,7 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
             ignore_label=self.label_manager.ignore_label,
             batch_dice=self.configuration_manager.batch_dice,
             ddp=self.is_ddp,
+            frugal=self.configuration_manager.network_arch_init_kwargs.get("recompute", False),
         )
         if self._do_i_compile():
             loss.evaluate_strip = torch.compile(loss.sums_of_strip)

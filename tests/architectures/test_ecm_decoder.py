@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures import ECMDecoder
 from nnunet_hrmedseg.architectures.ecm_decoder import PerClassLinear, PerClassMlp
-from nnunet_hrmedseg.architectures.multiscale_pooling import MultiscalePooling, average_pools
-from nnunet_hrmedseg.architectures.two_way_transformer import RandomFourierEncoding
+from nnunet_hrmedseg.architectures.multiscale_pooling import MultiscalePooling, sum_of_pools
+from nnunet_hrmedseg.architectures.two_way_transformer import Attention, RandomFourierEncoding, TwoWayTransformer
 
 SMALL = {"num_heads": 2, "mlp_dim": 32}
 
@@ -34,17 +34,18 @@ def test_permuting_the_class_queries_permutes_the_logits(class_mlp, upscaling):
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 16, 16), (1, 3, 4, 20), (1, 2, 1, 1)])
-def test_average_pools_equal_the_square_pools(shape):
+@pytest.mark.parametrize("sizes", [(9, 5, 13), (3,)])
+def test_pools_equal_the_square_pools(shape, sizes):
     x = torch.randn(shape, dtype=torch.float64)
-    for size, pooled in zip((9, 5, 13), average_pools(x, (9, 5, 13)), strict=True):
-        expected = nn.AvgPool2d(size, stride=1, padding=size // 2, count_include_pad=False)(x)
-        torch.testing.assert_close(pooled, expected)
+    pools = [nn.AvgPool2d(size, stride=1, padding=size // 2, count_include_pad=False)(x) for size in sizes]
+    torch.testing.assert_close(sum_of_pools(x, sizes, weight=0), sum(pools))
+    torch.testing.assert_close(sum_of_pools(x, sizes, weight=-0.5), sum(pools) - 0.5 * x)
 
 
-def test_average_pools_of_large_maps_keep_float32_precision():
+def test_pools_of_large_maps_keep_float32_precision():
     x = 1000 + torch.randn(1, 2, 128, 128, dtype=torch.float64)
-    (exact,), (pooled,) = average_pools(x, (5,)), average_pools(x.float(), (5,))
-    assert ((pooled - exact).abs() / exact).max() < 1e-5
+    exact, pooled = sum_of_pools(x, (5,), weight=0), sum_of_pools(x.float(), (5,), weight=0)
+    assert ((pooled - exact).abs() / exact).max() < 1e-6
 
 
 def test_delta_is_the_identity_and_three_pooling_operators():
@@ -142,3 +143,29 @@ def test_deep_supervision_can_be_switched_off_but_not_on():
     assert decoder.deep_supervision is False
     with pytest.raises(ValueError, match="no deep supervision"):
         decoder.deep_supervision = True
+
+
+@pytest.mark.parametrize("tokens, others", [(2, 40), (40, 2), (7, 8), (8, 7), (1, 1)])
+def test_absorbed_projections_change_nothing(tokens, others):
+    attention = Attention(32, 16, 2).double()
+    inputs = [torch.randn(3, n, 32, dtype=torch.float64, requires_grad=True) for n in (tokens, others, others)]
+    parameters = [*inputs, *attention.parameters()]
+    results = []
+    for attention.absorbs in (False, True):
+        out = attention(*inputs)
+        results.append(
+            [out, *torch.autograd.grad((out**2).sum(), parameters, allow_unused=True, materialize_grads=True)]
+        )
+    for plain, absorbed in zip(*results, strict=True):
+        torch.testing.assert_close(plain, absorbed, atol=1e-12, rtol=1e-7)
+
+
+@pytest.mark.parametrize("classes, projected", [(2, False), (15, False), (16, True), (40, True)])
+def test_image_tokens_are_projected_only_for_many_classes(classes, projected):
+    """Sixteen queries of eight heads are as many vectors as the attention is wide."""
+    network = TwoWayTransformer(256, 1, 8, 64, nn.Identity())
+    calls = []
+    network.final_attention.key.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        network(torch.randn(1, classes, 256), torch.randn(1, 256, 8, 8), torch.randn(64, 256))
+    assert bool(calls) == projected

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_hrmedseg.architectures import SegMaFormer
 from nnunet_hrmedseg.architectures.counting import multiply_accumulates, parameters
-from nnunet_hrmedseg.architectures.two_way_transformer import to_map, to_tokens
+from nnunet_hrmedseg.architectures.layers import to_map, to_tokens
 from nnunet_hrmedseg.benchmark.memory import kept_for_backward
 from nnunet_hrmedseg.benchmark.networks import nnunet_loss
 from nnunet_hrmedseg.plans.networks import SEGMAFORMER

@@ -28,9 +28,11 @@ def _regions(ignore=False, size=(8, 10), factor=1):
     return torch.randn(2, 2, *size, generator=generator, requires_grad=True), target
 
 
-def test_strips_are_few_for_small_batches_and_at_most_sixteen():
+@pytest.mark.parametrize("frugal, expected", [(True, [2, 4, 8, 16]), (False, [1, 1, 2, 16])])
+def test_strips_are_few_for_small_batches_and_at_most_sixteen(frugal, expected):
+    size = dice_and_focal(regions=False, frugal=frugal).logits_in_a_strip
     sizes = ((1, 1), (1, 2), (2, 2), (16, 14))
-    assert [len(losses.strips(torch.zeros(b, k, 256, 256), 4)) for b, k in sizes] == [2, 4, 8, 16]
+    assert [len(losses.strips(torch.zeros(b, k, 256, 256), 4, size)) for b, k in sizes] == expected
 
 
 KINDS = pytest.mark.parametrize("make, regions", [(_labels, False), (_regions, True)], ids=["labels", "regions"])
@@ -85,10 +87,10 @@ def _same_value_and_gradient(loss, expected, logits, target):
 @pytest.mark.parametrize("ignore", [False, True], ids=["", "ignore label"])
 @pytest.mark.parametrize("factor", [2, 4])
 @KINDS
-def test_upsampling_in_strips_equals_upsampling_the_whole(make, regions, factor, ignore, size, monkeypatch):
-    monkeypatch.setattr(losses, "LOGITS_IN_A_STRIP", 50)
+def test_upsampling_in_strips_equals_upsampling_the_whole(make, regions, factor, ignore, size):
     logits, target = make(ignore, size, factor)
     loss = dice_and_focal(regions=regions, ignore_label=3 if ignore else None)
+    loss.logits_in_a_strip = 50
 
     def whole(logits, target):
         return loss(F.interpolate(logits, size=target.shape[2:], mode="bilinear", align_corners=False), target)
@@ -98,10 +100,10 @@ def test_upsampling_in_strips_equals_upsampling_the_whole(make, regions, factor,
 
 @KINDS
 @pytest.mark.parametrize("logits_in_a_strip", [1, 2**30])
-def test_nothing_at_full_resolution_is_kept(make, regions, logits_in_a_strip, monkeypatch):
-    monkeypatch.setattr(losses, "LOGITS_IN_A_STRIP", logits_in_a_strip)
+def test_nothing_at_full_resolution_is_kept(make, regions, logits_in_a_strip):
     logits, target = make(size=(64, 64), factor=4)
     loss = dice_and_focal(regions=regions)
+    loss.logits_in_a_strip = logits_in_a_strip
     kept = {}
 
     def pack(tensor):

@@ -115,7 +115,7 @@ def main() -> None:
         (work / name).mkdir(parents=True, exist_ok=True)
         os.environ[name] = str(work / name)
     cores = str(os.cpu_count())
-    os.environ.update(nnUNet_def_n_proc=cores, nnUNet_n_proc_DA="0", nnUNet_compile="f")
+    os.environ.update(nnUNet_def_n_proc=cores, nnUNet_n_proc_DA="1", nnUNet_compile="f")
 
     images = write_dataset(args.data, work / "nnUNet_raw" / NAME)
     command("nnUNetv2_extract_fingerprint", "-d", "1", "-np", cores)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 __all__ = ["free_memory", "processor_name", "usable_cores"]
 
+MEMORY_INFORMATION = Path("/proc/meminfo")
+
 
 def processor_name() -> str:
     """The processor as the operating system names it, and how many of its cores there are."""
@@ -22,10 +24,12 @@ def processor_name() -> str:
 
 
 def free_memory() -> int | None:
-    """Bytes of memory that nothing is using; None where the system does not say (macOS, Windows)."""
+    """Bytes of memory that can still be had, what caches files among them; None where nothing says (macOS, Windows)."""
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
+        lines = MEMORY_INFORMATION.read_text().splitlines()
+        (kib,) = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+        return int(kib) * 1024
+    except (OSError, ValueError, IndexError):
         return None
 
 

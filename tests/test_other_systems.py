@@ -8,16 +8,15 @@ from nnunet_hrmedseg import machine
 from nnunet_hrmedseg.comparison import train
 
 
-def test_free_memory(monkeypatch):
+def test_free_memory(monkeypatch, tmp_path):
     if sys.platform == "linux":
         assert machine.free_memory() > 0
-
-    def of_macos(name):
-        raise ValueError("unrecognized configuration name")
-
-    monkeypatch.setattr(os, "sysconf", of_macos, raising=False)
-    assert machine.free_memory() is None
-    monkeypatch.delattr(os, "sysconf")
+    information = tmp_path / "meminfo"
+    monkeypatch.setattr(machine, "MEMORY_INFORMATION", information)
+    assert machine.free_memory() is None  # macOS, Windows
+    information.write_text("MemTotal: 9 kB\nMemFree: 1 kB\nMemAvailable:  5 kB\n")
+    assert machine.free_memory() == 5 * 1024
+    information.write_text("MemTotal: 9 kB\n")
     assert machine.free_memory() is None
 
 

@@ -129,7 +129,7 @@ class HERSeg(HRMedSeg):
     Eq. 8 is left to nnU-Net. All arguments of HRMedSeg can be given.
 
     With 3 input channels and 2 classes it has 2,969,488 parameters (encoder 957,648, neck 287,744, decoder 1,724,096)
-    and 7.00 G multiply-accumulates at 1024 x 1024. The published 3.67 M cannot be reached from the text. It is the
+    and 6.62 G multiply-accumulates at 1024 x 1024. The published 3.67 M cannot be reached from the text. It is the
     count of HRMedSeg's layers with a fourth class MLP, HRMedSeg(3, 4, class_mlp="per_class"): 3,659,952, and 3,666,428
     with one token more and the unused prompt encoder, as in the public implementation. The other published figures,
     9.39 G and a backbone 405.8 times smaller than that of SAM-H (1.57 M), are those of HRMedSeg, too.

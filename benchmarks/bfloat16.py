@@ -2,7 +2,7 @@
 
     python benchmarks/bfloat16.py MODEL_FOLDER [MODEL_FOLDER ...] [--fold 0] [--cases 20]
 
-MODEL_FOLDER is a trained model in nnUNet_results; nnUNet_raw and nnUNet_preprocessed are set, as for nnU-Net's commands.
+MODEL_FOLDER is a trained model in nnUNet_results; nnUNet_raw and nnUNet_preprocessed are set, as for nnU-Net.
 Predicts the first validation cases of the fold with each, mirrored as nnU-Net does it, and writes the Dice of either
 with the truth, and of both with each other, to benchmarks/results/bfloat16.json. Where the processor does not compute
 in bfloat16 it is emulated: slow, but with the same roundings.

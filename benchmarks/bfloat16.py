@@ -13,15 +13,19 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import math
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from tqdm import tqdm
 
+from nnunet_hrmedseg.comparison.measures import Task
+from nnunet_hrmedseg.files import finite
 from nnunet_hrmedseg.machine import processor_name
 
 RESULTS = Path(__file__).parent / "results" / "bfloat16.json"
@@ -35,35 +39,36 @@ def predictor_of(folder: Path, fold: int, *, bfloat16: bool) -> nnUNetPredictor:
     return predictor
 
 
-def dice(one: np.ndarray, other: np.ndarray, labels: list[int]) -> float:
-    """Mean over the labels that are in either."""
-    found = [label for label in labels if (one == label).any() or (other == label).any()]
-    values = [2 * ((one == k) & (other == k)).sum() / ((one == k).sum() + (other == k).sum()) for k in found]
-    return float(np.mean(values)) if values else 1.0
-
-
 def compare(folder: Path, fold: int, cases: int) -> dict:
     name = folder.parent.name
-    raw = Path(os.environ["nnUNet_raw"]) / name
-    splits = json.loads((Path(os.environ["nnUNet_preprocessed"]) / name / "splits_final.json").read_text())
+    preprocessed = Path(os.environ["nnUNet_preprocessed"]) / name
     predictors = {kind: predictor_of(folder, fold, bfloat16=kind == "bfloat16") for kind in ("float32", "bfloat16")}
     dataset = predictors["float32"].dataset_json
-    labels = [label for label in dataset["labels"].values() if label]
-    ending = dataset["file_ending"]
-    first = next((raw / "imagesTr").iterdir())
-    reader = determine_reader_writer_from_dataset_json(dataset, str(first), verbose=False)()
+    files = get_filenames_of_train_images_and_targets(str(Path(os.environ["nnUNet_raw"]) / name), dataset)
+    held_out = json.loads((preprocessed / "splits_final.json").read_text())[fold]["val"][:cases]
+    task = Task.of_dataset(dataset, Path(files[held_out[0]]["label"]), tolerance=1, surfaces=False)
     rows = []
-    for case in tqdm(splits[fold]["val"][:cases], desc=name):
-        files = sorted(str(file) for file in (raw / "imagesTr").glob(f"{case}_????{ending}"))
-        image, properties = reader.read_images(files)
-        truth = reader.read_seg(str(raw / "labelsTr" / f"{case}{ending}"))[0][0]
-        masks = {k: np.squeeze(p.predict_single_npy_array(image, properties)) for k, p in predictors.items()}
-        of_truth = {kind: dice(mask, truth, labels) for kind, mask in masks.items()}
-        rows.append({"case": case, **of_truth, "each other": dice(*masks.values(), labels)})
-    means = {key: float(np.mean([row[key] for row in rows])) for key in ("float32", "bfloat16", "each other")}
+    with TemporaryDirectory() as temporary:
+        masks = {kind: Path(temporary) / f"{kind}{dataset['file_ending']}" for kind in predictors}
+        for case in tqdm(held_out, desc=name):
+            for kind, predictor in predictors.items():
+                outputs = [str(masks[kind]).removesuffix(dataset["file_ending"])]
+                predictor.predict_from_files_sequential([files[case]["images"]], outputs)
+            truth = Path(files[case]["label"])
+            pairs = {kind: (truth, mask) for kind, mask in masks.items()} | {"each other": tuple(masks.values())}
+            rows.append({"case": case} | {pair: mean_dice(task.measure(*both)) for pair, both in pairs.items()})
+    means = {key: float(np.nanmean([row[key] for row in rows])) for key in ("float32", "bfloat16", "each other")}
     difference = means["bfloat16"] - means["float32"]
     print(f"{name}: {means}, difference {difference:+.5f}")
-    return {"model": f"{name}/{folder.name}", "cases": len(rows), **means, "difference": difference, "rows": rows}
+    return finite(
+        {"model": f"{name}/{folder.name}", "cases": len(rows), **means, "difference": difference, "rows": rows}
+    )
+
+
+def mean_dice(measured: dict[str, dict[str, float]]) -> float:
+    """Over the classes that are in either mask; NaN where none is."""
+    values = [of_class["Dice"] for of_class in measured.values() if not math.isnan(of_class["Dice"])]
+    return float(np.mean(values)) if values else math.nan
 
 
 def main() -> None:

@@ -97,18 +97,18 @@ def main() -> None:
     }
     image = torch.randn(1, 3, args.size, args.size)
     target = torch.randint(0, 2, (1, 1, args.size, args.size), dtype=torch.int16)
-    losses = {name: dice_and_focal(regions=False, frugal="recompute" in name) for name in networks}
+    losses = {network: dice_and_focal(regions=False, frugal=False) for network in networks.values()}
+    losses[networks["HRMedSeg, recompute"]] = dice_and_focal(regions=False, frugal=True)
     for network in networks.values():
         network.upsample_in_training = network is networks["straightforward"]
 
-    def predict(name: str) -> None:
+    def predict(network: nn.Module) -> None:
         with torch.no_grad():
-            networks[name].eval()(image)
+            network.eval()(image)
 
-    def train(name: str) -> None:
-        network = networks[name]
+    def train(network: nn.Module) -> None:
         network.zero_grad()
-        losses[name](network.train()(image), target).backward()
+        losses[network](network.train()(image), target).backward()
 
     with torch.no_grad():
         difference = (networks["straightforward"].eval()(image) - ours.eval()(image)).abs().max()
@@ -117,9 +117,9 @@ def main() -> None:
     for what in (predict, train):
         seconds: dict[str, list[float]] = {name: [] for name in networks}
         for _ in range(args.repeats + 1):
-            for name in networks:
+            for name, network in networks.items():
                 start = time.perf_counter()
-                what(name)
+                what(network)
                 seconds[name].append(time.perf_counter() - start)
         for name, values in seconds.items():
             median = statistics.median(values[1:])  # the first is for the caches

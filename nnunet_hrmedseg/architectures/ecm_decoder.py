@@ -14,10 +14,7 @@ from torch.nn import functional as F
 from nnunet_hrmedseg.architectures.layers import LayerNorm2d, Mlp, at_least_float32, to_map, to_tokens, without_autocast
 from nnunet_hrmedseg.architectures.multiscale_pooling import MultiscalePooling
 from nnunet_hrmedseg.architectures.recompute import recomputed
-from nnunet_hrmedseg.architectures.two_way_transformer import (
-    RandomFourierEncoding,
-    TwoWayTransformer,
-)
+from nnunet_hrmedseg.architectures.two_way_transformer import RandomFourierEncoding, TwoWayTransformer
 
 __all__ = ["ECMDecoder"]
 

@@ -108,8 +108,9 @@ class Attention(nn.Module):
 
     Of two sides the class queries are few and the image tokens many. Matrix products are associative, so a projection
     of the many can be taken over by the few: Q (K W)^T = (Q W^T) K^T, softmax(..) (V W) = (softmax(..) V) W. Each few
-    then are num_heads vectors of width dim instead of one of inner_dim, and the many are never projected. With as few
-    of them as `absorbs` asks for this takes less time and memory; the results are the same to rounding.
+    then are num_heads vectors of width dim, and the many are never projected. As long as these vectors are fewer than
+    inner_dim, this takes less time and memory, and is done; the results are the same to rounding. With `absorbs` set to
+    False everything is projected, as in the published code.
     """
 
     def __init__(self, dim: int, inner_dim: int, num_heads: int) -> None:

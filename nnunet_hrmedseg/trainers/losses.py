@@ -26,8 +26,7 @@ from nnunet_hrmedseg.architectures.recompute import recomputed
 __all__ = ["DiceAndPixelLoss", "dice_and_cross_entropy", "dice_and_focal", "focal_loss"]
 
 MAX_STRIPS = 16
-# at full resolution; fewer would cost more in overhead than they save
-LOGITS_IN_A_STRIP = {"frugal": 2**19, "fast": 2**21}
+SMALL_STRIP, LARGE_STRIP = 2**19, 2**21  # logits at full resolution; fewer would cost more overhead than they save
 SMOOTH = 1e-5  # of Dice, nnU-Net's
 
 
@@ -72,7 +71,7 @@ class DiceAndPixelLoss(nn.Module):
         self.pixel_loss = pixel_loss
         self.regions, self.ignore_label, self.batch_dice, self.ddp = regions, ignore_label, batch_dice, ddp
         self.weight_dice, self.weight_pixel = weight_dice, weight_pixel
-        self.logits_in_a_strip = LOGITS_IN_A_STRIP["frugal" if frugal else "fast"]
+        self.logits_in_a_strip = SMALL_STRIP if frugal else LARGE_STRIP
         self.evaluate_strip: Callable[..., Tensor] = self.sums_of_strip  # or compiled
 
     def forward(self, net_output: Tensor, target: Tensor) -> Tensor:

@@ -62,7 +62,8 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("nnunet", "float32", "bfloat16"),
         default="nnunet",
-        help="nnunet: mixed precision on CUDA, float32 on the CPU, as nnU-Net does it [default: %(default)s]",
+        help="nnunet: as in use, that is, mixed precision on CUDA and float32 on the CPU, where HRMedSeg and HER-Seg "
+        "predict in bfloat16 if the processor computes in it [default: %(default)s]",
     )
     parser.add_argument(
         "--count_only",

@@ -25,7 +25,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nnunet_hrmedseg import __version__
+from nnunet_hrmedseg.architectures import HRMedSeg
 from nnunet_hrmedseg.architectures.counting import multiply_accumulates, parameters
+from nnunet_hrmedseg.architectures.cpu_precision import predicts_in_bfloat16
 from nnunet_hrmedseg.benchmark.arguments import DEFAULTS
 from nnunet_hrmedseg.benchmark.memory import kept_without_running
 from nnunet_hrmedseg.benchmark.networks import CONTENDERS, DEFAULT_CONTENDERS, DEFAULT_CONTENDERS_3D, Trainable
@@ -71,7 +73,8 @@ def benchmark(args: argparse.Namespace) -> int:
         "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "device": device.type,
         "threads": torch.get_num_threads(),
-        "precision": args.precision,
+        "precision": precision(args.precision, device),
+        "processor": torch.backends.cpu.get_cpu_capability(),
         "versions": {"nnunet_hrmedseg": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "date": datetime.date.today().isoformat(),
         "channels": args.channels,
@@ -116,13 +119,16 @@ def _measure(
         build = CONTENDERS[name].build
         networks[name] = build(args.channels, classes, size)
         networks[name].mode(training=False)
+        network = networks[name].network
+        if args.precision == "float32" and isinstance(network, HRMedSeg):
+            network.cpu_bfloat16 = False
         counts = {
-            "parameters": parameters(networks[name].network)["total"],
+            "parameters": parameters(network)["total"],
             "multiply_accumulates": multiply_accumulates(
-                networks[name].network, Case(name, size, classes, 1, False).image_shape(args.channels)
+                network, Case(name, size, classes, 1, False).image_shape(args.channels)
             )["total"],
         }
-        networks[name].network.to(device)
+        network.to(device)
         for training, batch_sizes in ((True, args.training_batch_sizes), (False, args.inference_batch_sizes)):
             for batch_size in batch_sizes:
                 case = Case(name, size, classes, batch_size, training)
@@ -247,6 +253,15 @@ def run_once(trained: Trainable, image: Tensor, target: Tensor, training: bool, 
     trained.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     trained.optimizer.step()
+
+
+def precision(wanted: str, device: torch.device) -> str:
+    """What was measured, in words: what "nnunet" comes to depends on the machine."""
+    if wanted != "nnunet":
+        return wanted
+    if device.type == "cuda":
+        return "mixed precision (fp16)"
+    return "float32" + (", predictions of HRMedSeg and HER-Seg in bfloat16" if predicts_in_bfloat16() else "")
 
 
 def _autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:

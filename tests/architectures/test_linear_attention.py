@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nnunet_hrmedseg.architectures.linear_attention import EPSILON, DualGatedLinearAttention
+from nnunet_hrmedseg.architectures.linear_attention import EPSILON, DualGatedLinearAttention, phi
 from nnunet_hrmedseg.architectures.rotary import grid_rotation
 
 GRID = (3, 5)
 CHANNELS, HEADS = 24, 3
 
 
-def phi(x: Tensor) -> Tensor:
+def literal_phi(x: Tensor) -> Tensor:
     return torch.where(x > 0, x + 1, x.exp())
 
 
@@ -38,7 +38,7 @@ def literal(attention: DualGatedLinearAttention, x: Tensor, rotary: bool) -> Ten
     n = x.shape[0]
     weight_q, weight_k = attention.query_key.weight.chunk(2)
     bias_q, bias_k = attention.query_key.bias.chunk(2)
-    q, k = phi(x @ weight_q.T + bias_q), phi(x @ weight_k.T + bias_k)
+    q, k = literal_phi(x @ weight_q.T + bias_q), literal_phi(x @ weight_k.T + bias_k)
     if isinstance(attention.value, torch.nn.Sequential):  # Eq. 4
         down, _, up = attention.value
         v = F.silu(x @ down.weight.T + down.bias) @ up.weight.T + up.bias
@@ -84,3 +84,11 @@ def test_equals_literal_equations(rotary, inter_gate, exter_gate):
 def test_heads_that_do_not_fit_are_refused(channels, heads):
     with pytest.raises(ValueError, match=f"{channels} channels cannot be split into {heads} heads"):
         DualGatedLinearAttention(channels, heads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_phi_is_elu_plus_1_with_and_without_gradients(dtype):
+    x = torch.cat([torch.linspace(-9, 9, 1001, dtype=dtype), torch.tensor([-200.0, -0.0, 0.0, 200.0], dtype=dtype)])
+    expected = torch.where(x > 0, x + 1, x.clamp(max=0).exp())
+    torch.testing.assert_close(phi(x), expected)
+    torch.testing.assert_close(phi(x.clone().requires_grad_()).detach(), expected)

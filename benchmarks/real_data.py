@@ -1,16 +1,18 @@
-"""HRMedSeg, HER-Seg and stock nnU-Net on real data, the same wall-clock budget and the same splits for each fold.
+"""Our networks and stock nnU-Net on real data: the same wall-clock budget, splits and machine for all models of a fold.
 
-    python benchmarks/real_data.py prepare DATA WORK             raw data sets and plans
-    python benchmarks/real_data.py train   WORK DATASET FOLD     every model of a data set, one after the other
-    python benchmarks/real_data.py report  WORK                  docs/results: a report and figures for each data set
+    python benchmarks/real_data.py prepare DATA WORK                  raw data sets, plans, preprocessed data
+    python benchmarks/real_data.py train   WORK DATASET FOLD [MODEL]  every model, one after the other, or one of them
+    python benchmarks/real_data.py record  WORK DATASET FOLD          compares them; figures to results/real_data
+    python benchmarks/real_data.py report                             docs/results, from all folds that are recorded
 
-DATA/labelled holds a folder for each data set, with `images` and `masks` (class indices) of the same names. 60 cases of
-jsrt (chest radiographs, 1024 x 1024) and of dsb2018 (nuclei, from 256 x 256), five folds; mlua_dental (caries on
-radiographs of 2944 x 1435), one fold. Everything can be repeated and goes on where it stopped.
+DATA holds `labelled`, with a folder of `images` and `masks` (class indices, same names) for each data set, and
+`volumes/msd_hippocampus`, as nnU-Net's raw folders. 60 cases of jsrt (chest radiographs, 1024 x 1024) and of dsb2018
+(nuclei, from 256 x 256), five folds; mlua_dental (caries on radiographs of 2944 x 1435) and msd_hippocampus (MR
+volumes), one fold. Everything can be repeated and goes on where it stopped; folds may be recorded on different days and
+machines, as every fold's figures say which.
 
-No image of a task may have been seen by the encoder that a training starts from, so the bundled one cannot be used:
-WORK/encoders/all_but_nuclei_distilled and WORK/encoders/nuclei_skin_teeth_distilled, made by encoder_initialization.py,
-take its place; for mlua_dental there is none, and training starts from random weights.
+No image of a task may have been seen by the encoder that a training starts from, so the bundled one cannot be used.
+WORK/encoders/skin_and_polyps_distilled, made by encoder_initialization.py (`teacher`, `distill`), takes its place.
 
 Trainings pinned to different cores can run side by side: `taskset -c 0 python benchmarks/real_data.py train ...`
 """
@@ -18,146 +20,272 @@ Trainings pinned to different cores can run side by side: `taskset -c 0 python b
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-MINUTES = "10"  # of each fold
+HERE = Path(__file__).parent
+RECORDED = HERE / "results" / "real_data"
+RESULTS = HERE.parent / "docs" / "results"
+PLANS, SMALL_PLANS = "nnUNetHRMedSegPlans", "nnUNetHRMedSegPlans_512"
 SMALL_CANVAS = [512, 512]
+STOCK, HRMEDSEG, HERSEG, SEGMAFORMER = (
+    ("nnUNetTrainer", "nnUNetPlans"),
+    ("nnUNetTrainerHRMedSeg", PLANS),
+    ("nnUNetTrainerHERSeg", PLANS),
+    ("nnUNetTrainerSegMaFormer", "nnUNetPlans"),
+)
+HRMEDSEG_512 = ("nnUNetTrainerHRMedSeg", SMALL_PLANS)
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A row of the table: number, labels, how many cases, how many folds, and what its trainings start from."""
+    """A row of the table."""
 
     number: int
+    title: str
     labels: dict[str, int]
+    channels: tuple[str, ...]
     cases: int
     folds: int
-    grey: bool
-    encoder: str | None
-    small_canvas: bool = False
-
-    def folder(self, name: str) -> str:
-        return f"Dataset{self.number}_{name}"
+    models: tuple[tuple[str, str], ...] = (STOCK, HRMEDSEG, HERSEG)
+    minutes: int = 10  # of each model and fold
+    configuration: str = "2d"
 
 
 DATASETS = {
     "jsrt": DataSet(
-        931, {"background": 0, "lungs": 1, "heart": 2, "clavicles": 3}, 60, 5, True, "nuclei_skin_teeth_distilled"
+        931,
+        "organs on chest radiographs, 1024 x 1024 pixels (JSRT)",
+        {"background": 0, "lungs": 1, "heart": 2, "clavicles": 3},
+        ("grey",),
+        60,
+        5,
     ),
     "dsb2018": DataSet(
-        932, {"background": 0, "nucleus": 1}, 60, 5, False, "all_but_nuclei_distilled", small_canvas=True
+        932,
+        "nuclei, 256 x 256 to 1388 x 1040 pixels (Data Science Bowl 2018)",
+        {"background": 0, "nucleus": 1},
+        ("R", "G", "B"),
+        60,
+        5,
+        (STOCK, HRMEDSEG, HERSEG, HRMEDSEG_512),
     ),
-    "mlua_dental": DataSet(933, {"background": 0, "caries": 1}, 24, 1, True, None),
+    "mlua_dental": DataSet(
+        933,
+        "caries on panoramic radiographs, 2944 x 1435 pixels (MLUA)",
+        {"background": 0, "caries": 1},
+        ("grey",),
+        24,
+        1,
+    ),
+    "msd_hippocampus": DataSet(
+        934,
+        "hippocampus in MR volumes of about 36 x 50 x 35 voxels (Medical Segmentation Decathlon, task 4)",
+        {"background": 0, "anterior": 1, "posterior": 2},
+        ("MRI",),
+        200,
+        1,
+        (STOCK, SEGMAFORMER),
+        40,
+        "3d_fullres",
+    ),
 }
-PLANS, SMALL_PLANS = "nnUNetHRMedSegPlans", "nnUNetHRMedSegPlans_512"
-MODELS = [("nnUNetTrainer", "nnUNetPlans"), ("nnUNetTrainerHRMedSeg", PLANS), ("nnUNetTrainerHERSeg", PLANS)]
-SMALL_MODELS = [("nnUNetTrainerHRMedSeg", SMALL_PLANS)]
 
 
-def models(dataset: DataSet) -> list[tuple[str, str]]:
-    return MODELS + (SMALL_MODELS if dataset.small_canvas else [])
+def folder_name(name: str) -> str:
+    return f"Dataset{DATASETS[name].number}_{name}"
 
 
-def environment(work: Path) -> dict[str, str]:
-    folders = {name: str(work / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    return {**os.environ, **folders, "nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "1", "nnUNet_compile": "f"}
-
-
-def command(work: Path, name: str, *arguments: str | Path, **extra: str) -> None:
-    executable = Path(sys.executable).parent / name
-    subprocess.run([executable, *map(str, arguments)], env={**environment(work), **extra}, check=True)
+def command(work: Path, name: str, *arguments: Any) -> None:
+    folders = {folder: str(work / folder) for folder in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    encoder = work / "encoders" / "skin_and_polyps_distilled" / "encoder.safetensors"
+    ours = {"nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "1", "nnUNet_compile": "f"}
+    environment = {**os.environ, **folders, **ours, "HRMEDSEG_ENCODER_WEIGHTS": str(encoder)}
+    subprocess.run([Path(sys.executable).parent / name, *map(str, arguments)], env=environment, check=True)
 
 
 def prepare(data: Path, work: Path) -> None:
     for name, dataset in DATASETS.items():
-        raw = work / "nnUNet_raw" / dataset.folder(name)
+        raw = work / "nnUNet_raw" / folder_name(name)
         if not (raw / "dataset.json").is_file():
-            write_raw(data / "labelled" / name, raw, dataset)
-        preprocessed = work / "nnUNet_preprocessed" / dataset.folder(name)
+            write_raw(data, raw, name, dataset)
+        preprocessed = work / "nnUNet_preprocessed" / folder_name(name)
+        shared = ["-d", dataset.number, "-c", dataset.configuration, "-npfp", 1, "-np", 1]
         if not (preprocessed / "nnUNetPlans.json").is_file():
-            command(
-                work, "nnUNetv2_plan_and_preprocess", "-d", str(dataset.number), "-c", "2d", "-npfp", "1", "-np", "1"
-            )
-        if not (preprocessed / f"{PLANS}.json").is_file():
-            planner = ["-pl", "nnUNetPlannerHRMedSeg"]
-            command(work, "nnUNetv2_plan_experiment", "-d", str(dataset.number), *planner)
-        if dataset.small_canvas:
+            command(work, "nnUNetv2_plan_and_preprocess", *shared)
+        if any(plans == PLANS for _, plans in dataset.models) and not (preprocessed / f"{PLANS}.json").is_file():
+            command(work, "nnUNetv2_plan_and_preprocess", *shared, "-pl", "nnUNetPlannerHRMedSeg")
+        if HRMEDSEG_512 in dataset.models and not (preprocessed / f"{SMALL_PLANS}.json").is_file():
             plans = json.loads((preprocessed / f"{PLANS}.json").read_text())
             plans["plans_name"] = SMALL_PLANS
             plans["configurations"]["2d"]["patch_size"] = SMALL_CANVAS
             (preprocessed / f"{SMALL_PLANS}.json").write_text(json.dumps(plans, indent=4))
 
 
-def write_raw(source: Path, raw: Path, dataset: DataSet) -> None:
-    from PIL import Image
-
+def write_raw(data: Path, raw: Path, name: str, dataset: DataSet) -> None:
+    write: Callable[..., str] = write_volumes if dataset.configuration.startswith("3d") else write_images
     for part in ("imagesTr", "labelsTr"):
         (raw / part).mkdir(parents=True, exist_ok=True)
-    masks = {file.stem: file for file in (source / "masks").iterdir()}
-    files = sorted((source / "images").iterdir())
-    chosen = np.random.default_rng(0).permutation(len(files))[: dataset.cases]
-    for file in (files[i] for i in sorted(chosen)):
-        Image.open(file).convert("L" if dataset.grey else "RGB").save(raw / "imagesTr" / f"{file.stem}_0000.png")
-        Image.open(masks[file.stem]).save(raw / "labelsTr" / f"{file.stem}.png")
-    channels = {"0": "grey"} if dataset.grey else {"0": "R", "1": "G", "2": "B"}
     description = {
-        "channel_names": channels,
+        "channel_names": {str(i): channel for i, channel in enumerate(dataset.channels)},
         "labels": dataset.labels,
-        "numTraining": len(chosen),
-        "file_ending": ".png",
+        "file_ending": write(data, raw, name, dataset),
+        "numTraining": len(list((raw / "labelsTr").iterdir())),
     }
     (raw / "dataset.json").write_text(json.dumps(description, indent=2))
 
 
-def train(work: Path, name: str, fold: str) -> None:
+def write_images(data: Path, raw: Path, name: str, dataset: DataSet) -> str:
+    from PIL import Image
+
+    source = data / "labelled" / name
+    masks = {file.stem: file for file in (source / "masks").iterdir()}
+    files = sorted((source / "images").iterdir())
+    chosen = np.random.default_rng(0).permutation(len(files))[: dataset.cases]
+    for file in (files[i] for i in sorted(chosen)):
+        image = Image.open(file).convert("L" if dataset.channels == ("grey",) else "RGB")
+        image.save(raw / "imagesTr" / f"{file.stem}_0000.png")
+        Image.open(masks[file.stem]).save(raw / "labelsTr" / f"{file.stem}.png")
+    return ".png"
+
+
+def write_volumes(data: Path, raw: Path, name: str, dataset: DataSet) -> str:
+    source, ending = data / "volumes" / name, ".nii.gz"
+    for file in sorted((source / "labelsTr").glob(f"*{ending}"))[: dataset.cases]:
+        shutil.copy(file, raw / "labelsTr")
+        case = file.name.removesuffix(ending)
+        shutil.copy(source / "imagesTr" / file.name, raw / "imagesTr" / f"{case}_0000{ending}")
+    return ending
+
+
+def train(work: Path, name: str, fold: str, only: int | None) -> None:
     dataset = DATASETS[name]
-    encoder = work / "encoders" / dataset.encoder / "encoder.safetensors" if dataset.encoder else "none"
-    for trainer, plans in models(dataset):
-        command(
-            work,
-            "hrmedseg",
-            *("compare", "-d", str(dataset.number), "--train", "-tr", trainer, "-p", plans, "-f", fold),
-            *("--minutes", MINUTES, "-device", "cpu", "--cost_images", "0"),
-            *("-o", work / "comparisons" / f"{name}_{trainer}_{plans}_{fold}"),
-            HRMEDSEG_ENCODER_WEIGHTS=str(encoder),
-        )
+    for trainer, plans in dataset.models if only is None else [dataset.models[only]]:
+        which = ["-d", dataset.number, "-tr", trainer, "-p", plans, "-c", dataset.configuration, "-f", fold]
+        output = work / "comparisons" / f"{name}_{trainer}_{plans}_{fold}"
+        budget = ["--train", "--minutes", dataset.minutes]
+        command(work, "hrmedseg", "compare", *which, *budget, "-device", "cpu", "--cost_images", 0, "-o", output)
 
 
-def report(work: Path) -> None:
-    results = Path(__file__).parent.parent / "docs" / "results"
+def record(work: Path, name: str, fold: str) -> None:
+    """The figures of a fold, without images or masks: many data sets may not be passed on."""
+    output = work / "comparisons" / f"{name}_fold_{fold}"
+    which = ["-d", DATASETS[name].number, "-f", fold, "--no_ensembles"]
+    command(work, "hrmedseg", "compare", *which, "--cost_images", 3, "-device", "cpu", "-o", output)
+    recorded = RECORDED / name / f"fold_{fold}"
+    recorded.mkdir(parents=True, exist_ok=True)
+    for file in ("comparison.json", "cases.csv"):
+        shutil.copy(output / file, recorded / file)
+
+
+def report() -> None:
+    from nnunet_hrmedseg.comparison.content import as_content, as_table
+
+    RESULTS.mkdir(parents=True, exist_ok=True)
     for name, dataset in DATASETS.items():
-        output = work / "comparisons" / name
-        command(
-            work, "hrmedseg", "compare", "-d", str(dataset.number), "--cost_images", "5", "-device", "cpu", "-o", output
-        )
-        (results / name).mkdir(parents=True, exist_ok=True)
-        for file in ("comparison.json", "cases.csv"):
-            (results / name / file).write_bytes((output / file).read_bytes())
+        folds = sorted((RECORDED / name).glob("fold_*"))
+        if not folds:
+            continue
+        contents = [json.loads((fold / "comparison.json").read_text()) for fold in folds]
+        table = as_table(as_content(pooled(folds, contents), "cpu"))
+        text = f"# {dataset.title[0].upper()}{dataset.title[1:]}\n\n{circumstances(dataset, contents)}\n\n{table}\n"
+        (RESULTS / f"{name}.md").write_text(text + cost_table(contents))
+        print(f"{name}: {len(folds)} of {dataset.folds} folds")
+
+
+def pooled(folds: list[Path], contents: list[dict[str, Any]]) -> Any:
+    """All cases of all folds in one object, as `hrmedseg compare` makes it of trained models."""
+    from nnunet_hrmedseg.comparison.results import Results
+
+    rows = [row for fold in folds for row in csv.DictReader((fold / "cases.csv").open())]
+    names, cases = (list(dict.fromkeys(row[key] for row in rows)) for key in ("model", "case"))
+    first = contents[0]
+    classes, measures = first["classes"], list(next(iter(first["models"][0]["measures"].values())))
+    shape = len(names), len(cases), len(classes)
+    values, sizes, true_sizes = np.full((*shape, len(measures)), np.nan), np.zeros(shape), np.zeros(shape[1:])
+    for row in rows:
+        place = names.index(row["model"]), cases.index(row["case"]), classes.index(row["class"])
+        values[place] = [float(row[measure] or "nan") for measure in measures]
+        sizes[place], true_sizes[place[1:]] = float(row["size"]), float(row["size_truth"])
+    if len(rows) != np.prod(shape):
+        raise SystemExit(f"{folds[0].parent}: not every model has every case and class")
+    return Results(
+        dataset=first["dataset"],
+        folds=[fold for content in contents for fold in content["folds"]],
+        cases=cases,
+        classes=classes,
+        measures=measures,
+        unit=first["unit"],
+        dimensions=2,
+        tolerance=first["tolerance"],
+        models=names,
+        baseline=first["baseline"],
+        values=dict(zip(names, values, strict=True)),
+        sizes=dict(zip(names, sizes, strict=True)),
+        true_sizes=true_sizes,
+    )
+
+
+def circumstances(dataset: DataSet, contents: list[dict[str, Any]]) -> str:
+    days = sorted({content["date"] for content in contents})
+    processors = sorted({content["machine"]["processor"] for content in contents})
+    versions = sorted({f"nnU-Net {c['versions']['nnunetv2']}, torch {c['versions']['torch']}" for c in contents})
+    return (
+        f"{len(contents)} of {dataset.folds} folds. Every model had {dataset.minutes} minutes of one CPU core for the "
+        f"training of a fold, the same splits, and nnU-Net's own validation.\n{', '.join(days)}; "
+        f"{'; '.join(processors)}; {'; '.join(versions)}."
+    )
+
+
+def cost_table(contents: list[dict[str, Any]]) -> str:
+    header = "| model | parameters, M | GMACs | training memory, MiB per image | prediction, s per case |"
+    lines = [header, "|---" * 5 + "|"]
+    for model in contents[0]["models"]:
+        cost = model["cost"]
+        if not isinstance(cost, dict):
+            continue
+        seconds = cost["predict_seconds"]
+        cells = [
+            model["title"],
+            f"{cost['parameters'] / 1e6:.2f}",
+            f"{cost['multiply_accumulates'] / 1e9:.1f}",
+            f"{cost['training_bytes'] / 2**20:.0f}",
+            "-" if seconds is None else f"{seconds:.2f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     steps = parser.add_subparsers(dest="step", required=True)
-    step = steps.add_parser("prepare")
-    step.add_argument("data", type=lambda text: Path(text).absolute())
-    step.add_argument("work", type=lambda text: Path(text).absolute())
-    step = steps.add_parser("train")
-    step.add_argument("work", type=lambda text: Path(text).absolute())
-    step.add_argument("dataset", choices=DATASETS)
-    step.add_argument("fold")
-    step = steps.add_parser("report")
-    step.add_argument("work", type=lambda text: Path(text).absolute())
+    takes = {
+        "prepare": ["data", "work"],
+        "train": ["work", "dataset", "fold", "model"],
+        "record": ["work", "dataset", "fold"],
+        "report": [],
+    }
+    kinds: dict[str, dict[str, Any]] = {
+        "data": {"type": lambda text: Path(text).absolute()},
+        "work": {"type": lambda text: Path(text).absolute()},
+        "dataset": {"choices": DATASETS},
+        "fold": {},
+        "model": {"type": int, "nargs": "?", "help": "its place in the table DATASETS, from 0; all without it"},
+    }
+    for step_name, arguments in takes.items():
+        step = steps.add_parser(step_name)
+        for argument in arguments:
+            step.add_argument(argument, **kinds[argument])
     args = parser.parse_args()
-    if args.step == "prepare":
-        prepare(args.data, args.work)
-    elif args.step == "train":
-        train(args.work, args.dataset, args.fold)
-    else:
-        report(args.work)
+    given = [getattr(args, argument) for argument in takes[args.step]]
+    {"prepare": prepare, "train": train, "record": record, "report": report}[args.step](*given)

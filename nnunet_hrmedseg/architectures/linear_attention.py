@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures.layers import at_least_float32, to_map, to_tokens, without_autocast
 from nnunet_hrmedseg.architectures.rotary import Rotation, rotate
@@ -94,12 +96,24 @@ class DualGatedLinearAttention(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
-def phi(x: Tensor) -> Tensor:
-    """ELU + 1, the kernel of Eq. 3, written as exp(min(x, 0)) + max(x, 0) where no gradient is wanted.
+class Phi(torch.autograd.Function):
+    """ELU + 1, the kernel of Eq. 3, of a tensor of any shape: exp(min(x, 0)) + max(x, 0), elementwise.
 
-    On a CPU torch's ELU takes seven times as long as the exponential of as many numbers. For the backward pass, it
-    keeps x alone, while the sum would also keep the exponential.
+    On a CPU torch's ELU takes seven times as long as the exponential of as many numbers. The derivative is
+    min(phi(x), 1), so that the result alone is kept for the backward pass.
     """
-    if x.requires_grad:
-        return F.elu(x) + 1.0
-    return x.clamp(max=0.0).exp() + x.clamp(min=0.0)
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        out = x.clamp(max=0.0).exp() + x.clamp(min=0.0)
+        ctx.save_for_backward(out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (out,) = ctx.saved_tensors
+        return gradient * out.clamp(max=1.0)
+
+
+def phi(x: Tensor) -> Tensor:
+    return Phi.apply(x)

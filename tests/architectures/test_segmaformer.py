@@ -178,7 +178,9 @@ def test_bytes_kept_for_a_patch_of_64():
 @pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 0.1), (torch.float16, 0.02)])
 def test_autocast_is_close_to_float32(dtype, tolerance):
     network = small()
-    image = torch.randn(1, 2, 16, 32, 32)
+    # Never two tokens deep: with AVX512, torch 2.14's bfloat16 gradients of depthwise 3 x 3 x 3 convolutions then read
+    # memory that nothing was written to.
+    image = torch.randn(1, 2, 64, 16, 16)
     with torch.no_grad():
         expected = network(image)
     with torch.autocast("cpu", dtype):

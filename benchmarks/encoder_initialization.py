@@ -63,7 +63,6 @@ ENCODERS = {
     "all_but_nuclei": ("isic2018", "cvc_clinicdb", "kvasir", "jsrt", "mlua_dental"),
     "all_but_skin": ("dsb2018", "cvc_clinicdb", "kvasir", "jsrt", "mlua_dental"),
     "bundled": ("dsb2018_without_demo", "isic2018", "cvc_clinicdb", "kvasir", "jsrt", "mlua_dental"),
-    "skin_and_polyps": ("isic2018", "cvc_clinicdb", "kvasir"),  # for real_data.py
 }
 # task -> the encoder that knows nothing of it
 TASKS = {
@@ -77,7 +76,6 @@ UNLABELLED = {
     "nuclei_skin_teeth": ("bccd", "fuseg", "idrid_train54", "imagenet_sample", "isic2018_512", "selfexsr_hr", "vnc_em"),
     "all_but_nuclei": ("figure1_covid_cxr", "fuseg", "idrid_train54", "imagenet_sample", "isic2018_512", "selfexsr_hr"),
     "all_but_skin": ("bccd", "figure1_covid_cxr", "idrid_train54", "imagenet_sample", "selfexsr_hr", "vnc_em"),
-    "skin_and_polyps": ("fuseg", "idrid_train54", "imagenet_sample", "isic2018_512", "selfexsr_hr"),
 }
 UNLABELLED["bundled"] = tuple(sorted({name for names in UNLABELLED.values() for name in names}))
 

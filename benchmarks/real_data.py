@@ -11,8 +11,8 @@ DATA holds `labelled`, with a folder of `images` and `masks` (class indices, sam
 volumes), one fold. Everything can be repeated and goes on where it stopped; folds may be recorded on different days and
 machines, as every fold's figures say which.
 
-No image of a task may have been seen by the encoder that a training starts from, so the bundled one cannot be used.
-WORK/encoders/skin_and_polyps_distilled, made by encoder_initialization.py (`teacher`, `distill`), takes its place.
+The bundled encoder was made from these data sets, among others, so all models start from random weights: what is
+compared is networks and recipes, and what an encoder is worth besides stands in encoder_initialization.py.
 
 Trainings pinned to different cores can run side by side: `taskset -c 0 python benchmarks/real_data.py train ...`
 """
@@ -40,11 +40,11 @@ PLANS, SMALL_PLANS = "nnUNetHRMedSegPlans", "nnUNetHRMedSegPlans_512"
 SMALL_CANVAS = [512, 512]
 STOCK, HRMEDSEG, HERSEG, SEGMAFORMER = (
     ("nnUNetTrainer", "nnUNetPlans"),
-    ("nnUNetTrainerHRMedSeg", PLANS),
-    ("nnUNetTrainerHERSeg", PLANS),
+    ("nnUNetTrainerHRMedSegScratch", PLANS),
+    ("nnUNetTrainerHERSegScratch", PLANS),
     ("nnUNetTrainerSegMaFormer", "nnUNetPlans"),
 )
-HRMEDSEG_512 = ("nnUNetTrainerHRMedSeg", SMALL_PLANS)
+HRMEDSEG_512 = ("nnUNetTrainerHRMedSegScratch", SMALL_PLANS)
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,8 @@ def folder_name(name: str) -> str:
 
 def command(work: Path, name: str, *arguments: Any) -> None:
     folders = {folder: str(work / folder) for folder in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    encoder = work / "encoders" / "skin_and_polyps_distilled" / "encoder.safetensors"
     ours = {"nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "1", "nnUNet_compile": "f"}
-    environment = {**os.environ, **folders, **ours, "HRMEDSEG_ENCODER_WEIGHTS": str(encoder)}
+    environment = {**os.environ, **folders, **ours}
     subprocess.run([Path(sys.executable).parent / name, *map(str, arguments)], env=environment, check=True)
 
 

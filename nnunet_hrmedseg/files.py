@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from nnunet_hrmedseg.errors import HRMedSegError
 
-__all__ = ["finite", "json_object", "read_json", "replacing", "spreadsheet_text", "write_atomically"]
+__all__ = ["finite", "json_object", "put_folder", "read_json", "replacing", "spreadsheet_text", "write_atomically"]
 
 
 @contextmanager
@@ -27,6 +28,20 @@ def write_atomically(file: Path, content: bytes) -> None:
     """The file with this content, or as it was before: never half of it."""
     with replacing(file) as temporary:
         temporary.write_bytes(content)
+
+
+def put_folder(new: Path, place: Path) -> None:
+    """The folder `new` takes the place of `place`, which is as it was before if that fails. Both are on one disk."""
+    old = new.with_name(f"{new.name}.replaced")
+    if place.exists():
+        os.rename(place, old)
+    try:
+        os.rename(new, place)
+    except OSError:
+        if old.exists():
+            os.rename(old, place)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_json(file: Path) -> Any:

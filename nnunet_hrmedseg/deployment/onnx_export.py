@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -22,7 +20,7 @@ from nnunet_hrmedseg.deployment.folds import checkpoints_of
 from nnunet_hrmedseg.deployment.onnx_predict import INPUT, OUTPUT, open_session
 from nnunet_hrmedseg.deployment.sidecar import READERS, SCHEMES, SIDECAR, Normalization, Sidecar
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.files import json_object
+from nnunet_hrmedseg.files import json_object, put_folder
 from nnunet_hrmedseg.plans.networks import network_name_of
 from nnunet_hrmedseg.plans.overrides import is_hrmedseg_configuration, resolved_configuration
 from nnunet_hrmedseg.pretraining.teachers.loading import check_model_folder, load_checkpoint
@@ -81,9 +79,7 @@ def export_onnx(
             file = folder / sidecar.folds[fold]
             sidecar.logit_difference[fold] = _write_fold(graph, network, file, sidecar)
         sidecar.write(folder)
-        if output.exists():
-            shutil.rmtree(output)
-        os.replace(folder, output)
+        put_folder(folder, output)
     return output
 
 

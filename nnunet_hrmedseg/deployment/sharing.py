@@ -36,7 +36,7 @@ from nnunet_hrmedseg import __version__
 from nnunet_hrmedseg.deployment.private_texts import PrivateTexts, texts_in
 from nnunet_hrmedseg.deployment.shared_model import CHECKPOINT, SharedModel, channels_of, place_of, started_from
 from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.files import finite, json_object, read_json
+from nnunet_hrmedseg.files import finite, json_object, put_folder, read_json
 from nnunet_hrmedseg.plans.overrides import is_hrmedseg_configuration
 from nnunet_hrmedseg.pretraining.teachers.loading import load_checkpoint, sha256_of
 from nnunet_hrmedseg.registration.names import REGISTERED
@@ -107,15 +107,7 @@ def _share(model: SharedModel, output: Path, licence: str) -> None:
             _zip(root, unfinished)
             os.replace(unfinished, output)
         else:
-            old = Path(temporary, "old")
-            if output.exists():
-                os.rename(output, old)
-            try:
-                os.rename(root, output)
-            except OSError:
-                if old.exists():
-                    os.rename(old, output)
-                raise
+            put_folder(root, output)
 
 
 def _check_output(folder: Path, output: Path, overwrite: bool) -> None:

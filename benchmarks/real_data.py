@@ -225,7 +225,7 @@ def pooled(folds: list[Path], contents: list[dict[str, Any]]) -> Any:
         classes=classes,
         measures=measures,
         unit=first["unit"],
-        dimensions=2,
+        dimensions=2,  # for the gallery, which there is none of
         tolerance=first["tolerance"],
         models=names,
         baseline=first["baseline"],
@@ -240,26 +240,27 @@ def circumstances(dataset: DataSet, contents: list[dict[str, Any]]) -> str:
     processors = sorted({content["machine"]["processor"] for content in contents})
     versions = sorted({f"nnU-Net {c['versions']['nnunetv2']}, torch {c['versions']['torch']}" for c in contents})
     return (
-        f"{len(contents)} of {dataset.folds} folds. Every model had {dataset.minutes} minutes of one CPU core for the "
-        f"training of a fold, the same splits, and nnU-Net's own validation.\n{', '.join(days)}; "
-        f"{'; '.join(processors)}; {'; '.join(versions)}."
+        f"{len(contents)} of {dataset.folds} folds. For the training of a fold every model had {dataset.minutes} "
+        f"minutes of one CPU core,\nwith the same splits and all from random weights; then nnU-Net's own validation.\n"
+        f"{', '.join(days)}; {'; '.join(processors)}; {'; '.join(versions)}. Made by `benchmarks/real_data.py`."
     )
 
 
 def cost_table(contents: list[dict[str, Any]]) -> str:
-    header = "| model | parameters, M | GMACs | training memory, MiB per image | prediction, s per case |"
-    lines = [header, "|---" * 5 + "|"]
+    """Of the first fold; the batches are those of all folds."""
+    titles = ("model", "parameters, M", "GMACs", "training memory, MiB per patch", "batches", "prediction, s per case")
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for model in contents[0]["models"]:
         cost = model["cost"]
-        if not isinstance(cost, dict):
-            continue
-        seconds = cost["predict_seconds"]
+        costs = [other["cost"] for content in contents for other in content["models"] if other["name"] == model["name"]]
+        batches = sorted(of_fold["iterations"] for of_fold in costs)
         cells = [
             model["title"],
             f"{cost['parameters'] / 1e6:.2f}",
             f"{cost['multiply_accumulates'] / 1e9:.1f}",
             f"{cost['training_bytes'] / 2**20:.0f}",
-            "-" if seconds is None else f"{seconds:.2f}",
+            f"{' to '.join(map(str, dict.fromkeys((batches[0], batches[-1]))))} of {cost['batch_size']}",
+            f"{cost['predict_seconds']:.2f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -1,19 +1,21 @@
 """Any nnU-Net trainer class, trained for so many epochs or so many minutes.
 
 Trainers differ in what an epoch costs and in how many they ask for, and learning rates follow the epochs. Two trainers
-that get the same minutes keep both their schedules whole: the number of epochs follows from the minutes alone, and the
-number of iterations in each of them from the speed of this training on this machine.
+that get the same minutes keep both their schedules whole: the number of epochs follows from the minutes, and the number
+of iterations in each of them from the speed of this training on this machine. Where it is so slow that not even one
+iteration fits into each epoch, there are fewer epochs.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from time import monotonic
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch.optim import Optimizer
 
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.files import json_object, write_atomically
@@ -23,9 +25,10 @@ __all__ = ["BUDGET_FILE", "Budget", "with_budget"]
 BUDGET_FILE = "budget.json"
 
 SECONDS_PER_EPOCH, FEWEST_EPOCHS, MOST_EPOCHS = 30, 5, 50  # of a training by minutes
-FIRST_ITERATIONS = 5  # in the first epoch, when the speed is not known
+FIRST_ITERATIONS = 2  # in the first epoch, when the speed is not known
 MOST_GROWTH = 10  # from the longest epoch so far to the next: a few batches may all have waited in a queue
 VALIDATION_SHARE = 5  # training iterations to one validation iteration, at least
+VALIDATION_TIME = 1 / 3  # of a validation iteration, in training iterations: no backward pass
 CHECKPOINTS = 20  # in a training, at least: what a kill can cost
 
 
@@ -70,11 +73,13 @@ class Record:
     budget: Budget
     seconds: list[float] = field(default_factory=list)  # wall clock: loading, validation, checkpoints included
     iterations: list[int] = field(default_factory=list)
+    num_epochs: int | None = None  # where there are fewer than the minutes would have
 
     def write(self, file: Path) -> None:
         content = {
             "epochs": self.budget.epochs,
             "minutes": self.budget.minutes,
+            "num_epochs": self.num_epochs,
             "training_seconds": round(sum(self.seconds), 3),
             "iterations": sum(self.iterations),
             "seconds_per_epoch": [round(seconds, 3) for seconds in self.seconds],
@@ -91,15 +96,17 @@ class Record:
         """
         content = json_object(file, "record of a training's budget")
         try:
-            epochs, minutes = content["epochs"], content["minutes"]
+            epochs, minutes, num_epochs = content["epochs"], content["minutes"], content.get("num_epochs")
             seconds, iterations = content["seconds_per_epoch"], content["iterations_per_epoch"]
-            whole = [*iterations, *([] if epochs is None else [epochs])]
+            whole = [*iterations, *(number for number in (epochs, num_epochs) if number is not None)]
             numbers = [*seconds, *([] if minutes is None else [minutes])]
             if len(seconds) != len(iterations) or not all(type(value) is int for value in whole):
                 raise ValueError("its epochs, iterations and seconds do not go together")
             if not all(type(value) in (int, float) and 0 <= value and isfinite(value) for value in [*whole, *numbers]):
                 raise ValueError("it has values that are no numbers from 0 on")
-            return cls(Budget(epochs, minutes), list(seconds), list(iterations))
+            if num_epochs == 0:
+                raise ValueError("it says that there are no epochs")
+            return cls(Budget(epochs, minutes), list(seconds), list(iterations), num_epochs)
         except (KeyError, ValueError, TypeError, OverflowError, HRMedSegError) as error:
             raise HRMedSegError(
                 f"{file} is no record of a training's budget ({type(error).__name__}: {error}). Move the folder away "
@@ -114,7 +121,7 @@ def with_budget(
 
     It has the same name, so that folders, checkpoints and all of nnU-Net's commands take it for the given one. A budget
     by minutes counts wall-clock time from the first iteration to the end of the last epoch: not the preprocessing, not
-    the final validation. An epoch has one iteration at least, so a machine too slow for that takes longer.
+    the final validation. A machine on which the first epoch alone takes longer exceeds it.
 
     Training writes budget.json into the fold's folder: the budget, `training_seconds` and `iterations` so far, and both
     for each epoch. A continued training goes on from there.
@@ -132,12 +139,18 @@ def with_budget(
     return type(trainer_class.__name__, (_WithBudget, trainer_class), {**names, "budget": Budget(epochs, minutes)})
 
 
+class _NoMoreEpochs(Exception):
+    """Ends nnU-Net's loop before the number of epochs that it was begun with."""
+
+
 class _WithBudget(nnUNetTrainer):
     """Goes in front of a trainer class. No `__init__`: nnU-Net records its arguments by the signature it finds."""
 
     budget: Budget
     save_every: int
     num_val_iterations_per_epoch: int
+    optimizer: Optimizer
+    fastest_step = inf  # seconds of a training iteration
 
     def initialize(self) -> None:
         # after every __init__, before the learning rate is scheduled
@@ -148,9 +161,17 @@ class _WithBudget(nnUNetTrainer):
             self.num_iterations_per_epoch = max(FIRST_ITERATIONS, getattr(self, "warmup_iterations", 0))
         super().initialize()
 
+    def run_training(self) -> None:
+        try:
+            super().run_training()
+        except _NoMoreEpochs:
+            self.on_train_end()
+
     def on_train_start(self) -> None:
         self.record = self._record_so_far()
         super().on_train_start()
+        if self.record.num_epochs is not None:
+            self._train_as(self.record.num_epochs)
         self.most_validation = self.num_val_iterations_per_epoch
         self.record.write(Path(self.output_folder, BUDGET_FILE))
         self.print_to_log_file(f"The budget of this training: {self.budget}, trained as {self.num_epochs} epochs.")
@@ -168,9 +189,19 @@ class _WithBudget(nnUNetTrainer):
                 f"stopped before epoch {self.current_epoch}, and this one is of {self.budget}: finish that one first, "
                 f"or move the folder away to begin anew."
             )
-        return Record(self.budget, record.seconds[: self.current_epoch], record.iterations[: self.current_epoch])
+        done = slice(self.current_epoch)
+        return Record(self.budget, record.seconds[done], record.iterations[done], record.num_epochs)
+
+    def _train_as(self, num_epochs: int) -> None:
+        """With another number of epochs than planned, over which the learning rate runs its whole course."""
+        self.num_epochs = self.record.num_epochs = num_epochs
+        state = self.optimizer.state_dict()
+        self.optimizer, self.lr_scheduler = self.configure_optimizers()
+        self.optimizer.load_state_dict(state)
 
     def on_epoch_start(self) -> None:
+        if self.current_epoch >= self.num_epochs:
+            raise _NoMoreEpochs
         if self.budget.minutes is not None:
             if self.record.iterations:
                 self.num_iterations_per_epoch = self._iterations_of_next_epoch(60 * self.budget.minutes)
@@ -187,6 +218,12 @@ class _WithBudget(nnUNetTrainer):
         fitting = int((share - (epoch - stepping)) * iterations / stepping)
         return max(1, min(fitting, MOST_GROWTH * max(self.record.iterations)))
 
+    def train_step(self, batch: dict) -> dict:
+        began = monotonic()
+        output = super().train_step(batch)
+        self.fastest_step = min(self.fastest_step, monotonic() - began)
+        return output
+
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         self.record.iterations.append(len(train_outputs))
         super().on_train_epoch_end(train_outputs)
@@ -200,8 +237,20 @@ class _WithBudget(nnUNetTrainer):
         self.record.seconds.append(0.0)
         # twice: a checkpoint must never know of an epoch that the record lacks, and saving it takes time
         self._time_epoch()
+        if self.budget.minutes is not None and len(self.record.seconds) == 1:
+            self._refuse_epochs_that_do_not_fit(60 * self.budget.minutes)
         super().on_epoch_end()
         self.epoch_began = self._time_epoch()
+
+    def _refuse_epochs_that_do_not_fit(self, budget_seconds: float) -> None:
+        """After the first: the others have one iteration and one validation iteration at least."""
+        shortest = self.fastest_step * (1 + VALIDATION_TIME)
+        fitting = 1 + max(0, int((budget_seconds - self.record.seconds[0]) / shortest))
+        if fitting < self.num_epochs:
+            self._train_as(fitting)
+            self.print_to_log_file(
+                f"One iteration takes {self.fastest_step:.1f} s: {fitting} epochs fit into the budget."
+            )
 
     def _time_epoch(self) -> float:
         now = monotonic()

@@ -60,9 +60,12 @@ class Fake(nnUNetTrainer):
         self.said, self.rates, self.trained, self.validated = [], [], [], []
 
     def initialize(self):
-        self.optimizer = torch.optim.SGD(self.network.parameters(), 0.01)
-        self.lr_scheduler = PolyLRScheduler(self.optimizer, 0.01, self.num_epochs)
+        self.optimizer, self.lr_scheduler = self.configure_optimizers()
         self.was_initialized = True
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.network.parameters(), 0.01)
+        return optimizer, PolyLRScheduler(optimizer, 0.01, self.num_epochs)
 
     def on_train_start(self):
         if not self.was_initialized:
@@ -154,7 +157,7 @@ def test_minutes(tmp_path, clock, minutes, seconds):
     assert saved["iterations"] == len(trainer.rates) == sum(trainer.trained)
     assert saved["minutes"] == minutes and saved["epochs"] is None
     epochs = trainer.num_epochs
-    assert trainer.trained[0] == 5 and len(trainer.trained) == epochs
+    assert trainer.trained[0] == 2 and len(trainer.trained) == epochs
     assert trainer.rates[-1] == pytest.approx(0.01 * (1 / epochs) ** 0.9)
     assert max(trainer.validated) <= 50
     assert all(v == 1 or 5 * v <= n for v, n in zip(trainer.validated, trainer.trained, strict=True))
@@ -179,7 +182,7 @@ def test_slow_first_iterations_are_not_taken_for_the_speed(tmp_path, clock):
 def test_batches_that_waited_are_not_taken_for_the_speed(tmp_path, clock):
     trainer = with_budget(Fake, minutes=5)(tmp_path, clock, chain(repeat(0.01, 8), repeat(0.5)))
     trainer.run_training()
-    assert trainer.trained[1] == 50
+    assert trainer.trained[1] == 20
     assert record(tmp_path)["training_seconds"] == pytest.approx(300, rel=0.02)
 
 
@@ -195,12 +198,32 @@ def test_speed_that_changes_halfway(tmp_path, clock, factor):
     assert record(tmp_path)["training_seconds"] == pytest.approx(600, rel=0.02)
 
 
-def test_an_epoch_has_one_iteration_at_least(tmp_path, clock):
-    trainer = with_budget(Fake, minutes=2)(tmp_path, clock, repeat(50.0))
+@pytest.mark.parametrize("seconds, trained", [(20.0, [2, 1, 1]), (30.0, [2, 1]), (70.0, [2])])
+def test_epochs_into_which_no_iteration_would_fit_are_left_out(tmp_path, clock, seconds, trained):
+    trainer = with_budget(Fake, minutes=2)(tmp_path, clock, repeat(seconds), validation=seconds / 3)
     trainer.run_training()
-    assert trainer.trained == [5, 1, 1, 1, 1]
-    assert record(tmp_path)["training_seconds"] > 400
+    assert trainer.trained == trained
+    assert trainer.num_epochs == record(tmp_path)["num_epochs"] == len(trained)
+    assert trainer.rates[-1] == pytest.approx(0.01 * (1 / len(trained)) ** 0.9)  # a whole course all the same
+    assert record(tmp_path)["training_seconds"] < max(130 + seconds / 3, 2.5 * seconds)
+    assert f"{len(trained)} epochs fit into the budget" in " ".join(trainer.said)
     assert "Its budget was 2 minutes" in trainer.said[-1]
+    assert (tmp_path / "checkpoint_final.pth").is_file()
+
+
+def test_the_optimiser_goes_on_as_it_is_when_there_are_fewer_epochs(tmp_path, clock):
+    trainer = with_budget(Fake, minutes=2)(tmp_path, clock, repeat(20.0))
+    trainer.initialize()
+    trainer.optimizer.state[trainer.network.weight]["momentum_buffer"] = torch.tensor([[7.0]])
+    trainer.run_training()
+    assert trainer.num_epochs < 5
+    assert trainer.optimizer.state[trainer.network.weight]["momentum_buffer"].item() == 7
+
+
+def test_a_continued_training_has_as_many_epochs_as_it_had(tmp_path, clock):
+    trainer = killed_and_continued(tmp_path, clock, {"minutes": 2}, 2, speed=(20.0, 0.1))
+    assert trainer.num_epochs == 3 and len(trainer.trained) == 1
+    assert trainer.rates[-1] == pytest.approx(0.01 * (1 / 3) ** 0.9)
 
 
 def killed_and_continued(tmp_path, clock, budget, killed_after, continued_with=None, speed=(0.2, 0.2)):

@@ -108,8 +108,7 @@ def folder_name(name: str) -> str:
 
 def command(work: Path, name: str, *arguments: Any) -> None:
     folders = {folder: str(work / folder) for folder in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    ours = {"nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "1", "nnUNet_compile": "f"}
-    environment = {**os.environ, **folders, **ours}
+    environment = {**os.environ, **folders, "nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "1", "nnUNet_compile": "f"}
     subprocess.run([Path(sys.executable).parent / name, *map(str, arguments)], env=environment, check=True)
 
 

@@ -73,7 +73,7 @@ def benchmark(args: argparse.Namespace) -> int:
         "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "device": device.type,
         "threads": torch.get_num_threads(),
-        "precision": precision(args.precision, device),
+        "precision": precision_in_words(args.precision, device),
         "processor": torch.backends.cpu.get_cpu_capability(),
         "versions": {"nnunet_hrmedseg": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "date": datetime.date.today().isoformat(),
@@ -255,7 +255,7 @@ def run_once(trained: Trainable, image: Tensor, target: Tensor, training: bool, 
     trained.optimizer.step()
 
 
-def precision(wanted: str, device: torch.device) -> str:
+def precision_in_words(wanted: str, device: torch.device) -> str:
     """What was measured, in words: what "nnunet" comes to depends on the machine."""
     if wanted != "nnunet":
         return wanted

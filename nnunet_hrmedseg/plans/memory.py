@@ -91,7 +91,7 @@ def said_in_words(batch_size: int, canvas: Sequence[int], *, recompute: bool, **
     taken, other = (
         training_memory_gb(batch_size, canvas, recompute=choice, **network) for choice in (recompute, not recompute)
     )
-    price = "a quarter more time for a step" if not recompute else "a fifth less time for a step"
+    price = "a quarter less time for a step" if recompute else "a third more time for a step"
     return (
         f"Training takes about {taken:.1f} GB in float32 for {batch_size} images of {canvas[0]} x {canvas[1]}, less in "
         f'mixed precision. With "recompute": {str(not recompute).lower()} among the arch_kwargs of the plans it would '

@@ -16,7 +16,7 @@ from nnunet_hrmedseg.benchmark.networks import (
     planned_architecture,
 )
 from nnunet_hrmedseg.benchmark.report import table
-from nnunet_hrmedseg.benchmark.run import precision, random_batch, run_once
+from nnunet_hrmedseg.benchmark.run import precision_in_words, random_batch, run_once
 from nnunet_hrmedseg.cli import main
 
 CPU = torch.device("cpu")
@@ -73,7 +73,7 @@ def noting_precision(forward, seen):
 
 
 def test_mixed_precision_on_cuda_is_said():
-    assert precision("nnunet", torch.device("cuda")) == "mixed precision (fp16)"
+    assert precision_in_words("nnunet", torch.device("cuda")) == "mixed precision (fp16)"
 
 
 def test_the_table_has_a_row_for_each_network(content):

@@ -110,23 +110,23 @@ def count(predictor: nnUNetPredictor) -> Cost:
     classes = predictor.label_manager.num_segmentation_heads
     ours = issubclass(trainer, OneOutputTrainer)
     network = build_network(trainer, plans, configuration, channels, classes, not ours)
+    recompute = configuration.network_arch_init_kwargs.get("recompute", False)
+    trainable = as_ours_train(trainer, network, recompute) if ours else as_nnunet_trains(network)
     return Cost(
         patch_size=patch,
         batch_size=int(configuration.batch_size),
         parameters=parameters(predictor.network)["total"],
         multiply_accumulates=multiply_accumulates(predictor.network, shape)["total"],
-        training_bytes=kept_without_running(
-            as_ours_train(trainer, network) if ours else as_nnunet_trains(network), [shape]
-        )[0],
+        training_bytes=kept_without_running(trainable, [shape])[0],
     )
 
 
-def as_ours_train(trainer: type[OneOutputTrainer], network: nn.Module) -> Trainable:
-    """The network with the loss that its trainer trains it with."""
+def as_ours_train(trainer: type[OneOutputTrainer], network: nn.Module, recompute: bool) -> Trainable:
+    """The network with the loss that its trainer trains it with, where its plan says to `recompute` or not."""
     loss = nnunet_loss()
     if issubclass(trainer, nnUNetTrainerHRMedSeg):
         network.upsample_in_training = False  # type: ignore[assignment]  # as the trainer sets it
-        loss = trainer.build_loss(regions=False)
+        loss = trainer.build_loss(regions=False, frugal=recompute)
     return Trainable(network, loss, torch.optim.Adam(network.parameters()))
 
 

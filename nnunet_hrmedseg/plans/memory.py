@@ -9,11 +9,13 @@ less: the estimate errs on the side that does not run out of memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-__all__ = ["largest_batch_size", "said_in_words", "training_memory_gb"]
+from nnunet_hrmedseg.errors import size
+
+__all__ = ["choice_in_words", "largest_batch_size", "said_in_words", "training_memory_gb"]
 
 
 @dataclass(frozen=True)
@@ -88,12 +90,15 @@ def said_in_words(batch_size: int, canvas: Sequence[int], *, recompute: bool, **
 
     network: the other keyword arguments of `training_memory_gb`.
     """
-    taken, other = (
-        training_memory_gb(batch_size, canvas, recompute=choice, **network) for choice in (recompute, not recompute)
-    )
+    gb = {choice: training_memory_gb(batch_size, canvas, recompute=choice, **network) for choice in (True, False)}
+    return choice_in_words(f"{batch_size} images of {size(canvas)}", gb, recompute)
+
+
+def choice_in_words(batch: str, gb: Mapping[bool, float], recompute: bool) -> str:
+    """The same of any network: `gb` says what training takes with recomputation (True) and without."""
     price = "a quarter less time for a step" if recompute else "a third more time for a step"
     return (
-        f"Training takes about {taken:.1f} GB in float32 for {batch_size} images of {canvas[0]} x {canvas[1]}, less in "
-        f'mixed precision. With "recompute": {str(not recompute).lower()} among the arch_kwargs of the plans it would '
-        f"be about {other:.1f} GB and {price}."
+        f"Training takes about {gb[recompute]:.2g} GB in float32 for {batch}, less in mixed precision. With "
+        f'"recompute": {str(not recompute).lower()} among the arch_kwargs of the plans it would be about '
+        f"{gb[not recompute]:.2g} GB and {price}."
     )

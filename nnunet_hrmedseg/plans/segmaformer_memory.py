@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from nnunet_hrmedseg.plans.memory import BYTES_PER_PARAMETER, GPU_CONTEXT_GB
+from nnunet_hrmedseg.errors import size
+from nnunet_hrmedseg.plans.memory import BYTES_PER_PARAMETER, GPU_CONTEXT_GB, choice_in_words
 
 __all__ = ["GPU_CONTEXT_GB", "said_in_words", "tokens_of_stages", "training_memory_gb"]
 
@@ -71,12 +72,5 @@ def said_in_words(batch_size: int, patch_size: Sequence[int], *, recompute: bool
 
     network: the other keyword arguments of `training_memory_gb`.
     """
-    taken, other = (
-        training_memory_gb(batch_size, patch_size, recompute=choice, **network) for choice in (recompute, not recompute)
-    )
-    price = "a quarter less time for a step" if recompute else "a third more time for a step"
-    return (
-        f"Training takes about {taken:.2g} GB in float32 for {batch_size} patches of "
-        f'{" x ".join(map(str, patch_size))}, less in mixed precision. With "recompute": {str(not recompute).lower()} '
-        f"among the arch_kwargs of the plans it would be about {other:.2g} GB and {price}."
-    )
+    gb = {choice: training_memory_gb(batch_size, patch_size, recompute=choice, **network) for choice in (True, False)}
+    return choice_in_words(f"{batch_size} patches of {size(patch_size)}", gb, recompute)

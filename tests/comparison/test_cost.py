@@ -3,8 +3,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from nnunet_hrmedseg.comparison.cost import costs, epochs_of_logs, length_of_training
+from nnunet_hrmedseg.comparison.cost import as_ours_train, costs, epochs_of_logs, length_of_training
+from nnunet_hrmedseg.trainers.losses import LARGE_STRIP, SMALL_STRIP
+from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSeg
 
 
 def test_epochs_are_read_from_all_logs_of_a_fold(tmp_path: Path) -> None:
@@ -30,3 +33,9 @@ def test_the_length_of_a_training_within_a_budget(tmp_path: Path) -> None:
 def test_a_model_that_cannot_be_loaded_is_a_sentence(tmp_path: Path) -> None:
     found = costs({"gone": (tmp_path / "gone", "0")}, [], torch.device("cpu"), [])
     assert "checkpoint_best.pth cannot be read" in str(found["gone"])
+
+
+@pytest.mark.parametrize(("recompute", "strip"), [(True, SMALL_STRIP), (False, LARGE_STRIP)])
+def test_memory_is_counted_with_the_strips_that_the_trainer_would_take(recompute: bool, strip: int) -> None:
+    trainable = as_ours_train(nnUNetTrainerHRMedSeg, nn.Conv2d(3, 2, 1), recompute)
+    assert trainable.loss.logits_in_a_strip == strip

@@ -51,7 +51,13 @@ def train_fold(
     command += ["--npz"] * npz
     # a group of its own: nnU-Net's workers outlive a training that was killed, and are ended with the group
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, encoding="utf-8", errors="replace", start_new_session=True
+        [*command, "--end_with_input"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
     )
     last: deque[str] = deque(maxlen=LINES_SAID)
     shown = threading.Thread(target=_show, args=(process.stderr, last), daemon=True)
@@ -79,6 +85,19 @@ def _end(process: subprocess.Popen) -> None:
         pass
 
 
+def end_with_input() -> None:
+    """End this process and all in its group as soon as nobody holds the other end of its standard input any more: so a
+    training does not outlive the command that started it, however that is killed."""
+
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        if sys.platform != "win32":
+            os.killpg(os.getpgid(0), signal.SIGKILL)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _show(stream, last: deque[str]) -> None:
     for line in stream:
         sys.stderr.write(line)
@@ -97,7 +116,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, help="train for so long")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), default="cuda")
     parser.add_argument("--npz", action="store_true", help="keep the validation's probabilities")
+    parser.add_argument("--end_with_input", action="store_true", help="when the standard input is closed")
     args = parser.parse_args(arguments)
+    if args.end_with_input:
+        end_with_input()
     try:
         _train(args)
     except HRMedSegError as error:

@@ -60,6 +60,7 @@ class DataSet:
     models: tuple[tuple[str, str], ...] = (STOCK, HRMEDSEG, HERSEG)
     minutes: int = 10  # of each model and fold
     configuration: str = "2d"
+    first: int = 0  # of the cases, in an order drawn at random
 
 
 DATASETS = {
@@ -106,6 +107,10 @@ def folder_name(name: str) -> str:
     return f"Dataset{DATASETS[name].number}_{name}"
 
 
+def absolute(path: str) -> Path:
+    return Path(path).absolute()
+
+
 def command(work: Path, name: str, *arguments: Any) -> None:
     folders = {folder: str(work / folder) for folder in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     environment = {**os.environ, **folders, "nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "1", "nnUNet_compile": "f"}
@@ -123,11 +128,17 @@ def prepare(data: Path, work: Path) -> None:
             command(work, "nnUNetv2_plan_and_preprocess", *shared)
         if any(plans == PLANS for _, plans in dataset.models) and not (preprocessed / f"{PLANS}.json").is_file():
             command(work, "nnUNetv2_plan_and_preprocess", *shared, "-pl", "nnUNetPlannerHRMedSeg")
-        if HRMEDSEG_512 in dataset.models and not (preprocessed / f"{SMALL_PLANS}.json").is_file():
-            plans = json.loads((preprocessed / f"{PLANS}.json").read_text())
-            plans["plans_name"] = SMALL_PLANS
-            plans["configurations"]["2d"]["patch_size"] = SMALL_CANVAS
-            (preprocessed / f"{SMALL_PLANS}.json").write_text(json.dumps(plans, indent=4))
+        if HRMEDSEG_512 in dataset.models:
+            write_plans_of_canvas(preprocessed, SMALL_PLANS, SMALL_CANVAS)
+
+
+def write_plans_of_canvas(preprocessed: Path, name: str, canvas: list[int]) -> None:
+    """The plans of HRMedSeg with another canvas, unless they are there."""
+    if not (preprocessed / f"{name}.json").is_file():
+        plans = json.loads((preprocessed / f"{PLANS}.json").read_text())
+        plans["plans_name"] = name
+        plans["configurations"]["2d"]["patch_size"] = canvas
+        (preprocessed / f"{name}.json").write_text(json.dumps(plans, indent=4))
 
 
 def write_raw(data: Path, raw: Path, name: str, dataset: DataSet) -> None:
@@ -149,7 +160,7 @@ def write_images(data: Path, raw: Path, name: str, dataset: DataSet) -> str:
     source = data / "labelled" / name
     masks = {file.stem: file for file in (source / "masks").iterdir()}
     files = sorted((source / "images").iterdir())
-    chosen = np.random.default_rng(0).permutation(len(files))[: dataset.cases]
+    chosen = np.random.default_rng(0).permutation(len(files))[dataset.first :][: dataset.cases]
     for file in (files[i] for i in sorted(chosen)):
         image = Image.open(file).convert("L" if dataset.channels == ("grey",) else "RGB")
         image.save(raw / "imagesTr" / f"{file.stem}_0000.png")
@@ -179,7 +190,10 @@ def record(work: Path, name: str, fold: str) -> None:
     """The figures of a fold, without images or masks: many data sets may not be passed on."""
     output = work / "comparisons" / f"{name}_fold_{fold}"
     which = ["-d", DATASETS[name].number, "-f", fold, "--no_ensembles"]
-    command(work, "hrmedseg", "compare", *which, "--cost_images", 3, "-device", "cpu", "-o", output)
+    # what a model costs is the same in every fold: reported is that of the first
+    command(
+        work, "hrmedseg", "compare", *which, "--cost_images", 3 if fold == "0" else 0, "-device", "cpu", "-o", output
+    )
     recorded = RECORDED / name / f"fold_{fold}"
     recorded.mkdir(parents=True, exist_ok=True)
     for file in ("comparison.json", "cases.csv"):
@@ -275,8 +289,8 @@ if __name__ == "__main__":
         "report": [],
     }
     kinds: dict[str, dict[str, Any]] = {
-        "data": {"type": lambda text: Path(text).absolute()},
-        "work": {"type": lambda text: Path(text).absolute()},
+        "data": {"type": absolute},
+        "work": {"type": absolute},
         "dataset": {"choices": DATASETS},
         "fold": {},
         "model": {"type": int, "nargs": "?", "help": "its place in the table DATASETS, from 0; all without it"},

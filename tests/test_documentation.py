@@ -110,7 +110,7 @@ def test_a_trainer_of_ones_own_as_it_is_shown():
     (block,) = blocks(ROOT / "docs" / "extending.md", "python")
     names: dict = {}
     exec(block, names)
-    assert issubclass(names["nnUNetTrainerHRMedSegAdamW"], nnUNetTrainerHRMedSeg)
+    assert issubclass(names["nnUNetTrainerHRMedSegPaper"], nnUNetTrainerHRMedSeg)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

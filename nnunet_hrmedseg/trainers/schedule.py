@@ -1,4 +1,4 @@
-"""The learning rates of the papers, stretched over however many epochs are trained."""
+"""The learning rates of our trainers and of the papers, stretched over however many epochs are trained."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from math import cos, pi
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-__all__ = ["PAPER_DECAY", "PAPER_EPOCHS", "PaperLRScheduler", "WarmupCosineLRScheduler"]
+__all__ = ["PaperLRScheduler", "WarmupCosineLRScheduler", "WarmupPolyLRScheduler"]
 
 PAPER_DECAY, PAPER_EPOCHS = 0.98, 200
+POLY_EXPONENT = 0.9  # of nnU-Net's PolyLRScheduler
 WARMUP_START = 0.01  # part of the learning rate that the warm-up begins with
 
 
@@ -39,12 +40,20 @@ class FractionalEpochLRScheduler(LRScheduler):
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
 
-class PaperLRScheduler(FractionalEpochLRScheduler):
-    """lr = initial lr x 0.98^(200 t), where t in [0, 1] is the part of the training that is done.
+class WarmupPolyLRScheduler(FractionalEpochLRScheduler):
+    """lr = initial lr x (1 - t)^0.9, where t in [0, 1] is the part of the training that is done: nnU-Net's.
 
-    Over 200 epochs this is the papers' decay of 0.98 per epoch, in one step per iteration. A shorter or longer training
-    ends at the same learning rate (1.8 % of the first), so `_1epoch` is a small copy of the whole and not its
-    beginning. A linear warm-up over the first iterations lets Adam's running averages settle.
+    A linear warm-up over the first iterations lets Adam's running averages settle.
+    """
+
+    def learning_rate(self, initial: float, epoch: float) -> float:
+        return initial * max(0.0, 1 - epoch / self.num_epochs) ** POLY_EXPONENT
+
+
+class PaperLRScheduler(FractionalEpochLRScheduler):
+    """lr = initial lr x 0.98^(200 t): over 200 epochs the decay of 0.98 per epoch of both HRMedSeg papers.
+
+    A shorter or longer training ends at the same learning rate (1.8 % of the first).
     """
 
     def learning_rate(self, initial: float, epoch: float) -> float:

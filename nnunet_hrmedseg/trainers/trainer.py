@@ -1,4 +1,4 @@
-"""`nnUNetTrainerHRMedSeg` and `nnUNetTrainerHERSeg`: the papers' recipes in nnU-Net's training loop.
+"""`nnUNetTrainerHRMedSeg` and `nnUNetTrainerHERSeg`: the papers' networks and losses in nnU-Net's training loop.
 
 The promised command, `nnUNetv2_train DATASET 2d FOLD -tr nnUNetTrainerHRMedSeg`, hands the trainer a stock plan. The
 trainer turns it into an HRMedSeg plan before nnU-Net reads it, makes sure that the canvas data is there, and from then
@@ -22,13 +22,15 @@ from nnunet_hrmedseg.trainers.batch_augmentation import BatchAugmentation, NotOn
 from nnunet_hrmedseg.trainers.initialization import chosen_encoder, initialize_encoder, record
 from nnunet_hrmedseg.trainers.losses import DiceAndPixelLoss, dice_and_cross_entropy, dice_and_focal
 from nnunet_hrmedseg.trainers.one_output import OneOutputTrainer
-from nnunet_hrmedseg.trainers.schedule import PaperLRScheduler
+from nnunet_hrmedseg.trainers.schedule import WarmupPolyLRScheduler
 
 __all__ = ["nnUNetTrainerHRMedSeg", "nnUNetTrainerHRMedSegScratch", "nnUNetTrainerHERSeg", "nnUNetTrainerHERSegScratch"]
 
 
 class nnUNetTrainerHRMedSeg(OneOutputTrainer):
-    """HRMedSeg (v1): Dice + focal loss, Adam, learning rate x 0.98 per epoch over 200 epochs, nnU-Net's augmentation.
+    """HRMedSeg (v1): Dice + focal loss, Adam, 200 epochs; learning rate and augmentation are nnU-Net's.
+
+    The papers' learning rate, 1e-4 times 0.98 per epoch, takes all 200 epochs; this one short trainings, too.
 
     Raises:
         HRMedSegError: a 3D or cascaded configuration, a canvas that the network cannot take, canvas data that is
@@ -60,7 +62,7 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
         )
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = self.recipe_epochs
-        self.initial_lr = 5e-4
+        self.initial_lr = 1e-3
         self.weight_decay = 0.0
         self.warmup_iterations = 20
         self.continues = False
@@ -122,7 +124,7 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
     def configure_optimizers(self):
         optimizer = torch.optim.Adam(self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay)
         warmup_epochs = self.warmup_iterations / self.num_iterations_per_epoch
-        return optimizer, PaperLRScheduler(optimizer, self.num_epochs, warmup_epochs)
+        return optimizer, WarmupPolyLRScheduler(optimizer, self.num_epochs, warmup_epochs)
 
     def _build_loss(self) -> DiceAndPixelLoss:
         loss = self.build_loss(

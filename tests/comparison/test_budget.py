@@ -14,7 +14,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_hrmedseg.comparison import budget
 from nnunet_hrmedseg.comparison.budget import BUDGET_FILE, with_budget
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.trainers.schedule import PAPER_DECAY, PAPER_EPOCHS, WARMUP_START
+from nnunet_hrmedseg.trainers.schedule import WARMUP_START
 from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSeg
 
 
@@ -275,7 +275,7 @@ class FakeHRMedSeg(nnUNetTrainerHRMedSeg, Fake):
 
     def __init__(self, folder, clock, speed):
         Fake.__init__(self, folder, clock, speed)
-        self.initial_lr, self.weight_decay, self.warmup_iterations, self.save_every = 5e-4, 0.0, 20, 1
+        self.initial_lr, self.weight_decay, self.warmup_iterations, self.save_every = 1e-3, 0.0, 20, 1
         self.batch_augmentation = None
 
     def initialize(self):
@@ -287,9 +287,8 @@ def test_hrmedseg_warms_up_for_as_many_iterations_and_decays_as_far_as_ever(tmp_
     trainer = with_budget(FakeHRMedSeg, minutes=10)(tmp_path, clock, repeat(0.1))
     trainer.run_training()
     assert trainer.trained[0] == 20
-    decay = PAPER_DECAY**PAPER_EPOCHS
-    warmup = [(WARMUP_START + (1 - WARMUP_START) * i / 20) * decay ** (i / 20 / 20) for i in range(20)]
-    assert trainer.rates[:20] == pytest.approx([5e-4 * factor for factor in warmup])
+    warmup = [(WARMUP_START + (1 - WARMUP_START) * i / 20) * (1 - i / 20 / 20) ** 0.9 for i in range(20)]
+    assert trainer.rates[:20] == pytest.approx([1e-3 * factor for factor in warmup])
     assert trainer.rates[20:] == sorted(trainer.rates[20:], reverse=True)
-    assert trainer.rates[20] == pytest.approx(5e-4 * decay ** (1 / 20))
-    assert trainer.rates[-1] == pytest.approx(5e-4 * decay, rel=0.01)
+    assert trainer.rates[20] == pytest.approx(1e-3 * (1 - 1 / 20) ** 0.9)
+    assert 0 < trainer.rates[-1] < 1e-3 * (1 / 20) ** 0.9

@@ -1,7 +1,8 @@
 import pytest
 import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 
-from nnunet_hrmedseg.trainers.schedule import PaperLRScheduler, WarmupCosineLRScheduler
+from nnunet_hrmedseg.trainers.schedule import PaperLRScheduler, WarmupCosineLRScheduler, WarmupPolyLRScheduler
 
 
 def _optimizer(*lrs):
@@ -24,9 +25,19 @@ def test_any_length_ends_at_the_same_learning_rate(epochs):
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * 0.98**200)
 
 
+@pytest.mark.parametrize("epochs", [1, 200])
+def test_the_polynomial_is_nnunets(epochs):
+    ours, theirs = _optimizer(1e-3), _optimizer(1e-3)
+    scheduler, stock = WarmupPolyLRScheduler(ours, epochs), PolyLRScheduler(theirs, 1e-3, epochs)
+    for part in (0, 0.1, 0.5, 0.99, 1):
+        scheduler.step(part * epochs)
+        stock.step(part * epochs)
+        assert ours.param_groups[0]["lr"] == pytest.approx(theirs.param_groups[0]["lr"])
+
+
 def test_warm_up_is_linear_and_then_joins():
     optimizer = _optimizer(1e-3)
-    scheduler = PaperLRScheduler(optimizer, num_epochs=1, warmup_epochs=0.1)
+    scheduler = WarmupPolyLRScheduler(optimizer, num_epochs=1, warmup_epochs=0.1)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-5)
     rates = []
     for step in range(100):
@@ -34,12 +45,12 @@ def test_warm_up_is_linear_and_then_joins():
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates[:10] == sorted(rates[:10])
     assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[10] == pytest.approx(1e-3 * 0.98**20)
+    assert rates[10] == pytest.approx(1e-3 * 0.9**0.9)
 
 
 def test_groups_keep_their_ratio_and_report_it():
     optimizer = _optimizer(1e-3, 1e-4)
-    scheduler = PaperLRScheduler(optimizer, num_epochs=10)
+    scheduler = WarmupPolyLRScheduler(optimizer, num_epochs=10)
     scheduler.step(3.5)
     first, second = scheduler.get_last_lr()
     assert first == pytest.approx(10 * second)

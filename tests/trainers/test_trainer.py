@@ -137,7 +137,7 @@ def test_learning_rate_moves_with_every_iteration(dataset):
             trainer.train_step(next(trainer.dataloader_train))
             rates.append(trainer.optimizer.param_groups[0]["lr"])
         trainer.progress.close()
-    expected = [5e-4 * 0.98 ** (200 * step / 6) for step in range(6)]
+    expected = [1e-3 * (1 - step / 6) ** 0.9 for step in range(6)]
     assert rates == pytest.approx(expected)
 
 

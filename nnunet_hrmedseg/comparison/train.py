@@ -90,7 +90,8 @@ def end_with_input() -> None:
     training does not outlive the command that started it, however that is killed."""
 
     def wait() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 1):  # not by sys.stdin, whose lock a forked worker would find held for ever
+            pass
         if sys.platform != "win32":
             os.killpg(os.getpgid(0), signal.SIGKILL)
         os._exit(1)

@@ -4,17 +4,22 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
-# in the place of the interpreter that runs the training: one that starts a worker instead, and waits
+# in the place of the interpreter that runs the training: one that forks a worker, as nnU-Net does, and waits
 TRAINING = """#!{python}
-import subprocess, sys, time
+import multiprocessing, os, sys, time
 from nnunet_hrmedseg.comparison import train
 
+def work():
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+
 def wait(args):
-    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    print(worker.pid, flush=True)
+    time.sleep(0.5)
+    multiprocessing.get_context("fork").Process(target=work, daemon=True).start()
     time.sleep(600)
 
 train._train = wait
@@ -47,7 +52,10 @@ def test_a_training_ends_with_the_command_that_started_it(how: signal.Signals, t
         [sys.executable, "-c", COMMAND, str(training)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     assert command.stdout is not None
+    hangs = Timer(60, command.kill)
+    hangs.start()
     worker = int(command.stdout.readline())
+    hangs.cancel()
     assert runs(worker)
     command.send_signal(how)
     assert command.wait() != 0

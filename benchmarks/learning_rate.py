@@ -35,30 +35,27 @@ DATASETS = {
 RECIPES = [f"nnUNetTrainerHRMedSeg{recipe}" for recipe in ("PaperDecay5e4", "Poly1e3", "Poly2e3")]
 
 
-def folder_name(name: str) -> str:
-    return f"Dataset{DATASETS[name].number}_{name}"
-
-
 def plans_name(canvas: int) -> str:
     return PLANS if canvas == 1024 else f"{PLANS}_{canvas}"
 
 
 def prepare(data: Path, work: Path) -> None:
     for name, dataset in DATASETS.items():
-        raw = work / "nnUNet_raw" / folder_name(name)
+        raw = work / "nnUNet_raw" / real_data.folder_name(name, dataset)
         if not (raw / "dataset.json").is_file():
             real_data.write_raw(data, raw, name, dataset)
-        if not (work / "nnUNet_preprocessed" / folder_name(name) / f"{PLANS}.json").is_file():
+        if not (work / "nnUNet_preprocessed" / real_data.folder_name(name, dataset) / f"{PLANS}.json").is_file():
             options = ["-c", "2d", "-pl", "nnUNetPlannerHRMedSeg", "-npfp", 1, "-np", 1]
             real_data.command(work, "nnUNetv2_plan_and_preprocess", "-d", dataset.number, *options)
 
 
 def train(work: Path, name: str, recipe: str, canvas: int, minutes: float) -> None:
-    preprocessed = work / "nnUNet_preprocessed" / folder_name(name)
+    folder = real_data.folder_name(name, DATASETS[name])
+    preprocessed = work / "nnUNet_preprocessed" / folder
     real_data.write_plans_of_canvas(preprocessed, plans_name(canvas), [canvas, canvas])
     os.environ["nnUNet_extTrainer"] = str(HERE / "recipes")
     which = ["-d", DATASETS[name].number, "-tr", recipe, "-p", plans_name(canvas), "-f", 0]
-    output = work / "comparisons" / f"{folder_name(name)}_{recipe}_{canvas}"
+    output = work / "comparisons" / f"{folder}_{recipe}_{canvas}"
     budget = ["--train", "--minutes", minutes, "-device", "cpu", "--cost_images", 0]
     real_data.command(work, "hrmedseg", "compare", *which, *budget, "-o", output)
 
@@ -66,7 +63,8 @@ def train(work: Path, name: str, recipe: str, canvas: int, minutes: float) -> No
 def record(work: Path) -> None:
     rows = []
     for name, dataset in DATASETS.items():
-        for summary in sorted((work / "nnUNet_results" / folder_name(name)).glob("*/fold_0/validation/summary.json")):
+        models = work / "nnUNet_results" / real_data.folder_name(name, dataset)
+        for summary in sorted(models.glob("*/fold_0/validation/summary.json")):
             recipe, plans, _ = summary.parents[2].name.split("__")
             budget = json.loads((summary.parents[1] / "budget.json").read_text())
             means = json.loads(summary.read_text())

@@ -103,8 +103,8 @@ DATASETS = {
 }
 
 
-def folder_name(name: str) -> str:
-    return f"Dataset{DATASETS[name].number}_{name}"
+def folder_name(name: str, dataset: DataSet) -> str:
+    return f"Dataset{dataset.number}_{name}"
 
 
 def absolute(path: str) -> Path:
@@ -119,10 +119,10 @@ def command(work: Path, name: str, *arguments: Any) -> None:
 
 def prepare(data: Path, work: Path) -> None:
     for name, dataset in DATASETS.items():
-        raw = work / "nnUNet_raw" / folder_name(name)
+        raw = work / "nnUNet_raw" / folder_name(name, dataset)
         if not (raw / "dataset.json").is_file():
             write_raw(data, raw, name, dataset)
-        preprocessed = work / "nnUNet_preprocessed" / folder_name(name)
+        preprocessed = work / "nnUNet_preprocessed" / folder_name(name, dataset)
         shared = ["-d", dataset.number, "-c", dataset.configuration, "-npfp", 1, "-np", 1]
         if not (preprocessed / "nnUNetPlans.json").is_file():
             command(work, "nnUNetv2_plan_and_preprocess", *shared)

@@ -96,9 +96,10 @@ def said_in_words(batch_size: int, canvas: Sequence[int], *, recompute: bool, **
 
 def choice_in_words(batch: str, gb: Mapping[bool, float], recompute: bool) -> str:
     """The same of any network: `gb` says what training takes with recomputation (True) and without."""
+    taken, other = (f"{value:.2g}" if value < 10 else f"{value:.0f}" for value in (gb[recompute], gb[not recompute]))
     price = "a quarter less time for a step" if recompute else "a third more time for a step"
     return (
-        f"Training takes about {gb[recompute]:.2g} GB in float32 for {batch}, less in mixed precision. With "
+        f"Training takes about {taken} GB in float32 for {batch}, less in mixed precision. With "
         f'"recompute": {str(not recompute).lower()} among the arch_kwargs of the plans it would be about '
-        f"{gb[not recompute]:.2g} GB and {price}."
+        f"{other} GB and {price}."
     )

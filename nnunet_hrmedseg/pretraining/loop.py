@@ -30,6 +30,7 @@ from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.files import json_object, replacing, write_atomically
 from nnunet_hrmedseg.pretraining.curve import draw_curve
 from nnunet_hrmedseg.pretraining.processes import Processes
+from nnunet_hrmedseg.trainers.schedule import POLY_EXPONENT
 
 __all__ = ["CHECKPOINT", "History", "LoopSettings", "begin_run", "prepare_folder", "run_loop"]
 
@@ -37,7 +38,6 @@ CHECKPOINT = "checkpoint.pth"
 SETTINGS = "run.json"
 _RESULTS = (CHECKPOINT, "losses.csv", "losses.png", "broken_images.txt", "encoder.safetensors", "encoder.json")
 _ROWS_PER_EPOCH = 20  # of losses.csv
-POLYNOMIAL = 0.9  # the exponent of nnU-Net's PolyLRScheduler
 _COLUMNS = ("epoch", "images", "learning_rate", "loss", "validation_loss", "seconds")
 _NUMBERS = {int, float, type(None)}  # what they may hold
 
@@ -74,7 +74,7 @@ class LoopSettings:
     def learning_rate_at(self, step: int) -> float:
         """At a step counted from the beginning of the run."""
         if self.decay is None:
-            rate = self.learning_rate * (1 - step / (self.epochs * self.steps_per_epoch)) ** POLYNOMIAL
+            rate = self.learning_rate * (1 - step / (self.epochs * self.steps_per_epoch)) ** POLY_EXPONENT
         else:
             rate = self.learning_rate * self.decay ** (step / self.steps_per_epoch)
         return rate * min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else rate

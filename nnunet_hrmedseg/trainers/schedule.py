@@ -7,7 +7,7 @@ from math import cos, pi
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-__all__ = ["PaperLRScheduler", "WarmupCosineLRScheduler", "WarmupPolyLRScheduler"]
+__all__ = ["POLY_EXPONENT", "PaperLRScheduler", "WarmupCosineLRScheduler", "WarmupPolyLRScheduler"]
 
 PAPER_DECAY, PAPER_EPOCHS = 0.98, 200
 POLY_EXPONENT = 0.9  # of nnU-Net's PolyLRScheduler

@@ -1,7 +1,7 @@
 import pytest
 
 from benchmarks.training_memory import DEFAULTS, counted_gb, estimated_gb
-from nnunet_hrmedseg.plans.memory import GPU_CONTEXT_GB, largest_batch_size, training_memory_gb
+from nnunet_hrmedseg.plans.memory import GPU_CONTEXT_GB, largest_batch_size, said_in_words, training_memory_gb
 
 NETWORK = {"num_input_channels": 3, "num_classes": 2, "embed_dim": 96, "depth": 10}
 
@@ -43,3 +43,8 @@ def test_the_largest_batch_fits_and_one_more_does_not(target):
 
 def test_no_memory_is_no_image():
     assert largest_batch_size(0.1, (1024, 1024), **NETWORK) == 0
+
+
+def test_large_memory_is_said_in_plain_digits():
+    words = said_in_words(16, (4096, 4096), recompute=False, **NETWORK)
+    assert "about 134 GB in float32 for 16 images of 4096 x 4096" in words and "e+" not in words

@@ -61,6 +61,7 @@ class DataSet:
     minutes: int = 10  # of each model and fold
     configuration: str = "2d"
     first: int = 0  # of the cases, in an order drawn at random
+    cost_images: int = 3  # that every model of the first fold predicts for its time
 
 
 DATASETS = {
@@ -88,6 +89,7 @@ DATASETS = {
         ("grey",),
         24,
         1,
+        cost_images=1,  # takes stock nnU-Net minutes
     ),
     "msd_hippocampus": DataSet(
         934,
@@ -188,12 +190,11 @@ def train(work: Path, name: str, fold: str, only: int | None) -> None:
 
 def record(work: Path, name: str, fold: str) -> None:
     """The figures of a fold, without images or masks: many data sets may not be passed on."""
-    output = work / "comparisons" / f"{name}_fold_{fold}"
-    which = ["-d", DATASETS[name].number, "-f", fold, "--no_ensembles"]
+    output, dataset = work / "comparisons" / f"{name}_fold_{fold}", DATASETS[name]
     # what a model costs is the same in every fold: reported is that of the first
-    command(
-        work, "hrmedseg", "compare", *which, "--cost_images", 3 if fold == "0" else 0, "-device", "cpu", "-o", output
-    )
+    costs = ["--cost_images", dataset.cost_images if fold == "0" else 0]
+    which = ["-d", dataset.number, "-f", fold, "--no_ensembles"]
+    command(work, "hrmedseg", "compare", *which, *costs, "-device", "cpu", "-o", output)
     recorded = RECORDED / name / f"fold_{fold}"
     recorded.mkdir(parents=True, exist_ok=True)
     for file in ("comparison.json", "cases.csv"):

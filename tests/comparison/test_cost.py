@@ -1,11 +1,20 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from torch import nn
 
-from nnunet_hrmedseg.comparison.cost import as_ours_train, costs, epochs_of_logs, length_of_training
+from nnunet_hrmedseg.comparison.cost import (
+    as_ours_train,
+    cache_tile_weights,
+    costs,
+    epochs_of_logs,
+    length_of_training,
+)
 from nnunet_hrmedseg.trainers.losses import LARGE_STRIP, SMALL_STRIP
 from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSeg
 
@@ -39,3 +48,27 @@ def test_a_model_that_cannot_be_loaded_is_a_sentence(tmp_path: Path) -> None:
 def test_memory_is_counted_with_the_strips_that_the_trainer_would_take(recompute: bool, strip: int) -> None:
     trainable = as_ours_train(nnUNetTrainerHRMedSeg, nn.Conv2d(3, 2, 1), recompute)
     assert trainable.loss.logits_in_a_strip == strip
+
+
+def predictor_of_canvas(side: int) -> nnUNetPredictor:
+    predictor = nnUNetPredictor(
+        use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
+    )
+    predictor.network = nn.Conv2d(1, 2, 1)
+    predictor.configuration_manager = SimpleNamespace(patch_size=[side, side])
+    predictor.label_manager = SimpleNamespace(num_segmentation_heads=2)
+    return predictor
+
+
+def test_no_model_is_charged_with_tile_weights_that_others_pushed_out() -> None:
+    compute_gaussian.cache_clear()
+    predictors = [predictor_of_canvas(side) for side in (16, 24, 32)]  # one more than nnU-Net keeps
+    missed = []
+    for predictor in [*predictors, *predictors]:
+        cache_tile_weights(predictor)
+        before = compute_gaussian.cache_info()
+        predictor.predict_sliding_window_return_logits(torch.zeros(1, 1, 16, 16))
+        after = compute_gaussian.cache_info()
+        assert after.hits + after.misses > before.hits + before.misses, "the weights were not asked for"
+        missed.append(after.misses - before.misses)
+    assert missed == [0] * 6

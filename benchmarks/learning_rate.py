@@ -32,7 +32,8 @@ DATASETS = {
     name: dataclasses.replace(real_data.DATASETS[name], number=number, first=60)
     for name, number in {"jsrt": 941, "dsb2018": 942}.items()
 }
-RECIPES = [f"nnUNetTrainerHRMedSeg{recipe}" for recipe in ("PaperDecay5e4", "Poly1e3", "Poly2e3")]
+ROWS = ("PaperDecay5e4", "Poly1e3", "Poly2e3", "Beta95", "Decoder03", "Decoder01")
+RECIPES = [f"nnUNetTrainerHRMedSeg{row}" for row in ROWS]
 
 
 def plans_name(canvas: int) -> str:
@@ -61,11 +62,15 @@ def train(work: Path, name: str, recipe: str, canvas: int, minutes: float) -> No
 
 
 def record(work: Path) -> None:
-    rows = []
+    about = {"machine": f"{processor_name()}, one core each", "date": str(datetime.date.today())}
+    about |= {package: version(package) for package in ("torch", "nnunetv2")}
+    rows = json.loads(RESULTS.read_text())
     for name, dataset in DATASETS.items():
         models = work / "nnUNet_results" / real_data.folder_name(name, dataset)
         for summary in sorted(models.glob("*/fold_0/validation/summary.json")):
             recipe, plans, _ = summary.parents[2].name.split("__")
+            if recipe not in RECIPES:
+                continue
             budget = json.loads((summary.parents[1] / "budget.json").read_text())
             means = json.loads(summary.read_text())
             row = {
@@ -79,11 +84,10 @@ def record(work: Path) -> None:
             row |= {
                 f"Dice {label}": means["mean"][str(value)]["Dice"] for label, value in dataset.labels.items() if value
             }
-            rows.append(row)
+            same = ("dataset", "canvas", "recipe", "minutes")
+            rows = [old for old in rows if any(old[key] != row[key] for key in same)] + [row | about]
             print(row)
-    about = {"machine": f"{processor_name()}, one core each", "date": str(datetime.date.today())}
-    about |= {package: version(package) for package in ("torch", "nnunetv2")}
-    RESULTS.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
+    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,14 @@ STOCK, HRMEDSEG, HERSEG, SEGMAFORMER = (
     ("nnUNetTrainerSegMaFormer", "nnUNetPlans"),
 )
 HRMEDSEG_512 = ("nnUNetTrainerHRMedSegScratch", SMALL_PLANS)
+MODEL_TITLES = {
+    STOCK: "stock nnU-Net",
+    HRMEDSEG: "HRMedSeg",
+    HRMEDSEG_512: "HRMedSeg on a canvas of 512",
+    HERSEG: "HER-Seg",
+    SEGMAFORMER: "SegMaFormer",
+}
+OVERVIEW = ("<!-- written by benchmarks/real_data.py report -->\n", "<!-- end of what is written -->\n")
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,7 @@ DATASETS = {
         ("grey",),
         24,
         1,
+        minutes=40,  # after 10, HRMedSeg finds nothing yet
         cost_images=1,  # takes stock nnU-Net minutes
     ),
     "msd_hippocampus": DataSet(
@@ -204,16 +213,42 @@ def record(work: Path, name: str, fold: str) -> None:
 def report() -> None:
     from nnunet_hrmedseg.comparison.content import as_content, as_table
 
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    overview = [overview_row("data set", "held-out cases", "model", "Dice", "of each class"), "|---" * 5 + "|"]
     for name, dataset in DATASETS.items():
         folds = sorted((RECORDED / name).glob("fold_*"))
         if not folds:
             continue
         contents = [json.loads((fold / "comparison.json").read_text()) for fold in folds]
-        table = as_table(as_content(pooled(folds, contents), "cpu"))
-        text = f"# {dataset.title[0].upper()}{dataset.title[1:]}\n\n{circumstances(dataset, contents)}\n\n{table}\n"
-        (RESULTS / f"{name}.md").write_text(text + cost_table(contents))
+        content = as_content(pooled(folds, contents), "cpu")
+        overview += overview_rows(name, dataset, content)
+        title = f"# {dataset.title[0].upper()}{dataset.title[1:]}"
+        parts = title, circumstances(dataset, contents), as_table(content), cost_table(contents)
+        (RESULTS / f"{name}.md").write_text("\n\n".join(part.strip() for part in parts) + "\n")
         print(f"{name}: {len(folds)} of {dataset.folds} folds")
+    page = RESULTS / "README.md"
+    before, rest = page.read_text().split(OVERVIEW[0])
+    after = rest.split(OVERVIEW[1])[1]
+    page.write_text(before + OVERVIEW[0] + "\n".join(overview) + "\n" + OVERVIEW[1] + after)
+
+
+def overview_rows(name: str, dataset: DataSet, content: dict[str, Any]) -> list[str]:
+    """Of docs/results/README.md: a data set's models, the best first."""
+    from nnunet_hrmedseg.comparison.content import interval_text
+
+    titles = {f"{trainer}__{plans}__": title for (trainer, plans), title in MODEL_TITLES.items()}
+    mean, classes = next(iter(content["models"][0]["measures"])), content["classes"]
+    rows = []
+    for model in sorted(content["models"], key=lambda model: -model["measures"][mean]["Dice"]["mean"]):
+        title = titles[model["name"].removesuffix(dataset.configuration)]
+        each = ", ".join(f"{cls} {model['measures'][cls]['Dice']['mean']:.3f}" for cls in classes)
+        interval = interval_text("Dice", model["measures"][mean]["Dice"])
+        first = (f"[{dataset.title}]({name}.md)", str(content["cases"])) if not rows else ("", "")
+        rows.append(overview_row(*first, title, interval, each if len(classes) > 1 else ""))
+    return rows
+
+
+def overview_row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def pooled(folds: list[Path], contents: list[dict[str, Any]]) -> Any:

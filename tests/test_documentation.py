@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -104,13 +105,29 @@ def test_python_compiles_and_json_is_json(page):
         json.loads(whole)
 
 
-def test_a_trainer_of_ones_own_as_it_is_shown():
+@pytest.mark.parametrize(
+    "page, name, rates",
+    [
+        ("extending.md", "nnUNetTrainerHRMedSegPaper", {"encoder": 1e-4, "neck": 1e-4, "decoder": 1e-4}),
+        ("how_it_works.md", "nnUNetTrainerHRMedSegTinyTargets", {"encoder": 1e-3, "neck": 1e-4, "decoder": 1e-4}),
+    ],
+)
+def test_a_trainer_of_ones_own_as_it_is_shown(page, name, rates):
+    from nnunet_hrmedseg.architectures import HRMedSeg
     from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSeg
 
-    (block,) = blocks(ROOT / "docs" / "extending.md", "python")
+    (block,) = blocks(ROOT / "docs" / page, "python")
     names: dict = {}
     exec(block, names)
-    assert issubclass(names["nnUNetTrainerHRMedSegPaper"], nnUNetTrainerHRMedSeg)
+    trainer = names[name]
+    assert issubclass(trainer, nnUNetTrainerHRMedSeg)
+
+    network = HRMedSeg(1, 2, depth=4, embed_dim=48)
+    optimizer, _ = trainer.configure_optimizers(SimpleNamespace(network=network, num_epochs=200))
+    rate_of = {id(parameter): group["initial_lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    for part, rate in rates.items():
+        assert {rate_of.pop(id(parameter)) for parameter in getattr(network, part).parameters()} == {rate}
+    assert not rate_of
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

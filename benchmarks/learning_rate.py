@@ -12,18 +12,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import json
 import os
-from importlib.metadata import version
 from pathlib import Path
-
-from nnunet_hrmedseg.machine import processor_name
 
 try:
     from benchmarks import real_data
+    from benchmarks.recorded_rows import add_row
 except ModuleNotFoundError:  # as a script
     import real_data  # type: ignore[import-not-found, no-redef]
+    from recorded_rows import add_row  # type: ignore[import-not-found, no-redef]
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "learning_rate.json"
@@ -62,9 +60,6 @@ def train(work: Path, name: str, recipe: str, canvas: int, minutes: float) -> No
 
 
 def record(work: Path) -> None:
-    about = {"machine": f"{processor_name()}, one core each", "date": str(datetime.date.today())}
-    about |= {package: version(package) for package in ("torch", "nnunetv2")}
-    rows = json.loads(RESULTS.read_text())
     for name, dataset in DATASETS.items():
         models = work / "nnUNet_results" / real_data.folder_name(name, dataset)
         for summary in sorted(models.glob("*/fold_0/validation/summary.json")):
@@ -84,10 +79,8 @@ def record(work: Path) -> None:
             row |= {
                 f"Dice {label}": means["mean"][str(value)]["Dice"] for label, value in dataset.labels.items() if value
             }
-            same = ("dataset", "canvas", "recipe", "minutes")
-            rows = [old for old in rows if any(old[key] != row[key] for key in same)] + [row | about]
+            add_row(RESULTS, row, ("dataset", "canvas", "recipe", "minutes"), "one core each")
             print(row)
-    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

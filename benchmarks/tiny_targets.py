@@ -12,11 +12,9 @@ the mean soft Dice of the training squares, and how far probabilities differ wit
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +24,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nnunet_hrmedseg import architectures
-from nnunet_hrmedseg.files import write_atomically
-from nnunet_hrmedseg.machine import processor_name
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 from nnunet_hrmedseg.trainers.losses import dice_and_cross_entropy, dice_and_focal
 
 try:
     from benchmarks import real_data
     from benchmarks.recipes.learning_rates import with_decoder_rate
+    from benchmarks.recorded_rows import add_row
 except ModuleNotFoundError:  # as a script
     import real_data  # type: ignore[import-not-found, no-redef]
     from recipes.learning_rates import with_decoder_rate  # type: ignore[import-not-found, no-redef]
+    from recorded_rows import add_row  # type: ignore[import-not-found, no-redef]
 
 RESULTS = Path(__file__).parent / "results" / "tiny_targets.json"
 NAME, FOLD, SQUARE, EVERY = "mlua_dental", 0, 512, 50
@@ -144,10 +142,5 @@ if __name__ == "__main__":
     loaded = training_images(folder)
     for chosen in args.settings:
         row: dict[str, Any] = {"network": args.network, "settings": chosen, "seed": args.seed}
-        about = {"machine": f"{processor_name()}, {torch.get_num_threads()} thread", "date": str(datetime.date.today())}
-        about |= {package: version(package) for package in ("torch", "nnunetv2")}
-        curve = learn(folder, loaded, args.network, SETTINGS[chosen], args.steps, args.seed)
-        # read anew: two of these may run side by side
-        rows = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
-        rows = [old for old in rows if any(old[key] != row[key] for key in row)]
-        write_atomically(RESULTS, (json.dumps([*rows, row | about | {"curve": curve}], indent=1) + "\n").encode())
+        row["curve"] = learn(folder, loaded, args.network, SETTINGS[chosen], args.steps, args.seed)
+        add_row(RESULTS, row, ("network", "settings", "seed"), f"{torch.get_num_threads()} thread")

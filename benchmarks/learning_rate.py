@@ -30,7 +30,17 @@ DATASETS = {
     name: dataclasses.replace(real_data.DATASETS[name], number=number, first=60)
     for name, number in {"jsrt": 941, "dsb2018": 942}.items()
 }
-ROWS = ("PaperDecay5e4", "Poly1e3", "Poly2e3", "Beta95", "Decoder03", "Decoder01")
+ROWS = (
+    "PaperDecay5e4",
+    "Poly1e3",
+    "Poly2e3",
+    "Beta95",
+    "Decoder03",
+    "Decoder01",
+    "Transformer01",
+    "Readout10",
+    "LengthAware",
+)
 RECIPES = [f"nnUNetTrainerHRMedSeg{row}" for row in ROWS]
 
 

@@ -204,10 +204,30 @@ def record(work: Path, name: str, fold: str) -> None:
     costs = ["--cost_images", dataset.cost_images if fold == "0" else 0]
     which = ["-d", dataset.number, "-f", fold, "--no_ensembles"]
     command(work, "hrmedseg", "compare", *which, *costs, "-device", "cpu", "-o", output)
-    recorded = RECORDED / name / f"fold_{fold}"
+    add_to_recorded(output, RECORDED / name / f"fold_{fold}")
+
+
+def add_to_recorded(output: Path, recorded: Path) -> None:
+    """What is recorded of models that were not trained again stays, with its day."""
+    content = json.loads((output / "comparison.json").read_text())
+    cases = list(csv.DictReader((output / "cases.csv").open()))
+    del content["tests"]  # of this fold alone; those of the report are over all folds
+    for model in content["models"]:
+        model["date"] = content["date"]
+    if recorded.is_dir():
+        before = json.loads((recorded / "comparison.json").read_text())
+        names = {model["name"] for model in content["models"]}
+        kept = [{"date": before["date"], **model} for model in before["models"] if model["name"] not in names]
+        rows = list(csv.DictReader((recorded / "cases.csv").open()))
+        cases = [row for row in rows if row["model"] not in names] + cases
+        content["models"] = kept + content["models"]
+        content["baseline"] = before["baseline"]
     recorded.mkdir(parents=True, exist_ok=True)
-    for file in ("comparison.json", "cases.csv"):
-        shutil.copy(output / file, recorded / file)
+    (recorded / "comparison.json").write_text(json.dumps(content, indent=2) + "\n")
+    with (recorded / "cases.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(cases[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(cases)
 
 
 def report() -> None:
@@ -285,7 +305,7 @@ def pooled(folds: list[Path], contents: list[dict[str, Any]]) -> Any:
 
 
 def circumstances(dataset: DataSet, contents: list[dict[str, Any]]) -> str:
-    days = sorted({content["date"] for content in contents})
+    days = sorted({model.get("date", content["date"]) for content in contents for model in content["models"]})
     processors = sorted({content["machine"]["processor"] for content in contents})
     versions = sorted({f"nnU-Net {c['versions']['nnunetv2']}, torch {c['versions']['torch']}" for c in contents})
     return (

@@ -11,12 +11,14 @@ from nnunet_hrmedseg.trainers.schedule import PaperLRScheduler, WarmupPolyLRSche
 from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSegScratch
 
 
-def with_decoder_rate(network: nn.Module, learning_rate: float, decoder_rate: float) -> list[dict[str, Any]]:
-    """Parameter groups for an optimiser: the encoder, and what comes behind it with a part of the learning rate."""
-    encoder, behind = [], []
+def with_decoder_rate(
+    network: nn.Module, learning_rate: float, decoder_rate: float, slower: tuple[str, ...] = ("neck.", "decoder.")
+) -> list[dict[str, Any]]:
+    """Parameter groups for an optimiser: those whose names begin so have a part of the learning rate."""
+    rest, slow = [], []
     for name, parameter in network.named_parameters():
-        (encoder if name.startswith("encoder.") else behind).append(parameter)
-    return [{"params": encoder, "lr": learning_rate}, {"params": behind, "lr": decoder_rate * learning_rate}]
+        (slow if name.startswith(slower) else rest).append(parameter)
+    return [{"params": rest, "lr": learning_rate}, {"params": slow, "lr": decoder_rate * learning_rate}]
 
 
 class nnUNetTrainerHRMedSegPaperDecay5e4(nnUNetTrainerHRMedSegScratch):
@@ -25,11 +27,12 @@ class nnUNetTrainerHRMedSegPaperDecay5e4(nnUNetTrainerHRMedSegScratch):
     scheduler: type = PaperLRScheduler
     learning_rate = 5e-4
     decoder_rate = 1.0  # of neck and decoder, as a part of it
+    slower: tuple[str, ...] = ("neck.", "decoder.")
     betas = 0.9, 0.999
 
     def configure_optimizers(self):
         self.initial_lr = self.learning_rate
-        groups = with_decoder_rate(self.network, self.learning_rate, self.decoder_rate)
+        groups = with_decoder_rate(self.network, self.learning_rate, self.decoder_rate, self.slower)
         optimizer = Adam(groups, betas=self.betas)
         return optimizer, self.scheduler(
             optimizer, self.num_epochs, self.warmup_iterations / self.num_iterations_per_epoch
@@ -65,3 +68,19 @@ class nnUNetTrainerHRMedSegDecoder01(nnUNetTrainerHRMedSegDecoder03):
     """The same with 1e-4 behind the encoder."""
 
     decoder_rate = 0.1
+
+
+class nnUNetTrainerHRMedSegTransformer01(nnUNetTrainerHRMedSegDecoder01):
+    """The same with 1e-4 in the decoder's two-way transformer alone."""
+
+    slower = ("decoder.transformer.",)
+
+
+class nnUNetTrainerHRMedSegReadout10(nnUNetTrainerHRMedSegDecoder01):
+    """1e-4 in neck and two-way transformer, 1e-3 in the encoder and behind the transformer."""
+
+    slower = ("neck.", "decoder.transformer.")
+
+
+class nnUNetTrainerHRMedSegLengthAware(nnUNetTrainerHRMedSegScratch):
+    """Our trainers' recipe: the longer the training, the slower goes what is behind the encoder."""

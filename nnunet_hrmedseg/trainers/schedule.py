@@ -7,11 +7,19 @@ from math import cos, pi
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-__all__ = ["POLY_EXPONENT", "PaperLRScheduler", "WarmupCosineLRScheduler", "WarmupPolyLRScheduler"]
+__all__ = [
+    "POLY_EXPONENT",
+    "LengthAwareLRScheduler",
+    "PaperLRScheduler",
+    "WarmupCosineLRScheduler",
+    "WarmupPolyLRScheduler",
+]
 
 PAPER_DECAY, PAPER_EPOCHS = 0.98, 200
 POLY_EXPONENT = 0.9  # of nnU-Net's PolyLRScheduler
 WARMUP_START = 0.01  # part of the learning rate that the warm-up begins with
+SHORT_TRAINING = 150  # iterations, up to which everything learns at the full rate
+SLOWEST = 0.1  # part of it that is left behind the encoder in trainings of ten times that length or more
 
 
 class FractionalEpochLRScheduler(LRScheduler):
@@ -48,6 +56,35 @@ class WarmupPolyLRScheduler(FractionalEpochLRScheduler):
 
     def learning_rate(self, initial: float, epoch: float) -> float:
         return initial * max(0.0, 1 - epoch / self.num_epochs) ** POLY_EXPONENT
+
+
+class LengthAwareLRScheduler(WarmupPolyLRScheduler):
+    """`WarmupPolyLRScheduler`, and the longer the training the slower goes what is behind the encoder.
+
+    Parameter groups with ``behind_encoder`` set get the part 150 / N of the rate, where N is the number of iterations
+    of the whole training, and at least a tenth. Where a training has a length in minutes N shows only as it goes on, so
+    it is taken from the iterations that the optimiser has done and the part of the training that they were.
+    """
+
+    def __init__(self, optimizer: Optimizer, num_epochs: int, warmup_epochs: float = 0.0):
+        self.behind_encoder = [group.get("behind_encoder", False) for group in optimizer.param_groups]
+        super().__init__(optimizer, num_epochs, warmup_epochs)
+
+    def step(self, epoch: float | None = None) -> None:
+        super().step(epoch)
+        iterations = _iterations_done(self.optimizer)
+        part = SLOWEST
+        if epoch and iterations:
+            length = iterations * self.num_epochs / epoch
+            part = min(1.0, max(SLOWEST, SHORT_TRAINING / length))
+        for group, behind_encoder in zip(self.optimizer.param_groups, self.behind_encoder, strict=True):
+            group["lr"] *= part if behind_encoder else 1.0
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+
+def _iterations_done(optimizer: Optimizer) -> int:
+    """As Adam counts them, also over a continued training."""
+    return int(next(iter(optimizer.state.values()), {}).get("step", 0))
 
 
 class PaperLRScheduler(FractionalEpochLRScheduler):

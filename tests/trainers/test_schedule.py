@@ -2,7 +2,12 @@ import pytest
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 
-from nnunet_hrmedseg.trainers.schedule import PaperLRScheduler, WarmupCosineLRScheduler, WarmupPolyLRScheduler
+from nnunet_hrmedseg.trainers.schedule import (
+    LengthAwareLRScheduler,
+    PaperLRScheduler,
+    WarmupCosineLRScheduler,
+    WarmupPolyLRScheduler,
+)
 
 
 def _optimizer(*lrs):
@@ -55,6 +60,52 @@ def test_groups_keep_their_ratio_and_report_it():
     first, second = scheduler.get_last_lr()
     assert first == pytest.approx(10 * second)
     assert scheduler.get_last_lr() == [group["lr"] for group in optimizer.param_groups]
+
+
+def _parts_behind_the_encoder(lengths_of_epochs):
+    """Rate behind the encoder as a part of the encoder's, at every iteration; the encoder's is nnU-Net's."""
+    encoder, behind = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
+    groups = [{"params": [encoder], "behind_encoder": False}, {"params": [behind], "behind_encoder": True}]
+    optimizer = torch.optim.Adam(groups, lr=1e-3)
+    epochs = len(lengths_of_epochs)
+    scheduler = LengthAwareLRScheduler(optimizer, epochs)
+    parts = []
+    for epoch, iterations in enumerate(lengths_of_epochs):
+        for iteration in range(iterations):
+            now = epoch + iteration / iterations
+            scheduler.step(now)
+            fast, slow = (group["lr"] for group in optimizer.param_groups)
+            assert fast == pytest.approx(1e-3 * (1 - now / epochs) ** 0.9)
+            assert scheduler.get_last_lr() == [fast, slow]
+            parts.append(slow / fast)
+            encoder.grad = behind.grad = torch.ones(1)
+            optimizer.step()
+    return parts
+
+
+@pytest.mark.parametrize(
+    ("lengths", "part"),
+    [([5] * 10, 1.0), ([50] * 3, 1.0), ([100] * 6, 0.25), ([250] * 4, 0.15), ([1500], 0.1), ([250] * 20, 0.1)],
+)
+def test_the_longer_the_training_the_slower_behind_the_encoder(lengths, part):
+    parts = _parts_behind_the_encoder(lengths)
+    assert parts[0] == pytest.approx(0.1)  # when the optimiser has done nothing, nothing is known of the length
+    assert parts[1:] == pytest.approx([part] * (len(parts) - 1))
+
+
+def test_the_length_shows_as_the_training_goes_on():
+    """A training by minutes: its epochs have as many iterations as fit."""
+    parts = _parts_behind_the_encoder([20] + [6] * 19)
+    assert parts[1:21] == pytest.approx([150 / 400] * 20)
+    assert parts[20:] == sorted(parts[20:])
+    assert parts[-1] == 1.0
+
+
+def test_groups_that_are_not_named_learn_at_the_full_rate():
+    optimizer = _optimizer(1e-3)
+    scheduler = LengthAwareLRScheduler(optimizer, num_epochs=10)
+    scheduler.step(5)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * 0.5**0.9)
 
 
 @pytest.mark.parametrize("epochs", [1, 1000])

@@ -141,6 +141,24 @@ def test_learning_rate_moves_with_every_iteration(dataset):
     assert rates == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("cls", [nnUNetTrainerHRMedSeg, nnUNetTrainerHERSeg])
+def test_neck_and_decoder_learn_slower_in_a_long_training(dataset, cls):
+    trainer = _trainer(dataset(LABELS), cls)
+    trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.warmup_iterations = 100, 5, 0
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+    for _ in range(2):
+        trainer.train_step(next(trainer.dataloader_train))
+    trainer.progress.close()
+    rates = {id(parameter): group["lr"] for group in trainer.optimizer.param_groups for parameter in group["params"]}
+    full = 1e-3 * (1 - 0.2 / 100) ** 0.9
+    for part, rate in (("encoder", full), ("neck", full * 150 / 500), ("decoder", full * 150 / 500)):
+        found = {rates.pop(id(parameter)) for parameter in getattr(trainer.network, part).parameters()}
+        assert list(found) == pytest.approx([rate])
+    assert not rates
+    assert trainer.optimizer.defaults["betas"] == (0.9, 0.95)
+
+
 def test_the_whole_canvas_is_the_patch(dataset):
     trainer = _trainer(dataset(LABELS))
     initial = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[2]
@@ -228,6 +246,27 @@ def test_continuing_restores_weights_epoch_and_plans(dataset):
     for name, value in trainer.network.state_dict().items():
         assert torch.equal(again.network.state_dict()[name], value)
     assert again.my_init_kwargs["plans"]["configurations"]["2d"]["patch_size"] == [CANVAS, CANVAS]
+
+
+def test_continuing_what_was_trained_with_a_single_parameter_group(dataset):
+    description = dataset(LABELS)
+    trainer = _trainer(description)
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+    trainer.train_step(next(trainer.dataloader_train))
+    trainer.progress.close()
+    file = str(Path(trainer.output_folder) / "checkpoint_latest.pth")
+    trainer.save_checkpoint(file)
+    checkpoint = torch.load(file, weights_only=False)
+    encoder, behind = checkpoint["optimizer_state"]["param_groups"]
+    single = {"lr": encoder["lr"], "params": [*encoder["params"], *behind["params"]]}
+    checkpoint["optimizer_state"]["param_groups"] = [single | {"betas": (0.9, 0.999)}]
+    torch.save(checkpoint, file)
+
+    again = _trainer(description)
+    again.load_checkpoint(file)
+    for before, after in zip(trainer.network.parameters(), again.network.parameters(), strict=True):
+        assert torch.equal(trainer.optimizer.state[before]["exp_avg"], again.optimizer.state[after]["exp_avg"])
 
 
 def test_every_length_is_a_trainer():

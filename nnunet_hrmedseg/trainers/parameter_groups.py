@@ -16,7 +16,8 @@ def encoder_and_rest(network: nn.Module, learning_rate: float) -> list[dict[str,
     One after the other they are ``network.parameters()``: what an optimiser knows of parameters goes by their order.
     """
     network = getattr(network, "_orig_mod", network)  # what torch.compile wraps
-    encoder, behind = [], []
+    encoder: list[nn.Parameter] = []
+    behind: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         (encoder if name.startswith("encoder.") else behind).append(parameter)
     return [

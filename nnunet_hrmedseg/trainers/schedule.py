@@ -84,7 +84,9 @@ class LengthAwareLRScheduler(WarmupPolyLRScheduler):
 
 def _iterations_done(optimizer: Optimizer) -> int:
     """As Adam counts them, also over a continued training."""
-    return int(next(iter(optimizer.state.values()), {}).get("step", 0))
+    for state in optimizer.state.values():
+        return int(state["step"])
+    return 0
 
 
 class PaperLRScheduler(FractionalEpochLRScheduler):

@@ -97,7 +97,7 @@ DATASETS = {
         ("grey",),
         24,
         1,
-        minutes=40,  # after 10, HRMedSeg finds nothing yet
+        minutes=40,  # tiny targets take some 1,000 batches
         cost_images=1,  # takes stock nnU-Net minutes
     ),
     "msd_hippocampus": DataSet(

@@ -222,6 +222,8 @@ def add_to_recorded(output: Path, recorded: Path) -> None:
         cases = [row for row in rows if row["model"] not in names] + cases
         content["models"] = kept + content["models"]
         content["baseline"] = before["baseline"]
+        for model in content["models"]:
+            model["baseline"] = model["name"] == before["baseline"]
     recorded.mkdir(parents=True, exist_ok=True)
     (recorded / "comparison.json").write_text(json.dumps(content, indent=2) + "\n")
     with (recorded / "cases.csv").open("w", newline="") as file:

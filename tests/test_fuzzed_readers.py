@@ -337,7 +337,7 @@ def test_summaries(tmp_path):
     file = tmp_path / "summary.json"
     metrics = {"1": {"Dice": 0.5, "IoU": 0.4}}
     file.write_text(json.dumps({"metric_per_case": [{"prediction_file": "/x/a.png", "metrics": metrics}]}))
-    measured = {"a": {"thing": {"Dice": 0.5, "IoU": 0.4}}}
+    measured = {"a.png": {"thing": {"Dice": 0.5, "IoU": 0.4}}}
     read = lambda: check_summary(file, {"thing": 1}, measured)  # noqa: E731
     assert read() is None
     said = []

@@ -99,7 +99,7 @@ def _one_thread(task: Task, truth: Path, prediction: Path) -> dict[str, dict[str
 def _check_summaries(matched: Matched, task: Task, measured: dict[Model, Measured]) -> None:
     for model, files in matched.files.items():
         for folder in sorted({file.parent for file in files.values()}):
-            own = {case: measured[model][case] for case, file in files.items() if file.parent == folder}
+            own = {file.name: measured[model][case] for case, file in files.items() if file.parent == folder}
             complaint = check_summary(folder / "summary.json", dict(task.classes), own)
             if complaint:
                 matched.warnings.append(complaint)

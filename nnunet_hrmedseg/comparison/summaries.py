@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 from nnunet_hrmedseg.comparison.measures import Label
@@ -16,29 +17,29 @@ def check_summary(
 ) -> str | None:
     """None where the file agrees in Dice and IoU to the last digit, else what is the matter, in words.
 
-    measured: case -> class -> measure -> value, of the cases that the summary is about, or more.
+    measured: name of the prediction's file -> class -> measure -> value, of all that the summary is about, or some.
     """
     if not summary.is_file():
         return None
     try:
         content = read_json(summary)
         cases = {
-            Path(case["prediction_file"]).name.partition(".")[0]: {k: {**v} for k, v in case["metrics"].items()}
+            re.split(r"[/\\]", case["prediction_file"])[-1]: {k: {**v} for k, v in case["metrics"].items()}
             for case in content["metric_per_case"]
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return (
             f"{summary} is of an older nnU-Net, or damaged: the predictions beside it were measured, it was not read."
         )
-    for case, values in measured.items():
-        own = cases.get(case.partition(".")[0])
+    for file, values in measured.items():
+        own = cases.get(file)
         for name, label in classes.items():
             of_class = own.get(str(label)) if own else None
             for measure in ("Dice", "IoU"):
                 if of_class is None or measure not in of_class or not _same(of_class[measure], values[name][measure]):
                     said = "nothing" if of_class is None else of_class.get(measure)
                     return (
-                        f"{summary} says {said!s:.100} for the {measure} of {name} in {case}, the files give "
+                        f"{summary} says {said!s:.100} for the {measure} of {name} in {file}, the files give "
                         f"{values[name][measure]}: predictions or labels were changed since. The files count."
                     )
     return None

@@ -24,6 +24,7 @@ from nnunet_hrmedseg.plans.networks import NETWORKS, network_name_of
 
 __all__ = [
     "CANVAS",
+    "CANVAS_MULTIPLE",
     "DEFAULT_MEMORY_TARGET_GB",
     "PREPROCESSOR",
     "STARTED_FROM",

@@ -119,7 +119,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--workers", type=not_negative_int, default=2, help="processes that read images [default: %(default)s]"
     )
-    run.add_argument("--seed", type=int, default=0, help="[default: %(default)s]")
+    run.add_argument("--seed", type=not_negative_int, default=0, help="[default: %(default)s]")
 
 
 def _magnification(text: str) -> float:

@@ -38,6 +38,7 @@ __all__ = [
     "case_pixels",
     "check_format",
     "file_state",
+    "large_images_allowed",
     "number_of_slices",
     "printable",
     "reason",
@@ -148,7 +149,7 @@ class RawSlice(StoredImage):
 
 
 def _decode(file: str | io.BytesIO) -> Image.Image:
-    with _large_images_allowed(), Image.open(file, formats=FORMATS) as opened:
+    with large_images_allowed(), Image.open(file, formats=FORMATS) as opened:
         opened.load()
         image: Image.Image = opened
         with suppress(Exception):  # a damaged orientation tag is no reason to lose the image
@@ -181,7 +182,7 @@ def case_pixels(case: CaseFiles) -> np.ndarray:
     for file in case.files:
         check_format(file)
     try:
-        with _large_images_allowed(), redirect_stdout(printed):
+        with large_images_allowed(), redirect_stdout(printed):
             channels, _ = case.reader().read_images(case.files)
     except Exception as error:  # nnU-Net's readers say by print what is wrong
         raise HRMedSegError(reason(error) if str(error) else printed.getvalue() or repr(error)) from error
@@ -196,7 +197,7 @@ def case_pixels(case: CaseFiles) -> np.ndarray:
 def check_format(file: str) -> None:
     """nnU-Net's reader of natural images takes whatever Pillow knows. Raises UnidentifiedImageError."""
     if file.lower().endswith(SUFFIXES) and not file.lower().endswith((".tif", ".tiff")):
-        with _large_images_allowed(), Image.open(file, formats=FORMATS):
+        with large_images_allowed(), Image.open(file, formats=FORMATS):
             pass
 
 
@@ -247,7 +248,7 @@ def _is_uint8(file: str) -> bool:
             with tifffile.TiffFile(file) as tif:
                 return tif.series[0].dtype == np.uint8
         if file.lower().endswith(SUFFIXES):
-            with _large_images_allowed(), Image.open(file, formats=FORMATS) as image:
+            with large_images_allowed(), Image.open(file, formats=FORMATS) as image:
                 return image.mode in ("L", "P", "RGB", "RGBA")
         return _itk_header(file).GetPixelID() in (sitk.sitkUInt8, sitk.sitkVectorUInt8)
     return False
@@ -261,7 +262,8 @@ def _itk_header(file: str) -> sitk.ImageFileReader:
 
 
 @contextmanager
-def _large_images_allowed() -> Iterator[None]:
+def large_images_allowed() -> Iterator[None]:
+    """Within this context Pillow opens images of up to MAX_PIXELS, without a warning."""
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns above this number and refuses above twice as many
     try:

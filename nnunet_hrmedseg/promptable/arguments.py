@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nnunet_hrmedseg.argument_types import positive_int
+from nnunet_hrmedseg.argument_types import not_negative_int, positive_int
 from nnunet_hrmedseg.promptable.prompts import Box, Point, parse_box, parse_point
 
 __all__ = ["add_segment_arguments", "add_zeroshot_arguments"]
@@ -78,7 +78,7 @@ def add_zeroshot_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         help="move each side at random by up to so many pixels; below 1: parts of the box's own size [default: 0]",
     )
-    boxes.add_argument("--seed", type=int, default=0, help="of --jitter [default: %(default)s]")
+    boxes.add_argument("--seed", type=not_negative_int, default=0, help="of --jitter [default: %(default)s]")
     parser.add_argument(
         "-o", "--output", default=None, metavar="FOLDER", help="[default: hrmedseg_zeroshot_DATASET, here]"
     )

@@ -9,10 +9,10 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.pretraining.stored_images import FORMATS
+from nnunet_hrmedseg.pretraining.stored_images import FORMATS, large_images_allowed
 
 __all__ = ["NewDataset"]
 
@@ -77,10 +77,13 @@ class NewDataset:
 
 def _sixteen_bit(file: Path) -> Image.Image | None:
     """A grey image of 16 bits with all of them; None for others."""
-    with Image.open(file, formats=FORMATS) as opened:
-        if not (opened.mode == "I" or opened.mode.startswith("I;16")):
-            return None
-        pixels = np.asarray(ImageOps.exif_transpose(opened))
+    try:
+        with large_images_allowed(), Image.open(file, formats=FORMATS) as opened:
+            if not (opened.mode == "I" or opened.mode.startswith("I;16")):
+                return None
+            pixels = np.asarray(ImageOps.exif_transpose(opened))
+    except UnidentifiedImageError:  # a TIFF that Pillow does not know, such as one of 64-bit floats
+        return None
     if pixels.min() < 0 or pixels.max() > 65535:
         return None
     return Image.fromarray(pixels.astype(np.uint16))

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.files import spreadsheet_text, write_atomically
 from nnunet_hrmedseg.pretraining.processes import processes
-from nnunet_hrmedseg.pretraining.stored_images import FORMATS, SUFFIXES, ImageFile, reason
+from nnunet_hrmedseg.pretraining.stored_images import FORMATS, SUFFIXES, ImageFile, large_images_allowed, reason
 from nnunet_hrmedseg.promptable.label_maps import Objects, class_values, find_objects
 from nnunet_hrmedseg.promptable.labelling import NewDataset
 from nnunet_hrmedseg.promptable.networks import load_promptable
@@ -173,12 +173,12 @@ def _check_prompts(jobs: list[Job]) -> bool:
 def _size_and_grey(file: Path) -> tuple[tuple[int, int], bool]:
     """Height and width as the image is read, and whether it is grey; from its head where Pillow knows the format."""
     try:
-        with Image.open(file, formats=FORMATS) as opened:
+        with large_images_allowed(), Image.open(file, formats=FORMATS) as opened:
             # of a PNG, in which hardly any camera writes, Pillow would decode everything to know
             turned = opened.format != "PNG" and opened.getexif().get(ORIENTATION, 1) >= 5
             width, height = opened.size[::-1] if turned else opened.size
             return (height, width), opened.mode in ("L", "I", "F") or opened.mode.startswith("I;16")
-    except (UnidentifiedImageError, Image.DecompressionBombError):
+    except UnidentifiedImageError:
         image = _read(file)
         return (image.height, image.width), image.mode == "L"
 

@@ -15,9 +15,10 @@ from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_hrmedseg.plans.canvas_advice import canvas_in_words
 from nnunet_hrmedseg.plans.canvas_data import ensure_canvas_data
 from nnunet_hrmedseg.plans.memory import said_in_words
-from nnunet_hrmedseg.plans.overrides import STARTED_FROM, hrmedseg_plans
+from nnunet_hrmedseg.plans.overrides import CANVAS_MULTIPLE, STARTED_FROM, hrmedseg_plans
 from nnunet_hrmedseg.trainers.batch_augmentation import BatchAugmentation, NotOnBatches
 from nnunet_hrmedseg.trainers.initialization import chosen_encoder, initialize_encoder, record
 from nnunet_hrmedseg.trainers.losses import DiceAndPixelLoss, dice_and_cross_entropy, dice_and_focal
@@ -96,12 +97,17 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
             self.print_to_log_file("\n".join(lines))
         if fresh:
             self.encoder_record = record(encoder)
+            self.print_to_log_file(self.canvas_in_words())
             self.print_to_log_file(self.memory_in_words())
 
     def load_checkpoint(self, filename_or_checkpoint) -> None:
         self.continues = True
         super().load_checkpoint(filename_or_checkpoint)
         self.encoder_record = self.my_init_kwargs["plans"]["configurations"][self.configuration_name].get(STARTED_FROM)
+
+    def canvas_in_words(self) -> str:
+        _, *images = self.plans_manager.plans["original_median_shape_after_transp"]
+        return canvas_in_words(images, self.configuration_manager.patch_size, CANVAS_MULTIPLE)
 
     def memory_in_words(self) -> str:
         network = self.configuration_manager.network_arch_init_kwargs

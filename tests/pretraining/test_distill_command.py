@@ -389,7 +389,9 @@ def test_a_folder_of_other_files_is_left_alone(teachers, pictures, tmp_path, cap
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.parametrize("option", [["--epochs", "0"], ["--val_images", "-1"], ["--workers", "-1"]])
+@pytest.mark.parametrize(
+    "option", [["--epochs", "0"], ["--val_images", "-1"], ["--workers", "-1"], ["--seed", "-1"]]
+)
 def test_wrong_numbers(option, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["distill", "--teacher", "x", "--images", "x", "-o", "x", *option])

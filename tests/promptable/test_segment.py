@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 from PIL import Image
 
 from nnunet_hrmedseg.cli import main
-from nnunet_hrmedseg.promptable.label_maps import find_objects
 from nnunet_hrmedseg.promptable.networks import load_promptable
 from nnunet_hrmedseg.promptable.predictor import Predictor
 from nnunet_hrmedseg.promptable.prompts import Prompt
@@ -62,9 +62,26 @@ def read(file):
     return np.asarray(Image.open(file))
 
 
-def expected(networks, image, given, sam="sam.pth", encoder="student.safetensors"):
+def alone(networks, image, prompt, sam="sam.pth", encoder="student.safetensors", **options):
+    """Mask and score of one prompt, by the predictor itself."""
     predictor = Predictor(load_promptable(networks / encoder, networks / sam))
-    return find_objects(predictor, Image.open(image), given, {p.category: 1 for p in given}, None).numbers
+    predictor.set_image(Image.open(image))
+    if prompt.box:
+        options["boxes"] = prompt.box
+    if prompt.points:
+        options |= {"points": [point[:2] for point in prompt.points], "labels": [point[2] for point in prompt.points]}
+    found = predictor.predict(**options)
+    return found.masks[0], found.scores[0]
+
+
+def expected(networks, image, given, *files):
+    """Numbers of objects: every mask by itself, each over those before it."""
+    numbers = np.zeros(read(image).shape[:2], int)
+    for number, prompt in enumerate(given, start=1):
+        mask, _ = alone(networks, image, prompt, *files)
+        assert 0 < mask.sum() < mask.size
+        numbers[mask] = number
+    return numbers
 
 
 # ---- one image -------------------------------------------------------------------------------------------------------
@@ -91,6 +108,27 @@ def test_points_belong_to_the_box_or_to_one_object(networks, image, tmp_path):
     assert np.array_equal(read("points/cell_mask.png"), expected(networks, image, [Prompt(None, points)]))
     assert np.array_equal(read("both/cell_mask.png"), expected(networks, image, [Prompt((10, 5, 80, 60), points)]))
     assert [file.name for file in (tmp_path / "both").iterdir()] == ["cell_mask.png"]
+
+
+def test_a_later_object_lies_on_top_whatever_its_prompt_is(networks, image):
+    """Prompts of one form go through the decoder together, so the point's mask is the last to come."""
+    rows = ["cell.png,10,5,80,60,,", "cell.png,,,,,45 35 1,", "cell.png,0,0,60,50,,"]
+    options = ["--prompts", prompts(image.parent / "x", *rows), "--instances"]
+    assert segment(networks, image, *options, "-o", "out") == 0
+    given = [Prompt((10, 5, 80, 60)), Prompt(None, ((45, 35, 1),)), Prompt((0, 0, 60, 50))]
+    objects = expected(networks, image, given)
+    assert set(np.unique(objects)) == {0, 1, 2, 3}
+    assert np.array_equal(read("out/cell_mask.png"), objects)
+
+
+def test_the_best_of_three_masks_for_a_single_point_and_where_it_is_asked_for(networks, image):
+    assert segment(networks, image, "--point", "45,35,1", "-o", "point") == 0
+    assert segment(networks, image, "--box", "10,5,80,60", "-o", "box") == 0
+    assert segment(networks, image, "--box", "10,5,80,60", "--multimask", "-o", "of_three") == 0
+    point, box = Prompt(None, ((45, 35, 1),)), Prompt((10, 5, 80, 60))
+    for name, prompt, multimask in (("point", point, True), ("box", box, False), ("of_three", box, True)):
+        mask, other = (alone(networks, image, prompt, multimask=choice)[0] for choice in (multimask, not multimask))
+        assert np.array_equal(read(f"{name}/cell_mask.png"), mask) and not np.array_equal(mask, other)
 
 
 def test_several_boxes(networks, image, tmp_path):
@@ -140,7 +178,9 @@ def test_a_folder(networks, folder, tmp_path, capsys):
     assert [(row["image"], row["object"], row["class"]) for row in scores] == [
         ("a.png", "1", "wall"), ("a.png", "2", "nucleus"), ("sub/b.jpg", "1", "nucleus"),
     ]  # fmt: skip
-    assert all(float(row["score"]) and 0 <= int(row["pixels"]) <= 6300 for row in scores)
+    masks = [alone(networks, folder / "a.png", Prompt(box)) for box in ((10, 5, 80, 60), (0, 0, 20, 20))]
+    masks.append(alone(networks, folder / "sub" / "b.jpg", Prompt((5, 5, 40, 30))))
+    assert [(row["score"], int(row["pixels"])) for row in scores] == [(f"{s:.3f}", mask.sum()) for mask, s in masks]
 
 
 def test_json_and_one_image_of_many(networks, folder, tmp_path):
@@ -194,6 +234,27 @@ def test_grey_images_keep_their_bits(networks, folder, tmp_path):
     grey = picture(40, 50)[..., 0]
     assert np.array_equal(read(dataset / "imagesTr" / "c_0000.png"), grey)
     assert np.array_equal(read(dataset / "imagesTr" / "d_0000.png"), grey.astype(np.uint16) * 100)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16])
+def test_grey_images_that_pillow_does_not_know_become_8_bits(networks, folder, tmp_path, dtype):
+    grey = picture(40, 50)[..., 0]
+    tifffile.imwrite(folder / "e.tif", grey.astype(dtype) / 100)
+    rows = prompts(folder, "c.tif,5,5,40,30,,", "e.tif,5,5,40,30,,")
+    assert segment(networks, folder, "--prompts", rows, "--dataset", "Dataset007_Grey") == 0
+    dataset = tmp_path / "raw" / "Dataset007_Grey"
+    assert json.loads((dataset / "dataset.json").read_text())["channel_names"] == {"0": "grey"}
+    written = read(dataset / "imagesTr" / "e_0000.png")
+    assert written.dtype == np.uint8 and np.corrcoef(written.ravel(), grey.ravel())[0, 1] > 0.99
+
+
+def test_images_larger_than_pillow_likes(networks, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # it refuses more than twice as many
+    rows = prompts(folder, "c.tif,5,5,40,30,,", "d.png,5,5,40,30,,")
+    assert segment(networks, folder, "--prompts", rows, "--dataset", "Dataset007_Grey") == 0
+    monkeypatch.undo()
+    grey = picture(40, 50)[..., 0].astype(np.uint16) * 100
+    assert np.array_equal(read(tmp_path / "raw" / "Dataset007_Grey" / "imagesTr" / "d_0000.png"), grey)
 
 
 def test_nothing_stays_of_a_data_set_that_fails(networks, folder, tmp_path, monkeypatch):

@@ -323,6 +323,14 @@ def test_a_fresh_training_starts_from_the_encoder_and_says_so(dataset, encoder):
     assert saved["encoder_started_from"] == {"file": str(encoder.path), "sha256": encoder.sha256, "name": "tiny"}
 
 
+def test_the_log_says_what_canvas_and_memory_come_to(dataset):
+    trainer = _trainer(dataset(LABELS))
+    trainer.initialize()
+    log = _log_of(trainer)
+    assert "Images of 432 x 500 pixels (the median) are resized to a canvas of 64 x 64. What is thinner than 62" in log
+    assert "Training takes about" in log and f"images of {CANVAS} x {CANVAS}" in log
+
+
 def test_the_optimiser_trains_the_weights_that_were_loaded(dataset, encoder):
     trainer = _starting_from(dataset(LABELS), str(encoder.path))
     trainer.num_iterations_per_epoch = 1

@@ -22,7 +22,7 @@ def canvas_in_words(images: Sequence[int], canvas: Sequence[int], multiple: int)
     """
     words = f"Images of {size(images)} pixels (the median) are resized to a canvas of {size(canvas)}."
     scales = [of_canvas / of_image for of_canvas, of_image in zip(canvas, images, strict=True)]
-    half = [max(multiple, side // 2 // multiple * multiple) for side in canvas]
+    half = [-(-side // (2 * multiple)) * multiple for side in canvas]
     if min(scales) >= 2 and prod(half) < prod(canvas):
         part = f"{prod(half) / prod(canvas):.0%}"
         words += f" One of {size(half)} would still hold them, in about {part} of the memory and time."

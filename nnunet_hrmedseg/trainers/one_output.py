@@ -79,6 +79,9 @@ class OneOutputTrainer(nnUNetTrainer):
 
     def save_checkpoint(self, filename: str) -> None:
         """As nnU-Net's, but a kill or a full disk while writing leaves the previous checkpoint whole."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)  # writes nothing: what may lie there under another name is not ours
+            return
         temporary = f"{filename}.incomplete"
         try:
             super().save_checkpoint(temporary)
@@ -89,8 +92,7 @@ class OneOutputTrainer(nnUNetTrainer):
                 f"{filename} could not be saved ({error}); what was there before is untouched. Is the disk full? Make "
                 f"room, and go on with the same command and --c."
             ) from error
-        if os.path.isfile(temporary):
-            os.replace(temporary, filename)
+        os.replace(temporary, filename)
 
     def load_checkpoint(self, filename_or_checkpoint) -> None:
         try:

@@ -11,6 +11,7 @@ from nnunet_hrmedseg.nnunet_versions import nnunet_folders
 LABELS = {"background": 0, "disc": 1, "ring": 2}
 REGIONS = {"background": 0, "whole": [1, 2], "ring": 2}
 IGNORE = {**LABELS, "ignore": 3}
+REGIONS_AND_IGNORE = {**REGIONS, "ignore": 3}
 
 
 def dataset_json(labels, channels, file_ending):

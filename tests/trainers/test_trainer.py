@@ -3,11 +3,17 @@
 import errno
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures import HERSeg, HRMedSeg
 from nnunet_hrmedseg.errors import HRMedSegError
@@ -26,7 +32,7 @@ from nnunet_hrmedseg.trainers.trainer import (
 from nnunet_hrmedseg.weights import write_encoder
 from tests.nnunet_releases import since_nnunet
 from tests.plans.stock_plans import stock_plans, volume_plans
-from tests.trainers.conftest import IGNORE, LABELS, REGIONS
+from tests.trainers.conftest import IGNORE, LABELS, REGIONS, REGIONS_AND_IGNORE
 
 CPU = torch.device("cpu")
 CANVAS = 64
@@ -41,8 +47,8 @@ def _plans(network="HRMedSeg", **arguments):
     return {**plans, "continue_training": False}
 
 
-def _trainer(description, cls=nnUNetTrainerHRMedSeg, fold=0):
-    trainer = cls(_plans(cls.network_name), "2d", fold, description, CPU)
+def _trainer(description, cls=nnUNetTrainerHRMedSeg, fold=0, plans=None):
+    trainer = cls(plans or _plans(cls.network_name), "2d", fold, description, CPU)
     trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = 3, 1
     return trainer
 
@@ -86,8 +92,58 @@ def test_trains_and_validates(dataset, cls, labels):
     assert len(result["tp_hard"]) == 2
 
 
+@pytest.mark.parametrize("cls", [nnUNetTrainerHRMedSeg, nnUNetTrainerHERSeg])
+def test_the_recipe(dataset, cls):
+    trainer = cls(_plans(cls.network_name), "2d", 0, dataset(LABELS), CPU)
+    trainer.initialize()
+    assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.save_every) == (200, 250, 1)
+    assert isinstance(trainer.optimizer, torch.optim.Adam)
+    assert {name: trainer.optimizer.defaults[name] for name in ("betas", "weight_decay")} == {
+        "betas": (0.9, 0.95),
+        "weight_decay": 0,
+    }
+    schedule = trainer.lr_scheduler
+    assert schedule.initial_lrs == [1e-3, 1e-3]
+    assert (schedule.num_epochs, schedule.warmup_epochs * 250) == (200, pytest.approx(20))
+
+
+@pytest.mark.parametrize("cls", [nnUNetTrainerHRMedSeg, nnUNetTrainerHERSeg])
+def test_the_loss_is_that_of_the_paper(dataset, cls):
+    trainer = _trainer(dataset(LABELS), cls)
+    trainer.initialize()
+    torch.manual_seed(0)
+    logits, target = torch.randn(2, 3, 16, 16), torch.randint(3, (2, 1, 16, 16))
+    probability, truth = logits.softmax(1), F.one_hot(target[:, 0], 3).movedim(-1, 1)
+    intersection, sizes = ((x).sum((0, 2, 3))[1:] for x in (probability * truth, probability + truth))
+    dice = (2 * intersection / sizes).mean()
+    cross_entropy = F.cross_entropy(logits, target[:, 0], reduction="none")
+    focal = 0.8 * (1 - torch.exp(-cross_entropy)) ** 2 * cross_entropy
+    expected = {
+        nnUNetTrainerHRMedSeg: 0.2 * focal.mean() - 0.8 * dice,
+        nnUNetTrainerHERSeg: cross_entropy.mean() - dice,
+    }
+    torch.testing.assert_close(trainer.loss(logits, target), expected[cls], rtol=1e-4, atol=1e-5)
+
+
+def test_logits_come_to_full_size_in_our_loss_and_nowhere_else(dataset):
+    class WithStockLoss(nnUNetTrainerHRMedSeg):
+        _build_loss = nnUNetTrainer._build_loss
+
+    description = dataset(LABELS)
+    for cls, side in ((nnUNetTrainerHRMedSeg, CANVAS // 4), (WithStockLoss, CANVAS)):
+        trainer = _trainer(description, cls)
+        trainer.initialize()
+        image = torch.randn(2, 3, CANVAS, CANVAS)
+        assert trainer.network.train()(image).shape == (2, 3, side, side)
+        assert trainer.network.eval()(image).shape == (2, 3, CANVAS, CANVAS)
+
+
 @since_nnunet("2.7", "pixels outside the image are told apart from background")
-@pytest.mark.parametrize("labels", [LABELS, REGIONS, IGNORE], ids=["labels", "regions", "ignore label"])
+@pytest.mark.parametrize(
+    "labels",
+    [LABELS, REGIONS, IGNORE, REGIONS_AND_IGNORE],
+    ids=["labels", "regions", "ignore label", "regions and ignore label"],
+)
 def test_batches_augmented_beside_the_network(dataset, labels, monkeypatch):
     monkeypatch.setattr(nnUNetTrainerHRMedSeg, "augments_batches", True)
     trainer = _trainer(dataset(labels))
@@ -95,6 +151,10 @@ def test_batches_augmented_beside_the_network(dataset, labels, monkeypatch):
     trainer.on_train_start()
     loaded = next(trainer.dataloader_train)
     assert loaded["target"].shape[1] == 1  # nothing was made of the labels yet
+    ignored = "ignore" in labels
+    assert trainer.batch_augmentation.labels == [-1, 0, 1, 2, *[3] * ignored]
+    (spatial,) = (step for _, step in trainer.batch_augmentation.steps if isinstance(step, SpatialTransform))
+    spatial.p_rotation = 1  # every label goes through the resampling
     as_nnunet = trainer.loss
     targets = []
     trainer.loss = lambda output, target: targets.append(target) or as_nnunet(output, target)
@@ -105,14 +165,38 @@ def test_batches_augmented_beside_the_network(dataset, labels, monkeypatch):
         assert np.isfinite(trainer.train_step(batch)["loss"])
         assert not torch.equal(batch["data"], before)
     trainer.progress.close()
-    heads = len(trainer.label_manager.foreground_regions) if labels is REGIONS else 1
+    regions = trainer.label_manager.has_regions
+    heads = 2 + ignored if regions else 1
     assert all(target.shape[1] == heads and target.min() >= 0 for target in targets)
+    seen = [(target[:, -1:] == 1 if regions else target == 3).any() for target in targets]
+    assert all(seen) if ignored else regions or not any(seen)
 
 
 def test_augmentation_stays_with_the_workers_without_a_gpu(dataset):
     trainer = _trainer(dataset(LABELS))
     assert trainer.get_training_transforms((CANVAS, CANVAS), (-3, 3), None, (0, 1), False) is not None
     assert trainer.batch_augmentation is None
+
+
+def test_augmentation_is_beside_the_network_with_a_gpu_unless_the_trainer_says_otherwise(dataset):
+    trainer = _trainer(dataset(LABELS))
+    assert not trainer.augments_batches
+    trainer.device = torch.device("cuda")
+    assert trainer.augments_batches
+    trainer.augment_on_gpu = False
+    assert not trainer.augments_batches
+
+
+def test_augmentation_that_is_not_done_on_batches_stays_with_the_workers(dataset, monkeypatch):
+    class Unknown(BasicTransform):
+        pass
+
+    pipeline = ComposeTransforms([Unknown()])
+    monkeypatch.setattr(nnUNetTrainerHRMedSeg, "augments_batches", True)
+    monkeypatch.setattr(nnUNetTrainer, "get_training_transforms", lambda *args, **kwargs: pipeline)
+    trainer = _trainer(dataset(LABELS))
+    assert trainer.get_training_transforms() is pipeline and trainer.batch_augmentation is None
+    assert "Augmentation stays with the workers: there is no Unknown for batches." in _log_of(trainer)
 
 
 def test_learns_a_tiny_data_set(dataset):
@@ -165,11 +249,16 @@ def test_the_whole_canvas_is_the_patch(dataset):
     assert list(initial) == [CANVAS, CANVAS]
 
 
-def test_few_validation_images_are_drawn_twice_and_not_fifty_times(dataset):
-    trainer = _trainer(dataset(LABELS))
+@pytest.mark.parametrize("batch_size, slices, drawn", [(2, 1, 1), (1, 1, 2), (1, 40, 50)])
+def test_few_validation_images_are_drawn_twice_and_not_fifty_times(dataset, batch_size, slices, drawn):
+    """One case is in this fold, which of a volume can be any of its slices."""
+    plans = _plans()
+    plans["configurations"]["2d"]["batch_size"] = batch_size
+    plans["original_median_shape_after_transp"][0] = slices
+    trainer = _trainer(dataset(LABELS), plans=plans)
     trainer.num_val_iterations_per_epoch = 50
     trainer.on_train_start()
-    assert trainer.num_val_iterations_per_epoch == 1  # one image in this fold, batch size 2
+    assert trainer.num_val_iterations_per_epoch == drawn
 
 
 def test_a_checkpoint_is_whole_or_not_there(dataset, monkeypatch):
@@ -188,6 +277,20 @@ def test_a_checkpoint_is_whole_or_not_there(dataset, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         trainer.save_checkpoint(file)
     assert open(file, "rb").read() == first
+
+
+@pytest.mark.parametrize("name, value", [("local_rank", 1), ("disable_checkpointing", True)])
+def test_a_process_that_saves_nothing_leaves_the_checkpoint_alone(dataset, name, value):
+    trainer = _trainer(dataset(LABELS))
+    trainer.on_train_start()
+    file = Path(trainer.output_folder, "checkpoint_latest.pth")
+    trainer.save_checkpoint(str(file))
+    first = file.read_bytes()
+    half = file.with_name("checkpoint_latest.pth.incomplete")
+    half.write_bytes(b"half")  # of a training that was killed, or what another process writes just now
+    setattr(trainer, name, value)
+    trainer.save_checkpoint(str(file))
+    assert file.read_bytes() == first and half.read_bytes() == b"half"
 
 
 def test_a_full_disk_keeps_the_last_checkpoint_and_leaves_no_half_one(dataset, monkeypatch):
@@ -240,12 +343,16 @@ def test_continuing_restores_weights_epoch_and_plans(dataset):
     file = os.path.join(trainer.output_folder, "checkpoint_latest.pth")
     trainer.save_checkpoint(file)
 
+    checkpoint = torch.load(file, weights_only=False)
+    checkpoint["init_args"]["plans"]["configurations"]["2d"]["batch_size"] = 7
+    torch.save(checkpoint, file)
+
     again = _trainer(description)
     again.load_checkpoint(file)
     assert again.current_epoch == 5
+    assert again.my_init_kwargs["plans"]["configurations"]["2d"]["batch_size"] == 7
     for name, value in trainer.network.state_dict().items():
         assert torch.equal(again.network.state_dict()[name], value)
-    assert again.my_init_kwargs["plans"]["configurations"]["2d"]["patch_size"] == [CANVAS, CANVAS]
 
 
 def test_continuing_what_was_trained_with_a_single_parameter_group(dataset):
@@ -321,6 +428,21 @@ def test_a_fresh_training_starts_from_the_encoder_and_says_so(dataset, encoder):
     with open(os.path.join(trainer.output_folder_base, "plans.json")) as file:
         saved = json.load(file)["configurations"]["2d"]
     assert saved["encoder_started_from"] == {"file": str(encoder.path), "sha256": encoder.sha256, "name": "tiny"}
+
+
+def test_a_compiled_network_starts_from_the_encoder_and_trains(dataset, encoder, monkeypatch):
+    """nnU-Net compiles on a GPU: here without a compiler behind it."""
+    monkeypatch.setattr(nnUNetTrainerHRMedSeg, "_do_i_compile", lambda self: True)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    trainer = _starting_from(dataset(LABELS), str(encoder.path))
+    trainer.num_iterations_per_epoch = 1
+    trainer.on_train_start()
+    network = trainer.network._orig_mod
+    assert all(torch.equal(network.state_dict()[name], value) for name, value in encoder.state.items())
+    trainer.on_train_epoch_start()
+    assert np.isfinite(trainer.train_step(next(trainer.dataloader_train))["loss"])
+    trainer.progress.close()
+    assert any(not torch.equal(network.state_dict()[name], value) for name, value in encoder.state.items())
 
 
 def test_the_log_says_what_canvas_and_memory_come_to(dataset):

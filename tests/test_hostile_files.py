@@ -328,6 +328,7 @@ NONSENSE = {
 }
 
 SUMMARY_CLASSES = {"a": 1}
+SUMMARY_VALUES = {"c.png": {"a": {"Dice": 1, "IoU": 1}}}
 
 JSON_READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "encoder's card": ("x.json", lambda file: read_encoder(_empty(file.with_suffix(".safetensors")))),
@@ -341,7 +342,7 @@ JSON_READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "folds": ("splits_final.json", lambda file: folds_of_splits(file.parent)),
     "config of SAM": ("config.json", lambda file: read_decoder(file.parent)),
     "validation": ("summary.json", lambda file: is_validated(file.parent, npz=True)),
-    "summary": ("summary.json", lambda file: check_summary(file, SUMMARY_CLASSES, {"c.png": {"a": {"Dice": 1, "IoU": 1}}})),
+    "summary": ("summary.json", lambda file: check_summary(file, SUMMARY_CLASSES, SUMMARY_VALUES)),
     "length of a training": ("budget.json", lambda file: length_of_training(file.parent)),
     "canvas data": (
         "canvas_data/record.json",

@@ -33,8 +33,9 @@ class Objects:
 
     def label_map(self, instances: bool = False) -> np.ndarray:
         """(H, W) classes, or numbers of objects; uint8, or uint16 where there are more than 255 of them."""
-        label_map = self.numbers if instances else np.array([0, *self.values])[self.numbers]
-        return label_map.astype(np.uint8 if max([0, *self.values, instances * len(self.values)]) < 256 else np.uint16)
+        values = range(1, len(self.values) + 1) if instances else self.values
+        dtype = np.uint8 if max(values, default=0) < 256 else np.uint16
+        return np.array([0, *values], dtype)[self.numbers]
 
 
 def class_values(prompts: Iterable[Prompt]) -> dict[str, int]:

@@ -25,17 +25,18 @@ def draw_overlay(
         values: class of each object, counted from 1.
         prompts: of each object.
     """
-    colours = np.array([ImageColor.getrgb(colour) for colour in CLASS_COLOURS], np.float32)
-    of_object = np.concatenate([np.zeros((1, 3), np.float32), colours[(np.array(values, int) - 1) % len(colours)]])
-    picture = np.asarray(image.convert("RGB"), np.float32)
-    inside = (objects > 0)[..., None]
+    colours = np.array([ImageColor.getrgb(colour) for colour in CLASS_COLOURS], np.uint8)
+    of_object = np.concatenate([np.zeros((1, 3), np.uint8), colours[(np.array(values, int) - 1) % len(colours)]])
+    picture = np.array(image.convert("RGB"))
+    inside = objects > 0
     outline = np.zeros(objects.shape, bool)
     outline[:, 1:] |= objects[:, 1:] != objects[:, :-1]
     outline[1:] |= objects[1:] != objects[:-1]
-    painted = of_object[objects]
-    picture = np.where(inside, (1 - OPACITY) * picture + OPACITY * painted, picture)
-    picture = np.where(inside & outline[..., None], painted, picture)
-    drawn = Image.fromarray(picture.round().astype(np.uint8))
+    outline &= inside
+    # in floats no more than what is painted: an image may have 20,000 x 20,000 pixels
+    picture[inside] = ((1 - OPACITY) * picture[inside] + OPACITY * of_object[objects[inside]]).round()
+    picture[outline] = of_object[objects[outline]]
+    drawn = Image.fromarray(picture)
     draw = ImageDraw.Draw(drawn)
     line = max(1, round(max(image.size) / 700))
     for prompt, colour in zip(prompts, of_object[1:].astype(int).tolist(), strict=True):

@@ -209,6 +209,8 @@ def _array(values: Sequence | np.ndarray | None, name: str, ndim: int, last: int
 
 
 def _as_picture(image: np.ndarray | Image.Image) -> Image.Image:
+    if isinstance(image, Image.Image) and image.mode in ("P", "PA", "LA", "CMYK", "YCbCr", "LAB", "HSV"):
+        image = image.convert("RGB")  # their numbers are no brightness, or have another meaning
     pixels = np.asarray(image)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]

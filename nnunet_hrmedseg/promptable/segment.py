@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import os
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
@@ -126,8 +127,8 @@ def _jobs(args: argparse.Namespace) -> list[Job]:
         )
     jobs = []
     for name, prompts in read_prompts(Path(args.prompts)).items():
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts:
+        path = _below(name)
+        if path is None:
             raise HRMedSegError(f"{args.prompts}: {name} must be the path of an image below {image}.")
         _check_suffix(image / path)
         jobs.append(Job(image / path, path.with_suffix("").as_posix(), prompts))
@@ -135,6 +136,13 @@ def _jobs(args: argparse.Namespace) -> list[Job]:
     if missing:
         raise HRMedSegError(f"{args.prompts} names images that are not there: {some(missing)}.")
     return jobs
+
+
+def _below(name: str, windows: bool = os.name == "nt") -> PurePosixPath | None:
+    """The path of an image below its folder, as a file of prompts names it; None for one that leads elsewhere."""
+    path = PurePosixPath(PureWindowsPath(name).as_posix() if windows else name)
+    elsewhere = path.is_absolute() or ".." in path.parts or (windows and PureWindowsPath(name).drive)
+    return None if elsewhere else path
 
 
 def _prompts_of_options(args: argparse.Namespace) -> list[Prompt]:

@@ -23,7 +23,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from nnunet_hrmedseg.comparison.measures import Task, surface_measures_are_there
-from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.errors import HRMedSegError, size, some
 from nnunet_hrmedseg.files import spreadsheet_text, write_atomically
 from nnunet_hrmedseg.plans.raw_cases import find_raw_cases, read_dataset_json
 from nnunet_hrmedseg.pretraining.image_sources import raw_reader, resolved_source
@@ -79,6 +79,9 @@ def zeroshot(args: argparse.Namespace) -> int:
                 truth, properties = task.reader.read_seg(label)
             except Exception as error:  # readers raise what they like
                 raise HRMedSegError(f"Case {case} cannot be read: {error}") from error
+            if pixels.shape[:3] != truth[0].shape:
+                sizes = [size(shape[1:] if shape[0] == 1 else shape) for shape in (pixels.shape[:3], truth[0].shape)]
+                raise HRMedSegError(f"Case {case}: its image is {sizes[0]}, its label {sizes[1]} pixels in size.")
             random = np.random.default_rng([args.seed, number])
             masks = {name: region_or_label_to_mask(truth[0], value) for name, value in task.classes.items()}
             prompts = _prompts(masks, args.boxes, args.jitter, random)

@@ -257,6 +257,23 @@ def test_grey_rgb_rgba_and_other_numbers(student):
     assert student.predict(BOXES[:1]).masks.shape == (1, 70, 90)
 
 
+@pytest.mark.parametrize("mode", ["P", "CMYK", "LA", "YCbCr"])
+def test_images_of_pillow_in_other_modes_are_seen_in_their_colours(student, mode):
+    image = Image.fromarray(picture(70, 90)).convert(mode)
+    found = []
+    for each in (image, image.convert("RGB")):
+        student.set_image(each)
+        found.append(student.predict(BOXES[:1]).logits)
+    assert np.array_equal(*found)
+
+
+def test_points_are_in_the_object_where_nothing_else_is_said(student):
+    student.set_image(picture(70, 90))
+    points = [[20, 30], [40, 40]]
+    unsaid, inside, beside = (student.predict(points=points, labels=labels) for labels in (None, [1, 1], [0, 0]))
+    assert np.array_equal(unsaid.logits, inside.logits) and not np.array_equal(unsaid.logits, beside.logits)
+
+
 @pytest.mark.parametrize("shape", [(5,), (3, 20, 20), (20, 20, 2), (4, 20, 20, 3), (0, 5), (2, 20, 20, 20)])
 def test_what_is_no_image(student, shape):
     with pytest.raises(HRMedSegError, match=r"The image has the shape.*one\s+slice at a time"):

@@ -5,7 +5,7 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from nnunet_hrmedseg.cli import main
 from nnunet_hrmedseg.promptable.networks import load_promptable
 from nnunet_hrmedseg.promptable.predictor import Predictor
 from nnunet_hrmedseg.promptable.prompts import Prompt
+from nnunet_hrmedseg.promptable.segment import _below
 from tests.promptable.tiny_sams import picture
 
 HEADER = "image,x0,y0,x1,y1,points,class\n"
@@ -181,6 +182,27 @@ def test_a_folder(networks, folder, tmp_path, capsys):
     masks = [alone(networks, folder / "a.png", Prompt(box)) for box in ((10, 5, 80, 60), (0, 0, 20, 20))]
     masks.append(alone(networks, folder / "sub" / "b.jpg", Prompt((5, 5, 40, 30))))
     assert [(row["score"], int(row["pixels"])) for row in scores] == [(f"{s:.3f}", mask.sum()) for mask, s in masks]
+
+
+@pytest.mark.parametrize(
+    "name, windows, path",
+    [
+        ("a.png", False, "a.png"),
+        ("sub/a.png", False, "sub/a.png"),
+        ("sub\\a.png", True, "sub/a.png"),
+        ("sub/a.png", True, "sub/a.png"),
+        ("/a.png", False, None),
+        ("../a.png", False, None),
+        ("..\\a.png", True, None),
+        ("sub\\..\\..\\a.png", True, None),
+        ("C:\\x\\a.png", True, None),
+        ("C:a.png", True, None),
+        ("\\\\server\\share\\a.png", True, None),
+        ("\\a.png", True, None),
+    ],
+)
+def test_names_of_images_lead_below_their_folder_or_nowhere(name, windows, path):
+    assert _below(name, windows) == (None if path is None else PurePosixPath(path))
 
 
 def test_json_and_one_image_of_many(networks, folder, tmp_path):

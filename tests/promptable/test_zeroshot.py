@@ -28,11 +28,10 @@ class PerfectPredictor:
     """Fills each box."""
 
     def __init__(self, network, device, prompts_at_once):
-        self.images = []
+        pass
 
     def set_image(self, image):
         self.size = image.shape[:2]
-        self.images.append(image)
 
     def of_prompts(self, prompts, multimask):
         for number, prompt in enumerate(prompts):
@@ -128,25 +127,36 @@ def test_regions_and_one_box_for_a_class(networks, tmp_path, monkeypatch):
 
 
 def test_a_volume_slice_by_slice(networks, tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "Predictor", PerfectPredictor)
+    images = []
+
+    class Noting(PerfectPredictor):
+        def set_image(self, image):
+            images.append(image)
+            super().set_image(image)
+
+    monkeypatch.setattr(command, "Predictor", Noting)
     dataset = tmp_path / "Dataset001_Volumes"
     for part in ("imagesTr", "labelsTr"):
         (dataset / part).mkdir(parents=True)
     label = np.zeros((4, 20, 30), np.uint8)
     label[1, 3:9, 4:12] = label[2, 5:9, 4:12] = 1
+    volume = np.random.default_rng(0).normal(size=label.shape).astype(np.float32)
     for array, file in (
-        (np.random.default_rng(0).normal(size=label.shape).astype(np.float32), "imagesTr/a_0000.nii.gz"),
+        (volume, "imagesTr/a_0000.nii.gz"),
         (label, "labelsTr/a.nii.gz"),
     ):
-        volume = sitk.GetImageFromArray(array)
-        volume.SetSpacing((0.5, 0.5, 3.0))
-        sitk.WriteImage(volume, str(dataset / file))
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing((0.5, 0.5, 3.0))
+        sitk.WriteImage(image, str(dataset / file))
     description = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "organ": 1}, "numTraining": 1}
     (dataset / "dataset.json").write_text(json.dumps({**description, "file_ending": ".nii.gz"}))
     assert zeroshot(networks, dataset, tmp_path / "out") == 0
     (row,) = rows(tmp_path / "out")
     assert row["boxes"] == "2" and float(row["Dice"]) == 1 and float(row["HD95"]) == 0
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["unit"] == "mm"
+    assert len(images) == 2
+    for image, of_slice in zip(images, volume[1:3], strict=True):
+        assert np.corrcoef(image.ravel(), of_slice.ravel())[0, 1] > 0.99
 
 
 def test_jitter_is_the_same_for_the_same_seed_and_for_the_teacher(networks, tmp_path, monkeypatch):
@@ -200,6 +210,8 @@ def test_mistakes(networks, tmp_path, capsys):
     assert "has no labelled cases in labelsTs" in said("--test")
     assert "There is no SAM at" in said(sam="nowhere.pth")
     assert "There is no encoder file" in said(encoder="nowhere.safetensors")
+    Image.fromarray(np.ones((40, 50), np.uint8)).save(dataset / "labelsTr" / "case_01.png")
+    assert "Case case_01: its image is 40 x 56, its label 40 x 50 pixels in size." in said()
     (dataset / "labelsTr" / "case_01.png").unlink()
     assert "without image or label: case_01" in said()
     write_labelled(dataset, 2)

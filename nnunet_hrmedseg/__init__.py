@@ -1,4 +1,4 @@
-"""HRMedSeg and HER-Seg for nnU-Net: whole-image segmentation at high resolution with 3.5 million parameters.
+"""HRMedSeg and HER-Seg for nnU-Net: whole-image segmentation at high resolution with 3.2 million parameters.
 
 Importing the package imports nothing heavy: nnU-Net finds its parts by name (see `nnunet_hrmedseg.registration`).
 """

@@ -21,9 +21,11 @@ def test_free_memory(monkeypatch, tmp_path):
 
 
 def test_usable_cores(monkeypatch):
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 3)
-    assert machine.usable_cores() == 3
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 3}, raising=False)
+    assert machine.usable_cores() == 2
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert machine.usable_cores() == 4
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert machine.usable_cores() == 1
 

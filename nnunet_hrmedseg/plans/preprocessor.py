@@ -61,13 +61,16 @@ class HRMedSegPreprocessor(DefaultPreprocessor):
         configuration_manager: ConfigurationManager,
         dataset_json: dict | str,
     ):
-        """As nnU-Net's: takes (C, Z, Y, X) and (1, Z, Y, X), returns both with (Z', H, W) after transpose and crop."""
+        """As nnU-Net's: takes (C, Z, Y, X) and (1, Z, Y, X), returns both with (Z', H, W) after transpose and crop.
+
+        Without a segmentation, the one that is returned is 0 everywhere.
+        """
         dataset: dict = load_json(dataset_json) if isinstance(dataset_json, str) else dataset_json
         channels = list((dataset.get("channel_names") or dataset["modality"]).values())
         check_image(data, channels, "the model was trained with" if seg is None else "dataset.json lists")
         if seg is not None:
             seg = _checked_segmentation(seg, data.shape[1:], plans_manager, dataset)
-        canvas_configuration = _CanvasConfiguration(configuration_manager.configuration)
+        canvas_configuration = _CanvasConfiguration(configuration_manager.configuration, has_seg=seg is not None)
         return super().run_case_npy(data, seg, properties, plans_manager, canvas_configuration, dataset)
 
     def _normalize(
@@ -121,12 +124,19 @@ class HRMedSegPreprocessor(DefaultPreprocessor):
 class _CanvasConfiguration(ConfigurationManager):
     """The same configuration; its resampling goes to the canvas, whatever shape the spacing would give."""
 
+    def __init__(self, configuration: dict, *, has_seg: bool) -> None:
+        super().__init__(configuration)
+        self.has_seg = has_seg
+
     @property
     def resampling_fn_data(self):
         return lambda data, *_spacing, **__: resize_images_to_canvas(data, self.patch_size)
 
     @property
     def resampling_fn_seg(self):
+        if not self.has_seg:
+            # what comes here then is nnU-Net's map of the non-zero region, which nothing reads after the normalisation
+            return lambda seg, *_spacing, **__: np.zeros((*seg.shape[:2], *map(int, self.patch_size)), seg.dtype)
         return lambda seg, *_spacing, **__: resize_segmentation_to_canvas(seg, self.patch_size)
 
 

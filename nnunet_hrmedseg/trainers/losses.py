@@ -131,7 +131,7 @@ class DiceAndPixelLoss(nn.Module):
             sums = sums[:, :, 1:]
         if self.batch_dice:
             if self.ddp:
-                sums = AllGatherGrad.apply(sums).sum(0)
+                sums = AllGatherGrad.apply(sums.contiguous()).sum(0)  # NCCL takes nothing else
             sums = sums.sum(1)
         intersection, predicted, true = sums
         return ((2 * intersection + SMOOTH) / (predicted + true + SMOOTH).clamp_min(1e-8)).mean()

@@ -63,7 +63,7 @@ def test_pool_sizes_are_checked(sizes):
         MultiscalePooling(sizes)
 
 
-def test_pools_make_a_difference_and_stand_where_the_equations_have_them():
+def test_pools_make_a_difference():
     torch.manual_seed(0)
     with_pools = ECMDecoder(2, 32, **SMALL).eval()
     without = ECMDecoder(2, 32, multiscale_pooling=False, **SMALL).eval()
@@ -72,24 +72,47 @@ def test_pools_make_a_difference_and_stand_where_the_equations_have_them():
     with torch.no_grad():
         assert (with_pools(embedding) - without(embedding)).abs().max() > 1e-3
 
-    # Eq. 6-7, written out for one layer and one head from the layer's own projections.
-    layer = ECMDecoder(3, 32, depth=1, num_heads=1, mlp_dim=16).eval().transformer.layers[0]
-    q, tokens, psi = torch.randn(1, 3, 32), torch.randn(1, 64, 32), torch.randn(64, 32)
-    pooled = torch.randn(1, 64, 32)
+
+def test_two_layers_and_the_last_attention_are_the_equations():
+    """Eq. 6-7 written out for one head: delta of each layer's own tokens, the first queries as their encoding."""
+    torch.manual_seed(0)
+    delta = MultiscalePooling((3, 5))
+    transformer = TwoWayTransformer(32, 2, 1, 16, delta).double()
+    for norm in transformer.modules():
+        if isinstance(norm, nn.LayerNorm):
+            nn.init.normal_(norm.weight, 1, 0.3)
+            nn.init.normal_(norm.bias)
+    queries, image, psi = torch.randn(2, 3, 32), torch.randn(2, 32, 4, 6), torch.randn(24, 32)
+    queries, image, psi = queries.double(), image.double(), psi.double()
 
     def attend(attention, query, key, value):
         query, key, value = attention.query(query), attention.key(key), attention.value(value)
         weights = (query @ key.transpose(1, 2) / query.shape[-1] ** 0.5).softmax(-1)
         return attention.projection(weights @ value)
 
+    def pool(tokens):
+        return delta(tokens.transpose(1, 2).unflatten(2, (4, 6))).flatten(2).transpose(1, 2)
+
     with torch.no_grad():
-        new_q, new_tokens = layer(q, tokens, pooled, q, psi)
-        expected = layer.norm1(attend(layer.self_attention, q, q, q))
-        expected = layer.norm2(attend(layer.query_to_image, expected + q, tokens + psi, pooled) + expected)
-        expected = layer.norm3(layer.mlp(expected) + expected)
-        torch.testing.assert_close(new_q, expected)
-        expected = layer.norm4(attend(layer.image_to_query, pooled + psi, expected + q, expected) + pooled)
-        torch.testing.assert_close(new_tokens, expected)
+        new_queries, new_image = transformer(queries, image, psi)
+
+        first, second = transformer.layers
+        h = image.flatten(2).transpose(1, 2)
+        pooled = pool(h)
+        q = first.norm1(attend(first.self_attention, queries, queries, queries))
+        q = first.norm2(q + attend(first.query_to_image, q + queries, h + psi, pooled))
+        q = first.norm3(q + first.mlp(q))
+        h = first.norm4(pooled + attend(first.image_to_query, pooled + psi, q + queries, q))
+
+        pooled = pool(h)
+        q = second.norm1(q + attend(second.self_attention, q + queries, q + queries, q))
+        q = second.norm2(q + attend(second.query_to_image, q + queries, h + psi, pooled))
+        q = second.norm3(q + second.mlp(q))
+        h = second.norm4(pooled + attend(second.image_to_query, pooled + psi, q + queries, q))
+
+        q = transformer.final_norm(q + attend(transformer.final_attention, q + queries, h + psi, h))
+    torch.testing.assert_close(new_queries, q)
+    torch.testing.assert_close(new_image, h.transpose(1, 2).unflatten(2, (4, 6)))
 
 
 def test_per_class_mlp_equals_one_mlp_for_each_class():

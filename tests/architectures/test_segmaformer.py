@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 import pickle
 
 import pytest
@@ -15,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nnunet_hrmedseg.architectures import SegMaFormer
 from nnunet_hrmedseg.architectures.counting import multiply_accumulates, parameters
 from nnunet_hrmedseg.architectures.layers import to_map, to_tokens
+from nnunet_hrmedseg.architectures.segmaformer import PatchEmbedding
 from nnunet_hrmedseg.benchmark.memory import kept_for_backward
 from nnunet_hrmedseg.benchmark.networks import nnunet_loss
 from nnunet_hrmedseg.plans.networks import SEGMAFORMER
@@ -96,6 +99,31 @@ def test_the_decoder_is_the_papers():
     shapes = [(2, width, *grid) for width, grid in zip(SMALL["embed_dims"], GRIDS, strict=True)]
     maps = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
     torch.testing.assert_close(decoder(maps), decoded_as_the_paper_does(decoder, maps))
+
+
+def rotation_matrix(position, width):
+    """2 x 2 rotations along the diagonal, two for each of z, y and x; the channels that are left stay."""
+    matrix = torch.eye(width, dtype=torch.float64)
+    for pair in range(6):
+        angle = position[pair // 2] * 10000.0 ** (-(pair % 2) / 2)
+        turn = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+        matrix[2 * pair : 2 * pair + 2, 2 * pair : 2 * pair + 2] = torch.tensor(turn)
+    return matrix
+
+
+def test_patches_are_turned_by_their_positions():
+    torch.manual_seed(0)
+    embedding = PatchEmbedding(2, 14, (3, 3, 3), (2, 2, 2)).double()
+    nn.init.normal_(embedding.norm.weight)
+    nn.init.normal_(embedding.norm.bias)
+    volume = torch.randn(2, 2, 4, 6, 8, dtype=torch.float64)
+    patches = embedding.proj(volume)
+    assert embedding.grid(volume) == patches.shape[2:] == (2, 3, 4)
+    turned = [
+        patches[:, :, z, y, x] @ rotation_matrix((z, y, x), 14).T
+        for z, y, x in itertools.product(range(2), range(3), range(4))
+    ]
+    torch.testing.assert_close(embedding(volume), embedding.norm(torch.stack(turned, 1)), rtol=1e-5, atol=1e-5)
 
 
 # ---- patches ---------------------------------------------------------------------------------------------------------

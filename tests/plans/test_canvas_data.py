@@ -227,6 +227,19 @@ def test_preprocess_command_makes_it_for_the_canvas_that_stands_in_the_plans_fil
         preprocessor.run(NAME, "2d", "plans", 1)
 
 
+def test_preprocess_command_makes_complete_data_anew(data, monkeypatch):
+    monkeypatch.setenv("nnUNet_raw", str(data.raw))
+    monkeypatch.setenv("nnUNet_preprocessed", str(data.preprocessed))
+    for name, content in (("plans", data.plans), ("dataset", data.json)):
+        (data.preprocessed / NAME / f"{name}.json").write_text(json.dumps(content))
+    data.ensure()
+    files = [data.folder / canvas_data.RECORD, data.folder / "a.b2nd"]
+    made = [file.stat().st_mtime_ns for file in files]
+    HRMedSegPreprocessor(verbose=False).run(NAME, "2d", "plans", 1)
+    assert data.status().state == "complete"
+    assert all(file.stat().st_mtime_ns > before for file, before in zip(files, made, strict=True))
+
+
 # ---- without raw data ------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from skimage import io
 
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.plans import preprocessor
 from nnunet_hrmedseg.plans.preprocessor import HRMedSegPreprocessor
 from tests.nnunet_releases import since_nnunet
 from tests.plans.stock_plans import stock_plans
@@ -129,6 +130,25 @@ def test_one_constant_channel_leaves_the_others_as_they_are():
     np.testing.assert_allclose(data[0], alone[0], atol=1e-5)
     np.testing.assert_array_equal(data[1], 0)
     assert data[2].std() > 0.1
+
+
+@pytest.mark.parametrize("use_mask", [False, True])
+def test_without_a_segmentation_the_image_is_the_same_and_none_is_resized(monkeypatch, use_mask):
+    image, _ = image_and_labels((2, 40, 60), channels=2)
+    image[..., :5] = 0  # cropped
+    image[:, :, 10:30, 50:] = 0  # left out of the normalisation where the mask is used
+    plans = canvas_plans(2, use_mask=use_mask)
+    expected, _, expected_properties = run(image, np.zeros((1, *image.shape[1:]), dtype=np.uint8), plans=plans)
+
+    def refuse(*_):
+        raise AssertionError("a segmentation is resized")
+
+    monkeypatch.setattr(preprocessor, "resize_segmentation_to_canvas", refuse)
+    data, seg, properties = run(image, plans=plans)
+    np.testing.assert_array_equal(data, expected)
+    assert seg.shape == (1, 2, *CANVAS) and seg.dtype == np.int8
+    del expected_properties["class_locations"]
+    assert properties == expected_properties
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 60), (1, 60, 1), (1, 1, 1), (3, 1, 60)], ids=str)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from torch import distributed, multiprocessing
 from torch.nn import functional as F
 
 from nnunet_hrmedseg.trainers import losses
@@ -41,13 +42,33 @@ KINDS = pytest.mark.parametrize("make, regions", [(_labels, False), (_regions, T
 def test_focal_loss_is_the_papers_formula():
     p = torch.tensor([0.1, 0.5, 0.9, 0.999])
     expected = -0.8 * (1 - p) ** 2 * p.log()
-    torch.testing.assert_close(focal_loss(-p.log(), alpha=0.8, gamma=2), expected)
+    torch.testing.assert_close(focal_loss(-p.log()), expected)
 
 
 def test_gamma_zero_is_cross_entropy():
     logits, target = _labels()
     loss = dice_and_focal(regions=False, weight_dice=0, weight_pixel=1, alpha=1, gamma=0)
     torch.testing.assert_close(loss(logits, target), F.cross_entropy(logits, target[:, 0]))
+
+
+@KINDS
+def test_the_parts_have_the_published_weights(make, regions):
+    logits, target = make()
+    if regions:
+        probability, truth, counted = logits.sigmoid(), target, [0, 1]
+        p_true = torch.where(truth == 1, probability, 1 - probability)
+    else:
+        probability, truth, counted = logits.softmax(1), F.one_hot(target[:, 0], 3).movedim(-1, 1), [1, 2]
+        p_true = probability.gather(1, target)
+    parts = [
+        (2 * (probability[:, k] * truth[:, k]).sum() + 1e-5) / (probability[:, k].sum() + truth[:, k].sum() + 1e-5)
+        for k in counted
+    ]
+    dice = sum(parts) / 2
+    cross_entropy = -p_true.log()
+    focal = 0.8 * (1 - p_true) ** 2 * cross_entropy
+    torch.testing.assert_close(dice_and_focal(regions=regions)(logits, target), -0.8 * dice + 0.2 * focal.mean())
+    torch.testing.assert_close(dice_and_cross_entropy(regions=regions)(logits, target), -dice + cross_entropy.mean())
 
 
 @pytest.mark.parametrize("batch_dice", [True, False])
@@ -166,3 +187,65 @@ def test_extreme_logits_stay_finite():
     value = dice_and_focal(regions=False)(extreme, target)
     value.backward()
     assert torch.isfinite(value) and torch.isfinite(extreme.grad).all()
+
+
+# ---- several processes -----------------------------------------------------------------------------------------------
+
+
+def _value_and_gradient(loss, logits, target):
+    value = loss(logits, target)
+    return value.detach(), torch.autograd.grad(value, logits)[0]
+
+
+def _both(regions, ddp):
+    """Our Dice and cross entropy, and nnU-Net's."""
+    dice = {"batch_dice": True, "smooth": 1e-5, "ddp": ddp, "do_bg": regions}
+    if regions:
+        theirs = DC_and_BCE_loss({}, dice, dice_class=MemoryEfficientSoftDiceLoss)
+    else:
+        theirs = DC_and_CE_loss(dice, {}, dice_class=MemoryEfficientSoftDiceLoss)
+    return dice_and_cross_entropy(regions=regions, ddp=ddp), theirs
+
+
+def _one_image_of_two(rank, folder):
+    """What one of two processes does."""
+    torch.set_num_threads(1)
+    group = (folder / "group").as_uri()
+    distributed.init_process_group("gloo", init_method=group, rank=rank, world_size=2)
+    results = []
+    for make, regions in ((_labels, False), (_regions, True)):
+        logits, target = (tensor[rank : rank + 1] for tensor in make())
+        results.append([_value_and_gradient(loss, logits, target) for loss in _both(regions, ddp=True)])
+    torch.save(results, folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@KINDS
+def test_what_goes_to_other_processes_is_contiguous(make, regions, monkeypatch):
+    """NCCL, which GPUs talk by, refuses the rest."""
+
+    class Gather:
+        @staticmethod
+        def apply(sums):
+            assert sums.is_contiguous()
+            return torch.stack([sums, sums])
+
+    monkeypatch.setattr(losses, "AllGatherGrad", Gather)
+    logits, target = make()
+    loss = dice_and_focal(regions=regions, ddp=True)
+    torch.testing.assert_close(loss(logits, target), dice_and_focal(regions=regions)(logits, target))
+
+
+def test_two_processes_have_the_dice_of_the_whole_batch(tmp_path):
+    """As nnU-Net's: a process has the sum of the gradients of all; averaged over them it is that of the whole batch."""
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    multiprocessing.set_forkserver_preload([__name__])  # imported once, not in each process
+    multiprocessing.start_processes(_one_image_of_two, (tmp_path,), nprocs=2, start_method=method)
+    results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for (make, regions), *of_ranks in zip(((_labels, False), (_regions, True)), *results, strict=True):
+        for mine, theirs in of_ranks:
+            torch.testing.assert_close(mine, theirs)
+        value, gradient = _value_and_gradient(_both(regions, ddp=False)[0], *make())
+        values, gradients = zip(*(mine for mine, _ in of_ranks), strict=True)
+        torch.testing.assert_close(sum(values) / 2, value)
+        torch.testing.assert_close(torch.cat(gradients) / 2, gradient)

@@ -7,21 +7,62 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from nnunet_hrmedseg.errors import HRMedSegError
 
-__all__ = ["finite", "json_object", "put_folder", "read_json", "replacing", "spreadsheet_text", "write_atomically"]
+__all__ = [
+    "finite",
+    "json_object",
+    "output_folder",
+    "put_folder",
+    "read_json",
+    "replacing",
+    "spreadsheet_text",
+    "write_atomically",
+]
+
+
+def output_folder(path: Path) -> Path:
+    """The folder that a command was told to write to; made if it is not there. Returns `path`.
+
+    Raises:
+        HRMedSegError: it is a file or below one, it cannot be made, or nothing can be written to it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        # os.path, as Path.is_file raises where a folder above may not be looked into
+        file = next((place for place in (path, *path.parents) if os.path.isfile(place)), None)
+        if file == path:
+            raise HRMedSegError(f"{path} is a file; a folder is needed to write to. Give another place.") from error
+        if file is not None:
+            raise HRMedSegError(f"{path} cannot be made: {file} is a file. Give another place.") from error
+        raise HRMedSegError(
+            f"The folder {path} cannot be made ({error.strerror}). Give another place, or see to it that this one can "
+            f"be written to."
+        ) from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise HRMedSegError(f"Nothing can be written to the folder {path}: permit it (write access), or give another.")
+    return path
 
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """A temporary name beside `file` to write to; at the end it takes the place of `file`, unless something failed."""
+    """A temporary name beside `file` to write to; at the end it takes the place of `file`.
+
+    If anything fails, `file` is as it was, and nothing is left beside it; only a process that is killed leaves it.
+    """
     temporary = file.with_name(file.name + ".incomplete")
-    yield temporary
-    os.replace(temporary, file)
+    try:
+        yield temporary
+        os.replace(temporary, file)
+    except BaseException:
+        with suppress(OSError):  # what went wrong first is what matters
+            temporary.unlink()
+        raise
 
 
 def write_atomically(file: Path, content: bytes) -> None:

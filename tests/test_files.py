@@ -1,12 +1,14 @@
-"""Folders take each other's place whole, or not at all."""
+"""Files and folders take each other's place whole, or not at all."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
-from nnunet_hrmedseg.files import put_folder
+from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.files import output_folder, put_folder, replacing, write_atomically
 
 
 def _folder(place, text):
@@ -40,3 +42,90 @@ def test_what_was_there_stays_where_the_new_folder_cannot_be_put(tmp_path, monke
     with pytest.raises(OSError, match="no space left"):
         put_folder(new, place)
     assert (place / "file").read_text() == "old"
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_takes_the_place_of_another(tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(b"old")
+    write_atomically(file, b"new")
+    assert file.read_bytes() == b"new"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_write_that_fails_halfway_leaves_what_was_there(tmp_path, monkeypatch, there):
+    file = tmp_path / "file"
+    if there:
+        file.write_bytes(b"old")
+
+    def full(path, content):
+        with open(path, "wb") as written:
+            written.write(content[: len(content) // 2])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="no space left"):
+        write_atomically(file, b"a new text")
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == ({"file": b"old"} if there else {})
+
+
+def test_what_fails_while_it_is_written_leaves_nothing(tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), replacing(file) as temporary:
+        assert temporary != file and temporary.parent == tmp_path
+        temporary.write_bytes(b"half of")
+        assert file.read_bytes() == b"old"
+        raise KeyboardInterrupt
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == {"file": b"old"}
+
+
+def test_what_fails_before_anything_is_written_says_so_itself(tmp_path):
+    with pytest.raises(ZeroDivisionError), replacing(tmp_path / "file"):
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_take_its_place_leaves_nothing(tmp_path):
+    place = _folder(tmp_path / "place", "kept")
+    with pytest.raises(OSError):
+        write_atomically(place, b"a folder is no file")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["place"] and (place / "file").read_text() == "kept"
+
+
+# ---- folders to write to ---------------------------------------------------------------------------------------------
+
+
+def test_a_folder_to_write_to_is_made(tmp_path):
+    folder = tmp_path / "new" / "below"
+    assert output_folder(folder) == folder and folder.is_dir()
+    (folder / "kept").touch()
+    assert output_folder(folder) == folder and (folder / "kept").is_file()
+
+
+def test_a_file_is_no_folder_to_write_to(tmp_path):
+    file = tmp_path / "masks"
+    file.write_text("kept")
+    with pytest.raises(HRMedSegError, match="masks is a file; a folder is needed .* another place"):
+        output_folder(file)
+    with pytest.raises(HRMedSegError, match=r"below cannot be made: .*masks is a file\. .* another place"):
+        output_folder(file / "further" / "below")
+    assert file.read_text() == "kept"
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
+    def forbidden(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", forbidden)
+    with pytest.raises(HRMedSegError, match=r"folder .*masks cannot be made \(Permission denied\)\. .* another place"):
+        output_folder(tmp_path / "masks")
+
+
+def test_a_folder_that_nothing_can_be_written_to_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: not (path == tmp_path and mode & os.W_OK))
+    with pytest.raises(HRMedSegError, match=f"written to the folder {tmp_path}: permit it"):
+        output_folder(tmp_path)

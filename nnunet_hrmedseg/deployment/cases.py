@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,60 +15,118 @@ __all__ = ["Case", "find_cases"]
 
 @dataclass(frozen=True)
 class Case:
-    """A name, and the files of its channels in order."""
+    """A name, and the files of its channels in order. `fault`: why it cannot be predicted, if that is known already."""
 
     name: str
     files: tuple[Path, ...]
+    fault: str = ""
 
 
-def find_cases(inputs: Sequence[Path], file_ending: str) -> list[Case]:
-    """The cases of a folder, or of single files, by name.
+def find_cases(inputs: Sequence[Path], file_ending: str, *, channels: int, readable: Sequence[str] = ()) -> list[Case]:
+    """The cases of folders and of single files, by name.
 
-    In a folder, only files in nnU-Net's naming count. Single files need not have a channel number: one without is a
-    case of its own, whose file holds all channels.
+    In a folder, only files in nnU-Net's naming count, and a case whose files are not numbered from _0000 on has a
+    fault. Cameras number too: of single files, a number is that of a channel only where it is _0000 alone, or where
+    all channels are given. Any other file is a case of its own, whose file holds all channels.
+
+    Args:
+        file_ending: of the model's images and label maps.
+        channels: of the model.
+        readable: other endings that single files may have.
 
     Raises:
-        HRMedSegError: nothing there, no file of this ending, or two inputs with the same name.
+        HRMedSegError: nothing there, no file of such an ending, or two inputs with the same name.
     """
-    files: dict[str, list[Path]] = {}
+    in_folders: dict[str, list[Path]] = defaultdict(list)
+    numbered: dict[str, list[Path]] = defaultdict(list)
+    cases = []
     for path in inputs:
         if path.is_dir():
-            found = _in_folder(path, file_ending)
+            for name, files in _in_folder(path, file_ending).items():
+                in_folders[name] += files
         elif path.is_file():
-            match = _numbered(path.name, file_ending)
-            found = {match[1] if match else _without_ending(path, file_ending): [path]}
+            match = _numbered(path, file_ending)
+            if match:
+                numbered[match[1]].append(path)
+            else:
+                cases.append(Case(_without_ending(path, file_ending, readable), (path,)))
         else:
             raise HRMedSegError(f"{path} does not exist. Give a folder of images, or image files.")
-        for name, more in found.items():
-            files.setdefault(name, []).extend(more)
-    for name, of_case in files.items():
-        twice = len({file.name for file in of_case}) < len(of_case)
-        if twice or (len(of_case) > 1 and not all(_numbered(file.name, file_ending) for file in of_case)):
-            raise HRMedSegError(
-                f"Several images would have the label map {name}{file_ending}: {some(list(map(str, of_case)))}. "
-                f"Predict them one after the other, or rename them."
-            )
-    return [Case(name, tuple(sorted(of_case, key=lambda f: f.name))) for name, of_case in sorted(files.items())]
+    cases += [_case_of_folder(name, files, file_ending, channels) for name, files in in_folders.items()]
+    for name, files in numbered.items():
+        cases += _cases_of_files(name, files, file_ending, channels)
+    _check_unique(cases, file_ending)
+    return sorted(cases, key=lambda case: case.name)
 
 
 def _in_folder(folder: Path, file_ending: str) -> dict[str, list[Path]]:
-    cases: dict[str, list[Path]] = {}
+    cases: dict[str, list[Path]] = defaultdict(list)
     for file in sorted(folder.iterdir()):
-        match = _numbered(file.name, file_ending)
+        match = _numbered(file, file_ending)
         if match and file.is_file():
-            cases.setdefault(match[1], []).append(file)
+            cases[match[1]].append(file)
     if not cases:
         there = some(sorted(file.name for file in folder.iterdir())) or "nothing"
         raise HRMedSegError(
             f"{folder} holds no images that are named as for nnU-Net: CASE_0000{file_ending}, and where channels are "
-            f"files of their own CASE_0001{file_ending} and so on. There: {there}."
+            f"files of their own CASE_0001{file_ending} and so on. There: {there}. Rename them, or give the files "
+            f"themselves in place of the folder."
         )
     return cases
 
 
-def _numbered(name: str, file_ending: str) -> re.Match | None:
-    return re.fullmatch(r"(.+)_\d{4}" + re.escape(file_ending), name)
+def _case_of_folder(name: str, files: list[Path], file_ending: str, channels: int) -> Case:
+    files = sorted(files, key=lambda file: file.name)
+    # fewer than the model has may hold them all, as one RGB file does: whoever reads them counts
+    if len(files) <= channels and _numbers(files, file_ending) == [*range(len(files))]:
+        return Case(name, tuple(files))
+    wanted = f"{name}_0000{file_ending}"
+    if channels > 1:
+        wanted += f" to {name}_{channels - 1:04}{file_ending}, or {wanted} alone with all channels"
+    fault = (
+        f"There is {some([file.name for file in files])}; the model takes {wanted}. Add or remove what differs; or, if "
+        f"each file is an image of its own, give the files themselves in place of the folder."
+    )
+    return Case(name, tuple(files), fault)
 
 
-def _without_ending(file: Path, file_ending: str) -> str:
-    return file.name.removesuffix(file_ending) if file.name.endswith(file_ending) else file.stem
+def _cases_of_files(name: str, files: list[Path], file_ending: str, channels: int) -> list[Case]:
+    files = sorted(files, key=lambda file: file.name)
+    if _numbers(files, file_ending) in ([0], [*range(channels)]):
+        return [Case(name, tuple(files))]
+    return [Case(file.name.removesuffix(file_ending), (file,)) for file in files]
+
+
+def _check_unique(cases: list[Case], file_ending: str) -> None:
+    of_name: dict[str, list[Case]] = defaultdict(list)
+    for case in cases:
+        of_name[case.name].append(case)
+    for name, same in of_name.items():
+        files = [file for case in same for file in case.files]
+        # within one case: the same channel from two folders
+        if len(same) > 1 or len({file.name for file in files}) < len(files):
+            raise HRMedSegError(
+                f"Several images would have the label map {name}{file_ending}: {some(list(map(str, files)))}. "
+                f"Predict them one after the other, or rename them."
+            )
+
+
+def _numbered(file: Path, file_ending: str) -> re.Match | None:
+    return re.fullmatch(r"(.+)_(\d{4})" + re.escape(file_ending), file.name)
+
+
+def _numbers(files: Sequence[Path], file_ending: str) -> list[int]:
+    matches = [_numbered(file, file_ending) for file in files]
+    return [int(match[2]) for match in matches if match]
+
+
+def _without_ending(file: Path, file_ending: str, readable: Sequence[str]) -> str:
+    for ending in (file_ending, *readable):
+        if file.name.lower().endswith(ending.lower()):
+            return file.name[: -len(ending)]
+    others = [ending for ending in readable if ending != file_ending]
+    also = f" ({', '.join(others)} can be read as well)" if others else ""
+    raise HRMedSegError(
+        f"{file} is of another kind than the images that the model was trained with, which are {file_ending} "
+        f"files{also}. Convert it to {file_ending}."
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import numpy as np
 
 from nnunet_hrmedseg.errors import HRMedSegError, size
 
-__all__ = ["Image", "read_image", "write_label_map", "written_whole"]
+__all__ = ["Image", "files_read", "files_written", "read_image", "readable_endings", "write_label_map", "written_whole"]
 
 
 Geometry = dict[str, Any]
@@ -32,6 +33,21 @@ class Image:
 
     data: np.ndarray
     geometry: Geometry
+
+
+def readable_endings(reader: str) -> tuple[str, ...]:
+    """Of the files that can be read where nnU-Net has the reader of this name."""
+    return _READERS[reader].endings
+
+
+def files_read(file: Path, reader: str) -> list[Path]:
+    """An image file, and what lies beside it if its reader takes something from there."""
+    return [file, *_spacing_files(file)] if reader == "Tiff3DIO" else [file]
+
+
+def files_written(file: Path, reader: str) -> list[Path]:
+    """A label map, and what its reader has beside it."""
+    return [file, file.with_suffix(".json")] if reader == "Tiff3DIO" else [file]
 
 
 def read_image(files: Sequence[Path], reader: str) -> Image:
@@ -131,13 +147,19 @@ def _read_tiff(file: Path) -> np.ndarray:
 
 
 def _read_tiff_volume(file: Path) -> tuple[np.ndarray, Geometry]:
-    """Tiff3DIO: the spacing, if it is known, lies in CASE.json beside CASE_0000.tif."""
+    """Tiff3DIO: the spacing, if it is known, lies in CASE.json beside CASE_0000.tif or CASE.tif."""
     pixels = _read_tiff(file)
     if pixels.ndim != 3:
         raise HRMedSegError(f"{file} has {pixels.ndim} axes; the model was trained with TIFF volumes of three.")
-    beside = file.with_name(file.name[: -len(file.suffix) - len("_0000")] + ".json")
-    spacing = json.loads(beside.read_text())["spacing"] if beside.is_file() else [1, 1, 1]
+    beside = _spacing_files(file)
+    spacing = json.loads(beside[0].read_text())["spacing"] if beside else [1, 1, 1]
     return pixels[None], {"spacing": spacing}
+
+
+def _spacing_files(file: Path) -> list[Path]:
+    """CASE.json, then that of the whole name, for files without a channel number; those that are there."""
+    names = dict.fromkeys((re.sub(r"_\d{4}$", "", file.stem), file.stem))
+    return [place for name in names if (place := file.with_name(f"{name}.json")).is_file()]
 
 
 def _write_tiff_volume(labels: np.ndarray, file: Path, geometry: Geometry) -> None:
@@ -184,11 +206,13 @@ class _Reader:
 
     read: Callable[[Path], tuple[np.ndarray, Geometry]]
     write: Callable[[np.ndarray, Path, Geometry], None]
+    endings: tuple[str, ...]
 
 
+_VOLUMES = _Reader(_read_volume, _write_volume, (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".gipl"))
 _READERS = {
-    "NaturalImage2DIO": _Reader(_read_picture, _write_picture),
-    "Tiff3DIO": _Reader(_read_tiff_volume, _write_tiff_volume),
-    "SimpleITKIO": _Reader(_read_volume, _write_volume),
-    "NibabelIO": _Reader(_read_volume, _write_volume),
+    "NaturalImage2DIO": _Reader(_read_picture, _write_picture, (".png", ".bmp", ".tif", ".tiff")),
+    "Tiff3DIO": _Reader(_read_tiff_volume, _write_tiff_volume, (".tif", ".tiff")),
+    "SimpleITKIO": _VOLUMES,
+    "NibabelIO": _VOLUMES,
 }

@@ -20,7 +20,7 @@ from nnunet_hrmedseg.deployment.folds import checkpoints_of
 from nnunet_hrmedseg.deployment.onnx_predict import INPUT, OUTPUT, open_session
 from nnunet_hrmedseg.deployment.sidecar import READERS, SCHEMES, SIDECAR, Normalization, Sidecar
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.files import json_object, put_folder
+from nnunet_hrmedseg.files import json_object, output_folder, put_folder
 from nnunet_hrmedseg.plans.networks import network_name_of
 from nnunet_hrmedseg.plans.overrides import is_hrmedseg_configuration, resolved_configuration
 from nnunet_hrmedseg.pretraining.teachers.loading import check_model_folder, load_checkpoint
@@ -57,30 +57,40 @@ def export_onnx(
 
     Raises:
         HRMedSegError: no such model, a model of another network, a plan that prediction without nnU-Net cannot follow,
-            a package is missing, something else is at `output`, or a file differs from torch.
+            a package is missing, something else is at `output`, it cannot be written, or a file differs from torch.
     """
     _refuse_missing_packages()
     _refuse_to_replace(output, overwrite)
     files = checkpoints_of(model, folds, checkpoint, all_beside_others=False)  # they are averaged over
-    trained = list(files)
     predictor = _loaded(model, files)
     network: Any = getattr(predictor.network, "_orig_mod", predictor.network)  # what torch.compile wraps
     network.eval()
     network.cpu_bfloat16 = False
-    sidecar = _sidecar(predictor, trained, weights)
+    sidecar = _sidecar(predictor, list(files), weights)
 
-    output.parent.mkdir(parents=True, exist_ok=True)
+    output_folder(output.parent)
+    graph = _graph(network, sidecar)
+    try:
+        _write(output, graph, network, predictor.list_of_parameters, sidecar)
+    except OSError as error:
+        raise HRMedSegError(
+            f"{output} could not be written ({error}); what was there before is untouched. Make room, or give another "
+            f"place."
+        ) from error
+    return output
+
+
+def _write(output: Path, graph: Any, network: nn.Module, parameters: Sequence[Any], sidecar: Sidecar) -> None:
+    """parameters: a state dict for each fold of `sidecar`."""
+    # beside the output: to rename it into place it must be on the same disk
     with tempfile.TemporaryDirectory(prefix=f".{output.name}_incomplete_", dir=output.parent) as temporary:
         folder = Path(temporary) / output.name
         folder.mkdir()
-        graph = _graph(network, sidecar)
-        for fold, parameters in zip(trained, predictor.list_of_parameters, strict=True):
-            network.load_state_dict(parameters)
-            file = folder / sidecar.folds[fold]
-            sidecar.logit_difference[fold] = _write_fold(graph, network, file, sidecar)
+        for (fold, name), of_fold in zip(sidecar.folds.items(), parameters, strict=True):
+            network.load_state_dict(of_fold)
+            sidecar.logit_difference[fold] = _write_fold(graph, network, folder / name, sidecar)
         sidecar.write(folder)
         put_folder(folder, output)
-    return output
 
 
 def _refuse_missing_packages() -> None:
@@ -94,11 +104,22 @@ def _refuse_to_replace(output: Path, overwrite: bool) -> None:
         return
     if not output.is_dir():
         raise HRMedSegError(f"{output} is a file. Give another folder.")
-    others = [file.name for file in output.iterdir() if file.name != SIDECAR and file.suffix != ".onnx"]
+    others = sorted({file.name for file in output.iterdir()} - _names_of_export(output))
     if others:
-        raise HRMedSegError(f"{output} holds other things than an export, such as {others[0]}. Give another folder.")
+        raise HRMedSegError(
+            f"{output} holds other things than an export, such as {others[0]}. Give another folder, or remove this one."
+        )
     if any(output.iterdir()) and not overwrite:
         raise HRMedSegError(f"{output} holds an export already. Add --overwrite to replace it.")
+
+
+def _names_of_export(folder: Path) -> set[str]:
+    """model.json and the files that it names, of whatever version; none where it cannot be read."""
+    try:
+        content = json_object(folder / SIDECAR, "export")
+        return {SIDECAR, *content["folds"].values()} if isinstance(content["format"], int) else set()
+    except (HRMedSegError, KeyError, AttributeError, TypeError):
+        return set()
 
 
 def _loaded(model: Path, files: Mapping[str, Path]) -> nnUNetPredictor:

@@ -12,13 +12,21 @@ from typing import Any
 import numpy as np
 
 from nnunet_hrmedseg.deployment.cases import Case, find_cases
-from nnunet_hrmedseg.deployment.image_files import read_image, write_label_map, written_whole
+from nnunet_hrmedseg.deployment.image_files import (
+    files_read,
+    files_written,
+    read_image,
+    readable_endings,
+    write_label_map,
+    written_whole,
+)
 from nnunet_hrmedseg.deployment.labels import label_values, no_probabilities, probabilities
 from nnunet_hrmedseg.deployment.nonzero import bounding_box
 from nnunet_hrmedseg.deployment.normalization import normalize
 from nnunet_hrmedseg.deployment.resizing import resize_to_canvas, resized_strips
 from nnunet_hrmedseg.deployment.sidecar import Sidecar
-from nnunet_hrmedseg.errors import HRMedSegError, size
+from nnunet_hrmedseg.errors import HRMedSegError, size, some
+from nnunet_hrmedseg.files import output_folder
 from nnunet_hrmedseg.image_check import check_image
 
 __all__ = ["OnnxModel", "open_session", "predict_onnx"]
@@ -30,13 +38,19 @@ def predict_onnx(args: argparse.Namespace) -> int:
     """Predict the cases one after the other. Returns 0, or 1 if any could not be predicted; the others are.
 
     Raises:
-        HRMedSegError: no model, no images, onnxruntime is missing.
+        HRMedSegError: no model, no images, onnxruntime is missing, or an image would be overwritten.
     """
     folder = Path(args.model)
     model = OnnxModel(folder, folds=args.folds, mirror=not args.disable_tta, threads=args.threads)
-    cases = find_cases([Path(path) for path in args.input], model.sidecar.file_ending)
-    output = Path(args.output)
-    output.mkdir(parents=True, exist_ok=True)
+    sidecar, output = model.sidecar, Path(args.output)
+    cases = find_cases(
+        [Path(path) for path in args.input],
+        sidecar.file_ending,
+        channels=len(sidecar.channels),
+        readable=readable_endings(sidecar.image_reader),
+    )
+    _refuse_to_replace_images(cases, output, sidecar)
+    output_folder(output)
     failed = []
     for number, case in enumerate(cases, start=1):
         try:
@@ -52,16 +66,32 @@ def predict_onnx(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _refuse_to_replace_images(cases: Sequence[Case], output: Path, sidecar: Sidecar) -> None:
+    """An image without a channel number has the name that its label map will have."""
+    reader = sidecar.image_reader
+    inputs = {place.resolve() for case in cases for file in case.files for place in files_read(file, reader)}
+    written = [place for case in cases for place in files_written(_label_map(case, output, sidecar), reader)]
+    hit = [str(file) for file in written if file.resolve() in inputs]
+    if hit:
+        raise HRMedSegError(f"{some(hit)} would be overwritten, which are images to predict. Give -o another folder.")
+
+
+def _label_map(case: Case, output: Path, sidecar: Sidecar) -> Path:
+    return output / f"{case.name}{sidecar.file_ending}"
+
+
 def predict_case(model: OnnxModel, case: Case, output: Path, *, save_probabilities: bool = False) -> Path:
     """Predict one case into the folder `output`. Returns the file of its label map.
 
     Raises:
         HRMedSegError: its files cannot be read, or are not what the model was trained with.
     """
+    if case.fault:
+        raise HRMedSegError(case.fault)
     sidecar = model.sidecar
     image = read_image(case.files, sidecar.image_reader)
     labels, probability = model.predict(image.data, with_probabilities=save_probabilities)
-    file = output / f"{case.name}{sidecar.file_ending}"
+    file = _label_map(case, output, sidecar)
     write_label_map(labels, file, sidecar.image_reader, image.geometry)
     if probability is not None:
         with written_whole(output / f"{case.name}.npz") as temporary:

@@ -40,7 +40,7 @@ def store_weights(model: onnx.ModelProto, kind: str) -> None:
         if kind == "float16":
             new = [numpy_helper.from_array(weight.astype(np.float16), narrow)]
         else:
-            whole, scale = _as_int8(weight, OUTPUT_AXIS[node.op_type])
+            whole, scale = _as_int8(weight, _output_axis(node))
             widened, scales = f"{name}_whole", f"{name}_scale"
             new = [numpy_helper.from_array(whole, narrow), numpy_helper.from_array(scale, scales)]
             # not DequantizeLinear: onnxruntime would repeat it for every image
@@ -52,6 +52,11 @@ def store_weights(model: onnx.ModelProto, kind: str) -> None:
     nodes = [*widening, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def _output_axis(node: onnx.NodeProto) -> int:
+    turned = node.op_type == "Gemm" and any(each.name == "transB" and each.i for each in node.attribute)
+    return 0 if turned else OUTPUT_AXIS[node.op_type]
 
 
 def _as_int8(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,7 @@ import os
 import pickle
 import pickletools
 import platform
+import re
 import shutil
 import tempfile
 import zipfile
@@ -36,7 +37,7 @@ from nnunet_hrmedseg import __version__
 from nnunet_hrmedseg.deployment.private_texts import PrivateTexts, texts_in
 from nnunet_hrmedseg.deployment.shared_model import CHECKPOINT, SharedModel, channels_of, place_of, started_from
 from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.files import finite, json_object, put_folder, read_json
+from nnunet_hrmedseg.files import finite, json_object, output_folder, put_folder, read_json
 from nnunet_hrmedseg.plans.overrides import is_hrmedseg_configuration
 from nnunet_hrmedseg.pretraining.teachers.loading import load_checkpoint, sha256_of
 from nnunet_hrmedseg.registration.names import REGISTERED
@@ -94,7 +95,7 @@ def share_model(
 
 
 def _share(model: SharedModel, output: Path, licence: str) -> None:
-    output.parent.mkdir(parents=True, exist_ok=True)
+    output_folder(output.parent)
     # beside the output: to rename it into place it must be on the same disk
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.incomplete-", dir=output.parent) as temporary:
         root = Path(temporary, "model")
@@ -117,13 +118,31 @@ def _check_output(folder: Path, output: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise HRMedSegError(f"{output} exists already. Give another name, or overwrite it (--overwrite).")
-    zipped = output.suffix.lower() == ".zip"
-    entries = [] if zipped or not output.is_dir() else [*output.iterdir()]
-    ours = output.is_file() if zipped else len(entries) == 1 and len([*output.glob(f"Dataset*/*__*__*/{CARD}")]) == 1
-    if not ours or output.is_symlink():
+    if output.is_symlink() or not _is_shared(output):
         raise HRMedSegError(
-            f"{output} is not what was shared before, so it is not overwritten. Remove it, or give another name."
+            f"{output} is not what was shared before, or holds more, so it is not overwritten. Remove it, or give "
+            f"another name."
         )
+
+
+def _is_shared(output: Path) -> bool:
+    """Whether a folder or .zip is of `share_model` alone: a card, and nothing but the files that it lists."""
+    try:
+        if output.suffix.lower() == ".zip":
+            with zipfile.ZipFile(output) as archive:
+                return _are_listed({entry for entry in archive.namelist() if not entry.endswith("/")}, archive.read)
+        there = {file.relative_to(output).as_posix() for file in _files(output)}
+        return _are_listed(there, lambda name: (output / name).read_bytes())
+    except Exception:  # a file of whatever kind: readers raise what they like
+        return False
+
+
+def _are_listed(names: set[str], read: Callable[[str], bytes]) -> bool:
+    cards = [name for name in names if re.fullmatch(rf"Dataset[^/]+/[^/]+__[^/]+__[^/]+/{re.escape(CARD)}", name)]
+    if len(cards) != 1:
+        return False
+    listed = json.loads(read(cards[0]))["files"]
+    return names <= {cards[0], *(cards[0].removesuffix(CARD) + name for name in listed)}
 
 
 # ---- what is written -------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pickle
 import platform
+import shlex
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,6 +31,16 @@ VARIABLES = {
     "nnUNet_preprocessed": "the preprocessed data sets",
     "nnUNet_results": "the trained models",
 }
+
+ON_WINDOWS = os.name == "nt"
+
+COMMANDS = {
+    "set": ("export {}={}", "$env:{} = {}"),
+    "unset": ("unset {}", "Remove-Item Env:{}"),
+    "make": ("mkdir -p {}", "New-Item -ItemType Directory -Force {}"),
+    "permit": ("chmod u+w {}", 'icacls {} /grant "${{env:USERNAME}}:(OI)(CI)M"'),
+}
+"""What a user is told to type -> in a shell of Linux and macOS, in PowerShell."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +81,29 @@ def variables() -> Iterator[Finding]:
     for name, content in VARIABLES.items():
         value = os.environ.get(name)
         if not value:
-            yield Finding(False, f"{name} is not set", f"export {name}=/a/folder/for/{name}  ({content})")
+            yield Finding(False, f"{name} is not set", f"{_set(name)}  ({content})")
         elif not Path(value).is_dir():
-            yield Finding(False, f"{name} is {value}, which is not a folder", f"mkdir -p {value}")
+            yield Finding(False, f"{name} is {value}, which is not a folder", _command("make", _quoted(value)))
         elif name != "nnUNet_raw" and not os.access(value, os.W_OK):
-            yield Finding(
-                False, f"{name} is {value}, which is not writable", f"chmod u+w {value}, or use another folder"
-            )
+            mend = f"{_command('permit', _quoted(value))}, or use another folder"
+            yield Finding(False, f"{name} is {value}, which is not writable", mend)
         else:
             yield Finding(True, f"{name} is {value}")
+
+
+def _set(name: str) -> str:
+    folder = "C:\\a\\folder\\for\\" if ON_WINDOWS else "/a/folder/for/"
+    return _command("set", name, _quoted(folder + name))
+
+
+def _command(what: str, *words: str) -> str:
+    in_shell, in_powershell = COMMANDS[what]
+    return (in_powershell if ON_WINDOWS else in_shell).format(*words)
+
+
+def _quoted(text: str) -> str:
+    """One word, whatever is in it."""
+    return "'" + text.replace("'", "''") + "'" if ON_WINDOWS else shlex.quote(text)
 
 
 def lookup_modules() -> Iterator[Finding]:
@@ -203,7 +228,9 @@ def weights() -> Iterator[Finding]:
             encoder = read_encoder(file)
         except HRMedSegError as error:
             mend = "pip install --force-reinstall --no-deps nnunet_hrmedseg"
-            yield Finding(False, f"{what}: {error}", mend if file == str(BUNDLED) else f"unset {ENVIRONMENT_VARIABLE}")
+            if file != str(BUNDLED):
+                mend = _command("unset", ENVIRONMENT_VARIABLE)
+            yield Finding(False, f"{what}: {error}", mend)
             continue
         yield Finding(True, f"{what}: {encoder.card.get('name', 'no name')} (sha256 {encoder.sha256[:12]}...)")
 

@@ -11,15 +11,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
+from onnx import numpy_helper
 
 from nnunet_hrmedseg.deployment import onnx_export
 from nnunet_hrmedseg.deployment.arguments import add_export_arguments
 from nnunet_hrmedseg.deployment.export import export
 from nnunet_hrmedseg.deployment.onnx_export import export_onnx
 from nnunet_hrmedseg.deployment.onnx_predict import OnnxModel
-from nnunet_hrmedseg.deployment.onnx_weights import _as_int8, store_weights
+from nnunet_hrmedseg.deployment.onnx_weights import OUTPUT_AXIS, _as_int8, store_weights
 from nnunet_hrmedseg.deployment.sidecar import Normalization, Sidecar
 from nnunet_hrmedseg.errors import HRMedSegError
 
@@ -87,20 +89,74 @@ def test_folds_differ(pictures):
     assert np.abs(first - second).max() > 0.1
 
 
-@pytest.mark.parametrize("kind, part, tolerance", [("float16", 0.75, 0.02), ("int8", 0.6, 0.3)])
-def test_smaller_files(pictures, tmp_path, kind, part, tolerance):
+def _weights_of_products(model) -> list[str]:
+    """Those that are float32, as products take them."""
+    whole = {i.name for i in model.graph.initializer if len(i.dims) >= 2 and i.data_type == onnx.TensorProto.FLOAT}
+    return [node.input[1] for node in model.graph.node if node.op_type in OUTPUT_AXIS and node.input[1] in whole]
+
+
+@pytest.mark.parametrize("kind, tolerance", [("float16", 0.0005), ("int8", 0.008)])
+def test_smaller_files(pictures, tmp_path, kind, tolerance):
+    """Whole numbers that are cut off in place of being rounded differ by 0.016."""
     copied = shutil.copytree(pictures.folder, tmp_path / "copy")
     model = onnx.load(copied / "fold_0.onnx")
     weights = [i for i in model.graph.initializer if len(i.dims) >= 2 and i.data_type == onnx.TensorProto.FLOAT]
+    assert len(_weights_of_products(model)) > 30
     store_weights(model, kind)
+    assert not _weights_of_products(model)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, copied / "fold_0.onnx")
     left = [i for i in model.graph.initializer if len(i.dims) >= 2 and i.data_type == onnx.TensorProto.FLOAT]
-    assert sum(np.prod(i.dims) for i in left) < part * sum(np.prod(i.dims) for i in weights)
+    assert sum(np.prod(i.dims) for i in left) < 0.05 * sum(np.prod(i.dims) for i in weights)
     image = np.random.default_rng(0).normal(size=(3, 64, 48)).astype(np.float32)
     wanted = OnnxModel(pictures.folder, folds=["0"], threads=1).logits(image)
     logits = OnnxModel(copied, folds=["0"], threads=1).logits(image)
-    assert 0 < np.abs(logits - wanted).max() < tolerance * np.abs(wanted).max()
+    assert 0 < np.sqrt(np.square(logits - wanted).mean()) < tolerance * np.sqrt(np.square(wanted).mean())
+
+
+PRODUCTS = {
+    "MatMul": ("MatMul", (6, 4), -1, (5, 6), {}),
+    "MatMul of heads": ("MatMul", (2, 6, 4), -1, (2, 5, 6), {}),
+    "Gemm": ("Gemm", (6, 4), -1, (5, 6), {}),
+    "Gemm, turned": ("Gemm", (4, 6), 0, (5, 6), {"transB": 1}),
+    "Conv": ("Conv", (4, 6, 3, 3), 0, (1, 6, 8, 8), {}),
+    "Conv of groups": ("Conv", (4, 1, 3, 3), 0, (1, 4, 8, 8), {"group": 4}),
+    "ConvTranspose": ("ConvTranspose", (6, 4, 2, 2), 1, (1, 6, 8, 8), {"strides": [2, 2]}),
+}
+"""Operator, shape of its weight, axis of that which runs over outputs, shape of what it is multiplied with."""
+
+
+@pytest.mark.parametrize("kind", ["float16", "int8"])
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_small_outputs_keep_their_digits_beside_large_ones(product, kind):
+    """One scale for a whole weight, or one for each input, would leave nothing of the smallest."""
+    operator, shape, axis, of_image, attributes = PRODUCTS[product]
+    random = np.random.default_rng(0)
+    sizes = np.moveaxis(np.float32([1, 0.1, 0.01, 0.001])[(..., *[None] * (len(shape) - 1))], 0, axis)
+    weight = (random.normal(size=shape) * sizes).astype(np.float32)
+    image = random.normal(size=of_image).astype(np.float32)
+    model = _product(operator, weight, of_image, attributes)
+    wanted = _computed(model, image)
+    store_weights(model, kind)
+    assert not _weights_of_products(model)
+    outputs = -1 if operator in ("MatMul", "Gemm") else 1
+    difference, wanted = (np.moveaxis(a, outputs, 0).reshape(4, -1) for a in (_computed(model, image) - wanted, wanted))
+    assert (np.abs(difference).max(1) < 0.02 * np.abs(wanted).max(1)).all()
+
+
+def _product(operator: str, weight: np.ndarray, of_image: tuple, attributes: dict) -> onnx.ModelProto:
+    taken, given = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("image", of_image), ("logits", None))
+    )
+    node = onnx.helper.make_node(operator, ["image", "weight"], ["logits"], **attributes)
+    graph = onnx.helper.make_graph([node], "product", [taken], [given], [numpy_helper.from_array(weight, "weight")])
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+
+
+def _computed(model: onnx.ModelProto, image: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"image": image})[0]
 
 
 def test_int8_has_a_scale_for_each_output():
@@ -126,8 +182,8 @@ def test_the_command(plain, no_conversion, tmp_path, capsys):
 def test_a_file_that_differs_is_not_written(plain, pictures, no_conversion, tmp_path, monkeypatch):
     model = copy.deepcopy(pictures.graph)
     (bias,) = [i for i in model.graph.initializer if i.name == BIAS]
-    values = onnx.numpy_helper.to_array(bias) + 1
-    bias.CopyFrom(onnx.numpy_helper.from_array(values, "something_else"))
+    values = numpy_helper.to_array(bias) + 1
+    bias.CopyFrom(numpy_helper.from_array(values, "something_else"))
     for node in model.graph.node:
         node.input[:] = ["something_else" if name == BIAS else name for name in node.input]
     monkeypatch.setattr(onnx_export, "_graph", lambda *_: model)
@@ -158,6 +214,57 @@ def test_folders_that_are_no_export_stay(plain, tmp_path):
     with pytest.raises(HRMedSegError, match="is a file"):
         export_onnx(plain, tmp_path / "thesis.tex", overwrite=True)
     assert (tmp_path / "thesis.tex").is_file()
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"format": 1}', '{"format": "graph-model", "folds": {"0": "fold_0.onnx"}}', None]
+)
+def test_onnx_files_of_others_stay(plain, tmp_path, content):
+    """model.json is a name that other programs use as well."""
+    (tmp_path / "fold_0.onnx").write_text("of somebody")
+    if content is not None:
+        (tmp_path / "model.json").write_text(content)
+    with pytest.raises(HRMedSegError, match="other things than an export, such as fold_0.onnx"):
+        export_onnx(plain, tmp_path, overwrite=True)
+    assert (tmp_path / "fold_0.onnx").read_text() == "of somebody"
+
+
+def test_onnx_files_that_an_export_does_not_name_stay(plain, pictures, tmp_path):
+    output = shutil.copytree(pictures.folder, tmp_path / "onnx")
+    (output / "another.onnx").write_text("of somebody")
+    with pytest.raises(HRMedSegError, match="such as another.onnx"):
+        export_onnx(plain, output, overwrite=True)
+    (output / "another.onnx").unlink()
+    with pytest.raises(HRMedSegError, match="holds an export already. Add --overwrite"):
+        export_onnx(plain, output)
+    content = json.loads((output / "model.json").read_text())
+    (output / "model.json").write_text(json.dumps({"format": 99, "folds": content["folds"]}))
+    with pytest.raises(HRMedSegError, match="holds an export already"):  # of a later version
+        export_onnx(plain, output)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_disk_that_is_full_is_said_in_words(plain, pictures, no_conversion, tmp_path, monkeypatch, there):
+    output = tmp_path / "onnx"
+    if there:
+        shutil.copytree(pictures.folder, output)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+
+    def full(_, file):
+        file.write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(onnx, "save", full)
+    with pytest.raises(HRMedSegError, match=r"onnx could not be written \(.*No space left.* untouched.*Make room"):
+        export_onnx(plain, output, overwrite=True)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["onnx"] * there
+
+
+def test_a_place_below_a_file_is_said_in_words(plain, tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(HRMedSegError, match="thesis.tex is a file"):
+        export_onnx(plain, tmp_path / "thesis.tex" / "onnx")
 
 
 @pytest.mark.parametrize(

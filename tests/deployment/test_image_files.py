@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import re
 
 import numpy as np
 import PIL.Image
@@ -18,7 +18,7 @@ from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
 from skimage import io
 
 from nnunet_hrmedseg.deployment.cases import find_cases
-from nnunet_hrmedseg.deployment.image_files import read_image, write_label_map
+from nnunet_hrmedseg.deployment.image_files import read_image, readable_endings, write_label_map
 from nnunet_hrmedseg.errors import HRMedSegError
 
 RANDOM = np.random.default_rng(0)
@@ -159,32 +159,122 @@ def test_files_that_cannot_be_read(tmp_path):
         read_image([file], "NaturalImage2DIO")
 
 
-def test_cases_of_a_folder_are_those_of_nnunet(tmp_path):
-    for name in ("a_0000.png", "a_0001.png", "b_c_0000.png", "a_1_0000.png", "note.txt", "a_0000.tif"):
-        (tmp_path / name).touch()
+@pytest.mark.parametrize("reader", [NaturalImage2DIO, Tiff3DIO, SimpleITKIO, NibabelIO])
+def test_endings_are_those_of_nnunet(reader):
+    assert set(reader.supported_file_endings) <= set(readable_endings(reader.__name__))
+
+
+def test_the_spacing_of_a_tiff_without_a_channel_number(tmp_path):
+    for name, spacing in (("volume", 3), ("v", 7)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"spacing": [spacing, 2, 1]}))
+    tifffile.imwrite(tmp_path / "volume.tif", RANDOM.integers(0, 255, (5, 6, 7), dtype=np.uint8))
+    assert read_image([tmp_path / "volume.tif"], "Tiff3DIO").geometry == {"spacing": [3, 2, 1]}
+
+
+# ---- which files are a case ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def touched(tmp_path):
+    """Returns a function that makes empty files in a folder, and returns them."""
+
+    def touch(*names) -> list:
+        files = [tmp_path / name for name in names]
+        for file in files:
+            file.parent.mkdir(exist_ok=True)
+            file.touch()
+        return files
+
+    return touch
+
+
+def _names(cases) -> dict:
+    return {case.name: [file.name for file in case.files] for case in cases}
+
+
+def test_cases_of_a_folder_are_those_of_nnunet(tmp_path, touched):
+    touched("a_0000.png", "a_0001.png", "b_c_0000.png", "a_1_0000.png", "note.txt", "a_0000.tif")
     wanted = create_lists_from_splitted_dataset_folder(str(tmp_path), ".png", num_processes=1)
-    found = find_cases([tmp_path], ".png")
+    found = find_cases([tmp_path], ".png", channels=2)
     assert [[str(file) for file in case.files] for case in found] == sorted(map(list, wanted))
     assert [case.name for case in found] == ["a", "a_1", "b_c"]
+    assert not any(case.fault for case in found)
 
 
-def test_single_files(tmp_path):
-    names = ("a_0001.png", "a_0000.png", "photo.jpg", "scan.nii.gz")
-    for name in names:
-        (tmp_path / name).touch()
-    files = [tmp_path / name for name in names]
-    assert [case.name for case in find_cases(files[:3], ".png")] == ["a", "photo"]
-    assert find_cases(files[:2], ".png")[0].files == (files[1], files[0])
-    assert [case.name for case in find_cases(files[3:], ".nii.gz")] == ["scan"]
+@pytest.mark.parametrize(
+    "channels, names, said",
+    [
+        (2, ["a_0001.png"], "There is a_0001.png; .* a_0000.png to a_0001.png, or a_0000.png alone"),
+        (3, ["a_0000.png", "a_0002.png"], "There is a_0000.png, a_0002.png; .* a_0000.png to a_0002.png"),
+        (1, ["a_0012.png"], r"There is a_0012.png; the model takes a_0000.png\. .*give the files themselves"),
+        (1, ["a_0000.png", "a_0001.png"], r"There is a_0000.png, a_0001.png; the model takes a_0000.png\."),
+        (3, [f"a_{number:04}.png" for number in (12, 13, 14)], "a_0012.png, a_0013.png, a_0014.png"),
+    ],
+)
+def test_a_folder_whose_channels_are_not_all_there(tmp_path, touched, channels, names, said):
+    touched("whole_0000.png", *names)
+    case, whole = find_cases([tmp_path], ".png", channels=channels)
+    assert (case.name, whole.name) == ("a", "whole") and not whole.fault
+    assert re.search(said, case.fault)
 
 
-def test_what_is_no_case(tmp_path):
+def test_single_files(touched):
+    files = touched("a_0001.png", "a_0000.png", "photo.BMP", "scan.nii.gz", "b.c.tiff")
+    readable = (".png", ".bmp", ".tif", ".tiff")
+    found = find_cases([*files[:3], files[4]], ".png", channels=2, readable=readable)
+    assert _names(found) == {"a": ["a_0000.png", "a_0001.png"], "photo": ["photo.BMP"], "b.c": ["b.c.tiff"]}
+    assert _names(find_cases(files[3:4], ".nii.gz", channels=1)) == {"scan": ["scan.nii.gz"]}
+    assert _names(find_cases(files[3:4], ".mha", channels=1, readable=(".nii.gz",))) == {"scan": ["scan.nii.gz"]}
+
+
+@pytest.mark.parametrize(
+    "channels, numbers, cases",
+    [
+        (1, [12], ["IMG_0012"]),
+        (3, [12], ["IMG_0012"]),
+        (1, [12, 13], ["IMG_0012", "IMG_0013"]),
+        (2, [1, 2], ["IMG_0001", "IMG_0002"]),
+        (1, [0, 1], ["IMG_0000", "IMG_0001"]),
+        (3, [0, 1], ["IMG_0000", "IMG_0001"]),
+        (1, [0], ["IMG"]),
+        (3, [0], ["IMG"]),
+        (2, [0, 1], ["IMG"]),
+        (3, [0, 1, 2], ["IMG"]),
+    ],
+)
+def test_numbers_of_a_camera_are_no_channels(touched, channels, numbers, cases):
+    files = touched(*(f"IMG_{number:04}.png" for number in numbers))
+    found = find_cases(files, ".png", channels=channels)
+    assert [case.name for case in found] == cases
+    assert sorted(file for case in found for file in case.files) == files
+    assert not any(case.fault for case in found)
+
+
+def test_single_files_of_another_kind(touched):
+    photo, text = touched("photo.jpg", "notes.txt")
+    with pytest.raises(
+        HRMedSegError, match=r"photo.jpg is of another .* are .png files \(.bmp, .tif can be .* to .png"
+    ):
+        find_cases([photo], ".png", channels=3, readable=(".png", ".bmp", ".tif"))
+    with pytest.raises(HRMedSegError, match=r"notes.txt is of another .* are .png files\. Convert"):
+        find_cases([text], ".png", channels=3)
+    assert _names(find_cases([photo], ".jpg", channels=3)) == {"photo": ["photo.jpg"]}
+
+
+def test_what_is_no_case(tmp_path, touched):
     with pytest.raises(HRMedSegError, match="does not exist"):
-        find_cases([tmp_path / "nowhere"], ".png")
-    (tmp_path / "a.png").touch()
+        find_cases([tmp_path / "nowhere"], ".png", channels=1)
+    touched("a.png")
     with pytest.raises(HRMedSegError, match=r"CASE_0000.png.*There: a.png"):
-        find_cases([tmp_path], ".png")
-    (tmp_path / "other").mkdir()
-    shutil.copy(tmp_path / "a.png", tmp_path / "other" / "a.png")
-    with pytest.raises(HRMedSegError, match="Several images would have the label map a.png"):
-        find_cases([tmp_path / "a.png", tmp_path / "other" / "a.png"], ".png")
+        find_cases([tmp_path], ".png", channels=1)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("a.png", "other/a.png"), ("a_0000.png", "other/a_0000.png"), ("a.png", "a_0000.png"), ("other", "more")],
+)
+def test_several_images_of_one_name(tmp_path, touched, names):
+    touched("other/a_0000.png", "more/a_0000.png")
+    files = [tmp_path / name if name in ("other", "more") else touched(name)[0] for name in names]
+    with pytest.raises(HRMedSegError, match=r"Several images would have the label map a(_0000)?.png"):
+        find_cases(files, ".png", channels=1)

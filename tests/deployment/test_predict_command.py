@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,10 @@ from skimage import io
 
 import nnunet_hrmedseg
 from nnunet_hrmedseg.deployment.arguments import add_predict_onnx_arguments
-from nnunet_hrmedseg.deployment.onnx_predict import OnnxModel, predict_onnx
+from nnunet_hrmedseg.deployment.cases import find_cases
+from nnunet_hrmedseg.deployment.onnx_predict import OnnxModel, _refuse_to_replace_images, predict_onnx
 from nnunet_hrmedseg.errors import HRMedSegError
+from tests.deployment.test_sidecar import GOOD
 from tests.deployment.tiny_models import blobs
 
 # all but numpy, onnxruntime, Pillow and tifffile
@@ -94,6 +97,64 @@ def test_one_bad_case_does_not_cost_the_others(pictures, images, tmp_path, capsy
     assert "broken_0000.png cannot be read" in said.err
     assert "trained with 3 channels (R, G, B), this case has 1" in said.err
     assert sorted(file.name for file in (tmp_path / "masks").iterdir()) == ["case_0.png", "case_1.png"]
+
+
+def test_no_image_is_overwritten(pictures, images, tmp_path):
+    """An image without a channel number has the name of its label map."""
+    photo, other = (shutil.copy(images / "case_0_0000.png", images / name) for name in ("photo.png", "IMG_0012.png"))
+    (tmp_path / "linked").symlink_to(images)
+    before = photo.read_bytes()
+    for given, output in ((images, images), (tmp_path / "linked", images), (images, tmp_path / "linked")):
+        with pytest.raises(HRMedSegError, match="IMG_0012.png, .*photo.png would be overwritten.*another folder"):
+            _run("-i", given / photo.name, given / other.name, "-o", output, "-m", pictures.folder)
+    assert photo.read_bytes() == other.read_bytes() == before
+    assert len([*images.iterdir()]) == 4
+    # a folder's images have numbers, and their label maps do not: they can lie together
+    photo.unlink()
+    other.unlink()
+    assert _run("-i", images, "-o", images, "-m", pictures.folder, "-f", "0", "--disable_tta") == 0
+    assert len([*images.iterdir()]) == 4
+
+
+def test_a_spacing_that_is_read_is_not_overwritten(tmp_path):
+    for name in ("a_0000.tif", "a.json"):
+        (tmp_path / name).touch()
+    sidecar = replace(GOOD, image_reader="Tiff3DIO", file_ending=".tif")
+    cases = find_cases([tmp_path], ".tif", channels=1)
+    with pytest.raises(HRMedSegError, match="a.json would be overwritten"):
+        _refuse_to_replace_images(cases, tmp_path, sidecar)
+    _refuse_to_replace_images(cases, tmp_path / "masks", sidecar)
+
+
+def test_photos_of_a_camera_each_have_a_label_map(pictures, images, tmp_path):
+    files = [shutil.copy(images / f"case_{n}_0000.png", tmp_path / f"IMG_{n:04}.png") for n in range(2)]
+    options = ("-m", pictures.folder, "-f", "0", "--disable_tta")
+    assert _run("-i", *files, "-o", tmp_path / "masks", *options) == 0
+    assert sorted(file.name for file in (tmp_path / "masks").iterdir()) == ["IMG_0000.png", "IMG_0001.png"]
+
+
+def test_a_case_that_lacks_a_channel_does_not_cost_the_others(pictures, images, tmp_path, capsys):
+    shutil.copy(images / "case_0_0000.png", images / "lacking_0001.png")
+    assert _run("-i", images, "-o", tmp_path / "masks", "-m", pictures.folder, "-f", "0", "--disable_tta") == 1
+    said = capsys.readouterr()
+    assert "2 of 3 predicted" in said.out
+    assert "lacking FAILED: There is lacking_0001.png; the model takes lacking_0000.png to lacking_0002" in said.err
+
+
+def test_a_photo_of_another_kind(pictures, tmp_path):
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(
+        HRMedSegError, match=r"photo.jpg is of another kind .*\.png files \(.bmp, .tif, .tiff can be read"
+    ):
+        _run("-i", tmp_path / "photo.jpg", "-o", tmp_path / "masks", "-m", pictures.folder)
+
+
+def test_an_output_that_is_a_file(pictures, images, tmp_path):
+    (tmp_path / "masks").write_text("kept")
+    for output, said in (("masks", "masks is a file"), ("masks/below", "below cannot be made: .*masks is a file")):
+        with pytest.raises(HRMedSegError, match=said):
+            _run("-i", images, "-o", tmp_path / output, "-m", pictures.folder)
+    assert (tmp_path / "masks").read_text() == "kept"
 
 
 def test_nan_is_named(pictures):

@@ -346,6 +346,59 @@ def test_what_is_there_is_not_touched(trained, tmp_path):
     assert (tmp_path / "preprocessed" / DATASET / "splits_final.json").is_file()
 
 
+def _zipped(file, **contents):
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, text in contents.items():
+            archive.writestr(name, text)
+
+
+def test_zips_of_others_are_not_overwritten(trained, tmp_path):
+    folder = trained()
+    archive, theirs = share_model(folder, tmp_path / "model.zip", folds=[0]), tmp_path / "theirs.zip"
+    with zipfile.ZipFile(archive) as shared:
+        contents = {name: shared.read(name) for name in shared.namelist()}
+    [card] = [name for name in contents if name.endswith("model_card.json")]
+    others = {
+        "no zip": lambda: theirs.write_bytes(b"a thesis"),
+        "empty": lambda: theirs.write_bytes(b""),
+        "half": lambda: theirs.write_bytes(archive.read_bytes()[:-100]),
+        "another's": lambda: _zipped(theirs, **{"thesis.tex": "a"}),
+        "without card": lambda: _zipped(theirs, **{name: text for name, text in contents.items() if name != card}),
+        "with more": lambda: _zipped(theirs, **contents, **{"thesis.tex": "a"}),
+        "a card elsewhere": lambda: _zipped(theirs, **{f"x/{card}": contents[card]}),
+        "a card of others": lambda: _zipped(theirs, **{card: "[]"}),
+    }
+    for what, write in others.items():
+        write()
+        before = theirs.read_bytes()
+        with pytest.raises(HRMedSegError, match="not what was shared before, or holds more"):
+            share_model(folder, theirs, overwrite=True)
+        assert theirs.read_bytes() == before, what
+    _zipped(theirs, **contents)
+    share_model(folder, theirs, folds=[0], overwrite=True)
+    assert theirs.read_bytes() == archive.read_bytes()
+
+
+@pytest.mark.parametrize("where", ["fold_0", ".", "..", "../.."])
+def test_a_folder_with_more_than_was_shared_is_not_overwritten(trained, tmp_path, where):
+    """Unpacked into nnUNet_results, say, and trained on."""
+    folder = trained()
+    shared = share_model(folder, tmp_path / "shared", folds=[0])
+    more = model_in(shared) / where / "checkpoint_latest.pth"
+    more.write_bytes(b"days of training")
+    with pytest.raises(HRMedSegError, match="not what was shared before, or holds more"):
+        share_model(folder, shared, overwrite=True)
+    assert more.read_bytes() == b"days of training"
+
+
+def test_a_place_below_a_file_is_said_in_words(trained, tmp_path):
+    folder = trained(folds=[0])
+    (tmp_path / "thesis.tex").touch()
+    for place in ("model.zip", "folder"):
+        with pytest.raises(HRMedSegError, match="thesis.tex is a file"):
+            share_model(folder, tmp_path / "thesis.tex" / place)
+
+
 def test_a_failure_leaves_nothing(trained, tmp_path, monkeypatch):
     folder = trained()
     share_model(folder, tmp_path / "shared", folds=[0])

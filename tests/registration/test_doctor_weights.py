@@ -29,7 +29,16 @@ def test_a_damaged_bundled_encoder_is_a_fault(monkeypatch, encoder):
     assert not finding.ok and "sha256" in finding.what and "reinstall" in finding.mend
 
 
+def test_a_variable_is_taken_away_in_the_words_of_the_system(monkeypatch, tmp_path):
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "gone"))
+    for windows, mend in ((False, "unset {}"), (True, "Remove-Item Env:{}")):
+        monkeypatch.setattr(doctor, "ON_WINDOWS", windows)
+        _, finding = doctor.weights()
+        assert not finding.ok and finding.mend == mend.format(ENVIRONMENT_VARIABLE)
+
+
 def test_what_the_environment_says_is_examined_too(monkeypatch, encoder):
+    monkeypatch.setattr(doctor, "ON_WINDOWS", False)
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(encoder.path))
     assert [finding.ok for finding in doctor.weights()] == [True, True]
     encoder.path.unlink()

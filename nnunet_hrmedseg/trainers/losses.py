@@ -72,18 +72,26 @@ class DiceAndPixelLoss(nn.Module):
         self.regions, self.ignore_label, self.batch_dice, self.ddp = regions, ignore_label, batch_dice, ddp
         self.weight_dice, self.weight_pixel = weight_dice, weight_pixel
         self.logits_in_a_strip = SMALL_STRIP if frugal else LARGE_STRIP
-        self.evaluate_strip: Callable[..., Tensor] = self.sums_of_strip  # or compiled
+        self.evaluate_strip: Callable[..., Tensor] = self.recomputed_sums_of_strip  # or compiled
 
     def forward(self, net_output: Tensor, target: Tensor) -> Tensor:
         factor = target.shape[2] // net_output.shape[2]
         sums: list[Tensor] = []
         for logits, trim, rows in strips(net_output, factor, self.logits_in_a_strip):
-            sums.append(recomputed(self.evaluate_strip, logits, target[:, :, rows], factor, trim))
+            sums.append(self.evaluate_strip(logits, target[:, :, rows], factor, trim))
         intersection, predicted, true, pixel_loss, pixels = torch.stack(sums).sum(0).unbind(-1)  # (B, K) each
 
         dice = self.dice(intersection, predicted, true)
         mean = pixel_loss.sum() / pixels.sum().clamp_min(1)
         return self.weight_pixel * mean - self.weight_dice * dice
+
+    def recomputed_sums_of_strip(self, *arguments) -> Tensor:
+        """`sums_of_strip`, of which the arguments alone are kept for the backward pass.
+
+        It is compiled with the recomputation in it. Strips differ in height, and a compiled function that was recomputed
+        from outside may find another of its graphs the second time, which keeps other tensors: an error.
+        """
+        return recomputed(self.sums_of_strip, *arguments)
 
     def sums_of_strip(self, logits: Tensor, target: Tensor, factor: int, trim: tuple[int, int]) -> Tensor:
         """Sums over a strip: prediction in truth, prediction, truth, pixel loss, valid pixels: (B, K, 5).

@@ -147,7 +147,7 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
             frugal=self.configuration_manager.network_arch_init_kwargs.get("recompute", False),
         )
         if self._do_i_compile():
-            loss.evaluate_strip = torch.compile(loss.sums_of_strip)
+            loss.evaluate_strip = torch.compile(loss.evaluate_strip)
         return loss
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):

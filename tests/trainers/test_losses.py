@@ -189,6 +189,20 @@ def test_extreme_logits_stay_finite():
     assert torch.isfinite(value) and torch.isfinite(extreme.grad).all()
 
 
+@pytest.mark.parametrize("backend", ["eager", "aot_eager_decomp_partition"])
+@KINDS
+def test_strips_of_different_heights_compiled(make, regions, backend):
+    """The first and the last have one neighbour, the others two."""
+    logits, target = make(size=(12, 4), factor=4)
+    loss = dice_and_focal(regions=regions)
+    loss.logits_in_a_strip = logits.numel() * 16 // 6
+    expected = _value_and_gradient(loss, logits, target)
+    torch._dynamo.reset()
+    loss.evaluate_strip = torch.compile(loss.evaluate_strip, backend=backend)
+    for _ in range(2):  # the first finds graphs, the second takes those that were found
+        torch.testing.assert_close(_value_and_gradient(loss, logits, target), expected)
+
+
 # ---- several processes -----------------------------------------------------------------------------------------------
 
 

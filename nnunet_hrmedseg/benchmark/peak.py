@@ -14,14 +14,14 @@ from pathlib import Path
 import torch
 
 from nnunet_hrmedseg.benchmark.networks import CONTENDERS
-from nnunet_hrmedseg.benchmark.run import Case, random_batch, run_once
+from nnunet_hrmedseg.benchmark.run import RESETS_PEAK, Case, random_batch, run_once
 
 
 def main() -> None:
     case, channels, precision = Case(**json.loads(sys.argv[1])), int(sys.argv[2]), sys.argv[3]
     trained = CONTENDERS[case.network].build(channels, case.classes, case.size)
     image, target = random_batch(case.image_shape(channels), case.classes, torch.device("cpu"))
-    Path("/proc/self/clear_refs").write_text("5")  # the peak (VmHWM) starts anew
+    RESETS_PEAK.write_text("5")  # VmHWM starts anew
     before = resident("VmRSS")
     run_once(trained, image, target, True, precision)
     print(resident("VmHWM") - before)

@@ -6,10 +6,13 @@ from itertools import groupby
 from typing import Any
 
 from nnunet_hrmedseg.benchmark.networks import CONTENDERS
+from nnunet_hrmedseg.errors import some
 
-__all__ = ["table"]
+__all__ = ["NO_PEAK", "table"]
 
 MIB = 2**20
+NO_PEAK = "no_peak_resident_bytes"
+"""In a row without peak_resident_bytes that should have them: why there are none."""
 
 
 def table(content: dict[str, Any]) -> str:
@@ -47,7 +50,18 @@ def _table_of(rows: list[dict[str, Any]]) -> str:
             if "left_out" in row:
                 what = "training" if training else "prediction"
                 notes.append(f"{CONTENDERS[name].title}, {what} at batch {size}: left out, {row['left_out']}")
+    notes += _without_peak(rows)
     return "\n".join([*lines, "", *notes]) if notes else "\n".join(lines)
+
+
+def _without_peak(rows: list[dict[str, Any]]) -> list[str]:
+    """A line for each reason, as most have the same: elsewhere than on Linux all of them."""
+    cases: dict[str, list[str]] = {}
+    for row in rows:
+        if NO_PEAK in row:
+            case = f"{CONTENDERS[row['network']].title} at batch {row['batch_size']}"
+            cases.setdefault(row[NO_PEAK], []).append(case)
+    return [f"No peak of {some(of_reason, 3)}: {reason}" for reason, of_reason in cases.items()]
 
 
 def _cell(row: dict[str, Any] | None, key: str, unit: float) -> str:

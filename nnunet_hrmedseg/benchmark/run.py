@@ -14,11 +14,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,12 +32,16 @@ from nnunet_hrmedseg.architectures.cpu_precision import predicts_in_bfloat16
 from nnunet_hrmedseg.benchmark.arguments import DEFAULTS
 from nnunet_hrmedseg.benchmark.memory import kept_without_running
 from nnunet_hrmedseg.benchmark.networks import CONTENDERS, DEFAULT_CONTENDERS, DEFAULT_CONTENDERS_3D, Trainable
-from nnunet_hrmedseg.benchmark.report import table
+from nnunet_hrmedseg.benchmark.report import NO_PEAK, table
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.files import write_atomically
+from nnunet_hrmedseg.files import output_folder, write_atomically
 from nnunet_hrmedseg.machine import free_memory, processor_name
 
 __all__ = ["benchmark"]
+
+RESETS_PEAK = Path("/proc/self/clear_refs")  # with it peak.py lets a peak of resident memory start anew
+KILLED = 9  # SIGKILL, which Windows does not name
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,20 +61,41 @@ class Case:
 def benchmark(args: argparse.Namespace) -> int:
     """Measure, print the table, write the JSON file. Returns the exit status.
 
+    The file is written anew after each size and number of classes: an interruption costs no more than the one that is
+    being measured.
+
     Raises:
-        HRMedSegError: for an unknown network, sizes that it cannot take, or a device that is not there.
+        HRMedSegError: for an unknown network, sizes that it cannot take, a device that is not there, or an output that
+            cannot be written.
     """
     for name, default in DEFAULTS[args.dimensions].items():
         if getattr(args, name) is None:
             setattr(args, name, default)
     names = args.networks or (DEFAULT_CONTENDERS if args.dimensions == 2 else DEFAULT_CONTENDERS_3D)
     _check(names, args)
+    file = _output_file(Path(args.output))
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    rows: list[dict[str, Any]] = []
+    content = {**_surroundings(device, args), "rows": []}
     for size in args.sizes:
         for classes in args.classes:
-            rows += _measure(names, size, classes, device, args)
-    content = {
+            content["rows"] += _measure(names, size, classes, device, args)
+            write_atomically(file, (json.dumps(content, indent=1) + "\n").encode())
+    print(table(content))
+    print(f"Wrote {file}")
+    return 0
+
+
+def _output_file(file: Path) -> Path:
+    """Where the figures go. Its folder is made now: what was measured in an hour must not be lost for want of it."""
+    if file.is_dir():
+        raise HRMedSegError(f"-o {file} is a folder: give the file to write the figures to, such as {file / 'b.json'}.")
+    output_folder(file.parent)
+    return file
+
+
+def _surroundings(device: torch.device, args: argparse.Namespace) -> dict[str, Any]:
+    """What the figures are of: machine, versions and settings."""
+    return {
         "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "device": device.type,
         "threads": torch.get_num_threads(),
@@ -78,12 +104,7 @@ def benchmark(args: argparse.Namespace) -> int:
         "versions": {"nnunet_hrmedseg": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "date": datetime.date.today().isoformat(),
         "channels": args.channels,
-        "rows": rows,
     }
-    print(table(content))
-    write_atomically(Path(args.output), (json.dumps(content, indent=1) + "\n").encode())
-    print(f"Wrote {args.output}")
-    return 0
 
 
 def _check(names: list[str], args: argparse.Namespace) -> None:
@@ -116,57 +137,94 @@ def _measure(
     networks: dict[str, Trainable] = {}
     title = f"{' x '.join([str(size)] * args.dimensions)}, {classes} classes"
     for name in tqdm(names, desc=f"{title}: counting", leave=False):
-        build = CONTENDERS[name].build
-        networks[name] = build(args.channels, classes, size)
-        networks[name].mode(training=False)
-        network = networks[name].network
-        if args.precision == "float32" and isinstance(network, HRMedSeg):
-            network.cpu_bfloat16 = False
-        counts = {
-            "parameters": parameters(network)["total"],
-            "multiply_accumulates": multiply_accumulates(
-                network, Case(name, size, classes, 1, False).image_shape(args.channels)
-            )["total"],
-        }
-        network.to(device)
-        for training, batch_sizes in ((True, args.training_batch_sizes), (False, args.inference_batch_sizes)):
-            for batch_size in batch_sizes:
-                case = Case(name, size, classes, batch_size, training)
-                rows[case] = {**vars(case), **counts}
-        trainings = [Case(name, size, classes, batch_size, True) for batch_size in args.training_batch_sizes]
-        shapes = [case.image_shape(args.channels) for case in trainings]
-        kept = kept_without_running(build(args.channels, classes, size), shapes)
-        for case, of_batch in zip(trainings, kept, strict=True):
-            rows[case]["kept_for_backward_bytes"] = of_batch
-
-    if args.count_only:
-        return list(rows.values())
-
-    seconds_per_image: dict[tuple[str, bool], float] = {}
-    times: dict[Case, list[float]] = {}
-    for case in tqdm(rows, desc=f"{title}: first round", leave=False):
-        reason = _too_much(case, rows[case], seconds_per_image, device, args.time_limit)
-        if reason:
-            rows[case]["left_out"] = reason
-            continue
-        trained = networks[case.network]
-        try:
-            peak, seconds = _first(trained, case, device, args)
-        except torch.cuda.OutOfMemoryError:
-            rows[case]["left_out"] = "out of GPU memory"
-            torch.cuda.empty_cache()
-            continue
-        rows[case].update(peak)
-        seconds_per_image[case.network, case.training] = seconds / case.batch_size
-        times[case] = []
-
-    for _ in tqdm(range(args.repeats), desc=f"{title}: timing", leave=False):
-        for case, seconds_of_case in times.items():
-            seconds_of_case.append(_turn(networks[case.network], case, device, args))
-    for case, seconds_of_case in times.items():
-        rows[case]["seconds"] = seconds_of_case
-        rows[case]["median_seconds"] = statistics.median(seconds_of_case)
+        networks[name] = CONTENDERS[name].build(args.channels, classes, size)
+        rows.update(_counted(networks[name], name, size, classes, args))
+        networks[name].network.to(device)
+    if not args.count_only:
+        timed = _first_round(rows, networks, title, device, args)
+        _rounds(timed, rows, networks, title, device, args)
     return list(rows.values())
+
+
+def _counted(
+    trained: Trainable, name: str, size: int, classes: int, args: argparse.Namespace
+) -> dict[Case, dict[str, Any]]:
+    """The rows of one network, with all that is counted and not measured. The network is on the CPU still."""
+    trained.mode(training=False)
+    network = trained.network
+    if args.precision == "float32" and isinstance(network, HRMedSeg):
+        network.cpu_bfloat16 = False
+    one_image = Case(name, size, classes, 1, False).image_shape(args.channels)
+    counts = {
+        "parameters": parameters(network)["total"],
+        "multiply_accumulates": multiply_accumulates(network, one_image)["total"],
+    }
+    trainings = [Case(name, size, classes, batch_size, True) for batch_size in args.training_batch_sizes]
+    predictions = [Case(name, size, classes, batch_size, False) for batch_size in args.inference_batch_sizes]
+    rows: dict[Case, dict[str, Any]] = {case: {**vars(case), **counts} for case in (*trainings, *predictions)}
+    shapes = [case.image_shape(args.channels) for case in trainings]
+    kept = kept_without_running(CONTENDERS[name].build(args.channels, classes, size), shapes)
+    for case, of_batch in zip(trainings, kept, strict=True):
+        rows[case]["kept_for_backward_bytes"] = of_batch
+    return rows
+
+
+def _first_round(
+    rows: dict[Case, dict[str, Any]],
+    networks: dict[str, Trainable],
+    title: str,
+    device: torch.device,
+    args: argparse.Namespace,
+) -> list[Case]:
+    """Every case once, for the peaks of memory. Returns those that can be timed; the others' rows say why not."""
+    seconds_per_image: dict[tuple[str, bool], float] = {}
+    timed = []
+    for case in tqdm(rows, desc=f"{title}: first round", leave=False):
+        row = rows[case]
+        reason = _too_much(case, row, seconds_per_image, device, args.time_limit)
+        if reason:
+            row["left_out"] = reason
+            continue
+        first = _unless_out_of_memory(row, partial(_first, networks[case.network], case, device, args))
+        if first is not None:
+            peak, seconds = first
+            row.update(peak)
+            seconds_per_image[case.network, case.training] = seconds / case.batch_size
+            timed.append(case)
+    return timed
+
+
+def _rounds(
+    timed: list[Case],
+    rows: dict[Case, dict[str, Any]],
+    networks: dict[str, Trainable],
+    title: str,
+    device: torch.device,
+    args: argparse.Namespace,
+) -> None:
+    """All cases in turns, as often as wanted; their rows get the seconds of each turn, and the median."""
+    times: dict[Case, list[float]] = {case: [] for case in timed}
+    for _ in tqdm(range(args.repeats), desc=f"{title}: timing", leave=False):
+        for case in list(times):
+            turn = partial(_turn, networks[case.network], case, device, args)
+            seconds = _unless_out_of_memory(rows[case], turn)
+            if seconds is None:
+                del times[case]
+            else:
+                times[case].append(seconds)
+    for case, of_case in times.items():
+        rows[case]["seconds"] = of_case
+        rows[case]["median_seconds"] = statistics.median(of_case)
+
+
+def _unless_out_of_memory(row: dict[str, Any], run: Callable[[], T]) -> T | None:
+    """What `run` returns; None where the GPU's memory did not do, which the row then says."""
+    try:
+        return run()
+    except torch.cuda.OutOfMemoryError:
+        row["left_out"] = "out of GPU memory"
+    torch.cuda.empty_cache()  # not above: until it is handled, the error holds the tensors of the frames that it left
+    return None
 
 
 def _too_much(
@@ -190,7 +248,7 @@ def _too_much(
 
 def _first(
     trained: Trainable, case: Case, device: torch.device, args: argparse.Namespace
-) -> tuple[dict[str, int], float]:
+) -> tuple[dict[str, Any], float]:
     """A first run, for the caches and the peak of memory: the figures of the peak, and seconds."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -204,13 +262,21 @@ def _first(
         }
         return peak, _timed(trained, case, device, args)
     seconds = _timed(trained, case, device, args)
-    if not case.training:
-        return {}, seconds
+    return (_resident_peak(case, args) if case.training else {}), seconds
+
+
+def _resident_peak(case: Case, args: argparse.Namespace) -> dict[str, int | str]:
+    """The peak of resident memory of one training step, in a process of its own, or why there is none."""
+    if not RESETS_PEAK.exists():
+        return {NO_PEAK: f"only Linux tells it, and {RESETS_PEAK} is not here"}
     command = [sys.executable, "-m", "nnunet_hrmedseg.benchmark.peak", json.dumps(vars(case)), str(args.channels)]
     done = subprocess.run([*command, args.precision], capture_output=True, text=True)
+    if done.returncode == -KILLED:
+        return {NO_PEAK: "its process was killed, most likely for memory"}
     if done.returncode:
-        return {}, seconds  # killed for memory, most likely: there is no peak to report
-    return {"peak_resident_bytes": int(done.stdout.split()[-1])}, seconds
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return {NO_PEAK: f"its process ended with status {done.returncode}: {last}"}
+    return {"peak_resident_bytes": int(done.stdout.split()[-1])}
 
 
 def _turn(trained: Trainable, case: Case, device: torch.device, args: argparse.Namespace) -> float:
@@ -229,10 +295,14 @@ def _timed(trained: Trainable, case: Case, device: torch.device, args: argparse.
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()
-    run_once(trained, image, target, case.training, args.precision)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    try:
+        run_once(trained, image, target, case.training, args.precision)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+    finally:
+        # the memory is the next network's; after an error, too
+        trained.optimizer.zero_grad(set_to_none=True)
 
 
 def random_batch(image_shape: Sequence[int], classes: int, device: torch.device) -> tuple[Tensor, Tensor]:

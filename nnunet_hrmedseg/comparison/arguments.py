@@ -28,7 +28,12 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
     folders.add_argument("--predictions", nargs="+", default=None, metavar="NAME=FOLDER", help="of the same cases")
     folders.add_argument("--truth", default=None, metavar="FOLDER", help="their reference segmentations")
     folders.add_argument("-djfile", default=None, metavar="FILE", help="dataset.json, as in nnUNetv2_evaluate_folder")
-    folders.add_argument("--images", default=None, metavar="FOLDER", help="for the gallery [default: no gallery]")
+    folders.add_argument(
+        "--images",
+        default=None,
+        metavar="FOLDER",
+        help="for the gallery: CASE_0000, CASE_0001, ... for the channels, or CASE [default: no gallery]",
+    )
 
     train = parser.add_argument_group("train what is missing")
     train.add_argument(

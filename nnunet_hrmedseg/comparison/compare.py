@@ -29,9 +29,11 @@ from nnunet_hrmedseg.comparison.report import report
 from nnunet_hrmedseg.comparison.results import Results
 from nnunet_hrmedseg.comparison.summaries import check_summary
 from nnunet_hrmedseg.errors import some
-from nnunet_hrmedseg.files import write_atomically
+from nnunet_hrmedseg.files import output_folder, write_atomically
 
 __all__ = ["compare"]
+
+FEW_JOBS = 50  # are measured in this process: a worker takes seconds to start, as it imports torch
 
 Measured = dict[str, dict[str, dict[str, float]]]  # case -> class -> measure -> value
 
@@ -40,11 +42,13 @@ def compare(args: argparse.Namespace) -> int:
     """Compare, print the table, write report.html, comparison.json and cases.csv. Returns the exit status.
 
     Raises:
-        HRMedSegError: nothing to compare, or arguments that do not go together; see the modules of this package.
+        HRMedSegError: nothing to compare, arguments that do not go together (see the modules of this package), or an
+            output folder that cannot be written to.
     """
     given = given_by(args)
     baseline = choose_baseline(given.models, args.baseline)
     matched = match(given.models, baseline, given.truth, args.f)
+    output = output_folder(Path(args.output or f"hrmedseg_comparison_{given.name}"))  # refused before the long work
 
     surfaces = surface_measures_are_there()
     if not surfaces:
@@ -64,8 +68,6 @@ def compare(args: argparse.Namespace) -> int:
     for warning in results.warnings:
         print(f"Note: {warning}")
 
-    output = Path(args.output or f"hrmedseg_comparison_{given.name}")
-    output.mkdir(parents=True, exist_ok=True)
     write_atomically(output / "comparison.json", (json.dumps(content, indent=1) + "\n").encode())
     write_atomically(output / "cases.csv", as_csv(results).encode())
     write_atomically(output / "report.html", report(results, content, gallery).encode())
@@ -78,8 +80,7 @@ def _measure(matched: Matched, task: Task, processes: int) -> dict[Model, Measur
     truths, files = [matched.truth[case] for _, case, _ in jobs], [file for _, _, file in jobs]
     measured: dict[Model, Measured] = {model: {} for model in matched.files}
     spawn = multiprocessing.get_context("spawn")
-    # a worker takes seconds to start: it imports torch
-    many = processes > 1 and len(jobs) > 50
+    many = processes > 1 and len(jobs) > FEW_JOBS
     with ProcessPoolExecutor(processes, mp_context=spawn) if many else nullcontext() as pool:
         values: Iterable[Any] = (
             pool.map(partial(_one_thread, task), truths, files, chunksize=4)
@@ -149,6 +150,9 @@ def _gallery(results: Results, matched: Matched, given: Given, task: Task) -> It
         results.warnings.append("There are no pictures: the raw images of the cases are not in reach.")
         return
     for why, case in chosen_cases(results):
+        if case not in given.images:
+            results.warnings.append(f"No picture of {case}: there is no image of {case} in {given.images_from}.")
+            continue
         captions = {}
         for model in results.models:
             dice = results.case_means(model, "Dice")[results.cases.index(case)]
@@ -156,5 +160,5 @@ def _gallery(results: Results, matched: Matched, given: Given, task: Task) -> It
         try:
             yield why, case, panels(given.images[case], matched.truth[case], captions, task)
         except Exception as error:  # readers raise what they like; the rest of the report does not depend on it
-            files = some([os.fspath(file) for file in given.images.get(case, [])]) or "no file"
+            files = some([os.fspath(file) for file in given.images[case]])
             results.warnings.append(f"No picture of {case}: {files} cannot be read ({type(error).__name__}: {error}).")

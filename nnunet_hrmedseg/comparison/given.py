@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ class Given:
     models: list[Model]
     truth: dict[str, Path]  # case -> reference segmentation
     images: dict[str, list[Path]]  # case -> its channels
+    images_from: str  # where they were looked for, in words
 
 
 def given_by(args: argparse.Namespace) -> Given:
@@ -80,7 +83,7 @@ def _from_results(args: argparse.Namespace, name: str) -> Given:
         raise HRMedSegError(f"There are no reference segmentations of {name}; looked in {places}.")
     cases = find_raw_cases(Path(raw) / name, dataset_json) if raw else None
     images = {case: [Path(file) for file in files.images] for case, files in (cases or {}).items()}
-    return Given(name, dataset_json, models, truth, images)
+    return Given(name, dataset_json, models, truth, images, f"nnUNet_raw/{name}")
 
 
 def _from_folders(args: argparse.Namespace) -> Given:
@@ -93,8 +96,18 @@ def _from_folders(args: argparse.Namespace) -> Given:
     names = [model.name for model in models]
     if len(set(names)) < len(names):
         raise HRMedSegError(f"--predictions {' '.join(names)}: two have the same name. Name them: NAME=FOLDER.")
-    images: dict[str, list[Path]] = {}
-    for channel, file in sorted(files_by_case(Path(args.images), ending).items()) if args.images else ():
-        images.setdefault(channel[:-5], []).append(file)
+    truth = files_by_case(Path(args.truth), ending)
+    images = _images_by_case(Path(args.images), ending, truth) if args.images else {}
     name = args.dataset or Path(args.djfile).resolve().parent.name
-    return Given(name, dataset_json, models, files_by_case(Path(args.truth), ending), images)
+    return Given(name, dataset_json, models, truth, images, f"--images {args.images}")
+
+
+def _images_by_case(folder: Path, ending: str, cases: Collection[str]) -> dict[str, list[Path]]:
+    """Case -> its files: CASE_0000, CASE_0001, ... for its channels, as in nnU-Net, or one file named as the case."""
+    images: dict[str, list[Path]] = {}
+    for name, file in sorted(files_by_case(folder, ending).items()):
+        channel = re.fullmatch(r"(.+)_\d{4}", name)
+        # a case may be called img_0007 itself
+        case = name if channel is None or name in cases else channel[1]
+        images.setdefault(case, []).append(file)
+    return images

@@ -25,7 +25,13 @@ def add_distill_arguments(parser: argparse.ArgumentParser) -> None:
         help="folders of images, SA-1B shards (sa_*.tar, or a folder of them), nnU-Net raw data sets (folder, name or "
         "number); labels are not needed",
     )
-    parser.add_argument("--limit", type=positive_int, default=None, help="use only so many of the images, evenly taken")
+    parser.add_argument(
+        "--limit",
+        type=positive_int,
+        default=None,
+        help="use only so many of the images, drawn by a hash of their names: every time the same ones, and a larger "
+        "limit adds to those of a smaller one",
+    )
     parser.add_argument(
         "--cache", default=None, metavar="FOLDER", help="keep the teacher's embeddings there, in half precision"
     )

@@ -86,12 +86,6 @@ class BrokenImages:
         self.log = log
         self.reasons: dict[int, str] = {}
 
-    def __len__(self) -> int:
-        return len(self.reasons)
-
-    def __contains__(self, index: int) -> bool:
-        return index in self.reasons
-
     def add(self, index: int, reason: str) -> None:
         """Raises HRMedSegError when this was the last image that might have been readable."""
         if index in self.reasons:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import os
 import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,15 +18,24 @@ from nnunet_hrmedseg.machine import processor_name
 from nnunet_hrmedseg.pretraining.processes import Processes
 from nnunet_hrmedseg.weights.encoder_file import EncoderFile, write_encoder
 
-__all__ = ["environment", "image_statistics", "write_result"]
+__all__ = ["environment", "image_statistics", "training_command", "write_result"]
+
+WINDOWS = os.name == "nt"
 
 
 def write_result(folder: Path, state: Mapping[str, Tensor], card: Mapping[str, Any]) -> EncoderFile:
     """The encoder file of a finished run, and what to do with it, in words."""
     file = write_encoder(folder / "encoder.safetensors", state, card)
     print(f"Encoder: {file.path} (sha256 {file.sha256}), card beside it, losses in losses.csv and losses.png.")
-    print(f"Train from it:  HRMEDSEG_ENCODER_WEIGHTS={file.path.absolute()} nnUNetv2_train ...", flush=True)
+    print(f"Train from it:  {training_command(file.path.absolute())}", flush=True)
     return file
+
+
+def training_command(encoder: Path) -> str:
+    """A training that starts from this file, as it is typed into PowerShell or a POSIX shell."""
+    if WINDOWS:
+        return f'$env:HRMEDSEG_ENCODER_WEIGHTS = "{encoder}"; nnUNetv2_train ...'
+    return f"HRMEDSEG_ENCODER_WEIGHTS={shlex.quote(str(encoder))} nnUNetv2_train ..."
 
 
 def image_statistics(images: Sequence[Tensor]) -> dict[str, list[float]]:

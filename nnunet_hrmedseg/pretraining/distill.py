@@ -126,7 +126,7 @@ def _distill(args: argparse.Namespace, group: Processes) -> int:
         validate=(lambda: batches.mean_loss(module, validation)) if validation else None,
         log=group.log,
     )
-    group.gather(None)
+    group.wait()
     if group.first:
         broken_lines = _broken_lines(folder / BROKEN)
         card = {

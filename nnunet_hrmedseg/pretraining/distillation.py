@@ -5,7 +5,7 @@ The objective is the mean squared error between the two embeddings, nothing else
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from nnunet_hrmedseg.architectures.lgvit import PATCH_SIZE
 from nnunet_hrmedseg.pretraining.canvas_images import BrokenImages, CanvasBatch, CanvasImages
 from nnunet_hrmedseg.pretraining.embedding_cache import EmbeddingCache
 from nnunet_hrmedseg.pretraining.processes import Processes
+from nnunet_hrmedseg.pretraining.stored_images import VOLUMES_KEPT
 from nnunet_hrmedseg.pretraining.student import Normalize, Student
 from nnunet_hrmedseg.pretraining.teachers.teacher import Teacher
 
@@ -105,6 +106,9 @@ class TeacherEmbeddings:
 class DistillationBatches:
     """The batches of every epoch, shared out to the processes; the same for the same seed.
 
+    Images are shuffled, but slices within a few volumes at a time: each volume is then read once by each process and
+    worker, and not for every slice. One volume at a time would fill whole batches with slices that are alike.
+
     A broken image is left out of its batch. A flip from left to right is applied to image and embedding alike, so that
     cached embeddings serve as well as fresh ones.
 
@@ -135,6 +139,7 @@ class DistillationBatches:
     ) -> None:
         self.images, self.indices, self.embeddings, self.group, self.broken = images, indices, embeddings, group, broken
         self.batch_size, self.flip, self.seed, self.workers = batch_size, flip, seed, workers
+        self.volumes = _numbered([images.collection[index].volume for index in indices])
 
     @property
     def steps_per_epoch(self) -> int:
@@ -145,8 +150,9 @@ class DistillationBatches:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         wanted = self.steps_per_epoch * self.batch_size * self.group.count
         order = torch.randperm(len(self.indices), generator=generator)
-        order = order.repeat(-(-wanted // len(self.indices)))[:wanted]
         flips = torch.rand(wanted, generator=generator) < self.flip
+        order = _few_volumes_at_a_time(order, self.volumes, generator)
+        order = order.repeat(-(-wanted // len(self.indices)))[:wanted]
         mine = slice(self.group.rank, None, self.group.count)
         return [self.indices[i] for i in order[mine].tolist()], flips[mine].tolist()
 
@@ -200,3 +206,26 @@ class DistillationBatches:
                     total += torch.stack([loss.float() * len(images), total.new_tensor(len(images))])
         total = self.group.mean(total)
         return (total[0] / total[1]).item() if total[1] > 0 else None
+
+
+def _numbered(volumes: Sequence[Hashable | None]) -> Tensor:
+    """The volume of each image as a number from 0 on; -1 where it is of none."""
+    numbers: dict[Hashable | None, int] = {None: -1}
+    return torch.tensor([numbers.setdefault(volume, len(numbers) - 1) for volume in volumes])
+
+
+def _few_volumes_at_a_time(order: Tensor, volumes: Tensor, generator: torch.Generator) -> Tensor:
+    """A shuffled order, in which the slices change places: those of VOLUMES_KEPT volumes come first, those of as many
+    others next. Where single images are in the order, they stay.
+
+    Args:
+        order: a permutation of the images.
+        volumes: of each image, as of `_numbered`.
+        generator: draws which volumes come together.
+    """
+    volumes = volumes[order]
+    is_slice = volumes >= 0
+    blocks = torch.randperm(int(volumes.max()) + 1, generator=generator) // VOLUMES_KEPT
+    order = order.clone()
+    order[is_slice] = order[is_slice][blocks[volumes[is_slice]].argsort(stable=True)]
+    return order

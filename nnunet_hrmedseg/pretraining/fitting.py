@@ -1,14 +1,15 @@
-"""How an image of any size is put on the canvas, in the same way when an encoder is made and when it is prompted."""
+"""How an image of any size is put on the canvas, in the same way when an encoder is made and when it is prompted.
+
+- "stretch": to the canvas' height and width, whatever the aspect ratio.
+- "pad": the longer side to the canvas' side, and what is left at the bottom or on the right filled with the colour that
+  SAM's normalisation turns into 0, as SAM does.
+"""
 
 from __future__ import annotations
 
 from PIL import Image
 
-__all__ = ["FITS", "fitted", "fitted_size"]
-
-FITS = ("stretch", "pad")
-"""stretch: to the canvas' height and width, whatever the aspect ratio. pad: the longer side to the canvas' side, and
-what is left at the bottom or on the right filled with the colour that SAM's normalisation turns into 0, as SAM does."""
+__all__ = ["fitted", "fitted_size"]
 
 PADDING = (124, 116, 104)  # the mean of SAM, and of ImageNet, in whole numbers
 

@@ -216,7 +216,7 @@ def _dataset_json(folder: Path) -> dict[str, Any] | None:
 def _images_in_raw_dataset(folder: Path, dataset_json: dict[str, Any], faults: list[str]) -> Iterator[StoredImage]:
     ending = dataset_json["file_ending"]
     if "dataset" in dataset_json:
-        cases = [case.images for case in (find_raw_cases(folder, dataset_json) or {}).values()]
+        cases = _listed_files(folder, dataset_json)
     else:
         cases = _channel_files(folder / "imagesTr", ending, faults)
     cases += _channel_files(folder / "imagesTs", ending, faults)
@@ -226,6 +226,17 @@ def _images_in_raw_dataset(folder: Path, dataset_json: dict[str, Any], faults: l
             case = CaseFiles.of(files, reader)
             slices = number_of_slices(case)
             yield from (RawSlice(case, None if slices == 1 else i) for i in range(slices))
+
+
+def _listed_files(folder: Path, dataset_json: dict[str, Any]) -> list[list[str]]:
+    """The image files of each case that dataset.json lists, whether or not it has labels."""
+    listed = dataset_json["dataset"]
+    if isinstance(listed, dict):
+        # a file that is there stands for every label: of cases without a single label `find_raw_cases` says nothing
+        stand_in = {"label": "dataset.json"}
+        listed = {name: {**case, **stand_in} if isinstance(case, dict) else case for name, case in listed.items()}
+    found = find_raw_cases(folder, {**dataset_json, "dataset": listed}) or {}
+    return [case.images for case in found.values() if case.images]
 
 
 def _channel_files(folder: Path, ending: str, faults: list[str]) -> list[list[str]]:

@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from torch import nn
 from tqdm import tqdm
 
 from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.files import json_object, replacing, write_atomically
+from nnunet_hrmedseg.files import json_object, output_folder, replacing, write_atomically
 from nnunet_hrmedseg.pretraining.curve import draw_curve
 from nnunet_hrmedseg.pretraining.processes import Processes
 from nnunet_hrmedseg.trainers.schedule import POLY_EXPONENT
@@ -89,12 +90,12 @@ class History:
     def last(self, column: str) -> float | None:
         return next((row[column] for row in reversed(self.rows) if row[column] is not None), None)
 
-    def write(self, folder: Path) -> None:
+    def write(self, file: Path) -> None:
         text = io.StringIO()
         writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows({k: "" if v is None else f"{v:.6g}" for k, v in row.items()} for row in self.rows)
-        write_atomically(folder / "losses.csv", text.getvalue().encode())
+        write_atomically(file, text.getvalue().encode())
 
 
 def prepare_folder(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -> bool:
@@ -109,16 +110,15 @@ def prepare_folder(folder: Path, settings: Mapping[str, Any], *, overwrite: bool
         whether there is a checkpoint to go on from.
 
     Raises:
-        HRMedSegError: it holds another run, or other files.
+        HRMedSegError: it is a file, cannot be written to, or holds another run, or other files.
     """
     wanted = json.loads(json.dumps(settings))
-    file = folder / SETTINGS
-    if folder.exists() and any(folder.iterdir()):
+    file = output_folder(folder) / SETTINGS
+    if any(folder.iterdir()):
         if not file.is_file():
             raise HRMedSegError(f"{folder} holds other files: give -o a folder that is new or empty.")
         if overwrite:
-            for old in _RESULTS:
-                (folder / old).unlink(missing_ok=True)
+            _remove([folder / old for old in _RESULTS])
         else:
             there = json_object(file, "settings of a run")
             different = [key for key in {**there, **wanted} if there.get(key) != wanted.get(key)]
@@ -128,9 +128,18 @@ def prepare_folder(folder: Path, settings: Mapping[str, Any], *, overwrite: bool
                     f"{folder} holds another run ({said}). Give -o another folder, repeat the command that began it to "
                     f"go on with it, or add --overwrite to begin anew."
                 )
-    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(file, (json.dumps(wanted, indent=2) + "\n").encode())
     return (folder / CHECKPOINT).is_file()
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise HRMedSegError(
+                f"{file} cannot be removed to begin anew ({error}). If another program has it open, close it there."
+            ) from error
 
 
 def begin_run(folder: Path, settings: Mapping[str, Any], group: Processes, *, overwrite: bool) -> None:
@@ -141,7 +150,7 @@ def begin_run(folder: Path, settings: Mapping[str, Any], group: Processes, *, ov
     """
     if group.first:
         prepare_folder(folder, settings, overwrite=overwrite)
-    group.gather(None)
+    group.wait()
     if not folder.is_dir():
         raise HRMedSegError(f"{folder} is not there in every process: -o must lie on a disk that all machines share.")
 
@@ -162,13 +171,14 @@ def run_loop(
         module: on its device; called with a batch, gives the loss. What has no gradient in it is not trained.
         batches: of an epoch, from a step on: (epoch, first step) -> `steps_per_epoch - first step` batches.
         settings: numbers of the loop.
-        folder: for checkpoint, losses.csv and losses.png. If a checkpoint is there, the run goes on from it.
+        folder: for checkpoint, losses.csv and losses.png. If a checkpoint is there, the run goes on from it. What is
+            only looked at, losses.csv and losses.png, may fail to be written.
         group: this process and the others.
         validate: the validation loss, after every epoch, asked for in every process.
         log: prints one line.
 
     Raises:
-        HRMedSegError: a damaged checkpoint; a loss that is not finite.
+        HRMedSegError: a damaged checkpoint; a loss or weights that are not finite, which are never saved.
     """
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=settings.learning_rate)
@@ -201,10 +211,7 @@ def run_loop(
     def add_row(validation_loss: float | None = None) -> None:
         loss = group.mean(torch.stack(recent).mean()).item() if recent else None
         if loss is not None and not np.isfinite(loss):
-            raise HRMedSegError(
-                f"The loss is not finite after {step} steps. Continue from the last checkpoint with --no_amp in a new "
-                f"folder, or with a smaller --lr (now {settings.learning_rate})."
-            )
+            raise _not_finite(f"The loss is not finite after {step} steps.", settings.learning_rate, amp)
         recent.clear()
         history.rows.append(
             {
@@ -218,9 +225,28 @@ def run_loop(
         )
 
     def save() -> None:
+        # in every process, but by itself: their clocks differ, so that one may save a step before the others
+        if recent and not torch.stack(recent).isfinite().all():
+            raise _not_finite(f"The loss is not finite after {step} steps.", settings.learning_rate, amp)
+        # a gradient that is not finite leaves the loss of its own step finite
+        if not _finite(module.state_dict()):
+            raise _not_finite(f"The weights are not finite after {step} steps.", settings.learning_rate, amp)
         if group.first:
             _save(folder, module, optimizer, scaler, history, step, spent + time.monotonic() - began)
-            history.write(folder)
+            show("losses.csv", history.write)
+
+    not_shown: set[str] = set()
+
+    def show(name: str, write: Callable[[Path], None]) -> None:
+        try:
+            write(folder / name)
+        except OSError as error:  # on Windows, as long as another program has it open
+            if name not in not_shown:
+                log(
+                    f"{folder / name} cannot be written ({error}). The training goes on, and tries again whenever it "
+                    f"saves; if another program has the file open, close it there."
+                )
+            not_shown.add(name)
 
     with progress:
         while step < total:
@@ -254,9 +280,24 @@ def run_loop(
                     save()
                     saved = time.monotonic()
                 if end_of_epoch and group.first:
-                    draw_curve(history.rows, folder / "losses.png")
+                    show("losses.png", partial(draw_curve, history.rows))
     module.eval()
     return history
+
+
+def _not_finite(what: str, learning_rate: float, amp: bool) -> HRMedSegError:
+    """Mixed precision is no part of what makes a run; the learning rate is, so a run cannot go on with another one."""
+    anew = f"begin anew with a smaller --lr (now {learning_rate:g}), in another folder or with --overwrite."
+    if not amp:
+        return HRMedSegError(f"{what} {anew.capitalize()}")
+    return HRMedSegError(
+        f"{what} Repeat the command with --no_amp: it goes on from the last checkpoint, which is finite. If that does "
+        f"not help, {anew}"
+    )
+
+
+def _finite(state: Mapping[str, torch.Tensor]) -> bool:
+    return all(bool(value.isfinite().all()) for value in state.values())
 
 
 def _seed(seed: int) -> None:
@@ -306,12 +347,15 @@ def _load(
         if not all(row.keys() == {*_COLUMNS} and {*map(type, row.values())} <= _NUMBERS for row in rows):
             raise ValueError("its losses are no numbers")
         module.load_state_dict(checkpoint["module"])
+        if not _finite(checkpoint["module"]):
+            raise ValueError("its weights are not finite")
         # the options are those of this run; copied, so that nothing stays mapped
         state = {**optimizer.state_dict(), "state": deepcopy(checkpoint["optimizer"]["state"])}
         optimizer.load_state_dict(state)
         if not all(_fits(parameter, values) for parameter, values in optimizer.state.items()):
             raise ValueError("its optimiser was that of other weights")
-        scaler.load_state_dict(checkpoint["scaler"])
+        if checkpoint["scaler"]:  # empty after steps without mixed precision
+            scaler.load_state_dict(checkpoint["scaler"])
         torch.set_rng_state(checkpoint["random"].clone())
         history.rows = rows
         return step, seconds

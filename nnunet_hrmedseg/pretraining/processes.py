@@ -55,13 +55,10 @@ class Processes:
             value /= self.count
         return value
 
-    def gather(self, value: object) -> list:
-        """What every process says, in order of rank; all of them get it."""
-        if self.count == 1:
-            return [value]
-        values: list = [None] * self.count
-        distributed.all_gather_object(values, value)
-        return values
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.count > 1:
+            distributed.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
 
 
 @contextmanager

@@ -35,6 +35,7 @@ __all__ = [
     "StoredImage",
     "SUFFIXES",
     "TarMember",
+    "VOLUMES_KEPT",
     "case_pixels",
     "check_format",
     "file_state",
@@ -48,6 +49,9 @@ __all__ = [
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 MAX_PIXELS = 20_000 * 20_000
 MAX_SLICES = 100_000
+VOLUMES_KEPT = 4
+"""Volumes whose slices may be asked for in turn, and each is read once: in uint8 they take no more memory than one
+does in float32, while it is read."""
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What an image may be, whatever its name says. Pillow knows more, and hands EPS to Ghostscript, which executes it."""
 
@@ -67,6 +71,11 @@ class StoredImage(ABC):
     def identity(self) -> str:
         """The name with size and time of change of the file: a changed file is another image."""
         return f"{self.name}|{self.state}"
+
+    @property
+    def volume(self) -> CaseFiles | None:
+        """Of an image that is a slice, what is read as a whole to get it."""
+        return None
 
     @abstractmethod
     def read(self) -> Image.Image:
@@ -144,6 +153,10 @@ class RawSlice(StoredImage):
     def name(self) -> str:
         return printable(self.case.files[0]) + ("" if self.slice is None else f"#{self.slice:04d}")
 
+    @property
+    def volume(self) -> CaseFiles | None:
+        return None if self.slice is None else self.case
+
     def read(self) -> Image.Image:
         return Image.fromarray(np.ascontiguousarray(case_pixels(self.case)[self.slice or 0]))
 
@@ -175,7 +188,7 @@ def _decode_unusual_tif(file: str) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels if pixels.dtype == np.uint8 else scaled_to_uint8(pixels)))
 
 
-@lru_cache(maxsize=1)  # the slices of a volume are mostly asked for one after the other
+@lru_cache(maxsize=VOLUMES_KEPT)
 def case_pixels(case: CaseFiles) -> np.ndarray:
     """(Z, Y, X) or (Z, Y, X, 3) uint8. A volume is scaled as a whole, each channel by itself."""
     printed = io.StringIO()

@@ -88,7 +88,7 @@ class DiceAndPixelLoss(nn.Module):
     def recomputed_sums_of_strip(self, *arguments) -> Tensor:
         """`sums_of_strip`, of which the arguments alone are kept for the backward pass.
 
-        It is compiled with the recomputation in it. Strips differ in height, and a compiled function that was recomputed
+        It is compiled with the recomputation in it. Strips differ in height, and a compiled function that is recomputed
         from outside may find another of its graphs the second time, which keeps other tensors: an error.
         """
         return recomputed(self.sums_of_strip, *arguments)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nnunet_hrmedseg.architectures import HRMedSeg
+from nnunet_hrmedseg.benchmark import run
 from nnunet_hrmedseg.benchmark.memory import kept_for_backward, kept_without_running
 from nnunet_hrmedseg.benchmark.networks import (
     CONTENDERS,
@@ -49,6 +50,8 @@ def test_every_figure_is_there(content):
         assert row["parameters"] > 1e6 and row["multiply_accumulates"] > 1e6
         assert len(row["seconds"]) == 2 and row["median_seconds"] > 0
         assert ("kept_for_backward_bytes" in row) == row["training"]
+        if run.RESETS_PEAK.exists() and row["training"]:
+            assert row["peak_resident_bytes"] > 0
 
 
 @pytest.mark.parametrize("wanted, in_bfloat16", [("nnunet", True), ("float32", False)])
@@ -80,6 +83,35 @@ def test_the_table_has_a_row_for_each_network(content):
     text = table(content)
     for name in ("hrmedseg", "hrmedseg_frugal", "nnunet"):
         assert text.count(f"| {CONTENDERS[name].title} |") == 1
+
+
+def test_the_table_says_once_why_there_are_no_peaks(content):
+    rows = [{**row, run.NO_PEAK: "only Linux tells it"} for row in content["rows"] if row["training"]]
+    for row in rows:
+        row.pop("peak_resident_bytes", None)
+    text = table({**content, "rows": rows})
+    names = ", ".join(f"{CONTENDERS[row['network']].title} at batch 2" for row in rows)
+    assert text.count("No peak of") == 1 and f"No peak of {names}: only Linux tells it" in text
+    assert "peak resident" not in text
+
+
+def test_the_table_is_per_image_in_its_units():
+    row = {"network": "hrmedseg", "size": 64, "classes": 2, "batch_size": 4, "parameters": 12_340_000}
+    row |= {"multiply_accumulates": 5_670_000_000}
+    training = {"training": True, "kept_for_backward_bytes": 4 * 250 * 2**20, "peak_resident_bytes": 4 * 31 * 2**20}
+    rows = [{**row, **training, "median_seconds": 8.0}, {**row, "training": False, "median_seconds": 0.5}]
+    surroundings = {"machine": "m", "device": "cpu", "precision": "float32", "date": "2026-01-01"}
+    lines = table({**surroundings, "rows": rows}).splitlines()
+    header, of_network = ([cell.strip() for cell in line.split("|")[1:-1]] for line in (lines[-3], lines[-1]))
+    assert dict(zip(header, of_network, strict=True)) == {
+        "network": "HRMedSeg",
+        "parameters, M": "12.34",
+        "GMACs": "5.67",
+        "kept, MiB per image, batch 4": "250",
+        "peak resident, MiB per image, batch 4": "31",
+        "training step, s per image, batch 4": "2",
+        "prediction, s per image, batch 4": "0.125",
+    }
 
 
 def test_counting_alone(tmp_path, capsys):
@@ -124,6 +156,22 @@ def test_a_step_trains_and_a_prediction_does_not(name, size):
     trained.mode(training=False)
     with torch.no_grad():
         assert trained.network(image).shape == (2, 3, *size)  # one output, whatever training had
+
+
+@pytest.mark.parametrize("name", [name for name in CONTENDERS if name.startswith("monai_")])
+def test_monais_networks_predict_and_train(name):
+    for module in ("monai", "einops") if name == "monai_swinunetr" else ("monai",):
+        pytest.importorskip(module)
+    trained = CONTENDERS[name].build(3, 2, 64)
+    image, target = random_batch((2, 3, 64, 64), 2, CPU)
+    outputs = []
+    trained.network.register_forward_hook(lambda network, inputs, output: outputs.append(output))
+    run_once(trained, image, target, False, "nnunet")
+    run_once(trained, image, target, True, "nnunet")
+    for output in outputs:
+        assert (output[0] if isinstance(output, list) else output).shape == (2, 2, 64, 64)
+    gradients = [p.grad is not None and p.grad.abs().sum() > 0 for p in trained.network.parameters()]
+    assert sum(gradients) > 0.5 * len(gradients)
 
 
 def test_volumes(tmp_path, capsys):

@@ -51,7 +51,7 @@ class Fake(nnUNetTrainer):
         self.output_folder = str(folder)
         self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1000, 250, 50
         self.current_epoch, self.save_every, self.was_initialized = 0, 50, False
-        self.is_ddp, self.local_rank = False, 0
+        self.is_ddp, self.local_rank, self.disable_checkpointing = False, 0, False
         self.dataloader_train, self.dataloader_val = repeat({}), repeat({})
         self.device = torch.device("cpu")
         self._best_ema = None

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(*arguments: str) -> tuple[dict[str, Any], Path]:
-    assert main(["compare", *arguments, "-o", "out", "-np", "1", "--cost_images", "0"]) == 0
-    return json.loads(Path("out/comparison.json").read_text()), Path("out")
+def run(*arguments: str, out: str = "out") -> tuple[dict[str, Any], Path]:
+    assert main(["compare", "-np", "1", *arguments, "-o", out, "--cost_images", "0"]) == 0
+    return json.loads(Path(out, "comparison.json").read_text()), Path(out)
 
 
 def write_summary(validation: Path, labels: Path) -> dict[str, Any]:
@@ -75,6 +76,30 @@ def test_the_command_writes_table_numbers_and_report(root: Path, capsys: pytest.
     assert not list(out.glob("*.incomplete"))
 
 
+def test_processes_measure_what_one_does(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # larger than the truth: what would mistake the two for each other must not go unseen
+    file = root / "nnUNet_results" / DATASET / OURS / "fold_1" / "validation" / "case4.png"
+    larger = np.array(Image.open(file))
+    larger[:10] = 1
+    Image.fromarray(larger).save(file)
+    pools = []
+
+    def pool(*arguments: Any, **options: Any) -> ProcessPoolExecutor:
+        pools.append(arguments)
+        return ProcessPoolExecutor(*arguments, **options)
+
+    monkeypatch.setattr(module, "ProcessPoolExecutor", pool)
+    monkeypatch.setattr(module, "_gallery", lambda *arguments: [])
+    monkeypatch.setattr(module, "report", lambda *arguments: "")
+    _, few = run("-d", "7", "-np", "2", out="few")
+    monkeypatch.setattr(module, "FEW_JOBS", 0)
+    _, alone = run("-d", "7", "-np", "1", out="alone")
+    assert not pools
+    _, together = run("-d", "7", "-np", "2", out="together")
+    assert pools == [(2,)]
+    assert (few / "cases.csv").read_text() == (alone / "cases.csv").read_text() == (together / "cases.csv").read_text()
+
+
 def test_numbers_are_those_of_nnunets_summary(root: Path) -> None:
     labels = root / "nnUNet_raw" / DATASET / "labelsTr"
     summary = write_summary(root / "nnUNet_results" / DATASET / OURS / "fold_0" / "validation", labels)
@@ -92,7 +117,7 @@ def test_a_summary_that_no_longer_fits_is_named(root: Path) -> None:
     shutil.copy(root / "nnUNet_raw" / DATASET / "labelsTr" / "case1.png", validation / "case1.png")
     content, _ = run("-d", "7")
     (warning,) = [warning for warning in content["warnings"] if "summary.json" in warning]
-    assert "Dice of disc in case1, the files give 1.0" in warning
+    assert "Dice of disc in case1.png, the files give 1.0" in warning
 
 
 @pytest.mark.parametrize("old", ['{"results": {"all": [], "mean": {}}}', "[]", "{", ""])
@@ -144,15 +169,49 @@ def test_a_model_without_checkpoint_says_why_it_has_no_cost(root: Path) -> None:
     assert "checkpoint" in content["models"][0]["cost"]
 
 
-def test_folders_of_predictions(root: Path) -> None:
-    results = root / "nnUNet_results" / DATASET
+def given_folders(root: Path, images: Path) -> list[str]:
+    """The command line for the predictions of a fold, as folders from anywhere."""
+    results, raw = root / "nnUNet_results" / DATASET, root / "nnUNet_raw" / DATASET
     folders = [f"{name}={results / model / 'fold_0' / 'validation'}" for name, model in (("a", STOCK), ("b", OURS))]
-    raw = root / "nnUNet_raw" / DATASET
-    given = ["--truth", str(raw / "labelsTr"), "-djfile", str(raw / "dataset.json"), "--images", str(raw / "imagesTr")]
-    content, out = run("--predictions", *folders, *given, "--baseline", "a")
+    truth = ["--truth", str(raw / "labelsTr"), "-djfile", str(raw / "dataset.json")]
+    return ["--predictions", *folders, *truth, "--images", str(images), "--baseline", "a"]
+
+
+def test_folders_of_predictions(root: Path) -> None:
+    content, out = run(*given_folders(root, root / "nnUNet_raw" / DATASET / "imagesTr"))
     assert content["dataset"] == DATASET and content["cases"] == 3
     assert [model["name"] for model in content["models"]] == ["a", "b"]
     assert "data:image" in (out / "report.html").read_text()
+
+
+def test_images_without_a_channel_number_are_shown(root: Path) -> None:
+    images = root / "nnUNet_raw" / DATASET / "imagesTr"
+    for file in list(images.iterdir()):
+        file.rename(file.with_name(file.name.replace("_0000", "")))
+    content, out = run(*given_folders(root, images))
+    assert not [warning for warning in content["warnings"] if "icture" in warning]
+    assert (out / "report.html").read_text().count("data:image") == 3 * 3
+
+
+def test_a_case_without_an_image_costs_its_picture_alone(root: Path) -> None:
+    images = root / "nnUNet_raw" / DATASET / "imagesTr"
+    (images / "case1_0000.png").unlink()
+    content, out = run(*given_folders(root, images))
+    (warning,) = [warning for warning in content["warnings"] if "icture" in warning]
+    assert warning == f"No picture of case1: there is no image of case1 in --images {images}."
+    assert (out / "report.html").read_text().count("data:image") == 2 * 3
+    content, _ = run("-d", "7", "-f", "0")
+    (warning,) = [warning for warning in content["warnings"] if "icture" in warning]
+    assert f"there is no image of case1 in nnUNet_raw/{DATASET}" in warning
+
+
+def test_an_output_that_is_a_file_is_refused_before_anything_is_measured(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "_measure", lambda *arguments: pytest.fail("it was measured"))
+    (root / "out").touch()
+    assert main(["compare", "-d", "7", "-o", "out"]) == 1
+    assert "out is a file; a folder is needed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -4,19 +4,32 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from nnunet_hrmedseg.benchmark.memory import kept_for_backward
+from nnunet_hrmedseg.benchmark.networks import as_nnunet_trains
+from nnunet_hrmedseg.comparison import cost as module
 from nnunet_hrmedseg.comparison.cost import (
+    Cost,
     as_ours_train,
     cache_tile_weights,
     costs,
+    count,
     epochs_of_logs,
     length_of_training,
+    load,
 )
 from nnunet_hrmedseg.trainers.losses import LARGE_STRIP, SMALL_STRIP
 from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSeg
+from tests.deployment.tiny_models import Tiny
+from tests.plans.stock_plans import stock_plans
+
+CPU = torch.device("cpu")
 
 
 def test_epochs_are_read_from_all_logs_of_a_fold(tmp_path: Path) -> None:
@@ -48,6 +61,80 @@ def test_a_model_that_cannot_be_loaded_is_a_sentence(tmp_path: Path) -> None:
 def test_memory_is_counted_with_the_strips_that_the_trainer_would_take(recompute: bool, strip: int) -> None:
     trainable = as_ours_train(nnUNetTrainerHRMedSeg, nn.Conv2d(3, 2, 1), recompute)
     assert trainable.loss.logits_in_a_strip == strip
+
+
+def counted_by_running(network: nn.Module, image: torch.Tensor) -> tuple[int, int]:
+    """Parameters and multiply-accumulates."""
+    with FlopCounterMode(display=False) as counter:
+        network.eval()(image)
+    return sum(parameter.numel() for parameter in network.parameters()), counter.get_total_flops() // 2
+
+
+@pytest.mark.parametrize("recompute", [True, False])
+def test_a_model_of_ours_costs_what_its_network_does_when_it_is_trained(tmp_path: Path, recompute: bool) -> None:
+    model = Tiny(steps=1).write(tmp_path / "model")
+    plans = json.loads((model / "plans.json").read_text())
+    plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["recompute"] = recompute
+    plans["configurations"]["2d"]["batch_size"] = 7
+    (model / "plans.json").write_text(json.dumps(plans))
+    predictor = load(model, "0", CPU)
+    cost = count(predictor)
+
+    network, image = predictor.network, torch.randn(1, 3, 64, 48)
+    assert (cost.parameters, cost.multiply_accumulates) == counted_by_running(network, image)
+    assert (cost.patch_size, cost.batch_size) == ([64, 48], 7)
+    network.train().upsample_in_training = False
+    loss = nnUNetTrainerHRMedSeg.build_loss(regions=False, frugal=recompute)
+    target = torch.zeros(1, 1, 64, 48, dtype=torch.int16)
+    assert cost.training_bytes == kept_for_backward(network, loss, image, target)
+
+
+def test_a_stock_model_is_counted_with_deep_supervision() -> None:
+    plans = stock_plans()
+    layers = {"n_stages": 3, "features_per_stage": [4, 8, 8], "strides": [1, 2, 2], "kernel_sizes": [3, 3, 3]}
+    layers |= {"n_conv_per_stage": 1, "n_conv_per_stage_decoder": 1, "conv_op": "torch.nn.modules.conv.Conv2d"}
+    plans["configurations"]["2d"]["architecture"]["arch_kwargs"] = layers
+    plans["configurations"]["2d"]["patch_size"] = [32, 48]
+    manager = PlansManager(plans)
+    description = {"channel_names": {"0": "R", "1": "G", "2": "B"}, "labels": {"background": 0, "a": 1, "b": 2}}
+    network = PlainConvUNet(3, num_classes=3, **{**layers, "conv_op": nn.Conv2d})
+    predictor = SimpleNamespace(
+        plans_manager=manager,
+        configuration_manager=manager.get_configuration("2d"),
+        dataset_json=description,
+        trainer_name="nnUNetTrainer",
+        label_manager=manager.get_label_manager(description),
+        network=network,
+    )
+    cost = count(predictor)
+
+    image = torch.randn(1, 3, 32, 48)
+    assert (cost.parameters, cost.multiply_accumulates) == counted_by_running(network, image)
+    trained = as_nnunet_trains(network)
+    trained.mode(training=True)
+    assert len(network(image)) == 2
+    target = torch.zeros(1, 1, 32, 48, dtype=torch.int16)
+    assert cost.training_bytes == kept_for_backward(network, trained.loss, image, target)
+
+
+def test_the_time_of_a_prediction_leaves_the_first_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"a": iter([100.0, 3.0, 1.0, 9.0]), "b": iter([50.0, 4.0, 5.0, 60.0])}
+    order = []
+
+    def predict(name: str, files: list[Path]) -> float:
+        order.append((name, files[0].name))
+        return next(seconds[name])
+
+    monkeypatch.setattr(module, "load", lambda folder, fold, device: folder.name)  # predictors are names here
+    monkeypatch.setattr(module, "count", lambda predictor: Cost([64, 64], 2, 1, 1, 1))
+    monkeypatch.setattr(module, "predict_seconds", predict)
+    notes: list[str] = []
+    images = [[tmp_path / f"{name}.png"] for name in "xyz"]
+    found = costs({name: (tmp_path / name, "0") for name in "ab"}, images, CPU, notes)
+    assert [found[name].predict_seconds for name in "ab"] == [3.0, 5.0]
+    assert [found[name].predicted_images for name in "ab"] == [3, 3]
+    assert order == [(name, f"{image}.png") for image in "xxyz" for name in "ab"]  # in turns
+    assert not notes
 
 
 def predictor_of_canvas(side: int) -> nnUNetPredictor:

@@ -110,6 +110,50 @@ def test_contours_lie_where_the_masks_end(tmp_path: Path) -> None:
         assert changed[90 * scale, x * scale - 3 : x * scale + 4].any()
 
 
+def test_contours_of_a_small_structure_lie_around_it(tmp_path: Path) -> None:
+    truth = np.zeros((600, 600), np.uint8)
+    truth[400:420, 150:180] = 1
+    image = np.full((600, 600, 3), 120, np.uint8)
+    image[truth == 1] = 220
+    for name, content in (("image_0000", image), ("truth", truth)):
+        Image.fromarray(content).save(tmp_path / f"{name}.png")
+    description = {"channel_names": {"0": "R"}, "labels": {"background": 0, "a": 1}, "file_ending": ".png"}
+    task = Task.of_dataset(description, tmp_path / "truth.png", 2.0, surfaces=False)
+    predictions = {"model": ("model", tmp_path / "truth.png")}
+    for panel in panels([tmp_path / "image_0000.png"], tmp_path / "truth.png", predictions, task):
+        shown = picture(panel).astype(int)
+        bright = (shown.min(axis=-1) > 180) & (np.ptp(shown, axis=-1) < 20)
+        rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
+        # 128 x 128 of the image, of which the square is 20 x 30
+        assert panel.width == panel.height == SIDE
+        assert np.ptp(rows) == pytest.approx(SIDE * 20 / 128, abs=8)
+        assert np.ptp(columns) == pytest.approx(SIDE * 30 / 128, abs=8)
+        coloured = (shown[..., 0] > 150) & (shown[..., 2] < 100)  # the first class's colour
+        drawn_rows, drawn_columns = np.flatnonzero(coloured.any(axis=1)), np.flatnonzero(coloured.any(axis=0))
+        for edge, drawn in ((rows, drawn_rows), (columns, drawn_columns)):
+            assert abs(drawn[0] - edge[0]) < 8 and abs(drawn[-1] - edge[-1]) < 8
+
+
+def test_a_volume_shows_the_slice_that_its_contours_are_of(tmp_path: Path) -> None:
+    # three channels of 0 to 255 are shown as they are
+    image = np.repeat(np.array([0, 50, 100, 200, 255], np.float32), 30 * 30).reshape(5, 30, 30)
+    truth = np.zeros((5, 30, 30), np.uint8)
+    truth[2, 2:28, 2:28] = 1
+    files = [tmp_path / f"image_{channel:04d}.nii.gz" for channel in range(3)]
+    for file in files:
+        sitk.WriteImage(sitk.GetImageFromArray(image), str(file))
+    sitk.WriteImage(sitk.GetImageFromArray(truth), str(tmp_path / "truth.nii.gz"))
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros_like(truth)), str(tmp_path / "prediction.nii.gz"))
+    channels = {str(channel): "MR" for channel in range(3)}
+    description = {"channel_names": channels, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
+    task = Task.of_dataset(description, tmp_path / "truth.nii.gz", 2.0, surfaces=False)
+    predictions = {"model": ("model", tmp_path / "prediction.nii.gz")}
+    first, _ = panels(files, tmp_path / "truth.nii.gz", predictions, task)
+    assert first.caption == "truth, slice 3 of 5"
+    middle = picture(first)[SIDE // 2 - 20 : SIDE // 2 + 20, SIDE // 2 - 20 : SIDE // 2 + 20]
+    assert np.abs(middle.astype(int) - 100).max() < 10
+
+
 def test_a_volume_shows_one_slice(tmp_path: Path) -> None:
     image = np.random.default_rng(0).normal(size=(5, 30, 20)).astype(np.float32)
     truth = np.zeros((5, 30, 20), np.uint8)

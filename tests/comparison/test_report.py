@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from nnunet_hrmedseg.comparison import report as module
 from nnunet_hrmedseg.comparison.content import as_content
 from nnunet_hrmedseg.comparison.figures import bland_altman, colours, differences, distribution, quality_against_cost
 from nnunet_hrmedseg.comparison.gallery import Panel
@@ -60,6 +61,41 @@ def test_the_page_says_what_the_content_says() -> None:
     assert "<b>something</b> was left out" in text  # shown, and not obeyed
     assert "False alarms" in text
     assert "1 of 1" in text
+
+
+def bold(html: str, measures: list[str]) -> dict[str, dict[str, list[str]]]:
+    """Row of the quality tables -> measure -> the models whose cell is bold."""
+    quality = html[html.index("<h2>Quality</h2>") : html.index("<h2>Against the baseline</h2>")]
+    found = {}
+    for table in quality.split("<h3>")[1:4]:
+        of_row: dict[str, list[str]] = {measure: [] for measure in measures}
+        for line in re.findall("<tr><td>(.*?)</tr>", table, re.DOTALL):
+            model = re.sub("<small>.*|<[^>]*>", "", line.split("</td>")[0]).strip()
+            cells = re.findall("<td([^>]*)>", line)[: len(measures)]
+            for measure, attributes in zip(measures, cells, strict=True):
+                of_row[measure] += [model] if attributes == ' class="best"' else []
+        found[table.split("</h3>")[0]] = of_row
+    return found
+
+
+def test_the_best_of_each_measure_is_bold(monkeypatch: pytest.MonkeyPatch) -> None:
+    for chart in ("bland_altman", "differences", "distribution", "quality_against_cost"):
+        monkeypatch.setattr(module, chart, lambda *arguments: "")  # quicker
+    results = make_results(cases=2, models=(STOCK, OURS, "other"))
+    for model, values in ((STOCK, (0.7, 0.9, 0.5, 5)), (OURS, (0.9, 0.8, 0.5, 9)), ("other", (0.8, 0.7, 0.4, 2))):
+        results.values[model][:] = values
+    html = report(results, as_content(results, "cpu"), [])
+    best = {"Dice": [results.titles[OURS]], "IoU": [results.titles[STOCK]], "HD95": ["other"]}
+    best["NSD"] = [results.titles[STOCK], results.titles[OURS]]
+    assert bold(html, results.measures) == {row: best for row in ("mean of the classes", "disc", "square")}
+
+
+@pytest.mark.parametrize(("measure", "left", "right"), [("Dice", "worse", "better"), ("HD95", "better", "worse")])
+def test_the_axis_of_differences_says_which_side_is_better(measure: str, left: str, right: str) -> None:
+    results = make_results()
+    chart = ET.fromstring(differences(results, as_content(results, "cpu")["tests"], measure))
+    texts = [" ".join("".join(text.itertext()).split()) for text in chart.iter("{http://www.w3.org/2000/svg}text")]
+    assert f"{left} \N{LEFTWARDS ARROW} 0 \N{RIGHTWARDS ARROW} {right}" in texts
 
 
 def test_one_model_alone_has_a_page() -> None:

@@ -1,13 +1,18 @@
-"""The demo's data set, picture and folder. Its commands are those of the end-to-end tests."""
+"""The demo's data set, picture, folder and last steps. Its other commands are those of the end-to-end tests."""
 
 import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from skimage import io
 
 from nnunet_hrmedseg.cli import main
-from nnunet_hrmedseg.demo import run
+from nnunet_hrmedseg.demo import picture, run
 from nnunet_hrmedseg.demo.dataset import build_dataset
 from nnunet_hrmedseg.demo.picture import write_picture
 from nnunet_hrmedseg.errors import HRMedSegError
@@ -51,13 +56,73 @@ def test_the_picture_shows_each_case(dataset, tmp_path):
     ]
     file = tmp_path / "picture.png"
     write_picture(rows, file)
-    picture = io.imread(file)[..., :3] / 255
-    assert picture.shape[0] > 300 and picture.shape[1] > 500
+    written = io.imread(file)[..., :3] / 255
+    assert written.shape[0] > 300 and written.shape[1] > 500
     # a third of the width each: image without overlay, green truth, orange prediction
-    left, middle, right = np.array_split(picture, 3, axis=1)
+    left, middle, right = np.array_split(written, 3, axis=1)
     green = [(part[..., 1] > part[..., 0] + 0.2).mean() for part in (left, middle, right)]
     orange = [((part[..., 0] > part[..., 2] + 0.3) & (part[..., 1] > 0.2)).mean() for part in (left, middle, right)]
     assert green[1] > 0.01 > green[2] and orange[2] > 0.01 > orange[1]
+
+
+def test_a_demo_whose_predictions_are_the_truth_has_a_dice_of_one(tmp_path, monkeypatch, capfd):
+    """All of it but planning, training and predicting, whose place the truth takes; nnU-Net itself evaluates."""
+    monkeypatch.setenv("nnUNet_def_n_proc", "1")
+    run_command, commands = run._run, []
+
+    def only_evaluate(command, environment):
+        commands.append(command[0])
+        if command[0] == "nnUNetv2_predict":
+            images, predictions = (Path(command[command.index(option) + 1]) for option in ("-i", "-o"))
+            shutil.copytree(images.parent / "labelsTs", predictions)
+        if command[0].startswith("nnUNetv2_evaluate"):
+            run_command(command, environment)
+
+    monkeypatch.setattr(run, "_run", only_evaluate)
+    assert main(["demo", "-o", str(tmp_path / "demo"), "-device", "cpu"]) == 0
+    assert [name.split("_")[1] for name in commands] == ["plan", "train", "predict", "evaluate"]
+    printed = capfd.readouterr().out
+    dice = dict(re.findall(r"^  (\w+) +([0-9.]+)$", printed, re.MULTILINE))
+    assert dice == {"mean": "1.000", **{f"new_{i:02d}": "1.000" for i in range(1, 9)}}
+    assert io.imread(tmp_path / "demo" / "demo.png").shape[0] > 4 * 100
+
+
+def test_the_dice_is_that_of_the_nuclei_in_the_summary(tmp_path):
+    metrics = {"1": {"Dice": 0.75, "IoU": 0.6}}
+    case = {"prediction_file": "predictions/new_01.png", "reference_file": "labelsTs/new_01.png", "metrics": metrics}
+    (tmp_path / "summary.json").write_text(json.dumps({"metric_per_case": [case], "foreground_mean": {"Dice": 0.5}}))
+    assert run._dice(tmp_path / "summary.json") == {"new_01": 0.75}
+
+
+def test_the_picture_is_of_the_best_the_worst_and_two_between(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(picture, "write_picture", lambda rows, file: shown.extend(rows))
+    dice = {"a": 0.5, "b": 0.9, "c": 0.1, "d": 0.8, "e": 0.7, "f": 0.6, "g": 0.3, "h": 0.2}
+    run._write_picture(tmp_path, tmp_path / "predictions", dice, tmp_path / "demo.png")
+    titles, images, truths, predictions = zip(*shown, strict=True)
+    cases = [image.name.removesuffix("_0000.png") for image in images]
+    assert cases[0] == "b" and cases[-1] == "c"
+    assert len(cases) == 4 and cases == sorted(cases, key=dice.__getitem__, reverse=True)
+    for case, title, truth, prediction in zip(cases, titles, truths, predictions, strict=True):
+        assert f"{case}   Dice {dice[case]:.2f}" in title
+        assert truth == tmp_path / "labelsTs" / f"{case}.png" and prediction == tmp_path / "predictions" / f"{case}.png"
+
+
+@pytest.mark.parametrize(
+    "platform, folder, setting, quoted",
+    [
+        ("linux", "/data/demo", "export nnUNet_raw=/data/demo", "/data/demo"),
+        ("darwin", "/my data/demo", "export nnUNet_raw='/my data/demo'", "'/my data/demo'"),
+        ("win32", r"C:\my data\demo", r"$env:nnUNet_raw = 'C:\my data\demo'", r'"C:\my data\demo"'),
+        ("win32", r"C:\it's", r"$env:nnUNet_raw = 'C:\it''s'", r"C:\it's"),
+    ],
+)
+def test_what_is_printed_can_be_pasted_into_the_systems_shell(monkeypatch, capsys, platform, folder, setting, quoted):
+    monkeypatch.setattr(run, "sys", SimpleNamespace(platform=platform, executable=sys.executable))
+    assert run._setting("nnUNet_raw", folder) == setting
+    with pytest.raises(HRMedSegError):
+        run._run(["nnUNetv2_nothing", "-i", folder], {})
+    assert capsys.readouterr().out == f"\n$ nnUNetv2_nothing -i {quoted}\n"
 
 
 def test_a_folder_of_somebody_elses_is_refused(tmp_path, capsys):

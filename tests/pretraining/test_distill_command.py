@@ -6,14 +6,20 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import nn
 
 from nnunet_hrmedseg.cli import main
-from nnunet_hrmedseg.pretraining.student import Student
-from nnunet_hrmedseg.weights import read_encoder
+from nnunet_hrmedseg.pretraining import card as card_module
+from nnunet_hrmedseg.pretraining.loop import LoopSettings, run_loop
+from nnunet_hrmedseg.pretraining.processes import Processes
+from nnunet_hrmedseg.pretraining.student import Normalize, Student, encoder_architecture
+from nnunet_hrmedseg.weights import read_encoder, write_encoder
 from tests.pretraining.tiny_datasets import write_folder, write_labelled, write_shard
 from tests.pretraining.tiny_teachers import write_nnunet, write_sam, write_sam2
 
@@ -126,8 +132,39 @@ def test_files_and_card(teachers, pictures, tmp_path, capsys):
     assert card["losses"]["validation"] == pytest.approx(float(rows(run)[-1]["validation_loss"]), rel=1e-4)
     assert "1 process(es)" in card["hardware"] and card["versions"]["torch"] == torch.__version__ and card["date"]
     assert card["normalization"]["scheme"] == "zscore"
-    assert all(0 < value < 1 for name in ("mean", "std") for value in card["normalization"][name])
     assert file.architecture["neck"] == "3x3_1x1" and fits_a_student(file)
+
+
+@pytest.mark.usefixtures("no_curve")
+def test_the_statistics_on_the_card_are_those_of_the_images(teachers, tmp_path):
+    """Of every channel; each image by itself, and then the mean over images."""
+    folder, random, pixels = tmp_path / "images", np.random.default_rng(0), []
+    folder.mkdir()
+    for number in range(4):
+        levels = np.array([40, 110, 200]) + 7 * number
+        pixels.append((levels + random.normal(0, [4, 9, 16], (64, 64, 3))).round().clip(0, 255).astype(np.uint8))
+        Image.fromarray(pixels[-1]).save(folder / f"{number}.png")  # of the canvas' size: nothing is resized
+    expected = {
+        "mean": np.mean([image.mean((0, 1)) for image in pixels], 0) / 255,
+        "std": np.mean([image.std((0, 1), ddof=1) for image in pixels], 0) / 255,
+    }
+    assert (np.diff(expected["mean"]) > 0.2).all() and (np.diff(expected["std"]) > 0.01).all()
+    assert distill(teachers / "sam_tiny.pth", folder, tmp_path / "run", "--epochs", 1) == 0
+    normalization = read_encoder(tmp_path / "run" / "encoder.safetensors").card["normalization"]
+    for name, values in expected.items():
+        assert normalization[name] == pytest.approx(values.tolist(), abs=1e-5), name
+
+
+def test_how_to_train_from_the_encoder_is_said_for_the_shell_at_hand(monkeypatch):
+    monkeypatch.setattr(card_module, "WINDOWS", False)
+    assert card_module.training_command(Path("/a/b.safetensors")) == (
+        "HRMEDSEG_ENCODER_WEIGHTS=/a/b.safetensors nnUNetv2_train ..."
+    )
+    assert card_module.training_command(Path("/a b/c")) == "HRMEDSEG_ENCODER_WEIGHTS='/a b/c' nnUNetv2_train ..."
+    monkeypatch.setattr(card_module, "WINDOWS", True)
+    assert card_module.training_command(PureWindowsPath(r"C:\a b\c.safetensors")) == (
+        r'$env:HRMEDSEG_ENCODER_WEIGHTS = "C:\a b\c.safetensors"; nnUNetv2_train ...'
+    )
 
 
 @pytest.mark.usefixtures("no_curve")
@@ -200,6 +237,48 @@ def test_statistics_wait_for_readable_images(teachers, tmp_path):
     assert distill(teachers / "nnUNetTrainer__nnUNetPlans__2d", folder, tmp_path / "run", *options) == 0
     module = torch.load(tmp_path / "run" / "checkpoint.pth", weights_only=True)["module"]
     assert module["mean"].abs().max() > 0 and (module["std"] != 1).all()
+
+
+# ---- starting from an encoder ----------------------------------------------------------------------------------------
+
+
+def write_start(folder, scheme, decoder_dim, **more):
+    """An encoder file of other random weights than any seed here gives; with its BatchNorm's averages."""
+    architecture = encoder_architecture(embed_dim=24, depth=2, decoder_dim=decoder_dim, **more)
+    torch.manual_seed(1234)
+    student = Student(architecture)
+    student(torch.rand(4, 3, 64, 64))
+    card = {"name": "start", "architecture": architecture, "normalization": Normalize(scheme).card()}
+    return write_encoder(folder / "start.safetensors", student.state_dict(), card)
+
+
+@pytest.mark.usefixtures("no_curve")
+@pytest.mark.parametrize(
+    "name, decoder_dim, options, fine",
+    [
+        ("sam_tiny.pth", 16, [], None),
+        ("nnUNetTrainer__nnUNetPlans__2d", 16, [], None),
+        ("sam2_tiny", 32, ["--promptable"], None),
+        ("sam2_tiny", 32, ["--promptable"], [4, 8]),
+    ],
+    ids=["sam", "nnunet", "sam2 promptable", "sam2 promptable, from finer levels"],
+)
+def test_a_start_is_where_the_training_starts(teachers, pictures, tmp_path, name, decoder_dim, options, fine):
+    """At a learning rate of 0 the weights stay what they were, and are those of the file."""
+    scheme = "mean_std" if "--promptable" in options else "zscore"
+    start = write_start(tmp_path, scheme, decoder_dim, **({"fine_channels": fine} if fine else {}))
+    options = [*options, "--start", start.path, "--lr", 0, "--decoder_dim", decoder_dim, "--epochs", 1]
+    assert distill(teachers / name, pictures, tmp_path / "run", *options) == 0
+    made = read_encoder(tmp_path / "run" / "encoder.safetensors")
+    assert made.card["recipe"]["started_from"] == start.sha256
+    student = Student(made.architecture)
+    student.load_state_dict(made.state)
+    assert ("fine_channels" in made.architecture) == ("--promptable" in options)
+    parameters = dict(student.named_parameters())
+    kept = [name for name in start.state if name in parameters]
+    assert len(kept) == sum(not name.startswith("fine_levels.") or bool(fine) for name in parameters)
+    for key in kept:
+        assert torch.equal(made.state[key], start.state[key]), key
 
 
 # ---- cache -----------------------------------------------------------------------------------------------------------
@@ -279,7 +358,6 @@ def test_a_killed_command_goes_on_and_another_one_is_refused(teachers, pictures,
 @pytest.mark.parametrize("name", ["sam_tiny.pth", "nnUNetTrainer__nnUNetPlans__2d"])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(teachers, pictures, tmp_path, monkeypatch, name):
     from nnunet_hrmedseg.pretraining import distill as command
-    from nnunet_hrmedseg.pretraining.loop import LoopSettings
 
     monkeypatch.setattr(command, "LoopSettings", lambda **given: LoopSettings(**given, save_seconds=0))
     options = ["--epochs", 3]
@@ -296,17 +374,65 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(teachers, pictures, tmp
         patch.setattr(command.DistillationBatches, "__call__", stopping)
         distill(teachers / name, pictures, tmp_path / "run", *options)
     assert torch.load(tmp_path / "run" / "checkpoint.pth", weights_only=True)["step"] == 3
-    assert distill(teachers / name, pictures, tmp_path / "run", *options) == 0
+    # --no_amp is no part of what makes a run: one that left the range of half precision goes on without
+    assert distill(teachers / name, pictures, tmp_path / "run", *options, "--no_amp") == 0
     whole, run = (read_encoder(tmp_path / name / "encoder.safetensors") for name in ("whole", "run"))
     assert whole.sha256 == run.sha256
+
+
+class Straight(nn.Module):
+    """Without batch norm, which takes the images of each process by themselves on the CPU: what two processes learn is
+    what one learns of all their images."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, batch):
+        seen, wanted = batch
+        return (self.layer(seen) - wanted).square().mean()
+
+
+def train_straight(folder, group):
+    """Six steps of four examples, shared out to the processes. Parameters, and the losses that were noted."""
+
+    def batches(epoch, first_step):
+        random = torch.Generator().manual_seed(epoch)
+        for _ in range(first_step, 3):
+            yield tuple(torch.randn(4, width, generator=random)[group.rank :: group.count] for width in (3, 2))
+
+    module = Straight()
+    settings = LoopSettings(epochs=2, steps_per_epoch=3, images_per_step=4, learning_rate=0.1, decay=0.9)
+    folder.mkdir(exist_ok=True)
+    return parameters_and_losses(module, run_loop(module, batches, settings, folder, group, log=lambda text: None))
+
+
+def parameters_and_losses(module, history):
+    losses = [(row["loss"], row["validation_loss"]) for row in history.rows]
+    return {name: parameter.detach() for name, parameter in module.named_parameters()}, losses
 
 
 TWO_RUNS = """
 import json, os, sys
 from pathlib import Path
+import torch
 from nnunet_hrmedseg.cli import main
+from nnunet_hrmedseg.pretraining import distill, loop
+from tests.pretraining.test_distill_command import parameters_and_losses, train_straight
 
-settings, port, *arguments = sys.argv[1:]
+kept, settings, port, *arguments = sys.argv[1:]
+runs = []
+
+def keeping(module, batches, of_loop, folder, group, **options):
+    if not runs:
+        runs.append(train_straight(Path(kept, "straight"), group))
+    history = loop.run_loop(module, batches, of_loop, folder, group, **options)
+    runs.append(parameters_and_losses(module, history))
+    torch.save(runs, Path(kept, f"process_{group.rank}.pth"))
+    return history
+
+distill.run_loop = keeping
 assert main([*arguments, "--epochs", "2"]) == 0
 if os.environ["RANK"] == "0":  # as if the end were lost
     Path(settings).write_text(json.dumps({**json.loads(Path(settings).read_text()), "epochs": 3}))
@@ -317,13 +443,14 @@ assert main([*arguments, "--epochs", "3"]) == 0
 
 def test_torchrun(teachers, pictures, tmp_path):
     """Two processes make one encoder, and go on where they stopped; both in one start, because each takes seconds."""
-    run, script = tmp_path / "run", tmp_path / "two_runs.py"
+    run, kept, script = tmp_path / "run", tmp_path / "kept", tmp_path / "two_runs.py"
+    kept.mkdir()
     script.write_text(TWO_RUNS)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
-    command += ["--rdzv_endpoint", "localhost:0", script, run / "run.json", port]
+    command += ["--rdzv_endpoint", "localhost:0", script, kept, run / "run.json", port]
     command += ["distill", "--teacher", teachers / "nnUNetTrainer__nnUNetPlans__2d", "--images", pictures]
     command += ["-o", run, *SMALL, *QUICK, "--batch_size", "2"]
     done = subprocess.run(
@@ -336,6 +463,20 @@ def test_torchrun(teachers, pictures, tmp_path):
     assert fits_a_student(made) and "2 process(es)" in made.card["hardware"]
     assert made.card["recipe"]["batch_size"] == 4
     assert [row["images"] for row in rows(run)] == ["4", "8", "12", "16", "20", "24"]
+
+    # each process saw other images, and both have learned the same
+    first, second = (torch.load(kept / f"process_{rank}.pth", weights_only=True) for rank in range(2))
+    for mine, others in zip(first, second, strict=True):
+        assert mine[1] == others[1]
+        for name, parameter in mine[0].items():
+            assert torch.equal(parameter, others[0][name]), name
+    trained, _ = first[-1]
+    assert all(torch.equal(made.state[name[8:]], trained[name]) for name in trained if name.startswith("student."))
+    # which is what one process learns of all images
+    parameters, noted = train_straight(tmp_path / "alone", Processes(0, 1, torch.device("cpu")))
+    assert first[0][1] == [(pytest.approx(loss, rel=1e-5), None) for loss, _ in noted]
+    for name, parameter in parameters.items():
+        assert torch.allclose(first[0][0][name], parameter, atol=1e-5), name
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------------
@@ -389,9 +530,14 @@ def test_a_folder_of_other_files_is_left_alone(teachers, pictures, tmp_path, cap
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.parametrize(
-    "option", [["--epochs", "0"], ["--val_images", "-1"], ["--workers", "-1"], ["--seed", "-1"]]
-)
+def test_a_file_in_the_place_of_the_folder_is_left_alone(teachers, pictures, tmp_path, capsys):
+    (tmp_path / "run").write_text("x")
+    assert distill(teachers / "sam_tiny.pth", pictures, tmp_path / "run") == 1
+    assert f"{tmp_path / 'run'} is a file" in capsys.readouterr().err
+    assert (tmp_path / "run").read_text() == "x"
+
+
+@pytest.mark.parametrize("option", [["--epochs", "0"], ["--val_images", "-1"], ["--workers", "-1"], ["--seed", "-1"]])
 def test_wrong_numbers(option, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["distill", "--teacher", "x", "--images", "x", "-o", "x", *option])

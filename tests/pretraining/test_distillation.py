@@ -1,9 +1,15 @@
+import json
+from functools import lru_cache
+
+import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from PIL import Image
 from torch import nn
 
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.pretraining import stored_images
 from nnunet_hrmedseg.pretraining.canvas_images import BrokenImages, CanvasImages
 from nnunet_hrmedseg.pretraining.distillation import Distillation, DistillationBatches, TeacherEmbeddings
 from nnunet_hrmedseg.pretraining.embedding_cache import EmbeddingCache
@@ -11,7 +17,7 @@ from nnunet_hrmedseg.pretraining.image_sources import find_images
 from nnunet_hrmedseg.pretraining.processes import Processes
 from nnunet_hrmedseg.pretraining.student import Normalize, Student, encoder_architecture
 from nnunet_hrmedseg.pretraining.teachers.teacher import Teacher
-from tests.pretraining.tiny_datasets import write_folder
+from tests.pretraining.tiny_datasets import write_folder, write_labelled
 
 CPU = torch.device("cpu")
 ALONE = Processes(0, 1, CPU)
@@ -182,6 +188,88 @@ def test_processes_share_an_epoch_out(folder, count, batch_size, steps):
         assert set(everything) == set(range(10))
 
 
+# ---- slices of volumes -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory):
+    """A data set of 11 volumes of 6 slices, and 12 pictures."""
+    root = tmp_path_factory.mktemp("volumes")
+    dataset = write_labelled(root / "Dataset001_Volumes", 0)
+    description = json.loads((dataset / "dataset.json").read_text())
+    (dataset / "dataset.json").write_text(json.dumps({**description, "file_ending": ".nii.gz"}))
+    random = np.random.default_rng(0)
+    for case in range(11):
+        volume = sitk.GetImageFromArray(random.normal(size=(6, 20, 30)).astype(np.float32))
+        sitk.WriteImage(volume, str(dataset / "imagesTr" / f"case_{case:02d}_0000.nii.gz"))
+    write_folder(root / "pictures", 12)
+    return root
+
+
+def volumes_of(made, order):
+    return [made.images.collection[index].volume for index in order]
+
+
+def test_a_volume_is_read_once_an_epoch_and_not_for_every_slice(volumes, monkeypatch):
+    made = batches(volumes, batch_size=3)
+    assert sum(volume is not None for volume in volumes_of(made, made.indices)) == 66
+    read = []
+    of_a_volume = stored_images.scaled_to_uint8
+    monkeypatch.setattr(stored_images, "scaled_to_uint8", lambda values: read.append(1) or of_a_volume(values))
+    stored_images.case_pixels.cache_clear()
+    seen = sum(len(images) for images, _, _ in made(0, 0))
+    assert seen == 78 and len(read) == 11
+
+
+@pytest.mark.parametrize("workers, ranks", [(1, 1), (3, 1), (2, 2)])
+def test_workers_and_processes_read_a_volume_once_each(volumes, workers, ranks):
+    """A loader deals its batches out to its workers in turn; each keeps the volumes that it read last."""
+    for rank in range(ranks):
+        made = batches(volumes, batch_size=3, group=Processes(rank, ranks, CPU))
+        order, _ = made.order(4)
+        of_batches = [order[start : start + 3] for start in range(0, len(order), 3)]
+        for worker in range(workers):
+            reads = lru_cache(stored_images.VOLUMES_KEPT)(lambda volume: None)
+            met = [v for batch in of_batches[worker::workers] for v in volumes_of(made, batch) if v is not None]
+            for volume in met:
+                reads(volume)
+            assert reads.cache_info().misses == len(set(met)) <= 11
+
+
+def test_slices_are_mixed_with_those_of_other_volumes_and_with_pictures(volumes):
+    made = batches(volumes, batch_size=6)
+    order, _ = made.order(0)
+    assert sorted(order) == made.indices
+    of_batches = [set(volumes_of(made, order[start : start + 6])) for start in range(0, len(order), 6)]
+    assert sum(len(met - {None}) >= 2 for met in of_batches) >= len(of_batches) - 2  # the last block has 3 volumes
+    assert sum(None in met for met in of_batches) > len(of_batches) / 3
+    # other volumes come together in another epoch, and the same in the same
+    first = [frozenset(set(volumes_of(made, made.order(epoch)[0][:20])) - {None}) for epoch in range(4)]
+    assert len(set(first)) > 1
+    assert made.order(3) == batches(volumes, batch_size=6).order(3)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_the_order_of_pictures_is_a_plain_shuffle(folder, tmp_path, raw):
+    """As it was before volumes were kept together, so that runs that were begun then go on."""
+    source = write_labelled(tmp_path / "Dataset001_X", 10) if raw else folder
+    generator = torch.Generator().manual_seed(2_000_006 + 5)
+    order, flips = batches(source, seed=2).order(5)
+    assert order == torch.randperm(10, generator=generator).tolist()
+    assert flips == (torch.rand(10, generator=generator) < 0.5).tolist()
+
+
+def test_an_epoch_of_volumes_can_be_entered_in_its_middle(volumes):
+    whole = list(batches(volumes, batch_size=12)(1, 0))
+    rest = list(batches(volumes, batch_size=12)(1, 4))
+    assert len(whole) == 6 and len(rest) == 2
+    for a, b in zip(whole[4:], rest, strict=True):
+        assert all(map(torch.equal, a, b))
+
+
+# ---- what is in a batch ----------------------------------------------------------------------------------------------
+
+
 def test_only_the_asked_images_are_trained_on(folder):
     order, _ = batches(folder, indices=[1, 4, 7, 9]).order(0)
     assert sorted(order) == [1, 4, 7, 9]
@@ -214,7 +302,7 @@ def test_broken_images_are_left_out_named_and_counted(tmp_path):
         (images, embeddings, weight), *none = made(epoch, 0)
         assert not none and len(images) == len(embeddings) == 5 and weight.tolist() == [1.0] * 5
         assert torch.allclose(Averages().embed(images), embeddings, atol=1e-6)
-    assert len(made.broken) == 1 and len(said) == 1 and "broken_0.png" in said[0]
+    assert len(made.broken.reasons) == 1 and len(said) == 1 and "broken_0.png" in said[0]
 
 
 def test_a_wholly_broken_batch_has_no_weight(tmp_path):

@@ -412,6 +412,31 @@ def test_a_dataset_json_may_list_the_files_itself(tmp_path):
     assert names(find_images([dataset]), tmp_path) == ["elsewhere/p.png"]
 
 
+@pytest.mark.parametrize("entry", [{"label": "../elsewhere/missing.png"}, {}])
+def test_what_a_dataset_json_lists_needs_no_labels(tmp_path, entry):
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("p", "q"):
+        picture().save(tmp_path / "elsewhere" / f"{name}.png")
+    cases = {name: {"images": [f"../elsewhere/{name}.png"], **entry} for name in ("p", "q")}
+    dataset = write_raw_dataset(tmp_path / "Dataset001_X", dataset=cases)
+    assert names(find_images([dataset]), tmp_path) == ["elsewhere/p.png", "elsewhere/q.png"]
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+def test_a_listed_case_without_images_is_passed_over(tmp_path, ending):
+    picture().save(tmp_path / f"p{ending}")
+    cases = {"o": {"images": []}, "p": {"images": [f"../p{ending}"]}}
+    dataset = write_raw_dataset(tmp_path / "Dataset001_X", ending, dataset=cases)
+    assert names(find_images([dataset]), tmp_path) == [f"p{ending}"]
+
+
+@pytest.mark.parametrize("listed", [["p.png"], {"p": ["p.png"]}, {"p": {"label": "p.png"}}, {"p": {"images": 5}}, 7])
+def test_lists_that_nnunet_does_not_read_are_named(tmp_path, listed):
+    dataset = write_raw_dataset(tmp_path / "Dataset001_X", dataset=listed)
+    with pytest.raises(HRMedSegError, match='"dataset" in the dataset.json of .* is not what nnU-Net reads'):
+        find_images([dataset])
+
+
 def test_datasets_of_nnunet_v1_are_named(tmp_path):
     dataset = write_raw_dataset(tmp_path / "Task01_X")
     (dataset / "dataset.json").write_text("{}")
@@ -500,8 +525,8 @@ def test_broken_images_are_named_once_and_counted(tmp_path):
     for _ in range(2):
         for index, reason in images.collate(list(images)).broken:
             broken.add(index, reason)
-    assert len(broken) == len(lines) == 4
-    assert 1 in broken and 0 not in broken
+    assert len(broken.reasons) == len(lines) == 4
+    assert 1 in broken.reasons and 0 not in broken.reasons
     assert str(tmp_path / "b.png") in lines[0] and "no image" in lines[0]
     assert broken.summary(names=1).startswith("4 broken: ") and "and 3 more" in broken.summary(names=1)
 

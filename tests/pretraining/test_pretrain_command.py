@@ -1,6 +1,7 @@
 import csv
 import json
 import re
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from PIL import Image
 
 from nnunet_hrmedseg.cli import main
 from nnunet_hrmedseg.pretraining import pretrain as command
-from nnunet_hrmedseg.pretraining.loop import LoopSettings
-from nnunet_hrmedseg.pretraining.student import Student
-from nnunet_hrmedseg.weights import read_encoder
+from nnunet_hrmedseg.pretraining.loop import History, LoopSettings
+from nnunet_hrmedseg.pretraining.processes import Processes
+from nnunet_hrmedseg.pretraining.student import Normalize, Student, encoder_architecture
+from nnunet_hrmedseg.weights import read_encoder, write_encoder
 from tests.pretraining.tiny_datasets import write_labelled
 
 SMALL = ["--canvas", "48", "48", "--embed_dim", "24", "--depth", "1", "--decoder_dim", "16"]
@@ -72,7 +74,17 @@ def test_files_card_and_weights(raw, tmp_path, capsys, monkeypatch):
         >= {"image_steps": 80, "batch_size": 4, "learning_rate": 4e-4, "zoom": [0.5, 2.5]}.items()
     )
     assert card["losses"]["training"] == pytest.approx(losses(run)[-1], rel=1e-4)
-    assert all(0 < value < 1 for name in ("mean", "std") for value in card["normalization"][name])
+    pixels = [
+        np.array(Image.open(file).convert("RGB").resize((48, 48), Image.Resampling.BILINEAR)) / 255
+        for file in sorted(raw.glob("*/imagesTr/*.png"))
+    ]
+    mean, std = (
+        np.mean([image.mean((0, 1)) for image in pixels], 0),
+        np.mean([image.std((0, 1)) for image in pixels], 0),
+    )
+    assert card["normalization"]["mean"] == pytest.approx(mean.tolist(), abs=5e-3)
+    assert card["normalization"]["std"] == pytest.approx(std.tolist(), abs=5e-3)
+    assert (np.abs(mean - std) > 0.01).all()
     assert card["hardware"] and card["versions"] and card["date"]
 
 
@@ -107,6 +119,53 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(raw, tmp_path, monkeypa
 
     assert pretrain(raw, tmp_path / "run", *options, "--seed", 1) == 1
     assert "holds another run (seed 0 there and 1 now)" in capsys.readouterr().err
+
+
+class OneOfTwo(Processes):
+    def wait(self):
+        pass
+
+
+def first_batches(raw, run, monkeypatch, group, *options):
+    """What a process is given in the first epoch from its second step on; nothing is trained."""
+    given = []
+
+    def run_loop(module, batches, *_, **__):
+        given.extend(batches(0, 1))
+        return History()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "run_loop", run_loop)
+        patch.setattr(command, "processes", lambda device: nullcontext(group))
+        assert pretrain(raw, run, *options) == 0
+    return given
+
+
+def test_processes_share_the_images_of_a_step_out(raw, tmp_path, monkeypatch):
+    """Two of them with batches of 2 see together what one with batches of 4 sees."""
+    device = torch.device("cpu")
+    alone = first_batches(raw, tmp_path / "alone", monkeypatch, Processes(0, 1, device), "--batch_size", 4)
+    assert len(alone) == 4 and not torch.equal(alone[0][1], alone[1][1])
+    for rank in range(2):
+        group = OneOfTwo(rank, 2, device)
+        given = first_batches(raw, tmp_path / "two", monkeypatch, group, "--batch_size", 2)
+        assert len(given) == 4
+        for mine, everything in zip(given, alone, strict=True):
+            for part, whole in zip(mine, everything, strict=True):
+                assert torch.equal(part, whole[rank::2])
+
+
+def test_a_start_is_where_the_training_starts(raw, tmp_path):
+    """At a learning rate of 0 the weights stay what they were, and are those of the file."""
+    architecture = encoder_architecture(embed_dim=24, depth=1, decoder_dim=16)
+    torch.manual_seed(1234)
+    card = {"name": "start", "architecture": architecture, "normalization": Normalize("zscore").card()}
+    start = write_encoder(tmp_path / "start.safetensors", Student(architecture).state_dict(), card)
+    assert pretrain(raw, tmp_path / "run", "--start", start.path, "--lr", 0, "--image_steps", 16) == 0
+    made = read_encoder(tmp_path / "run" / "encoder.safetensors")
+    assert made.card["recipe"]["started_from"] == start.sha256
+    for name, _ in Student(architecture).named_parameters():
+        assert torch.equal(made.state[name], start.state[name]), name
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.nn.functional import interpolate
 
 from nnunet_hrmedseg.architectures import HRMedSeg
 from nnunet_hrmedseg.pretraining.labelled_images import LabelledDataset
@@ -72,8 +73,16 @@ def test_ignored_pixels_count_for_nothing(module):
     numbers, images, labels = batch([2, 2])
     labels[:, :, :8] = 3
     loss = module((numbers, images, labels))
-    loss.backward()
-    assert loss.isfinite()
+    with torch.no_grad():
+        module.queries.chosen = 2
+        embedding = module.network.neck(module.network.encoder(images))
+        logits = interpolate(module.network.decoder(embedding), size=(32, 48), mode="bilinear", align_corners=False)
+    assert torch.allclose(loss, dice_and_focal(regions=False, ignore_label=3)(logits, labels), atol=1e-6)
+    seen = labels[:, :, 8:]
+    assert torch.allclose(loss, dice_and_focal(regions=False)(logits[:, :, 8:].contiguous(), seen), atol=1e-6)
+    # any other label there counts
+    as_class = module((numbers, images, labels.where(labels != 3, 2)))
+    assert (loss - as_class).abs() > 1e-3
     everything = module((numbers, images, torch.full_like(labels, 3)))
     assert everything.isfinite()
 

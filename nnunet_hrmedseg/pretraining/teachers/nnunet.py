@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures import HRMedSeg
 from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.files import read_json
+from nnunet_hrmedseg.files import json_object
 from nnunet_hrmedseg.nnunet_versions import build_network, find_trainer
 from nnunet_hrmedseg.plans.named_classes import check_named_classes
 from nnunet_hrmedseg.pretraining.teachers.loading import (
@@ -110,7 +110,10 @@ class NNUNetTeacher(Teacher):
         if target not in TARGETS:
             raise HRMedSegError(f"target must be one of {', '.join(TARGETS)}, not {target!r}.")
         scale = _checked_scale(scale, canvas)
-        plans, dataset = _read_json(path / "plans.json"), _read_json(path / "dataset.json")
+        plans, dataset = (
+            json_object(path / name, f"{name} of a trained model's folder (with fold_0, fold_1, ... in it)")
+            for name in ("plans.json", "dataset.json")
+        )
         file = find_checkpoint(path, fold, checkpoint)
         trained = load_checkpoint(file)
         try:
@@ -340,16 +343,3 @@ def _checked_scale(scale: float, canvas: tuple[int, int]) -> float:
     if min(canvas) * scale < GRID:
         raise HRMedSegError(f"scale {scale:g} leaves less than {GRID} pixels of the canvas {canvas}.")
     return scale
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = read_json(file)
-    except (OSError, ValueError) as error:
-        raise HRMedSegError(
-            f"{file} cannot be read ({one_line(error)}). Give a trained model's folder, the one with dataset.json, "
-            f"plans.json and fold_0, fold_1, ... in it."
-        ) from error
-    if not isinstance(content, dict):
-        raise HRMedSegError(f"{file} is not what nnU-Net writes under this name.")
-    return content

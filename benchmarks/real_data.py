@@ -244,7 +244,8 @@ def report() -> None:
         content = as_content(pooled(folds, contents), "cpu")
         overview += overview_rows(name, dataset, content)
         title = f"# {dataset.title[0].upper()}{dataset.title[1:]}"
-        parts = title, circumstances(dataset, contents), as_table(content), cost_table(contents)
+        model_titles = {model["name"]: model["title"] for model in content["models"]}
+        parts = title, circumstances(dataset, contents), as_table(content), cost_table(contents, model_titles)
         (RESULTS / f"{name}.md").write_text("\n\n".join(part.strip() for part in parts) + "\n")
         print(f"{name}: {len(folds)} of {dataset.folds} folds")
     page = RESULTS / "README.md"
@@ -317,8 +318,11 @@ def circumstances(dataset: DataSet, contents: list[dict[str, Any]]) -> str:
     )
 
 
-def cost_table(contents: list[dict[str, Any]]) -> str:
-    """Of the first fold; the batches are those of all folds."""
+def cost_table(contents: list[dict[str, Any]], model_titles: dict[str, str]) -> str:
+    """Of the first fold; the batches are those of all folds.
+
+    model_titles: name of a model -> its title among all of them; a fold's own titles are among those it was made with.
+    """
     titles = ("model", "parameters, M", "GMACs", "training memory, MiB per patch", "batches", "prediction, s per case")
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for model in contents[0]["models"]:
@@ -326,7 +330,7 @@ def cost_table(contents: list[dict[str, Any]]) -> str:
         costs = [other["cost"] for content in contents for other in content["models"] if other["name"] == model["name"]]
         batches = sorted(of_fold["iterations"] for of_fold in costs)
         cells = [
-            model["title"],
+            model_titles[model["name"]],
             f"{cost['parameters'] / 1e6:.2f}",
             f"{cost['multiply_accumulates'] / 1e9:.1f}",
             f"{cost['training_bytes'] / 2**20:.0f}",

@@ -26,7 +26,8 @@ train._train = wait
 sys.exit(train.main(sys.argv[sys.argv.index(train.__name__) + 1 :]))
 """
 COMMAND = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that started the tests in the background ignores it
 sys.executable = sys.argv[1]
 from nnunet_hrmedseg.comparison.train import train_fold
 train_fold(1, "2d", 0, "nnUNetTrainer", "nnUNetPlans", epochs=1, minutes=None, device="cpu")
@@ -58,7 +59,7 @@ def test_a_training_ends_with_the_command_that_started_it(how: signal.Signals, t
     hangs.cancel()
     assert runs(worker)
     command.send_signal(how)
-    assert command.wait() != 0
+    assert command.wait(timeout=300) != 0
     deadline = time.monotonic() + 300
     while runs(worker) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -169,7 +169,8 @@ def test_batches_augmented_beside_the_network(dataset, labels, monkeypatch):
     heads = 2 + ignored if regions else 1
     assert all(target.shape[1] == heads and target.min() >= 0 for target in targets)
     seen = [(target[:, -1:] == 1 if regions else target == 3).any() for target in targets]
-    assert all(seen) if ignored else regions or not any(seen)
+    # a zoom may leave the ignored margin outside of an image
+    assert any(seen) if ignored else regions or not any(seen)
 
 
 def test_augmentation_stays_with_the_workers_without_a_gpu(dataset):

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.nnunet_releases import FEWEST_WORKERS
+
 FAILURE = "failure"  # any exit status but 0
 TIMEOUT = 1800  # seconds; the slowest command takes one minute on two free cores, many more on a busy machine
 
@@ -135,12 +137,12 @@ class NNUNet:
         folds: Iterable[object],
         output: Path,
         *options: str,
-        workers: int = 0,
+        workers: int = FEWEST_WORKERS,
         **changes: str,
     ) -> Path:
         """Predict the new cases of a data set (imagesTs). Returns `output`.
 
-        workers: for reading images and for writing masks. Each takes seconds to start, and 0 is nnU-Net's way without.
+        workers: for reading images and for writing masks. Each takes seconds to start.
         """
         model = ("-d", number, "-c", "2d", "-f", *folds, "-tr", trainer, "-p", plans)
         images = self.raw / self.dataset(number) / "imagesTs"

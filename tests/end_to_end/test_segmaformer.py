@@ -12,6 +12,7 @@ import SimpleITK as sitk
 
 from tests.end_to_end.commands import CPU, TRAINERS, NNUNet
 from tests.end_to_end.datasets import above_chance
+from tests.nnunet_releases import FEWEST_WORKERS
 
 pytestmark = pytest.mark.end_to_end
 
@@ -91,7 +92,8 @@ def test_a_killed_training_is_continued(trained):
 def test_a_prediction_has_the_geometry_of_its_image_and_finds_the_ball(nnunet, trained, tmp_path):
     images = nnunet.raw / NAME / "imagesTs"
     model = ("-d", NUMBER, "-c", "3d_fullres", "-f", 0, "-tr", "TinySegMaFormer", "-p", "nnUNetPlans")
-    nnunet.run("nnUNetv2_predict", *model, "-i", images, "-o", tmp_path, "-npp", 0, "-nps", 0, *CPU, **TINY)
+    workers = ("-npp", FEWEST_WORKERS, "-nps", FEWEST_WORKERS)
+    nnunet.run("nnUNetv2_predict", *model, "-i", images, "-o", tmp_path, *workers, *CPU, **TINY)
     image, prediction = sitk.ReadImage(str(images / "new_0000.nii.gz")), sitk.ReadImage(str(tmp_path / "new.nii.gz"))
     assert prediction.GetSize() == image.GetSize() == SIZE
     assert prediction.GetSpacing() == pytest.approx(SPACING)

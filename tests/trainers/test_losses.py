@@ -1,5 +1,7 @@
 """The losses, in strips, beside nnU-Net's own and the plain formulas."""
 
+import time
+
 import pytest
 import torch
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
@@ -252,9 +254,10 @@ def test_what_goes_to_other_processes_is_contiguous(make, regions, monkeypatch):
 
 def test_two_processes_have_the_dice_of_the_whole_batch(tmp_path):
     """As nnU-Net's: a process has the sum of the gradients of all; averaged over them it is that of the whole batch."""
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    multiprocessing.set_forkserver_preload([__name__])  # imported once, not in each process
-    multiprocessing.start_processes(_one_image_of_two, (tmp_path,), nprocs=2, start_method=method)
+    processes = multiprocessing.spawn(_one_image_of_two, (tmp_path,), nprocs=2, join=False, daemon=True)
+    deadline = time.monotonic() + 300
+    while not processes.join(timeout=10):
+        assert time.monotonic() < deadline, "the two processes wait for each other"
     results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for (make, regions), *of_ranks in zip(((_labels, False), (_regions, True)), *results, strict=True):
         for mine, theirs in of_ranks:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from nnunet_hrmedseg.comparison.measures import Task, surface_measures_are_there
 from nnunet_hrmedseg.errors import HRMedSegError, size, some
-from nnunet_hrmedseg.files import spreadsheet_text, write_atomically
+from nnunet_hrmedseg.files import output_folder, spreadsheet_text, write_atomically
 from nnunet_hrmedseg.plans.raw_cases import find_raw_cases, read_dataset_json
 from nnunet_hrmedseg.pretraining.image_sources import raw_reader, resolved_source
 from nnunet_hrmedseg.pretraining.processes import processes
@@ -64,6 +64,7 @@ def zeroshot(args: argparse.Namespace) -> int:
     output = Path(args.output or f"hrmedseg_zeroshot_{folder.name}")
     if (output / "cases.csv").exists():
         raise HRMedSegError(f"{output / 'cases.csv'} exists already. Give -o another folder.")
+    output_folder(output)
     rows: list[Row] = []
     with processes(args.device) as group:
         network = load_promptable(args.encoder, args.sam)
@@ -96,7 +97,6 @@ def zeroshot(args: argparse.Namespace) -> int:
         raise HRMedSegError(f"There is no foreground in the labels of {folder}: nothing to draw boxes around.")
     means = {name: _means(rows, name, list(task.classes)) for name in predictors}
     print(_table(means, len(cases), task.unit))
-    output.mkdir(parents=True, exist_ok=True)
     write_atomically(output / "cases.csv", _as_csv(rows).encode())
     summary = {
         "dataset": folder.name,

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.files import replacing
 from nnunet_hrmedseg.trainers.progress import EpochProgress
 
 __all__ = ["OneOutputTrainer"]
@@ -82,17 +83,14 @@ class OneOutputTrainer(nnUNetTrainer):
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)  # writes nothing: what may lie there under another name is not ours
             return
-        temporary = f"{filename}.incomplete"
         try:
-            super().save_checkpoint(temporary)
+            with replacing(Path(filename)) as temporary:
+                super().save_checkpoint(str(temporary))
         except (OSError, RuntimeError) as error:
-            # what was written of it may be what fills the disk
-            Path(temporary).unlink(missing_ok=True)
             raise HRMedSegError(
                 f"{filename} could not be saved ({error}); what was there before is untouched. Is the disk full? Make "
                 f"room, and go on with the same command and --c."
             ) from error
-        os.replace(temporary, filename)
 
     def load_checkpoint(self, filename_or_checkpoint) -> None:
         try:

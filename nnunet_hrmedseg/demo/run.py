@@ -12,6 +12,7 @@ import sysconfig
 import time
 from pathlib import Path
 
+from nnunet_hrmedseg import shell
 from nnunet_hrmedseg.demo.dataset import DATASET_ID, DATASET_NAME, build_dataset
 from nnunet_hrmedseg.errors import HRMedSegError
 
@@ -48,7 +49,7 @@ def run_demo(output: str, *, device: str | None = None, overwrite: bool = False)
     print(f"A data set of {len(list((dataset / 'imagesTr').iterdir()))} training images and ", end="")
     print(f"{len(list((dataset / 'imagesTs').iterdir()))} held-out ones is at {dataset}\n")
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        print(_setting(name, environment[name]))
+        print(shell.setting(name, environment[name]))
     for command in (
         ["nnUNetv2_plan_and_preprocess", "-d", str(DATASET_ID), "-c", "2d", "-npfp", workers, "-np", workers],
         ["nnUNetv2_train", str(DATASET_ID), "2d", "0", *model, *on_device],
@@ -103,16 +104,8 @@ def _environment(folder: Path) -> dict[str, str]:
     return environment
 
 
-def _setting(name: str, value: str) -> str:
-    """The line that gives a variable this value: in PowerShell on Windows, else in any shell."""
-    if sys.platform == "win32":
-        quoted = value.replace("'", "''")
-        return f"$env:{name} = '{quoted}'"
-    return f"export {name}={shlex.quote(value)}"
-
-
 def _run(command: list[str], environment: dict[str, str]) -> None:
-    in_words = subprocess.list2cmdline(command) if sys.platform == "win32" else shlex.join(command)
+    in_words = subprocess.list2cmdline(command) if shell.ON_WINDOWS else shlex.join(command)
     print(f"\n$ {in_words}", flush=True)
     executable = shutil.which(command[0], path=sysconfig.get_path("scripts")) or shutil.which(command[0])
     if executable is None:

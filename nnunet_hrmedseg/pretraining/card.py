@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import os
 import platform
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnunet_hrmedseg import __version__
+from nnunet_hrmedseg import __version__, shell
 from nnunet_hrmedseg.machine import processor_name
 from nnunet_hrmedseg.pretraining.processes import Processes
 from nnunet_hrmedseg.weights.encoder_file import EncoderFile, write_encoder
 
 __all__ = ["environment", "image_statistics", "training_command", "write_result"]
-
-WINDOWS = os.name == "nt"
 
 
 def write_result(folder: Path, state: Mapping[str, Tensor], card: Mapping[str, Any]) -> EncoderFile:
@@ -33,9 +29,9 @@ def write_result(folder: Path, state: Mapping[str, Tensor], card: Mapping[str, A
 
 def training_command(encoder: Path) -> str:
     """A training that starts from this file, as it is typed into PowerShell or a POSIX shell."""
-    if WINDOWS:
+    if shell.ON_WINDOWS:
         return f'$env:HRMEDSEG_ENCODER_WEIGHTS = "{encoder}"; nnUNetv2_train ...'
-    return f"HRMEDSEG_ENCODER_WEIGHTS={shlex.quote(str(encoder))} nnUNetv2_train ..."
+    return f"HRMEDSEG_ENCODER_WEIGHTS={shell.quoted(str(encoder))} nnUNetv2_train ..."
 
 
 def image_statistics(images: Sequence[Tensor]) -> dict[str, list[float]]:

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import pickle
 import platform
-import shlex
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from nnunet_hrmedseg import __version__
+from nnunet_hrmedseg import __version__, shell
 from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.nnunet_versions import find_trainer
 from nnunet_hrmedseg.registration.names import REGISTERED
@@ -32,10 +31,7 @@ VARIABLES = {
     "nnUNet_results": "the trained models",
 }
 
-ON_WINDOWS = os.name == "nt"
-
 COMMANDS = {
-    "set": ("export {}={}", "$env:{} = {}"),
     "unset": ("unset {}", "Remove-Item Env:{}"),
     "make": ("mkdir -p {}", "New-Item -ItemType Directory -Force {}"),
     "permit": ("chmod u+w {}", 'icacls {} /grant "${{env:USERNAME}}:(OI)(CI)M"'),
@@ -83,27 +79,22 @@ def variables() -> Iterator[Finding]:
         if not value:
             yield Finding(False, f"{name} is not set", f"{_set(name)}  ({content})")
         elif not Path(value).is_dir():
-            yield Finding(False, f"{name} is {value}, which is not a folder", _command("make", _quoted(value)))
+            yield Finding(False, f"{name} is {value}, which is not a folder", _command("make", shell.quoted(value)))
         elif name != "nnUNet_raw" and not os.access(value, os.W_OK):
-            mend = f"{_command('permit', _quoted(value))}, or use another folder"
+            mend = f"{_command('permit', shell.quoted(value))}, or use another folder"
             yield Finding(False, f"{name} is {value}, which is not writable", mend)
         else:
             yield Finding(True, f"{name} is {value}")
 
 
 def _set(name: str) -> str:
-    folder = "C:\\a\\folder\\for\\" if ON_WINDOWS else "/a/folder/for/"
-    return _command("set", name, _quoted(folder + name))
+    folder = "C:\\a\\folder\\for\\" if shell.ON_WINDOWS else "/a/folder/for/"
+    return shell.setting(name, folder + name)
 
 
 def _command(what: str, *words: str) -> str:
     in_shell, in_powershell = COMMANDS[what]
-    return (in_powershell if ON_WINDOWS else in_shell).format(*words)
-
-
-def _quoted(text: str) -> str:
-    """One word, whatever is in it."""
-    return "'" + text.replace("'", "''") + "'" if ON_WINDOWS else shlex.quote(text)
+    return (in_powershell if shell.ON_WINDOWS else in_shell).format(*words)
 
 
 def lookup_modules() -> Iterator[Finding]:

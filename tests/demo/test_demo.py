@@ -3,14 +3,13 @@
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from skimage import io
 
+from nnunet_hrmedseg import shell
 from nnunet_hrmedseg.cli import main
 from nnunet_hrmedseg.demo import picture, run
 from nnunet_hrmedseg.demo.dataset import build_dataset
@@ -118,8 +117,8 @@ def test_the_picture_is_of_the_best_the_worst_and_two_between(tmp_path, monkeypa
     ],
 )
 def test_what_is_printed_can_be_pasted_into_the_systems_shell(monkeypatch, capsys, platform, folder, setting, quoted):
-    monkeypatch.setattr(run, "sys", SimpleNamespace(platform=platform, executable=sys.executable))
-    assert run._setting("nnUNet_raw", folder) == setting
+    monkeypatch.setattr(shell, "ON_WINDOWS", platform == "win32")
+    assert shell.setting("nnUNet_raw", folder) == setting
     with pytest.raises(HRMedSegError):
         run._run(["nnUNetv2_nothing", "-i", folder], {})
     assert capsys.readouterr().out == f"\n$ nnUNetv2_nothing -i {quoted}\n"

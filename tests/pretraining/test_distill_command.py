@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from nnunet_hrmedseg import shell
 from nnunet_hrmedseg.cli import main
 from nnunet_hrmedseg.pretraining import card as card_module
 from nnunet_hrmedseg.pretraining.loop import LoopSettings, run_loop
@@ -156,12 +157,12 @@ def test_the_statistics_on_the_card_are_those_of_the_images(teachers, tmp_path):
 
 
 def test_how_to_train_from_the_encoder_is_said_for_the_shell_at_hand(monkeypatch):
-    monkeypatch.setattr(card_module, "WINDOWS", False)
+    monkeypatch.setattr(shell, "ON_WINDOWS", False)
     assert card_module.training_command(Path("/a/b.safetensors")) == (
         "HRMEDSEG_ENCODER_WEIGHTS=/a/b.safetensors nnUNetv2_train ..."
     )
     assert card_module.training_command(Path("/a b/c")) == "HRMEDSEG_ENCODER_WEIGHTS='/a b/c' nnUNetv2_train ..."
-    monkeypatch.setattr(card_module, "WINDOWS", True)
+    monkeypatch.setattr(shell, "ON_WINDOWS", True)
     assert card_module.training_command(PureWindowsPath(r"C:\a b\c.safetensors")) == (
         r'$env:HRMEDSEG_ENCODER_WEIGHTS = "C:\a b\c.safetensors"; nnUNetv2_train ...'
     )

@@ -1,6 +1,6 @@
 import pytest
 
-from nnunet_hrmedseg import weights
+from nnunet_hrmedseg import shell, weights
 from nnunet_hrmedseg.pretraining.student import Normalize, Student, encoder_architecture
 from nnunet_hrmedseg.registration import doctor
 from nnunet_hrmedseg.trainers.initialization import ENVIRONMENT_VARIABLE
@@ -32,13 +32,13 @@ def test_a_damaged_bundled_encoder_is_a_fault(monkeypatch, encoder):
 def test_a_variable_is_taken_away_in_the_words_of_the_system(monkeypatch, tmp_path):
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "gone"))
     for windows, mend in ((False, "unset {}"), (True, "Remove-Item Env:{}")):
-        monkeypatch.setattr(doctor, "ON_WINDOWS", windows)
+        monkeypatch.setattr(shell, "ON_WINDOWS", windows)
         _, finding = doctor.weights()
         assert not finding.ok and finding.mend == mend.format(ENVIRONMENT_VARIABLE)
 
 
 def test_what_the_environment_says_is_examined_too(monkeypatch, encoder):
-    monkeypatch.setattr(doctor, "ON_WINDOWS", False)
+    monkeypatch.setattr(shell, "ON_WINDOWS", False)
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(encoder.path))
     assert [finding.ok for finding in doctor.weights()] == [True, True]
     encoder.path.unlink()

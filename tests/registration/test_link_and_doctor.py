@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from nnunet_hrmedseg import shell
 from nnunet_hrmedseg.cli import main
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.registration import doctor as doctor_module
@@ -231,7 +232,7 @@ def test_missing_and_outdated_lookup_modules_are_faults(elsewhere):
 
 
 def test_variables(monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor_module, "ON_WINDOWS", False)
+    monkeypatch.setattr(shell, "ON_WINDOWS", False)
     monkeypatch.delenv("nnUNet_raw", raising=False)
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "not_there"))
     monkeypatch.setenv("nnUNet_results", str(tmp_path))
@@ -254,7 +255,7 @@ def test_variables(monkeypatch, tmp_path):
     ],
 )
 def test_advice_is_in_the_words_of_the_system(monkeypatch, tmp_path, windows, unset, make, permit):
-    monkeypatch.setattr(doctor_module, "ON_WINDOWS", windows)
+    monkeypatch.setattr(shell, "ON_WINDOWS", windows)
     monkeypatch.setattr(doctor_module.os, "access", lambda *_: False)
     lost, closed = tmp_path / "not there", tmp_path / "my results"
     closed.mkdir()
@@ -268,8 +269,8 @@ def test_advice_is_in_the_words_of_the_system(monkeypatch, tmp_path, windows, un
 def test_quotes_in_names_of_folders(monkeypatch):
     quoted = []
     for windows in (False, True):
-        monkeypatch.setattr(doctor_module, "ON_WINDOWS", windows)
-        quoted += [doctor_module._quoted(name) for name in ("/data", "it's")]
+        monkeypatch.setattr(shell, "ON_WINDOWS", windows)
+        quoted += [shell.quoted(name) for name in ("/data", "it's")]
     assert quoted == ["/data", "'it'\"'\"'s'", "'/data'", "'it''s'"]
 
 

@@ -1,0 +1,20 @@
+"""What a user is told to type: for a shell of Linux and macOS, or on Windows for PowerShell. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import os
+import shlex
+
+__all__ = ["quoted", "setting"]
+
+ON_WINDOWS = os.name == "nt"
+
+
+def quoted(text: str) -> str:
+    """One word, whatever is in it."""
+    return "'" + text.replace("'", "''") + "'" if ON_WINDOWS else shlex.quote(text)
+
+
+def setting(name: str, value: str) -> str:
+    """The line that gives an environment variable this value."""
+    return f"$env:{name} = {quoted(value)}" if ON_WINDOWS else f"export {name}={quoted(value)}"

@@ -18,7 +18,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_hrmedseg.plans.canvas_advice import canvas_in_words
 from nnunet_hrmedseg.plans.canvas_data import ensure_canvas_data
 from nnunet_hrmedseg.plans.memory import said_in_words
-from nnunet_hrmedseg.plans.overrides import CANVAS_MULTIPLE, STARTED_FROM, hrmedseg_plans
+from nnunet_hrmedseg.plans.overrides import STARTED_FROM, hrmedseg_plans
 from nnunet_hrmedseg.trainers.batch_augmentation import BatchAugmentation, NotOnBatches
 from nnunet_hrmedseg.trainers.initialization import chosen_encoder, initialize_encoder, record
 from nnunet_hrmedseg.trainers.losses import DiceAndPixelLoss, dice_and_cross_entropy, dice_and_focal
@@ -107,7 +107,7 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
 
     def canvas_in_words(self) -> str:
         _, *images = self.plans_manager.plans["original_median_shape_after_transp"]
-        return canvas_in_words(images, self.configuration_manager.patch_size, CANVAS_MULTIPLE)
+        return canvas_in_words(images, self.configuration_manager.patch_size)
 
     def memory_in_words(self) -> str:
         network = self.configuration_manager.network_arch_init_kwargs

@@ -1,4 +1,4 @@
-"""Which learning rate in short trainings? The same network, data and time with the rows of recipes/learning_rates.py.
+"""Which learning rate, and which loss, in short trainings? The same network, data and time with the rows of recipes/.
 
     python benchmarks/learning_rate.py prepare DATA WORK
     python benchmarks/learning_rate.py train   WORK DATASET RECIPE [--canvas 1024] [--minutes 10]
@@ -42,6 +42,7 @@ ROWS = (
     "LengthAware",
 )
 RECIPES = [f"nnUNetTrainerHRMedSeg{row}" for row in ROWS]
+RECIPES += ["nnUNetTrainerHERSegScratch", "nnUNetTrainerHERSegDiceFocal"]
 
 
 def plans_name(canvas: int) -> str:

@@ -1,0 +1,12 @@
+"""nnUNetTrainerHERSegScratch with the other loss: a row of ../learning_rate.py. nnU-Net finds it here."""
+
+from __future__ import annotations
+
+from nnunet_hrmedseg.trainers.losses import dice_and_focal
+from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHERSegScratch
+
+
+class nnUNetTrainerHERSegDiceFocal(nnUNetTrainerHERSegScratch):
+    """HER-Seg's network with HRMedSeg's loss."""
+
+    build_loss = staticmethod(dice_and_focal)

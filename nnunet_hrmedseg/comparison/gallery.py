@@ -25,6 +25,7 @@ SIDE = 720  # pixels of a panel's longer side
 # by class, told apart by colour-blind readers and from grey and stained images
 CLASS_COLOURS = ("#ffd60a", "#00e5ff", "#ff5ec4", "#7cff6b", "#ff8c42", "#b18cff")
 TRUTH_COLOUR = "#ffffff"
+MOST_BRIGHTENING = 10.0  # of dark RGB; more would show noise, and a few bright cells in a white picture
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def for_the_eye(image: np.ndarray) -> np.ndarray:
     rgb = image if len(image) == 3 and image.min() >= 0 and image.max() <= 255 else np.repeat(image[:1], 3, axis=0)
     low, high = (0.0, 255.0) if rgb is image else np.percentile(rgb, (0.5, 99.5))
     if rgb is image and high > low and np.percentile(image, 99.8) < 100:  # dark microscopy: stretched for the eye
-        high = max(float(np.percentile(image, 99.8)), 1.0)
+        high = max(float(np.percentile(image, 99.8)), high / MOST_BRIGHTENING)
     return np.moveaxis((rgb - low) / max(high - low, 1e-6), 0, -1).clip(0, 1)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 from nnunet_hrmedseg.comparison.missing import train_missing
 from nnunet_hrmedseg.comparison.models import Model, ensembles, files_by_case, prediction_folder, trained_models
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.file_names import case_and_channel
 from nnunet_hrmedseg.plans.raw_cases import find_raw_cases, read_dataset_json
 
 __all__ = ["Given", "given_by"]
@@ -106,8 +106,8 @@ def _images_by_case(folder: Path, ending: str, cases: Collection[str]) -> dict[s
     """Case -> its files: CASE_0000, CASE_0001, ... for its channels, as in nnU-Net, or one file named as the case."""
     images: dict[str, list[Path]] = {}
     for name, file in sorted(files_by_case(folder, ending).items()):
-        channel = re.fullmatch(r"(.+)_\d{4}", name)
+        named = case_and_channel(name)
         # a case may be called img_0007 itself
-        case = name if channel is None or name in cases else channel[1]
+        case = name if named is None or name in cases else named[0]
         images.setdefault(case, []).append(file)
     return images

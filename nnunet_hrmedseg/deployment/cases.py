@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.file_names import case_and_channel
 
 __all__ = ["Case", "find_cases"]
 
@@ -45,9 +45,9 @@ def find_cases(inputs: Sequence[Path], file_ending: str, *, channels: int, reada
             for name, files in _in_folder(path, file_ending).items():
                 in_folders[name] += files
         elif path.is_file():
-            match = _numbered(path, file_ending)
-            if match:
-                numbered[match[1]].append(path)
+            named = case_and_channel(path.name, file_ending)
+            if named:
+                numbered[named[0]].append(path)
             else:
                 cases.append(Case(_without_ending(path, file_ending, readable), (path,)))
         else:
@@ -62,9 +62,9 @@ def find_cases(inputs: Sequence[Path], file_ending: str, *, channels: int, reada
 def _in_folder(folder: Path, file_ending: str) -> dict[str, list[Path]]:
     cases: dict[str, list[Path]] = defaultdict(list)
     for file in sorted(folder.iterdir()):
-        match = _numbered(file, file_ending)
-        if match and file.is_file():
-            cases[match[1]].append(file)
+        named = case_and_channel(file.name, file_ending)
+        if named and file.is_file():
+            cases[named[0]].append(file)
     if not cases:
         there = some(sorted(file.name for file in folder.iterdir())) or "nothing"
         raise HRMedSegError(
@@ -111,13 +111,9 @@ def _check_unique(cases: list[Case], file_ending: str) -> None:
             )
 
 
-def _numbered(file: Path, file_ending: str) -> re.Match | None:
-    return re.fullmatch(r"(.+)_(\d{4})" + re.escape(file_ending), file.name)
-
-
 def _numbers(files: Sequence[Path], file_ending: str) -> list[int]:
-    matches = [_numbered(file, file_ending) for file in files]
-    return [int(match[2]) for match in matches if match]
+    named = (case_and_channel(file.name, file_ending) for file in files)
+    return [channel for _, channel in filter(None, named)]
 
 
 def _without_ending(file: Path, file_ending: str, readable: Sequence[str]) -> str:

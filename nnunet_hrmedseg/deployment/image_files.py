@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_hrmedseg.errors import HRMedSegError, size
+from nnunet_hrmedseg.file_names import case_and_channel
 
 __all__ = ["Image", "files_read", "files_written", "read_image", "readable_endings", "write_label_map", "written_whole"]
 
@@ -158,7 +158,8 @@ def _read_tiff_volume(file: Path) -> tuple[np.ndarray, Geometry]:
 
 def _spacing_files(file: Path) -> list[Path]:
     """CASE.json, then that of the whole name, for files without a channel number; those that are there."""
-    names = dict.fromkeys((re.sub(r"_\d{4}$", "", file.stem), file.stem))
+    case, _ = case_and_channel(file.stem) or (file.stem, 0)
+    names = dict.fromkeys((case, file.stem))
     return [place for name in names if (place := file.with_name(f"{name}.json")).is_file()]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import re
 import threading
 import time
 from collections import deque
@@ -25,6 +24,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from tqdm import tqdm
 
 from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.file_names import case_and_channel
 from nnunet_hrmedseg.files import json_object
 from nnunet_hrmedseg.machine import usable_cores
 
@@ -62,19 +62,19 @@ def find_raw_cases(raw_folder: Path | None, dataset_json: dict[str, Any]) -> dic
 
     # not by nnU-Net's own function: it starts twelve processes to do this
     ending = dataset_json["file_ending"]
-    pattern = re.compile(r"(.+)_\d{4}" + re.escape(ending))
     images_folder, labels_folder = raw_folder / "imagesTr", raw_folder / "labelsTr"
     cases = {}
     for file in sorted(os.listdir(images_folder)) if images_folder.is_dir() else []:
         if not file.endswith(ending):
             continue
-        match = pattern.fullmatch(file)
-        if match is None:
+        named = case_and_channel(file, ending)
+        if named is None:
             raise HRMedSegError(
                 f"{images_folder / file} has no channel number in its name. nnU-Net expects CASE_0000{ending}, "
                 f"CASE_0001{ending}, ... for the channels of a case."
             )
-        case = cases.setdefault(match[1], RawCase([], str(labels_folder / f"{match[1]}{ending}")))
+        name, _ = named
+        case = cases.setdefault(name, RawCase([], str(labels_folder / f"{name}{ending}")))
         case.images.append(str(images_folder / file))
     return cases or None
 

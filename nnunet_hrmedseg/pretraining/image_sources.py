@@ -18,6 +18,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.file_names import case_and_channel
 from nnunet_hrmedseg.files import read_json
 from nnunet_hrmedseg.plans.raw_cases import find_raw_cases, find_reader
 from nnunet_hrmedseg.pretraining.stored_images import (
@@ -241,15 +242,14 @@ def _listed_files(folder: Path, dataset_json: dict[str, Any]) -> list[list[str]]
 
 def _channel_files(folder: Path, ending: str, faults: list[str]) -> list[list[str]]:
     """The files of each case, CASE_0000, CASE_0001, ..."""
-    pattern = re.compile(r"(.+)_\d{4}" + re.escape(ending))
     cases: dict[str, list[str]] = {}
     for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
         if name.endswith(ending) and not name.startswith("."):
-            match = pattern.fullmatch(name)
-            if match is None:
+            named = case_and_channel(name, ending)
+            if named is None:
                 faults.append(f"{folder / name}: no channel number in its name (CASE_0000{ending}), left out")
             else:
-                cases.setdefault(match[1], []).append(str(folder / name))
+                cases.setdefault(named[0], []).append(str(folder / name))
     return list(cases.values())
 
 

@@ -86,6 +86,14 @@ def test_any_image_can_be_looked_at(image: np.ndarray) -> None:
     assert 0 <= shown.min() and shown.max() <= 1
 
 
+def test_a_dark_picture_with_one_bright_cell_is_brightened_and_stays_dark() -> None:
+    image = np.full((3, 100, 100), 4, np.float32)
+    image[:, 10:13, 10:13] = 200  # 0.09 % of the pixels
+    shown = for_the_eye(image)
+    assert (shown[10:13, 10:13] == 1).all()
+    assert np.allclose(shown[50:, 50:], 10 * 4 / 255)
+
+
 def test_contours_lie_where_the_masks_end(tmp_path: Path) -> None:
     side = 180
     truth = np.zeros((side, side), np.uint8)

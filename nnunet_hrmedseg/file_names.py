@@ -1,4 +1,4 @@
-"""nnU-Net's names of image files: CASE_0000.png, CASE_0001.png, ... for the channels of a case. Imports nothing heavy."""
+"""nnU-Net's names of image files: CASE_0000.png, CASE_0001.png, ... for a case's channels. Imports nothing heavy."""
 
 from __future__ import annotations
 

@@ -279,7 +279,8 @@ def pooled(folds: list[Path], contents: list[dict[str, Any]]) -> Any:
     from nnunet_hrmedseg.comparison.results import Results
 
     rows = [row for fold in folds for row in csv.DictReader((fold / "cases.csv").open())]
-    names, cases = (list(dict.fromkeys(row[key] for row in rows)) for key in ("model", "case"))
+    names = list(dict.fromkeys(row["model"] for row in rows))
+    cases = sorted({row["case"] for row in rows})  # as compare has them: the bootstrap draws from them in their order
     first = contents[0]
     classes, measures = first["classes"], list(next(iter(first["models"][0]["measures"].values())))
     shape = len(names), len(cases), len(classes)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from nnunet_hrmedseg.comparison.measures import MEASURES
 from nnunet_hrmedseg.comparison.results import Results
 
-__all__ = ["bland_altman", "colours", "differences", "distribution", "quality_against_cost"]
+__all__ = ["bland_altman", "colours", "differences", "distribution", "quality_against_cost", "wrapped"]
 
 BASELINE_COLOUR = "#6b7280"
 # Okabe and Ito's, which colour-blind readers can tell apart
@@ -57,7 +57,7 @@ def distribution(results: Results, name: str, measure: str) -> str:
             shift = np.random.default_rng(0).uniform(-0.15, 0.15, len(values))
             axes.scatter(values, place + shift, s=6, color=of_model[model], alpha=0.6, linewidths=0)
             axes.annotate(
-                results.titles[model],
+                wrapped(results.titles[model], 60),
                 (0, place + 0.28),
                 xycoords=("axes fraction", "data"),
                 fontsize=8,
@@ -106,7 +106,7 @@ def bland_altman(results: Results, model: str, name: str) -> str:
     bias = difference.mean()
     spread = 1.96 * difference.std(ddof=1) if len(difference) > 1 else 0.0
     with matplotlib.rc_context(STYLE):
-        figure, axes = _chart(2.7, f"{name}: {results.titles[model]}")
+        figure, axes = _chart(2.7, f"{name}: {results.titles[model]}", title_width=44)
         axes.scatter(middle, difference, s=9, color=colours(results)[model], alpha=0.65, linewidths=0)
         for height, style in ((bias, "-"), (bias - spread, "--"), (bias + spread, "--")):
             axes.axhline(height, color="#111827", linewidth=0.9, linestyle=style)
@@ -127,7 +127,10 @@ def bland_altman(results: Results, model: str, name: str) -> str:
 
 
 def quality_against_cost(results: Results, content: dict[str, Any], cost: str, label: str, scale: float) -> str | None:
-    """Mean Dice with its interval over one of the costs, on a logarithmic axis; None where nobody knows the cost."""
+    """Mean Dice with its interval over one of the costs, on a logarithmic axis; None where nobody knows the cost.
+
+    Models are told by their colours alone: names beside the points would lie over each other.
+    """
     points = []
     for model in content["models"]:
         known = model["cost"][cost] if isinstance(model["cost"], dict) else None
@@ -143,17 +146,27 @@ def quality_against_cost(results: Results, content: dict[str, Any], cost: str, l
             colour = of_model[model["name"]]
             axes.plot([x, x], [interval["low"], interval["high"]], color=colour, linewidth=1.5)
             axes.plot(x, interval["mean"], "o", color=colour, markersize=6)
-            axes.annotate(model["title"], (x, interval["mean"]), (6, 4), textcoords="offset points", fontsize=8)
-        _logarithmic(axes)
         lowest, highest = min(x for _, x, _ in points), max(x for _, x, _ in points)
-        axes.set_xlim(lowest / 1.6, highest * 6)  # room for the names
+        axes.set_xlim(lowest / 1.6, highest * 1.6)
+        _logarithmic(axes)
         axes.set_xlabel(label)
         axes.set_ylabel("Dice")
         return _svg(figure)
 
 
-def _chart(height: float, title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+def wrapped(text: str, width: int) -> str:
+    """Lines of up to so many characters, broken at spaces and between the parts of a model's name."""
+    lines = [""]
+    for piece in re.findall(r".+?(?:__|\s|$)", text):
+        if lines[-1] and len(lines[-1] + piece.rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _chart(height: float, title: str, title_width: int = 52) -> tuple[Figure, Axes]:
+    title = wrapped(title, title_width)
+    figure = Figure(figsize=(WIDTH, height + 0.17 * title.count("\n")), layout="constrained")
     axes = figure.subplots()
     axes.set_title(title)
     return figure, axes
@@ -166,7 +179,8 @@ def _logarithmic(axes: Axes, zero: bool = False) -> None:
         axes.set_xlim(left=0)
     else:
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(ticker.LogLocator(subs=[1, 2, 5]))
+        lowest, highest = axes.get_xlim()
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=[1, 2, 5] if highest < 100 * lowest else [1]))
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(ticker.NullFormatter())
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from nnunet_hrmedseg.comparison import content as text
 from nnunet_hrmedseg.comparison.figures import bland_altman, colours, differences, distribution, quality_against_cost
@@ -13,7 +15,7 @@ from nnunet_hrmedseg.comparison.gallery import CLASS_COLOURS, Panel
 from nnunet_hrmedseg.comparison.measures import MEASURES
 from nnunet_hrmedseg.comparison.results import Results
 
-__all__ = ["report"]
+__all__ = ["breakable", "report"]
 
 COSTS = (
     ("predict_seconds", "prediction, seconds per image", 1.0),
@@ -21,10 +23,13 @@ COSTS = (
     ("parameters", "parameters, millions", 1e6),
 )
 
+BREAKS = re.compile("(?<=__)|(?<=[a-z]{2})(?<!nn)(?=[A-Z])")  # nnUNetTrainer|HERSeg|Scratch__|nnUNet|Plans
+
 
 def report(results: Results, content: dict[str, Any], gallery: list[tuple[str, str, list[Panel]]]) -> str:
     """The HTML page. gallery: (why this case, case, its panels)."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["breakable"] = breakable
     environment.globals.update(
         interval=text.interval_text, header=text.header, number=text.number, p_value=text.p_value
     )
@@ -54,6 +59,11 @@ def report(results: Results, content: dict[str, Any], gallery: list[tuple[str, s
         class_colours=dict(zip(results.classes, CLASS_COLOURS * len(results.classes), strict=False)),
         area="area" if results.dimensions == 2 else "volume",
     )
+
+
+def breakable(name: str) -> Markup:
+    """A model's name as HTML that may be broken between its parts and words, so that tables fit on narrow screens."""
+    return Markup("<wbr>").join(BREAKS.split(name))
 
 
 def _best(content: dict[str, Any]) -> dict[str, dict[str, float]]:

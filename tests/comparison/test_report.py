@@ -7,12 +7,19 @@ import pytest
 
 from nnunet_hrmedseg.comparison import report as module
 from nnunet_hrmedseg.comparison.content import as_content
-from nnunet_hrmedseg.comparison.figures import bland_altman, colours, differences, distribution, quality_against_cost
+from nnunet_hrmedseg.comparison.figures import (
+    bland_altman,
+    colours,
+    differences,
+    distribution,
+    quality_against_cost,
+    wrapped,
+)
 from nnunet_hrmedseg.comparison.gallery import Panel
-from nnunet_hrmedseg.comparison.report import report
+from nnunet_hrmedseg.comparison.report import breakable, report
 from tests.comparison.test_results import OURS, STOCK, make_results
 
-VOID = {"meta", "img", "br", "link"}
+VOID = {"meta", "img", "br", "link", "wbr"}
 
 
 class Balanced(HTMLParser):
@@ -137,6 +144,42 @@ def test_bland_altman_shows_bias_and_limits() -> None:
         *(difference.mean() + sign * 1.96 * difference.std(ddof=1) for sign in (-1, 1)),
     ):
         assert any(abs(expected - number) < 0.01 * abs(expected) + 0.01 for number in shown)
+
+
+def test_long_names_may_be_broken_between_their_words() -> None:
+    name = "nnUNetTrainerHRMedSegScratch__nnUNetHRMedSegPlans_512__2d"
+    broken = str(breakable(name)).split("<wbr>")
+    assert "".join(broken) == name
+    assert max(map(len, broken)) <= len("nnUNet") + len("Scratch__")
+    assert broken[:2] == ["nnUNet", "Trainer"]
+    assert breakable("<b>__<i>") == "&lt;b&gt;__<wbr>&lt;i&gt;"
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("short", ["short"]),
+        ("heart: nnUNetTrainer__nnUNetPlans", ["heart: nnUNetTrainer__", "nnUNetPlans"]),
+        ("one two three four five six seven", ["one two three four five", "six seven"]),
+        ("a_name_that_has_no_place_to_be_broken at all", ["a_name_that_has_no_place_to_be_broken", "at all"]),
+        ("ensemble of A__B__2d and C__D__2d", ["ensemble of A__B__2d and", "C__D__2d"]),
+        ("", [""]),
+    ],
+)
+def test_titles_are_wrapped(text: str, lines: list[str]) -> None:
+    assert wrapped(text, 24).split("\n") == lines
+
+
+def test_points_that_lie_together_are_told_apart_by_colours_and_a_legend() -> None:
+    results = make_results()
+    content = as_content(results, "cpu")
+    chart = quality_against_cost(results, content, "parameters", "parameters", 1e6)
+    assert chart is not None and not any(title in chart for title in results.titles.values())
+    html = report(results, content, [])
+    cost = html[html.index("<h2>Cost</h2>") : html.index("<h2>Cases</h2>")]
+    legend = cost[cost.index("</table>") : cost.index("<svg")]
+    for model, colour in colours(results).items():
+        assert f'background: {colour}"></span>{breakable(results.titles[model])}</span>' in legend
 
 
 @pytest.mark.parametrize("cases", [1, 2])

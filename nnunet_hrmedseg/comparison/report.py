@@ -23,7 +23,7 @@ COSTS = (
     ("parameters", "parameters, millions", 1e6),
 )
 
-BREAKS = re.compile("(?<=__)|(?<=[a-z]{2})(?<!nn)(?=[A-Z])")  # nnUNetTrainer|HERSeg|Scratch__|nnUNet|Plans
+BREAKS = re.compile("(?<=__)|(?<=[a-z]{2})(?<!nn)(?=[A-Z])")  # nnUNet|Trainer|HERSeg|Scratch__|nnUNet|Plans
 
 
 def report(results: Results, content: dict[str, Any], gallery: list[tuple[str, str, list[Panel]]]) -> str:

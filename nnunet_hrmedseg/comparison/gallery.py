@@ -116,10 +116,14 @@ def window(segmentations: Sequence[np.ndarray], least: int = 128) -> tuple[int, 
 
 def for_the_eye(image: np.ndarray) -> np.ndarray:
     """(channels, H, W) of any range as (H, W, 3) in 0 to 1: RGB as it is, of anything else the first channel."""
-    rgb = image if len(image) == 3 and image.min() >= 0 and image.max() <= 255 else np.repeat(image[:1], 3, axis=0)
-    low, high = (0.0, 255.0) if rgb is image else np.percentile(rgb, (0.5, 99.5))
-    if rgb is image and high > low and np.percentile(image, 99.8) < 100:  # dark microscopy: stretched for the eye
-        high = max(float(np.percentile(image, 99.8)), high / MOST_BRIGHTENING)
+    if len(image) == 3 and image.min() >= 0 and image.max() <= 255:
+        rgb, low, high = image, 0.0, 255.0
+        bright = float(np.percentile(image, 99.8))
+        if bright < 100:  # dark microscopy: stretched for the eye
+            high = max(bright, high / MOST_BRIGHTENING)
+    else:
+        rgb = np.repeat(image[:1], 3, axis=0)
+        low, high = np.percentile(rgb, (0.5, 99.5))
     return np.moveaxis((rgb - low) / max(high - low, 1e-6), 0, -1).clip(0, 1)
 
 

@@ -1,0 +1,204 @@
+"""The table of full-length trainings: datasets with their splits, encoders to start from, and rows.
+
+A row is one training. Add a row here, and `benchmarks/full_training.py run` trains it after those above it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["DATASETS", "ENCODERS", "ROWS", "Dataset", "Encoder", "Row", "Split", "find_row", "make_split"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images and masks (class indices, same names) below DATA/labelled/<name>.
+
+    split: "published" reads DATA/splits/<name>.json (train, valid, test); a number holds out that many cases, drawn
+        with a fixed seed; None uses all cases for training (datasets that only encoders are made from).
+    """
+
+    number: int
+    title: str
+    labels: dict[str, int]
+    channels: tuple[str, ...] = ("R", "G", "B")
+    split: str | int | None = None
+
+    @property
+    def classes(self) -> list[str]:
+        return [label for label in self.labels if label != "background"]
+
+
+DATASETS = {
+    "cvc_clinicdb": Dataset(941, "polyps, CVC-ClinicDB", {"background": 0, "polyp": 1}, split="published"),
+    "dsb2018": Dataset(942, "nuclei, Data Science Bowl 2018", {"background": 0, "nucleus": 1}, split="published"),
+    "jsrt": Dataset(
+        943,
+        "chest radiographs, JSRT",
+        {"background": 0, "lungs": 1, "heart": 2, "clavicles": 3},
+        ("grey",),
+        split=25,
+    ),
+    "isic2018": Dataset(944, "skin lesions, ISIC 2018", {"background": 0, "lesion": 1}),
+    "mlua_dental": Dataset(945, "caries, MLUA", {"background": 0, "caries": 1}, ("grey",)),
+    "kvasir": Dataset(946, "polyps, Kvasir-SEG", {"background": 0, "polyp": 1}),
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Case names. `trial_val` is a part of `train`, held out to choose a recipe without looking at `val` or `test`."""
+
+    train: list[str]
+    val: list[str]
+    test: list[str]
+    trial_val: list[str]
+
+    def folds(self) -> list[dict[str, list[str]]]:
+        """nnU-Net's splits_final.json: fold 0 is the training, fold 1 the recipe trial."""
+        trial_train = [case for case in self.train if case not in set(self.trial_val)]
+        return [{"train": self.train, "val": self.val}, {"train": trial_train, "val": self.trial_val}]
+
+
+TRIAL_SHARE = 6  # one in so many training cases is held out in a recipe trial
+
+
+def make_split(name: str, data: Path, cases: Sequence[str]) -> Split:
+    """Split the cases of a dataset as its row in DATASETS describes.
+
+    Raises:
+        SystemExit: the published split is missing or names cases that are not there.
+    """
+    wanted = DATASETS[name].split
+    if wanted is None:
+        return Split(list(cases), [], [], [])
+    if wanted == "published":
+        file = data / "splits" / f"{name}.json"
+        if not file.is_file():
+            raise SystemExit(f"{name}: the split {file} is missing. Put the published lists train, valid, test there.")
+        lists = json.loads(file.read_text())
+        train, val, test = (sorted(lists[part]) for part in ("train", "valid", "test"))
+        absent = sorted({*train, *val, *test} - set(cases))
+        if absent:
+            raise SystemExit(f"{name}: {file} names {len(absent)} cases that are missing: {', '.join(absent[:5])} ...")
+    else:
+        order = np.random.default_rng(0).permutation(len(cases)).tolist()
+        val = sorted(cases[i] for i in order[: int(wanted)])
+        train, test = sorted(cases[i] for i in order[int(wanted) :]), []
+    # a run of names: frames of one video sequence follow each other, and most of a sequence is then held out whole
+    start, length = len(train) // 3, len(train) // TRIAL_SHARE
+    return Split(train, val, test, train[start : start + length])
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An encoder by `hrmedseg pretrain`, from datasets none of whose images belongs to the tasks that start from it."""
+
+    name: str
+    datasets: tuple[str, ...]
+    image_steps: int = 48_000
+    options: tuple[str, ...] = ("--canvas", "256", "256", "--zoom", "0.25", "3", "--batch_size", "8", "--lr", "4e-4")
+
+
+ENCODERS = {
+    encoder.name: encoder
+    for encoder in (
+        Encoder("nuclei_skin_teeth", ("dsb2018", "isic2018", "mlua_dental")),
+        Encoder("all_but_nuclei", ("isic2018", "cvc_clinicdb", "kvasir", "jsrt", "mlua_dental")),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training through the stock commands.
+
+    Args:
+        name: of its folder and result file.
+        trainer: a class of benchmarks/trainers/measured.py.
+        canvas: side of the canvas; None trains nnU-Net's own plan.
+        image_steps: length of the training, as images that went through the network.
+        equal_seconds: name of a row whose processor seconds are the length of this training, in the place of
+            `image_steps`; times `factor`.
+        start: name of an encoder, or None for random weights.
+        fold: 0, or 1 for a recipe trial, which sees no validation or test image.
+        settings: attributes of the trainer: `encoder_rate`, `ema_decay`.
+        points: how often the whole validation images are predicted on the way.
+    """
+
+    name: str
+    dataset: str
+    trainer: str = "nnUNetTrainerMeasuredHRMedSeg"
+    canvas: int | None = 512
+    image_steps: int | None = None
+    equal_seconds: str | None = None
+    factor: float = 1.0
+    start: str | None = None
+    batch_size: int | None = None
+    fold: int = 0
+    seed: int = 0
+    settings: Mapping[str, Any] = field(default_factory=lambda: {"ema_decay": 0.999})
+    points: int = 20
+
+    @property
+    def plans(self) -> str:
+        return "nnUNetPlans" if self.canvas is None else f"FullTraining_{self.canvas}_batch_{self.batch_size}"
+
+
+STOCK: dict[str, Any] = {"trainer": "nnUNetTrainerMeasured", "canvas": None, "settings": {}, "points": 10}
+HERSEG = "nnUNetTrainerMeasuredHERSeg"
+CVC, DSB, JSRT = 49_000, 53_200, 9_900  # image-steps: 100 passes over the training images
+TRIAL = 10_000
+
+
+def trials() -> list[Row]:
+    """Recipe trials on a part of the training images of CVC-ClinicDB."""
+    rows = [
+        Row(f"trial_batch_{batch_size}", "cvc_clinicdb", image_steps=TRIAL, batch_size=batch_size, fold=1, points=5)
+        for batch_size in (4, 16)
+    ]
+    for seed in (0, 1):
+        rows += [
+            Row(
+                f"trial_encoder_rate_{rate:g}_seed_{seed}",
+                "cvc_clinicdb",
+                image_steps=TRIAL,
+                start="nuclei_skin_teeth",
+                batch_size=4,
+                fold=1,
+                seed=seed,
+                settings={"ema_decay": 0.999, "encoder_rate": rate},
+                points=5,
+            )
+            for rate in (1e-3, 3e-4, 1e-4)
+        ]
+    return rows
+
+
+ROWS: list[Row] = [
+    *trials()[:2],
+    Row("cvc_hrmedseg_random", "cvc_clinicdb", image_steps=CVC, batch_size=4),
+    *trials()[2:],
+    Row("cvc_stock", "cvc_clinicdb", equal_seconds="cvc_hrmedseg_random", **STOCK),
+    Row("jsrt_hrmedseg_random", "jsrt", canvas=1024, image_steps=JSRT, batch_size=2),
+    Row("dsb_hrmedseg_random", "dsb2018", image_steps=DSB, batch_size=4),
+    Row("cvc_hrmedseg_encoder", "cvc_clinicdb", image_steps=CVC, batch_size=4, start="nuclei_skin_teeth"),
+    Row("dsb_stock", "dsb2018", equal_seconds="dsb_hrmedseg_random", **STOCK),
+    Row("jsrt_stock", "jsrt", equal_seconds="jsrt_hrmedseg_random", **STOCK),
+    Row("jsrt_hrmedseg_encoder", "jsrt", canvas=1024, image_steps=JSRT, batch_size=2, start="nuclei_skin_teeth"),
+    Row("dsb_hrmedseg_encoder", "dsb2018", image_steps=DSB, batch_size=4, start="all_but_nuclei"),
+    Row("dsb_herseg_random", "dsb2018", HERSEG, image_steps=DSB, batch_size=4),
+]
+
+
+def find_row(name: str) -> Row:
+    for row in ROWS:
+        if row.name == name:
+            return row
+    raise SystemExit(f"There is no row {name}; there are {', '.join(row.name for row in ROWS)}.")

@@ -1,0 +1,166 @@
+"""nnU-Net trainers that record a learning curve: for `benchmarks/full_training.py`, on nnU-Net's external trainer path.
+
+The environment variable FULL_TRAINING_ROW names a JSON file with the row's settings. Each finished epoch is a line of
+curve.jsonl in the fold's folder: image-steps, processor seconds of this process and its workers, and every few epochs
+the Dice of the whole validation images, without mirroring at inference, of the weights and of their moving average.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from nnunet_hrmedseg.comparison import budget
+from nnunet_hrmedseg.files import write_atomically
+from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHERSeg, nnUNetTrainerHRMedSeg
+
+ROW: dict[str, Any] = json.loads(Path(os.environ["FULL_TRAINING_ROW"]).read_text())
+CURVE = "curve.jsonl"
+LATEST, PREVIOUS, AVERAGED = "checkpoint_latest.pth", "checkpoint_previous.pth", "averaged.pth"
+
+
+class Clock:
+    """Processor seconds of this process and its workers, those spent on points of the curve left out."""
+
+    left_out = 0.0
+
+    @staticmethod
+    def tree() -> float:
+        this = psutil.Process()
+        seconds = 0.0
+        for process in (this, *this.children(recursive=True)):
+            try:
+                times = process.cpu_times()
+            except psutil.NoSuchProcess:
+                continue
+            seconds += times.user + times.system + times.children_user + times.children_system
+        return seconds
+
+    def __call__(self) -> float:
+        return self.tree() - self.left_out
+
+
+clock = Clock()
+budget.monotonic = clock  # a training of equal length takes equal processor seconds, whatever else the machine does
+
+
+class Measured(nnUNetTrainer):
+    """Goes in front of a trainer class. No `__init__`: nnU-Net records its arguments by the signature it finds."""
+
+    averaged: AveragedModel | None = None
+
+    def initialize(self) -> None:
+        torch.set_num_threads(ROW["threads"])
+        torch.manual_seed(ROW["seed"])
+        np.random.seed(ROW["seed"])
+        if ROW["image_steps"]:
+            self.num_epochs = ROW["epochs"]
+            per_epoch = ROW["image_steps"] / self.num_epochs / self.configuration_manager.batch_size
+            self.num_iterations_per_epoch = max(1, round(per_epoch))
+        self.num_val_iterations_per_epoch = 1  # nnU-Net's estimate from patches, which is not used here
+        self.save_every = 1
+        super().initialize()
+        decay = ROW["settings"].get("ema_decay")
+        if decay:
+            self.averaged = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+    def configure_optimizers(self):
+        optimizer, scheduler = super().configure_optimizers()
+        rate = ROW["settings"].get("encoder_rate")
+        if rate:
+            scheduler.initial_lrs[0] = rate  # the encoder's group
+        return optimizer, scheduler
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self.curve_file = Path(self.output_folder, CURVE)
+        lines = self.curve_file.read_text().splitlines() if self.curve_file.is_file() else []
+        self.curve = [json.loads(line) for line in lines][: self.current_epoch]
+        self.seconds_before = self.curve[-1]["processor_seconds"] if self.curve else 0.0
+        self.images_before = self.curve[-1]["image_steps"] if self.curve else 0
+        self.images = 0
+        averaged = Path(self.output_folder, AVERAGED)
+        if self.averaged is not None and self.current_epoch and averaged.is_file():
+            self.averaged.load_state_dict(torch.load(averaged, weights_only=True))
+        self.began = clock()
+
+    def train_step(self, batch: dict) -> dict:
+        result = super().train_step(batch)
+        self.images += len(batch["data"])
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.network)
+        return result
+
+    def on_epoch_end(self) -> None:
+        # before the checkpoint: a kill on the way costs the point together with its epoch
+        done = self.current_epoch + 1
+        point: dict[str, Any] = {
+            "epoch": done,
+            "image_steps": self.images_before + self.images,
+            "processor_seconds": round(self.seconds_before + clock() - self.began, 1),
+        }
+        if done % max(1, self.num_epochs // ROW["points"]) == 0 or done >= self.num_epochs:
+            before = clock.tree()
+            point["dice"] = self.validation_dice()
+            if self.averaged is not None:
+                weights = copy.deepcopy(self.network.state_dict())
+                self.network.load_state_dict(self.averaged.module.state_dict())
+                point["dice_averaged"] = self.validation_dice()
+                self.network.load_state_dict(weights)
+            clock.left_out += clock.tree() - before
+        self.curve.append(point)
+        text = "".join(json.dumps(line) + "\n" for line in self.curve)
+        write_atomically(self.curve_file, text.encode())
+        super().on_epoch_end()
+
+    def validation_dice(self) -> dict[str, float]:
+        """Dice of each class over the whole validation images, a mean over cases."""
+        axes, self.inference_allowed_mirroring_axes = self.inference_allowed_mirroring_axes, None
+        self.perform_actual_validation()
+        self.inference_allowed_mirroring_axes = axes
+        summary = json.loads(Path(self.output_folder, "validation", "summary.json").read_text())
+        return {label: round(mean["Dice"], 4) for label, mean in summary["mean"].items()}
+
+    def save_checkpoint(self, filename: str) -> None:
+        file = Path(filename)
+        if file.name == LATEST and file.is_file():
+            os.replace(file, file.with_name(PREVIOUS))
+        super().save_checkpoint(filename)
+        if self.averaged is not None and file.name in (LATEST, "checkpoint_final.pth"):
+            partial = file.with_name(AVERAGED + ".incomplete")
+            torch.save(self.averaged.state_dict(), partial)
+            os.replace(partial, file.with_name(AVERAGED))
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        if self.averaged is not None:
+            final = Path(self.output_folder, "checkpoint_final.pth")
+            checkpoint = torch.load(final, weights_only=False)
+            checkpoint["network_weights"] = self.averaged.module.state_dict()
+            torch.save(checkpoint, final.with_name("checkpoint_averaged.pth"))
+
+
+def stock_trainer() -> type[nnUNetTrainer]:
+    seconds = ROW["processor_seconds"]
+    return budget.with_budget(nnUNetTrainer, minutes=seconds / 60) if seconds else nnUNetTrainer
+
+
+class nnUNetTrainerMeasured(Measured, stock_trainer()):  # type: ignore[misc]
+    """Stock nnU-Net."""
+
+
+class nnUNetTrainerMeasuredHRMedSeg(Measured, nnUNetTrainerHRMedSeg):
+    """HRMedSeg; HRMEDSEG_ENCODER_WEIGHTS says what it starts from."""
+
+
+class nnUNetTrainerMeasuredHERSeg(Measured, nnUNetTrainerHERSeg):
+    """HER-Seg; HRMEDSEG_ENCODER_WEIGHTS says what it starts from."""

@@ -1,0 +1,211 @@
+"""The runner of full-length trainings: splits, jobs in order, stops, damaged checkpoints, missing data, full disks."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import full_training, full_training_jobs, full_training_report
+from benchmarks.full_training_jobs import RowError, Training
+from benchmarks.full_training_rows import DATASETS, ROWS, Row, find_row, make_split
+
+COMMIT = "0123456789abcdef"
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Eight radiographs and eight frames with a published split, in the layout that the runner reads."""
+    generator = np.random.default_rng(0)
+    for name in ("cvc_clinicdb", "jsrt"):
+        for part, high in (("images", 256), ("masks", 2)):
+            folder = tmp_path / "data" / "labelled" / name / part
+            folder.mkdir(parents=True)
+            for index in range(8):
+                pixels = generator.integers(0, high, (8, 8), np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index:03}.png")
+    splits = tmp_path / "data" / "splits"
+    splits.mkdir()
+    lists = {"train": [f"{i:03}" for i in range(6)], "valid": ["006"], "test": ["007"]}
+    (splits / "cvc_clinicdb.json").write_text(json.dumps(lists))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def training(data, tmp_path):
+    row = Row("a_row", "cvc_clinicdb", canvas=64, image_steps=8, batch_size=2)
+    environment = full_training_jobs.environment_folder(tmp_path / "work", COMMIT)
+    environment.mkdir(parents=True)
+    (environment / "complete").touch()
+    return Training(row, data, tmp_path / "work", COMMIT)
+
+
+def test_rows_are_known_and_name_what_exists():
+    names = [row.name for row in ROWS]
+    assert len(set(names)) == len(names)
+    for row in ROWS:
+        assert row.dataset in DATASETS and (row.image_steps is None) != (row.equal_seconds is None)
+        if row.equal_seconds:  # trained above it
+            assert names.index(row.equal_seconds) < names.index(row.name)
+    with pytest.raises(SystemExit, match="no row typo"):
+        find_row("typo")
+
+
+def test_encoders_never_saw_the_dataset_that_starts_from_them():
+    polyps = {"cvc_clinicdb", "kvasir"}
+    for row in ROWS:
+        if row.start:
+            seen = set(full_training_jobs.ENCODERS[row.start].datasets)
+            assert row.dataset not in seen and not (row.dataset in polyps and seen & polyps), row.name
+
+
+def test_published_split_and_trial_fold(data):
+    split = make_split("cvc_clinicdb", data, [f"{i:03}" for i in range(8)])
+    training, trial = split.folds()
+    assert training == {"train": ["000", "001", "002", "003", "004", "005"], "val": ["006"]}
+    assert trial == {"train": ["000", "001", "003", "004", "005"], "val": ["002"]}  # no case of val or test
+    assert split.test == ["007"]
+
+
+def test_drawn_split_is_the_same_each_time(data):
+    cases = [f"{i:03}" for i in range(124)]
+    split = make_split("jsrt", data, cases)
+    assert (len(split.train), len(split.val), split.test) == (99, 25, [])
+    assert make_split("jsrt", data, cases) == split
+    assert sorted([*split.train, *split.val]) == cases
+
+
+def test_split_that_does_not_fit_is_named(data):
+    with pytest.raises(SystemExit, match="names 1 cases that are missing: 007"):
+        make_split("cvc_clinicdb", data, [f"{i:03}" for i in range(7)])
+    (data / "splits" / "cvc_clinicdb.json").unlink()
+    with pytest.raises(SystemExit, match=r"split .*cvc_clinicdb\.json is missing"):
+        make_split("cvc_clinicdb", data, [])
+
+
+def test_missing_data_and_missing_masks_are_named(data, tmp_path):
+    with pytest.raises(RowError, match="the data is missing: .*kvasir"):
+        full_training_jobs.write_raw(data, tmp_path / "work", "kvasir")
+    (data / "labelled" / "jsrt" / "masks" / "003.png").unlink()
+    with pytest.raises(RowError, match="no mask of 003"):
+        full_training_jobs.write_raw(data, tmp_path / "work", "jsrt")
+    assert not (tmp_path / "work" / "nnUNet_raw" / "Dataset943_jsrt" / "dataset.json").exists()
+
+
+def test_raw_dataset_keeps_test_cases_apart(data, tmp_path):
+    full_training_jobs.write_raw(data, tmp_path, "cvc_clinicdb")
+    raw = tmp_path / "nnUNet_raw" / "Dataset941_cvc_clinicdb"
+    assert sorted(file.name for file in (raw / "imagesTs").iterdir()) == ["007_0000.png"]
+    assert len(list((raw / "imagesTr").iterdir())) == 7
+    assert json.loads((raw / "dataset.json").read_text())["numTraining"] == 7
+    assert Image.open(raw / "imagesTr" / "000_0000.png").mode == "RGB"
+
+
+def test_settings_stay_those_of_the_first_start(training):
+    first = training.settings()
+    assert first["commit"] == COMMIT
+    again = Training(training.row, training.data, training.work, "another commit")
+    assert again.settings() == first
+
+
+def test_row_whose_environment_is_gone_is_not_continued_from_another_commit(training):
+    training.settings()
+    (full_training_jobs.environment_folder(training.work, COMMIT) / "complete").unlink()
+    with pytest.raises(RowError, match="started from commit 0123456789ab, whose environment .* is gone"):
+        training.work_on()
+
+
+def test_full_disk_is_named_before_the_training(training, monkeypatch):
+    monkeypatch.setattr(full_training_jobs.shutil, "disk_usage", lambda path: SimpleNamespace(free=1.5e9))
+    with pytest.raises(RowError, match="only 1.5 GB are free"):
+        training.work_on()
+
+
+def test_damaged_checkpoint_gives_way_to_the_one_before(training, monkeypatch, capsys):
+    python = full_training_jobs.environment_folder(training.work, COMMIT) / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(full_training_jobs.sys.executable)
+    monkeypatch.setenv("PYTHONPATH", ":".join(path for path in full_training_jobs.sys.path if path))
+    training.output.mkdir(parents=True)
+    latest, previous = training.output / "checkpoint_latest.pth", training.output / "checkpoint_previous.pth"
+    assert not training.usable_checkpoint()
+    torch.save({"epoch": 3}, previous)
+    latest.write_bytes(previous.read_bytes()[:100])
+    assert training.usable_checkpoint()
+    assert torch.load(latest)["epoch"] == 3
+    assert "checkpoint_latest.pth is damaged" in capsys.readouterr().out
+    assert latest.with_suffix(".damaged").is_file()
+
+
+def test_failed_command_is_reported_with_its_last_lines(tmp_path):
+    with pytest.raises(RowError, match="ended with status 3:\n  the reason"):
+        full_training_jobs.call(["sh", "-c", "echo the reason >&2; exit 3"], {}, tmp_path / "log.txt")
+
+
+def test_jobs_come_in_order_and_encoders_before_rows_that_start_from_them(tmp_path):
+    names = [job.name for job in full_training.list_jobs(tmp_path, tmp_path, None, COMMIT)]
+    assert [name for name in names if not name.startswith("encoder")] == [row.name for row in ROWS]
+    first = next(row.name for row in ROWS if row.start == "nuclei_skin_teeth")
+    assert names.index("encoder nuclei_skin_teeth") == names.index(first) - 1
+    assert len(set(names)) == len(names)
+
+
+def test_lane_goes_on_after_a_row_that_fails_and_names_what_was_left(capsys):
+    def job(name, waits_for=None, error=None):
+        def work_on():
+            done.append(name)
+            if error:
+                raise error
+
+        return SimpleNamespace(name=name, waits_for=lambda: waits_for, work_on=work_on)
+
+    done: list[str] = []
+    jobs = [job("first", error=RowError("no data")), job("second"), job("third", waits_for="encoder x")]
+    full_training.lane(jobs, full_training.threading.Lock())
+    assert done == ["first", "second"]
+    printed = capsys.readouterr().out
+    assert "first: NOT FINISHED: no data" in printed and "third: not started, as it waits for encoder x" in printed
+
+
+def test_finished_result_is_not_replaced_by_an_unfinished_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(full_training, "RECORDED", tmp_path / "recorded")
+    point = {"epoch": 1, "image_steps": 8, "processor_seconds": 1.0}
+    results = {"finished": True, "row": {"commit": COMMIT}, "curve": [point]}
+    monkeypatch.setattr(Training, "result", lambda self, finished: {**results, "finished": False, "curve": [point]})
+    training = Training(ROWS[0], Path(), tmp_path / "work", COMMIT)
+    training.settings()
+    full_training.record(tmp_path / "work")
+    file = tmp_path / "recorded" / f"{ROWS[0].name}.json"
+    assert json.loads(file.read_text())["finished"] is False
+    file.write_text(json.dumps(results))
+    full_training.record(tmp_path / "work")
+    assert json.loads(file.read_text())["finished"] is True
+    assert "stays recorded" in capsys.readouterr().out
+
+
+def test_report_draws_finished_and_running_rows(tmp_path):
+    docs, recorded = tmp_path / "docs", tmp_path / "recorded"
+    (docs / "results").mkdir(parents=True)
+    recorded.mkdir()
+    page = docs / "results" / "full_training.md"
+    page.write_text(f"before\n{full_training_report.BEGIN}old{full_training_report.END}after\n")
+    curve = [
+        {"epoch": 1, "image_steps": 1000, "processor_seconds": 3600.0, "dice": {"1": 0.5}},
+        {"epoch": 2, "image_steps": 2000, "processor_seconds": 7200.0, "dice": {"1": 0.7}},
+    ]
+    for name, finished in (("cvc_hrmedseg_random", True), ("cvc_stock", False)):
+        row = find_row(name)
+        settings = {"dataset": row.dataset, "fold": 0, "trainer": row.trainer, "canvas": row.canvas, "start": None}
+        content = {"row": settings, "finished": finished, "curve": curve}
+        if finished:
+            content["test_final"] = {"cases": {"a": {"1": 0.8}, "b": {"1": 0.9}}}
+        (recorded / f"{name}.json").write_text(json.dumps(content))
+    full_training_report.report(recorded, docs)
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert "| HRMedSeg | 512 | random weights | 2,000 | 2.0 | 0.850 [0.800, 0.900] |" in text
+    assert "| stock nnU-Net | nnU-Net's plan | random weights | 2,000 so far | 2.0 | in training |" in text
+    assert (docs / "images" / "full_training_cvc_clinicdb.png").stat().st_size > 1000

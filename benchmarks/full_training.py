@@ -9,7 +9,7 @@ DATA holds `labelled` and `splits` (see full_training_rows.py, where the rows ar
 
 Every row is trained from a clone of this repository at one commit and a virtual environment of its own, made below
 WORK/environments, so that work on the package does not change a running training; a row that was started stays with its
-commit. Each of the lanes trains one row at a time with one thread, at the lowest priority. What is counted are
+commit. Each of the lanes trains one row at a time with one thread, at low priority. What is counted are
 image-steps and the processor seconds of the training's own processes, not the time of day: other work may share the
 machine. A kill costs at most the current epoch.
 """

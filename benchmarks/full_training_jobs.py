@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ CHECK_CHECKPOINT = "import sys, torch; torch.load(sys.argv[1], map_location='cpu
 VERSIONS = "import json, importlib.metadata as m; print(json.dumps({n: m.version(n) for n in ('torch', 'nnunetv2')}))"
 
 running: set[subprocess.Popen] = set()
+preparing = threading.Lock()  # lanes share raw datasets and plans
 
 
 class RowError(Exception):
@@ -159,8 +161,9 @@ class Training:
                 f"it from the present commit, remove {self.folder}"
             )
         self.check_disk()
-        write_raw(self.data, self.work, self.row.dataset)
-        self.plan()
+        with preparing:
+            write_raw(self.data, self.work, self.row.dataset)
+            self.plan()
         if not (self.output / "checkpoint_final.pth").is_file():
             continued = self.usable_checkpoint()
             self.run("nnUNetv2_train", *self.training_arguments(), *(["--c"] if continued else []))
@@ -267,6 +270,7 @@ class Training:
             "nnUNet_def_n_proc": "1",
             "nnUNet_n_proc_DA": "1",
             "OMP_NUM_THREADS": "1",
+            "PYTHONUNBUFFERED": "1",
             "FULL_TRAINING_ROW": str(self.settings_file),
             "HRMEDSEG_ENCODER_WEIGHTS": str(self.encoder) if self.row.start else "none",
         }
@@ -326,8 +330,9 @@ class EncoderJob:
         Raises:
             RowError: naming what is missing or which command failed.
         """
-        for dataset in self.encoder.datasets:
-            write_raw(self.data, self.work, dataset)
+        with preparing:
+            for dataset in self.encoder.datasets:
+                write_raw(self.data, self.work, dataset)
         self.output.mkdir(parents=True, exist_ok=True)
         commit = self.output / "commit.txt"
         if not commit.is_file():
@@ -344,10 +349,10 @@ class EncoderJob:
 
 
 def call(command: list[Any], environment: dict[str, str], log: Path) -> None:
-    def lowest_priority() -> None:
+    def low_priority() -> None:
         os.setsid()
         try:  # Linux schedules sessions before processes: nice alone does nothing between sessions
-            Path("/proc/self/autogroup").write_text("19")
+            Path("/proc/self/autogroup").write_text("10")
         except OSError:
             pass
         os.nice(19)
@@ -359,7 +364,7 @@ def call(command: list[Any], environment: dict[str, str], log: Path) -> None:
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
-            preexec_fn=lowest_priority,
+            preexec_fn=low_priority,
         )
         running.add(process)
         try:

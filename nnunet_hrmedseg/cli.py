@@ -8,6 +8,7 @@ import sys
 from nnunet_hrmedseg import __version__
 from nnunet_hrmedseg.benchmark.arguments import add_benchmark_arguments
 from nnunet_hrmedseg.comparison.arguments import add_compare_arguments
+from nnunet_hrmedseg.datasets.arguments import add_dataset_arguments
 from nnunet_hrmedseg.deployment.arguments import add_export_arguments, add_predict_onnx_arguments
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.pretraining.arguments import add_distill_arguments, add_pretrain_arguments
@@ -37,6 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
         "-device", choices=("cuda", "cpu", "mps"), default=None, help="as in nnU-Net [default: the best there is]"
     )
     demo.add_argument("--overwrite", action="store_true", help="start over where an earlier demo left its folder")
+
+    dataset = commands.add_parser(
+        "dataset", help="make an nnU-Net raw dataset out of a folder of images and their masks"
+    )
+    add_dataset_arguments(dataset)
 
     distill = commands.add_parser(
         "distill", help="make an encoder to start from, out of the features of a large teacher"
@@ -103,6 +109,12 @@ def _demo(args: argparse.Namespace) -> int:
     return run_demo(args.output, device=args.device, overwrite=args.overwrite)
 
 
+def _dataset(args: argparse.Namespace) -> int:
+    from nnunet_hrmedseg.datasets.arguments import dataset
+
+    return dataset(args)
+
+
 def _distill(args: argparse.Namespace) -> int:
     from nnunet_hrmedseg.pretraining.distill import distill
 
@@ -155,6 +167,7 @@ _COMMANDS = {
     "doctor": _doctor,
     "link": _link,
     "demo": _demo,
+    "dataset": _dataset,
     "distill": _distill,
     "pretrain": _pretrain,
     "benchmark": _benchmark,

@@ -1,0 +1,1 @@
+"""`hrmedseg dataset`: an nnU-Net raw dataset out of a folder of images and a folder of masks."""

@@ -1,0 +1,85 @@
+"""Arguments and call of `hrmedseg dataset`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+__all__ = ["add_dataset_arguments", "dataset"]
+
+
+def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "images", type=Path, help="folder of images: PNG, JPEG, TIFF, BMP, DICOM, NIfTI of one slice; also mixed"
+    )
+    parser.add_argument(
+        "masks",
+        type=Path,
+        help="folder of masks named as the images, with a prefix or suffix if any; or a COCO file, or a folder of "
+        "labelme files",
+    )
+    parser.add_argument("-d", "--number", type=int, required=True, help="number of the dataset, 1 to 999")
+    parser.add_argument("-n", "--name", required=True, help="name of the dataset, such as Polyps")
+    meaning = parser.add_argument_group("meaning of the masks")
+    meaning.add_argument(
+        "--classes", nargs="+", default=(), metavar="NAME", help="names of the classes in the order of their values"
+    )
+    meaning.add_argument(
+        "--colors",
+        nargs="+",
+        metavar="NAME=COLOR",
+        help="class of each color of color-coded masks, such as disc=#ff0000 (default: every color is a class)",
+    )
+    meaning.add_argument(
+        "--threshold",
+        type=int,
+        metavar="VALUE",
+        help="mask pixels of at least this value are the one class; needed for JPEG masks",
+    )
+    meaning.add_argument("--ignore", type=int, metavar="VALUE", help="mask value of pixels that were not annotated")
+    parser.add_argument(
+        "--groups",
+        metavar="PATTERN|CSV",
+        help="keep cases of one patient, video or slide in one fold: a regular expression whose first parenthesis is "
+        "the group, or a CSV file with the columns case and group; writes splits_final.json",
+    )
+    parser.add_argument("--link", action="store_true", help="hard-link files that need no conversion (default: copy)")
+    parser.add_argument("--dry_run", action="store_true", help="show what was found and write nothing")
+    parser.add_argument("--overwrite", action="store_true", help="replace the dataset of this number and name")
+
+
+def dataset(args: argparse.Namespace) -> int:
+    """Run the command; returns its exit status."""
+    import os
+
+    from nnunet_hrmedseg.datasets.make import SHEET, make_dataset
+    from nnunet_hrmedseg.datasets.masks import parse_colors
+    from nnunet_hrmedseg.errors import HRMedSegError
+
+    raw, preprocessed = os.environ.get("nnUNet_raw"), os.environ.get("nnUNet_preprocessed")
+    if raw is None:
+        raise HRMedSegError("The environment variable nnUNet_raw is not set: datasets are written there.")
+    summary = make_dataset(
+        args.images,
+        args.masks,
+        number=args.number,
+        name=args.name,
+        raw=Path(raw),
+        preprocessed=Path(preprocessed) if preprocessed else None,
+        classes=args.classes,
+        colors=parse_colors(args.colors) if args.colors else None,
+        threshold=args.threshold,
+        ignore=args.ignore,
+        groups=args.groups,
+        link=args.link,
+        dry_run=args.dry_run,
+        overwrite=args.overwrite,
+    )
+    if summary.folder is None:
+        print("Nothing was written (--dry_run).")
+        return 0
+    print(f"Written: {summary.folder}")
+    if summary.splits:
+        print(f"Splits that keep groups together: {summary.splits}")
+    print(f"Look at {summary.folder / SHEET}, then:\nnnUNetv2_plan_and_preprocess -d {args.number} -c 2d")
+    return 0

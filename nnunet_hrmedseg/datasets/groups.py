@@ -1,0 +1,94 @@
+"""Cross-validation splits in which cases of one group (a patient, a video, a slide) stay together."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_hrmedseg.errors import HRMedSegError, some
+
+__all__ = ["find_groups", "make_splits", "suspected_groups"]
+
+NUMBERED = re.compile(r"^(?P<group>.*\d.*?)[^0-9A-Za-z]*[A-Za-z]*[_\-. ]+\d+$")
+SHARE_OF_NUMBERED_NAMES = 0.5
+
+
+def find_groups(cases: Sequence[str], rule: str) -> dict[str, str]:
+    """Return the group of each case.
+
+    Args:
+        cases: names.
+        rule: a CSV file with the columns case and group, or a regular expression whose first parenthesis (or whole
+            match) is the group, such as `^(patient\\d+)_`.
+
+    Raises:
+        HRMedSegError: an unreadable file or expression, or cases without a group.
+    """
+    file = Path(rule)
+    if rule.lower().endswith((".csv", ".tsv", ".txt")) or file.is_file():
+        groups = _read_csv(file)
+    else:
+        try:
+            pattern = re.compile(rule)
+        except re.error as error:
+            raise HRMedSegError(f"--groups {rule!r} is not a CSV file or a regular expression ({error}).") from error
+        found = {case: pattern.search(case) for case in cases}
+        groups = {case: m.group(1 if pattern.groups else 0) for case, m in found.items() if m and m.group(0)}
+    missing = [case for case in cases if not groups.get(case)]
+    if missing:
+        raise HRMedSegError(f"--groups {rule!r} gives no group for {len(missing)} cases: {some(missing)}.")
+    if len({groups[case] for case in cases}) < 2:
+        raise HRMedSegError(f"--groups {rule!r} puts all cases into one group; at least two are needed to validate.")
+    return {case: groups[case] for case in cases}
+
+
+def _read_csv(file: Path) -> dict[str, str]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise HRMedSegError(f"The groups {file} cannot be read ({error}). Save them as CSV in UTF-8.") from error
+    first = text.partition("\n")[0]
+    delimiter = max(",;\t", key=first.count)
+    rows = csv.DictReader(text.splitlines(), delimiter=delimiter)
+    columns = {name.strip().lower(): name for name in rows.fieldnames or []}
+    if "case" not in columns or "group" not in columns:
+        raise HRMedSegError(f"{file} needs the columns case and group; it has {some(list(rows.fieldnames or []))}.")
+    return {(row[columns["case"]] or "").strip(): (row[columns["group"]] or "").strip() for row in rows}
+
+
+def make_splits(groups: dict[str, str], folds: int = 5) -> list[dict[str, list[str]]]:
+    """Return nnU-Net's splits_final.json: no group is in training and validation at once. The same each time."""
+    sizes = Counter(groups.values())
+    order = np.random.default_rng(12345).permutation(sorted(sizes)).tolist()  # nnU-Net's own seed
+    fold_of: dict[str, int] = {}
+    filled = [0] * min(folds, len(sizes))
+    for group in sorted(order, key=lambda group: -sizes[group]):  # large groups first, each to the emptiest fold
+        fold = filled.index(min(filled))
+        fold_of[group] = fold
+        filled[fold] += sizes[group]
+    cases = sorted(groups)
+    return [
+        {
+            "train": [case for case in cases if fold_of[groups[case]] != fold],
+            "val": [case for case in cases if fold_of[groups[case]] == fold],
+        }
+        for fold in range(len(filled))
+    ]
+
+
+def suspected_groups(cases: Sequence[str]) -> tuple[str, int] | None:
+    """Look for names of several frames or slides of one patient: `patient03_frame012`.
+
+    Returns:
+        an example of a shared beginning and how many beginnings there are; None if names do not look like that.
+    """
+    beginnings = Counter(m.group("group") for m in map(NUMBERED.match, cases) if m)
+    shared = {beginning: count for beginning, count in beginnings.items() if count > 1}
+    if len(shared) < 2 or sum(shared.values()) < SHARE_OF_NUMBERED_NAMES * len(cases):
+        return None
+    return max(shared, key=lambda beginning: shared[beginning]), len(shared)

@@ -1,0 +1,200 @@
+"""Which mask files belong to which image: by name, with prefixes, suffixes, and folders of classes or objects."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nnunet_hrmedseg.datasets.pixels import is_image_file, stem
+from nnunet_hrmedseg.errors import HRMedSegError, some
+
+__all__ = ["Case", "Matches", "case_names", "list_images", "match"]
+
+CHANNEL = re.compile(r"_0000$")
+BOUNDARY = re.compile(r"[^0-9A-Za-z]")
+
+
+@dataclass(frozen=True)
+class Case:
+    """An image and its mask files.
+
+    Attributes:
+        name: of the case in the dataset.
+        image: its file.
+        masks: file and the class that its name stands for; None where all masks are of one kind.
+    """
+
+    name: str
+    image: Path
+    masks: tuple[tuple[Path, str | None], ...]
+
+
+@dataclass
+class Matches:
+    """Cases, and the files that found no partner."""
+
+    cases: list[Case] = field(default_factory=list)
+    images_without_mask: list[Path] = field(default_factory=list)
+    masks_without_image: list[Path] = field(default_factory=list)
+    skipped: list[Path] = field(default_factory=list)
+    affix: str = ""
+    classes: list[str] = field(default_factory=list)
+    objects: bool = False
+
+
+def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
+    """List the image files below a folder, sorted, and the other files, which are skipped.
+
+    Raises:
+        HRMedSegError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise HRMedSegError(f"There is no folder {folder}.")
+    files = sorted(Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    hidden = {file for file in files if file.name.startswith(".")}
+    images = [file for file in files if is_image_file(file) and file not in hidden]
+    return images, [file for file in files if file not in set(images)]
+
+
+def match(images_folder: Path, masks_folder: Path) -> Matches:
+    """Match masks to images.
+
+    A mask belongs to an image if its name is the image's, or the image's with a prefix or suffix behind a separator
+    (`case1_mask`, `mask-case1`), or both are equal without the suffixes that all images and all masks share
+    (`21_training` and `21_manual1`). Several masks of one image are classes where their affixes, or the folders that
+    they lie in, are the same words for several images, and else objects of one class. A folder for each case with
+    `images` and `masks` in it, as in the 2018 Data Science Bowl, is known as well.
+
+    Raises:
+        HRMedSegError: no images, no masks, or two images of one name.
+    """
+    images, skipped = list_images(images_folder)
+    nested = [file for file in images if len(file.relative_to(images_folder).parts) == 3]
+    per_case = [file for file in nested if file.parent.name == "images"]
+    if per_case:
+        return _match_case_folders(images_folder, masks_folder, per_case, skipped)
+    masks, skipped_masks = list_images(masks_folder)
+    if masks_folder != images_folder and masks_folder.is_relative_to(images_folder):
+        images = [file for file in images if not file.is_relative_to(masks_folder)]
+    if not images or not masks:
+        folder = masks_folder if images else images_folder
+        raise HRMedSegError(f"{folder} holds no image files. Readable are PNG, JPEG, TIFF, BMP, DICOM and NIfTI.")
+    names = case_names(images, images_folder)
+    result = Matches(skipped=sorted({*skipped, *skipped_masks}))
+    found = _assign(names, masks, masks_folder)
+    of_case: dict[str, list[tuple[Path, str]]] = defaultdict(list)
+    for mask, (name, affix) in found.items():
+        of_case[name].append((mask, affix))
+    _describe(result, of_case)
+    for name, image in names.items():
+        own = sorted(of_case.get(name, []))
+        if own:
+            classes = [affix if result.classes else None for _, affix in own]
+            result.cases.append(Case(name, image, tuple(zip((mask for mask, _ in own), classes, strict=True))))
+        else:
+            result.images_without_mask.append(image)
+    result.masks_without_image = [mask for mask in masks if mask not in found]
+    return result
+
+
+def _match_case_folders(
+    images_folder: Path, masks_folder: Path, images: Sequence[Path], skipped: list[Path]
+) -> Matches:
+    result = Matches(skipped=skipped, objects=True)
+    counts = Counter(image.parent.parent.name for image in images)
+    for image in images:
+        folder = image.parent.parent.name
+        name = folder if counts[folder] == 1 else f"{folder}_{stem(image)}"
+        place = masks_folder / folder / "masks"
+        masks = [file for file in (sorted(place.iterdir()) if place.is_dir() else []) if is_image_file(file)]
+        if masks:
+            result.cases.append(Case(name, image, tuple((mask, None) for mask in masks)))
+        else:
+            result.images_without_mask.append(image)
+    return result
+
+
+def case_names(images: Sequence[Path], folder: Path) -> dict[str, Path]:
+    """Name -> image. A name is the path below the folder with _ for /, without suffix and nnU-Net's channel _0000."""
+    stems = {file: "_".join((*file.relative_to(folder).parts[:-1], stem(file))) for file in images}
+    if all(CHANNEL.search(name) for name in stems.values()):
+        stems = {file: CHANNEL.sub("", name) for file, name in stems.items()}
+    twice = sorted(name for name, count in Counter(stems.values()).items() if count > 1)
+    if twice:
+        raise HRMedSegError(f"Several images have the same name without suffix: {some(twice)}. Rename all but one.")
+    return {name: file for file, name in stems.items()}
+
+
+def _assign(names: dict[str, Path], masks: Sequence[Path], folder: Path) -> dict[Path, tuple[str, str]]:
+    """Mask -> name of its case, and what its own name has beyond that: an affix or a folder."""
+    found: dict[Path, tuple[str, str]] = {}
+    stems = {stem(image): name for name, image in names.items()}
+    if len(stems) < len(names):  # files of the same name in several folders
+        stems = {}
+    keys = {**stems, **{name: name for name in names}}
+    for mask in masks:
+        parents, own = mask.relative_to(folder).parts[:-1], stem(mask)
+        whole = "_".join((*parents, own))
+        if whole in names:
+            found[mask] = whole, ""
+        elif own in stems:
+            found[mask] = stems[own], "_".join(parents)
+        elif parents and parents[-1] in names:  # a folder for each case
+            found[mask] = parents[-1], own
+        elif inside := _longest_inside(own, list(keys)):
+            found[mask] = keys[inside[0]], inside[1]
+    return found or _without_shared_suffixes(names, masks)
+
+
+def _longest_inside(mask: str, names: Sequence[str]) -> tuple[str, str] | None:
+    """The longest name within a mask's name, with separators beside it, and the rest of the mask's name."""
+    best = None
+    for name in names:
+        place = mask.find(name)
+        if place < 0 or (best and len(best[0]) >= len(name)):
+            continue
+        before, after = mask[:place], mask[place + len(name) :]
+        if (not before or BOUNDARY.match(before[-1])) and (not after or BOUNDARY.match(after[0])):
+            best = name, "_".join(part for part in (_trim(before), _trim(after)) if part)
+    return best
+
+
+def _without_shared_suffixes(names: dict[str, Path], masks: Sequence[Path]) -> dict[Path, tuple[str, str]]:
+    image_suffix, mask_suffix = (_shared_suffix(list(group)) for group in (names, [stem(mask) for mask in masks]))
+    bare = {name.removesuffix(image_suffix): name for name in names}
+    found = {}
+    for mask in masks:
+        name = bare.get(stem(mask).removesuffix(mask_suffix))
+        if name is not None:
+            found[mask] = name, _trim(mask_suffix)
+    return found
+
+
+def _shared_suffix(texts: Sequence[str]) -> str:
+    """The longest common ending that begins at a separator."""
+    shared = os.path.commonprefix([text[::-1] for text in texts])[::-1]
+    separator = BOUNDARY.search(shared)
+    return shared[separator.start() :] if separator else ""
+
+
+def _trim(text: str) -> str:
+    return re.sub(r"^[^0-9A-Za-z]+|[^0-9A-Za-z]+$", "", text)
+
+
+def _describe(result: Matches, of_case: dict[str, list[tuple[Path, str]]]) -> None:
+    """Decide whether several masks of a case are classes or objects."""
+    several = any(len(own) > 1 for own in of_case.values())
+    affixes = Counter(affix for own in of_case.values() for _, affix in own)
+    if not several:
+        if len(affixes) == 1:
+            result.affix = next(iter(affixes))
+        return
+    repeated = [affix for affix, count in affixes.items() if count > 1 or len(of_case) == 1]
+    words = [affix for affix in affixes if affix and not re.fullmatch(r"[\d_\-. ]+", affix)]
+    result.objects = not (len(words) == len(affixes) and len(repeated) == len(affixes))
+    if not result.objects:
+        result.classes = sorted(affixes)

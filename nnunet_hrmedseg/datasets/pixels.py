@@ -1,0 +1,163 @@
+"""Read the pixels of an image file without loss: Pillow, tifffile and SimpleITK, by what the file is."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import tifffile
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from nnunet_hrmedseg.errors import HRMedSegError, size
+from nnunet_hrmedseg.pretraining.stored_images import FORMATS, large_images_allowed
+
+__all__ = ["IMAGE_SUFFIXES", "is_image_file", "orientation", "read_image", "stem", "turn"]
+
+NATURAL = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
+TIFF = (".tif", ".tiff")
+VOLUMES = (".nii.gz", ".nii", ".mha", ".nrrd")
+DICOM = (".dcm", ".dicom")
+IMAGE_SUFFIXES = (*NATURAL, *TIFF, *DICOM, *VOLUMES)
+ORIENTATION = 0x0112  # EXIF and TIFF tag
+PNG_SIGNATURE, PNG_BIT_DEPTH, PNG_COLOR = b"\x89PNG\r\n\x1a\n", 24, (2, 6)
+
+
+def is_image_file(file: Path) -> bool:
+    return file.name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def stem(file: Path) -> str:
+    """Return the name without its suffix; `.nii.gz` is one suffix."""
+    suffix = next((suffix for suffix in IMAGE_SUFFIXES if file.name.lower().endswith(suffix)), file.suffix)
+    return file.name[: len(file.name) - len(suffix)]
+
+
+def read_image(file: Path) -> np.ndarray:
+    """Read a 2D image as it is to be seen: EXIF orientation applied, MONOCHROME1 inverted, transparency dropped.
+
+    Returns:
+        (H, W) or (H, W, 3), of the file's own precision.
+
+    Raises:
+        HRMedSegError: it cannot be read, has several pages or slices, or an unknown number of channels.
+    """
+    name = file.name.lower()
+    try:
+        if name.endswith(TIFF):
+            pixels = _read_tiff(file)
+        elif name.endswith(NATURAL):
+            pixels = _read_natural(file)
+        else:
+            pixels = _read_itk(file)
+    except HRMedSegError:
+        raise
+    except UnidentifiedImageError:
+        raise HRMedSegError(f"{file} is not an image that can be read, whatever its name says.") from None
+    except Exception as error:  # damaged files make decoders raise anything
+        raise HRMedSegError(f"{file} cannot be read ({type(error).__name__}: {error}).") from error
+    if pixels.ndim == 3 and pixels.shape[-1] in (1, 2):  # grey, grey with transparency
+        pixels = pixels[..., 0]
+    if pixels.ndim == 3 and pixels.shape[-1] == 4:
+        pixels = pixels[..., :3]
+    if pixels.ndim != 2 and not (pixels.ndim == 3 and pixels.shape[-1] == 3):
+        raise HRMedSegError(f"{file} has the shape {size(pixels.shape)}, which is neither a grey nor a color image.")
+    return pixels
+
+
+def orientation(file: Path) -> int:
+    """Return the EXIF orientation, 1 to 8; 1 where there is none."""
+    if file.name.lower().endswith((*NATURAL, *TIFF)):
+        with suppress(Exception), large_images_allowed(), Image.open(file, formats=FORMATS) as image:
+            value = image.getexif().get(ORIENTATION, 1)
+            return value if value in range(1, 9) else 1
+    return 1
+
+
+def turn(pixels: np.ndarray, value: int) -> np.ndarray:
+    """Apply an EXIF orientation to (H, W) or (H, W, C)."""
+    if value in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if value in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if value in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
+
+
+def _read_natural(file: Path) -> np.ndarray:
+    deep_color = _deep_color_png(file)
+    if deep_color is not None:
+        return turn(deep_color, orientation(file))
+    with large_images_allowed(), Image.open(file, formats=FORMATS) as opened:
+        frames = getattr(opened, "n_frames", 1)
+        if frames > 1:
+            raise HRMedSegError(f"{file} holds {frames} images: save each as a file.")
+        opened.load()
+        image = ImageOps.exif_transpose(opened) if orientation(file) != 1 else opened
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            return _smallest_integers(np.asarray(image))
+        return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+
+
+def _deep_color_png(file: Path) -> np.ndarray | None:
+    """Decode a 16-bit color PNG, of which Pillow keeps 8 bits; None for anything else."""
+    with file.open("rb") as opened:
+        head = opened.read(PNG_BIT_DEPTH + 2)
+    if not head.startswith(PNG_SIGNATURE) or len(head) < PNG_BIT_DEPTH + 2:
+        return None
+    if head[PNG_BIT_DEPTH] != 16 or head[PNG_BIT_DEPTH + 1] not in PNG_COLOR:
+        return None
+    try:
+        from imagecodecs import png_decode
+    except ImportError:
+        raise HRMedSegError(
+            f"{file} is a color PNG of 16 bits, which is read through imagecodecs: pip install imagecodecs, or save "
+            f"the image as TIFF."
+        ) from None
+    return png_decode(file.read_bytes())
+
+
+def _read_tiff(file: Path) -> np.ndarray:
+    with tifffile.TiffFile(file) as tif:
+        if len(tif.series) != 1 or len(tif.series[0].pages) != 1:
+            raise HRMedSegError(f"{file} holds {len(tif.pages)} pages: save each as a file, or the stack as NIfTI.")
+        page = tif.pages.first
+        pixels = page.asarray()
+        if page.photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None:
+            pixels = (np.moveaxis(page.colormap, 0, -1)[pixels] >> 8).astype(np.uint8)
+        if pixels.dtype == bool:
+            pixels = pixels.astype(np.uint8) * 255
+        if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and np.issubdtype(pixels.dtype, np.unsignedinteger):
+            pixels = np.iinfo(pixels.dtype).max - pixels
+    if pixels.ndim == 3 and pixels.shape[0] <= 4 < pixels.shape[-1]:
+        pixels = np.moveaxis(pixels, 0, -1)
+    return turn(pixels, orientation(file))
+
+
+def _read_itk(file: Path) -> np.ndarray:
+    image = sitk.ReadImage(str(file))
+    pixels = sitk.GetArrayFromImage(image)
+    if image.GetDimension() == 3:
+        if len(pixels) != 1:
+            raise HRMedSegError(f"{file} is a volume of {len(pixels)} slices; this dataset is one of 2D images.")
+        pixels = pixels[0]
+    keys = image.GetMetaDataKeys()
+    photometric = image.GetMetaData("0028|0004").strip() if "0028|0004" in keys else ""
+    if photometric == "MONOCHROME1":
+        bits = int(image.GetMetaData("0028|0101")) if "0028|0101" in keys else 0
+        top = 2**bits - 1 if bits and pixels.min() >= 0 and pixels.max() < 2**bits else pixels.max() + pixels.min()
+        pixels = top - pixels
+    return _smallest_integers(pixels)
+
+
+def _smallest_integers(pixels: np.ndarray) -> np.ndarray:
+    """Whole numbers as uint8 or uint16 where they fit, which PNG can hold; others as they are, in 32 bits."""
+    if np.issubdtype(pixels.dtype, np.integer):
+        low, high = pixels.min(), pixels.max()
+        for dtype in (np.uint8, np.uint16):
+            if low >= 0 and high <= np.iinfo(dtype).max and (dtype == np.uint16 or pixels.dtype.itemsize == 1):
+                return pixels.astype(dtype)
+        return pixels.astype(np.int32 if pixels.dtype.itemsize > 2 else np.int16)
+    return pixels.astype(np.float32)

@@ -14,7 +14,7 @@ from nnunet_hrmedseg.errors import HRMedSegError, some
 
 __all__ = ["find_groups", "make_splits", "suspected_groups"]
 
-NUMBERED = re.compile(r"^(?P<group>.*\d.*?)[^0-9A-Za-z]*[A-Za-z]*[_\-. ]+\d+$")
+NUMBERED = re.compile(r"^(?P<group>.*\d)[_\-. ]+[A-Za-z]*[_\-. ]*\d+$")
 SHARE_OF_NUMBERED_NAMES = 0.5
 
 

@@ -1,0 +1,58 @@
+"""Groups of cases: patterns, spreadsheets, splits, and names that look like frames."""
+
+import pytest
+
+from nnunet_hrmedseg.datasets.groups import find_groups, make_splits, suspected_groups
+from nnunet_hrmedseg.errors import HRMedSegError
+
+CASES = ["p1_a", "p1_b", "p2_a", "p3_a"]
+
+
+def test_pattern():
+    assert find_groups(CASES, r"^(p\d)_") == {"p1_a": "p1", "p1_b": "p1", "p2_a": "p2", "p3_a": "p3"}
+    assert find_groups(CASES, r"^p\d")["p1_b"] == "p1"
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_spreadsheet(tmp_path, delimiter):
+    file = tmp_path / "groups.csv"
+    rows = [("Case", "Group"), ("p1_a", "x"), ("p1_b", "x"), ("p2_a", "y"), ("p3_a", "z")]
+    file.write_text("\ufeff" + "\n".join(delimiter.join(row) for row in rows), encoding="utf-8")
+    assert find_groups(CASES, str(file)) == {"p1_a": "x", "p1_b": "x", "p2_a": "y", "p3_a": "z"}
+
+
+def test_rules_that_do_not_fit(tmp_path):
+    with pytest.raises(HRMedSegError, match="is not a CSV file or a regular expression"):
+        find_groups(CASES, "(p")
+    with pytest.raises(HRMedSegError, match="no group for 2 cases: p2_a, p3_a"):
+        find_groups(CASES, "^p1")
+    with pytest.raises(HRMedSegError, match="all cases into one group"):
+        find_groups(CASES, "^p")
+    file = tmp_path / "groups.csv"
+    file.write_text("name,patient\n")
+    with pytest.raises(HRMedSegError, match="needs the columns case and group; it has name, patient"):
+        find_groups(CASES, str(file))
+    with pytest.raises(HRMedSegError, match="cannot be read"):
+        find_groups(CASES, str(tmp_path / "none.csv"))
+
+
+def test_splits_are_balanced_and_fewer_where_groups_are_few():
+    splits = make_splits({"p1_a": "1", "p1_b": "1", "p2_a": "2", "p3_a": "3"})
+    assert sorted(sorted(split["val"]) for split in splits) == [["p1_a", "p1_b"], ["p2_a"], ["p3_a"]]
+    groups = {f"{group}_{index}": str(group) for group in range(10) for index in range(group + 1)}
+    assert {len(split["val"]) for split in make_splits(groups)} == {11}
+    assert make_splits(groups) == make_splits(dict(reversed(groups.items())))
+
+
+@pytest.mark.parametrize(
+    ("cases", "suspected"),
+    [
+        (["video1_frame001", "video1_frame002", "video2_frame001", "video2_frame002"], True),
+        (["001_12", "001_13", "002_7", "002_8"], True),
+        (["ISIC_0000001", "ISIC_0000002", "ISIC_0000003"], False),
+        (["a", "b", "c"], False),
+        (["img1", "img2", "img3", "img4"], False),
+    ],
+)
+def test_names_like_frames(cases, suspected):
+    assert (suspected_groups(cases) is not None) == suspected

@@ -1,0 +1,268 @@
+"""`hrmedseg dataset` from folders as people have them to what nnU-Net's own reader and integrity check see."""
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import tifffile
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
+from PIL import Image
+
+from nnunet_hrmedseg import cli
+from nnunet_hrmedseg.datasets.make import make_dataset
+from nnunet_hrmedseg.errors import HRMedSegError
+
+SHAPE = 24, 32
+
+
+@pytest.fixture(autouse=True)
+def integrity_check(request, monkeypatch):
+    """nnU-Net's check starts a process: only tests that are marked run it."""
+    if not request.node.get_closest_marker("integrity"):
+        monkeypatch.setattr("nnunet_hrmedseg.datasets.make._verify", lambda folder: None)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for name in ("images", "masks", "raw", "preprocessed"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+def picture(channels: int = 3, seed: int = 0, dtype=np.uint8) -> np.ndarray:
+    shape = SHAPE if channels == 1 else (*SHAPE, channels)
+    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+
+def square(value: int = 255, dtype=np.uint8) -> np.ndarray:
+    mask = np.zeros(SHAPE, dtype)
+    mask[4:12, 6:20] = value
+    return mask
+
+
+def make(folders, **options):
+    options = {"number": 7, "name": "Test", "show": lambda line: None, **options}
+    return make_dataset(
+        folders / "images", folders / "masks", raw=folders / "raw", preprocessed=folders / "preprocessed", **options
+    )
+
+
+def read_case(summary, case: str = "a") -> tuple[np.ndarray, np.ndarray]:
+    """What nnU-Net's reader makes of a case: image (C, H, W) and label map (H, W)."""
+    images = [str(summary.folder / "imagesTr" / f"{case}_0000{summary.file_ending}")]
+    label = str(summary.folder / "labelsTr" / f"{case}{summary.file_ending}")
+    reader = NaturalImage2DIO()
+    return reader.read_images(images)[0][:, 0], reader.read_seg(label)[0][0, 0]
+
+
+@pytest.mark.integrity
+def test_color_images_and_masks_of_0_and_255(folders):
+    for case in "abc":
+        Image.fromarray(picture()).save(folders / "images" / f"{case}.png")
+        Image.fromarray(square()).save(folders / "masks" / f"{case}_mask.png")
+    summary = make(folders, classes=["polyp"])
+    image, label = read_case(summary)
+    np.testing.assert_array_equal(image, np.moveaxis(picture(), -1, 0))
+    np.testing.assert_array_equal(label, square(1))
+    description = json.loads((summary.folder / "dataset.json").read_text())
+    assert description == {
+        "channel_names": {"0": "R", "1": "G", "2": "B"},
+        "labels": {"background": 0, "polyp": 1},
+        "numTraining": 3,
+        "file_ending": ".png",
+    }
+    assert summary.pixels["polyp"] == pytest.approx(8 * 14 / (24 * 32))
+    assert summary.cases_with["polyp"] == 3 and summary.sizes == {SHAPE: 3}
+    assert (summary.folder / "contact_sheet.png").is_file()
+
+
+def test_grey_and_color_and_transparent_images_in_one_folder_become_rgb(folders):
+    Image.fromarray(picture(1)).save(folders / "images" / "a.bmp")
+    Image.fromarray(picture(3, 1)).save(folders / "images" / "b.png")
+    Image.fromarray(picture(4, 2)).save(folders / "images" / "c.png")
+    palette = Image.fromarray(picture(3, 3)).quantize(16)
+    palette.save(folders / "images" / "d.png")
+    for case in "abcd":
+        Image.fromarray(square(1)).save(folders / "masks" / f"{case}.png")
+    summary = make(folders)
+    for case, expected in (
+        ("a", np.repeat(picture(1)[..., None], 3, -1)),
+        ("b", picture(3, 1)),
+        ("c", picture(4, 2)[..., :3]),
+        ("d", np.asarray(palette.convert("RGB"))),
+    ):
+        np.testing.assert_array_equal(read_case(summary, case)[0], np.moveaxis(expected, -1, 0))
+
+
+def test_grey_saved_as_rgb_becomes_one_channel(folders):
+    grey = picture(1)
+    Image.fromarray(np.repeat(grey[..., None], 3, -1)).save(folders / "images" / "a.png")
+    Image.fromarray(square(1)).save(folders / "masks" / "a.png")
+    summary = make(folders)
+    assert summary.channels == 1
+    np.testing.assert_array_equal(read_case(summary)[0][0], grey)
+
+
+def test_sixteen_bits_are_kept(folders):
+    deep = picture(1, dtype=np.uint16)
+    Image.fromarray(deep).save(folders / "images" / "a.png")
+    tifffile.imwrite(folders / "images" / "b.tif", deep + 1)
+    for case in "ab":
+        Image.fromarray(square(1)).save(folders / "masks" / f"{case}.png")
+    summary = make(folders)
+    assert summary.file_ending == ".png"
+    np.testing.assert_array_equal(read_case(summary, "a")[0][0], deep)
+    np.testing.assert_array_equal(read_case(summary, "b")[0][0], deep + 1)
+
+
+def test_sixteen_bit_color_becomes_tiff_as_nnunet_would_cut_a_png_to_8_bits(folders):
+    from imagecodecs import png_encode
+
+    deep = picture(3, dtype=np.uint16)
+    (folders / "images" / "a.png").write_bytes(png_encode(deep))
+    Image.fromarray(square(1)).save(folders / "masks" / "a.png")
+    summary = make(folders)
+    assert summary.file_ending == ".tif"
+    np.testing.assert_array_equal(read_case(summary)[0], np.moveaxis(deep, -1, 0))
+
+
+@pytest.mark.parametrize("mask_is_turned", [True, False])
+def test_exif_orientation_turns_the_image_and_a_mask_drawn_on_the_stored_one(folders, mask_is_turned):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored on its side: shown turned by 90 degrees clockwise
+    Image.fromarray(picture()).save(folders / "images" / "a.png", exif=exif)
+    stored = square(1)
+    shown = np.rot90(stored, -1)
+    Image.fromarray(np.ascontiguousarray(shown if mask_is_turned else stored)).save(folders / "masks" / "a.png")
+    image, label = read_case(make(folders))
+    np.testing.assert_array_equal(image, np.moveaxis(np.rot90(picture(), -1), -1, 0))
+    np.testing.assert_array_equal(label, shown)
+
+
+def test_radiographs_as_dicom_with_monochrome1_inverted(folders):
+    pixels = picture(1, dtype=np.uint16) >> 4  # 12 bits
+    for case, photometric in (("a", "MONOCHROME1"), ("b", "MONOCHROME2")):
+        image = sitk.GetImageFromArray(pixels[None])
+        image.SetMetaData("0028|0004", photometric)
+        image.SetMetaData("0028|0101", "12")
+        image.SetMetaData("0008|0060", "CR")
+        sitk.WriteImage(image, str(folders / "images" / f"{case}.dcm"))
+        Image.fromarray(square(1)).save(folders / "masks" / f"{case}.png")
+    summary = make(folders)
+    shown = {case: read_case(summary, case)[0][0] for case in "ab"}
+    np.testing.assert_array_equal(shown["b"], pixels)
+    if sitk.ReadImage(str(folders / "images" / "a.dcm")).GetMetaData("0028|0004").strip() == "MONOCHROME1":
+        assert np.corrcoef(shown["a"].ravel(), pixels.ravel())[0, 1] == pytest.approx(-1)
+
+
+def test_files_that_need_no_conversion_are_copied_or_linked(folders):
+    file = folders / "images" / "a.png"
+    Image.fromarray(picture()).save(file)
+    Image.fromarray(square(1)).save(folders / "masks" / "a.png")
+    copied = make(folders).folder / "imagesTr" / "a_0000.png"
+    assert copied.read_bytes() == file.read_bytes() and copied.stat().st_ino != file.stat().st_ino
+    linked = make(folders, link=True, overwrite=True).folder / "imagesTr" / "a_0000.png"
+    assert linked.stat().st_ino == file.stat().st_ino
+
+
+def test_dry_run_writes_nothing(folders):
+    Image.fromarray(picture()).save(folders / "images" / "a.png")
+    Image.fromarray(square(1)).save(folders / "masks" / "a.png")
+    lines: list[str] = []
+    assert make(folders, dry_run=True, show=lines.append).folder is None
+    assert "1 cases, RGB, 24 x 32 pixels" in lines[0]
+    assert not any((folders / "raw").iterdir())
+
+
+def test_everything_that_is_wrong_comes_in_one_message_and_nothing_is_written(folders):
+    for case in "abcd":
+        Image.fromarray(picture()).save(folders / "images" / f"{case}.png")
+        Image.fromarray(square(1)).save(folders / "masks" / f"{case}.png")
+    Image.fromarray(square(1)[:10]).save(folders / "masks" / "b.png")
+    (folders / "images" / "c.png").write_bytes(b"not an image")
+    tifffile.imwrite(folders / "images" / "e.tif", np.zeros((3, *SHAPE), np.uint8), photometric="minisblack")
+    Image.fromarray(square(1)).save(folders / "masks" / "e.png")
+    with pytest.raises(HRMedSegError) as error:
+        make(folders)
+    message = str(error.value)
+    assert "3 of 5 cases cannot be used; nothing was written" in message
+    assert "b.png has 10 x 32 pixels" in message
+    assert "c.png is not an image" in message
+    assert "e.tif holds 3 pages" in message
+    assert not any((folders / "raw").iterdir())
+
+
+def test_taken_numbers_and_existing_datasets_are_not_overwritten(folders):
+    Image.fromarray(picture()).save(folders / "images" / "a.png")
+    Image.fromarray(square(1)).save(folders / "masks" / "a.png")
+    folder = make(folders).folder
+    (folder / "note.txt").write_text("mine")
+    with pytest.raises(HRMedSegError, match="is there already.*--overwrite"):
+        make(folders)
+    with pytest.raises(HRMedSegError, match="number 7 is taken by .*Dataset007_Test"):
+        make(folders, name="Other")
+    with pytest.raises(HRMedSegError, match="1 to 999, not 0"):
+        make(folders, number=0)
+    with pytest.raises(HRMedSegError, match="cannot be the name of a dataset"):
+        make(folders, name="My set")
+    assert (folder / "note.txt").is_file()
+    make(folders, overwrite=True)
+    assert not (folder / "note.txt").exists()
+
+
+def test_failure_while_writing_leaves_the_old_dataset(folders, monkeypatch):
+    Image.fromarray(picture()).save(folders / "images" / "a.png")
+    Image.fromarray(square(1)).save(folders / "masks" / "a.png")
+    folder = make(folders).folder
+    monkeypatch.setattr(
+        "nnunet_hrmedseg.datasets.make._verify", lambda folder: (_ for _ in ()).throw(OSError(28, "full"))
+    )
+    with pytest.raises(OSError, match="full"):
+        make(folders, overwrite=True)
+    assert [place.name for place in (folders / "raw").iterdir()] == [folder.name]
+
+
+def test_groups_keep_patients_together(folders):
+    for patient in range(6):
+        for frame in range(3):
+            Image.fromarray(picture()).save(folders / "images" / f"p{patient}_f{frame}.png")
+            Image.fromarray(square(1)).save(folders / "masks" / f"p{patient}_f{frame}.png")
+    warned = make(folders, dry_run=True)
+    assert any("one patient or video (p" in warning for warning in warned.warnings)
+    summary = make(folders, groups=r"^(p\d)_")
+    splits = json.loads((folders / "preprocessed" / "Dataset007_Test" / "splits_final.json").read_text())
+    assert len(splits) == 5 and not summary.warnings
+    for split in splits:
+        train, val = ({case[:2] for case in split[part]} for part in ("train", "val"))
+        assert not train & val and len(split["train"]) + len(split["val"]) == 18
+    assert sorted(case for split in splits for case in split["val"]) == sorted(summary.cases)
+
+
+def test_command(folders, monkeypatch, capsys):
+    for name in ("raw", "preprocessed"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(folders / name))
+    Image.fromarray(picture()).save(folders / "images" / "a.jpg")
+    Image.fromarray(square()).convert("RGB").save(folders / "masks" / "a.jpg")
+    arguments = ["dataset", str(folders / "images"), str(folders / "masks"), "-d", "12", "-n", "Skin"]
+    assert cli.main(arguments) == 1
+    assert "1 masks are JPEG" in capsys.readouterr().err
+    assert cli.main([*arguments, "--threshold", "128", "--classes", "lesion"]) == 0
+    printed = capsys.readouterr().out
+    assert "pixels of 128 and more are lesion" in printed and "nnUNetv2_plan_and_preprocess -d 12 -c 2d" in printed
+    assert (folders / "raw" / "Dataset012_Skin" / "labelsTr" / "a.png").is_file()
+
+
+@pytest.mark.integrity
+def test_dataset_that_nnunet_refuses_is_not_put_in_place(folders, monkeypatch):
+    Image.fromarray(picture()).save(folders / "images" / "a.png")
+    Image.fromarray(square(1)).save(folders / "masks" / "a.png")
+
+    def refused(*_, **__):
+        print("Error: labels wrong")
+        raise RuntimeError("Some images have errors")
+
+    monkeypatch.setattr("nnunetv2.experiment_planning.verify_dataset_integrity.verify_dataset_integrity", refused)
+    with pytest.raises(HRMedSegError, match="integrity check refuses the dataset .*\nError: labels wrong"):
+        make(folders)
+    assert not any((folders / "raw").iterdir())

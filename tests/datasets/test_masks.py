@@ -1,0 +1,199 @@
+"""Codings of masks: values, palettes, colors, a file for each class or object."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nnunet_hrmedseg.datasets.masks import find_coding, parse_colors
+from nnunet_hrmedseg.datasets.matching import Case, match
+from nnunet_hrmedseg.datasets.sources import find_source
+from nnunet_hrmedseg.errors import HRMedSegError
+
+
+def cases(tmp_path, *masks):
+    """One case for each mask (an array, or an image)."""
+    made = []
+    for index, mask in enumerate(masks):
+        file = tmp_path / f"{index}.png"
+        (mask if isinstance(mask, Image.Image) else Image.fromarray(np.asarray(mask, np.uint8))).save(file)
+        made.append(Case(str(index), file, ((file, None),)))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("values", "labels", "of_value"),
+    [
+        ([[0, 255]], {"background": 0, "foreground": 1}, {0: 0, 255: 1}),
+        ([[0, 1]], {"background": 0, "foreground": 1}, {0: 0, 1: 1}),
+        ([[0, 1, 3]], {"background": 0, "class_1": 1, "class_2": 2, "class_3": 3}, None),
+        ([[0, 127, 255]], {"background": 0, "class_127": 1, "class_255": 2}, {0: 0, 127: 1, 255: 2}),
+        ([[0, 1], [0, 2]], {"background": 0, "class_1": 1, "class_2": 2}, {0: 0, 1: 1, 2: 2}),
+    ],
+)
+def test_values(tmp_path, values, labels, of_value):
+    names = ["class_1", "class_2", "class_3"] if of_value is None else []
+    coding = find_coding(cases(tmp_path, *[[row] for row in values]), names=names)
+    assert coding.labels == labels
+    assert coding.of_value == (of_value or {0: 0, 1: 1, 2: 2, 3: 3})
+
+
+def test_ignore_value(tmp_path):
+    coding = find_coding(cases(tmp_path, [[0, 1, 2, 255]]), ignore=255)
+    assert coding.labels == {"background": 0, "class_1": 1, "class_2": 2, "ignore": 3}
+    assert coding.label_map([(np.array([[0, 1, 2, 255]], np.uint8), None)]).tolist() == [[0, 1, 2, 3]]
+    with pytest.raises(HRMedSegError, match="--ignore 9: no mask has this value; they have 0, 1"):
+        find_coding(cases(tmp_path, [[0, 1]]), ignore=9)
+
+
+def test_palette_indices_are_labels_where_all_palettes_are_the_same(tmp_path):
+    image = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "P")
+    image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+    coding = find_coding(cases(tmp_path, image, image))
+    assert coding.kind == "values" and coding.of_value == {0: 0, 1: 1, 2: 2}
+
+
+def test_palettes_that_differ_are_read_by_color(tmp_path):
+    first, second = (Image.fromarray(np.array([[0, 1]], np.uint8), "P") for _ in range(2))
+    first.putpalette([0, 0, 0, 255, 0, 0])
+    second.putpalette([0, 0, 0, 0, 0, 255])
+    coding = find_coding(cases(tmp_path, first, second))
+    assert coding.kind == "colors"
+    assert coding.of_color == {(0, 0, 255): 1, (255, 0, 0): 2}
+
+
+def test_colors_found_and_named(tmp_path):
+    mask = np.array([[[0, 0, 0], [255, 0, 0], [0, 255, 0]]], np.uint8)
+    coding = find_coding(cases(tmp_path, mask))
+    assert coding.labels == {"background": 0, "color_00ff00": 1, "color_ff0000": 2}
+    named = find_coding(cases(tmp_path, mask), colors=parse_colors(["disc=#ff0000", "cup=0,255,0"]))
+    assert named.labels == {"background": 0, "disc": 1, "cup": 2}
+    assert named.label_map([(mask, None)]).tolist() == [[0, 1, 2]]
+    with pytest.raises(HRMedSegError, match="1 colors that --colors does not name, such as #00ff00"):
+        find_coding(cases(tmp_path, mask), colors=parse_colors(["disc=red"]))
+
+
+def test_color_that_one_mask_alone_shows_counts(tmp_path):
+    red, blue = ([[[0, 0, 0], color]] for color in ([255, 0, 0], [0, 0, 255]))
+    assert len(find_coding(cases(tmp_path, red, blue)).classes) == 2
+
+
+@pytest.mark.parametrize("text", ["disc", "=red", "disc=1,2", "disc=300,0,0", "disc=nocolor"])
+def test_colors_that_are_not(text):
+    with pytest.raises(HRMedSegError, match="is not NAME=COLOR"):
+        parse_colors([text])
+
+
+def test_masks_that_are_images_are_refused(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (32, 32), np.uint8)
+    with pytest.raises(HRMedSegError, match=r"more than 100 values .* not class numbers"):
+        find_coding(cases(tmp_path, noise))
+    with pytest.raises(HRMedSegError, match="All masks are empty"):
+        find_coding(cases(tmp_path, np.zeros((4, 4))))
+
+
+def test_names_must_fit(tmp_path):
+    with pytest.raises(HRMedSegError, match=r"names 1 classes \(a\), and the masks have the values 127, 255"):
+        find_coding(cases(tmp_path, [[0, 127, 255]]), names=["a"])
+    with pytest.raises(HRMedSegError, match="cannot be called 'background'"):
+        find_coding(cases(tmp_path, [[0, 1]]), names=["background"])
+
+
+def test_fractions_are_refused(tmp_path):
+    file = tmp_path / "a.tif"
+    Image.fromarray(np.array([[0, 0.5]], np.float32)).save(file)
+    with pytest.raises(HRMedSegError, match="holds fractions"):
+        find_coding([Case("a", file, ((file, None),))])
+
+
+def folder(tmp_path, name: str, files: dict[str, np.ndarray]):
+    for file, pixels in files.items():
+        place = tmp_path / name / file
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.asarray(pixels, np.uint8)).save(place)
+    return tmp_path / name
+
+
+LEFT, RIGHT, EMPTY = (np.array([row], np.uint8) for row in ([255, 0, 0, 0], [0, 0, 255, 255], [0, 0, 0, 0]))
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"a_disc.png": LEFT, "a_cup.png": RIGHT, "b_disc.png": LEFT, "b_cup.png": EMPTY},
+        {"disc/a.png": LEFT, "cup/a.png": RIGHT, "disc/b.png": LEFT, "cup/b.png": EMPTY},
+        {"a/disc.png": LEFT, "a/cup.png": RIGHT, "b/disc.png": LEFT, "b/cup.png": EMPTY},
+    ],
+    ids=["suffixes", "folders of classes", "folders of cases"],
+)
+def test_one_file_for_each_class(tmp_path, layout):
+    images = folder(tmp_path, "images", {"a.png": EMPTY, "b.png": EMPTY})
+    source = find_source(images, folder(tmp_path, "masks", layout), classes=["disc", "cup"])
+    assert source.labels == {"background": 0, "disc": 1, "cup": 2}
+    assert source.label_map(source.cases[0], (1, 4)).tolist() == [[1, 0, 2, 2]]
+    assert source.label_map(source.cases[1], (1, 4)).tolist() == [[1, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("image", "layout"),
+    [
+        ("a/images/a.png", {"a/masks/1f2e.png": LEFT, "a/masks/77ab.png": RIGHT}),
+        ("a.png", {"a_1.png": LEFT, "a_2.png": RIGHT}),
+        ("a.png", {"a/0001.png": LEFT, "a/0002.png": RIGHT}),
+    ],
+    ids=["data science bowl", "numbers", "folder of numbers"],
+)
+def test_one_file_for_each_object(tmp_path, image, layout):
+    images = folder(tmp_path, "images", {image: EMPTY})
+    source = find_source(images, folder(tmp_path, "masks", layout))
+    assert source.labels == {"background": 0, "foreground": 1}
+    assert [case.name for case in source.cases] == ["a"]
+    assert source.label_map(source.cases[0], (1, 4)).tolist() == [[1, 0, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("ISIC_01.jpg", "ISIC_01_segmentation.png"),
+        ("case 1.png", "mask-case 1.png"),
+        ("21_training.tif", "21_manual1.gif"),
+        ("a_0000.png", "a.png"),
+        ("x/1.png", "x/1.png"),
+    ],
+)
+def test_names_match(tmp_path, image, mask):
+    images = folder(tmp_path, "images", {image: EMPTY, image.replace("1", "2", 1).replace("a_", "b_"): EMPTY})
+    masks = folder(tmp_path, "masks", {mask: LEFT, mask.replace("1", "2", 1).replace("a.", "b."): LEFT})
+    matches = match(images, masks)
+    assert len(matches.cases) == 2 and not matches.images_without_mask and not matches.masks_without_image
+    assert [case.masks[0][0].name for case in matches.cases][0] == mask.rpartition("/")[2]
+
+
+def test_short_names_do_not_match_within_longer_ones(tmp_path):
+    images = folder(tmp_path, "images", {"1.png": EMPTY, "11.png": EMPTY})
+    matches = match(images, folder(tmp_path, "masks", {"11_mask.png": LEFT, "other.png": LEFT}))
+    assert [case.name for case in matches.cases] == ["11"]
+    assert [file.name for file in matches.images_without_mask] == ["1.png"]
+    assert [file.name for file in matches.masks_without_image] == ["other.png"]
+
+
+def test_what_is_skipped_is_named(tmp_path):
+    images = folder(tmp_path, "images", {"a.png": EMPTY})
+    (images / "notes.txt").write_text("x")
+    (images / "._a.png").write_bytes(b"x")
+    matches = match(images, folder(tmp_path, "masks", {"a.png": LEFT}))
+    assert sorted(file.name for file in matches.skipped) == ["._a.png", "notes.txt"]
+    assert len(matches.cases) == 1
+
+
+def test_nothing_matches_or_is_there(tmp_path):
+    images = folder(tmp_path, "images", {"a.png": EMPTY})
+    with pytest.raises(HRMedSegError, match="There is no folder"):
+        match(images, tmp_path / "none")
+    with pytest.raises(HRMedSegError, match=r"No mask of .* matches an image .* images are a\.png, masks b\.png"):
+        find_source(images, folder(tmp_path, "masks", {"b.png": LEFT}))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(HRMedSegError, match="holds no image files"):
+        match(images, tmp_path / "empty")
+    folder(tmp_path, "images", {"a.bmp": EMPTY})
+    with pytest.raises(HRMedSegError, match="same name without suffix: a"):
+        match(images, tmp_path / "masks")

@@ -56,7 +56,7 @@ def dataset(args: argparse.Namespace) -> int:
     from nnunet_hrmedseg.datasets.masks import parse_colors
     from nnunet_hrmedseg.errors import HRMedSegError
 
-    raw, preprocessed = os.environ.get("nnUNet_raw"), os.environ.get("nnUNet_preprocessed")
+    raw = os.environ.get("nnUNet_raw")
     if raw is None:
         raise HRMedSegError("The environment variable nnUNet_raw is not set: datasets are written there.")
     summary = make_dataset(
@@ -65,7 +65,6 @@ def dataset(args: argparse.Namespace) -> int:
         number=args.number,
         name=args.name,
         raw=Path(raw),
-        preprocessed=Path(preprocessed) if preprocessed else None,
         classes=args.classes,
         colors=parse_colors(args.colors) if args.colors else None,
         threshold=args.threshold,

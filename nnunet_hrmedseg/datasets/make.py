@@ -24,12 +24,12 @@ from nnunet_hrmedseg.datasets.masks import Color
 from nnunet_hrmedseg.datasets.pixels import orientation, read_image
 from nnunet_hrmedseg.datasets.sources import MaskSource, find_source
 from nnunet_hrmedseg.errors import HRMedSegError, size, some
-from nnunet_hrmedseg.files import put_folder, write_atomically
+from nnunet_hrmedseg.files import put_folder
 
 __all__ = ["DatasetSummary", "make_dataset"]
 
 CHANNEL_NAMES = {1: ("grey",), 3: ("R", "G", "B")}
-SHEET = "contact_sheet.png"
+SHEET, SPLITS = "contact_sheet.png", "splits_final.json"
 TOO_MANY_FAULTS = 20  # faults shown
 
 
@@ -87,7 +87,6 @@ def make_dataset(
     number: int,
     name: str,
     raw: Path,
-    preprocessed: Path | None = None,
     classes: Sequence[str] = (),
     colors: Mapping[str, Color] | None = None,
     threshold: int | None = None,
@@ -98,7 +97,7 @@ def make_dataset(
     overwrite: bool = False,
     show: Callable[[str], None] = print,
 ) -> DatasetSummary:
-    """Write `raw/Dataset<number>_<name>` and, with `groups`, splits_final.json below `preprocessed`.
+    """Write `raw/Dataset<number>_<name>` and, with `groups`, a splits_final.json in it, which nnU-Net's planner copies.
 
     Every image and mask is looked at before anything is written, and the dataset appears whole or not at all.
 
@@ -108,7 +107,6 @@ def make_dataset(
         number: of the dataset, 1 to 999.
         name: of the dataset: letters, digits, - and _.
         raw: nnUNet_raw.
-        preprocessed: nnUNet_preprocessed, which `groups` need.
         classes: names of the classes in the order of their values.
         colors: class -> color of color-coded masks; default: as found.
         threshold: mask pixels of at least this value are the one class.
@@ -135,22 +133,19 @@ def make_dataset(
     show(summary.describe())
     if dry_run:
         return summary
-    if groups and preprocessed is None:
-        raise HRMedSegError("--groups writes splits_final.json below nnUNet_preprocessed, which is not set.")
     incomplete = folder.with_name(f"incomplete_{folder.name}")
     shutil.rmtree(incomplete, ignore_errors=True)
     try:
         _write(source, summary, incomplete, link)
         contact_sheet(tiles, source.classes).save(incomplete / SHEET)
+        if group_of is not None:
+            (incomplete / SPLITS).write_text(json.dumps(make_splits(group_of), indent=2), encoding="utf-8")
         _verify(incomplete)
         put_folder(incomplete, folder)
     finally:
         shutil.rmtree(incomplete, ignore_errors=True)
     summary.folder = folder
-    if group_of is not None and preprocessed is not None:
-        summary.splits = preprocessed / folder.name / "splits_final.json"
-        summary.splits.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(summary.splits, json.dumps(make_splits(group_of), indent=2).encode())
+    summary.splits = folder / SPLITS if group_of is not None else None
     return summary
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -75,6 +76,7 @@ def hrmedseg_plans(
     num_classes: int = 2,
     network: str | None = None,
     gpu_memory_target_gb: float = DEFAULT_MEMORY_TARGET_GB,
+    default_canvas: Sequence[int] = CANVAS,
 ) -> dict[str, Any]:
     """The same plans with `configuration` turned into an HRMedSeg configuration. The input is left as it is.
 
@@ -89,6 +91,7 @@ def hrmedseg_plans(
         num_classes: segmentation heads; enters the memory estimate.
         network: a row of `plans.networks.NETWORKS`; default: the plan's own where it is one of ours, else HRMedSeg.
         gpu_memory_target_gb: GPU memory that training may take, in GB; at least two images are taken, even above it.
+        default_canvas: (height, width) of a configuration that is not an HRMedSeg configuration yet.
 
     Raises:
         HRMedSegError: unknown, 3D or cascaded configuration; a canvas that the network cannot take.
@@ -100,7 +103,7 @@ def hrmedseg_plans(
     ours = is_hrmedseg_configuration(resolved)
 
     if not ours:
-        resolved["patch_size"] = list(CANVAS)
+        resolved["patch_size"] = list(default_canvas)
         resolved["preprocessor_name"] = PREPROCESSOR
         resolved.update(deepcopy(RESAMPLING))
     canvas = _checked_canvas(resolved["patch_size"], configuration)

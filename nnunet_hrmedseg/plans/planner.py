@@ -1,24 +1,29 @@
 """`nnUNetv2_plan_experiment -pl nnUNetPlannerHRMedSeg`: stock planning, then the HRMedSeg overrides on its 2D
-configuration."""
+configuration, with three canvases to choose from."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.plans.canvas_choice import canvases, describe_canvases
+from nnunet_hrmedseg.plans.object_sizes import measure_thickness
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
+from nnunet_hrmedseg.plans.raw_cases import find_raw_cases
 
 __all__ = ["nnUNetPlannerHRMedSeg"]
 
 
 class nnUNetPlannerHRMedSeg(ExperimentPlanner):
-    """Writes `nnUNetHRMedSegPlans`, which hold the 2D configuration alone: there is nothing for a 2D network in the 3D
-    ones.
+    """Write `nnUNetHRMedSegPlans` with the configurations `2d` (1024 x 1024), `2d_512` and `2d_fit`.
 
-    The memory target (`-gpu_memory_target`, GB) sets the batch size; the canvas does not depend on it.
+    `2d_fit` has the aspect ratio of the median image. There is no 3D configuration, as the network is a 2D one. The
+    memory target (`-gpu_memory_target`, GB) sets the batch sizes; canvases do not depend on it.
     """
 
     def __init__(
@@ -36,18 +41,41 @@ class nnUNetPlannerHRMedSeg(ExperimentPlanner):
         return self.plans
 
     def save_plans(self, plans: dict[str, Any]) -> None:
-        plans["configurations"] = {"2d": plans["configurations"]["2d"]}
+        stock = plans["configurations"]["2d"]
+        _, *image = plans["original_median_shape_after_transp"]
+        offered = canvases(image)
+        plans["configurations"] = {name: stock for name in offered}
         recursive_fix_for_json_export(plans)  # the digest in the data folder's name is taken of what the file will say
-        self.plans = hrmedseg_plans(
-            plans,
-            num_training_cases=self.dataset_json["numTraining"],
-            num_classes=PlansManager(plans).get_label_manager(self.dataset_json).num_segmentation_heads,
-            network="HRMedSeg",
-            gpu_memory_target_gb=self.UNet_vram_target_GB,
-        )
-        configuration = self.plans["configurations"]["2d"]
+        for name, canvas in offered.items():
+            plans = hrmedseg_plans(
+                plans,
+                name,
+                num_training_cases=self.dataset_json["numTraining"],
+                num_classes=PlansManager(plans).get_label_manager(self.dataset_json).num_segmentation_heads,
+                network="HRMedSeg",
+                gpu_memory_target_gb=self.UNet_vram_target_GB,
+                default_canvas=canvas,
+            )
+        self.plans = plans
+        batch_sizes = {name: plans["configurations"][name]["batch_size"] for name in offered}
+        print("HRMedSeg configurations, in the place of the 2D U-Net above.")
+        print(describe_canvases(image, self._thickness(), batch_sizes))
         print(
-            f"HRMedSeg configuration, in the place of the 2D U-Net above: canvas {configuration['patch_size']}, "
-            f"batch size {configuration['batch_size']}, data folder {configuration['data_identifier']}"
+            f"Train with -p {self.plans_identifier} and the name of a configuration. Data for the canvases of 2d_512 "
+            f"and 2d_fit is made when their training starts."
         )
-        super().save_plans(self.plans)
+        super().save_plans(plans)
+
+    def _thickness(self):
+        """Measure the objects of the raw labels; nothing where they cannot be read, which preprocessing reports."""
+        cases = find_raw_cases(Path(self.raw_dataset_folder), self.dataset_json)
+        labels = {
+            name: value
+            for name, value in self.dataset_json["labels"].items()
+            if name not in ("background", "ignore") and value != 0
+        }
+        try:
+            return measure_thickness(cases, labels, self.dataset_json) if cases else {}
+        except HRMedSegError as error:
+            print(f"The sizes of the objects are not known: {error}")
+            return {}

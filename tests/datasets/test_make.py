@@ -25,7 +25,7 @@ def integrity_check(request, monkeypatch):
 
 @pytest.fixture
 def folders(tmp_path):
-    for name in ("images", "masks", "raw", "preprocessed"):
+    for name in ("images", "masks", "raw"):
         (tmp_path / name).mkdir()
     return tmp_path
 
@@ -43,9 +43,7 @@ def square(value: int = 255, dtype=np.uint8) -> np.ndarray:
 
 def make(folders, **options):
     options = {"number": 7, "name": "Test", "show": lambda line: None, **options}
-    return make_dataset(
-        folders / "images", folders / "masks", raw=folders / "raw", preprocessed=folders / "preprocessed", **options
-    )
+    return make_dataset(folders / "images", folders / "masks", raw=folders / "raw", **options)
 
 
 def read_case(summary, case: str = "a") -> tuple[np.ndarray, np.ndarray]:
@@ -231,7 +229,7 @@ def test_groups_keep_patients_together(folders):
     warned = make(folders, dry_run=True)
     assert any("one patient or video (p" in warning for warning in warned.warnings)
     summary = make(folders, groups=r"^(p\d)_")
-    splits = json.loads((folders / "preprocessed" / "Dataset007_Test" / "splits_final.json").read_text())
+    splits = json.loads((folders / "raw" / "Dataset007_Test" / "splits_final.json").read_text())
     assert len(splits) == 5 and not summary.warnings
     for split in splits:
         train, val = ({case[:2] for case in split[part]} for part in ("train", "val"))
@@ -240,8 +238,7 @@ def test_groups_keep_patients_together(folders):
 
 
 def test_command(folders, monkeypatch, capsys):
-    for name in ("raw", "preprocessed"):
-        monkeypatch.setenv(f"nnUNet_{name}", str(folders / name))
+    monkeypatch.setenv("nnUNet_raw", str(folders / "raw"))
     Image.fromarray(picture()).save(folders / "images" / "a.jpg")
     Image.fromarray(square()).convert("RGB").save(folders / "masks" / "a.jpg")
     arguments = ["dataset", str(folders / "images"), str(folders / "masks"), "-d", "12", "-n", "Skin"]

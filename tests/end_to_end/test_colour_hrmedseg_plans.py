@@ -39,11 +39,14 @@ def herseg(nnunet, planned) -> Path:
     return nnunet.model(RGB, TRAINER, PLANS)
 
 
-def test_the_plan_holds_the_2d_configuration_of_hrmedseg_alone(planned):
+def test_the_plan_holds_the_2d_configurations_of_hrmedseg_alone(planned):
     plans = planned.plans
     assert plans["plans_name"] == PLANS
     assert plans["experiment_planner_used"] == "nnUNetPlannerHRMedSeg"
-    assert list(plans["configurations"]) == ["2d"]
+    canvases = {name: configuration["patch_size"] for name, configuration in plans["configurations"].items()}
+    _, height, width = plans["original_median_shape_after_transp"]
+    fit = [height // 16 * 16, width // 16 * 16]
+    assert canvases == {"2d": [1024, 1024], "2d_512": [512, 512], "2d_fit": fit}
     configuration = plans["configurations"]["2d"]
     assert configuration["patch_size"] == [1024, 1024]
     assert configuration["preprocessor_name"] == "HRMedSegPreprocessor"

@@ -14,7 +14,7 @@ from nnunet_hrmedseg.plans.raw_cases import RawCase, find_reader
 __all__ = ["MOST_CASES", "Thickness", "measure_thickness", "object_thickness"]
 
 MOST_CASES = 50  # whose labels are read, evenly spaced
-SMALL = 10  # percentile: one object in ten is thinner
+THIN_SHARE = 0.1  # of the area of a class: objects that hold less, such as stray pixels, do not decide
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Thickness:
     """Thickness of the thin objects of a class, as a part of the image's shorter side.
 
     Attributes:
-        part: 10th percentile over objects.
+        part: a tenth of the area of the class lies in objects that are thinner, or as thin.
         objects: how many were measured.
     """
 
@@ -30,19 +30,22 @@ class Thickness:
     objects: int
 
 
-def object_thickness(mask: np.ndarray) -> list[float]:
-    """Return the thickness of each connected object in pixels: the diameter of the largest disc within it.
+def object_thickness(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the thickness of each connected object, the diameter of the largest disc within it, and its area.
 
     Args:
         mask: (H, W) bool.
+
+    Returns:
+        (n,) thickness in pixels and (n,) area in pixels.
     """
     objects, count = ndimage.label(mask, np.ones((3, 3)))
     if not count:
-        return []
+        return np.zeros(0), np.zeros(0)
     padded = np.pad(mask, 1)  # objects end at the border of the image
     depth = ndimage.distance_transform_edt(padded)[1:-1, 1:-1]
     deepest = ndimage.maximum(depth, objects, np.arange(1, count + 1))
-    return (2 * np.asarray(deepest) - 1).tolist()
+    return 2 * np.asarray(deepest) - 1, np.bincount(objects.ravel())[1:].astype(float)
 
 
 def measure_thickness(
@@ -60,7 +63,7 @@ def measure_thickness(
     """
     names = sorted(cases)
     chosen = [names[i] for i in np.linspace(0, len(names) - 1, min(MOST_CASES, len(names))).astype(int)]
-    parts: dict[str, list[float]] = {name: [] for name in labels}
+    found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in labels}
     reader = None
     for case in chosen:
         try:
@@ -70,6 +73,13 @@ def measure_thickness(
             raise HRMedSegError(f"The labels {cases[case].label} cannot be read ({error}).") from error
         for plane in volume:
             for name, values in labels.items():
-                mask = np.isin(plane, values)
-                parts[name] += [thickness / min(plane.shape) for thickness in object_thickness(mask)]
-    return {name: Thickness(float(np.percentile(own, SMALL)), len(own)) for name, own in parts.items() if own}
+                thickness, area = object_thickness(np.isin(plane, values))
+                found[name].append((thickness / min(plane.shape), area))
+    summed = {name: [np.concatenate(values) for values in zip(*own, strict=True)] for name, own in found.items()}
+    return {name: _thin(parts, areas) for name, (parts, areas) in summed.items() if len(parts)}
+
+
+def _thin(parts: np.ndarray, areas: np.ndarray) -> Thickness:
+    order = np.argsort(parts)
+    shares = np.cumsum(areas[order]) / areas.sum()
+    return Thickness(float(parts[order][np.searchsorted(shares, THIN_SHARE)]), len(parts))

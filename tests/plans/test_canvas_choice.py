@@ -29,8 +29,9 @@ def test_thickness_of_known_objects():
     mask[5:35, 10:13] = True  # a line of 3 pixels
     mask[10:21, 30:41] = True  # a square of 11
     mask[0:5, 50:60] = True  # 5 thick at the border
-    assert sorted(object_thickness(mask)) == [3, 5, 11]
-    assert object_thickness(np.zeros((4, 4), bool)) == []
+    thickness, area = object_thickness(mask)
+    assert dict(zip(thickness, area, strict=True)) == {3: 90, 5: 50, 11: 121}
+    assert len(object_thickness(np.zeros((4, 4), bool))[0]) == 0
 
 
 def raw_cases(tmp_path, planes):
@@ -51,6 +52,14 @@ def test_thickness_of_a_dataset_is_a_part_of_the_shorter_side(tmp_path):
     assert found["line"] == Thickness(5 / 50, 1)
     assert found["square"] == Thickness(19 / 100, 1)  # of an even square, one less
     assert found["both"].objects == 2 and "absent" not in found
+
+
+def test_stray_pixels_do_not_decide(tmp_path):
+    plane = np.zeros((100, 100), np.uint8)
+    plane[10:51, 10:51] = 1
+    plane[60:100:4, 60:100:4] = 1  # a hundred single pixels
+    found = measure_thickness(raw_cases(tmp_path, [plane]), {"a": 1}, {"file_ending": ".png"})
+    assert found["a"] == Thickness(0.41, 101)
 
 
 def test_unreadable_labels_are_named(tmp_path):

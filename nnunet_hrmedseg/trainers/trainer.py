@@ -46,7 +46,11 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
     build_loss = staticmethod(dice_and_focal)
     encoder_weights: str | None = None  # None: what the environment or the plans say
     recipe_epochs = 200
+    recipe_batch_size: int | None = None  # of a plan that is not HRMedSeg's yet; None: what fits
+    encoder_lr: float | None = None  # of an encoder that does not start from random weights; None: initial_lr
+    mirroring = True  # in augmentation and in prediction
     augment_on_gpu = True  # with a CUDA device: on the whole batch, where the network is; False: in nnU-Net's workers
+    starts_from_encoder = False  # set by initialize and load_checkpoint
     num_val_iterations_per_epoch: int
 
     # exactly nnU-Net's arguments: it records them by name for the checkpoint
@@ -64,6 +68,7 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
             num_training_cases=dataset_json["numTraining"],
             num_classes=PlansManager(plans).get_label_manager(dataset_json).num_segmentation_heads,
             network=self.network_name,
+            batch_size=self.recipe_batch_size,
         )
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = self.recipe_epochs
@@ -87,9 +92,9 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
                 num_processes=default_num_processes,
                 log=self.print_to_log_file,
             )
+        self.starts_from_encoder = encoder is not None
         super().initialize()
-        network = self.network.module if self.is_ddp else self.network
-        network = getattr(network, "_orig_mod", network)  # what torch.compile wraps
+        network = self.plain_network
         if isinstance(self.loss, DiceAndPixelLoss):  # and not the loss of a trainer derived from this one
             network.upsample_in_training = False
         if encoder is not None:
@@ -104,6 +109,12 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
         self.continues = True
         super().load_checkpoint(filename_or_checkpoint)
         self.encoder_record = self.my_init_kwargs["plans"]["configurations"][self.configuration_name].get(STARTED_FROM)
+        if self.encoder_lr is not None and (self.encoder_record or {}).get("file", "none") != "none":
+            # only the checkpoint records the start, and the optimizer was made before it was read
+            self.starts_from_encoder = True
+            state = self.optimizer.state_dict()
+            self.optimizer, self.lr_scheduler = self.configure_optimizers()
+            self.optimizer.load_state_dict(state)
 
     def canvas_in_words(self) -> str:
         _, *images = self.plans_manager.plans["original_median_shape_after_transp"]
@@ -132,7 +143,7 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
             plans["configurations"][self.configuration_name][STARTED_FROM] = value
 
     def configure_optimizers(self):
-        groups = encoder_and_rest(self.network, self.initial_lr)
+        groups = encoder_and_rest(self.network, self.initial_lr, self.encoder_lr if self.starts_from_encoder else None)
         optimizer = torch.optim.Adam(groups, betas=BETAS, weight_decay=self.weight_decay)
         split_groups_of_older_checkpoints(optimizer)
         warmup_epochs = self.warmup_iterations / self.num_iterations_per_epoch
@@ -152,6 +163,8 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
         rotation, dummy_2d, _, mirror_axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        if not self.mirroring:
+            mirror_axes = self.inference_allowed_mirroring_axes = None
         # the canvas is the whole image: there is nothing beyond it to rotate in from
         return rotation, dummy_2d, list(self.configuration_manager.patch_size), mirror_axes
 

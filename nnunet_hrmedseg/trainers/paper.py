@@ -36,6 +36,7 @@ class nnUNetTrainerHRMedSegPaper(nnUNetTrainerHRMedSeg):
     A plan that is already HRMedSeg's keeps its batch size. A subclass that sets `num_iterations_per_epoch` keeps it.
     """
 
+    recipe_lr = 1e-4
     recipe_batch_size = 16
     mirroring = False  # in prediction; the flip is of augmentation alone
 
@@ -49,7 +50,6 @@ class nnUNetTrainerHRMedSegPaper(nnUNetTrainerHRMedSeg):
         device: torch.device = torch.device("cuda"),  # noqa: B008
     ):
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.initial_lr = 1e-4
         self.warmup_iterations = 0
         self.oversample_foreground_percent = 0.0
         self.default_iterations = self.num_iterations_per_epoch

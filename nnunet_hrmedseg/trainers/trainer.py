@@ -46,6 +46,7 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
     build_loss = staticmethod(dice_and_focal)
     encoder_weights: str | None = None  # None: what the environment or the plans say
     recipe_epochs = 200
+    recipe_lr = 1e-3  # initial_lr
     recipe_batch_size: int | None = None  # of a plan that is not HRMedSeg's yet; None: what fits
     encoder_lr: float | None = None  # of an encoder that does not start from random weights; None: initial_lr
     mirroring = True  # in augmentation and in prediction
@@ -72,7 +73,7 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
         )
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = self.recipe_epochs
-        self.initial_lr = 1e-3
+        self.initial_lr = self.recipe_lr
         self.weight_decay = 0.0
         self.warmup_iterations = 20
         self.continues = False

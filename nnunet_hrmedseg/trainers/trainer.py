@@ -35,7 +35,7 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
     """HRMedSeg (v1): Dice + focal loss, Adam, 200 epochs; nnU-Net's polynomial from 1e-3, and nnU-Net's augmentation.
 
     Neck and decoder start at the papers' 1e-4 in a whole training, and higher in a short one, which would not come far
-    with it. The papers' own learning rate, 1e-4 times 0.98 per epoch for everything, takes all 200 epochs.
+    with it. The recipe of the papers and their code, 1e-4 times 0.98 per epoch for everything, takes all 200 epochs.
 
     Raises:
         HRMedSegError: a 3D or cascaded configuration, a canvas that the network cannot take, canvas data that is

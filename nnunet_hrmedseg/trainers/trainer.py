@@ -9,6 +9,7 @@ file but `build_network_architecture`.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
@@ -52,6 +53,8 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
     mirroring = True  # in augmentation and in prediction
     augment_on_gpu = True  # with a CUDA device: on the whole batch, where the network is; False: in nnU-Net's workers
     starts_from_encoder = False  # set by initialize and load_checkpoint
+    optimizer: torch.optim.Optimizer
+    num_iterations_per_epoch: int
     num_val_iterations_per_epoch: int
 
     # exactly nnU-Net's arguments: it records them by name for the checkpoint
@@ -95,7 +98,7 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
             )
         self.starts_from_encoder = encoder is not None
         super().initialize()
-        network = self.plain_network
+        network: Any = self.plain_network
         if isinstance(self.loss, DiceAndPixelLoss):  # and not the loss of a trainer derived from this one
             network.upsample_in_training = False
         if encoder is not None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from nnunet_hrmedseg.errors import HRMedSegError
@@ -151,8 +152,9 @@ def test_the_end_of_a_training_and_its_validation_have_the_average(dataset, monk
     assert _same(final["network_weights"], average)
     assert not _same(final[WEIGHT_AVERAGE]["trained_weights"], average)
     seen = []
-    base = nnUNetTrainerHRMedSeg.__mro__[2]  # nnU-Net's trainer
-    monkeypatch.setattr(base, "perform_actual_validation", lambda self, npz: seen.append((_weights(self), npz)))
+    monkeypatch.setattr(
+        nnUNetTrainer, "perform_actual_validation", lambda self, npz: seen.append((_weights(self), npz))
+    )
     trainer.perform_actual_validation(True)
     assert _same(seen[0][0], average) and seen[0][1] is True
     assert _same(_weights(trainer), final[WEIGHT_AVERAGE]["trained_weights"])

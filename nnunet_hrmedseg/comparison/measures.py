@@ -1,4 +1,4 @@
-"""Dice, IoU, Dice per slice, Hausdorff distances and normalised surface Dice, per case and class.
+"""Dice, IoU, Dice per slice, Hausdorff distances and normalized surface Dice, per case and class.
 
 Dice and IoU are nnU-Net's own, counts and formulas, so they agree with its summary.json to the last digit; the surface
 measures are MONAI's. Rules for empty masks:

@@ -16,7 +16,7 @@ def encoder_and_rest(
     """Two parameter groups for an optimiser: the encoder, and with ``behind_encoder`` set neck and decoder.
 
     The encoder has the same learning rate unless its own is given. One after the other the groups are
-    ``network.parameters()``: what an optimiser knows of parameters goes by their order.
+    ``network.parameters()``: the state of an optimizer refers to parameters by their order.
     """
     network = getattr(network, "_orig_mod", network)  # what torch.compile wraps
     if encoder_learning_rate is None:

@@ -112,12 +112,12 @@ def test_a_trainer_of_ones_own_as_it_is_shown():
     (block,) = blocks(ROOT / "docs" / "extending.md", "python")
     names: dict = {}
     exec(block, names)
-    trainer = names["nnUNetTrainerHRMedSegPaper"]
+    trainer = names["nnUNetTrainerHRMedSegAdamW"]
     assert issubclass(trainer, nnUNetTrainerHRMedSeg)
 
     network = HRMedSeg(1, 2, depth=4, embed_dim=48)
     optimizer, _ = trainer.configure_optimizers(SimpleNamespace(network=network, num_epochs=200))
-    assert {group["initial_lr"] for group in optimizer.param_groups} == {1e-4}
+    assert {group["initial_lr"] for group in optimizer.param_groups} == {3e-4}
     assert [id(p) for group in optimizer.param_groups for p in group["params"]] == [id(p) for p in network.parameters()]
 
 

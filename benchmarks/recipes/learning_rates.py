@@ -22,7 +22,7 @@ def with_decoder_rate(
 
 
 class nnUNetTrainerHRMedSegPaperDecay5e4(nnUNetTrainerHRMedSegScratch):
-    """x 0.98 per epoch of 200, stretched over the training, as in the papers."""
+    """x 0.98 per epoch of 200, stretched over the training: the papers' factor as the published code applies it."""
 
     scheduler: type = PaperLRScheduler
     learning_rate = 5e-4

@@ -28,9 +28,9 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=None,
         metavar="NAME",
-        help="hrmedseg, hrmedseg_frugal, herseg, herseg_frugal, nnunet, resenc, monai_unet, monai_attention_unet, "
-        "monai_unetplusplus, monai_swinunetr [default: all but MONAI's]; with --dimensions 3: segmaformer, "
-        "segmaformer_frugal, nnunet_3d, resenc_3d [default: all]",
+        help="hrmedseg, hrmedseg_frugal, herseg, herseg_frugal, nnunet, resenc, smp_segformer_b0, smp_mobilenet_unet, "
+        "monai_unet, monai_attention_unet, monai_unetplusplus, monai_swinunetr [default: the first six]; with "
+        "--dimensions 3: segmaformer, segmaformer_frugal, nnunet_3d, resenc_3d [default: all]",
     )
     lists = [
         ("sizes", "sides of the square images in pixels, or of the cubes in voxels"),

@@ -31,10 +31,12 @@ __all__ = [
     "CONTENDERS",
     "DEFAULT_CONTENDERS",
     "DEFAULT_CONTENDERS_3D",
+    "SEGMENTATION_MODELS",
     "Contender",
     "Trainable",
     "as_nnunet_trains",
     "nnunet_loss",
+    "segmentation_model",
 ]
 
 
@@ -167,6 +169,39 @@ def monai(build_network: Callable[[Any, int, int, int], nn.Module]) -> Callable[
     return build
 
 
+SEGMENTATION_MODELS = {
+    "smp_segformer_b0": ("Segformer", "mit_b0"),
+    "smp_mobilenet_unet": ("Unet", "mobilenet_v2"),
+}
+"""Row of the table -> architecture and encoder of segmentation_models_pytorch."""
+
+
+def segmentation_model(architecture: str, encoder: str, channels: int, classes: int) -> nn.Module:
+    """Build a network of segmentation_models_pytorch with random weights; its logits are at full resolution.
+
+    Raises:
+        HRMedSegError: the library is not installed.
+    """
+    try:
+        import segmentation_models_pytorch
+    except ImportError:
+        raise HRMedSegError(
+            "This network is from segmentation_models_pytorch, which is not installed: "
+            "pip install 'nnunet_hrmedseg[benchmark]', or leave it out of --networks."
+        ) from None
+    build = getattr(segmentation_models_pytorch, architecture)
+    return build(encoder_name=encoder, encoder_weights=None, in_channels=channels, classes=classes)
+
+
+def segmentation_models(name: str) -> Callable[[int, int, int], Trainable]:
+    def build(channels: int, classes: int, side: int) -> Trainable:
+        network = segmentation_model(*SEGMENTATION_MODELS[name], channels, classes)
+        optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+        return Trainable(network, dice_and_cross_entropy(regions=False), optimizer)
+
+    return build
+
+
 CHANNELS_OF_FIVE_LEVELS = (32, 64, 128, 256, 512)
 
 CONTENDERS: dict[str, Contender] = {
@@ -181,6 +216,8 @@ CONTENDERS: dict[str, Contender] = {
     "segmaformer_frugal": Contender("SegMaFormer, recompute", segmaformer(recompute=True), dimensions=3),
     "nnunet_3d": Contender("nnU-Net", stock("ExperimentPlanner", 3), dimensions=3),
     "resenc_3d": Contender("nnU-Net ResEnc M, L", stock("nnUNetPlannerResEncL", 3), dimensions=3),
+    "smp_segformer_b0": Contender("SegFormer-B0", segmentation_models("smp_segformer_b0")),
+    "smp_mobilenet_unet": Contender("U-Net, MobileNetV2", segmentation_models("smp_mobilenet_unet")),
     "monai_unet": Contender(
         "MONAI UNet",
         monai(
@@ -210,7 +247,10 @@ CONTENDERS: dict[str, Contender] = {
         ),
     ),
 }
-DEFAULT_CONTENDERS = [name for name, row in CONTENDERS.items() if row.dimensions == 2 and not name.startswith("monai")]
+OF_EXTRAS = ("monai_", "smp_")  # libraries that the extra [benchmark] installs
+DEFAULT_CONTENDERS = [
+    name for name, row in CONTENDERS.items() if row.dimensions == 2 and not name.startswith(OF_EXTRAS)
+]
 DEFAULT_CONTENDERS_3D = [name for name, row in CONTENDERS.items() if row.dimensions == 3]
 
 

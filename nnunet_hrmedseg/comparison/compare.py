@@ -23,7 +23,7 @@ from nnunet_hrmedseg.comparison.cost import costs
 from nnunet_hrmedseg.comparison.gallery import Panel, chosen_cases, panels
 from nnunet_hrmedseg.comparison.given import Given, given_by
 from nnunet_hrmedseg.comparison.matching import Matched, choose_baseline, match
-from nnunet_hrmedseg.comparison.measures import Task, surface_measures_are_there
+from nnunet_hrmedseg.comparison.measures import Task, surface_library, surface_measures_are_there
 from nnunet_hrmedseg.comparison.models import Model
 from nnunet_hrmedseg.comparison.report import report
 from nnunet_hrmedseg.comparison.results import Results
@@ -53,7 +53,7 @@ def compare(args: argparse.Namespace) -> int:
     surfaces = surface_measures_are_there()
     if not surfaces:
         matched.warnings.append(
-            "Surface measures (NSD, HD95) are left out: they need MONAI. pip install 'nnunet_hrmedseg[compare]'"
+            "Surface measures (NSD, HD95, HD) are left out: they need MONAI. pip install 'nnunet_hrmedseg[compare]'"
         )
     task = Task.of_dataset(given.dataset_json, next(iter(matched.truth.values())), args.tolerance, surfaces)
     measured = _measure(matched, task, args.np or default_num_processes)
@@ -119,7 +119,8 @@ def _results(name: str, baseline: Model, matched: Matched, task: Task, measured:
         classes=classes,
         measures=task.measures,
         unit=task.unit,
-        dimensions=_dimensions(matched, task),
+        dimensions=3 if task.volumes else 2,
+        surface_library=surface_library() if task.surfaces else None,
         tolerance=task.tolerance,
         models=[baseline.name, *(model.name for model in matched.files if model is not baseline)],
         baseline=baseline.name,
@@ -128,11 +129,6 @@ def _results(name: str, baseline: Model, matched: Matched, task: Task, measured:
         true_sizes=table(baseline, ["size_truth"])[..., 0],
         warnings=matched.warnings,
     )
-
-
-def _dimensions(matched: Matched, task: Task) -> int:
-    segmentation, _ = task.reader.read_seg(str(next(iter(matched.truth.values()))))
-    return 2 if segmentation.shape[1] == 1 else 3
 
 
 def _costs(matched: Matched, given: Given, number: int, device: torch.device) -> dict[str, Any]:

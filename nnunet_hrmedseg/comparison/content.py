@@ -35,6 +35,7 @@ def as_content(results: Results, device: str) -> dict[str, Any]:
             "classes": results.classes,
             "unit": results.unit,
             "tolerance": results.tolerance,
+            "surface_library": results.surface_library,
             "date": datetime.date.today().isoformat(),
             "machine": {"processor": processor_name(), "device": device},
             "versions": {
@@ -130,6 +131,8 @@ def as_table(content: dict[str, Any]) -> str:
                 ]
             )
         parts.append(_aligned(lines))
+    if content["surface_library"]:
+        parts.append(f"Measures on surfaces by {content['surface_library']}.\n")
     return "\n".join(parts)
 
 

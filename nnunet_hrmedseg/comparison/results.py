@@ -32,6 +32,7 @@ class Results:
     values: dict[str, np.ndarray]  # model -> (cases, classes, measures)
     sizes: dict[str, np.ndarray]  # model -> (cases, classes), areas or volumes
     true_sizes: np.ndarray  # (cases, classes)
+    surface_library: str | None = None  # name and version, where there are measures on surfaces
     costs: dict[str, Cost | str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 

@@ -77,6 +77,7 @@ def hrmedseg_plans(
     network: str | None = None,
     gpu_memory_target_gb: float = DEFAULT_MEMORY_TARGET_GB,
     default_canvas: Sequence[int] = CANVAS,
+    batch_size: int | None = None,
 ) -> dict[str, Any]:
     """The same plans with `configuration` turned into an HRMedSeg configuration. The input is left as it is.
 
@@ -92,6 +93,8 @@ def hrmedseg_plans(
         network: a row of `plans.networks.NETWORKS`; default: the plan's own where it is one of ours, else HRMedSeg.
         gpu_memory_target_gb: GPU memory that training may take, in GB; at least two images are taken, even above it.
         default_canvas: (height, width) of a configuration that is not an HRMedSeg configuration yet.
+        batch_size: batch size of a configuration that is not HRMedSeg's yet (default: what fits, up to 16 images and
+            5 % of the training images).
 
     Raises:
         HRMedSegError: unknown, 3D or cascaded configuration; a canvas that the network cannot take.
@@ -115,7 +118,7 @@ def hrmedseg_plans(
         kwargs = resolved["architecture"]["arch_kwargs"]
         slices = plans.get("original_median_shape_after_transp", [1])[0]
         covers_5_percent = round(MAX_DATASET_COVERED * num_training_cases * slices)
-        wanted = max(MIN_BATCH_SIZE, min(covers_5_percent, MAX_BATCH_SIZE))
+        wanted = batch_size or max(MIN_BATCH_SIZE, min(covers_5_percent, MAX_BATCH_SIZE))
         fast, frugal = (
             largest_batch_size(
                 gpu_memory_target_gb,
@@ -130,7 +133,7 @@ def hrmedseg_plans(
         )
         kwargs["recompute"] = fast < wanted
         fits = frugal if kwargs["recompute"] else fast
-        resolved["batch_size"] = max(MIN_BATCH_SIZE, min(fits, wanted))
+        resolved["batch_size"] = batch_size or max(MIN_BATCH_SIZE, min(fits, wanted))
         resolved["batch_dice"] = True
 
     result = deepcopy(plans)

@@ -56,8 +56,8 @@ def add_distill_arguments(parser: argparse.ArgumentParser) -> None:
         "--normalization",
         choices=("zscore", "imagenet"),
         default=None,
-        help="of the student's images: nnU-Net's for natural images, or ImageNet's mean and deviation, as the papers "
-        "[default: zscore; imagenet with --promptable]",
+        help="of the student's images: nnU-Net's for natural images, or ImageNet's mean and deviation, with which "
+        "the authors fine-tune [default: zscore; imagenet with --promptable]",
     )
     recipe.add_argument(
         "--promptable",

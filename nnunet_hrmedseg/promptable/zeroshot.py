@@ -22,7 +22,7 @@ from nnunetv2.evaluation.evaluate_predictions import region_or_label_to_mask
 from scipy import ndimage
 from tqdm import tqdm
 
-from nnunet_hrmedseg.comparison.measures import Task, surface_measures_are_there
+from nnunet_hrmedseg.comparison.measures import MEASURES, Task, surface_library, surface_measures_are_there
 from nnunet_hrmedseg.errors import HRMedSegError, size, some
 from nnunet_hrmedseg.files import output_folder, spreadsheet_text, write_atomically
 from nnunet_hrmedseg.plans.raw_cases import find_raw_cases, read_dataset_json
@@ -36,6 +36,9 @@ from nnunet_hrmedseg.promptable.prompts import Box, Prompt
 __all__ = ["boxes_of", "jittered", "zeroshot"]
 
 
+SHOWN = [measure for measure in MEASURES if measure != "NSD"]  # which needs a tolerance
+
+
 @dataclass(frozen=True)
 class Row:
     """A line of cases.csv."""
@@ -44,9 +47,7 @@ class Row:
     case: str
     category: str
     boxes: int
-    Dice: float
-    IoU: float
-    HD95: float | None
+    measures: dict[str, float]  # those of SHOWN that there are
 
 
 def zeroshot(args: argparse.Namespace) -> int:
@@ -58,7 +59,7 @@ def zeroshot(args: argparse.Namespace) -> int:
     folder, dataset_json, cases = _cases(args)
     surfaces = surface_measures_are_there()
     if not surfaces:
-        print("HD95 is left out: it needs MONAI. pip install 'nnunet_hrmedseg[compare]'")
+        print("HD95 and HD are left out: they need MONAI. pip install 'nnunet_hrmedseg[compare]'")
     task = Task.of_dataset(dataset_json, Path(next(iter(cases.values()))[1]), 0.0, surfaces)
     reader = raw_reader(folder, dataset_json, [images for images, _ in cases.values()])
     output = Path(args.output or f"hrmedseg_zeroshot_{folder.name}")
@@ -92,7 +93,7 @@ def zeroshot(args: argparse.Namespace) -> int:
                 predicted = _predict(predictor, pixels, prompts, masks, args.multimask or None)
                 for category, count in counts.items():
                     found = task.measure_masks(masks[category], predicted[category], seen, properties["spacing"])
-                    rows.append(Row(name, case, category, count, found["Dice"], found["IoU"], found.get("HD95")))
+                    rows.append(Row(name, case, category, count, {m: found[m] for m in SHOWN if m in found}))
     if not rows:
         raise HRMedSegError(f"There is no foreground in the labels of {folder}: nothing to draw boxes around.")
     means = {name: _means(rows, name, list(task.classes)) for name in predictors}
@@ -109,6 +110,7 @@ def zeroshot(args: argparse.Namespace) -> int:
         "encoder": network.encoder_file.sha256,
         "sam": Path(args.sam).name,
         "unit": task.unit,
+        "surface_library": surface_library() if surfaces else None,
         "means": means,
     }
     write_atomically(output / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
@@ -182,19 +184,19 @@ def _means(rows: list[Row], network: str, classes: list[str]) -> dict[str, dict[
     for name in classes:
         of_class = [row for row in rows if row.network == network and row.category == name]
         if of_class:
-            measured = [m for m in ("Dice", "IoU", "HD95") if getattr(of_class[0], m) is not None]
-            means[name] = {m: fmean(getattr(row, m) for row in of_class) for m in measured}
+            means[name] = {m: fmean(row.measures[m] for row in of_class) for m in of_class[0].measures}
             means[name]["cases"] = len(of_class)
     over_classes = {m: fmean(mean[m] for mean in means.values()) for m in next(iter(means.values())) if m != "cases"}
     return {**means, "mean": over_classes}
 
 
 def _table(means: dict[str, dict[str, dict[str, float]]], cases: int, unit: str) -> str:
-    lines = [["network", "class", "cases", "Dice", "IoU", f"HD95 ({unit})"]]
+    measured = [m for m in SHOWN if any(m in mean for of_network in means.values() for mean in of_network.values())]
+    titles = [f"{m} ({unit})" if MEASURES[m].has_unit else m for m in measured]
+    lines = [["network", "class", "cases", *titles]]
     for network, of_network in means.items():
         for name, mean in of_network.items():
-            digits = {"Dice": 4, "IoU": 4, "HD95": 2}
-            numbers = [f"{mean[m]:.{digits[m]}f}" if m in mean else "-" for m in digits]
+            numbers = [f"{mean[m]:.{2 if MEASURES[m].has_unit else 4}f}" if m in mean else "-" for m in measured]
             lines.append([network, name, str(mean.get("cases", cases)), *numbers])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in lines)
@@ -203,11 +205,11 @@ def _table(means: dict[str, dict[str, dict[str, float]]], cases: int, unit: str)
 def _as_csv(rows: list[Row]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["network", "case", "class", "boxes", "Dice", "IoU", "HD95"])
+    writer.writerow(["network", "case", "class", "boxes", *SHOWN])
     for row in rows:
-        hd95 = "" if row.HD95 is None else f"{row.HD95:.3f}"
+        texts = [f"{row.measures[m]:.{3 if MEASURES[m].has_unit else 5}f}" if m in row.measures else "" for m in SHOWN]
         names = map(spreadsheet_text, (row.network, row.case, row.category))
-        writer.writerow([*names, row.boxes, f"{row.Dice:.5f}", f"{row.IoU:.5f}", hd95])
+        writer.writerow([*names, row.boxes, *texts])
     return text.getvalue()
 
 

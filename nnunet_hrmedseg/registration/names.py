@@ -25,6 +25,11 @@ TRAINERS = {
     "nnUNetTrainerHRMedSegScratch": "nnunet_hrmedseg.trainers.trainer",
     "nnUNetTrainerHERSeg": "nnunet_hrmedseg.trainers.trainer",
     "nnUNetTrainerHERSegScratch": "nnunet_hrmedseg.trainers.trainer",
+    "nnUNetTrainerHRMedSegNoMirroring": "nnunet_hrmedseg.trainers.no_mirroring",
+    "nnUNetTrainerHRMedSegScratchNoMirroring": "nnunet_hrmedseg.trainers.no_mirroring",
+    "nnUNetTrainerHERSegNoMirroring": "nnunet_hrmedseg.trainers.no_mirroring",
+    "nnUNetTrainerHERSegScratchNoMirroring": "nnunet_hrmedseg.trainers.no_mirroring",
+    "nnUNetTrainerHRMedSegPaper": "nnunet_hrmedseg.trainers.paper",
     "nnUNetTrainerSegMaFormer": "nnunet_hrmedseg.trainers.segmaformer",
 }
 

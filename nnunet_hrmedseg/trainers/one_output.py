@@ -4,26 +4,38 @@ and a fold that one process at a time trains."""
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
 
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.files import replacing
 from nnunet_hrmedseg.trainers.progress import EpochProgress
+from nnunet_hrmedseg.trainers.weight_average import WeightAverage
 
-__all__ = ["OneOutputTrainer"]
+__all__ = ["WEIGHT_AVERAGE", "OneOutputTrainer"]
+
+WEIGHT_AVERAGE = "weight_average"  # in a checkpoint: what continues a training whose weights are averaged
 
 
 class OneOutputTrainer(nnUNetTrainer):
     """nnU-Net's trainer for light networks without deep supervision; its scheduler takes fractional epochs.
 
+    With `ema_decay` set, an exponential moving average of the weights is what is validated, saved in every checkpoint
+    as `network_weights`, and used in prediction. Training itself continues with its own weights, which the checkpoint
+    keeps under `weight_average`.
+
     Raises:
-        HRMedSegError: a checkpoint that cannot be read; a fold that another process is training.
+        HRMedSegError: a checkpoint that cannot be read; a fold that another process is training; an `ema_decay` that
+            is not between 0 and 1.
     """
+
+    ema_decay: float | None = None  # None: no average; 0.999 averages over about 1,000 iterations
+    weight_average: WeightAverage | None = None  # made by on_train_start or load_checkpoint
 
     # exactly nnU-Net's arguments: it records them by name for the checkpoint
     def __init__(
@@ -42,6 +54,12 @@ class OneOutputTrainer(nnUNetTrainer):
         self.iteration = 0
         self.fold_lock: FileLock | None = None
 
+    @property
+    def plain_network(self) -> nn.Module:
+        """The network without the wrappers of DistributedDataParallel and torch.compile."""
+        network = self.network.module if self.is_ddp else self.network
+        return getattr(network, "_orig_mod", network)
+
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """The network has one output; there is nothing to switch."""
 
@@ -52,6 +70,8 @@ class OneOutputTrainer(nnUNetTrainer):
         if self.local_rank == 0:
             self.fold_lock = _locked(Path(self.output_folder) / "training.lock")
         super().on_train_start()
+        if self.ema_decay is not None and self.weight_average is None:
+            self.weight_average = WeightAverage(self.plain_network, self.ema_decay)
 
     def on_train_end(self) -> None:
         super().on_train_end()
@@ -70,6 +90,8 @@ class OneOutputTrainer(nnUNetTrainer):
     def train_step(self, batch: dict) -> dict:
         self.lr_scheduler.step(self.current_epoch + self.iteration / self.num_iterations_per_epoch)
         result = super().train_step(batch)
+        if self.weight_average is not None:
+            self.weight_average.update()
         self.iteration += 1
         self.progress.update(loss=float(result["loss"]))
         return result
@@ -78,14 +100,36 @@ class OneOutputTrainer(nnUNetTrainer):
         self.progress.close()
         super().on_train_epoch_end(train_outputs)
 
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        if self.weight_average is not None:
+            self.weight_average.apply()
+
+    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
+        super().on_validation_epoch_end(val_outputs)
+        if self.weight_average is not None:
+            self.weight_average.restore()
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        with self.averaged_weights():
+            super().perform_actual_validation(save_probabilities)
+
+    def averaged_weights(self) -> AbstractContextManager[None]:
+        """Return a context in which the network has the average of its weights, where there is one."""
+        return nullcontext() if self.weight_average is None else self.weight_average.applied()
+
     def save_checkpoint(self, filename: str) -> None:
         """As nnU-Net's, but a kill or a full disk while writing leaves the previous checkpoint whole."""
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)  # writes nothing: what may lie there under another name is not ours
             return
         try:
-            with replacing(Path(filename)) as temporary:
+            with replacing(Path(filename)) as temporary, self.averaged_weights():
                 super().save_checkpoint(str(temporary))
+                if self.weight_average is not None:
+                    # nnU-Net leaves no other way to add to a checkpoint
+                    checkpoint = torch.load(temporary, map_location="cpu", weights_only=False)
+                    torch.save({**checkpoint, WEIGHT_AVERAGE: self.weight_average.state()}, temporary)
         except (OSError, RuntimeError) as error:
             raise HRMedSegError(
                 f"{filename} could not be saved ({error}); what was there before is untouched. Is the disk full? Make "
@@ -95,6 +139,11 @@ class OneOutputTrainer(nnUNetTrainer):
     def load_checkpoint(self, filename_or_checkpoint) -> None:
         try:
             super().load_checkpoint(filename_or_checkpoint)
+            if self.ema_decay is not None:
+                self.weight_average = WeightAverage(self.plain_network, self.ema_decay)
+                checkpoint = torch.load(filename_or_checkpoint, map_location=self.device, weights_only=False)
+                if WEIGHT_AVERAGE in checkpoint:  # not if it was trained without an average so far
+                    self.weight_average.load_state(checkpoint[WEIGHT_AVERAGE])
         except Exception as error:  # torch and pickle raise whatever they like at damaged files
             if not isinstance(filename_or_checkpoint, str) or isinstance(error, HRMedSegError):
                 raise

@@ -10,18 +10,23 @@ from torch.optim import Optimizer
 __all__ = ["encoder_and_rest", "split_groups_of_older_checkpoints"]
 
 
-def encoder_and_rest(network: nn.Module, learning_rate: float) -> list[dict[str, Any]]:
+def encoder_and_rest(
+    network: nn.Module, learning_rate: float, encoder_learning_rate: float | None = None
+) -> list[dict[str, Any]]:
     """Two parameter groups for an optimiser: the encoder, and with ``behind_encoder`` set neck and decoder.
 
-    One after the other they are ``network.parameters()``: what an optimiser knows of parameters goes by their order.
+    The encoder has the same learning rate unless its own is given. One after the other the groups are
+    ``network.parameters()``: the state of an optimizer refers to parameters by their order.
     """
     network = getattr(network, "_orig_mod", network)  # what torch.compile wraps
+    if encoder_learning_rate is None:
+        encoder_learning_rate = learning_rate
     encoder: list[nn.Parameter] = []
     behind: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         (encoder if name.startswith("encoder.") else behind).append(parameter)
     return [
-        {"params": encoder, "lr": learning_rate, "behind_encoder": False},
+        {"params": encoder, "lr": encoder_learning_rate, "behind_encoder": False},
         {"params": behind, "lr": learning_rate, "behind_encoder": True},
     ]
 

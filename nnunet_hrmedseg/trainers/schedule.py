@@ -1,8 +1,8 @@
-"""The learning rates of our trainers and of the papers, stretched over however many epochs are trained."""
+"""The learning rates of our trainers and of the papers' recipe, stretched over however many epochs are trained."""
 
 from __future__ import annotations
 
-from math import cos, pi
+from math import cos, floor, pi
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -90,13 +90,15 @@ def _iterations_done(optimizer: Optimizer) -> int:
 
 
 class PaperLRScheduler(FractionalEpochLRScheduler):
-    """lr = initial lr x 0.98^(200 t): over 200 epochs the decay of 0.98 per epoch of both HRMedSeg papers.
+    """lr = initial lr x 0.98^floor(200 t): over 200 epochs the papers' decay of 0.98, once per epoch.
 
-    A shorter or longer training ends at the same learning rate (1.8 % of the first).
+    Both papers name the factor, and the published code applies it after every epoch. So the learning rate is constant
+    within each of the 200 parts of a training. A shorter or longer training ends at the same learning rate (1.8 % of
+    the first).
     """
 
     def learning_rate(self, initial: float, epoch: float) -> float:
-        return initial * PAPER_DECAY ** (PAPER_EPOCHS * epoch / self.num_epochs)
+        return initial * PAPER_DECAY ** floor(PAPER_EPOCHS * epoch / self.num_epochs)
 
 
 class WarmupCosineLRScheduler(FractionalEpochLRScheduler):

@@ -9,6 +9,7 @@ file but `build_network_architecture`.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
@@ -35,7 +36,7 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
     """HRMedSeg (v1): Dice + focal loss, Adam, 200 epochs; nnU-Net's polynomial from 1e-3, and nnU-Net's augmentation.
 
     Neck and decoder start at the papers' 1e-4 in a whole training, and higher in a short one, which would not come far
-    with it. The papers' own learning rate, 1e-4 times 0.98 per epoch for everything, takes all 200 epochs.
+    with it. The recipe of the papers and their code, 1e-4 times 0.98 per epoch for everything, takes all 200 epochs.
 
     Raises:
         HRMedSegError: a 3D or cascaded configuration, a canvas that the network cannot take, canvas data that is
@@ -46,7 +47,14 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
     build_loss = staticmethod(dice_and_focal)
     encoder_weights: str | None = None  # None: what the environment or the plans say
     recipe_epochs = 200
+    recipe_lr = 1e-3  # initial_lr
+    recipe_batch_size: int | None = None  # of a plan that is not HRMedSeg's yet; None: what fits
+    encoder_lr: float | None = None  # of an encoder that does not start from random weights; None: initial_lr
+    mirroring = True  # in augmentation and in prediction
     augment_on_gpu = True  # with a CUDA device: on the whole batch, where the network is; False: in nnU-Net's workers
+    starts_from_encoder = False  # set by initialize and load_checkpoint
+    optimizer: torch.optim.Optimizer
+    num_iterations_per_epoch: int
     num_val_iterations_per_epoch: int
 
     # exactly nnU-Net's arguments: it records them by name for the checkpoint
@@ -64,10 +72,11 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
             num_training_cases=dataset_json["numTraining"],
             num_classes=PlansManager(plans).get_label_manager(dataset_json).num_segmentation_heads,
             network=self.network_name,
+            batch_size=self.recipe_batch_size,
         )
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = self.recipe_epochs
-        self.initial_lr = 1e-3
+        self.initial_lr = self.recipe_lr
         self.weight_decay = 0.0
         self.warmup_iterations = 20
         self.continues = False
@@ -87,9 +96,9 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
                 num_processes=default_num_processes,
                 log=self.print_to_log_file,
             )
+        self.starts_from_encoder = encoder is not None
         super().initialize()
-        network = self.network.module if self.is_ddp else self.network
-        network = getattr(network, "_orig_mod", network)  # what torch.compile wraps
+        network: Any = self.plain_network
         if isinstance(self.loss, DiceAndPixelLoss):  # and not the loss of a trainer derived from this one
             network.upsample_in_training = False
         if encoder is not None:
@@ -104,6 +113,12 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
         self.continues = True
         super().load_checkpoint(filename_or_checkpoint)
         self.encoder_record = self.my_init_kwargs["plans"]["configurations"][self.configuration_name].get(STARTED_FROM)
+        if self.encoder_lr is not None and (self.encoder_record or {}).get("file", "none") != "none":
+            # only the checkpoint records the start, and the optimizer was made before it was read
+            self.starts_from_encoder = True
+            state = self.optimizer.state_dict()
+            self.optimizer, self.lr_scheduler = self.configure_optimizers()
+            self.optimizer.load_state_dict(state)
 
     def canvas_in_words(self) -> str:
         _, *images = self.plans_manager.plans["original_median_shape_after_transp"]
@@ -132,7 +147,7 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
             plans["configurations"][self.configuration_name][STARTED_FROM] = value
 
     def configure_optimizers(self):
-        groups = encoder_and_rest(self.network, self.initial_lr)
+        groups = encoder_and_rest(self.network, self.initial_lr, self.encoder_lr if self.starts_from_encoder else None)
         optimizer = torch.optim.Adam(groups, betas=BETAS, weight_decay=self.weight_decay)
         split_groups_of_older_checkpoints(optimizer)
         warmup_epochs = self.warmup_iterations / self.num_iterations_per_epoch
@@ -152,6 +167,8 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
         rotation, dummy_2d, _, mirror_axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        if not self.mirroring:
+            mirror_axes = self.inference_allowed_mirroring_axes = None
         # the canvas is the whole image: there is nothing beyond it to rotate in from
         return rotation, dummy_2d, list(self.configuration_manager.patch_size), mirror_axes
 

@@ -14,6 +14,8 @@ from nnunet_hrmedseg.benchmark.networks import (
     CONTENDERS,
     DEFAULT_CONTENDERS,
     DEFAULT_CONTENDERS_3D,
+    OF_EXTRAS,
+    SEGMENTATION_MODELS,
     planned_architecture,
 )
 from nnunet_hrmedseg.benchmark.report import table
@@ -158,9 +160,13 @@ def test_a_step_trains_and_a_prediction_does_not(name, size):
         assert trained.network(image).shape == (2, 3, *size)  # one output, whatever training had
 
 
-@pytest.mark.parametrize("name", [name for name in CONTENDERS if name.startswith("monai_")])
-def test_monais_networks_predict_and_train(name):
-    for module in ("monai", "einops") if name == "monai_swinunetr" else ("monai",):
+@pytest.mark.parametrize("name", [name for name in CONTENDERS if name.startswith(OF_EXTRAS)])
+def test_networks_of_other_libraries_predict_and_train(name):
+    needed = {
+        "monai_swinunetr": ("monai", "einops"),
+        **dict.fromkeys(SEGMENTATION_MODELS, ("segmentation_models_pytorch",)),
+    }
+    for module in needed.get(name, ("monai",)):
         pytest.importorskip(module)
     trained = CONTENDERS[name].build(3, 2, 64)
     image, target = random_batch((2, 3, 64, 64), 2, CPU)
@@ -224,9 +230,10 @@ def test_no_gpu_is_said(capsys):
     assert "finds no CUDA GPU" in capsys.readouterr().err
 
 
-def test_monai_that_is_not_installed_is_said(monkeypatch, capsys, tmp_path):
-    monkeypatch.setitem(__import__("sys").modules, "monai", None)
-    monkeypatch.setitem(__import__("sys").modules, "monai.networks", None)
-    assert main(["benchmark", "--networks", "monai_unet", "--sizes", "64", "-o", str(tmp_path / "f.json")]) == 1
+@pytest.mark.parametrize("name", ["monai_unet", "smp_segformer_b0"])
+def test_a_library_that_is_not_installed_is_named(monkeypatch, capsys, tmp_path, name):
+    for module in ("monai", "monai.networks", "segmentation_models_pytorch"):
+        monkeypatch.setitem(__import__("sys").modules, module, None)
+    assert main(["benchmark", "--networks", name, "--sizes", "64", "-o", str(tmp_path / "f.json")]) == 1
     assert "pip install 'nnunet_hrmedseg[benchmark]'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
+import importlib.metadata
 import math
-from itertools import product
+from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ import SimpleITK as sitk
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from PIL import Image
+from scipy.spatial.distance import directed_hausdorff
 
-from nnunet_hrmedseg.comparison.measures import Task, surface_measures
+from nnunet_hrmedseg.comparison.measures import Task, slice_dice, surface_library, surface_measures
 from nnunet_hrmedseg.errors import HRMedSegError
 
 LABELS = {"channel_names": {"0": "grey"}, "file_ending": ".png", "numTraining": 1}
@@ -72,6 +74,9 @@ def test_surface_measures_agree_with_an_independent_implementation(seed: int, sp
     points_a, points_b = boundary_points(a, spacing), boundary_points(b, spacing)
     hd95 = max(np.percentile(nearest(points_a, points_b), 95), np.percentile(nearest(points_b, points_a), 95))
     assert measured["HD95"] == pytest.approx(hd95, rel=1e-5)
+    hd = max(nearest(points_a, points_b).max(), nearest(points_b, points_a).max())
+    assert measured["HD"] == pytest.approx(hd, rel=1e-5)
+    assert hd == pytest.approx(max(directed_hausdorff(p, q)[0] for p, q in permutations((points_a, points_b), 2)))
     (points_a, lengths_a), (points_b, lengths_b) = contour_pieces(a, spacing), contour_pieces(b, spacing)
     within = lengths_a[nearest(points_a, points_b) <= 1.5].sum() + lengths_b[nearest(points_b, points_a) <= 1.5].sum()
     assert measured["NSD"] == pytest.approx(within / (lengths_a.sum() + lengths_b.sum()), rel=1e-5)
@@ -83,13 +88,16 @@ def test_hausdorff_distance_of_volumes(seed: int) -> None:
     a, b = blob((7, 11, 13), seed), blob((7, 11, 13), seed + 50, density=0.1)
     points_a, points_b = boundary_points(a, spacing), boundary_points(b, spacing)
     hd95 = max(np.percentile(nearest(points_a, points_b), 95), np.percentile(nearest(points_b, points_a), 95))
-    assert surface_measures(a, b, spacing, tolerance=1.0)["HD95"] == pytest.approx(hd95, rel=1e-5)
+    measured = surface_measures(a, b, spacing, tolerance=1.0)
+    assert measured["HD95"] == pytest.approx(hd95, rel=1e-5)
+    hd = max(directed_hausdorff(points_a, points_b)[0], directed_hausdorff(points_b, points_a)[0])
+    assert measured["HD"] == pytest.approx(hd, rel=1e-5)
 
 
 def test_the_same_mask_is_perfect_and_tolerance_forgives() -> None:
     mask = np.zeros((20, 20), bool)
     mask[5:12, 6:15] = True
-    assert surface_measures(mask, mask, (1, 1), 0.0) == {"HD95": 0.0, "NSD": 1.0}
+    assert surface_measures(mask, mask, (1, 1), 0.0) == {"HD95": 0.0, "HD": 0.0, "NSD": 1.0}
     moved = np.roll(mask, 2, axis=1)
     assert surface_measures(mask, moved, (1, 1), 1.9)["NSD"] < 1
     assert surface_measures(mask, moved, (1, 1), 2.0)["NSD"] == 1
@@ -99,9 +107,36 @@ def test_the_same_mask_is_perfect_and_tolerance_forgives() -> None:
 def test_empty_masks_follow_the_stated_rules() -> None:
     empty, full = np.zeros((30, 40), bool), np.ones((30, 40), bool)
     both = surface_measures(empty, empty, (1, 1), 2)
-    assert math.isnan(both["HD95"]) and math.isnan(both["NSD"])
+    assert both.keys() == {"HD95", "HD", "NSD"} and all(math.isnan(value) for value in both.values())
     for pair in ((empty, full), (full, empty)):
-        assert surface_measures(*pair, (0.1, 0.1), 2) == {"HD95": pytest.approx(5.0), "NSD": 0.0}
+        assert surface_measures(*pair, (0.1, 0.1), 2) == {
+            "HD95": pytest.approx(5.0),
+            "HD": pytest.approx(5.0),
+            "NSD": 0.0,
+        }
+
+
+def test_one_pixel_far_away_moves_the_maximum_alone() -> None:
+    mask = np.zeros((40, 60), bool)
+    mask[5:30, 5:30] = True
+    with_a_speck = mask.copy()
+    with_a_speck[10, 50] = True
+    measured = surface_measures(mask, with_a_speck, (1, 1), 2)
+    assert (measured["HD95"], measured["HD"]) == (0, 21)  # from column 50 to column 29
+
+
+def test_dice_per_slice_by_hand() -> None:
+    truth, prediction = np.zeros((5, 4, 4), bool), np.zeros((5, 4, 4), bool)
+    truth[0, :2] = prediction[0, :2] = True  # 1
+    truth[1, 0], prediction[1, :2] = True, True  # 2 x 4 / (4 + 8)
+    truth[2, 3] = True  # missed: 0
+    prediction[3, 0, 0] = True  # a false alarm: 0; in slice 4 there is nothing
+    assert slice_dice(truth, prediction) == pytest.approx((1 + 2 / 3) / 4)
+    assert math.isnan(slice_dice(truth[4:], prediction[4:]))
+
+
+def test_the_library_of_surface_measures_has_a_version() -> None:
+    assert surface_library() == f"MONAI {importlib.metadata.version('monai')}"
 
 
 def files(tmp_path: Path, *masks: np.ndarray) -> list[Path]:
@@ -123,7 +158,7 @@ def test_dice_and_iou_are_nnunets_to_the_last_digit(tmp_path: Path) -> None:
         assert measured[name]["size"] == own[label]["n_pred"]
         assert measured[name]["size_truth"] == own[label]["n_ref"]
     assert task.unit == "px"
-    assert task.measures == ["Dice", "IoU"]
+    assert task.measures == ["Dice", "IoU"] and set(measured["a"]) == {"Dice", "IoU", "size", "size_truth"}
 
 
 @pytest.mark.parametrize("content", ["damaged", "of another size"])
@@ -166,5 +201,7 @@ def test_volumes_are_measured_in_millimetres(tmp_path: Path) -> None:
     task = Task.of_dataset(description, paths[0], 2.0, surfaces=True)
     measured = task.measure(*paths)["organ"]
     assert task.unit == "mm"
-    assert measured["HD95"] == pytest.approx(4.0)
+    assert task.measures == ["Dice", "IoU", "SliceDice", "NSD", "HD95", "HD"]
+    assert measured["HD95"] == measured["HD"] == pytest.approx(4.0)
+    assert measured["SliceDice"] == pytest.approx(2 / 4)  # two of four slices agree
     assert measured["size"] == pytest.approx(3 * 6 * 6 * 4.0 * 0.25)

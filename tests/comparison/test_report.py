@@ -68,6 +68,7 @@ def test_the_page_says_what_the_content_says() -> None:
     assert "<b>something</b> was left out" in text  # shown, and not obeyed
     assert "False alarms" in text
     assert "1 of 1" in text
+    assert "computed by MONAI 9.8.7" in text
 
 
 def bold(html: str, measures: list[str]) -> dict[str, dict[str, list[str]]]:

@@ -35,6 +35,7 @@ def make_results(cases: int = 12, models: tuple[str, ...] = (STOCK, OURS)) -> Re
         unit="px",
         dimensions=2,
         tolerance=2.0,
+        surface_library="MONAI 9.8.7",
         models=list(models),
         baseline=models[0],
         values=values,
@@ -88,6 +89,7 @@ def test_the_content_is_json_without_nan() -> None:
     assert content["models"][1]["measures"]["square"]["Dice"] == {"mean": None, "low": None, "high": None, "n": 0}
     assert content["models"][0]["cost"]["how"]["epoch_seconds"] == "read from its logs"
     assert content["models"][1]["cost"] == "no checkpoint"
+    assert content["surface_library"] == "MONAI 9.8.7"
 
 
 def test_the_csv_has_every_case_to_the_last_digit() -> None:
@@ -107,6 +109,7 @@ def test_the_table_has_means_intervals_and_tests() -> None:
     assert f"{results.interval(OURS, 'disc', 'Dice').mean:.4f} [" in table
     assert "HD95, px" in table
     assert "p, Holm" in table
+    assert table.endswith("Measures on surfaces by MONAI 9.8.7.\n")
     assert len({len(line) for line in table.split("\n\n")[1].splitlines()}) == 1  # aligned
 
 

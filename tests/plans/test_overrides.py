@@ -232,3 +232,14 @@ def test_a_canvas_that_is_no_multiple_of_16_is_refused(canvas, nearest):
 def test_an_unknown_network_is_refused():
     with pytest.raises(HRMedSegError, match="no network 'UNet'"):
         hrmedseg_plans(stock_plans(), "2d", num_training_cases=50, network="UNet")
+
+
+@pytest.mark.parametrize("memory, recompute", [(8, True), (16, False)])
+def test_a_batch_size_that_is_asked_for_is_taken_and_recomputed_where_it_does_not_fit(memory, recompute):
+    options = {"num_training_cases": 10, "gpu_memory_target_gb": memory}
+    made = hrmedseg_plans(stock_plans(), batch_size=16, **options)
+    configuration = made["configurations"]["2d"]
+    assert configuration["batch_size"] == 16
+    assert configuration["architecture"]["arch_kwargs"]["recompute"] is recompute
+    assert hrmedseg_plans(made, batch_size=4, **options) == made  # the plan's own is kept
+    assert hrmedseg_plans(stock_plans(), **options)["configurations"]["2d"]["batch_size"] == 2

@@ -1,6 +1,7 @@
 """`hrmedseg zeroshot`: boxes from the truth, measures, tables."""
 
 import csv
+import importlib.metadata
 import json
 import re
 
@@ -88,6 +89,8 @@ def test_student_and_teacher(networks, tmp_path, capsys, files):
         assert summary["means"][student][name]["Dice"] == pytest.approx(mean, abs=1e-5)
     said = capsys.readouterr().out
     assert re.search(rf"{student} +mean +3 +0\.\d{{4}} +0\.\d{{4}} +[0-9.]+", said) and "HD95 (px)" in said
+    assert "HD (px)" in said and "SliceDice" not in said
+    assert summary["surface_library"] == f"MONAI {importlib.metadata.version('monai')}"
 
 
 def test_figures(networks, tmp_path, monkeypatch):
@@ -102,7 +105,8 @@ def test_figures(networks, tmp_path, monkeypatch):
             filled[int(y0) : int(y1), int(x0) : int(x1)] = True
         assert float(row["Dice"]) == pytest.approx(2 * truth.sum() / (truth.sum() + filled.sum()), abs=1e-5)
         assert float(row["IoU"]) == pytest.approx(truth.sum() / filled.sum(), abs=1e-5)
-        assert 0 < float(row["HD95"]) < 10 and row["boxes"] == "1"
+        assert 0 < float(row["HD95"]) <= float(row["HD"]) < 10 and row["boxes"] == "1"
+        assert row["SliceDice"] == ""
 
 
 def test_an_ignore_label_counts_for_nothing(networks, tmp_path, monkeypatch):
@@ -152,7 +156,8 @@ def test_a_volume_slice_by_slice(networks, tmp_path, monkeypatch):
     (dataset / "dataset.json").write_text(json.dumps({**description, "file_ending": ".nii.gz"}))
     assert zeroshot(networks, dataset, tmp_path / "out") == 0
     (row,) = rows(tmp_path / "out")
-    assert row["boxes"] == "2" and float(row["Dice"]) == 1 and float(row["HD95"]) == 0
+    assert row["boxes"] == "2" and float(row["Dice"]) == 1 and float(row["HD95"]) == float(row["HD"]) == 0
+    assert float(row["SliceDice"]) == 1
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["unit"] == "mm"
     assert len(images) == 2
     for image, of_slice in zip(images, volume[1:3], strict=True):
@@ -192,7 +197,9 @@ def test_without_monai(networks, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "surface_measures_are_there", lambda: False)
     dataset = write_labelled(tmp_path / "Dataset001_Discs", 1)
     assert zeroshot(networks, dataset, tmp_path / "out") == 0
-    assert rows(tmp_path / "out")[0]["HD95"] == "" and "HD95 is left out" in capsys.readouterr().out
+    (row,) = rows(tmp_path / "out")
+    assert row["HD95"] == row["HD"] == "" and "HD95 and HD are left out" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["surface_library"] is None
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------------

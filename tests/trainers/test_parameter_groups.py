@@ -36,6 +36,11 @@ def test_encoder_and_what_is_behind_it_in_the_order_of_the_parameters(wrap):
     assert encoder["lr"] == behind["lr"] == 2e-3
 
 
+def test_the_encoder_may_have_a_learning_rate_of_its_own():
+    assert [group["lr"] for group in encoder_and_rest(Network(), 2e-3, 1e-4)] == [1e-4, 2e-3]
+    assert [group["lr"] for group in encoder_and_rest(Network(), 2e-3, 0.0)] == [0.0, 2e-3]  # frozen
+
+
 def _step(network, optimizer):
     network(torch.randn(5, 3)).square().mean().backward()
     optimizer.step()

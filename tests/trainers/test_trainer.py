@@ -467,6 +467,37 @@ def test_the_optimiser_trains_the_weights_that_were_loaded(dataset, encoder):
     assert 0 < change < 0.01
 
 
+def test_the_learning_rate_of_an_encoder_that_was_loaded(dataset, encoder):
+    class SlowEncoder(nnUNetTrainerHRMedSeg):
+        encoder_lr = 3e-4
+
+    def rates(trainer):
+        return trainer.lr_scheduler.initial_lrs
+
+    description = dataset(LABELS)
+    from_nothing = _starting_from(description, "none", SlowEncoder)
+    from_nothing.initialize()
+    assert rates(from_nothing) == [1e-3, 1e-3]
+    trainer = _starting_from(description, str(encoder.path), SlowEncoder)
+    trainer.on_train_start()
+    assert rates(trainer) == [3e-4, 1e-3]
+    trainer.on_train_epoch_start()
+    trainer.train_step(next(trainer.dataloader_train))
+    trainer.progress.close()
+    file = os.path.join(trainer.output_folder, "checkpoint_latest.pth")
+    trainer.save_checkpoint(file)
+
+    again = _starting_from(description, "none", SlowEncoder)  # where --c begins, plans and files say nothing
+    again.load_checkpoint(file)
+    assert rates(again) == [3e-4, 1e-3]
+    for before, after in zip(trainer.network.parameters(), again.network.parameters(), strict=True):
+        assert torch.equal(trainer.optimizer.state[before]["exp_avg"], again.optimizer.state[after]["exp_avg"])
+    from_nothing.save_checkpoint(file)
+    again = _starting_from(description, str(encoder.path), SlowEncoder)
+    again.load_checkpoint(file)
+    assert rates(again) == [1e-3, 1e-3]
+
+
 @pytest.mark.parametrize("cls", [nnUNetTrainerHRMedSegScratch, nnUNetTrainerHERSegScratch])
 def test_from_scratch_whatever_plans_and_environment_say(dataset, encoder, monkeypatch, cls):
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(encoder.path))

@@ -1,0 +1,47 @@
+"""Networks of segmentation_models_pytorch in the trainer of HRMedSeg, from random weights.
+
+Plan, canvas, loss, optimizer, schedule, augmentation and prediction are those of nnUNetTrainerHRMedSegScratch; the
+network alone is another. nnU-Net finds the trainers with this folder in the variable nnUNet_extTrainer, in training and
+in prediction:
+
+    nnUNet_extTrainer=benchmarks/trainers nnUNetv2_train 1 2d 0 -tr nnUNetTrainerSegFormerB0
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from torch import nn
+
+from nnunet_hrmedseg.benchmark.networks import SEGMENTATION_MODELS, segmentation_model
+from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSegScratch
+
+
+class nnUNetTrainerSegFormerB0(nnUNetTrainerHRMedSegScratch):
+    """SegFormer-B0 (Xie et al., 2021): 3.7 million parameters."""
+
+    contender = "smp_segformer_b0"
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager,
+        configuration_manager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = False,
+    ) -> nn.Module:
+        """Build the network with random weights; the architecture of the plans is HRMedSeg's and is not used."""
+        return segmentation_model(*SEGMENTATION_MODELS[cls.contender], num_input_channels, num_output_channels)
+
+    def memory_in_words(self) -> str:
+        """Return what the log has in place of the memory estimate, which is of HRMedSeg."""
+        architecture, encoder = SEGMENTATION_MODELS[self.contender]
+        library = "segmentation_models_pytorch"
+        return f"The network is {architecture} with the encoder {encoder} of {library} {version(library)}."
+
+
+class nnUNetTrainerMobileNetUNet(nnUNetTrainerSegFormerB0):
+    """U-Net with the encoder of MobileNetV2: 6.6 million parameters."""
+
+    contender = "smp_mobilenet_unet"

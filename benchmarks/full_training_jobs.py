@@ -62,7 +62,9 @@ def ensure_environment(work: Path, commit: str) -> Path:
     subprocess.run(["git", "-C", clone, "checkout", "--quiet", commit], check=True)
     subprocess.run([getattr(sys, "_base_executable", sys.executable), "-m", "venv", folder / "venv"], check=True)
     python = folder / "venv" / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "psutil", clone], check=True)
+    subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", "psutil", "segmentation_models_pytorch", clone], check=True
+    )
     (folder / "complete").touch()
     return folder
 

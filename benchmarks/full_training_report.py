@@ -24,6 +24,8 @@ MODELS = {
     "nnUNetTrainerMeasured": "stock nnU-Net",
     "nnUNetTrainerMeasuredHRMedSeg": "HRMedSeg",
     "nnUNetTrainerMeasuredHERSeg": "HER-Seg",
+    "nnUNetTrainerMeasuredSegFormerB0": "SegFormer-B0",
+    "nnUNetTrainerMeasuredMobileNetUNet": "U-Net, MobileNetV2 encoder",
 }
 PAPERS_PROTOCOL = "arXiv 2504.06205v1, 1024 x 1024, from a SAM-distilled encoder, 200 passes"
 PUBLISHED = {

@@ -128,7 +128,8 @@ class Row:
             `image_steps`; times `factor`.
         start: name of an encoder, or None for random weights.
         fold: 0, or 1 for a recipe trial, which sees no validation or test image.
-        settings: attributes of the trainer: `encoder_rate`, `ema_decay`.
+        settings: `encoder_lr`, learning rate of an encoder that starts from a file; `ema_decay` of a moving average of
+            the weights, which is predicted beside them.
         points: how often the whole validation images are predicted on the way.
     """
 
@@ -153,6 +154,7 @@ class Row:
 
 STOCK: dict[str, Any] = {"trainer": "nnUNetTrainerMeasured", "canvas": None, "settings": {}, "points": 10}
 HERSEG = "nnUNetTrainerMeasuredHERSeg"
+SEGFORMER, MOBILENET = "nnUNetTrainerMeasuredSegFormerB0", "nnUNetTrainerMeasuredMobileNetUNet"
 CVC, DSB, JSRT = 49_000, 53_200, 9_900  # image-steps: 100 passes over the training images
 TRIAL = 10_000
 
@@ -166,14 +168,14 @@ def trials() -> list[Row]:
     for seed in (0, 1):
         rows += [
             Row(
-                f"trial_encoder_rate_{rate:g}_seed_{seed}",
+                f"trial_encoder_lr_{rate:g}_seed_{seed}",
                 "cvc_clinicdb",
                 image_steps=TRIAL,
                 start="nuclei_skin_teeth",
                 batch_size=4,
                 fold=1,
                 seed=seed,
-                settings={"ema_decay": 0.999, "encoder_rate": rate},
+                settings={"ema_decay": 0.999, "encoder_lr": rate},
                 points=5,
             )
             for rate in (1e-3, 3e-4, 1e-4)
@@ -194,6 +196,8 @@ ROWS: list[Row] = [
     Row("jsrt_hrmedseg_encoder", "jsrt", canvas=1024, image_steps=JSRT, batch_size=2, start="nuclei_skin_teeth"),
     Row("dsb_hrmedseg_encoder", "dsb2018", image_steps=DSB, batch_size=4, start="all_but_nuclei"),
     Row("dsb_herseg_random", "dsb2018", HERSEG, image_steps=DSB, batch_size=4),
+    Row("dsb_segformer_random", "dsb2018", SEGFORMER, image_steps=DSB, batch_size=4),
+    Row("dsb_mobilenet_random", "dsb2018", MOBILENET, image_steps=DSB, batch_size=4),
 ]
 
 

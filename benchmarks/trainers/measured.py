@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from comparison_networks import nnUNetTrainerMobileNetUNet, nnUNetTrainerSegFormerB0  # of this folder
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -68,17 +69,11 @@ class Measured(nnUNetTrainer):
             self.num_iterations_per_epoch = max(1, round(per_epoch))
         self.num_val_iterations_per_epoch = 1  # nnU-Net's estimate from patches, which is not used here
         self.save_every = 1
+        self.encoder_lr = ROW["settings"].get("encoder_lr")
         super().initialize()
         decay = ROW["settings"].get("ema_decay")
         if decay:
             self.averaged = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-
-    def configure_optimizers(self):
-        optimizer, scheduler = super().configure_optimizers()
-        rate = ROW["settings"].get("encoder_rate")
-        if rate:
-            scheduler.initial_lrs[0] = rate  # the encoder's group
-        return optimizer, scheduler
 
     def on_train_start(self) -> None:
         super().on_train_start()
@@ -164,3 +159,11 @@ class nnUNetTrainerMeasuredHRMedSeg(Measured, nnUNetTrainerHRMedSeg):
 
 class nnUNetTrainerMeasuredHERSeg(Measured, nnUNetTrainerHERSeg):
     """HER-Seg; HRMEDSEG_ENCODER_WEIGHTS says what it starts from."""
+
+
+class nnUNetTrainerMeasuredSegFormerB0(Measured, nnUNetTrainerSegFormerB0):
+    """SegFormer-B0 in HRMedSeg's trainer."""
+
+
+class nnUNetTrainerMeasuredMobileNetUNet(Measured, nnUNetTrainerMobileNetUNet):
+    """U-Net with a MobileNet encoder in HRMedSeg's trainer."""

@@ -94,7 +94,7 @@ def _lease(marker: Path, on_wait: Callable[[], Any] | None) -> SoftFileLease:
     lease = SoftFileLease(
         marker, lease_duration=LEASE_SECONDS, heartbeat_interval=HEARTBEAT_SECONDS, thread_local=False
     )
-    first_seen, end = _heartbeat(marker), time.monotonic() + LEASE_SECONDS + HEARTBEAT_SECONDS
+    first_seen, end = _heartbeat(marker), time.monotonic() + LEASE_SECONDS + 2 * HEARTBEAT_SECONDS
     while True:
         try:
             lease.acquire(timeout=POLL_SECONDS)  # takes over a marker whose holder is dead
@@ -104,8 +104,9 @@ def _lease(marker: Path, on_wait: Callable[[], Any] | None) -> SoftFileLease:
                 on_wait()
                 lease.acquire(poll_interval=POLL_SECONDS)
                 break
-            # a marker is a living process's if it is touched while we look
-            if _heartbeat(marker) != first_seen or time.monotonic() > end:
+            # a marker is a living process's if it is touched while we look; it may also just have been removed
+            seen = _heartbeat(marker)
+            if seen is not None and (seen != first_seen or time.monotonic() > end):
                 owner = lease.owner
                 raise LockHeld(marker, f"process {owner.pid} on {owner.hostname}" if owner else "a process") from None
     atexit.register(lease.release)  # a process that ends by itself leaves no marker

@@ -109,7 +109,7 @@ def nnunet_folder(name: str) -> str | None:
     from nnunetv2 import paths
 
     value = getattr(paths, name)  # since 2.8, an object that reads the environment when it is asked
-    return os.fspath(value) or None if value else None
+    return (os.fspath(value) if value else None) or os.environ.get(name) or None
 
 
 def required_nnunet_folder(name: str) -> str:

@@ -10,6 +10,7 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
+from nnunet_hrmedseg.plans.raw_cases import refuse_names_of_labels
 
 __all__ = ["nnUNetPlannerHRMedSeg"]
 
@@ -32,6 +33,7 @@ class nnUNetPlannerHRMedSeg(ExperimentPlanner):
         super().__init__(dataset_name_or_id, gpu_memory_target_in_gb, preprocessor_name, plans_name, **kwargs)
 
     def plan_experiment(self) -> dict[str, Any]:
+        refuse_names_of_labels(self.dataset)
         super().plan_experiment()
         return self.plans
 

@@ -19,12 +19,22 @@ from typing import TYPE_CHECKING
 
 from packaging.specifiers import SpecifierSet
 
+from nnunet_hrmedseg.errors import HRMedSegError
+
 if TYPE_CHECKING:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
     from torch import nn
 
-__all__ = ["SUPPORTED", "build_network", "find_trainer", "nnunet_folders", "warn_outside_supported"]
+__all__ = [
+    "SUPPORTED",
+    "build_network",
+    "find_trainer",
+    "nnunet_folder",
+    "nnunet_folders",
+    "required_nnunet_folder",
+    "warn_outside_supported",
+]
 
 SUPPORTED = ">=2.6,<3"
 """Versions of nnunetv2, as in setup.cfg."""
@@ -85,6 +95,33 @@ def build_network(
             configuration.network_arch_init_kwargs_req_import,
         )
     return build(*described, input_channels, output_channels, enable_deep_supervision=deep_supervision)
+
+
+def nnunet_folder(name: str) -> str | None:
+    """Return a folder as nnU-Net itself knows it, from the environment or written into its paths module.
+
+    Args:
+        name: nnUNet_raw, nnUNet_preprocessed or nnUNet_results.
+
+    Returns:
+        None where it is not set.
+    """
+    from nnunetv2 import paths
+
+    value = getattr(paths, name)  # since 2.8, an object that reads the environment when it is asked
+    return (os.fspath(value) if value else None) or os.environ.get(name) or None
+
+
+def required_nnunet_folder(name: str) -> str:
+    """Return the same folder, which has to be set.
+
+    Raises:
+        HRMedSegError: it is not.
+    """
+    folder = nnunet_folder(name)
+    if folder is None:
+        raise HRMedSegError(f"The environment variable {name} is not set. Set it to nnU-Net's folder.")
+    return folder
 
 
 _TEXT = (str, type(None))

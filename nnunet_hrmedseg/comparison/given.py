@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from nnunet_hrmedseg.comparison.missing import train_missing
 from nnunet_hrmedseg.comparison.models import Model, ensembles, files_by_case, prediction_folder, trained_models
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.file_names import case_and_channel
+from nnunet_hrmedseg.nnunet_versions import nnunet_folder, required_nnunet_folder
 from nnunet_hrmedseg.plans.raw_cases import find_raw_cases, read_dataset_json
 
 __all__ = ["Given", "given_by"]
@@ -55,7 +55,7 @@ def _dataset_name(given: str | None) -> str:
         raise HRMedSegError(
             "Say what to compare: -d DATASET, or --predictions NAME=FOLDER ... with --truth and -djfile."
         )
-    if "nnUNet_results" not in os.environ:
+    if nnunet_folder("nnUNet_results") is None:
         raise HRMedSegError("The environment variable nnUNet_results is not set: that is where trained models are.")
     try:
         return maybe_convert_to_dataset_name(int(given) if given.isdigit() else given)
@@ -64,7 +64,7 @@ def _dataset_name(given: str | None) -> str:
 
 
 def _from_results(args: argparse.Namespace, name: str) -> Given:
-    results = os.environ["nnUNet_results"]
+    results = required_nnunet_folder("nnUNet_results")
     folder = Path(results) / name
     descriptions = sorted(folder.glob("*__*__*/dataset.json"))
     if not descriptions:
@@ -74,7 +74,7 @@ def _from_results(args: argparse.Namespace, name: str) -> Given:
     models = trained_models(folder, ending, args.tr, args.p, args.c)
     if not args.no_ensembles and not any((args.tr, args.p, args.c)):
         models += ensembles(folder, ending)
-    raw, preprocessed = os.environ.get("nnUNet_raw"), os.environ.get("nnUNet_preprocessed")
+    raw, preprocessed = nnunet_folder("nnUNet_raw"), nnunet_folder("nnUNet_preprocessed")
     truths = [Path(preprocessed) / name / "gt_segmentations"] if preprocessed else []
     truths += [Path(raw) / name / "labelsTr"] if raw else []
     truth = next((files for folder in truths if (files := files_by_case(folder, ending))), None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from nnunet_hrmedseg.comparison.budget import Budget
 from nnunet_hrmedseg.comparison.train import is_validated, train_fold
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.files import read_json
+from nnunet_hrmedseg.nnunet_versions import required_nnunet_folder
 
 __all__ = ["train_missing"]
 
@@ -27,16 +27,15 @@ def train_missing(args: argparse.Namespace, dataset: str) -> None:
     if not args.tr:
         raise HRMedSegError("--train: say which trainers, such as -tr nnUNetTrainer nnUNetTrainerHRMedSeg.")
     budget = Budget(args.epochs, args.minutes)
-    for variable in ("nnUNet_preprocessed", "nnUNet_results"):
-        if variable not in os.environ:
-            raise HRMedSegError(f"--train: the environment variable {variable} is not set.")
-    results = Path(os.environ["nnUNet_results"]) / dataset
+    preprocessed, results = (
+        Path(required_nnunet_folder(name)) / dataset for name in ("nnUNet_preprocessed", "nnUNet_results")
+    )
     missing = [
         (trainer, plans, configuration, fold)
         for trainer in args.tr
         for plans in args.p or ["nnUNetPlans"]
         for configuration in args.c or ["2d"]
-        for fold in args.f or folds_of_splits(Path(os.environ["nnUNet_preprocessed"]) / dataset)
+        for fold in args.f or folds_of_splits(preprocessed)
         if not is_validated(results / f"{trainer}__{plans}__{configuration}" / f"fold_{fold}" / "validation", args.npz)
     ]
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")

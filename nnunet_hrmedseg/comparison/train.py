@@ -139,7 +139,7 @@ def _train(args: argparse.Namespace) -> None:
 
     from nnunet_hrmedseg.comparison.budget import with_budget
     from nnunet_hrmedseg.machine import usable_cores
-    from nnunet_hrmedseg.nnunet_versions import find_trainer
+    from nnunet_hrmedseg.nnunet_versions import find_trainer, required_nnunet_folder
 
     dataset = maybe_convert_to_dataset_name(int(args.dataset) if args.dataset.isdigit() else args.dataset)
     folder = Path(get_output_folder(dataset, args.tr, args.p, args.configuration, args.fold))
@@ -147,7 +147,7 @@ def _train(args: argparse.Namespace) -> None:
     if trained and is_validated(folder / "validation", args.npz):
         print(f"{folder} is trained and validated.")
         return
-    preprocessed = Path(os.environ["nnUNet_preprocessed"], dataset)
+    preprocessed = Path(required_nnunet_folder("nnUNet_preprocessed"), dataset)
     plans_file = preprocessed / f"{args.p}.json"
     if not plans_file.is_file():
         raise HRMedSegError(f"There are no plans {plans_file}: run nnUNetv2_plan_and_preprocess for {dataset} first.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from nnunet_hrmedseg.deployment.folds import checkpoints_of
 from nnunet_hrmedseg.deployment.private_texts import PrivateTexts, texts_in
 from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.files import json_object, read_json
+from nnunet_hrmedseg.nnunet_versions import nnunet_folder
 from nnunet_hrmedseg.plans.overrides import STARTED_FROM
 from nnunet_hrmedseg.plans.raw_cases import read_dataset_json
 from nnunet_hrmedseg.pretraining.teachers.loading import load_checkpoint
@@ -180,7 +180,7 @@ def _cases(folder: Path, dataset: Mapping[str, Any], summaries: Mapping[str, dic
     names = stems | {re.sub(r"_000\d$", "", stem) for stem in stems}  # a channel's number, or a case's own
     if isinstance(dataset.get("dataset"), dict):
         names |= {*dataset["dataset"]}
-    preprocessed = os.environ.get("nnUNet_preprocessed")
+    preprocessed = nnunet_folder("nnUNet_preprocessed")
     if preprocessed:
         splits = Path(preprocessed, folder.resolve().parent.name, "splits_final.json")
         try:

@@ -11,36 +11,53 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg import __version__
 from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.files import read_json
+from nnunet_hrmedseg.files import read_json, write_atomically
+from nnunet_hrmedseg.locks import LockHeld, lock, release_and_remove
+from nnunet_hrmedseg.plans.ground_truth import update_ground_truth
 from nnunet_hrmedseg.plans.preprocessor import HRMedSegPreprocessor
-from nnunet_hrmedseg.plans.raw_cases import RawCase, find_raw_cases, preprocess_cases
+from nnunet_hrmedseg.plans.raw_cases import RawCase, find_raw_cases, preprocess_cases, refuse_names_of_labels
+from nnunet_hrmedseg.plans.raw_files import changes
+from nnunet_hrmedseg.plans.splits import SPLITS, cases_in_splits, missing_cases
 
-__all__ = ["CanvasDataStatus", "canvas_data_status", "ensure_canvas_data"]
+__all__ = ["CanvasDataStatus", "canvas_data_status", "ensure_canvas_data", "mark_in_use"]
 
 # nnU-Net tells the format of a data folder by the endings of all files in it, but does not look into sub-folders
 RECORD = Path("canvas_data", "record.json")
+USERS = Path("canvas_data", "in_use")  # a lock for each training that reads the data
 
 
 @dataclass(frozen=True)
 class CanvasDataStatus:
-    """What is known of a folder of canvas data; `reason` says it in words."""
+    """What is known of a folder of canvas data; `reason` says it in words.
+
+    Attributes:
+        usable: whether nothing but the raw cases differs: the data is whole and can be trained with as it is.
+        missing: cases of the data that the raw data has no longer.
+        differing: cases whose raw files were added or changed since.
+        touched: records of cases whose raw files have the same content, but new times.
+    """
 
     state: Literal["complete", "missing", "incomplete", "stale"]
     reason: str
+    usable: bool = False
+    missing: tuple[str, ...] = ()
+    differing: tuple[str, ...] = ()
+    touched: dict[str, list[list]] = field(default_factory=dict)
 
 
 def ensure_canvas_data(
@@ -55,11 +72,15 @@ def ensure_canvas_data(
     preprocessor: DefaultPreprocessor | None = None,
     log: Callable[[str], Any] = print,
     force: bool = False,
+    on_ready: Callable[[Path], Any] | None = None,
 ) -> Path:
     """Makes sure that the canvas data of a configuration is there, whole and up to date. Returns its folder.
 
     Any number of processes may call this at the same time: one preprocesses under a lock, the others wait for it. The
     lock ends with the process that holds it, however that ends. A failure leaves what was there before as it was.
+
+    Data is never replaced while a training uses it (see `mark_in_use`), nor by data without cases that
+    `splits_final.json` names: a training then uses the data as it is, if it is whole, and the log says so.
 
     Also brings `gt_segmentations` (the labels at original size, which nnU-Net's validation compares with) up to date.
 
@@ -74,40 +95,55 @@ def ensure_canvas_data(
         preprocessor: default is `HRMedSegPreprocessor`, silent.
         log: takes lines of text.
         force: preprocess even if complete data is there.
+        on_ready: called with the folder while no other process can replace it; a training calls `mark_in_use` in it.
 
     Raises:
-        HRMedSegError: data must be made but the raw data is not there; a case is wrong (named); a worker died.
+        HRMedSegError: data must be made but the raw data is not there, the folder cannot be written to, a training
+            uses it, or cases that splits_final.json names would get lost; a case is wrong (named); a worker died.
     """
     dataset_name = dataset_name or plans["dataset_name"]
     plans_manager = PlansManager(plans)
     folder = Path(preprocessed, dataset_name, plans_manager.get_configuration(configuration).data_identifier)
     raw_folder = None if raw is None else Path(raw, dataset_name)
 
-    cases = find_raw_cases(raw_folder, dataset_json)
-    status = canvas_data_status(folder, dataset_json, cases)
-    if force or status.state != "complete":
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_name(f"{folder.name}.lock"), log):
+    with _locked(folder, log) as unwritable:
+        if unwritable is None:
             _tidy_up_after_killed_process(folder)
-            cases = find_raw_cases(raw_folder, dataset_json)
-            status = canvas_data_status(folder, dataset_json, cases)
-            if force or status.state != "complete":
-                if cases is None:
-                    raise HRMedSegError(_no_raw_data(folder, status, raw_folder, dataset_name))
-                log(f"Resizing {len(cases)} cases to the canvas ({status.reason}). Data folder: {folder}")
-                with _new_folder_in_place_of(folder) as new_folder:
-                    raw_files = _raw_files(cases)
-                    preprocess_cases(
-                        cases,
-                        new_folder,
-                        preprocessor or HRMedSegPreprocessor(verbose=False),
-                        plans_manager,
-                        configuration,
-                        dataset_json,
-                        num_processes,
-                    )
-                    _write_record(new_folder, folder.name, dataset_json, raw_files)
-    _update_ground_truth(cases, folder.parent / "gt_segmentations", dataset_json["file_ending"], log)
+        cases = find_raw_cases(raw_folder, dataset_json)
+        status = canvas_data_status(folder, dataset_json, cases)
+        as_it_is = None
+        if force or status.state != "complete":
+            if unwritable is not None:
+                raise HRMedSegError(_unwritable(folder, status, unwritable))
+            if cases is None:
+                raise HRMedSegError(_no_raw_data(folder, status, raw_folder, dataset_name))
+            as_it_is = _not_to_be_replaced(folder, status, raw_folder)
+            if as_it_is is not None and (force or not status.usable):
+                raise HRMedSegError(as_it_is)
+        if as_it_is is not None:
+            log(f"Warning: this training uses the canvas data as it is. {as_it_is}")
+        elif force or status.state != "complete":
+            refuse_names_of_labels(cases)
+            log(f"Resizing {len(cases)} cases to the canvas ({status.reason}). Data folder: {folder}")
+            with _new_folder_in_place_of(folder) as new_folder:
+                raw_files = preprocess_cases(
+                    cases,
+                    new_folder,
+                    preprocessor or HRMedSegPreprocessor(verbose=False),
+                    plans_manager,
+                    configuration,
+                    dataset_json,
+                    num_processes,
+                )
+                _write_record(new_folder, folder.name, dataset_json, raw_files)
+        elif status.touched:
+            _save_new_times(folder, status.touched)
+        if cases is not None and as_it_is is not None:
+            # validation compares with the labels of the data that is trained with
+            cases = {name: case for name, case in cases.items() if name not in status.differing}
+        update_ground_truth(cases, folder.parent / "gt_segmentations", dataset_json["file_ending"], log)
+        if on_ready is not None:
+            on_ready(folder)
     return folder
 
 
@@ -129,37 +165,26 @@ def canvas_data_status(
     record = _read_record(folder)
     if record is None:
         return CanvasDataStatus("incomplete", "the canvas data has no record that it was finished")
+    missing = () if cases is None else tuple(sorted(record["raw"].keys() - cases.keys()))
     present = {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.is_file()}
     lost = [name for name, size in record["files"].items() if present.get(name) != size]
     if lost:
-        return CanvasDataStatus("incomplete", f"files of the canvas data are missing or damaged: {some(lost)}")
+        reason = f"files of the canvas data are missing or damaged: {some(lost)}"
+        return CanvasDataStatus("incomplete", reason, missing=missing)
     if record["data_identifier"] != folder.name:
-        return CanvasDataStatus("stale", f"the canvas data was made as {record['data_identifier']}")
+        reason = f"the canvas data was made as {record['data_identifier']}"
+        return CanvasDataStatus("stale", reason, missing=missing)
     if record["labels"] != _labels(dataset_json):
-        return CanvasDataStatus("stale", "the labels in dataset.json have changed")
-    if cases is not None:
-        was, now = record["raw"], _raw_files(cases)
-        for what, names in (
-            ("added", now.keys() - was.keys()),
-            ("removed", was.keys() - now.keys()),
-            ("changed", {name for name in now.keys() & was.keys() if now[name] != was[name]}),
-        ):
-            if names:
-                return CanvasDataStatus("stale", f"raw cases were {what}: {some(sorted(names))}")
-    return CanvasDataStatus("complete", "the canvas data is complete")
-
-
-def _raw_files(cases: dict[str, RawCase]) -> dict[str, list[list]]:
-    """Case -> [file name, size in bytes, time of change in ns] of each of its files; the folder may move."""
-    return {name: [_file_state(file) for file in (*case.images, case.label)] for name, case in cases.items()}
-
-
-def _file_state(file: str) -> list:
-    try:
-        stat = os.stat(file)
-    except FileNotFoundError:
-        return [os.path.basename(file), None, None]
-    return [os.path.basename(file), stat.st_size, stat.st_mtime_ns]
+        return CanvasDataStatus("stale", "the labels in dataset.json have changed", missing=missing)
+    if cases is None:
+        return CanvasDataStatus("complete", "the canvas data is complete", usable=True)
+    found, touched = changes(record["raw"], cases)
+    reasons = [f"{what}: {some(names)}" for what, names in found._asdict().items() if names]
+    if reasons:
+        reason = f"raw cases were {'; '.join(reasons)}"
+        differing = (*found.added, *found.changed)
+        return CanvasDataStatus("stale", reason, usable=True, missing=missing, differing=differing)
+    return CanvasDataStatus("complete", "the canvas data is complete", usable=True, touched=touched)
 
 
 def _labels(dataset_json: dict[str, Any]) -> dict[str, Any]:
@@ -188,24 +213,92 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
         return None
     needed = {"data_identifier": str, "labels": dict, "raw": dict, "files": dict}
     whole = isinstance(record, dict) and all(isinstance(record.get(name), kind) for name, kind in needed.items())
-    return record if whole else None
+    if not whole or not all(isinstance(files, list) for files in record["raw"].values()):
+        return None
+    return record
+
+
+def _save_new_times(folder: Path, touched: dict[str, list[list]]) -> None:
+    """Save the new times of raw files with the same content; where that is not possible, they are read every time."""
+    record = _read_record(folder)
+    if record is not None:
+        record["raw"].update(touched)
+        with suppress(OSError):
+            write_atomically(folder / RECORD, json.dumps(record, indent=1).encode())
+
+
+# ---- who uses it -----------------------------------------------------------------------------------------------------
+
+
+def mark_in_use(folder: Path, user: str, trainer: object) -> None:
+    """Keep canvas data from being replaced as long as `trainer` and this process live.
+
+    Where the folder cannot be written to, it is not marked: whoever can write to it must not replace it.
+
+    Args:
+        user: name of the training, for messages; a part of a file name.
+    """
+    try:
+        (folder / USERS).mkdir(exist_ok=True)
+        held = lock(folder / USERS / f"{user}.{uuid4().hex[:8]}.lock")
+    except OSError:
+        return
+    weakref.finalize(trainer, _unmark, held, os.getpid())
+
+
+def _unmark(held: BaseFileLock, process: int) -> None:
+    if process == os.getpid():  # and not a forked worker of that process
+        release_and_remove(held)
+
+
+def _users(folder: Path) -> list[str]:
+    """The trainings that use the data now. The marks of others, which were killed, are removed."""
+    users = []
+    for mark in sorted((folder / USERS).glob("*.lock")):
+        try:
+            release_and_remove(lock(mark))
+        except LockHeld as held:
+            users.append(" ".join((mark.name.rsplit(".", 2)[0], str(held))).strip())
+    return users
+
+
+def _not_to_be_replaced(folder: Path, status: CanvasDataStatus, raw_folder: Path | None) -> str | None:
+    """Why the data must stay as it is, and what to do; None if nothing speaks against replacing it."""
+    splits_file = folder.parent / SPLITS
+    needed = cases_in_splits(splits_file).intersection(status.missing)
+    if needed:
+        return missing_cases(needed, splits_file, str(raw_folder))
+    users = _users(folder)
+    if users:
+        why = f", although {status.reason}" if status.state != "complete" else ""
+        return (
+            f"{folder} is not replaced while a training uses it: {some(users)}{why}. For that, wait until that "
+            f"training has ended, or end it, and start this command again."
+        )
+    return None
 
 
 # ---- once, and all or nothing ----------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _locked(lock_file: Path, log: Callable[[str], Any]) -> Iterator[None]:
-    lock = FileLock(str(lock_file))
+def _locked(folder: Path, log: Callable[[str], Any]) -> Iterator[OSError | None]:
+    """Hold the lock of a data folder. Yields what went wrong where the folder above cannot be written to."""
+    file = folder.with_name(f"{folder.name}.lock")
+    held, fault = None, None
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log(f"Waiting for another process that is making this canvas data (it holds {lock_file}).")
-        lock.acquire()
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        held = lock(
+            file,
+            on_wait=lambda: log(f"Waiting for another process that is making this canvas data (it holds {file})."),
+        )
+    except OSError as error:
+        fault = error
     try:
-        yield
+        yield fault
     finally:
-        lock.release()
+        if held is not None:
+            held.release()
 
 
 def _replaced(folder: Path) -> Path:
@@ -241,37 +334,6 @@ def _put_back_or_remove_replaced(folder: Path) -> None:
         os.rename(_replaced(folder), folder)
 
 
-# ---- labels at original size -----------------------------------------------------------------------------------------
-
-
-def _update_ground_truth(
-    cases: dict[str, RawCase] | None, target: Path, file_ending: str, log: Callable[[str], Any]
-) -> None:
-    """As nnUNetv2_preprocess does it: copies the labels that are missing or newer. A kill leaves no half file."""
-    if cases is None:
-        if not target.is_dir():
-            log(
-                f"Warning: {target} is missing and nnUNet_raw has no labels to make it of. Training works without; the "
-                f"validation at its end does not. Copy the folder from where the data was preprocessed."
-            )
-        return
-    try:
-        target.mkdir(exist_ok=True)
-        for name, case in cases.items():
-            copy = target / f"{name}{file_ending}"
-            if copy.exists() and copy.stat().st_mtime_ns >= os.stat(case.label).st_mtime_ns:
-                continue
-            half = target / f".{copy.name}.{uuid4().hex[:8]}"
-            try:
-                shutil.copy2(case.label, half)
-                os.replace(half, copy)
-            finally:
-                with suppress(FileNotFoundError):
-                    half.unlink()
-    except OSError as error:
-        log(f"Warning: could not bring {target} up to date ({error}); the validation after training needs it.")
-
-
 # ---- words -----------------------------------------------------------------------------------------------------------
 
 
@@ -288,4 +350,13 @@ def _no_raw_data(folder: Path, status: CanvasDataStatus, raw_folder: Path | None
         f"    or, if that was planned before, with\n"
         f"        nnUNetv2_preprocess -d {number} -c 2d -plans_name nnUNetHRMedSegPlans\n"
         f"    and copy the folders {folder.name} and gt_segmentations to {folder.parent}"
+    )
+
+
+def _unwritable(folder: Path, status: CanvasDataStatus, error: OSError) -> str:
+    return (
+        f"The canvas data must be made ({status.reason}), but {folder.parent} cannot be written to ({error}). Either\n"
+        f"  - get write access to that folder; or\n"
+        f"  - copy it to a folder of yours, and set nnUNet_preprocessed to the folder above the copy"
+        + ("; or\n  - unset nnUNet_raw, to train with the canvas data as it is" if status.usable else "")
     )

@@ -14,7 +14,7 @@ from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.plans.canvas_choice import canvases, describe_canvases
 from nnunet_hrmedseg.plans.object_sizes import measure_thickness
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
-from nnunet_hrmedseg.plans.raw_cases import find_raw_cases
+from nnunet_hrmedseg.plans.raw_cases import find_raw_cases, refuse_names_of_labels
 
 __all__ = ["nnUNetPlannerHRMedSeg"]
 
@@ -37,6 +37,7 @@ class nnUNetPlannerHRMedSeg(ExperimentPlanner):
         super().__init__(dataset_name_or_id, gpu_memory_target_in_gb, preprocessor_name, plans_name, **kwargs)
 
     def plan_experiment(self) -> dict[str, Any]:
+        refuse_names_of_labels(self.dataset)
         super().plan_experiment()
         return self.plans
 

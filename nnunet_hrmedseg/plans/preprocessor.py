@@ -18,6 +18,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunet_hrmedseg.errors import HRMedSegError, size
 from nnunet_hrmedseg.image_check import check_image
+from nnunet_hrmedseg.nnunet_versions import nnunet_folder, required_nnunet_folder
 from nnunet_hrmedseg.plans.canvas import OUTSIDE, resize_images_to_canvas, resize_segmentation_to_canvas
 
 __all__ = ["HRMedSegPreprocessor"]
@@ -101,9 +102,7 @@ class HRMedSegPreprocessor(DefaultPreprocessor):
         from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 
         dataset_name = maybe_convert_to_dataset_name(dataset_name_or_id)
-        preprocessed = os.environ.get("nnUNet_preprocessed")
-        if preprocessed is None:
-            raise HRMedSegError("The environment variable nnUNet_preprocessed is not set. Set it to nnU-Net's folder.")
+        preprocessed = required_nnunet_folder("nnUNet_preprocessed")
         plans = _load(os.path.join(preprocessed, dataset_name, f"{plans_identifier}.json"), dataset_name)
         dataset_json = _load(os.path.join(preprocessed, dataset_name, "dataset.json"), dataset_name)
         # a canvas that was edited in the plans file changes the data folder's name with it
@@ -113,7 +112,7 @@ class HRMedSegPreprocessor(DefaultPreprocessor):
             configuration_name,
             dataset_json,
             dataset_name=dataset_name,
-            raw=os.environ.get("nnUNet_raw"),
+            raw=nnunet_folder("nnUNet_raw"),
             preprocessed=preprocessed,
             num_processes=num_processes,
             preprocessor=self,

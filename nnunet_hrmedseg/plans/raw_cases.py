@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -27,8 +27,16 @@ from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.file_names import case_and_channel
 from nnunet_hrmedseg.files import json_object
 from nnunet_hrmedseg.machine import usable_cores
+from nnunet_hrmedseg.plans.raw_files import record_of, states
 
-__all__ = ["RawCase", "find_raw_cases", "find_reader", "preprocess_cases", "read_dataset_json"]
+__all__ = [
+    "RawCase",
+    "find_raw_cases",
+    "find_reader",
+    "preprocess_cases",
+    "read_dataset_json",
+    "refuse_names_of_labels",
+]
 
 # Starting workers takes several seconds each (they import torch); a small data set is done before they would be ready.
 SPAWN_WORKERS_AFTER_SECONDS = 10.0
@@ -79,6 +87,21 @@ def find_raw_cases(raw_folder: Path | None, dataset_json: dict[str, Any]) -> dic
     return cases or None
 
 
+def refuse_names_of_labels(cases: Iterable[str]) -> None:
+    """Refuse case names that nnU-Net takes for the preprocessed labels of another case.
+
+    Raises:
+        HRMedSegError: a name ends in _seg.
+    """
+    names = [name for name in cases if name.endswith("_seg")]
+    if names:
+        raise HRMedSegError(
+            f"Names of cases must not end in _seg: {some(names)}. nnU-Net takes their preprocessed images for labels "
+            f"of other cases, and would neither train nor validate with them. Rename their files in imagesTr and "
+            f"labelsTr (and, if it lists them, in dataset.json), for example to {names[0].removesuffix('_seg')}_s."
+        )
+
+
 def read_dataset_json(file: Path) -> dict[str, Any]:
     """A dataset.json that says at least which labels there are and how files end.
 
@@ -121,31 +144,43 @@ def preprocess_cases(
     configuration: str,
     dataset_json: dict[str, Any],
     num_processes: int,
-) -> None:
-    """Writes the three files of every case: the first cases here, the rest, if that takes long, in spawned workers."""
+) -> dict[str, list[list]]:
+    """Write the three files of every case: the first cases here, the rest, if that takes long, in spawned workers.
+
+    Returns:
+        Case -> what it was made of, see `raw_files.record_of`.
+    """
     absent = [file for case in cases.values() for file in (*case.images, case.label) if not os.path.isfile(file)]
     if absent:
         raise HRMedSegError(f"Raw files are missing: {some(absent)}. Every case needs its images and its labels.")
     settings = (plans_manager, plans_manager.get_configuration(configuration), dataset_json)
     jobs = deque(
-        (name, preprocessor.run_case_save, (str(new_folder / name), case.images, case.label, *settings))
+        (name, _preprocess_case, (preprocessor.run_case_save, str(new_folder / name), case, *settings))
         for name, case in cases.items()
     )
+    records: dict[str, list[list]] = {}
     show = getattr(preprocessor, "show_progress_bar", True)
     with tqdm(desc="Preprocessing cases", total=len(jobs), disable=not show) as progress:
         start = time.monotonic()
         while jobs:
             workers = min(num_processes, len(jobs), usable_cores())
             if workers > 1 and time.monotonic() - start >= SPAWN_WORKERS_AFTER_SECONDS:
-                _run_in_workers(jobs, workers, progress.update)
-                return
+                _run_in_workers(jobs, workers, records, progress.update)
+                break
             name, function, arguments = jobs.popleft()
             with _named(name):
-                function(*arguments)
+                records[name] = function(*arguments)
             progress.update()
+    return records
 
 
-def _run_in_workers(jobs: deque, workers: int, on_done: Callable[[], Any]) -> None:
+def _preprocess_case(run_case_save: Callable, output: str, case: RawCase, *settings: Any) -> list[list]:
+    before = states(case)
+    run_case_save(output, case.images, case.label, *settings)
+    return record_of(case, before)
+
+
+def _run_in_workers(jobs: deque, workers: int, records: dict[str, list[list]], on_done: Callable[[], Any]) -> None:
     """Empties `jobs`; no more of them are handed out than there are workers, so it is known who had which."""
     pool = ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), _start_worker, (max(1, usable_cores() // workers),)
@@ -158,7 +193,7 @@ def _run_in_workers(jobs: deque, workers: int, on_done: Callable[[], Any]) -> No
                 running[pool.submit(function, *arguments)] = name
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 with _named(running[future]):
-                    future.result()
+                    records[running[future]] = future.result()
                 del running[future]
                 on_done()
     except BrokenProcessPool as error:

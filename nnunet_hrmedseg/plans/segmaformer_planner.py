@@ -10,6 +10,7 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.plans.raw_cases import refuse_names_of_labels
 from nnunet_hrmedseg.plans.segmaformer import segmaformer_plans
 
 __all__ = ["nnUNetPlannerSegMaFormer"]
@@ -39,6 +40,7 @@ class nnUNetPlannerSegMaFormer(ExperimentPlanner):
         return super().generate_data_identifier(configuration_name)
 
     def plan_experiment(self) -> dict[str, Any]:
+        refuse_names_of_labels(self.dataset)
         super().plan_experiment()
         return self.plans
 

@@ -20,6 +20,7 @@ from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.file_names import case_and_channel
 from nnunet_hrmedseg.files import read_json
+from nnunet_hrmedseg.nnunet_versions import nnunet_folder
 from nnunet_hrmedseg.plans.raw_cases import find_raw_cases, find_reader
 from nnunet_hrmedseg.pretraining.stored_images import (
     SUFFIXES,
@@ -116,7 +117,7 @@ def resolved_source(source: str | Path) -> Path:
 
 
 def _in_nnunet_raw(name_or_number: str) -> Path:
-    raw = os.environ.get("nnUNet_raw")
+    raw = nnunet_folder("nnUNet_raw")
     if raw is None:
         raise HRMedSegError(
             f"{name_or_number} is taken for an nnU-Net data set, but the environment variable nnUNet_raw is not set. "

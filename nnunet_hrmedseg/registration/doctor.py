@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 
 from nnunet_hrmedseg import __version__, shell
 from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.nnunet_versions import find_trainer
+from nnunet_hrmedseg.nnunet_versions import find_trainer, nnunet_folder
 from nnunet_hrmedseg.registration.names import REGISTERED
 from nnunet_hrmedseg.registration.places import places
 
@@ -73,18 +73,27 @@ def requirements() -> Iterator[Finding]:
 
 
 def variables() -> Iterator[Finding]:
-    """nnU-Net's three environment variables: set, folders that exist, and writable where nnU-Net writes."""
+    """Check nnU-Net's three folders, as nnU-Net has them: set, existing, and writable where nnU-Net writes."""
     for name, content in VARIABLES.items():
-        value = os.environ.get(name)
+        value, in_words = _folder(name), name
+        if value and value != os.environ.get(name):
+            in_words = f"{name} (set in nnU-Net's paths.py)"
         if not value:
             yield Finding(False, f"{name} is not set", f"{_set(name)}  ({content})")
         elif not Path(value).is_dir():
-            yield Finding(False, f"{name} is {value}, which is not a folder", _command("make", shell.quoted(value)))
+            yield Finding(False, f"{in_words} is {value}, which is not a folder", _command("make", shell.quoted(value)))
         elif name != "nnUNet_raw" and not os.access(value, os.W_OK):
             mend = f"{_command('permit', shell.quoted(value))}, or use another folder"
-            yield Finding(False, f"{name} is {value}, which is not writable", mend)
+            yield Finding(False, f"{in_words} is {value}, which is not writable", mend)
         else:
-            yield Finding(True, f"{name} is {value}")
+            yield Finding(True, f"{in_words} is {value}")
+
+
+def _folder(name: str) -> str | None:
+    try:
+        return nnunet_folder(name)
+    except ImportError:  # nnU-Net is missing or broken, which another check reports
+        return os.environ.get(name)
 
 
 def _set(name: str) -> str:

@@ -3,17 +3,18 @@ and a fold that one process at a time trains."""
 
 from __future__ import annotations
 
-import os
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.files import replacing
+from nnunet_hrmedseg.locks import LockHeld, lock, release_and_remove
+from nnunet_hrmedseg.plans.splits import SPLITS, cases_in_splits, missing_cases, unused_cases
 from nnunet_hrmedseg.trainers.progress import EpochProgress
 from nnunet_hrmedseg.trainers.weight_average import WeightAverage
 
@@ -30,8 +31,8 @@ class OneOutputTrainer(nnUNetTrainer):
     keeps under `weight_average`.
 
     Raises:
-        HRMedSegError: a checkpoint that cannot be read; a fold that another process is training; an `ema_decay` that
-            is not between 0 and 1.
+        HRMedSegError: a checkpoint that cannot be read; a fold that another process is training; a fold with cases
+            that are not in the preprocessed data; an `ema_decay` that is not between 0 and 1.
     """
 
     ema_decay: float | None = None  # None: no average; 0.999 averages over about 1,000 iterations
@@ -52,7 +53,7 @@ class OneOutputTrainer(nnUNetTrainer):
         self.save_every = 1
         self.progress: EpochProgress  # of the epoch that runs
         self.iteration = 0
-        self.fold_lock: FileLock | None = None
+        self.fold_lock: BaseFileLock | None = None
 
     @property
     def plain_network(self) -> nn.Module:
@@ -68,7 +69,7 @@ class OneOutputTrainer(nnUNetTrainer):
 
     def on_train_start(self) -> None:
         if self.local_rank == 0:
-            self.fold_lock = _locked(Path(self.output_folder) / "training.lock")
+            self.fold_lock = self._locked_fold()
         super().on_train_start()
         if self.ema_decay is not None and self.weight_average is None:
             self.weight_average = WeightAverage(self.plain_network, self.ema_decay)
@@ -76,9 +77,48 @@ class OneOutputTrainer(nnUNetTrainer):
     def on_train_end(self) -> None:
         super().on_train_end()
         if self.fold_lock is not None:
-            with suppress(OSError):  # where an open file cannot be removed, it stays and means nothing
-                os.remove(self.fold_lock.lock_file)
-            self.fold_lock.release()
+            release_and_remove(self.fold_lock)
+
+    def _locked_fold(self) -> BaseFileLock | None:
+        """The lock of this fold. It ends with this process, however that ends."""
+        file = Path(self.output_folder) / "training.lock"
+        try:
+            return lock(file)
+        except LockHeld as held:
+            raise HRMedSegError(
+                f"Another process is training this fold: it holds {file}. Two would overwrite each other's "
+                f"checkpoints. Wait for it or end it, or train another fold. {held}".rstrip()
+            ) from None
+        except OSError as error:
+            self.print_to_log_file(f"Warning: {file} cannot be locked ({error}). Do not train this fold twice at once.")
+            return None
+
+    def do_split(self):
+        """Split as nnU-Net does. Cases that are missing stop the training here: in a worker they would go unnamed.
+
+        Raises:
+            HRMedSegError: cases of this fold are not in the preprocessed data.
+        """
+        training, validation = super().do_split()
+        present = set(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
+        splits_file = Path(self.preprocessed_dataset_folder_base) / SPLITS
+        absent = {*training, *validation} - present
+        if absent:
+            raw = f"nnUNet_raw/{self.plans_manager.dataset_name}"
+            raise HRMedSegError(
+                f"Fold {self.fold} cannot be trained or validated: {missing_cases(absent, splits_file, raw)}"
+            )
+        return training, validation
+
+    def get_tr_and_val_datasets(self):
+        datasets = super().get_tr_and_val_datasets()
+        if self.fold != "all":
+            splits_file = Path(self.preprocessed_dataset_folder_base) / SPLITS
+            present = self.dataset_class.get_identifiers(self.preprocessed_dataset_folder)
+            unused = set(present) - cases_in_splits(splits_file)
+            if unused:
+                self.print_to_log_file(unused_cases(unused, splits_file))
+        return datasets
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -153,18 +193,3 @@ class OneOutputTrainer(nnUNetTrainer):
                 f"{file} cannot be loaded ({type(error).__name__}: {error}). It is damaged, or of another network. "
                 f"Rename or remove it, and --c goes on from {others[-1] if others else 'nothing: train anew'}."
             ) from error
-
-
-def _locked(file: Path) -> FileLock:
-    """The lock of a fold. It ends with this process, however that ends; the file itself means nothing."""
-    lock = FileLock(file)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise HRMedSegError(
-            f"Another process is training this fold: it holds {file}. Two would overwrite each other's checkpoints. "
-            f"Wait for it or end it, or train another fold."
-        ) from None
-    except (OSError, NotImplementedError):
-        pass  # a file system without locks: as in nnU-Net, the user sees to it
-    return lock

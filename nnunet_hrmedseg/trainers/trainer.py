@@ -9,6 +9,7 @@ file but `build_network_architecture`.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +17,9 @@ from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_hrmedseg.nnunet_versions import nnunet_folder, required_nnunet_folder
 from nnunet_hrmedseg.plans.canvas_advice import canvas_in_words
-from nnunet_hrmedseg.plans.canvas_data import ensure_canvas_data
+from nnunet_hrmedseg.plans.canvas_data import ensure_canvas_data, mark_in_use
 from nnunet_hrmedseg.plans.memory import said_in_words
 from nnunet_hrmedseg.plans.overrides import STARTED_FROM, hrmedseg_plans
 from nnunet_hrmedseg.trainers.batch_augmentation import BatchAugmentation, NotOnBatches
@@ -91,10 +93,11 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
                 self.plans_manager.plans,
                 self.configuration_name,
                 self.dataset_json,
-                raw=os.environ.get("nnUNet_raw"),
-                preprocessed=os.environ["nnUNet_preprocessed"],
+                raw=nnunet_folder("nnUNet_raw"),
+                preprocessed=required_nnunet_folder("nnUNet_preprocessed"),
                 num_processes=default_num_processes,
                 log=self.print_to_log_file,
+                on_ready=self._use_canvas_data,
             )
         self.starts_from_encoder = encoder is not None
         super().initialize()
@@ -108,6 +111,11 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
             self.encoder_record = record(encoder)
             self.print_to_log_file(self.canvas_in_words())
             self.print_to_log_file(self.memory_in_words())
+
+    def _use_canvas_data(self, folder: Path) -> None:
+        """Keep other processes from replacing the data while this trainer lives."""
+        model = os.path.basename(self.output_folder_base)
+        mark_in_use(folder, f"{model} fold_{self.fold}", self)
 
     def load_checkpoint(self, filename_or_checkpoint) -> None:
         self.continues = True

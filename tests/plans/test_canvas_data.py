@@ -1,3 +1,4 @@
+import errno
 import json
 import multiprocessing
 import os
@@ -12,7 +13,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from skimage import io
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.plans import canvas_data, raw_cases
+from nnunet_hrmedseg.plans import canvas_data, ground_truth, raw_cases, raw_files
 from nnunet_hrmedseg.plans.canvas_data import canvas_data_status, ensure_canvas_data
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 from nnunet_hrmedseg.plans.preprocessor import HRMedSegPreprocessor
@@ -49,8 +50,8 @@ class DataSet:
         self.plans = hrmedseg_plans(plans, num_training_cases=3)
         self.folder = self.preprocessed / NAME / self.plans["configurations"]["2d"]["data_identifier"]
 
-    def write(self, case, label=1):
-        rng = np.random.default_rng(ord(case[0]))
+    def write(self, case, label=1, seed=None):
+        rng = np.random.default_rng(ord(case[0]) if seed is None else seed)
         mask = np.zeros((20, 30), dtype=np.uint8)
         mask[5:15, 5:20] = label
         io.imsave(
@@ -66,6 +67,20 @@ class DataSet:
 
     def status(self):
         return canvas_data_status(self.folder, self.json, find_raw_cases(self.raw / NAME, self.json))
+
+    def remove(self, case):
+        (self.images / f"{case}_0000.png").unlink()
+        (self.labels / f"{case}.png").unlink()
+
+    def write_splits(self, *cases):
+        """Two folds of these cases, as nnU-Net writes them."""
+        folds = [{"train": list(cases[1:]), "val": [cases[0]]}, {"train": list(cases[:-1]), "val": [cases[-1]]}]
+        (self.folder.parent / "splits_final.json").write_text(json.dumps(folds))
+
+    def content(self):
+        """The canvas data's files and what is in them, without the marks of trainings."""
+        files = [file for file in self.folder.rglob("*") if file.is_file() and file.suffix != ".lock"]
+        return {file.relative_to(self.folder): file.read_bytes() for file in files}
 
     def leftovers(self):
         return sorted(p.name for p in self.folder.parent.iterdir() if ".incomplete" in p.name or ".replaced" in p.name)
@@ -140,7 +155,7 @@ def test_another_canvas_is_another_folder(data):
 CHANGES = {
     "added: d": lambda data: data.write("d"),
     "removed: b": lambda data: (data.images / "b_0000.png").unlink(),
-    "changed: b": lambda data: os.utime(data.images / "b_0000.png"),
+    "changed: b": lambda data: data.write("b", seed=7),
     "changed: c": lambda data: data.write("c", label=0),
     "labels in dataset.json": lambda data: data.json.update(labels={"background": 0, "cell": 1, "ignore": 2}),
 }
@@ -240,6 +255,215 @@ def test_preprocess_command_makes_complete_data_anew(data, monkeypatch):
     assert all(file.stat().st_mtime_ns > before for file, before in zip(files, made, strict=True))
 
 
+# ---- copies of raw data and of canvas data ---------------------------------------------------------------------------
+
+
+def copy_with_new_times(data):
+    """`cp -r` of the raw data: the same bytes, other times."""
+    data.raw = shutil.copytree(data.raw, data.raw.with_name("copy"), copy_function=shutil.copyfile)
+    data.images, data.labels = data.raw / NAME / "imagesTr", data.raw / NAME / "labelsTr"
+    for file in (*data.images.iterdir(), *data.labels.iterdir()):
+        os.utime(file, (1000, 1000))
+
+
+def test_a_copy_of_the_raw_data_is_the_same_data(data, monkeypatch):
+    data.ensure()
+    before = {name: content for name, content in data.content().items() if name != canvas_data.RECORD}
+    copy_with_new_times(data)
+    assert data.status().state == "complete" and sorted(data.status().touched) == list(CASES)
+    assert not data.ensure()[1]
+    after = data.content()
+    assert {name: after[name] for name in before} == before
+
+    # the new times were recorded, so that nothing is read again
+    monkeypatch.setattr(raw_files, "sha256", None)
+    assert data.status().state == "complete" and not data.status().touched
+
+
+def test_a_record_of_an_older_version_without_digests(data):
+    data.ensure()
+    file = data.folder / canvas_data.RECORD
+    record = json.loads(file.read_text())
+    record["raw"] = {name: [entry[:3] for entry in files] for name, files in record["raw"].items()}
+    file.write_text(json.dumps(record))
+    assert data.status().state == "complete"
+    copy_with_new_times(data)
+    assert data.status().state == "stale"
+
+
+@pytest.mark.parametrize("raw", [{"a": 1}, {"a": ["x"]}, {"a": [[]]}, {name: [[1]] for name in CASES}])
+def test_a_record_that_was_edited(data, raw):
+    data.ensure()
+    file = data.folder / canvas_data.RECORD
+    file.write_text(json.dumps({**json.loads(file.read_text()), "raw": raw}))
+    assert data.status().state in ("incomplete", "stale")
+
+
+def test_a_raw_file_that_changes_while_its_case_is_preprocessed_is_not_taken_for_the_same(data):
+    class Changing(HRMedSegPreprocessor):
+        def run_case_save(self, output, images, *args, **kwargs):
+            super().run_case_save(output, images, *args, **kwargs)
+            if Path(output).name == "b":
+                data.write("b", seed=7)
+
+    data.ensure(preprocessor=Changing(verbose=False))
+    assert data.status().reason == "raw cases were changed: b"
+
+
+# ---- a folder that cannot be written to ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def read_only(monkeypatch):
+    """Returns a function after which no lock can be made and no file replaced, as in a folder of somebody else's."""
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    def close():
+        for name in ("lock", "write_atomically"):
+            monkeypatch.setattr(canvas_data, name, refuse)
+        monkeypatch.setattr(ground_truth.shutil, "copy2", refuse)
+
+    return close
+
+
+def test_complete_data_in_a_read_only_folder(data, read_only):
+    data.ensure()
+    copy_with_new_times(data)
+    read_only()
+    folder, lines = data.ensure(on_ready=lambda folder: canvas_data.mark_in_use(folder, "a training", data))
+    assert folder == data.folder and not lines
+
+
+def test_data_that_would_have_to_be_made_in_a_read_only_folder(data, read_only):
+    data.ensure()
+    data.write("b", seed=7)
+    before = data.content()
+    read_only()
+    with pytest.raises(HRMedSegError) as error:
+        data.ensure()
+    for words in (
+        "must be made (raw cases were changed: b)",
+        f"{data.folder.parent} cannot be written to",
+        "Permission denied",
+        "set nnUNet_preprocessed",
+        "unset nnUNet_raw",
+    ):
+        assert words in str(error.value)
+    assert data.content() == before
+    assert data.ensure(raw=None)[0] == data.folder
+
+    shutil.rmtree(data.folder)
+    with pytest.raises(HRMedSegError, match="there is no canvas data yet") as error:
+        data.ensure()
+    assert "unset nnUNet_raw" not in str(error.value)
+
+
+# ---- folds that need the data ----------------------------------------------------------------------------------------
+
+
+def test_a_removed_case_that_a_fold_needs_is_trained_with_as_it_is(data):
+    data.ensure()
+    data.write_splits(*CASES)
+    data.remove("b")
+    before = data.content()
+    folder, lines = data.ensure()
+    assert folder == data.folder and data.content() == before
+    assert (data.gt / "b.png").is_file()
+    (line,) = lines
+    for words in ("as it is", "splits_final.json names cases that are missing: b", "restore", "remove", "begin again"):
+        assert words in line
+
+    with pytest.raises(HRMedSegError, match="names cases that are missing: b"):
+        data.ensure(force=True)
+    assert data.content() == before
+
+    data.write_splits("a", "c")
+    _, lines = data.ensure()
+    assert "raw cases were removed: b" in lines[0]
+    assert data.status().state == "complete" and not (data.folder / "b.pkl").exists()
+
+
+def test_a_removed_case_that_a_fold_needs_when_the_data_cannot_be_used(data):
+    data.ensure()
+    data.write_splits(*CASES)
+    data.remove("b")
+    (data.folder / "a.pkl").unlink()
+    with pytest.raises(HRMedSegError, match="names cases that are missing: b"):
+        data.ensure()
+    assert (data.folder / "b.b2nd").is_file()
+
+
+def test_splits_that_cannot_be_read_are_named(data):
+    data.ensure()
+    data.remove("b")
+    (data.folder.parent / "splits_final.json").write_text('[{"train": 1}]')
+    with pytest.raises(HRMedSegError, match="splits_final.json cannot be read as nnU-Net's list of folds"):
+        data.ensure()
+
+
+class Training:
+    """What keeps the data from being replaced, as long as this object lives."""
+
+    def __init__(self, data):
+        data.ensure(on_ready=lambda folder: canvas_data.mark_in_use(folder, "model fold_0", self))
+
+
+IN_USE = "is not replaced while a training uses it: model fold_0"
+
+
+@pytest.mark.parametrize("words", [words for words in CHANGES if "dataset.json" not in words])
+def test_data_is_not_replaced_under_a_running_training(data, words):
+    training = Training(data)
+    CHANGES[words](data)
+    before, truth = data.content(), (data.gt / "c.png").read_bytes()
+    _, lines = data.ensure()
+    (line,) = lines
+    assert IN_USE in line and words in line
+    assert data.content() == before
+    assert (data.gt / "c.png").read_bytes() == truth  # validation compares with what is trained with
+
+    with pytest.raises(HRMedSegError, match=IN_USE):
+        data.ensure(force=True)
+    assert data.content() == before
+
+    del training
+    assert not list((data.folder / canvas_data.USERS).iterdir())
+    _, lines = data.ensure()
+    assert lines[0].startswith("Resizing") and data.status().state == "complete"
+
+
+@pytest.mark.parametrize("damage", [CHANGES["labels in dataset.json"], lambda data: (data.folder / "a.pkl").unlink()])
+def test_data_that_cannot_be_used_is_not_replaced_under_a_running_training_either(data, damage):
+    training = Training(data)
+    damage(data)
+    before = data.content()
+    with pytest.raises(HRMedSegError, match=IN_USE):
+        data.ensure()
+    assert data.content() == before and training
+
+
+def use_in_process(data, ready):
+    training = Training(data)
+    ready.set()
+    time.sleep(600)
+    del training
+
+
+def test_a_training_that_was_killed_does_not_hold_the_data(data, processes):
+    data.ensure()
+    ready = processes.Event()
+    process = processes.Process(target=use_in_process, args=(data, ready))
+    process.start()
+    assert ready.wait(60)
+    data.write("b", seed=7)
+    assert IN_USE in data.ensure()[1][0]
+    process.kill()
+    process.join()
+    assert data.ensure()[1][0].startswith("Resizing")
+
+
 # ---- without raw data ------------------------------------------------------------------------------------------------
 
 
@@ -277,6 +501,30 @@ def test_what_is_left_of_the_data_is_kept_when_it_cannot_be_made_again(data):
 
 
 # ---- labels at original size -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", [-86400, 86400])
+def test_a_corrected_label_is_copied_whether_its_time_is_older_or_newer(data, seconds):
+    data.ensure()
+    time_of_copy = (data.gt / "c.png").stat().st_mtime
+    data.write("c", label=0)
+    os.utime(data.labels / "c.png", (time_of_copy + seconds, time_of_copy + seconds))
+    _, lines = data.ensure()
+    assert "raw cases were changed: c" in lines[0]
+    assert (data.gt / "c.png").read_bytes() == (data.labels / "c.png").read_bytes()
+    dataset = infer_dataset_class(str(data.folder))(str(data.folder))
+    assert not np.any(dataset.load_case("c")[1][:] > 0)
+
+
+def test_a_label_of_the_same_size_and_another_time_is_compared_by_content(data):
+    data.ensure()
+    label, copy = data.labels / "a.png", data.gt / "a.png"
+    copy.write_bytes(label.read_bytes()[::-1])
+    data.ensure()
+    assert copy.read_bytes() == label.read_bytes()
+    os.utime(copy, (1, 1))
+    data.ensure()
+    assert copy.stat().st_mtime == 1  # the same content is left alone: others may own it
 
 
 def test_ground_truth_follows_the_raw_labels(data):
@@ -325,6 +573,14 @@ def test_an_image_without_channel_number(data):
     (data.images / "d.png").write_bytes((data.images / "a_0000.png").read_bytes())
     with pytest.raises(HRMedSegError, match="d.png has no channel number"):
         data.ensure()
+
+
+@pytest.mark.parametrize("planned", [False, True])
+def test_names_that_nnunet_takes_for_labels(data, planned):
+    data.write("b_seg")
+    with pytest.raises(HRMedSegError, match="must not end in _seg: b_seg.* Rename"):
+        data.ensure(force=planned)
+    assert data.status().state == "missing" and not data.leftovers()
 
 
 # ---- processes -------------------------------------------------------------------------------------------------------

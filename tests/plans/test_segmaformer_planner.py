@@ -72,6 +72,15 @@ def test_large_volumes_have_lowres_but_no_cascade(dataset):
     assert "next_stage" not in configurations["3d_lowres"]
 
 
+def test_names_that_nnunet_takes_for_labels(dataset, tmp_path):
+    file = dataset([12, 60, 64], [6.0, 1.0, 1.0])
+    description = tmp_path / "nnUNet_raw" / "Dataset001_Test" / "dataset.json"
+    description.write_text(description.read_text().replace('"case"', '"case_seg"'))
+    with pytest.raises(HRMedSegError, match="must not end in _seg: case_seg"):
+        nnUNetPlannerSegMaFormer("Dataset001_Test").plan_experiment()
+    assert not file.exists()
+
+
 def test_images_are_sent_to_hrmedseg(dataset):
     file = dataset([1, 64, 64], [999.0, 1.0, 1.0])
     with pytest.raises(HRMedSegError, match="-pl nnUNetPlannerHRMedSeg"):

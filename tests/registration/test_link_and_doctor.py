@@ -242,6 +242,15 @@ def test_variables(monkeypatch, tmp_path):
     assert results.ok
 
 
+def test_folders_that_are_written_into_the_paths_module_of_nnunet(monkeypatch, tmp_path):
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(f"nnunetv2.paths.{name}", str(tmp_path))
+    findings = list(variables())
+    assert all(finding.ok for finding in findings)
+    assert findings[0].what == f"nnUNet_raw (set in nnU-Net's paths.py) is {tmp_path}"
+
+
 @pytest.mark.parametrize(
     "windows, unset, make, permit",
     [

@@ -1,13 +1,24 @@
 """What is different between nnU-Net's releases, on stand-ins for the older ones."""
 
 import os
+import re
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from nnunetv2 import paths
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_hrmedseg.nnunet_versions import build_network, find_trainer, nnunet_folders
+import nnunet_hrmedseg
+from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.nnunet_versions import (
+    build_network,
+    find_trainer,
+    nnunet_folder,
+    nnunet_folders,
+    required_nnunet_folder,
+)
 from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSeg
 
 
@@ -61,3 +72,23 @@ def test_folders_hold_inside_alone(monkeypatch, tmp_path):
         raise ZeroDivisionError
     assert os.environ["nnUNet_raw"] == imported.nnUNet_raw == "before"
     assert "nnUNet_results" not in os.environ and imported.nnUNet_results is None
+
+
+def test_a_folder_is_the_one_that_nnunet_has(monkeypatch, tmp_path):
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+    with nnunet_folders(nnUNet_raw=tmp_path):
+        assert nnunet_folder("nnUNet_raw") == required_nnunet_folder("nnUNet_raw") == str(tmp_path)
+    assert nnunet_folder("nnUNet_raw") is None
+    with pytest.raises(HRMedSegError, match="nnUNet_raw is not set"):
+        required_nnunet_folder("nnUNet_raw")
+    # as users write it into the module, where nnU-Net takes it from
+    monkeypatch.setattr(paths, "nnUNet_raw", "/data/raw")
+    monkeypatch.setenv("nnUNet_raw", "/elsewhere")
+    assert nnunet_folder("nnUNet_raw") == "/data/raw"
+
+
+def test_the_package_asks_nnunet_for_its_folders():
+    """No module but this one reads nnU-Net's variables from the environment."""
+    package = Path(nnunet_hrmedseg.__file__).parent
+    asking = re.compile(r"""environ(\.get\(|\[)["']nnUNet_(raw|preprocessed|results)""")
+    assert not [file for file in package.rglob("*.py") if asking.search(file.read_text(encoding="utf-8"))]

@@ -1,6 +1,7 @@
 """The trainers on a tiny data set of their own, without nnU-Net's worker processes."""
 
 import errno
+import gc
 import json
 import os
 from functools import partial
@@ -15,13 +16,15 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.nn import functional as F
 
+from nnunet_hrmedseg import locks
 from nnunet_hrmedseg.architectures import HERSeg, HRMedSeg
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.nnunet_versions import build_network
+from nnunet_hrmedseg.plans.canvas_data import ensure_canvas_data
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 from nnunet_hrmedseg.pretraining.student import Normalize, Student, encoder_architecture
 from nnunet_hrmedseg.registration.names import EPOCHS, TRAINERS
-from nnunet_hrmedseg.trainers import variants
+from nnunet_hrmedseg.trainers import one_output, variants
 from nnunet_hrmedseg.trainers.initialization import ENVIRONMENT_VARIABLE
 from nnunet_hrmedseg.trainers.trainer import (
     nnUNetTrainerHERSeg,
@@ -334,6 +337,96 @@ def test_two_trainings_of_one_fold(dataset):
     other.on_train_start()
     first.on_train_end()
     second.on_train_start()
+
+
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_two_trainings_of_one_fold_on_a_file_system_without_locks(dataset, monkeypatch, error):
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(descriptor, operation):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    for name, seconds in (("LEASE_SECONDS", 1.2), ("HEARTBEAT_SECONDS", 0.2), ("POLL_SECONDS", 0.1)):
+        monkeypatch.setattr(locks, name, seconds)
+    description = dataset(LABELS)
+    first, second = _trainer(description), _trainer(description)
+    first.on_train_start()
+    with pytest.raises(HRMedSegError, match=r"Another process is training this fold.*Delete that file") as held:
+        second.on_train_start()
+    marker = Path(first.output_folder, "training.lock.holder")
+    assert str(marker) in str(held.value) and marker.is_file()
+    first.on_train_end()
+    assert not marker.exists()
+    second.on_train_start()
+    second.on_train_end()
+
+
+def test_a_fold_that_cannot_be_locked_is_trained(dataset, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(one_output, "lock", refuse)
+    trainer = _trainer(dataset(LABELS))
+    trainer.on_train_start()
+    assert "training.lock cannot be locked ([Errno 13] Permission denied)" in _log_of(trainer)
+    trainer.on_train_end()
+
+
+def test_data_is_not_made_again_while_a_trainer_uses_it(dataset, tmp_path):
+    trainer = _trainer(dataset(LABELS))
+    trainer.initialize()
+    make_again = partial(
+        ensure_canvas_data,
+        trainer.plans_manager.plans,
+        "2d",
+        trainer.dataset_json,
+        raw=tmp_path / "nnUNet_raw",
+        preprocessed=tmp_path / "nnUNet_preprocessed",
+        force=True,
+        log=lambda line: None,
+    )
+    with pytest.raises(HRMedSegError, match=f"uses it: {type(trainer).__name__}__nnUNetPlans__2d fold_0"):
+        make_again()
+    del trainer
+    gc.collect()
+    make_again()
+
+
+def _write_splits(tmp_path, *cases):
+    file = tmp_path / "nnUNet_preprocessed" / "Dataset001_Test" / "splits_final.json"
+    file.write_text(json.dumps([{"train": list(cases[1:]), "val": [cases[0]]}]))
+    return file
+
+
+def test_a_case_that_is_in_the_splits_and_not_in_the_data_is_named(dataset, tmp_path):
+    description = dataset(LABELS)
+    file = _write_splits(tmp_path, "case_0", "case_1", "gone")
+    with pytest.raises(HRMedSegError, match=r"(?s)Fold 0 cannot be trained.* missing: gone.*restore.*remove.*begin"):
+        _trainer(description).on_train_start()
+    assert json.loads(file.read_text())[0]["train"] == ["case_1", "gone"]
+    trainer = _trainer(description)
+    trainer.initialize()
+    with pytest.raises(HRMedSegError, match="gone"):
+        trainer.perform_actual_validation()
+    trainer = _trainer(description, fold="all")
+    trainer.on_train_start()
+    assert len(trainer.dataloader_train.data_loader._data.identifiers) == 5
+
+
+def test_cases_that_no_fold_uses_are_reported_once(dataset, tmp_path):
+    description = dataset(LABELS)
+    _write_splits(tmp_path, *(f"case_{number}" for number in range(5)))
+    trainer = _trainer(description)
+    trainer.on_train_start()
+    assert "in no fold" not in _log_of(trainer)
+    trainer.on_train_end()
+    _write_splits(tmp_path, "case_0", "case_1", "case_2")
+    trainer = _trainer(description)
+    trainer.on_train_start()
+    trainer.do_split()
+    warning = "Warning: case_3, case_4 are in the preprocessed data but in no fold"
+    assert _log_of(trainer).count(warning) == 1
 
 
 def test_continuing_restores_weights_epoch_and_plans(dataset):

@@ -1,0 +1,120 @@
+"""Locks between processes, on file systems with and without locks of their own. None outlives its process.
+
+Where the file system has locks, the operating system frees them when the process ends. Where it has none (NFS and
+Lustre mounted without flock), a marker file takes their place. Its holder touches it every `HEARTBEAT_SECONDS`. The
+marker of a process that was killed is taken over: at once on the same machine, on another one after `LEASE_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
+
+__all__ = ["LockHeld", "lock", "release_and_remove"]
+
+# of flock, where the file system (or the server behind it) has no locks
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+
+MARKER = ".holder"  # ending of the marker of a file that cannot be locked
+
+# NFS shows another machine's heartbeat up to a minute late
+LEASE_SECONDS = 120.0
+HEARTBEAT_SECONDS = 20.0
+POLL_SECONDS = 1.0
+
+
+class LockHeld(Exception):
+    """Another process holds the lock.
+
+    Attributes:
+        marker: on a file system without locks, the file that stands for the lock: delete it to free the lock.
+        owner: who wrote that file; empty where the operating system knows.
+    """
+
+    def __init__(self, marker: Path | None = None, owner: str = "") -> None:
+        super().__init__(owner)
+        self.marker, self.owner = marker, owner
+
+    def __str__(self) -> str:
+        if self.marker is None:
+            return ""
+        return (
+            f"This file system has no locks, so the file {self.marker} stands for one; {self.owner} wrote it. Delete "
+            f"that file if this process no longer runs."
+        )
+
+
+def lock(file: Path, *, on_wait: Callable[[], Any] | None = None) -> BaseFileLock:
+    """Return the lock of `file`, acquired. It ends with its `release()` or with this process, however that ends.
+
+    Args:
+        file: its folder exists. The file itself means nothing and may stay.
+        on_wait: called once if another process holds the lock, which is then waited for. None: do not wait.
+
+    Raises:
+        LockHeld: another process holds it, and `on_wait` is None.
+        OSError: the file cannot be made or opened.
+    """
+    # group-writable: members of a group that shares the folder lock the same file
+    native = FileLock(file, mode=0o664, thread_local=False, fallback_to_soft=False)
+    try:
+        try:
+            native.acquire(timeout=0)
+        except Timeout:
+            if on_wait is None:
+                raise LockHeld from None
+            on_wait()
+            native.acquire()
+        return native
+    except NotImplementedError:
+        pass
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return _lease(file.with_name(file.name + MARKER), on_wait)
+
+
+def release_and_remove(held: BaseFileLock) -> None:
+    """Release a lock whose file nobody waits for, and remove the file."""
+    # a marker's lock removes the marker itself, and the file beside it is left
+    with suppress(OSError):  # where an open file cannot be removed, it stays and means nothing
+        os.remove(str(held.lock_file).removesuffix(MARKER))
+    held.release()
+
+
+def _lease(marker: Path, on_wait: Callable[[], Any] | None) -> SoftFileLease:
+    lease = SoftFileLease(
+        marker, lease_duration=LEASE_SECONDS, heartbeat_interval=HEARTBEAT_SECONDS, thread_local=False
+    )
+    first_seen, end = _heartbeat(marker), time.monotonic() + LEASE_SECONDS + 2 * HEARTBEAT_SECONDS
+    while True:
+        try:
+            lease.acquire(timeout=POLL_SECONDS)  # takes over a marker whose holder is dead
+            break
+        except Timeout:
+            if on_wait is not None:
+                on_wait()
+                lease.acquire(poll_interval=POLL_SECONDS)
+                break
+            # a marker is a living process's if it is touched while we look; it may also just have been removed
+            seen = _heartbeat(marker)
+            if seen is not None and (seen != first_seen or time.monotonic() > end):
+                owner = lease.owner
+                raise LockHeld(marker, f"process {owner.pid} on {owner.hostname}" if owner else "a process") from None
+    atexit.register(lease.release)  # a process that ends by itself leaves no marker
+    return lease
+
+
+def _heartbeat(marker: Path) -> int | None:
+    try:
+        return os.stat(marker).st_mtime_ns
+    except FileNotFoundError:
+        return None

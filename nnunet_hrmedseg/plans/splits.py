@@ -1,0 +1,57 @@
+"""splits_final.json, nnU-Net's file of folds: the cases that it names, and those that are not there or not in it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.files import read_json
+
+__all__ = ["SPLITS", "cases_in_splits", "missing_cases", "unused_cases"]
+
+SPLITS = "splits_final.json"
+
+
+def cases_in_splits(file: Path) -> set[str]:
+    """Return the names of all cases in all folds; none where nnU-Net has not made the file yet.
+
+    Raises:
+        HRMedSegError: the file cannot be read, or is not a list of folds.
+    """
+    try:
+        splits = read_json(file)
+        return {case for fold in splits for part in ("train", "val") for case in fold[part]}
+    except FileNotFoundError:
+        return set()
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise HRMedSegError(
+            f"{file} cannot be read as nnU-Net's list of folds ({type(error).__name__}: {error}). Correct it, or "
+            f"delete it: nnU-Net then makes new folds."
+        ) from error
+
+
+def missing_cases(names: Collection[str], splits_file: Path, raw_folder: str) -> str:
+    """Return the sentences on cases that the folds need and the raw data has no longer.
+
+    Args:
+        raw_folder: of the dataset, or its name if nnUNet_raw is not known.
+    """
+    names = sorted(names)
+    return (
+        f"{splits_file} names cases that are missing: {some(names)}. Either\n"
+        f"  - restore them: put their images and labels back to {raw_folder}; or\n"
+        f"  - remove them from {splits_file.name}: the canvas data is then made again without them; or\n"
+        f"  - begin again: delete {splits_file.name} and run nnUNetv2_preprocess. nnU-Net makes new folds, and folds "
+        f"that were trained before must be trained again."
+    )
+
+
+def unused_cases(names: Collection[str], splits_file: Path) -> str:
+    """Return the line on cases that were added after nnU-Net made its folds."""
+    verb = "is" if len(names) == 1 else "are"
+    return (
+        f"Warning: {some(sorted(names))} {verb} in the preprocessed data but in no fold of {splits_file}, which was "
+        f"made before: no fold trains or validates with {'it' if len(names) == 1 else 'them'}. Add the names to the "
+        f"folds in that file, or delete it for new folds (folds that were trained before must then be trained again)."
+    )

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import HRMedSegError, size
 
-__all__ = ["check_image"]
+__all__ = ["check_image", "check_plane"]
 
 
 def check_image(data: np.ndarray, channels: Sequence[str], expected_by: str) -> None:
@@ -41,3 +41,23 @@ def check_image(data: np.ndarray, channels: Sequence[str], expected_by: str) -> 
                 f"values in all. Replace them by a value that means something for this kind of image, for instance "
                 f"that of its background."
             )
+
+
+def check_plane(shape: Sequence[float], what_has: str) -> None:
+    """Refuse volumes whose slices are single rows or columns of pixels: their axes are in another order.
+
+    Args:
+        shape: slices, rows, columns, in the order that slices go through the network.
+        what_has: that shape, with a verb, for the message: "This case has".
+
+    Raises:
+        HRMedSegError: more than one slice, each of one row or one column.
+    """
+    slices, rows, columns = (f"{side:g}" for side in shape)
+    if shape[0] > 1 and min(shape[1:]) == 1:
+        raise HRMedSegError(
+            f"{what_has} {slices} slices of {size((rows, columns))} pixels: a network for images would see one line of "
+            f"pixels at a time. The axis of length 1 has to be the one that the slices follow. nnU-Net takes the axis "
+            f"with the largest spacing for it: save images and labels with a spacing that is largest along the axis of "
+            f"length 1, or save them as images (.png, .tif), and plan again."
+        )

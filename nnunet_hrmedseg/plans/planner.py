@@ -10,6 +10,7 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
+from nnunet_hrmedseg.plans.plan_check import check_channels
 
 __all__ = ["nnUNetPlannerHRMedSeg"]
 
@@ -46,6 +47,7 @@ class nnUNetPlannerHRMedSeg(ExperimentPlanner):
             gpu_memory_target_gb=self.UNet_vram_target_GB,
         )
         configuration = self.plans["configurations"]["2d"]
+        check_channels(self.plans, "2d", configuration, self.dataset_json)
         print(
             f"HRMedSeg configuration, in the place of the 2D U-Net above: canvas {configuration['patch_size']}, "
             f"batch size {configuration['batch_size']}, data folder {configuration['data_identifier']}"

@@ -99,6 +99,7 @@ class HRMedSegPreprocessor(DefaultPreprocessor):
         """
         from nnunet_hrmedseg.plans.canvas_data import ensure_canvas_data
         from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
+        from nnunet_hrmedseg.plans.plan_check import check_channels
 
         dataset_name = maybe_convert_to_dataset_name(dataset_name_or_id)
         preprocessed = os.environ.get("nnUNet_preprocessed")
@@ -108,6 +109,7 @@ class HRMedSegPreprocessor(DefaultPreprocessor):
         dataset_json = _load(os.path.join(preprocessed, dataset_name, "dataset.json"), dataset_name)
         # a canvas that was edited in the plans file changes the data folder's name with it
         plans = hrmedseg_plans(plans, configuration_name, num_training_cases=dataset_json["numTraining"])
+        check_channels(plans, configuration_name, plans["configurations"][configuration_name], dataset_json)
         ensure_canvas_data(
             plans,
             configuration_name,

@@ -14,6 +14,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg.architectures.mamba import mamba_kernels
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.plans.plan_check import check_channels
 from nnunet_hrmedseg.plans.segmaformer import segmaformer_plans
 from nnunet_hrmedseg.plans.segmaformer_memory import said_in_words
 from nnunet_hrmedseg.trainers.one_output import OneOutputTrainer
@@ -48,6 +49,7 @@ class nnUNetTrainerSegMaFormer(OneOutputTrainer):
     ):
         num_classes = PlansManager(plans).get_label_manager(dataset_json).num_segmentation_heads
         plans = segmaformer_plans(plans, configuration, num_classes=num_classes)
+        check_channels(plans, configuration, plans["configurations"][configuration], dataset_json)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = self.recipe_epochs
         self.initial_lr = 3e-4

@@ -19,6 +19,7 @@ from nnunet_hrmedseg.plans.canvas_advice import canvas_in_words
 from nnunet_hrmedseg.plans.canvas_data import ensure_canvas_data
 from nnunet_hrmedseg.plans.memory import said_in_words
 from nnunet_hrmedseg.plans.overrides import STARTED_FROM, hrmedseg_plans
+from nnunet_hrmedseg.plans.plan_check import check_channels
 from nnunet_hrmedseg.trainers.batch_augmentation import BatchAugmentation, NotOnBatches
 from nnunet_hrmedseg.trainers.initialization import chosen_encoder, initialize_encoder, record
 from nnunet_hrmedseg.trainers.losses import DiceAndPixelLoss, dice_and_cross_entropy, dice_and_focal
@@ -65,6 +66,7 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
             num_classes=PlansManager(plans).get_label_manager(dataset_json).num_segmentation_heads,
             network=self.network_name,
         )
+        check_channels(plans, configuration, plans["configurations"][configuration], dataset_json)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = self.recipe_epochs
         self.initial_lr = 1e-3

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.image_check import check_plane
+from nnunet_hrmedseg.image_check import lines_of_pixels
 from nnunet_hrmedseg.json_values import is_dict, is_int, is_list, is_number, is_text
 from nnunet_hrmedseg.plans.networks import arguments_of
 
@@ -150,7 +150,9 @@ def check_channels(
             )
     shape = plans.get("original_median_shape_after_transp")
     if shape is not None and len(configuration["patch_size"]) == 2:
-        check_plane(shape, f"{_of(plans)} are for volumes that have")
+        lines = lines_of_pixels(shape, f"{_of(plans)} are for volumes that have")
+        if lines is not None:
+            raise HRMedSegError(lines)
 
 
 def plans_file(plans: Mapping[str, Any]) -> str:

@@ -195,7 +195,7 @@ def test_plans_of_another_number_of_channels():
 def test_one_entry_for_three_channels(key, value):
     plans = stock_plans()
     plans["configurations"]["2d"][key] = [value]
-    words = f'"{key}" of configuration \'2d\' has 1 entry, but dataset.json lists 3 channels (R, G, B)'
+    words = f"\"{key}\" of configuration '2d' has 1 entry, but dataset.json lists 3 channels (R, G, B)"
     with pytest.raises(HRMedSegError, match=re.escape(words)):
         _channels(plans, RGB)
 

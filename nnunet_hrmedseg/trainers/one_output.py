@@ -13,7 +13,10 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.files import replacing
+from nnunet_hrmedseg.plans.overrides import STARTED_FROM
+from nnunet_hrmedseg.plans.trained_with import check_trained_with
 from nnunet_hrmedseg.trainers.progress import EpochProgress
+from nnunet_hrmedseg.trainers.start import load_as_nnunet_does
 
 __all__ = ["OneOutputTrainer"]
 
@@ -22,7 +25,8 @@ class OneOutputTrainer(nnUNetTrainer):
     """nnU-Net's trainer for light networks without deep supervision; its scheduler takes fractional epochs.
 
     Raises:
-        HRMedSegError: a checkpoint that cannot be read; a fold that another process is training.
+        HRMedSegError: a checkpoint that cannot be read, or was trained on another canvas or with another network than
+            the plans have now; a fold that another process is training.
     """
 
     # exactly nnU-Net's arguments: it records them by name for the checkpoint
@@ -47,6 +51,19 @@ class OneOutputTrainer(nnUNetTrainer):
 
     def plot_network_architecture(self) -> None:
         """nnU-Net's plot needs a library that no longer works; its failure would be all that the user sees."""
+
+    @property
+    def encoder_record(self) -> dict[str, str] | None:
+        """The weights that this training started from; they are recorded in the saved plans and in every checkpoint."""
+        return self.plans_manager.plans["configurations"][self.configuration_name].get(STARTED_FROM)
+
+    @encoder_record.setter
+    def encoder_record(self, value: dict[str, str] | None) -> None:
+        for plans in (self.plans_manager.plans, self.my_init_kwargs["plans"]):
+            configuration = plans["configurations"][self.configuration_name]
+            configuration.pop(STARTED_FROM, None)
+            if value is not None:
+                configuration[STARTED_FROM] = value
 
     def on_train_start(self) -> None:
         if self.local_rank == 0:
@@ -94,6 +111,9 @@ class OneOutputTrainer(nnUNetTrainer):
 
     def load_checkpoint(self, filename_or_checkpoint) -> None:
         try:
+            if isinstance(filename_or_checkpoint, str):  # before data is made for another canvas
+                trained = load_as_nnunet_does(filename_or_checkpoint)
+                check_trained_with(trained, self.plans_manager.plans, filename_or_checkpoint)
             super().load_checkpoint(filename_or_checkpoint)
         except Exception as error:  # torch and pickle raise whatever they like at damaged files
             if not isinstance(filename_or_checkpoint, str) or isinstance(error, HRMedSegError):
@@ -104,6 +124,7 @@ class OneOutputTrainer(nnUNetTrainer):
                 f"{file} cannot be loaded ({type(error).__name__}: {error}). It is damaged, or of another network. "
                 f"Rename or remove it, and --c goes on from {others[-1] if others else 'nothing: train anew'}."
             ) from error
+        self.encoder_record = self.my_init_kwargs["plans"]["configurations"][self.configuration_name].get(STARTED_FROM)
 
 
 def _locked(file: Path) -> FileLock:

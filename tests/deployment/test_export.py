@@ -273,7 +273,10 @@ def test_a_place_below_a_file_is_said_in_words(plain, tmp_path):
         (
             {
                 "preprocessor_name": "DefaultPreprocessor",
-                "architecture": {"network_class_name": "dynamic_network_architectures.PlainConvUNet"},
+                "architecture": {
+                    "network_class_name": "dynamic_network_architectures.PlainConvUNet",
+                    "arch_kwargs": {},
+                },
             },
             "PlainConvUNet with DefaultPreprocessor.*need nnU-Net",
         ),

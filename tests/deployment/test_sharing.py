@@ -34,7 +34,7 @@ def hrmedseg(network="HRMedSeg"):
     tiny = {"embed_dim": 24, "depth": 3, "decoder_dim": 16, "decoder_mlp_dim": 16, "decoder_heads": 2}
     configuration["architecture"]["arch_kwargs"].update(tiny)
     configuration["encoder_weights"] = ENCODER["file"]
-    return plans
+    return hrmedseg_plans(plans, num_training_cases=4)  # as training writes it: the data folder's name follows
 
 
 def stock():

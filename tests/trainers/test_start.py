@@ -13,9 +13,11 @@ from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.files import sha256_of
 from nnunet_hrmedseg.nnunet_versions import build_network
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
+from nnunet_hrmedseg.trainers.start import checked_network
 from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHERSeg, nnUNetTrainerHRMedSeg
 from tests.nnunet_releases import since_nnunet
 from tests.plans.stock_plans import stock_plans
+from tests.test_documentation import ROOT, blocks
 from tests.trainers.conftest import LABELS
 
 CPU = torch.device("cpu")
@@ -239,6 +241,35 @@ def test_files_that_are_not_checkpoints(dataset, tmp_path, content):
     with pytest.raises(HRMedSegError, match=f"-pretrained_weights .*weights.pth {words}"):
         _start_from(file, dataset(LABELS))
     assert not _data_folders(tmp_path)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_encoder_of_a_trained_network_as_the_page_takes_it(dataset, monkeypatch, channels):
+    """From HRMedSeg on images of any channels to HERSeg on RGB: a grey image saved as RGB gets the same features."""
+    (script,) = [block for block in blocks(ROOT / "docs" / "encoders.md", "python") if "write_encoder" in block]
+    description = dataset(LABELS)
+    plans = _plans(name="Other")
+    if channels == 1:
+        description = _grey(description)
+        plans["configurations"]["2d"].update(normalization_schemes=["ZScoreNormalization"], use_mask_for_norm=[False])
+    trained = nnUNetTrainerHRMedSeg(plans, "2d", 0, description, CPU)
+    trained.network = checked_network(trained)
+    trained.optimizer = torch.optim.Adam(trained.network.parameters())
+    file = Path(trained.output_folder, "checkpoint_final.pth")
+    trained.save_checkpoint(str(file))
+    Path(trained.output_folder_base, "plans.json").write_text(json.dumps(trained.plans_manager.plans))
+    monkeypatch.chdir(trained.output_folder_base)
+    exec(script, {})
+
+    description["channel_names"] = {"0": "R", "1": "G", "2": "B"}
+    encoder = Path(trained.output_folder_base, "my_encoder.safetensors")
+    trainer = _trainer(description, nnUNetTrainerHERSeg, encoder=str(encoder))
+    trainer.on_train_start()
+    assert trainer.encoder_record["name"] == "encoder of my model"
+    image = torch.randn(1, 1, 32, 48).expand(1, 3, 32, 48)
+    with torch.no_grad():
+        expected = trained.network.eval().encoder(image[:, :channels])
+        assert torch.allclose(trainer.network.eval().encoder(image), expected, atol=1e-5)
 
 
 # ---- a trainer with a network of its own -----------------------------------------------------------------------------

@@ -185,7 +185,7 @@ def read_labelled(dataset: LabelledDataset, case: RawCase) -> tuple[Tensor, Tens
     highest = dataset.num_classes - 1 if dataset.ignore_label is None else dataset.ignore_label
     wrong = (label < 0) | (label > highest) | (label != label.round())
     if wrong.any():
-        value = all_digits(label[wrong].max().numpy()[()])
+        value = all_digits(np.float32(label[wrong].max().item()))
         raise HRMedSegError(f"{case.label} has the value {value}, which dataset.json does not list.")
     return image, label
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -20,6 +21,7 @@ __all__ = [
     "put_folder",
     "read_json",
     "replacing",
+    "sha256_of",
     "spreadsheet_text",
     "write_atomically",
 ]
@@ -69,6 +71,15 @@ def write_atomically(file: Path, content: bytes) -> None:
     """The file with this content, or as it was before: never half of it."""
     with replacing(file) as temporary:
         temporary.write_bytes(content)
+
+
+def sha256_of(file: Path) -> str:
+    """Return the sha256 of what is in a file, which is read piece by piece."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as opened:
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def put_folder(new: Path, place: Path) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import HRMedSegError, size
 
-__all__ = ["check_image"]
+__all__ = ["all_digits", "check_image", "has_palette", "lines_of_pixels", "warn_of_lost_bits"]
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_COLOR_TYPES = (2, 6)  # of PNG: RGB, RGBA
 
 
 def check_image(data: np.ndarray, channels: Sequence[str], expected_by: str) -> None:
@@ -41,3 +46,60 @@ def check_image(data: np.ndarray, channels: Sequence[str], expected_by: str) -> 
                 f"values in all. Replace them by a value that means something for this kind of image, for instance "
                 f"that of its background."
             )
+
+
+def lines_of_pixels(shape: Sequence[float], what_has: str) -> str | None:
+    """Describe the fault and what to do where slices are single rows or columns of pixels; None where they are not.
+
+    Args:
+        shape: slices, rows, columns, in the order that slices go through the network.
+        what_has: that shape, with a verb, for the text: "This case has".
+    """
+    slices, rows, columns = (f"{side:g}" for side in shape)
+    if shape[0] == 1 or min(shape[1:]) > 1:
+        return None
+    return (
+        f"{what_has} {slices} slices of {size((rows, columns))} pixels: a network for images sees one line of pixels "
+        f"at a time. The axis of length 1 has to be the one along which the slices follow. nnU-Net takes the axis with "
+        f"the largest spacing for it: save images and labels with a spacing that is largest along the axis of length "
+        f"1, or save them as images (.png, .tif), and plan again."
+    )
+
+
+def warn_of_lost_bits(files: Sequence[str | os.PathLike]) -> None:
+    """Warn, once in a process, where an image is a color PNG of 16 bits: Pillow, which nnU-Net reads with, keeps 8."""
+    for file in files:
+        header = _header(file)
+        if header[:8] == _PNG and header[24:25] == b"\x10" and header[25] in _COLOR_TYPES:
+            # the text is the same for all files, so that Python shows it once
+            warnings.warn(
+                "There are color PNG images of 16 bits. nnU-Net's reader for PNG keeps the upper 8 bits of each value "
+                "(grey PNG images keep all 16). Where the lower bits matter, save the images as .tif, which is read "
+                'as it is, and set "file_ending": ".tif" in dataset.json.',
+                stacklevel=2,
+            )
+            return
+
+
+def has_palette(file: str | os.PathLike) -> bool:
+    """Whether an image file (PNG, BMP) keeps colors in a palette, so that its pixel values are not its colors."""
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(file, formats=("PNG", "BMP")) as image:
+            return image.mode == "P"
+    except (OSError, ValueError, SyntaxError):  # whoever reads the file says what is wrong with it
+        return False
+
+
+def _header(file: str | os.PathLike) -> bytes:
+    try:
+        with open(file, "rb") as opened:
+            return opened.read(26)
+    except OSError:  # whoever reads the file says what is wrong with it
+        return b""
+
+
+def all_digits(value: np.generic) -> str:
+    """The number with as many digits as tell it from the next one of its type: 1.0 as 1, 0.9999999 as it is."""
+    return np.format_float_positional(value, trim="-") if isinstance(value, np.floating) else str(value)

@@ -11,9 +11,9 @@ import inspect
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 __all__ = [
     "SUPPORTED",
     "build_network",
+    "building_after",
     "find_trainer",
+    "given_pretrained_weights",
     "nnunet_folder",
     "nnunet_folders",
     "required_nnunet_folder",
@@ -122,6 +124,41 @@ def required_nnunet_folder(name: str) -> str:
     if folder is None:
         raise HRMedSegError(f"The environment variable {name} is not set. Set it to nnU-Net's folder.")
     return folder
+
+
+def building_after(check: Callable[[PlansManager, ConfigurationManager], None]) -> Callable[..., nn.Module]:
+    """nnU-Net's `build_network_architecture` for a trainer, which calls `check` first.
+
+    Before 2.7 nnU-Net does not hand over what the network is built from, and nothing is checked.
+    """
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    build = nnUNetTrainer.build_network_architecture
+    if "plans_manager" not in inspect.signature(build).parameters:
+        return build
+
+    @wraps(build)
+    def checked(plans_manager, configuration_manager, *arguments, **named):
+        check(plans_manager, configuration_manager)
+        return build(plans_manager, configuration_manager, *arguments, **named)
+
+    return checked
+
+
+def given_pretrained_weights() -> str | None:
+    """The file of `-pretrained_weights` that nnU-Net is about to load into the network of a new training, if any.
+
+    nnU-Net does not tell its trainers: it initializes the trainer and loads the file in the function
+    `maybe_load_checkpoint`, among whose callees this one has to be called.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "maybe_load_checkpoint":
+            given = frame.f_locals
+            loaded = given.get("continue_training") or given.get("validation_only")
+            return None if loaded else given.get("pretrained_weights_file")
+        frame = frame.f_back
+    return None
 
 
 _TEXT = (str, type(None))

@@ -15,6 +15,7 @@ import numpy as np
 
 from nnunet_hrmedseg.errors import HRMedSegError, size
 from nnunet_hrmedseg.file_names import case_and_channel
+from nnunet_hrmedseg.image_check import warn_of_lost_bits
 
 __all__ = ["Image", "files_read", "files_written", "read_image", "readable_endings", "write_label_map", "written_whole"]
 
@@ -133,6 +134,7 @@ def _write_picture(labels: np.ndarray, file: Path, _geometry: Geometry) -> None:
 def _read_with_pillow(file: Path) -> np.ndarray:
     import PIL.Image
 
+    warn_of_lost_bits([file])
     # of other formats some start programs, such as Ghostscript
     with PIL.Image.open(file, formats=("PNG", "BMP", "TIFF")) as image:
         if image.mode == "P" and image.palette is not None:

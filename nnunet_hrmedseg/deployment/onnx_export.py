@@ -23,6 +23,7 @@ from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.files import json_object, output_folder, put_folder
 from nnunet_hrmedseg.plans.networks import network_name_of
 from nnunet_hrmedseg.plans.overrides import is_hrmedseg_configuration, resolved_configuration
+from nnunet_hrmedseg.plans.trained_with import check_trained_with
 from nnunet_hrmedseg.pretraining.teachers.loading import check_model_folder, load_checkpoint
 
 __all__ = ["LARGEST_DIFFERENCE", "export_onnx"]
@@ -141,6 +142,7 @@ def _loaded(model: Path, files: Mapping[str, Path]) -> nnUNetPredictor:
         )
     for each in files.values():  # before nnU-Net opens them: it executes what is in them
         check_model_folder(model, each)
+        check_trained_with(load_checkpoint(each), plans, str(each), str(model / "plans.json"))
     with redirect_stdout(io.StringIO()):  # it tells what does not matter here
         predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(model), tuple(files), file.name)

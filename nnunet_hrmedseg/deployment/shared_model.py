@@ -19,6 +19,7 @@ from nnunet_hrmedseg.files import json_object, read_json
 from nnunet_hrmedseg.nnunet_versions import nnunet_folder
 from nnunet_hrmedseg.plans.overrides import STARTED_FROM
 from nnunet_hrmedseg.plans.raw_cases import read_dataset_json
+from nnunet_hrmedseg.plans.trained_with import check_trained_with
 from nnunet_hrmedseg.pretraining.teachers.loading import load_checkpoint
 
 __all__ = ["CHECKPOINT", "SharedModel", "channels_of", "number_or_none", "place_of", "started_from"]
@@ -95,7 +96,7 @@ class SharedModel:
             )
         files = checkpoints_of(folder, folds, checkpoint, all_beside_others=True)
         plans, dataset = json_object(folder / "plans.json", "nnU-Net plan"), read_dataset_json(folder / "dataset.json")
-        return cls(folder, plans, dataset, {fold: _shared_checkpoint(file) for fold, file in files.items()})
+        return cls(folder, plans, dataset, {fold: _shared_checkpoint(file, plans) for fold, file in files.items()})
 
     @staticmethod
     def summary_of(file: Path) -> dict[str, Any]:
@@ -130,9 +131,10 @@ class SharedModel:
         return {"mean": mean, "folds": of_folds, "cases": sum(weights)}
 
 
-def _shared_checkpoint(file: Path) -> dict[str, Any]:
+def _shared_checkpoint(file: Path, plans: dict[str, Any]) -> dict[str, Any]:
     """What nnU-Net's prediction reads of a checkpoint. What two names share is kept once."""
     trained = load_checkpoint(file)
+    check_trained_with(trained, plans, str(file), str(file.parent.parent / "plans.json"))
     try:
         weights, trainer = trained["network_weights"], trained["trainer_name"]
         configuration, axes = trained["init_args"]["configuration"], trained.get("inference_allowed_mirroring_axes")

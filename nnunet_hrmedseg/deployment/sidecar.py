@@ -10,6 +10,7 @@ from typing import Any
 
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.files import read_json, write_atomically
+from nnunet_hrmedseg.json_values import is_dict, is_int, is_list, is_text
 
 __all__ = ["FORMAT", "READERS", "SCHEMES", "SIDECAR", "Normalization", "Sidecar"]
 
@@ -163,44 +164,28 @@ def _normalization(entry: Any) -> Normalization:
     return Normalization(scheme, bool(entry.get("use_mask")), intensities)
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_list(value: Any, holds: Callable[[Any], bool]) -> bool:
-    return isinstance(value, list) and all(map(holds, value))
-
-
-def _is_dict(value: Any, holds: Callable[[Any], bool]) -> bool:
-    return isinstance(value, dict) and bool(value) and all(map(holds, value.values()))
-
-
 _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "network": (_is_text, "a name"),
-    "trainer": (_is_text, "a name"),
-    "dataset": (_is_text, "a name"),
-    "channels": (lambda v: _is_list(v, _is_text) and bool(v), "a list of names"),
+    "network": (is_text, "a name"),
+    "trainer": (is_text, "a name"),
+    "dataset": (is_text, "a name"),
+    "channels": (lambda v: is_list(v, is_text) and bool(v), "a list of names"),
     "normalization": (lambda v: isinstance(v, list), "a list"),
     "canvas": (
-        lambda v: _is_list(v, _is_int) and len(v) == 2 and all(side > 0 and side % 16 == 0 for side in v),
+        lambda v: is_list(v, is_int) and len(v) == 2 and all(side > 0 and side % 16 == 0 for side in v),
         "height and width, multiples of 16",
     ),
-    "transpose_forward": (lambda v: _is_list(v, _is_int) and sorted(v) == [0, 1, 2], "an order of the axes 0, 1, 2"),
+    "transpose_forward": (lambda v: is_list(v, is_int) and sorted(v) == [0, 1, 2], "an order of the axes 0, 1, 2"),
     "labels": (
-        lambda v: _is_dict(v, lambda i: _is_int(i) or _is_list(i, _is_int)) and v.get("background") == 0,
+        lambda v: is_dict(v, lambda i: is_int(i) or is_list(i, is_int)) and v.get("background") == 0,
         "names with label values, background among them as 0",
     ),
-    "regions_class_order": (lambda v: v is None or _is_list(v, _is_int), "a list of label values, or null"),
-    "mirror_axes": (lambda v: _is_list(v, lambda axis: axis in (0, 1)), "a list of 0 and 1"),
+    "regions_class_order": (lambda v: v is None or is_list(v, is_int), "a list of label values, or null"),
+    "mirror_axes": (lambda v: is_list(v, lambda axis: axis in (0, 1)), "a list of 0 and 1"),
     "image_reader": (lambda v: v in READERS, f"one of {', '.join(READERS)}"),
-    "file_ending": (lambda v: _is_text(v) and v.startswith("."), "a file ending such as .png"),
-    "weights": (_is_text, "a name"),
+    "file_ending": (lambda v: is_text(v) and v.startswith("."), "a file ending such as .png"),
+    "weights": (is_text, "a name"),
     "folds": (
-        lambda v: _is_dict(v, lambda i: _is_text(i) and Path(i).name == i),
+        lambda v: is_dict(v, lambda i: is_text(i) and Path(i).name == i),
         "folds with the names of their files",
     ),
     "logit_difference": (lambda v: isinstance(v, dict), "numbers"),

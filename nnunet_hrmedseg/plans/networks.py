@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["NETWORKS", "SEGMAFORMER", "Network", "network_name_of"]
+__all__ = ["NETWORKS", "SEGMAFORMER", "Network", "arguments_of", "network_name_of"]
 
 
 @dataclass(frozen=True)
@@ -75,3 +75,8 @@ SEGMAFORMER = Network(
 def network_name_of(class_path: str | None) -> str | None:
     """The row of `NETWORKS` with this dotted path, or None where the network is not one of ours."""
     return next((name for name, network in NETWORKS.items() if network.class_path == class_path), None)
+
+
+def arguments_of(class_path: str) -> dict[str, Any] | None:
+    """All arguments of the network with this dotted path, with their defaults; None where it is not one of ours."""
+    return next((n.arguments for n in (*NETWORKS.values(), SEGMAFORMER) if n.class_path == class_path), None)

@@ -22,6 +22,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.plans.memory import largest_batch_size
 from nnunet_hrmedseg.plans.networks import NETWORKS, network_name_of
+from nnunet_hrmedseg.plans.plan_check import check_configuration, check_plans, plans_file
 
 __all__ = [
     "CANVAS",
@@ -153,16 +154,25 @@ def resolved_configuration(plans: dict[str, Any], configuration: str, *, advice:
     """The configuration as one flat dict: `inherits_from` followed, formats of older nnU-Net versions converted.
 
     Raises:
-        HRMedSegError: there is no such configuration; it ends with `advice`.
+        HRMedSegError: there is no such configuration (the message ends with `advice`), or it has a value of a wrong
+            type.
     """
+    check_plans(plans)
     available = list(plans["configurations"])
     if configuration not in available:
         raise HRMedSegError(
             f"The plans {plans.get('plans_name')!r} have no configuration {configuration!r}; they have {available}. "
             f"{advice}"
         )
-    resolved = deepcopy(PlansManager(deepcopy(plans)).get_configuration(configuration).configuration)
+    try:
+        resolved = deepcopy(PlansManager(deepcopy(plans)).get_configuration(configuration).configuration)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise HRMedSegError(
+            f"nnU-Net cannot read the configuration {configuration!r} of the plans {plans.get('plans_name')!r} "
+            f"({type(error).__name__}: {error}). Correct it in {plans_file(plans)}, or plan again."
+        ) from error
     resolved.pop("inherits_from", None)
+    check_configuration(plans, configuration, resolved)
     return resolved
 
 

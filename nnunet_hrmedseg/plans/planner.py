@@ -14,6 +14,7 @@ from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.plans.canvas_choice import canvases, describe_canvases
 from nnunet_hrmedseg.plans.object_sizes import measure_thickness
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
+from nnunet_hrmedseg.plans.plan_check import check_channels
 from nnunet_hrmedseg.plans.raw_cases import find_raw_cases, refuse_names_of_labels
 
 __all__ = ["nnUNetPlannerHRMedSeg"]
@@ -57,6 +58,7 @@ class nnUNetPlannerHRMedSeg(ExperimentPlanner):
                 gpu_memory_target_gb=self.UNet_vram_target_GB,
                 default_canvas=canvas,
             )
+        check_channels(plans, "2d", plans["configurations"]["2d"], self.dataset_json)
         self.plans = plans
         batch_sizes = {name: plans["configurations"][name]["batch_size"] for name in offered}
         print("HRMedSeg configurations, in the place of the 2D U-Net above.")

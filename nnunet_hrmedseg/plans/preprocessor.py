@@ -8,6 +8,7 @@ resizes predicted logits back and puts them in their place, without knowing of t
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,20 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_hrmedseg.errors import HRMedSegError, size
-from nnunet_hrmedseg.image_check import check_image
+from nnunet_hrmedseg.image_check import all_digits, check_image, has_palette, lines_of_pixels, warn_of_lost_bits
 from nnunet_hrmedseg.nnunet_versions import nnunet_folder, required_nnunet_folder
 from nnunet_hrmedseg.plans.canvas import OUTSIDE, resize_images_to_canvas, resize_segmentation_to_canvas
 
 __all__ = ["HRMedSegPreprocessor"]
+
+ROUNDING = 0.01  # a label that is off by less is taken for one with a rounding error
+
+_PALETTE = (
+    "The segmentation is an image with a palette. Its pixel values are the labels, but nnU-Net's reader gives the "
+    "colors of the palette instead, and so does saving it as grey or RGB. Save it without the palette, which keeps the "
+    'values: Image.fromarray(numpy.asarray(Image.open("label.png"))).save("label.png"), with "from PIL import Image" '
+    'and "import numpy". docs/data_formats.md has this for a whole folder.'
+)
 
 
 class HRMedSegPreprocessor(DefaultPreprocessor):
@@ -43,6 +53,9 @@ class HRMedSegPreprocessor(DefaultPreprocessor):
         dataset_json: dict | str,
     ):
         try:
+            if seg_file is not None and has_palette(seg_file):
+                raise HRMedSegError(_PALETTE)
+            warn_of_lost_bits(image_files)
             return super().run_case(image_files, seg_file, plans_manager, configuration_manager, dataset_json)
         except Exception as error:
             reason = str(error) or "the file could not be read; more may be printed above"
@@ -69,6 +82,9 @@ class HRMedSegPreprocessor(DefaultPreprocessor):
         dataset: dict = load_json(dataset_json) if isinstance(dataset_json, str) else dataset_json
         channels = list((dataset.get("channel_names") or dataset["modality"]).values())
         check_image(data, channels, "the model was trained with" if seg is None else "dataset.json lists")
+        lines = lines_of_pixels([data.shape[1 + axis] for axis in plans_manager.transpose_forward], "A case has")
+        if lines is not None:
+            warnings.warn(lines, stacklevel=2)
         if seg is not None:
             seg = _checked_segmentation(seg, data.shape[1:], plans_manager, dataset)
         canvas_configuration = _CanvasConfiguration(configuration_manager.configuration, has_seg=seg is not None)
@@ -100,6 +116,7 @@ class HRMedSegPreprocessor(DefaultPreprocessor):
         """
         from nnunet_hrmedseg.plans.canvas_data import ensure_canvas_data
         from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
+        from nnunet_hrmedseg.plans.plan_check import check_channels
 
         dataset_name = maybe_convert_to_dataset_name(dataset_name_or_id)
         preprocessed = required_nnunet_folder("nnUNet_preprocessed")
@@ -107,6 +124,7 @@ class HRMedSegPreprocessor(DefaultPreprocessor):
         dataset_json = _load(os.path.join(preprocessed, dataset_name, "dataset.json"), dataset_name)
         # a canvas that was edited in the plans file changes the data folder's name with it
         plans = hrmedseg_plans(plans, configuration_name, num_training_cases=dataset_json["numTraining"])
+        check_channels(plans, configuration_name, plans["configurations"][configuration_name], dataset_json)
         ensure_canvas_data(
             plans,
             configuration_name,
@@ -144,9 +162,15 @@ def _checked_segmentation(
 ) -> np.ndarray:
     """The segmentation as int16 (what nnU-Net saves), if it fits the image and dataset.json."""
     if len(seg) != 1:
+        grey = (seg[:3] == seg[:1]).all()
         raise HRMedSegError(
             f"The segmentation has {len(seg)} channels; it must have one, whose values are the labels (0, 1, 2, ...). "
-            f"Save it as a grey image, not as a colour image."
+            + (
+                'The colors are grey: save one channel, Image.open("label.png").getchannel(0).save("label.png") of PIL.'
+                if grey
+                else "It is a color image: give each color its label value, and save the values as an image of one "
+                "channel."
+            )
         )
     if seg.shape[1:] != image_shape:
         raise HRMedSegError(
@@ -157,17 +181,32 @@ def _checked_segmentation(
     allowed = {OUTSIDE, 0, *map(int, label_manager.all_labels)}
     if label_manager.has_ignore_label:
         allowed.add(int(label_manager.ignore_label))
-    found = np.unique(seg)
-    unknown = [value for value in found.tolist() if value not in allowed]
+    unknown = [value for value in np.unique(seg) if value.item() not in allowed]
     if unknown:
         listed = ", ".join(f"{name}: {value}" for name, value in dataset_json["labels"].items())
-        shown = ", ".join(f"{value:g}" for value in unknown[:10]) + (", ..." if len(unknown) > 10 else "")
+        shown = ", ".join(map(all_digits, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
         raise HRMedSegError(
             f"The segmentation holds label values that dataset.json does not list: {shown}. dataset.json lists "
-            f"{{{listed}}}. Correct the segmentation (a mask saved as 0 and 255 must become 0 and 1), or add the label "
-            f"to dataset.json and plan again."
+            f"{{{listed}}}. {_advice_on_labels(unknown, allowed)}"
         )
     return seg.astype(np.int16)
+
+
+def _advice_on_labels(unknown: list[np.generic], allowed: set[int]) -> str:
+    values = [float(value) for value in unknown]
+    if all(np.rint(value) in allowed and abs(value - np.rint(value)) < ROUNDING for value in values):
+        return (
+            "These are labels with a rounding error: save the segmentation as numpy.rint(labels).astype(numpy.uint8)."
+        )
+    if any(np.isfinite(value) and value != np.rint(value) for value in values):
+        return (
+            "Values between whole numbers come from interpolation: resample segmentations with nearest neighbor, and "
+            "save whole numbers."
+        )
+    return (
+        "Correct the segmentation (a mask saved as 0 and 255 must become 0 and 1), or add the label to dataset.json "
+        "and plan again."
+    )
 
 
 def _is_constant(values: np.ndarray) -> bool:

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from nnunet_hrmedseg.architectures.lgvit import PATCH_SIZE
 from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.files import read_json
+from nnunet_hrmedseg.image_check import all_digits
 from nnunet_hrmedseg.plans.raw_cases import RawCase, find_raw_cases
 from nnunet_hrmedseg.pretraining.image_sources import raw_reader, resolved_source
 from nnunet_hrmedseg.pretraining.stored_images import CaseFiles, case_pixels, check_format, reason
@@ -184,7 +185,8 @@ def read_labelled(dataset: LabelledDataset, case: RawCase) -> tuple[Tensor, Tens
     highest = dataset.num_classes - 1 if dataset.ignore_label is None else dataset.ignore_label
     wrong = (label < 0) | (label > highest) | (label != label.round())
     if wrong.any():
-        raise HRMedSegError(f"{case.label} has the value {label[wrong].max():g}, which dataset.json does not name.")
+        value = all_digits(np.float32(label[wrong].max().item()))
+        raise HRMedSegError(f"{case.label} has the value {value}, which dataset.json does not list.")
     return image, label
 
 

@@ -7,12 +7,13 @@ file), and the environment variable `HRMEDSEG_ENCODER_WEIGHTS` overrides it.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nnunet_hrmedseg.architectures import HRMedSeg
 from nnunet_hrmedseg.architectures.lgvit import group_depths
 from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.weights.encoder_file import (
@@ -23,7 +24,7 @@ from nnunet_hrmedseg.weights.encoder_file import (
     read_encoder,
 )
 
-__all__ = ["ENVIRONMENT_VARIABLE", "chosen_encoder", "initialize_encoder", "record"]
+__all__ = ["ENVIRONMENT_VARIABLE", "check_weights", "chosen_encoder", "initialize_encoder", "record"]
 
 ENVIRONMENT_VARIABLE = "HRMEDSEG_ENCODER_WEIGHTS"
 
@@ -75,8 +76,8 @@ def initialize_encoder(network: nn.Module, file: EncoderFile, normalization_sche
         HRMedSegError: the file does not hold the weights that its card describes.
     """
     done = [f"The encoder starts from {file.path} (sha256 {file.sha256})."]
+    check_weights(file, network)
     state, own = dict(file.state), network.state_dict()
-    _check_weights(file, own)
     weight, bias = "encoder.patch_embedding.proj.weight", "encoder.patch_embedding.proj.bias"
     channels = len(normalization_schemes)
     mean, std = (torch.tensor(file.normalization[statistic]) for statistic in ("mean", "std"))
@@ -164,13 +165,25 @@ def _check_fit(file: EncoderFile, arguments: dict[str, Any]) -> None:
         )
 
 
-def _check_weights(file: EncoderFile, own: Mapping[str, Tensor]) -> None:
-    """The encoder's weights are all there, in the shapes that the network has; the first layer's for RGB."""
+def check_weights(file: EncoderFile, network: nn.Module) -> None:
+    """Check that the encoder's weights are all there, in the shapes that the network has; the first layer's for RGB.
+
+    Raises:
+        HRMedSegError: the network has another encoder or none, or the file does not hold what its card describes.
+    """
+    own = network.state_dict()
     first = "encoder.patch_embedding.proj.weight"
     wanted = {name: tuple(value.shape) for name, value in own.items() if name.startswith("encoder.")}
-    wanted[first] = (wanted[first][0], 3, *wanted[first][2:])
+    if first in wanted:
+        wanted[first] = (wanted[first][0], 3, *wanted[first][2:])
     found = {name: tuple(value.shape) for name, value in file.state.items() if name.startswith("encoder.")}
     wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if wrong and not isinstance(network, HRMedSeg):
+        raise HRMedSegError(
+            f"{type(network).__name__}, the network of this trainer, does not have the encoder of HRMedSeg, so it "
+            f"cannot start from {file.path}: {some(wrong)} differ. Switch the encoder off: encoder_weights = "
+            f'"none" in the class of the trainer, or {ENVIRONMENT_VARIABLE}=none for one training.'
+        )
     if wrong:
         raise HRMedSegError(
             f"{file.path} does not hold the weights that its card describes: {some(wrong)} are missing, too many, or "

@@ -14,8 +14,11 @@ from torch import nn
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.files import replacing
 from nnunet_hrmedseg.locks import LockHeld, lock, release_and_remove
+from nnunet_hrmedseg.plans.overrides import STARTED_FROM
 from nnunet_hrmedseg.plans.splits import SPLITS, cases_in_splits, missing_cases, unused_cases
+from nnunet_hrmedseg.plans.trained_with import check_trained_with
 from nnunet_hrmedseg.trainers.progress import EpochProgress
+from nnunet_hrmedseg.trainers.start import load_as_nnunet_does
 from nnunet_hrmedseg.trainers.weight_average import WeightAverage
 
 __all__ = ["WEIGHT_AVERAGE", "OneOutputTrainer"]
@@ -31,8 +34,9 @@ class OneOutputTrainer(nnUNetTrainer):
     keeps under `weight_average`.
 
     Raises:
-        HRMedSegError: a checkpoint that cannot be read; a fold that another process is training; a fold with cases
-            that are not in the preprocessed data; an `ema_decay` that is not between 0 and 1.
+        HRMedSegError: a checkpoint that cannot be read, or was trained on another canvas or with another network than
+            the plans have now; a fold that another process is training; a fold with cases that are not in the
+            preprocessed data; an `ema_decay` that is not between 0 and 1.
     """
 
     ema_decay: float | None = None  # None: no average; 0.999 averages over about 1,000 iterations
@@ -66,6 +70,19 @@ class OneOutputTrainer(nnUNetTrainer):
 
     def plot_network_architecture(self) -> None:
         """nnU-Net's plot needs a library that no longer works; its failure would be all that the user sees."""
+
+    @property
+    def encoder_record(self) -> dict[str, str] | None:
+        """The weights that this training started from; they are recorded in the saved plans and in every checkpoint."""
+        return self.plans_manager.plans["configurations"][self.configuration_name].get(STARTED_FROM)
+
+    @encoder_record.setter
+    def encoder_record(self, value: dict[str, str] | None) -> None:
+        for plans in (self.plans_manager.plans, self.my_init_kwargs["plans"]):
+            configuration = plans["configurations"][self.configuration_name]
+            configuration.pop(STARTED_FROM, None)
+            if value is not None:
+                configuration[STARTED_FROM] = value
 
     def on_train_start(self) -> None:
         if self.local_rank == 0:
@@ -178,6 +195,9 @@ class OneOutputTrainer(nnUNetTrainer):
 
     def load_checkpoint(self, filename_or_checkpoint) -> None:
         try:
+            if isinstance(filename_or_checkpoint, str):  # before data is made for another canvas
+                trained = load_as_nnunet_does(filename_or_checkpoint)
+                check_trained_with(trained, self.plans_manager.plans, filename_or_checkpoint)
             super().load_checkpoint(filename_or_checkpoint)
             if self.ema_decay is not None:
                 self.weight_average = WeightAverage(self.plain_network, self.ema_decay)
@@ -193,3 +213,4 @@ class OneOutputTrainer(nnUNetTrainer):
                 f"{file} cannot be loaded ({type(error).__name__}: {error}). It is damaged, or of another network. "
                 f"Rename or remove it, and --c goes on from {others[-1] if others else 'nothing: train anew'}."
             ) from error
+        self.encoder_record = self.my_init_kwargs["plans"]["configurations"][self.configuration_name].get(STARTED_FROM)

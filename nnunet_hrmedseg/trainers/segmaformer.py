@@ -14,10 +14,13 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg.architectures.mamba import mamba_kernels
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.nnunet_versions import given_pretrained_weights
+from nnunet_hrmedseg.plans.plan_check import check_channels
 from nnunet_hrmedseg.plans.segmaformer import segmaformer_plans
 from nnunet_hrmedseg.plans.segmaformer_memory import said_in_words
 from nnunet_hrmedseg.trainers.one_output import OneOutputTrainer
 from nnunet_hrmedseg.trainers.schedule import WarmupCosineLRScheduler
+from nnunet_hrmedseg.trainers.start import check_pretrained_weights, checked_network
 
 __all__ = ["nnUNetTrainerSegMaFormer"]
 
@@ -48,6 +51,7 @@ class nnUNetTrainerSegMaFormer(OneOutputTrainer):
     ):
         num_classes = PlansManager(plans).get_label_manager(dataset_json).num_segmentation_heads
         plans = segmaformer_plans(plans, configuration, num_classes=num_classes)
+        check_channels(plans, configuration, plans["configurations"][configuration], dataset_json)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = self.recipe_epochs
         self.initial_lr = 3e-4
@@ -60,7 +64,12 @@ class nnUNetTrainerSegMaFormer(OneOutputTrainer):
                 f"There is no preprocessed data in {self.preprocessed_dataset_folder}. Make it with: "
                 f"nnUNetv2_preprocess -d {number} -plans_name {plans} -c {self.configuration_name}"
             )
+        given, started_from = given_pretrained_weights(), None
+        if not self.was_initialized:
+            network, channels = checked_network(self), len(self.configuration_manager.normalization_schemes)
+            started_from = None if given is None else check_pretrained_weights(given, network, channels)
         super().initialize()
+        self.encoder_record = started_from
 
     def _do_i_compile(self) -> bool:
         # the compiler would fall into pieces around the kernels of mamba_ssm; the scan in torch compiles with the rest

@@ -17,17 +17,26 @@ from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_hrmedseg.nnunet_versions import nnunet_folder, required_nnunet_folder
+from nnunet_hrmedseg.nnunet_versions import (
+    building_after,
+    given_pretrained_weights,
+    nnunet_folder,
+    required_nnunet_folder,
+)
 from nnunet_hrmedseg.plans.canvas_advice import canvas_in_words
 from nnunet_hrmedseg.plans.canvas_data import ensure_canvas_data, mark_in_use
 from nnunet_hrmedseg.plans.memory import said_in_words
-from nnunet_hrmedseg.plans.overrides import STARTED_FROM, hrmedseg_plans
+from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
+from nnunet_hrmedseg.plans.plan_check import check_channels
+from nnunet_hrmedseg.plans.trained_with import check_canvas_of_data
 from nnunet_hrmedseg.trainers.batch_augmentation import BatchAugmentation, NotOnBatches
-from nnunet_hrmedseg.trainers.initialization import chosen_encoder, initialize_encoder, record
+from nnunet_hrmedseg.trainers.initialization import check_weights, chosen_encoder, initialize_encoder, record
 from nnunet_hrmedseg.trainers.losses import DiceAndPixelLoss, dice_and_cross_entropy, dice_and_focal
 from nnunet_hrmedseg.trainers.one_output import OneOutputTrainer
 from nnunet_hrmedseg.trainers.parameter_groups import encoder_and_rest, split_groups_of_older_checkpoints
 from nnunet_hrmedseg.trainers.schedule import LengthAwareLRScheduler
+from nnunet_hrmedseg.trainers.start import check_pretrained_weights, checked_network
+from nnunet_hrmedseg.weights.encoder_file import EncoderFile
 
 __all__ = ["nnUNetTrainerHRMedSeg", "nnUNetTrainerHRMedSegScratch", "nnUNetTrainerHERSeg", "nnUNetTrainerHERSegScratch"]
 
@@ -58,6 +67,7 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
     optimizer: torch.optim.Optimizer
     num_iterations_per_epoch: int
     num_val_iterations_per_epoch: int
+    build_network_architecture = staticmethod(building_after(check_canvas_of_data))
 
     # exactly nnU-Net's arguments: it records them by name for the checkpoint
     def __init__(
@@ -76,6 +86,7 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
             network=self.network_name,
             batch_size=self.recipe_batch_size,
         )
+        check_channels(plans, configuration, plans["configurations"][configuration], dataset_json)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = self.recipe_epochs
         self.initial_lr = self.recipe_lr
@@ -86,8 +97,8 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
 
     def initialize(self) -> None:
         fresh = not self.was_initialized and not self.continues
-        # first of all, so that a file that does not fit is said before minutes of preprocessing
-        encoder = chosen_encoder(self.configuration_manager.configuration, self.encoder_weights) if fresh else None
+        # first of all, so that a file that does not fit is reported before minutes of preprocessing
+        encoder, started_from = self.checked_start() if fresh else (None, None)
         if not self.was_initialized:
             ensure_canvas_data(
                 self.plans_manager.plans,
@@ -99,7 +110,7 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
                 log=self.print_to_log_file,
                 on_ready=self._use_canvas_data,
             )
-        self.starts_from_encoder = encoder is not None
+        self.starts_from_encoder = started_from is not None and started_from["file"] != "none"
         super().initialize()
         network: Any = self.plain_network
         if isinstance(self.loss, DiceAndPixelLoss):  # and not the loss of a trainer derived from this one
@@ -108,7 +119,7 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
             lines = initialize_encoder(network, encoder, self.configuration_manager.normalization_schemes)
             self.print_to_log_file("\n".join(lines))
         if fresh:
-            self.encoder_record = record(encoder)
+            self.encoder_record = started_from
             self.print_to_log_file(self.canvas_in_words())
             self.print_to_log_file(self.memory_in_words())
 
@@ -117,10 +128,23 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
         model = os.path.basename(self.output_folder_base)
         mark_in_use(folder, f"{model} fold_{self.fold}", self)
 
+    def checked_start(self) -> tuple[EncoderFile | None, dict[str, str]]:
+        """Return the encoder that a new training starts from, None where it is none, and what is recorded of the start.
+
+        Weights of a whole network, which nnU-Net loads after `initialize` (`-pretrained_weights`), win.
+        """
+        network, channels = checked_network(self), len(self.configuration_manager.normalization_schemes)
+        given = given_pretrained_weights()
+        if given is not None:
+            return None, check_pretrained_weights(given, network, channels)
+        encoder = chosen_encoder(self.configuration_manager.configuration, self.encoder_weights)
+        if encoder is not None:
+            check_weights(encoder, network)
+        return encoder, record(encoder)
+
     def load_checkpoint(self, filename_or_checkpoint) -> None:
         self.continues = True
         super().load_checkpoint(filename_or_checkpoint)
-        self.encoder_record = self.my_init_kwargs["plans"]["configurations"][self.configuration_name].get(STARTED_FROM)
         if self.encoder_lr is not None and (self.encoder_record or {}).get("file", "none") != "none":
             # only the checkpoint records the start, and the optimizer was made before it was read
             self.starts_from_encoder = True
@@ -143,16 +167,6 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
             embed_dim=network["embed_dim"],
             depth=network["depth"],
         )
-
-    @property
-    def encoder_record(self) -> dict[str, str] | None:
-        """The encoder that this training started from; it is kept in the saved plans and in every checkpoint."""
-        return self.plans_manager.plans["configurations"][self.configuration_name].get(STARTED_FROM)
-
-    @encoder_record.setter
-    def encoder_record(self, value: dict[str, str] | None) -> None:
-        for plans in (self.plans_manager.plans, self.my_init_kwargs["plans"]):
-            plans["configurations"][self.configuration_name][STARTED_FROM] = value
 
     def configure_optimizers(self):
         groups = encoder_and_rest(self.network, self.initial_lr, self.encoder_lr if self.starts_from_encoder else None)

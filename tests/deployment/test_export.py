@@ -273,7 +273,10 @@ def test_a_place_below_a_file_is_said_in_words(plain, tmp_path):
         (
             {
                 "preprocessor_name": "DefaultPreprocessor",
-                "architecture": {"network_class_name": "dynamic_network_architectures.PlainConvUNet"},
+                "architecture": {
+                    "network_class_name": "dynamic_network_architectures.PlainConvUNet",
+                    "arch_kwargs": {},
+                },
             },
             "PlainConvUNet with DefaultPreprocessor.*need nnU-Net",
         ),
@@ -293,6 +296,20 @@ def test_a_place_below_a_file_is_said_in_words(plain, tmp_path):
 def test_models_of_another_kind_are_refused(plain, tmp_path, changes, said):
     with pytest.raises(HRMedSegError, match=said):
         export_onnx(_edited(plain, tmp_path, **changes), tmp_path / "onnx")
+    assert not (tmp_path / "onnx").exists()
+
+
+@pytest.mark.parametrize("has_plans", [True, False])
+def test_a_canvas_that_was_edited_after_training_is_refused(plain, tmp_path, has_plans):
+    edited = _edited(plain, tmp_path, patch_size=[32, 32])
+    if has_plans:  # as nnUNetv2_train leaves it; without as in a shared model
+        file = edited / "fold_0" / "checkpoint_final.pth"
+        checkpoint = torch.load(file, weights_only=False)
+        checkpoint["init_args"]["plans"] = json.loads((plain / "plans.json").read_text())
+        torch.save(checkpoint, file)
+    words = "64 x 48, now 32 x 32" if has_plans else "trained on a canvas of 64 x 48, .* is 32 x 32"
+    with pytest.raises(HRMedSegError, match=words):
+        export_onnx(edited, tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()
 
 

@@ -34,7 +34,7 @@ def hrmedseg(network="HRMedSeg"):
     tiny = {"embed_dim": 24, "depth": 3, "decoder_dim": 16, "decoder_mlp_dim": 16, "decoder_heads": 2}
     configuration["architecture"]["arch_kwargs"].update(tiny)
     configuration["encoder_weights"] = ENCODER["file"]
-    return plans
+    return hrmedseg_plans(plans, num_training_cases=4)  # as training writes it: the data folder's name follows
 
 
 def stock():
@@ -196,6 +196,34 @@ def test_the_plans_keep_all_but_the_paths(trained, tmp_path):
     configuration["encoder_started_from"] = {k: v for k, v in ENCODER.items() if k != "file"}
     del configuration["encoder_weights"]
     assert shared == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "configuration", "canvas"), [("hrmedseg", "2d", "64 x 64"), ("segmaformer", "3d_fullres", "16 x 32 x 32")]
+)
+def test_a_canvas_that_was_edited_after_training_is_refused(trained, tmp_path, kind, configuration, canvas):
+    folder = trained(kind)
+    file = folder / "plans.json"
+    plans = json.loads(file.read_text())
+    plans["configurations"][configuration]["patch_size"][0] = 48
+    file.write_text(json.dumps(plans))
+    with pytest.raises(HRMedSegError, match=f"{canvas}, now 48 x ") as error:
+        share_model(folder, tmp_path / "shared")
+    assert str(file) in str(error.value) and not (tmp_path / "shared").exists()
+
+
+def test_a_model_that_started_from_a_whole_network(trained, tmp_path):
+    folder = trained()
+    file = folder / "plans.json"
+    plans = json.loads(file.read_text())
+    name = "HRMedSeg with 3 image channels (Dataset005_Other, nnUNetTrainerHRMedSeg)"
+    record = {"file": "/data/somebody/fold_0/checkpoint_final.pth", "sha256": "cd" * 32, "name": name}
+    plans["configurations"]["2d"]["encoder_started_from"] = record
+    file.write_text(json.dumps(plans))
+    shared = model_in(share_model(folder, tmp_path / "shared"))
+    expected = {"name": name, "sha256": "cd" * 32}
+    assert json.loads((shared / "model_card.json").read_text())["encoder"] == expected
+    assert json.loads((shared / "plans.json").read_text())["configurations"]["2d"]["encoder_started_from"] == expected
 
 
 def test_the_card_says_what_it_is(trained, tmp_path):

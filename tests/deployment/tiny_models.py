@@ -73,7 +73,7 @@ class Tiny:
         configuration["architecture"]["arch_kwargs"].update(
             embed_dim=16, depth=1, channel_interactive_layers=1, decoder_dim=32, decoder_depth=1, decoder_mlp_dim=16
         )
-        return plans
+        return hrmedseg_plans(plans, num_training_cases=5)  # as training writes it: the data folder's name follows
 
     def _checkpoint(self, plans: dict, description: dict, file: Path, seed: int) -> None:
         manager = PlansManager(plans)

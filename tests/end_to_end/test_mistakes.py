@@ -76,6 +76,41 @@ def cascade(nnunet: NNUNet) -> tuple:
     return train(VOLUMES, "3d_cascade_fullres", "nnUNetPlans")
 
 
+def batch_size_in_quotes(nnunet: NNUNet) -> tuple:
+    nnunet.edit_plans(REGIONS, PLANS, batch_size="4")
+    return train(REGIONS)
+
+
+def plans_of_other_channels(nnunet: NNUNet) -> tuple:
+    configuration = nnunet.plans(REGIONS, PLANS)["configurations"]["2d"]
+    three = {name: configuration[name] * 3 for name in ("normalization_schemes", "use_mask_for_norm")}
+    nnunet.edit_plans(REGIONS, PLANS, **three)
+    return ("nnUNetv2_preprocess", "-d", REGIONS, "-c", "2d", "-plans_name", PLANS, "-np", 1)
+
+
+def canvas_edited_after_training(nnunet: NNUNet) -> tuple:
+    nnunet.edit_plans(REGIONS, PLANS, patch_size=[32, 32])
+    return (*train(REGIONS, trainer=ONE_EPOCH), "--val")
+
+
+def canvas_edited_between_folds(nnunet: NNUNet) -> tuple:
+    nnunet.edit_plans(REGIONS, PLANS, patch_size=[32, 32])
+    return train(REGIONS, trainer=ONE_EPOCH, fold=1)
+
+
+def canvas_edited_in_the_model(nnunet: NNUNet) -> tuple:
+    file = nnunet.model(REGIONS, ONE_EPOCH, PLANS) / "plans.json"
+    plans = json.loads(file.read_text())
+    plans["configurations"]["2d"]["patch_size"] = [32, 32]
+    file.write_text(json.dumps(plans))
+    return predict(nnunet, REGIONS, nnunet.raw / nnunet.dataset(REGIONS) / "imagesTs")
+
+
+def weights_of_another_network(nnunet: NNUNet) -> tuple:
+    weights = nnunet.model(REGIONS, ONE_EPOCH, PLANS) / "fold_0" / "checkpoint_final.pth"
+    return (*train(REGIONS, trainer="nnUNetTrainerHERSeg"), "-pretrained_weights", weights)
+
+
 MISTAKES: tuple[Callable[[NNUNet], tuple], ...] = (
     unknown_data_set,
     canvas_of_100,
@@ -86,11 +121,19 @@ MISTAKES: tuple[Callable[[NNUNet], tuple], ...] = (
     colour_image_for_a_grey_model,
     volumetric_configuration,
     cascade,
+    batch_size_in_quotes,
+    plans_of_other_channels,
+    canvas_edited_after_training,
+    canvas_edited_between_folds,
+    canvas_edited_in_the_model,
+    weights_of_another_network,
 )
 
 
-def train(number: int, configuration: str = "2d", plans: str = PLANS) -> tuple:
-    return ("nnUNetv2_train", number, configuration, 0, "-p", plans, "-tr", TRAINER, *CPU)
+def train(
+    number: int, configuration: str = "2d", plans: str = PLANS, *, trainer: str = TRAINER, fold: int = 0
+) -> tuple:
+    return ("nnUNetv2_train", number, configuration, fold, "-p", plans, "-tr", trainer, *CPU)
 
 
 def predict(nnunet: NNUNet, number: int, images: Path, fold: object = 0) -> tuple:
@@ -206,6 +249,38 @@ def test_a_cascade_is_refused(nnunet, failed):
     copy, output = failed[cascade]
     said(output(), "second stage of a cascade", "use the configuration 2d")
     assert not list((copy.results / nnunet.dataset(VOLUMES)).glob("*3d_cascade_fullres"))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "words"),
+    [
+        (
+            batch_size_in_quotes,
+            ['"batch_size" of configuration \'2d\' is "4"; it must be a whole number', f"{PLANS}.json"],
+        ),
+        (plans_of_other_channels, ["has 3 entries, but dataset.json lists 1 channel (microscope)"]),
+        (
+            canvas_edited_after_training,
+            ["checkpoint_final.pth was trained", "64 x 80, now 32 x 32", "configuration of"],
+        ),
+        (canvas_edited_between_folds, ["fold_0 of", "64 x 80, now 32 x 32", "configuration of their own"]),
+        (canvas_edited_in_the_model, ["trained on a canvas of 64 x 80, but patch_size in its plans.json is 32 x 32"]),
+        (weights_of_another_network, ["it is of HRMedSeg with 1 image channel", "of HERSeg with 1 image channel"]),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_plans_and_weights_that_do_not_fit_leave_everything_as_it_was(nnunet, failed, mistake, words):
+    copy, output = failed[mistake]
+    said(output(), *words)
+    assert len(output()) < 60_000 and "assert" not in output()
+    folder = nnunet.dataset(REGIONS)
+    data = [sorted(path.name for path in (place.preprocessed / folder).glob("HRMedSeg_*")) for place in (nnunet, copy)]
+    assert data[0] == data[1]
+    model = "fold_0/validation/summary.json", "fold_0/checkpoint_final.pth"
+    before, after = (
+        [(place.model(REGIONS, ONE_EPOCH, PLANS) / name).read_bytes() for name in model] for place in (nnunet, copy)
+    )
+    assert before == after
 
 
 # ---- nnU-Net itself while this package is broken ---------------------------------------------------------------------

@@ -1,10 +1,15 @@
 import pickle
+import re
+import warnings
 from copy import deepcopy
 
 import numpy as np
 import pytest
+import SimpleITK
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from PIL import Image
 from skimage import io
 
 from nnunet_hrmedseg.errors import HRMedSegError
@@ -211,6 +216,53 @@ def test_labels_that_dataset_json_does_not_list(bad):
 
 
 @pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (np.float32(0.9999999), r"0\.9999999\. dataset.*rounding error.*numpy\.rint"),
+        (np.float32(1.0000001), r"1\.0000001\. dataset.*rounding error"),
+        (np.float64(1 - 2e-16), r"0\.9999999999999998\. dataset.*rounding error"),
+        (np.float32(0.5), r"0\.5\. dataset.*interpolation.*nearest"),
+        (np.float32(6.999), r"6\.999\. dataset.*interpolation"),  # 7 is not a label either
+        (np.float32(255), r"255\. dataset.*0 and 255 must become"),
+        (np.float32(np.nan), r"nan\. dataset.*Correct the segmentation"),
+        (np.uint8(255), r"255\. dataset.*0 and 255 must become"),
+    ],
+    ids=str,
+)
+def test_labels_are_shown_with_all_digits_and_the_advice_fits(bad, words):
+    image, labels = image_and_labels()
+    labels = labels.astype(bad.dtype)
+    labels[0, 0, 0, 0] = bad
+    with pytest.raises(HRMedSegError, match=words):
+        run(image, labels)
+
+
+def test_the_advice_on_rounding_errors_works():
+    image, labels = image_and_labels()
+    wrong = labels * np.float32(0.9999999)
+    with pytest.raises(HRMedSegError, match="0.9999999, 1.9999998"):
+        run(image, wrong)
+    _, seg, _ = run(image, np.rint(wrong).astype(np.uint8))
+    assert np.array_equal(seg, run(image, labels)[1])
+
+
+@pytest.mark.parametrize("transpose", [(0, 1, 2), (1, 0, 2)], ids=str)
+@pytest.mark.parametrize("with_labels", [True, False])
+def test_slices_of_one_line_of_pixels(transpose, with_labels):
+    image, labels = (array.transpose(0, *np.argsort(transpose) + 1) for array in image_and_labels((128, 116, 1)))
+    with pytest.warns(UserWarning, match="A case has 128 slices of 116 x 1 pixels"):
+        run(image, labels if with_labels else None, plans=canvas_plans(transpose=transpose))
+
+
+def test_slices_along_the_axis_of_length_1():
+    image, labels = image_and_labels((128, 116, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data, _, _ = run(image, labels, plans=canvas_plans(transpose=(2, 0, 1)))
+    assert data.shape[1:] == (1, *CANVAS)
+
+
+@pytest.mark.parametrize(
     ("labels", "order", "allowed"),
     [
         (LABELS, None, [-1, 0, 1, 2]),
@@ -239,16 +291,71 @@ def test_labels_in_colour():
         run(image, np.repeat(labels, 3, 0))
 
 
+def test_colors_are_not_labels():
+    image, labels = image_and_labels()
+    with pytest.raises(HRMedSegError, match="It is a color image: give each color its label value"):
+        run(image, np.concatenate([labels, labels, 255 - labels]))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_the_advice_for_a_grey_segmentation_saved_as_rgb_keeps_the_labels(tmp_path, mode):
+    image, labels = image_and_labels()
+    file = tmp_path / "case.png"
+    Image.fromarray(labels[0, 0]).convert(mode).save(file)
+    image_file = write_png(tmp_path, "case_0000.png", image[0, 0])
+    with pytest.raises(HRMedSegError) as error:
+        run_files([image_file], str(file))
+    (command,) = re.findall(r"Image\.open\(.*?\.save\(\"label.png\"\)", str(error.value))
+    exec(command.replace("label.png", str(file)), {"Image": Image})
+    assert np.array_equal(io.imread(file), labels[0, 0])
+    run_files([image_file], str(file))
+
+
+@pytest.mark.parametrize("ending", [".png", ".bmp"])
+@pytest.mark.parametrize("bits", [8, 4, 1])
+def test_the_advice_for_a_palette_keeps_the_labels(tmp_path, ending, bits):
+    image, labels = image_and_labels(labels=(0, 1))
+    file = tmp_path / f"case{ending}"
+    with_palette = Image.fromarray(labels[0, 0]).convert("P")
+    with_palette.putpalette([0, 0, 0, 255, 0, 0])
+    with_palette.save(file, **({"bits": bits} if ending == ".png" else {}))
+    assert set(np.unique(with_palette.convert("L"))) == {0, 76}  # what saving it as grey gives
+    image_file = write_png(tmp_path, "case_0000.png", image[0, 0])
+    with pytest.raises(HRMedSegError, match="image with a palette.*(?s:.)*segmentation .*case") as error:
+        run_files([image_file], str(file))
+    (command,) = re.findall(r"Image\.fromarray\(.*?\.save\(\"label.png\"\)", str(error.value))
+    exec(command.replace("label.png", str(file)), {"Image": Image, "numpy": np})
+    assert np.array_equal(io.imread(file), labels[0, 0])
+    _, seg, _ = run_files([image_file], str(file))
+    assert set(np.unique(seg)) == {0, 1}
+
+
+@pytest.mark.parametrize(("bits", "channels", "lost"), [(16, 3, True), (8, 3, False), (16, 1, False)])
+def test_color_png_of_16_bits_is_warned_of(tmp_path, bits, channels, lost):
+    values = (np.arange(40 * 50).reshape(40, 50) * 3 + 1).astype(f"uint{bits}")
+    picture = SimpleITK.GetImageFromArray(np.stack([values] * 3, -1), isVector=True)
+    file = str(tmp_path / "case_0000.png")
+    SimpleITK.WriteImage(picture if channels == 3 else SimpleITK.GetImageFromArray(values), file)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run_files([file], None, channels)
+    found = [str(warning.message) for warning in caught if "color PNG images of 16 bits" in str(warning.message)]
+    assert len(found) == lost
+    read = NaturalImage2DIO().read_images([file])[0]
+    assert (read.max() < values.max()) == lost
+
+
 def write_png(folder, name, array):
     file = str(folder / name)
     io.imsave(file, array, check_contrast=False)
     return file
 
 
-def run_files(images, label):
-    manager = PlansManager(canvas_plans())
+def run_files(images, label, channels=1):
+    manager = PlansManager(canvas_plans(channels))
     configuration = manager.get_configuration("2d")
-    return HRMedSegPreprocessor(verbose=False).run_case(images, label, manager, configuration, dataset())
+    dataset_json = dataset(channels=channels)
+    return HRMedSegPreprocessor(verbose=False).run_case(images, label, manager, configuration, dataset_json)
 
 
 def test_files_are_read_and_errors_name_them(tmp_path):

@@ -164,8 +164,8 @@ def _broken_image(folder):
 @pytest.mark.parametrize(
     "damage, fault",
     [
-        (_too_high, "labelsTr/case_00.png has the value 7, which dataset.json does not name"),
-        (_negative, "labelsTr/case_00.png has the value 65535, which dataset.json does not name"),
+        (_too_high, "labelsTr/case_00.png has the value 7, which dataset.json does not list"),
+        (_negative, "labelsTr/case_00.png has the value 65535, which dataset.json does not list"),
         (_other_size, r"imagesTr/case_00_0000.png is \(40, 56\) pixels and .*labelsTr/case_00.png \(40, 50\)"),
         (_broken_label, "The label .*labelsTr/case_00.png cannot be read"),
         (_broken_image, "imagesTr/case_00_0000.png cannot be read"),

@@ -176,7 +176,7 @@ def test_a_case_that_cannot_be_used_is_named_without_a_stack(tmp_path, capsys, w
     assert main([*arguments, "--workers", str(workers)]) == 1
     label = folder / "labelsTr" / "case_00.png"
     said = capsys.readouterr().err
-    assert f"hrmedseg pretrain: {label} has the value 7, which dataset.json does not name.\n" in said
+    assert f"hrmedseg pretrain: {label} has the value 7, which dataset.json does not list.\n" in said
     assert "Traceback" not in said
 
 

@@ -1,5 +1,6 @@
 """What is different between nnU-Net's releases, on stand-ins for the older ones."""
 
+import inspect
 import os
 import re
 import sys
@@ -8,13 +9,16 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 from nnunetv2 import paths
+from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 import nnunet_hrmedseg
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.nnunet_versions import (
     build_network,
+    building_after,
     find_trainer,
+    given_pretrained_weights,
     nnunet_folder,
     nnunet_folders,
     required_nnunet_folder,
@@ -55,6 +59,59 @@ def test_networks_are_built_as_the_trainer_has_it():
 
     assert build_network(Trainer, "plans", configuration, 3, 2, False) == ("plans", configuration, 3, 2, False)
     assert build_network(Before27, "plans", configuration, 3, 2, False) == ("Net", {"depth": 1}, ["op"], 3, 2, False)
+
+
+def test_networks_are_built_after_a_check(monkeypatch):
+    checked = []
+
+    def build(plans_manager, configuration_manager, inputs, outputs, enable_deep_supervision=True):
+        return plans_manager, configuration_manager, inputs, outputs, enable_deep_supervision
+
+    def build_before_27(architecture_class_name, init_kwargs, req_import, inputs, outputs):
+        raise AssertionError
+
+    monkeypatch.setattr(nnUNetTrainer, "build_network_architecture", staticmethod(build))
+    after_check = building_after(lambda *arguments: checked.append(arguments))
+    assert "plans_manager" in inspect.signature(after_check).parameters  # what nnU-Net goes by
+    assert after_check("plans", "configuration", 3, 2, enable_deep_supervision=False) == build(
+        "plans", "configuration", 3, 2, False
+    )
+    assert checked == [("plans", "configuration")]
+    monkeypatch.setattr(nnUNetTrainer, "build_network_architecture", staticmethod(build_before_27))
+    assert building_after(lambda *arguments: None) is build_before_27
+
+
+@pytest.mark.parametrize(
+    ("continued", "validated", "given", "found"),
+    [
+        (False, False, "weights.pth", "weights.pth"),
+        (False, False, None, None),
+        (False, True, "weights.pth", None),
+        (True, False, None, None),
+    ],
+)
+def test_the_file_of_pretrained_weights(continued, validated, given, found):
+    class Loading(Exception):
+        pass
+
+    class Trainer:
+        output_folder = "/nowhere"
+        was_initialized = False
+
+        def initialize(self):
+            raise Loading(given_pretrained_weights())
+
+    assert given_pretrained_weights() is None
+    if validated or continued:  # nnU-Net's own function looks for checkpoints first
+        maybe = {"continue_training": continued, "validation_only": validated, "pretrained_weights_file": given}
+        code = "def maybe_load_checkpoint(continue_training, validation_only, pretrained_weights_file): return find()"
+        names = {"find": given_pretrained_weights}
+        exec(code, names)
+        assert names["maybe_load_checkpoint"](**maybe) is found
+    elif given is not None:
+        with pytest.raises(Loading) as loading:
+            maybe_load_checkpoint(Trainer(), continued, validated, given)
+        assert loading.value.args == (found,)
 
 
 def test_folders_hold_inside_alone(monkeypatch, tmp_path):

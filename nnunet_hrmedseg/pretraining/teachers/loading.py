@@ -14,7 +14,7 @@ import torch
 
 from nnunet_hrmedseg.architectures.lgvit import PATCH_SIZE
 from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.files import json_object
+from nnunet_hrmedseg.files import json_object, sha256_of
 
 __all__ = [
     "check_canvas",
@@ -117,14 +117,6 @@ def numbers_of_config(config: Any) -> Any:
     if isinstance(config, list):
         return [numbers_of_config(value) for value in config if not isinstance(value, str)]
     return config
-
-
-def sha256_of(file: Path) -> str:
-    digest = hashlib.sha256()
-    with open(file, "rb") as opened:
-        while block := opened.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def fingerprint(weight: torch.Tensor) -> str:

@@ -1,0 +1,141 @@
+"""Compare plans with those that a checkpoint was trained with.
+
+A checkpoint fits the canvas, the normalization and the network that it was trained with. nnU-Net takes all of them from
+the plans as they are now, so that after an edit it would predict, validate and continue on another canvas silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+from nnunet_hrmedseg.errors import HRMedSegError, size, some
+from nnunet_hrmedseg.files import read_json
+from nnunet_hrmedseg.plans.networks import arguments_of
+from nnunet_hrmedseg.plans.plan_check import plans_file
+
+__all__ = ["check_canvas_of_data", "check_folds", "check_trained_with"]
+
+_ONLY_IN_TRAINING = {"recompute", "drop_path"}  # arguments of networks that the weights do not depend on
+
+_WAYS_OUT = (
+    "Put the old values back, or give the new ones a configuration of their own (docs/fixed_canvas.md), which is "
+    "trained beside this one; -pretrained_weights starts it from these weights."
+)
+
+
+def check_trained_with(checkpoint: Mapping[str, Any], plans: Mapping[str, Any], named: str, where: str = "") -> None:
+    """Check that plans are those that a checkpoint was trained with, in all that its weights depend on.
+
+    Checkpoints that do not hold their plans, such as those of shared models, and networks of others are not compared.
+
+    Args:
+        checkpoint: of nnU-Net, loaded.
+        plans: as they are now.
+        named: the checkpoint, for the message.
+        where: the file of `plans`; default is the one in nnUNet_preprocessed.
+
+    Raises:
+        HRMedSegError: the canvas or something else differs; with both values.
+    """
+    arguments = checkpoint.get("init_args")
+    if not isinstance(arguments, Mapping):
+        return
+    before, configuration = arguments.get("plans"), arguments.get("configuration")
+    differing = _differences(before, plans, configuration)
+    if differing:
+        raise HRMedSegError(
+            f"{named} was trained with other values of the configuration {configuration!r} than "
+            f"{where or plans_file(plans)} has now: {differing}. {_WAYS_OUT}"
+        )
+
+
+def check_folds(model: Path, fold: int | str, plans: Mapping[str, Any], configuration: str) -> None:
+    """Check, before a fold is trained, that what was trained in its model folder was trained with the same plans.
+
+    All folds of a model share one plans.json, which this training is going to write.
+
+    Args:
+        model: folder TRAINER__PLANS__CONFIGURATION, which may not exist yet.
+        fold: that is to be trained. A training of it that did not come to its end does not matter.
+        plans: that it is to be trained with.
+        configuration: of `plans`.
+
+    Raises:
+        HRMedSegError: there are checkpoints that were trained on another canvas or with other values.
+    """
+    own = f"fold_{fold}"
+    files = model.glob("fold_*/checkpoint_*.pth")
+    trained = sorted({f.parent.name for f in files if f.parent.name != own or f.name == "checkpoint_final.pth"})
+    if not trained:
+        return
+    try:
+        before = read_json(model / "plans.json")
+    except (OSError, ValueError):
+        return  # nothing to compare with; this training writes it again
+    differing = _differences(before, plans, configuration)
+    if differing:
+        raise HRMedSegError(
+            f"{some(trained)} of {model} {'was' if len(trained) == 1 else 'were'} trained with other values of the "
+            f"configuration {configuration!r} than {plans_file(plans)} has now: {differing}. All folds share the "
+            f"plans.json there, which this training would replace: what was trained before would be predicted with the "
+            f"new values. {_WAYS_OUT} To train everything again, move that folder away first."
+        )
+
+
+def check_canvas_of_data(plans: PlansManager, configuration: ConfigurationManager) -> None:
+    """Check that the canvas of a trained model's plans is the one that its data was resized to.
+
+    Prediction sees plans.json alone. The name of the data folder in it, which training wrote, begins with the canvas.
+
+    Raises:
+        HRMedSegError: `patch_size` was edited after training.
+    """
+    canvas = [*configuration.configuration.get("patch_size", ())]
+    kind, _, rest = str(configuration.configuration.get("data_identifier", "")).partition("_")
+    trained = rest.partition("_")[0].split("x")
+    if kind == "HRMedSeg" and len(trained) == 2 and all(side.isdecimal() for side in trained):
+        trained_canvas = [int(side) for side in trained]
+        if trained_canvas != canvas:
+            raise HRMedSegError(
+                f"This model was trained on a canvas of {size(trained_canvas)}, but patch_size in its plans.json is "
+                f'{size(canvas)}. Put "patch_size": {trained_canvas} back: on another canvas the same weights predict '
+                f"worse. For another canvas, add a configuration and train it (docs/fixed_canvas.md)."
+            )
+
+
+def _differences(before: Any, now: Mapping[str, Any], configuration: Any) -> str:
+    """What of a configuration differs, with both values; empty where nothing does or nothing can be compared."""
+    try:
+        pairs = [*_compared(before, now, configuration)]
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
+        return ""
+    return "; ".join(f"{name} {old}, now {new}" for name, old, new in pairs if old != new)
+
+
+def _compared(before: Any, now: Mapping[str, Any], configuration: Any) -> Iterator[tuple[str, str, str]]:
+    """Yield name, value before and value now of all that the weights of our networks depend on."""
+    was, is_now = (PlansManager(dict(p)).get_configuration(configuration).configuration for p in (before, now))
+    network = is_now["architecture"]["network_class_name"]
+    defaults = arguments_of(network)
+    if defaults is None:
+        return  # of others: what their weights depend on is not known here
+    volumes = len(is_now["patch_size"]) == 3
+    yield "patch_size" if volumes else "canvas (patch_size)", size(was["patch_size"]), size(is_now["patch_size"])
+    for key in ("normalization_schemes", "use_mask_for_norm", *(["spacing"] if volumes else [])):
+        yield key, _shown(was[key]), _shown(is_now[key])
+    yield "transpose_forward", _shown(before["transpose_forward"]), _shown(now["transpose_forward"])
+    network_before = was["architecture"]["network_class_name"]
+    yield "network", network_before, network
+    if network == network_before:
+        old, new = ({**defaults, **each["architecture"]["arch_kwargs"]} for each in (was, is_now))
+        for key in new:
+            if key not in _ONLY_IN_TRAINING:
+                yield key, _shown(old.get(key)), _shown(new[key])
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

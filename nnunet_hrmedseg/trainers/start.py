@@ -1,0 +1,109 @@
+"""Check what a new training starts from before any data is made: the plans' network, and `-pretrained_weights`."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from torch import nn
+
+from nnunet_hrmedseg.errors import HRMedSegError, size
+from nnunet_hrmedseg.files import sha256_of
+from nnunet_hrmedseg.nnunet_versions import build_network
+from nnunet_hrmedseg.plans.plan_check import plans_file
+from nnunet_hrmedseg.plans.trained_with import check_folds
+
+__all__ = ["check_pretrained_weights", "checked_network", "load_as_nnunet_does"]
+
+_OF_CLASSES = ".seg_layers."  # in names of weights that nnU-Net does not take over
+
+
+def checked_network(trainer: nnUNetTrainer) -> nn.Module:
+    """The network that a trainer is going to train, built on the CPU; torch draws the same numbers afterwards.
+
+    Raises:
+        HRMedSegError: the arguments in the plans do not go together, or what is in the folder of the model was trained
+            with other plans.
+    """
+    plans, configuration = trainer.plans_manager, trainer.configuration_manager
+    check_folds(Path(trainer.output_folder_base), trainer.fold, plans.plans, trainer.configuration_name)
+    channels = determine_num_input_channels(plans, configuration, trainer.dataset_json)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return build_network(
+                type(trainer), plans, configuration, channels, trainer.label_manager.num_segmentation_heads, False
+            )
+    except (TypeError, ValueError) as error:
+        raise HRMedSegError(
+            f"The network of configuration {trainer.configuration_name!r} cannot be built: {error}. Correct its "
+            f"arch_kwargs in {plans_file(plans.plans)}."
+        ) from error
+
+
+def check_pretrained_weights(file: str, network: nn.Module, channels: int) -> dict[str, str]:
+    """Check that nnU-Net can load a whole network from a file.
+
+    Args:
+        file: as given to `-pretrained_weights`.
+        network: that the weights are for.
+        channels: image channels that `network` takes, for the message.
+
+    Returns:
+        what the saved plans record of the start: the file, its sha256, and what it is.
+
+    Raises:
+        HRMedSegError: there is no such file, it is not a checkpoint of nnU-Net, or it is of another network or of
+            another number of channels.
+    """
+    if not Path(file).is_file():
+        raise HRMedSegError(
+            f"-pretrained_weights {file} does not exist. Give a checkpoint, such as checkpoint_final.pth."
+        )
+    try:
+        checkpoint = load_as_nnunet_does(file)
+        weights = {str(name): tuple(value.shape) for name, value in checkpoint["network_weights"].items()}
+    except Exception as error:  # torch and pickle raise whatever they like at other files
+        raise HRMedSegError(
+            f"-pretrained_weights {file} is not a checkpoint of nnU-Net v2 ({type(error).__name__}). Give the "
+            f"checkpoint_final.pth of a whole trained network. An encoder file (.safetensors) is given by the "
+            f"environment variable HRMEDSEG_ENCODER_WEIGHTS instead."
+        ) from error
+    own = {name: tuple(value.shape) for name, value in network.state_dict().items() if _OF_CLASSES not in name}
+    wrong = [name for name, shape in own.items() if weights.get(name) != shape]
+    if wrong:
+        theirs = "missing" if wrong[0] not in weights else size(weights[wrong[0]])
+        raise HRMedSegError(
+            f"-pretrained_weights {file} does not fit: it is of {_described(checkpoint)}, and this training is of "
+            f"{type(network).__name__} with {_images(channels)}. The file has to be of the same network with the same "
+            f"arch_kwargs and number of image channels, but {len(wrong)} of {len(own)} weights are missing or of "
+            f"another shape, such as {wrong[0]} ({theirs} in the file, {size(own[wrong[0]])} here). docs/encoders.md "
+            f"explains how to start from the encoder of another network."
+        )
+    return {"file": str(Path(file).absolute()), "sha256": sha256_of(Path(file)), "name": _described(checkpoint)}
+
+
+def load_as_nnunet_does(file: str) -> dict[str, Any]:
+    """A checkpoint on the CPU. nnU-Net loads the same file with all that it would execute a moment later."""
+    return torch.load(file, map_location="cpu", weights_only=False, mmap=zipfile.is_zipfile(file))
+
+
+def _described(checkpoint: Mapping[str, Any]) -> str:
+    """Network, channels, dataset and trainer that a checkpoint is of, as far as it says so."""
+    trainer = str(checkpoint.get("trainer_name", "an unknown trainer"))
+    try:
+        plans, configuration = (checkpoint["init_args"][name] for name in ("plans", "configuration"))
+        resolved = plans["configurations"][configuration]
+        network = resolved["architecture"]["network_class_name"].rpartition(".")[2]
+        channels = len(resolved["normalization_schemes"])
+        return f"{network} with {_images(channels)} ({plans['dataset_name']}, {trainer})"
+    except (AttributeError, KeyError, TypeError):
+        return f"a network of {trainer}"
+
+
+def _images(channels: int) -> str:
+    return f"{channels} image channel{'' if channels == 1 else 's'}"

@@ -4,7 +4,7 @@
                               and under `fine_levels.` where it was made for SAM2's decoder
     my_encoder.json           the card: what network the weights fit, what images it expects, how they were made
 
-Reading one executes nothing that is in it.
+The published encoder of HRMedSeg's authors (a .pth) is read like one of these. Reading executes nothing in a file.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ NECK_ARGUMENTS = ("embed_dim", "neck", "decoder_dim")
 """The same for the neck."""
 
 _FORMAT = 1
-_MOST_CHANNELS, _MOST_BLOCKS = 2**14, 2**10  # of what may be built because a card says so
+PUBLISHED_SUFFIXES = (".pth", ".pt", ".ckpt")
+LARGEST_WIDTH, LARGEST_DEPTH = 2**14, 2**10  # of what may be built because a file says so
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,17 @@ class EncoderFile:
 def read_encoder(path: str | os.PathLike) -> EncoderFile:
     """Read an encoder file and check it against its card.
 
+    Args:
+        path: NAME.safetensors with NAME.json beside it; or the published SAM_PFD_10K.pth, which is converted in memory.
+
     Raises:
         HRMedSegError: a file that is missing, is not an encoder file, or is not the one that its card describes.
     """
     path = Path(path)
+    if path.suffix in PUBLISHED_SUFFIXES and path.is_file():
+        from nnunet_hrmedseg.weights.published import read_published  # it imports this module
+
+        return read_published(path)
     card_path = path.with_suffix(".json")
     for file, what in ((path, "encoder file"), (card_path, "card (JSON) of the encoder")):
         if not file.is_file():
@@ -100,7 +108,10 @@ def read_encoder(path: str | os.PathLike) -> EncoderFile:
                 f"distill` writes them: give the path of the first and keep the second beside it."
             )
     if path.suffix != ".safetensors":
-        raise HRMedSegError(f"{path} is no encoder file: it should end in .safetensors, as `hrmedseg distill` writes.")
+        raise HRMedSegError(
+            f"{path} is no encoder file: it should end in .safetensors, as `hrmedseg distill` writes, "
+            f"or in .pth, as the published encoder does."
+        )
     try:
         card = read_json(card_path)
         version, sha256 = card["format"], card["sha256"]
@@ -109,8 +120,8 @@ def read_encoder(path: str | os.PathLike) -> EncoderFile:
         if complete:
             fine = architecture.get("fine_channels") or ()
             widths = [architecture["embed_dim"], architecture["decoder_dim"], *fine]
-            complete = all(type(width) is int and 0 < width <= _MOST_CHANNELS for width in widths)
-            complete &= sum(group_depths(architecture["depth"])) <= _MOST_BLOCKS
+            complete = all(type(width) is int and 0 < width <= LARGEST_WIDTH for width in widths)
+            complete &= sum(group_depths(architecture["depth"])) <= LARGEST_DEPTH
         complete &= {"zscore": True, "mean_std": True}[card["normalization"]["scheme"]]
         mean, std = ([float(value) for value in card["normalization"][statistic]] for statistic in ("mean", "std"))
         complete &= len(mean) == len(std) == 3 and all(map(math.isfinite, (*mean, *std))) and min(std) > 0

@@ -36,7 +36,9 @@ def unwrapped(checkpoint: Mapping[Any, Any]) -> dict[str, Tensor]:
             break
         checkpoint, state = inner, _named_tensors(inner)
     for _ in range(_DEEPEST):
-        prefix = next((prefix for prefix in _PREFIXES if state and all(name.startswith(prefix) for name in state)), None)
+        prefix = next(
+            (prefix for prefix in _PREFIXES if state and all(name.startswith(prefix) for name in state)), None
+        )
         if prefix is None:
             break
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}

@@ -13,9 +13,13 @@ from nnunet_hrmedseg.trainers.initialization import (
     chosen_encoder,
     fold_normalization,
     initialize_encoder,
+    record,
 )
 from nnunet_hrmedseg.weights import write_encoder
 from tests.plans.stock_plans import stock_plans
+from tests.pretraining.tiny_teachers import write_sam
+from tests.weights.published_layout import MEAN as PUBLISHED_MEAN
+from tests.weights.published_layout import normalized, published_forward, published_state, write_published
 
 WIDTHS = {"embed_dim": 24, "depth": 2, "decoder_dim": 16}
 DECODER = {"decoder_heads": 2, "decoder_mlp_dim": 16}
@@ -112,6 +116,43 @@ def test_a_depth_may_be_written_as_its_groups(encoder):
     assert chosen_encoder({**_configuration(depth=[2, 0, 0]), "encoder_weights": str(encoder().path)}) is not None
 
 
+# ---- the published encoder ----
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """The authors' file, named by the environment, in a network of 48 channels; returns file and configuration."""
+    path = write_published(tmp_path / "SAM_PFD_10K.pth")
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(path))
+    return path, _configuration(embed_dim=48, depth=4, decoder_dim=16)
+
+
+def test_the_published_file_is_taken_as_it_was_downloaded(published):
+    path, configuration = published
+    configuration["architecture"]["arch_kwargs"]["depth"] = [1, 2, 1]
+    file = chosen_encoder(configuration)
+    network = HRMedSeg(3, 2, **file.architecture, **DECODER)
+    initialize_encoder(network, file, ["RGBTo01Normalization"] * 3)
+    images = torch.rand(2, 3, 64, 64)
+    expected = published_forward(published_state(), normalized(images, PUBLISHED_MEAN))
+    torch.testing.assert_close(_embedding(network, images).double(), expected, rtol=0, atol=1e-4)
+    assert record(file) == {"file": str(path), "sha256": file.sha256, "name": file.card["name"]}
+
+
+def test_a_published_file_of_another_width_names_both_sides(published):
+    path, configuration = published
+    configuration["architecture"]["arch_kwargs"]["embed_dim"] = 96
+    with pytest.raises(HRMedSegError, match="embed_dim 48 in the file and 96 in the plans") as error:
+        chosen_encoder(configuration)
+    assert str(path) in str(error.value)
+
+
+def test_a_whole_sam_as_the_encoder_advises_to_distill(tmp_path, monkeypatch):
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(write_sam(tmp_path / "sam_vit_h_4b8939.pth")))
+    with pytest.raises(HRMedSegError, match="whole SAM.*hrmedseg distill --teacher.*Training was to start from"):
+        chosen_encoder(_configuration())
+
+
 # ---- into the network ----
 
 
@@ -202,8 +243,6 @@ def test_images_without_normalisation_are_warned_about(encoder):
 
 
 def test_what_the_plans_say_is_json(encoder):
-    from nnunet_hrmedseg.trainers.initialization import record
-
     file = encoder()
     assert record(file) == {"file": str(file.path), "sha256": file.sha256, "name": "e"}
     assert json.loads(json.dumps(record(None))) == {"file": "none"}

@@ -106,6 +106,6 @@ def test_a_pickle_is_not_opened(tmp_path):
 
 def test_another_ending_is_refused(tmp_path, student):
     file = write_encoder(tmp_path / "e.safetensors", student.state_dict(), _card()).path
-    other = file.rename(tmp_path / "e.pth")
+    other = file.rename(tmp_path / "e.bin")
     with pytest.raises(HRMedSegError, match="should end in .safetensors"):
         read_encoder(other)

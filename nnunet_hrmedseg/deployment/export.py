@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.hub import local_path
 
 __all__ = ["export"]
 
@@ -23,7 +24,7 @@ def export(args: argparse.Namespace) -> int:
     if args.licence is not None and args.share is None:
         raise HRMedSegError("--licence goes with a model that is passed on: give --share FOLDER_OR_ZIP with it.")
 
-    model, folds = Path(args.model), args.folds
+    model, folds = local_path(args.model), args.folds
     if args.onnx is not None:
         from nnunet_hrmedseg.deployment.onnx_export import export_onnx
 

@@ -20,7 +20,7 @@ from nnunet_hrmedseg.plans.canvas_data import ensure_canvas_data
 from nnunet_hrmedseg.plans.memory import said_in_words
 from nnunet_hrmedseg.plans.overrides import STARTED_FROM, hrmedseg_plans
 from nnunet_hrmedseg.trainers.batch_augmentation import BatchAugmentation, NotOnBatches
-from nnunet_hrmedseg.trainers.initialization import chosen_encoder, initialize_encoder, record
+from nnunet_hrmedseg.trainers.initialization import chosen_encoder, initialize_encoder, record, recorded_by_other_folds
 from nnunet_hrmedseg.trainers.losses import DiceAndPixelLoss, dice_and_cross_entropy, dice_and_focal
 from nnunet_hrmedseg.trainers.one_output import OneOutputTrainer
 from nnunet_hrmedseg.trainers.parameter_groups import encoder_and_rest, split_groups_of_older_checkpoints
@@ -76,7 +76,10 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
     def initialize(self) -> None:
         fresh = not self.was_initialized and not self.continues
         # first of all, so that a file that does not fit is said before minutes of preprocessing
-        encoder = chosen_encoder(self.configuration_manager.configuration, self.encoder_weights) if fresh else None
+        encoder = None
+        if fresh:
+            recorded = recorded_by_other_folds(self.output_folder_base, self.configuration_name)
+            encoder = chosen_encoder(self.configuration_manager.configuration, self.encoder_weights, recorded)
         if not self.was_initialized:
             ensure_canvas_data(
                 self.plans_manager.plans,

@@ -14,7 +14,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from torch import Tensor
 from nnunet_hrmedseg.architectures.lgvit import group_depths
 from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.files import read_json, write_atomically
+from nnunet_hrmedseg.hub import HubCopy, download, is_on_hub
 
 __all__ = [
     "BUNDLED",
@@ -67,12 +68,19 @@ class EncoderFile:
         sha256: of the safetensors file.
         card: the JSON card.
         state: parameters and buffers by name, float32.
+        hub: where it was downloaded from; None for a local file.
     """
 
     path: Path
     sha256: str
     card: dict[str, Any]
     state: dict[str, Tensor]
+    hub: HubCopy | None = None
+
+    @property
+    def source(self) -> str:
+        """The path of a local file; of one on the hub its name there, with the commit."""
+        return self.hub.pinned if self.hub is not None else str(self.path)
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -90,11 +98,18 @@ def read_encoder(path: str | os.PathLike) -> EncoderFile:
     """Read an encoder file and check it against its card.
 
     Args:
-        path: NAME.safetensors with NAME.json beside it; or the published SAM_PFD_10K.pth, which is converted in memory.
+        path: NAME.safetensors with NAME.json beside it; or the published SAM_PFD_10K.pth, which is converted in memory;
+            or the name of either on the hub, hf://OWNER/NAME[@REVISION]/FILE.
 
     Raises:
-        HRMedSegError: a file that is missing, is not an encoder file, or is not the one that its card describes.
+        HRMedSegError: a file that is missing, is not an encoder file, or is not the one that its card describes; see
+            also `hub.download`.
     """
+    if is_on_hub(path):
+        copy = download(str(path))
+        if copy.path.suffix == ".safetensors":
+            download(f"{copy.pinned.removesuffix('.safetensors')}.json")
+        return replace(read_encoder(copy.path), hub=copy)
     path = Path(path)
     if path.suffix in PUBLISHED_SUFFIXES and path.is_file():
         from nnunet_hrmedseg.weights.published import read_published  # it imports this module

@@ -19,6 +19,7 @@ from nnunet_hrmedseg.architectures.lgvit import PATCH_SIZE, LGViT, group_depths
 from nnunet_hrmedseg.architectures.neck import NECKS, Neck
 from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.files import output_folder
+from nnunet_hrmedseg.hub import download, is_on_hub
 from nnunet_hrmedseg.weights.encoder_file import LARGEST_DEPTH, LARGEST_WIDTH, EncoderFile, write_encoder
 from nnunet_hrmedseg.weights.unwrapping import unwrapped
 
@@ -101,7 +102,7 @@ def import_encoder(
     """Write the published encoder as `encoder.safetensors` and its card `encoder.json` into a folder.
 
     Args:
-        source: SAM_PFD_10K.pth, or a checkpoint that was fine-tuned from it.
+        source: SAM_PFD_10K.pth, or a checkpoint that was fine-tuned from it; or its name on the hub (hf://...).
         folder: created if it does not exist.
         normalization: a row of `NORMALIZATIONS`, the one that the encoder was made with.
         overwrite: replace an encoder in `folder`.
@@ -112,14 +113,20 @@ def import_encoder(
     Raises:
         HRMedSegError: see `read_published`; or there is an encoder in `folder`, or it cannot be written.
     """
-    source, file = Path(source).expanduser(), Path(folder).expanduser() / "encoder.safetensors"
+    file = Path(folder).expanduser() / "encoder.safetensors"
     existing = [str(part) for part in (file, file.with_suffix(".json")) if part.exists()]
     if existing and not overwrite:
         raise HRMedSegError(f"{some(existing)} exist already. Give another folder, or overwrite them (--overwrite).")
-    published = read_published(source, normalization)
+    copy = download(str(source)) if is_on_hub(source) else None
+    published = read_published(Path(source).expanduser() if copy is None else copy.path, normalization)
+    card = (
+        published.card
+        if copy is None
+        else {**published.card, "source": {**published.card["source"], "hub": copy.pinned}}
+    )
     output_folder(file.parent)
     try:
-        return write_encoder(file, published.state, published.card)
+        return write_encoder(file, published.state, card)
     except OSError as error:
         raise HRMedSegError(f"{file} cannot be written: {error}. Free some space, or give another folder.") from error
 

@@ -70,3 +70,11 @@ def test_an_encoder_of_another_embedding_width_is_refused(files):
     write_published(files / "narrow.pth", decoder_dim=16)
     with pytest.raises(HRMedSegError, match="embedding of 16 channels.*reads 32"):
         load_promptable(files / "narrow.pth", files / "sam.pth")
+
+
+def test_encoder_and_sam_may_be_on_the_hub(files, hub):
+    hub.commit("a/b", {file.name: file.read_bytes() for file in files.glob("*.pth")})
+    network = load_promptable("hf://a/b/SAM_PFD_10K.pth", "hf://a/b/sam.pth")
+    expected = load_promptable(files / "SAM_PFD_10K.pth", files / "sam.pth")
+    images = torch.rand(1, 3, SIDE, SIDE)
+    assert torch.equal(network.embed(images)[0], expected.embed(images)[0])

@@ -194,7 +194,8 @@ def write_encoder(
                 raise HRMedSegError(f"{name} has values that are not finite as {dtype}: no encoder file was written.")
     content = save(kept)
     sha256 = hashlib.sha256(content).hexdigest()
-    text = json.dumps({"format": _FORMAT, "sha256": sha256, **card}, indent=2) + "\n"
+    identity = {"format": _FORMAT, "sha256": sha256}  # last, too: the card may be that of another file
+    text = json.dumps({**identity, **card, **identity}, indent=2) + "\n"
     for file, data in ((path, content), (path.with_suffix(".json"), text.encode())):
         write_atomically(file, data)
     return read_encoder(path)

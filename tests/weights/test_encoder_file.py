@@ -39,6 +39,13 @@ def test_the_decoder_stays_out(tmp_path, student):
     assert read.state.keys() == student.state_dict().keys()
 
 
+def test_other_weights_are_written_with_the_card_of_a_file(tmp_path, student):
+    first = write_encoder(tmp_path / "e.safetensors", student.state_dict(), _card())
+    changed = {name: value + 1 for name, value in first.state.items()}
+    second = write_encoder(tmp_path / "e.safetensors", changed, first.card)
+    assert second.sha256 != first.sha256 and second.card == {**first.card, "sha256": second.sha256}
+
+
 def test_values_that_are_not_finite_are_not_written(tmp_path, student):
     state = student.state_dict()
     state["neck.layers.0.weight" if "neck.layers.0.weight" in state else next(iter(state))].fill_(1e6)

@@ -106,9 +106,7 @@ def read_encoder(path: str | os.PathLike) -> EncoderFile:
             also `hub.download`.
     """
     if is_on_hub(path):
-        copy = download(str(path))
-        if copy.path.suffix == ".safetensors":
-            download(f"{copy.pinned.removesuffix('.safetensors')}.json")
+        copy = _download(str(path))
         return replace(read_encoder(copy.path), hub=copy)
     path = Path(path)
     if path.suffix in PUBLISHED_SUFFIXES and path.is_file():
@@ -120,7 +118,7 @@ def read_encoder(path: str | os.PathLike) -> EncoderFile:
         if not file.is_file():
             raise HRMedSegError(
                 f"There is no {what} {file}. An encoder is two files, NAME.safetensors and NAME.json, as `hrmedseg "
-                f"distill` writes them: give the path of the first and keep the second beside it."
+                f"distill` writes them: give the path of the first and keep the second beside it.{_hint(path)}"
             )
     if path.suffix != ".safetensors":
         raise HRMedSegError(
@@ -168,6 +166,24 @@ def read_encoder(path: str | os.PathLike) -> EncoderFile:
     if wrong:
         raise HRMedSegError(f"{path} has values that are not finite in {some(wrong)}. Copy it, or make it again.")
     return EncoderFile(path, found, card, state)
+
+
+def _hint(path: Path) -> str:
+    """Return advice if the path is a SAM in the format of transformers, or its weights."""
+    folder = path if path.is_dir() else path.parent
+    if not (folder / "config.json").is_file():
+        return ""
+    return f" A SAM is not an encoder of HRMedSeg but a teacher: hrmedseg distill --teacher {folder} ..."
+
+
+def _download(name: str) -> HubCopy:
+    """Return the local copy of an encoder on the hub, beside its card if it has one, both of the same commit."""
+    if not name.endswith(".safetensors"):
+        return download(name)
+    # the card first: a large file that is not an encoder is not downloaded
+    card = download(f"{name.removesuffix('.safetensors')}.json")
+    weights = download(f"{card.pinned.removesuffix('.json')}.safetensors")
+    return HubCopy(name, card.commit, weights.path)
 
 
 def write_encoder(

@@ -200,6 +200,7 @@ def test_an_encoder_without_its_card_is_refused(encoder, hub):
     _upload(hub, encoder(), names=["encoder.safetensors"])
     with pytest.raises(HRMedSegError, match="no file encoder.json.*two files there.*Training was to start from"):
         chosen_encoder(_on_hub())
+    assert not any("safetensors" in request for request in hub.requests)  # it may be large and something else
 
 
 def test_the_published_file_may_be_on_the_hub(hub, tmp_path):

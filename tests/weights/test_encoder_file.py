@@ -97,6 +97,14 @@ def test_damage_is_named(tmp_path, student, damage, said):
     assert str(tmp_path) in str(error.value)
 
 
+@pytest.mark.parametrize("given", [".", "model.safetensors"])
+def test_a_sam_of_transformers_is_a_teacher_and_not_an_encoder(tmp_path, given):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(HRMedSegError, match=f"two files.*hrmedseg distill --teacher {tmp_path}"):
+        read_encoder(tmp_path / given)
+
+
 def test_a_pickle_is_not_opened(tmp_path):
     class Payload:
         def __reduce__(self):

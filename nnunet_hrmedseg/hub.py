@@ -203,7 +203,7 @@ def _explanation(error: Exception, parts: HubName) -> str:
             f"the repository has no file {parts.path} at {at}. Its files: {page}/tree/{at}. An encoder is two files "
             f"there, NAME.safetensors and NAME.json."
         )
-    return f"the transfer failed ({_reason(error)}). Nothing incomplete was kept: repeat the command."
+    return f"the transfer failed ({_reason(error)}). No incomplete file is used: repeat the command."
 
 
 def _status(error: BaseException | None) -> int | None:

@@ -76,7 +76,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self._begin()
         if match := re.fullmatch(r"/large/(\w+)", path):
-            return self._send(self.hub.sent(self.hub.large[match[1]]))
+            content = self.hub.sent(self.hub.large[match[1]])
+            if start := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
+                whole, rest = len(content), content[int(start[1]) :]
+                return self._send(rest, {"Content-Range": f"bytes {start[1]}-{whole - 1}/{whole}"}, 206)
+            return self._send(content)
         match = re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/([^/]+)/(.+)", path)
         listing = re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)(?:/(revision|tree)/([^/]+))?", path)
         if not match and not listing:
@@ -94,7 +98,8 @@ class _Handler(BaseHTTPRequestHandler):
             entries = [{"type": "file", "path": n, "size": len(c), "oid": git_sha1(c)} for n, c in files.items()]
             return self._json(entries)
         if listing:
-            return self._json({"id": repo, "sha": commit, "private": False, "siblings": [], "tags": []})
+            siblings = [{"rfilename": name} for name in files]
+            return self._json({"id": repo, "sha": commit, "private": False, "siblings": siblings, "tags": []})
         content = files.get(unquote(match[3]))
         headers = {"X-Repo-Commit": commit}
         if content is None:
@@ -211,7 +216,9 @@ def hub(tmp_path, monkeypatch):
 
 
 def use_hub(monkeypatch, constants, url: str) -> None:
-    """What HF_ENDPOINT and HF_HUB_DISABLE_XET do at import."""
+    """What HF_ENDPOINT and HF_HUB_DISABLE_XET do at import; older versions keep copies, or do not have all of it."""
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)

@@ -206,7 +206,7 @@ def git_sha1(content: bytes) -> str:
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A hub of its own, with an empty cache, that huggingface_hub talks to in this process."""
+    """A separate, empty hub and cache that huggingface_hub uses in this process."""
     constants = pytest.importorskip("huggingface_hub.constants")
     with HubServer() as server:
         use_hub(monkeypatch, constants, server.url)

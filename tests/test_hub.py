@@ -110,7 +110,7 @@ def test_without_a_connection_the_cache_serves(hub, quick):
 
 
 @pytest.mark.parametrize(
-    "name, said",
+    "name, message",
     [
         (
             "hf://somebody/else/x.pth",
@@ -122,21 +122,21 @@ def test_without_a_connection_the_cache_serves(hub, quick):
         ("hf://somebody/else/folder", "or it is private"),
     ],
 )
-def test_what_is_not_there_is_named(hub, name, said):
+def test_what_is_not_there_is_named(hub, name, message):
     hub.commit(REPO, {"sam/encoder.safetensors": b"weights"})
-    with pytest.raises(HRMedSegError, match=said) as error:
+    with pytest.raises(HRMedSegError, match=message) as error:
         download(name)
     assert name in str(error.value)
 
 
 @pytest.mark.parametrize(
-    "denied, said",
+    "denied, message",
     [((403, "GatedRepo"), "consent to terms"), ((401, "RepoNotFound"), "private"), ((403, ""), "denied")],
 )
-def test_without_access_the_way_in_is_named(hub, denied, said):
+def test_without_access_the_way_in_is_named(hub, denied, message):
     hub.commit(REPO, {"sam/encoder.safetensors": b"weights"})
     hub.denied = denied
-    with pytest.raises(HRMedSegError, match=rf"{said}.*hf auth login"):
+    with pytest.raises(HRMedSegError, match=rf"{message}.*hf auth login"):
         download(NAME)
 
 

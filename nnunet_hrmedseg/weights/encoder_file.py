@@ -122,7 +122,7 @@ def read_encoder(path: str | os.PathLike) -> EncoderFile:
             )
     if path.suffix != ".safetensors":
         raise HRMedSegError(
-            f"{path} is no encoder file: it should end in .safetensors, as `hrmedseg distill` writes, "
+            f"{path} is not an encoder file: it should end in .safetensors, as `hrmedseg distill` writes, "
             f"or in .pth, as the published encoder does."
         )
     try:

@@ -231,10 +231,12 @@ def _converted(path: Path, parts: Mapping[str, Tensor], architecture: Mapping[st
         for name, value in common.items()
         if value.shape != wanted[name].shape or not _is_plain(value)
     ]
-    said = [f"{what}: {_some(names)}" for what, names in (("missing", missing), ("unknown", unknown)) if names]
-    said += [f"of another shape or type: {some(sorted(misshapen))}"] if misshapen else []
-    if said:
-        raise HRMedSegError(f"{path} does not fit the published encoder of HRMedSeg. Weights {'; '.join(said)}. {_HOW}")
+    problems = [f"{what}: {_some(names)}" for what, names in (("missing", missing), ("unknown", unknown)) if names]
+    problems += [f"of another shape or type: {some(sorted(misshapen))}"] if misshapen else []
+    if problems:
+        raise HRMedSegError(
+            f"{path} does not fit the published encoder of HRMedSeg. Weights {'; '.join(problems)}. {_HOW}"
+        )
     state = {
         name: common[name].to(value.dtype, copy=True, memory_format=torch.contiguous_format)
         for name, value in wanted.items()

@@ -104,8 +104,9 @@ def test_a_model_that_cannot_be_shared_is_not_uploaded(trained, hub):
 
 
 @pytest.mark.parametrize(
-    "options, said", [([], "--to-hub OWNER/NAME"), (["--onnx", "x", "--licence", "MIT"], "--to-hub OWNER/NAME with it")]
+    "options, message",
+    [([], "--to-hub OWNER/NAME"), (["--onnx", "x", "--licence", "MIT"], "--to-hub OWNER/NAME with it")],
 )
-def test_what_goes_together_is_named(trained, capsys, options, said):
+def test_what_goes_together_is_named(trained, capsys, options, message):
     assert main(["export", str(trained), *options]) == 1
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

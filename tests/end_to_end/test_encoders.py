@@ -13,6 +13,7 @@ from nnunet_hrmedseg.weights import BUNDLED, read_encoder
 from tests.end_to_end.commands import CPU, FAILURE
 from tests.end_to_end.conftest import ONE_EPOCH, PLANS, SMALL_CANVAS, TINY
 from tests.end_to_end.datasets import REGIONS
+from tests.weights.published_layout import write_published
 
 pytestmark = pytest.mark.end_to_end
 
@@ -61,6 +62,16 @@ def test_the_distilled_encoder_is_trained_from_and_recorded(nnunet, distilled):
         "sha256": sha256,
         "name": read_encoder(distilled.encoder).card["name"],
     }
+
+
+def test_a_training_from_the_published_encoder_takes_two_commands(nnunet, regions_model, tmp_path):
+    source = write_published(tmp_path / "SAM_PFD_10K.pth", width=96, groups=(2, 6, 2), decoder_dim=256, grid=64)
+    nnunet.run("hrmedseg", "encoder", "import", source, "-o", tmp_path / "sam_encoder")
+    file = read_encoder(tmp_path / "sam_encoder" / "encoder.safetensors")
+    train = ("nnUNetv2_train", REGIONS, "2d", 2, "-p", PLANS, "-tr", "TinyHRMedSeg", *CPU)
+    training = nnunet.run(*train, **TINY, **{VARIABLE: str(file.path)}).output
+    assert f"The encoder starts from {file.path} (sha256 {file.sha256})" in training
+    assert _started_from(nnunet.model(REGIONS, "TinyHRMedSeg", PLANS))["name"] == file.card["name"]
 
 
 def test_prediction_needs_no_encoder_file(nnunet, distilled, tmp_path):

@@ -226,8 +226,8 @@ def test_a_file_on_the_hub_that_changed_since_it_was_recorded_is_refused(encoder
     (tmp_path / "plans.json").write_text(json.dumps(plans))
     others = recorded_by_other_folds(tmp_path, "2d")
     assert others == recorded
-    said = f"changed since it was recorded.*encoders@{old}/encoder.safetensors.*encoders@{new}/encoder.safetensors"
-    with pytest.raises(HRMedSegError, match=said):
+    message = f"changed since it was recorded.*encoders@{old}/encoder.safetensors.*encoders@{new}/encoder.safetensors"
+    with pytest.raises(HRMedSegError, match=message):
         if where == "plans":
             chosen_encoder({**configuration, "encoder_started_from": recorded})
         else:

@@ -132,7 +132,7 @@ def changed(**entries):
 
 
 @pytest.mark.parametrize(
-    "state, said",
+    "state, message",
     [
         (lambda: changed(**{f"{LAYER}.attn.qk.bias": None}), rf"missing: {LAYER}\.attn\.qk\.bias"),
         (lambda: changed(**{"image_encoder.layers.0.blocks.1.conv3.bn.running_var": None}), r"missing: .*running_var"),
@@ -157,9 +157,9 @@ def changed(**entries):
         (lambda: [1, 2], "holds a list"),
     ],
 )
-def test_what_does_not_fit_is_named(tmp_path, state, said):
+def test_what_does_not_fit_is_named(tmp_path, state, message):
     torch.save(state(), tmp_path / "p.pth")
-    with pytest.raises(HRMedSegError, match=said) as error:
+    with pytest.raises(HRMedSegError, match=message) as error:
         read_encoder(tmp_path / "p.pth")
     assert str(tmp_path / "p.pth") in str(error.value)
 

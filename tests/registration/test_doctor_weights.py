@@ -57,7 +57,7 @@ def test_an_encoder_on_the_hub_is_examined(monkeypatch, encoder, hub):
     assert finding.ok and encoder.sha256[:12] in finding.what
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "hf://a/b/other.safetensors")
     _, finding = doctor.weights()
-    assert not finding.ok and "no file other.safetensors" in finding.what
+    assert not finding.ok and "no file other.json" in finding.what
 
 
 def test_the_published_file_is_examined(monkeypatch, tmp_path):

@@ -11,7 +11,11 @@ from nnunet_hrmedseg.comparison.arguments import add_compare_arguments
 from nnunet_hrmedseg.datasets.arguments import add_dataset_arguments
 from nnunet_hrmedseg.deployment.arguments import add_export_arguments, add_predict_onnx_arguments
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.pretraining.arguments import add_distill_arguments, add_pretrain_arguments
+from nnunet_hrmedseg.pretraining.arguments import (
+    add_distill_arguments,
+    add_encoder_arguments,
+    add_pretrain_arguments,
+)
 from nnunet_hrmedseg.promptable.arguments import add_segment_arguments, add_zeroshot_arguments
 
 __all__ = ["main"]
@@ -53,6 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
         "pretrain", help="make an encoder to start from: learn labelled 2D data sets, several at once"
     )
     add_pretrain_arguments(pretrain)
+
+    add_encoder_arguments(commands.add_parser("encoder", help="import the published SAM-distilled encoder"))
 
     benchmark = commands.add_parser(
         "benchmark", help="size, memory and speed beside the networks that nnU-Net plans, on this machine"
@@ -127,6 +133,12 @@ def _pretrain(args: argparse.Namespace) -> int:
     return pretrain(args)
 
 
+def _encoder(args: argparse.Namespace) -> int:
+    from nnunet_hrmedseg.pretraining.encoder_commands import encoder
+
+    return encoder(args)
+
+
 def _benchmark(args: argparse.Namespace) -> int:
     from nnunet_hrmedseg.benchmark.run import benchmark
 
@@ -170,6 +182,7 @@ _COMMANDS = {
     "dataset": _dataset,
     "distill": _distill,
     "pretrain": _pretrain,
+    "encoder": _encoder,
     "benchmark": _benchmark,
     "compare": _compare,
     "segment": _segment,

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.hub_server import hub
+
+__all__ = ["hub"]
+
 SHARED = {
     "colour images": ("end_to_end/test_broken_package", "end_to_end/test_colour_"),
     "small canvas": tuple(f"end_to_end/test_{name}" for name in ("encoders", "grey_images", "mistakes", "volumes")),

@@ -21,7 +21,7 @@ from nnunet_hrmedseg import cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
-OTHER_COMMANDS = ("mkdir", "make", "pip", "export", "git", "cd", "torchrun", "ruff", "mypy", "python", "pytest")
+OTHER_COMMANDS = ("mkdir", "make", "pip", "export", "git", "cd", "torchrun", "hf", "ruff", "mypy", "python", "pytest")
 SAID_BY_TORCH = ("CUDA out of memory",)  # compiled
 
 

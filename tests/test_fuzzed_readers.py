@@ -31,6 +31,7 @@ from nnunet_hrmedseg.pretraining.processes import processes
 from nnunet_hrmedseg.pretraining.student import Normalize, Student, encoder_architecture, start_from
 from nnunet_hrmedseg.promptable.prompts import read_prompts
 from nnunet_hrmedseg.weights import read_encoder, write_encoder
+from tests.weights.published_layout import write_published
 
 MUTATIONS = 40  # of each kind of file
 ARCHITECTURE = encoder_architecture(embed_dim=24, depth=1, decoder_dim=16)
@@ -157,6 +158,11 @@ def test_encoders_whose_card_agrees_with_the_damage(encoder):
     again()
     whole_encoder(read())
     assert load(content).keys() == read().state.keys()
+
+
+def test_published_encoders(tmp_path):
+    file = write_published(tmp_path / "p.pth", groups=(1, 0, 1), layers=1)
+    assert check(file, lambda: read_encoder(file), "published", whole=whole_encoder) > MUTATIONS // 4
 
 
 def test_cards(encoder):

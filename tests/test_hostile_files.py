@@ -110,6 +110,7 @@ LOADERS: dict[str, Callable[[Path, Callable[[Path], object]], object]] = {
     "cost of a model": lambda at, file: cost.load(model_of(at, file), "0", torch.device("cpu")),
     "model to share": lambda at, file: share_model(model_of(at, file), at / "shared"),
     "encoder": lambda at, file: read_encoder(_with_card(file(at / "x.safetensors"))),
+    "published encoder": lambda at, file: read_encoder(file(at / "SAM_PFD_10K.pth")),
     "prompts in CSV": lambda at, file: read_prompts(file(at / "x.csv")),
     "prompts in JSON": lambda at, file: read_prompts(file(at / "x.json")),
     "image": shard_of,

@@ -13,7 +13,11 @@ WEIGHTS = ("float32", "float16", "int8")
 
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL_FOLDER", help="TRAINER__PLANS__CONFIGURATION, below nnUNet_results")
+    parser.add_argument(
+        "model",
+        metavar="MODEL_FOLDER",
+        help="TRAINER__PLANS__CONFIGURATION, below nnUNet_results; or one on the hub, hf://OWNER/NAME/DatasetNNN_Name/...",
+    )
     parser.add_argument(
         "-f", "--folds", nargs="+", type=_fold, default=None, metavar="FOLD", help="[default: all that are trained]"
     )
@@ -28,6 +32,12 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     )
     share = parser.add_argument_group("for others who have this package")
     share.add_argument("--share", default=None, metavar="FOLDER_OR_ZIP", help="write a model folder to pass on")
+    share.add_argument(
+        "--to-hub",
+        default=None,
+        metavar="OWNER/NAME",
+        help="Upload the same to this repository on the Hugging Face Hub; a new repository is private.",
+    )
     share.add_argument("--licence", default=None, metavar="TEXT", help="that the model is passed on under")
 
 

@@ -6,24 +6,27 @@ import argparse
 from pathlib import Path
 
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.hub import local_path
 
 __all__ = ["export"]
 
 
 def export(args: argparse.Namespace) -> int:
-    """Write what was asked for, ONNX files, a model folder to pass on, or both. Returns the exit status.
+    """Write ONNX files and a model folder to pass on, and upload it to the hub, as requested. Returns the exit status.
 
     Raises:
         HRMedSegError: nothing was asked for, or the model cannot be exported.
     """
-    if args.onnx is None and args.share is None:
-        raise HRMedSegError("Nothing to export: give --onnx FOLDER, --share FOLDER_OR_ZIP, or both.")
+    if args.onnx is None and args.share is None and args.to_hub is None:
+        raise HRMedSegError("Nothing to export: give --onnx FOLDER, --share FOLDER_OR_ZIP or --to-hub OWNER/NAME.")
     if args.weights is not None and args.onnx is None:
         raise HRMedSegError(f"--weights {args.weights} says how ONNX files store weights: give --onnx FOLDER with it.")
-    if args.licence is not None and args.share is None:
-        raise HRMedSegError("--licence goes with a model that is passed on: give --share FOLDER_OR_ZIP with it.")
+    if args.licence is not None and args.share is None and args.to_hub is None:
+        raise HRMedSegError(
+            "--licence goes with a model that is passed on: give --share FOLDER_OR_ZIP or --to-hub OWNER/NAME with it."
+        )
 
-    model, folds = Path(args.model), args.folds
+    model, folds = local_path(args.model), args.folds
     if args.onnx is not None:
         from nnunet_hrmedseg.deployment.onnx_export import export_onnx
 
@@ -48,4 +51,12 @@ def export(args: argparse.Namespace) -> int:
             overwrite=args.overwrite,
         )
         print(f"Written: {written}")
+    if args.to_hub is not None:
+        from nnunet_hrmedseg.deployment.hub_card import share_on_hub
+        from nnunet_hrmedseg.deployment.sharing import NOT_STATED
+
+        name = share_on_hub(
+            model, args.to_hub, folds=folds, checkpoint=args.checkpoint, licence=args.licence or NOT_STATED
+        )
+        print(f"Uploaded: {name}. A new repository is private; make it public in its settings on the hub.")
     return 0

@@ -27,6 +27,7 @@ from nnunet_hrmedseg.deployment.resizing import resize_to_canvas, resized_strips
 from nnunet_hrmedseg.deployment.sidecar import Sidecar
 from nnunet_hrmedseg.errors import HRMedSegError, size, some
 from nnunet_hrmedseg.files import output_folder
+from nnunet_hrmedseg.hub import local_path
 from nnunet_hrmedseg.image_check import check_image
 
 __all__ = ["OnnxModel", "open_session", "predict_onnx"]
@@ -40,7 +41,7 @@ def predict_onnx(args: argparse.Namespace) -> int:
     Raises:
         HRMedSegError: no model, no images, onnxruntime is missing, or an image would be overwritten.
     """
-    folder = Path(args.model)
+    folder = local_path(args.model)
     model = OnnxModel(folder, folds=args.folds, mirror=not args.disable_tta, threads=args.threads)
     sidecar, output = model.sidecar, Path(args.output)
     cases = find_cases(

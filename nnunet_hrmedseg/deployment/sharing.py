@@ -6,7 +6,7 @@
         fold_X/checkpoint_final.pth           weights, trainer, configuration, mirroring
         fold_X/validation/summary.json        the fold's means, no cases
         crossval_results_folds_.../           means and postprocessing of these folds, where nnU-Net determined them
-        model_card.json, README.md, LICENCE.txt
+        model_card.json, README.md, LICENCE.txt     README.md is a model card of the Hugging Face Hub, too
 
 That is the layout of nnUNet_results, so stock nnU-Net installs the .zip (nnUNetv2_install_pretrained_model_from_zip),
 and the folder is installed by copying it there. What is left out, and why: optimiser, logs and curves (only training
@@ -42,11 +42,16 @@ from nnunet_hrmedseg.plans.overrides import is_hrmedseg_configuration
 from nnunet_hrmedseg.pretraining.teachers.loading import load_checkpoint, sha256_of
 from nnunet_hrmedseg.registration.names import REGISTERED
 
-__all__ = ["CARD", "NOT_STATED", "share_model"]
+__all__ = ["CARD", "LICENCE", "NOT_STATED", "README", "share_model"]
 
 CARD, README, LICENCE = "model_card.json", "README.md", "LICENCE.txt"
 NOT_STATED = "not stated"
 
+HUB_LICENCES = (
+    *("apache-2.0", "mit", "bsd-3-clause", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "cc0-1.0", "unlicense"),
+    *(f"cc-by-{kind}4.0" for kind in ("", "sa-", "nc-", "nd-", "nc-sa-", "nc-nd-")),
+)
+"""The most usual of the names that the Hugging Face Hub has for licenses."""
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "positional_encoding.gaussian")
 """What is in the weights and is no parameter."""
 POSTPROCESSING = remove_all_but_largest_component_from_segmentation  # the only one that nnU-Net determines
@@ -253,6 +258,19 @@ def _licence_text(model: SharedModel, licence: str) -> str:
     )
 
 
+def _front_matter(model: SharedModel, card: Mapping[str, Any], ours: bool) -> list[str]:
+    """Return the head of a model card of the Hugging Face Hub, in YAML; JSON's texts and lists are YAML, too."""
+    licence = re.sub(r"[^a-z0-9.]+", "-", card["licence"].lower()).strip("-")
+    entries: dict[str, Any] = {"license": licence}
+    if card["licence"] == NOT_STATED:
+        entries = {"license": "unknown"}
+    elif licence not in HUB_LICENCES:
+        entries = {"license": "other", "license_name": licence[:50] or "see-file", "license_link": LICENCE}
+    tags = ["nnunet", "medical-imaging", *(["hrmedseg"] if ours else []), model.network.rpartition(".")[2].lower()]
+    entries |= {"library_name": "nnunetv2", "pipeline_tag": "image-segmentation", "tags": [*dict.fromkeys(tags)]}
+    return ["---", *(f"{name}: {json.dumps(value)}" for name, value in entries.items()), "---", ""]
+
+
 def _readme(model: SharedModel, card: Mapping[str, Any]) -> str:
     trainer, plans, configuration = model.name.split("__")
     number, folds = model.dataset_name[7:10], " ".join(model.folds)
@@ -265,6 +283,7 @@ def _readme(model: SharedModel, card: Mapping[str, Any]) -> str:
     channels = ", ".join(f"{name} ({channel})" for channel, name in channels_of(model.dataset).items())
     dice = card["cross_validation_dice"]
     lines = [
+        *_front_matter(model, card, ours),
         f"# {model.dataset_name}: {trainer}, {configuration}",
         "",
         f"{card['parameters']:,} parameters, trained on {card['training_cases']} cases. "

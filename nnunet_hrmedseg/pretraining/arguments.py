@@ -1,4 +1,4 @@
-"""The command lines of `hrmedseg distill` and `hrmedseg pretrain`. Imports nothing heavy."""
+"""The command lines of `hrmedseg distill`, `hrmedseg pretrain` and `hrmedseg encoder`. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 from nnunet_hrmedseg.argument_types import not_negative_int, positive_int
 
-__all__ = ["add_distill_arguments", "add_pretrain_arguments"]
+__all__ = ["add_distill_arguments", "add_encoder_arguments", "add_pretrain_arguments"]
 
 
 def add_distill_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,6 +92,27 @@ def add_pretrain_arguments(parser: argparse.ArgumentParser) -> None:
         "whole images between mirrored copies, down to MIN of their size [default: 1 1, whole images]",
     )
     _add_run_arguments(parser)
+
+
+def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(dest="encoder_command", required=True)
+    imported = commands.add_parser(
+        "import", help="convert the encoder that the authors of HRMedSeg publish (SAM_PFD_10K.pth) to an encoder file"
+    )
+    imported.add_argument(
+        "source", metavar="FILE", help="SAM_PFD_10K.pth, or a checkpoint that was fine-tuned from it; also hf://..."
+    )
+    imported.add_argument(
+        "-o", "--output", required=True, metavar="FOLDER", help="Folder for encoder.safetensors and encoder.json."
+    )
+    imported.add_argument(
+        "--normalization",
+        choices=("distillation", "imagenet"),
+        default="distillation",
+        help="Normalization of images that the encoder was made with, for its card: (x - mean) / mean as in the "
+        "authors' distillation script, or ImageNet's mean and standard deviation [default: %(default)s]",
+    )
+    imported.add_argument("--overwrite", action="store_true", help="Replace an encoder in this folder.")
 
 
 def _add_student_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.files import read_json
+from nnunet_hrmedseg.hub import local_path
 from nnunet_hrmedseg.pretraining.teachers.loading import GRID, load_checkpoint, names_in, numbers_of_config, one_line
 
 __all__ = ["DecoderFile", "WHERE_FROM", "read_decoder"]
@@ -82,7 +83,7 @@ def read_decoder(path: str | os.PathLike | None) -> DecoderFile:
     """
     if path is None:
         raise HRMedSegError(f"Prompts are read by SAM's own prompt encoder and mask decoder. {WHERE_FROM}")
-    path = Path(path).expanduser()
+    path = local_path(path).expanduser()
     if not path.exists():
         raise HRMedSegError(f"There is no SAM at {path}: no such file or folder. {WHERE_FROM}")
     if path.suffix == ".safetensors":

@@ -1,13 +1,15 @@
 """Start a network from an encoder file: which file, whether it fits, and the first layer for other images.
 
-The plan of the configuration says which encoder (`encoder_weights`: "bundled", "none", or the path of a safetensors
-file), and the environment variable `HRMEDSEG_ENCODER_WEIGHTS` overrides it.
+The plan of the configuration says which encoder (`encoder_weights`: "bundled", "none", or a file: the path of a
+safetensors file or of the published SAM_PFD_10K.pth, or the name of one on the hub, hf://OWNER/NAME[@REVISION]/FILE),
+and the environment variable `HRMEDSEG_ENCODER_WEIGHTS` overrides it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +18,9 @@ from torch import Tensor, nn
 from nnunet_hrmedseg.architectures import HRMedSeg
 from nnunet_hrmedseg.architectures.lgvit import group_depths
 from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.files import read_json
+from nnunet_hrmedseg.hub import HubName
+from nnunet_hrmedseg.plans.overrides import STARTED_FROM
 from nnunet_hrmedseg.weights.encoder_file import (
     BUNDLED,
     ENCODER_ARGUMENTS,
@@ -24,7 +29,14 @@ from nnunet_hrmedseg.weights.encoder_file import (
     read_encoder,
 )
 
-__all__ = ["ENVIRONMENT_VARIABLE", "check_weights", "chosen_encoder", "initialize_encoder", "record"]
+__all__ = [
+    "ENVIRONMENT_VARIABLE",
+    "check_weights",
+    "chosen_encoder",
+    "initialize_encoder",
+    "record",
+    "recorded_by_other_folds",
+]
 
 ENVIRONMENT_VARIABLE = "HRMEDSEG_ENCODER_WEIGHTS"
 
@@ -32,15 +44,19 @@ _FROM_0_TO_1 = ("RGBTo01Normalization", "RescaleTo01Normalization")
 _CENTRED = ("ZScoreNormalization", "CTNormalization")
 
 
-def chosen_encoder(configuration: dict[str, Any], always: str | None = None) -> EncoderFile | None:
+def chosen_encoder(
+    configuration: dict[str, Any], always: str | None = None, recorded: Mapping[str, Any] | None = None
+) -> EncoderFile | None:
     """The encoder that a fresh training with this configuration starts from, read and checked; None for none.
 
     Args:
         configuration: a resolved configuration dict of an HRMedSeg plan.
         always: what a trainer insists on, whatever plan and environment say.
+        recorded: `record` of the encoder that other folds of this training started from, if there are any.
 
     Raises:
-        HRMedSegError: a file that is missing, damaged, or does not fit the network of the configuration.
+        HRMedSegError: a file that is missing, damaged, or does not fit the network of the configuration; or a name on
+            the hub that stands for another file than the one that plans or other folds record.
     """
     told_by = f"the environment variable {ENVIRONMENT_VARIABLE}"
     choice = always or os.environ.get(ENVIRONMENT_VARIABLE)
@@ -51,6 +67,8 @@ def chosen_encoder(configuration: dict[str, Any], always: str | None = None) -> 
     try:
         file = read_encoder(BUNDLED if choice == "bundled" else choice)
         _check_fit(file, configuration["architecture"]["arch_kwargs"])
+        for earlier in (configuration.get(STARTED_FROM), recorded):
+            _check_unchanged(file, earlier or {})
     except HRMedSegError as error:
         raise HRMedSegError(
             f"{error} Training was to start from {choice!r}, as {told_by} says. To start from random weights, set "
@@ -75,7 +93,7 @@ def initialize_encoder(network: nn.Module, file: EncoderFile, normalization_sche
     Raises:
         HRMedSegError: the file does not hold the weights that its card describes.
     """
-    done = [f"The encoder starts from {file.path} (sha256 {file.sha256})."]
+    done = [f"The encoder starts from {file.source} (sha256 {file.sha256})."]
     check_weights(file, network)
     state, own = dict(file.state), network.state_dict()
     weight, bias = "encoder.patch_embedding.proj.weight", "encoder.patch_embedding.proj.bias"
@@ -103,14 +121,28 @@ def initialize_encoder(network: nn.Module, file: EncoderFile, normalization_sche
 
 
 def record(file: EncoderFile | None) -> dict[str, str]:
-    """What the saved plans say about the start: the file, its sha256 and the name on its card; or that it was none."""
+    """Return what the saved plans record about the start: the file, its sha256 and the name on its card, and for a file
+    on the hub the commit; or that it was none."""
     if file is None:
         return {"file": "none"}
+    if file.hub is not None:
+        where = {"file": file.hub.name, "commit": file.hub.commit}
+    else:
+        where = {"file": "bundled" if file.path == BUNDLED else str(file.path.absolute())}
     return {
-        "file": "bundled" if file.path == BUNDLED else str(file.path.absolute()),
+        **where,
         "sha256": file.sha256,
         "name": str(file.card.get("name", "")),
     }
+
+
+def recorded_by_other_folds(model_folder: str | os.PathLike, configuration: str) -> dict[str, Any] | None:
+    """Return the record in the plans.json of a trained model's folder; None if there is none."""
+    try:
+        found = read_json(Path(model_folder, "plans.json"))["configurations"][configuration][STARTED_FROM]
+    except (OSError, ValueError, KeyError, TypeError):  # nnU-Net writes the file again in a moment
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def adapt_channels(weight: Tensor, channels: int) -> Tensor:
@@ -160,9 +192,22 @@ def _check_fit(file: EncoderFile, arguments: dict[str, Any]) -> None:
             f"{key} {theirs!s:.100} in the file and {ours} in the plans" for key, (theirs, ours) in differing.items()
         )
         raise HRMedSegError(
-            f"The encoder {file.path} does not fit the network of the plans: {said}. Make the plans' arch_kwargs equal "
-            f"to the file's, or make an encoder of this shape with `hrmedseg distill`."
+            f"The encoder {file.source} does not fit the network of the plans: {said}. Make the plans' arch_kwargs "
+            f"equal to the file's, or make an encoder of this shape with `hrmedseg distill`."
         )
+
+
+def _check_unchanged(file: EncoderFile, recorded: Mapping[str, Any]) -> None:
+    """Raise HRMedSegError if a name on the hub stood for another file when it was recorded: folds would differ."""
+    if file.hub is None or recorded.get("file") != file.hub.name or recorded.get("sha256") in (None, file.sha256):
+        return
+    name = HubName.parse(file.hub.name)
+    then = str(recorded.get("commit", "unknown"))[:100]
+    raise HRMedSegError(
+        f"{file.hub.name} has changed since it was recorded: it has the sha256 {file.sha256} (commit {file.hub.commit})"
+        f", and had {recorded['sha256']!s:.64} (commit {then}). Name the one you want by its commit: "
+        f"{HubName(name.repo, then, name.path)} for the one from then, {file.hub.pinned} for the one of now."
+    )
 
 
 def check_weights(file: EncoderFile, network: nn.Module) -> None:

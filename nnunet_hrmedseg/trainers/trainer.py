@@ -30,7 +30,13 @@ from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 from nnunet_hrmedseg.plans.plan_check import check_channels
 from nnunet_hrmedseg.plans.trained_with import check_canvas_of_data
 from nnunet_hrmedseg.trainers.batch_augmentation import BatchAugmentation, NotOnBatches
-from nnunet_hrmedseg.trainers.initialization import check_weights, chosen_encoder, initialize_encoder, record
+from nnunet_hrmedseg.trainers.initialization import (
+    check_weights,
+    chosen_encoder,
+    initialize_encoder,
+    record,
+    recorded_by_other_folds,
+)
 from nnunet_hrmedseg.trainers.losses import DiceAndPixelLoss, dice_and_cross_entropy, dice_and_focal
 from nnunet_hrmedseg.trainers.one_output import OneOutputTrainer
 from nnunet_hrmedseg.trainers.parameter_groups import encoder_and_rest, split_groups_of_older_checkpoints
@@ -137,7 +143,8 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
         given = given_pretrained_weights()
         if given is not None:
             return None, check_pretrained_weights(given, network, channels)
-        encoder = chosen_encoder(self.configuration_manager.configuration, self.encoder_weights)
+        recorded = recorded_by_other_folds(self.output_folder_base, self.configuration_name)
+        encoder = chosen_encoder(self.configuration_manager.configuration, self.encoder_weights, recorded)
         if encoder is not None:
             check_weights(encoder, network)
         return encoder, record(encoder)

@@ -4,7 +4,7 @@
                               and under `fine_levels.` where it was made for SAM2's decoder
     my_encoder.json           the card: what network the weights fit, what images it expects, how they were made
 
-Reading one executes nothing that is in it.
+The published encoder of HRMedSeg's authors (a .pth) is read like one of these. Reading executes nothing in a file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from torch import Tensor
 from nnunet_hrmedseg.architectures.lgvit import group_depths
 from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.files import read_json, write_atomically
+from nnunet_hrmedseg.hub import HubCopy, download, is_on_hub
 
 __all__ = [
     "BUNDLED",
@@ -54,7 +55,8 @@ NECK_ARGUMENTS = ("embed_dim", "neck", "decoder_dim")
 """The same for the neck."""
 
 _FORMAT = 1
-_MOST_CHANNELS, _MOST_BLOCKS = 2**14, 2**10  # of what may be built because a card says so
+PUBLISHED_SUFFIXES = (".pth", ".pt", ".ckpt")
+LARGEST_WIDTH, LARGEST_DEPTH = 2**14, 2**10  # of what may be built because a file says so
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,19 @@ class EncoderFile:
         sha256: of the safetensors file.
         card: the JSON card.
         state: parameters and buffers by name, float32.
+        hub: where it was downloaded from; None for a local file.
     """
 
     path: Path
     sha256: str
     card: dict[str, Any]
     state: dict[str, Tensor]
+    hub: HubCopy | None = None
+
+    @property
+    def source(self) -> str:
+        """The path of a local file; of one on the hub its name there, with the commit."""
+        return self.hub.pinned if self.hub is not None else str(self.path)
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -88,19 +97,34 @@ class EncoderFile:
 def read_encoder(path: str | os.PathLike) -> EncoderFile:
     """Read an encoder file and check it against its card.
 
+    Args:
+        path: NAME.safetensors with NAME.json beside it; or the published SAM_PFD_10K.pth, which is converted in memory;
+            or the name of either on the hub, hf://OWNER/NAME[@REVISION]/FILE.
+
     Raises:
-        HRMedSegError: a file that is missing, is not an encoder file, or is not the one that its card describes.
+        HRMedSegError: a file that is missing, is not an encoder file, or is not the one that its card describes; see
+            also `hub.download`.
     """
+    if is_on_hub(path):
+        copy = _download(str(path))
+        return replace(read_encoder(copy.path), hub=copy)
     path = Path(path)
+    if path.suffix in PUBLISHED_SUFFIXES and path.is_file():
+        from nnunet_hrmedseg.weights.published import read_published  # it imports this module
+
+        return read_published(path)
     card_path = path.with_suffix(".json")
     for file, what in ((path, "encoder file"), (card_path, "card (JSON) of the encoder")):
         if not file.is_file():
             raise HRMedSegError(
                 f"There is no {what} {file}. An encoder is two files, NAME.safetensors and NAME.json, as `hrmedseg "
-                f"distill` writes them: give the path of the first and keep the second beside it."
+                f"distill` writes them: give the path of the first and keep the second beside it.{_hint(path)}"
             )
     if path.suffix != ".safetensors":
-        raise HRMedSegError(f"{path} is no encoder file: it should end in .safetensors, as `hrmedseg distill` writes.")
+        raise HRMedSegError(
+            f"{path} is not an encoder file: it should end in .safetensors, as `hrmedseg distill` writes, "
+            f"or in .pth, as the published encoder does."
+        )
     try:
         card = read_json(card_path)
         version, sha256 = card["format"], card["sha256"]
@@ -109,8 +133,8 @@ def read_encoder(path: str | os.PathLike) -> EncoderFile:
         if complete:
             fine = architecture.get("fine_channels") or ()
             widths = [architecture["embed_dim"], architecture["decoder_dim"], *fine]
-            complete = all(type(width) is int and 0 < width <= _MOST_CHANNELS for width in widths)
-            complete &= sum(group_depths(architecture["depth"])) <= _MOST_BLOCKS
+            complete = all(type(width) is int and 0 < width <= LARGEST_WIDTH for width in widths)
+            complete &= sum(group_depths(architecture["depth"])) <= LARGEST_DEPTH
         complete &= {"zscore": True, "mean_std": True}[card["normalization"]["scheme"]]
         mean, std = ([float(value) for value in card["normalization"][statistic]] for statistic in ("mean", "std"))
         complete &= len(mean) == len(std) == 3 and all(map(math.isfinite, (*mean, *std))) and min(std) > 0
@@ -144,6 +168,24 @@ def read_encoder(path: str | os.PathLike) -> EncoderFile:
     return EncoderFile(path, found, card, state)
 
 
+def _hint(path: Path) -> str:
+    """Return advice if the path is a SAM in the format of transformers, or its weights."""
+    folder = path if path.is_dir() else path.parent
+    if not (folder / "config.json").is_file():
+        return ""
+    return f" A SAM is not an encoder of HRMedSeg but a teacher: hrmedseg distill --teacher {folder} ..."
+
+
+def _download(name: str) -> HubCopy:
+    """Return the local copy of an encoder on the hub, beside its card if it has one, both of the same commit."""
+    if not name.endswith(".safetensors"):
+        return download(name)
+    # the card first: a large file that is not an encoder is not downloaded
+    card = download(f"{name.removesuffix('.safetensors')}.json")
+    weights = download(f"{card.pinned.removesuffix('.json')}.safetensors")
+    return HubCopy(name, card.commit, weights.path)
+
+
 def write_encoder(
     path: str | os.PathLike, state: Mapping[str, Tensor], card: Mapping[str, Any], dtype: torch.dtype = torch.float32
 ) -> EncoderFile:
@@ -168,7 +210,8 @@ def write_encoder(
                 raise HRMedSegError(f"{name} has values that are not finite as {dtype}: no encoder file was written.")
     content = save(kept)
     sha256 = hashlib.sha256(content).hexdigest()
-    text = json.dumps({"format": _FORMAT, "sha256": sha256, **card}, indent=2) + "\n"
+    identity = {"format": _FORMAT, "sha256": sha256}  # last, too: the card may be that of another file
+    text = json.dumps({**identity, **card, **identity}, indent=2) + "\n"
     for file, data in ((path, content), (path.with_suffix(".json"), text.encode())):
         write_atomically(file, data)
     return read_encoder(path)

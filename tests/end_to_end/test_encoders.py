@@ -13,6 +13,7 @@ from nnunet_hrmedseg.weights import BUNDLED, read_encoder
 from tests.end_to_end.commands import CPU, FAILURE
 from tests.end_to_end.conftest import ONE_EPOCH, PLANS, SMALL_CANVAS, TINY
 from tests.end_to_end.datasets import REGIONS
+from tests.weights.published_layout import write_published
 
 pytestmark = pytest.mark.end_to_end
 
@@ -74,3 +75,13 @@ def test_an_encoder_that_is_not_there_is_said_before_anything_is_trained(nnunet,
     assert "There is no encoder file /nowhere/encoder.safetensors" in report
     assert f"{VARIABLE}=none" in report
     assert not (nnunet.model(REGIONS, "TinyHRMedSeg", PLANS) / "fold_1" / "checkpoint_latest.pth").exists()
+
+
+def test_a_training_from_the_published_encoder_takes_two_commands(nnunet, small_canvas, tmp_path):
+    source = write_published(tmp_path / "SAM_PFD_10K.pth", width=96, groups=(2, 6, 2), decoder_dim=256, grid=64)
+    nnunet.run("hrmedseg", "encoder", "import", source, "-o", tmp_path / "sam_encoder")
+    file = read_encoder(tmp_path / "sam_encoder" / "encoder.safetensors")
+    train = ("nnUNetv2_train", REGIONS, "2d", 2, "-p", PLANS, "-tr", "TinyHRMedSeg", *CPU)
+    training = nnunet.run(*train, **TINY, **{VARIABLE: str(file.path)}).output
+    assert f"The encoder starts from {file.path} (sha256 {file.sha256})" in training
+    assert _started_from(nnunet.model(REGIONS, "TinyHRMedSeg", PLANS))["name"] == file.card["name"]

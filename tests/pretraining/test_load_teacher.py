@@ -34,6 +34,17 @@ def test_kinds_are_recognised(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", TEACHERS)
+def test_teachers_on_the_hub(kind, tmp_path, hub):
+    path = _write(kind, tmp_path)
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    hub.commit("a/b", {f"t/{file.relative_to(path.parent).as_posix()}": file.read_bytes() for file in files})
+    local, remote = (load_teacher(name, canvas=CANVAS) for name in (path, f"hf://a/b/t/{path.name}"))
+    images = torch.rand(1, 3, *CANVAS)
+    assert torch.equal(local.embed(images), remote.embed(images))
+    assert local.card() == remote.card()
+
+
+@pytest.mark.parametrize("kind", TEACHERS)
 def test_autocast_of_the_caller(kind, tmp_path):
     teacher = load_teacher(_write(kind, tmp_path), canvas=CANVAS)
     images = torch.rand(2, 3, *CANVAS, generator=torch.Generator().manual_seed(0))

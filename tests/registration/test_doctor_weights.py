@@ -5,6 +5,7 @@ from nnunet_hrmedseg.pretraining.student import Normalize, Student, encoder_arch
 from nnunet_hrmedseg.registration import doctor
 from nnunet_hrmedseg.trainers.initialization import ENVIRONMENT_VARIABLE
 from nnunet_hrmedseg.weights import write_encoder
+from tests.weights.published_layout import write_published
 
 
 @pytest.fixture
@@ -46,3 +47,20 @@ def test_what_the_environment_says_is_examined_too(monkeypatch, encoder):
     assert not finding.ok and finding.mend == f"unset {ENVIRONMENT_VARIABLE}"
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "none")
     assert next(doctor.weights()).note
+
+
+def test_an_encoder_on_the_hub_is_examined(monkeypatch, encoder, hub):
+    names = {"e.safetensors": encoder.path.read_bytes(), "e.json": encoder.path.with_suffix(".json").read_bytes()}
+    hub.commit("a/b", names)
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "hf://a/b/e.safetensors")
+    _, finding = doctor.weights()
+    assert finding.ok and encoder.sha256[:12] in finding.what
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "hf://a/b/other.safetensors")
+    _, finding = doctor.weights()
+    assert not finding.ok and "no file other.json" in finding.what
+
+
+def test_the_published_file_is_examined(monkeypatch, tmp_path):
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(write_published(tmp_path / "SAM_PFD_10K.pth")))
+    _, finding = doctor.weights()
+    assert finding.ok and "SAM ViT-H" in finding.what

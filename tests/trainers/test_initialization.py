@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import pytest
@@ -13,9 +14,15 @@ from nnunet_hrmedseg.trainers.initialization import (
     chosen_encoder,
     fold_normalization,
     initialize_encoder,
+    record,
+    recorded_by_other_folds,
 )
-from nnunet_hrmedseg.weights import write_encoder
+from nnunet_hrmedseg.weights import read_encoder, write_encoder
+from nnunet_hrmedseg.weights.published import import_encoder
 from tests.plans.stock_plans import stock_plans
+from tests.pretraining.tiny_teachers import write_sam
+from tests.weights.published_layout import MEAN as PUBLISHED_MEAN
+from tests.weights.published_layout import normalized, published_forward, published_state, write_published
 
 WIDTHS = {"embed_dim": 24, "depth": 2, "decoder_dim": 16}
 DECODER = {"decoder_heads": 2, "decoder_mlp_dim": 16}
@@ -112,6 +119,137 @@ def test_a_depth_may_be_written_as_its_groups(encoder):
     assert chosen_encoder({**_configuration(depth=[2, 0, 0]), "encoder_weights": str(encoder().path)}) is not None
 
 
+# ---- the published encoder ----
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """The authors' file, named by the environment, in a network of 48 channels; returns file and configuration."""
+    path = write_published(tmp_path / "SAM_PFD_10K.pth")
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(path))
+    return path, _configuration(embed_dim=48, depth=4, decoder_dim=16)
+
+
+def test_the_published_file_is_taken_as_it_was_downloaded(published):
+    path, configuration = published
+    configuration["architecture"]["arch_kwargs"]["depth"] = [1, 2, 1]
+    file = chosen_encoder(configuration)
+    network = HRMedSeg(3, 2, **file.architecture, **DECODER)
+    initialize_encoder(network, file, ["RGBTo01Normalization"] * 3)
+    images = torch.rand(2, 3, 64, 64)
+    expected = published_forward(published_state(), normalized(images, PUBLISHED_MEAN))
+    torch.testing.assert_close(_embedding(network, images).double(), expected, rtol=0, atol=1e-4)
+    assert record(file) == {"file": str(path), "sha256": file.sha256, "name": file.card["name"]}
+
+
+def test_a_published_file_of_another_width_names_both_sides(published):
+    path, configuration = published
+    configuration["architecture"]["arch_kwargs"]["embed_dim"] = 96
+    with pytest.raises(HRMedSegError, match="embed_dim 48 in the file and 96 in the plans") as error:
+        chosen_encoder(configuration)
+    assert str(path) in str(error.value)
+
+
+def test_a_whole_sam_as_the_encoder_advises_to_distill(tmp_path, monkeypatch):
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(write_sam(tmp_path / "sam_vit_h_4b8939.pth")))
+    with pytest.raises(HRMedSegError, match="whole SAM.*hrmedseg distill --teacher.*Training was to start from"):
+        chosen_encoder(_configuration())
+
+
+# ---- an encoder on the hub ----
+
+HUB_NAME = "hf://somebody/encoders/encoder.safetensors"
+
+
+def _upload(hub, file, names=("encoder.safetensors", "encoder.json")):
+    parts = (file.path, file.path.with_suffix(".json"))
+    return hub.commit("somebody/encoders", {name: part.read_bytes() for name, part in zip(names, parts, strict=False)})
+
+
+def _on_hub(name=HUB_NAME, **more):
+    return {**_configuration(), "encoder_weights": name, **more}
+
+
+def test_an_encoder_on_the_hub_is_recorded_with_commit_and_sha256(encoder, hub):
+    local = encoder()
+    commit = _upload(hub, local)
+    file = chosen_encoder(_on_hub())
+    assert file.sha256 == local.sha256 and file.card == local.card
+    assert record(file) == {"file": HUB_NAME, "commit": commit, "sha256": local.sha256, "name": "e"}
+    lines = initialize_encoder(_network(), file, [ZSCORE] * 3)
+    assert lines == [f"The encoder starts from {file.source} (sha256 {local.sha256})."]
+    assert file.source == f"hf://somebody/encoders@{commit}/encoder.safetensors"
+    assert record(chosen_encoder(_on_hub(file.source)))["file"] == file.source
+
+
+def test_the_environment_may_name_the_hub(encoder, hub, monkeypatch):
+    _upload(hub, encoder())
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, HUB_NAME)
+    assert chosen_encoder(_configuration()).hub.name == HUB_NAME
+
+
+def test_weights_and_card_are_of_the_same_commit(encoder, hub):
+    first = _upload(hub, encoder("one"))
+    file = chosen_encoder(_on_hub(f"hf://somebody/encoders@{first}/encoder.safetensors"))
+    _upload(hub, encoder("two", drop_path=0.0))
+    assert chosen_encoder(_on_hub(file.source)).card["name"] == "one"
+    assert chosen_encoder(_on_hub()).card["name"] == "two"
+
+
+def test_an_encoder_without_its_card_is_refused(encoder, hub):
+    _upload(hub, encoder(), names=["encoder.safetensors"])
+    with pytest.raises(HRMedSegError, match="no file encoder.json.*two files there.*Training was to start from"):
+        chosen_encoder(_on_hub())
+    assert not any("safetensors" in request for request in hub.requests)  # it may be large and something else
+
+
+def test_the_published_file_may_be_on_the_hub(hub, tmp_path):
+    content = write_published(tmp_path / "p.pth").read_bytes()
+    commit = hub.commit("somebody/HRMedSeg", {"SAM_PFD_10K.pth": content})
+    file = read_encoder("hf://somebody/HRMedSeg/SAM_PFD_10K.pth")
+    assert file.source == f"hf://somebody/HRMedSeg@{commit}/SAM_PFD_10K.pth"
+    assert file.card["source"]["file"] == "SAM_PFD_10K.pth"
+    imported = import_encoder("hf://somebody/HRMedSeg/SAM_PFD_10K.pth", tmp_path / "encoder")
+    assert imported.card["source"]["hub"] == file.source
+    assert imported.card["source"]["sha256"] == file.sha256 == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("where", ["plans", "other folds"])
+def test_a_file_on_the_hub_that_changed_since_it_was_recorded_is_refused(encoder, hub, tmp_path, where):
+    old = _upload(hub, encoder("old"))
+    recorded = record(chosen_encoder(_on_hub()))
+    new = _upload(hub, encoder("new", embed_dim=24, exter_gate=False))
+    architecture = _configuration(exter_gate=False)
+    configuration = {**architecture, "encoder_weights": HUB_NAME}
+    assert chosen_encoder(configuration).hub.commit == new
+    plans = {"configurations": {"2d": {"encoder_started_from": recorded}}}
+    (tmp_path / "plans.json").write_text(json.dumps(plans))
+    others = recorded_by_other_folds(tmp_path, "2d")
+    assert others == recorded
+    message = f"changed since it was recorded.*encoders@{old}/encoder.safetensors.*encoders@{new}/encoder.safetensors"
+    with pytest.raises(HRMedSegError, match=message):
+        if where == "plans":
+            chosen_encoder({**configuration, "encoder_started_from": recorded})
+        else:
+            chosen_encoder(configuration, recorded=others)
+    pinned = f"hf://somebody/encoders@{new}/encoder.safetensors"
+    assert chosen_encoder({**configuration, "encoder_weights": pinned}, recorded=others).hub.commit == new
+
+
+def test_another_commit_with_the_same_weights_is_not_a_change(encoder, hub):
+    _upload(hub, encoder())
+    recorded = record(chosen_encoder(_on_hub()))
+    hub.commit("somebody/encoders", {"README.md": b"more"})
+    assert chosen_encoder(_on_hub(), recorded=recorded).hub.commit != recorded["commit"]
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"configurations": {}}', '{"configurations": {"2d": {"x": 1}}}'])
+def test_without_other_folds_nothing_is_recorded(tmp_path, content):
+    if content is not None:
+        (tmp_path / "plans.json").write_text(content)
+    assert recorded_by_other_folds(tmp_path, "2d") is None
+
+
 # ---- into the network ----
 
 
@@ -202,8 +340,6 @@ def test_images_without_normalisation_are_warned_about(encoder):
 
 
 def test_what_the_plans_say_is_json(encoder):
-    from nnunet_hrmedseg.trainers.initialization import record
-
     file = encoder()
     assert record(file) == {"file": str(file.path), "sha256": file.sha256, "name": "e"}
     assert json.loads(json.dumps(record(None))) == {"file": "none"}

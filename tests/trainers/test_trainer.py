@@ -641,6 +641,25 @@ def test_pretrained_weights_of_the_whole_network_win(dataset, encoder, tmp_path)
     assert torch.equal(trainer.network.state_dict()[weight], other.network.state_dict()[weight])
 
 
+def test_a_fold_does_not_start_from_another_file_of_the_hub_than_the_folds_before(dataset, encoder, hub):
+    def upload():
+        files = {f"e{suffix}": encoder.path.with_suffix(suffix).read_bytes() for suffix in (".safetensors", ".json")}
+        return hub.commit("a/b", files)
+
+    name, description, first = "hf://a/b/e.safetensors", dataset(LABELS), upload()
+    trainer = _starting_from(description, name)
+    trainer.on_train_start()
+    recorded = {"file": name, "commit": first, "sha256": encoder.sha256, "name": "tiny"}
+    with open(os.path.join(trainer.output_folder_base, "plans.json")) as saved:
+        assert json.load(saved)["configurations"]["2d"]["encoder_started_from"] == recorded
+    assert f"hf://a/b@{first}/e.safetensors" in _log_of(trainer)
+    write_encoder(encoder.path, {n: v + 1 for n, v in encoder.state.items()}, encoder.card)
+    second = upload()
+    with pytest.raises(HRMedSegError, match=f"has changed since it was recorded.*@{first}/.*@{second}/"):
+        _starting_from(description, name).initialize()
+    _starting_from(description, f"hf://a/b@{first}/e.safetensors").initialize()
+
+
 def test_a_missing_encoder_is_said_before_any_preprocessing(dataset, tmp_path):
     trainer = _starting_from(dataset(LABELS), str(tmp_path / "absent.safetensors"))
     with pytest.raises(HRMedSegError, match="There is no encoder file .*absent"):

@@ -39,6 +39,13 @@ def test_the_decoder_stays_out(tmp_path, student):
     assert read.state.keys() == student.state_dict().keys()
 
 
+def test_other_weights_are_written_with_the_card_of_a_file(tmp_path, student):
+    first = write_encoder(tmp_path / "e.safetensors", student.state_dict(), _card())
+    changed = {name: value + 1 for name, value in first.state.items()}
+    second = write_encoder(tmp_path / "e.safetensors", changed, first.card)
+    assert second.sha256 != first.sha256 and second.card == {**first.card, "sha256": second.sha256}
+
+
 def test_values_that_are_not_finite_are_not_written(tmp_path, student):
     state = student.state_dict()
     state["neck.layers.0.weight" if "neck.layers.0.weight" in state else next(iter(state))].fill_(1e6)
@@ -90,6 +97,14 @@ def test_damage_is_named(tmp_path, student, damage, said):
     assert str(tmp_path) in str(error.value)
 
 
+@pytest.mark.parametrize("given", [".", "model.safetensors"])
+def test_a_sam_of_transformers_is_a_teacher_and_not_an_encoder(tmp_path, given):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(HRMedSegError, match=f"two files.*hrmedseg distill --teacher {tmp_path}"):
+        read_encoder(tmp_path / given)
+
+
 def test_a_pickle_is_not_opened(tmp_path):
     class Payload:
         def __reduce__(self):
@@ -106,6 +121,6 @@ def test_a_pickle_is_not_opened(tmp_path):
 
 def test_another_ending_is_refused(tmp_path, student):
     file = write_encoder(tmp_path / "e.safetensors", student.state_dict(), _card()).path
-    other = file.rename(tmp_path / "e.pth")
+    other = file.rename(tmp_path / "e.bin")
     with pytest.raises(HRMedSegError, match="should end in .safetensors"):
         read_encoder(other)

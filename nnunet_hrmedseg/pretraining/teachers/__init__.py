@@ -7,10 +7,10 @@ beyond this package (timm, transformers, nnU-Net) is imported when one is loaded
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.hub import local_path
 from nnunet_hrmedseg.pretraining.teachers.nnunet import NNUNetTeacher
 from nnunet_hrmedseg.pretraining.teachers.sam import SAMTeacher
 from nnunet_hrmedseg.pretraining.teachers.sam2 import SAM2Teacher
@@ -28,7 +28,7 @@ def load_teacher(
     """The teacher in this file or folder, on the CPU, in evaluation mode.
 
     Args:
-        path: file or folder.
+        path: file or folder, or the name of one on the hub (hf://...).
         kind: a row of TEACHERS; default is the first that recognises the path.
         canvas: height and width in pixels of the images that it will see, multiples of 16.
         options: what its kind can be told; see the `load` of each class.
@@ -36,7 +36,7 @@ def load_teacher(
     Raises:
         HRMedSegError: nothing there; no kind recognises it; or it cannot be loaded.
     """
-    path = Path(path).expanduser()
+    path = local_path(path).expanduser()
     if kind is not None and kind not in TEACHERS:
         raise HRMedSegError(f"There is no kind of teacher named {kind!r}. {_kinds()}")
     if not path.exists():

@@ -1,0 +1,112 @@
+"""A shared model on the hub: its card, the upload, and what comes back."""
+
+import pytest
+import yaml
+
+from nnunet_hrmedseg.cli import main
+from nnunet_hrmedseg.deployment.hub_card import share_on_hub
+from nnunet_hrmedseg.deployment.sharing import share_model
+from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.hub import download
+from tests.pretraining.tiny_teachers import write_nnunet
+
+MODEL = "Dataset007_Spots/nnUNetTrainer__nnUNetPlans__2d"
+HRMEDSEG = "Dataset007_Spots/nnUNetTrainerHRMedSeg__nnUNetPlans__2d"
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """A trained stock model of one fold."""
+    monkeypatch.delenv("nnUNet_preprocessed", raising=False)
+    write_nnunet(tmp_path / "results" / MODEL)
+    return tmp_path / "results" / MODEL
+
+
+def front_matter(text):
+    _, head, body = text.split("---\n", 2)
+    assert body.startswith("\n# Dataset007_Spots")
+    return yaml.safe_load(head)
+
+
+@pytest.mark.parametrize(
+    "licence, expected",
+    [
+        ("CC BY 4.0", {"license": "cc-by-4.0"}),
+        ("Apache-2.0", {"license": "apache-2.0"}),
+        ("MIT", {"license": "mit"}),
+        ("CC BY-NC-SA 4.0", {"license": "cc-by-nc-sa-4.0"}),
+        ('Our: own "terms"', {"license": "other", "license_name": "our-own-terms", "license_link": "LICENCE.txt"}),
+        ("Line one\nline two", {"license": "other", "license_name": "see-licence.txt", "license_link": "LICENCE.txt"}),
+        (None, {"license": "unknown"}),
+    ],
+)
+def test_the_readme_is_a_model_card_of_the_hub(trained, tmp_path, licence, expected):
+    shared = share_model(trained, tmp_path / "shared", **({"licence": licence} if licence else {}))
+    found = front_matter((shared / MODEL / "README.md").read_text())
+    assert {name: value for name, value in found.items() if name.startswith("license")} == expected
+    assert found["library_name"] == "nnunetv2" and found["pipeline_tag"] == "image-segmentation"
+    assert found["tags"] == ["nnunet", "medical-imaging", "plainconvunet"]
+
+
+def test_our_networks_are_tagged(tmp_path, monkeypatch):
+    monkeypatch.delenv("nnUNet_preprocessed", raising=False)
+    write_nnunet(tmp_path / "results" / HRMEDSEG, "HRMedSeg", trainer="nnUNetTrainerHRMedSeg")
+    shared = share_model(tmp_path / "results" / HRMEDSEG, tmp_path / "shared")
+    assert front_matter((shared / HRMEDSEG / "README.md").read_text())["tags"] == [
+        "nnunet",
+        "medical-imaging",
+        "hrmedseg",
+    ]
+
+
+def test_the_card_is_one_that_huggingface_hub_reads(trained, tmp_path):
+    repocard = pytest.importorskip("huggingface_hub")
+    shared = share_model(trained, tmp_path / "shared", licence="CC BY 4.0")
+    data = repocard.ModelCard((shared / MODEL / "README.md").read_text()).data
+    assert data.license == "cc-by-4.0" and data.library_name == "nnunetv2"
+
+
+def test_what_is_uploaded_is_what_is_shared(trained, tmp_path, hub):
+    name = share_on_hub(trained, "somebody/spots", licence="CC BY 4.0")
+    shared = share_model(trained, tmp_path / "shared", licence="CC BY 4.0")
+    ((commit, files),) = hub.commits["somebody/spots"]
+    assert name == f"hf://somebody/spots@{commit}/{MODEL}"
+    expected = {file.relative_to(shared).as_posix() for file in shared.rglob("*") if file.is_file()}
+    assert files.keys() == expected | {"README.md"}
+    for file in expected - {f"{MODEL}/fold_0/checkpoint_final.pth", f"{MODEL}/model_card.json"}:
+        assert files[file] == (shared / file).read_bytes(), file
+    readme = files["README.md"].decode()
+    assert front_matter(readme)["license"] == "cc-by-4.0"
+    assert 'hf download somebody/spots --include "Dataset007_Spots/*" --local-dir $nnUNet_results' in readme
+    assert hub.private == {"somebody/spots"}
+
+
+def test_the_command_uploads_and_takes_what_was_uploaded(trained, tmp_path, hub, capsys):
+    assert main(["export", str(trained), "--to-hub", "somebody/spots", "--licence", "MIT"]) == 0
+    out = capsys.readouterr().out
+    assert f"Uploaded: hf://somebody/spots@{hub.commits['somebody/spots'][0][0]}/{MODEL}." in out and "private" in out
+    assert main(["export", f"hf://somebody/spots/{MODEL}", "--share", str(tmp_path / "again")]) == 0
+    again = (tmp_path / "again" / MODEL / "dataset.json").read_text()
+    assert again == (download(f"hf://somebody/spots/{MODEL}").path / "dataset.json").read_text()
+
+
+def test_without_permission_nothing_is_uploaded(trained, hub, capsys):
+    hub.denied = (403, "")
+    assert main(["export", str(trained), "--to-hub", "somebody/spots"]) == 1
+    assert "hf auth login" in capsys.readouterr().err
+    assert not hub.commits
+
+
+def test_a_model_that_cannot_be_shared_is_not_uploaded(trained, hub):
+    with pytest.raises(HRMedSegError, match="Nothing was shared"):
+        share_on_hub(trained, "somebody/spots", licence="see /home/somebody/licence.txt")
+    assert not hub.requests
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [([], "--to-hub OWNER/NAME"), (["--onnx", "x", "--licence", "MIT"], "--to-hub OWNER/NAME with it")],
+)
+def test_what_goes_together_is_named(trained, capsys, options, message):
+    assert main(["export", str(trained), *options]) == 1
+    assert message in capsys.readouterr().err

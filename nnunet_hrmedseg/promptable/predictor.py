@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.pretraining.fitting import fitted_size
-from nnunet_hrmedseg.pretraining.stored_images import scaled_to_uint8
+from nnunet_hrmedseg.pretraining.image_formats import loses_bits, scaled_to_uint8
 from nnunet_hrmedseg.pretraining.student import IMAGENET
 from nnunet_hrmedseg.promptable.networks import PromptableNetwork
 from nnunet_hrmedseg.promptable.prompts import Prompt, check_box, check_points
@@ -209,6 +209,11 @@ def _array(values: Sequence | np.ndarray | None, name: str, ndim: int, last: int
 
 
 def _as_picture(image: np.ndarray | Image.Image) -> Image.Image:
+    if isinstance(image, Image.Image) and loses_bits(image):
+        raise HRMedSegError(
+            f"Pillow reads only the upper 8 bits of {getattr(image, 'filename', '') or 'the image'}: read it with "
+            f"another library, and give the array (H, W, 3)."
+        )
     if isinstance(image, Image.Image) and image.mode in ("P", "PA", "LA", "CMYK", "YCbCr", "LAB", "HSV"):
         image = image.convert("RGB")  # their numbers are no brightness, or have another meaning
     pixels = np.asarray(image)

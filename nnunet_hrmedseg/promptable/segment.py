@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.files import spreadsheet_text, write_atomically
+from nnunet_hrmedseg.pretraining.image_formats import ORIENTATION, SUFFIXES, decode, opened_image
 from nnunet_hrmedseg.pretraining.processes import processes
-from nnunet_hrmedseg.pretraining.stored_images import FORMATS, SUFFIXES, ImageFile, large_images_allowed, reason
+from nnunet_hrmedseg.pretraining.stored_images import reason
 from nnunet_hrmedseg.promptable.label_maps import Objects, class_values, find_objects
 from nnunet_hrmedseg.promptable.labelling import NewDataset
 from nnunet_hrmedseg.promptable.networks import load_promptable
@@ -28,7 +29,6 @@ from nnunet_hrmedseg.promptable.prompts import Prompt, read_prompts
 
 __all__ = ["segment"]
 
-ORIENTATION = 0x0112  # EXIF; from 5 on the image lies on its side
 SCORES = "scores.csv"
 LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
 
@@ -181,9 +181,9 @@ def _check_prompts(jobs: list[Job]) -> bool:
 def _size_and_grey(file: Path) -> tuple[tuple[int, int], bool]:
     """Height and width as the image is read, and whether it is grey; from its head where Pillow knows the format."""
     try:
-        with large_images_allowed(), Image.open(file, formats=FORMATS) as opened:
+        with opened_image(str(file)) as opened:
             # of a PNG, in which hardly any camera writes, Pillow would decode everything to know
-            turned = opened.format != "PNG" and opened.getexif().get(ORIENTATION, 1) >= 5
+            turned = opened.format != "PNG" and opened.getexif().get(ORIENTATION, 1) >= 5  # on its side
             width, height = opened.size[::-1] if turned else opened.size
             return (height, width), opened.mode in ("L", "I", "F") or opened.mode.startswith("I;16")
     except UnidentifiedImageError:
@@ -193,7 +193,7 @@ def _size_and_grey(file: Path) -> tuple[tuple[int, int], bool]:
 
 def _read(file: Path) -> Image.Image:
     """Mode L or RGB, 8 bits, as all of the package sees images."""
-    return ImageFile(str(file), "").read()
+    return decode(str(file))
 
 
 # ---- doing it --------------------------------------------------------------------------------------------------------

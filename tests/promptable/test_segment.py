@@ -225,6 +225,20 @@ def test_an_image_that_breaks_on_the_way(networks, folder, tmp_path, capsys):
     assert not list((tmp_path / "out").glob("broken*")) and (tmp_path / "out" / "c_mask.tif").exists()
 
 
+def test_color_of_12_bits_and_webp_give_the_masks_of_their_8_bits(networks, tmp_path):
+    pixels = picture(70, 90)
+    pixels.flat[:2] = 0, 255
+    low, high = np.percentile(pixels, (0.5, 99.5))
+    stretched = np.clip((pixels - low) * 255 / (high - low), 0, 255).round().astype(np.uint8)
+    tifffile.imwrite(tmp_path / "i.tif", pixels.astype(np.uint16) * 16, photometric="rgb")
+    Image.fromarray(stretched).save(tmp_path / "i.webp", lossless=True)
+    Image.fromarray(stretched).save(tmp_path / "i.png")
+    for name, folder in (("i.tif", "a"), ("i.webp", "b")):
+        assert segment(networks, tmp_path / name, "--box", "10,5,80,60", "-o", folder) == 0
+    mask, _ = alone(networks, tmp_path / "i.png", Prompt((10, 5, 80, 60)))
+    assert np.array_equal(read("a/i_mask.tif"), mask) and np.array_equal(read("b/i_mask.png"), mask)
+
+
 # ---- a data set ------------------------------------------------------------------------------------------------------
 
 
@@ -350,6 +364,8 @@ def test_neither_sam_nor_encoder(networks, image, capsys):
         (["../cell.png,1,1,9,9,,"], "must be the path of an image below"),
         (["a.nii.gz,1,1,9,9,,"], "a.nii.gz is no image of a kind that is read here.*save the slices"),
         (["text.png,1,1,9,9,,"], "text.png: it is no image"),
+        (["stack.tif,1,1,9,9,,"], "stack.tif: it holds 3 pages of 50 x 40 pixels"),
+        (["a.heic,1,1,9,9,,"], "a.heic is no image of a kind that is read here"),
         (["a.png,1,1,9,9,,background"], "cannot be called 'background'"),
         (["a.png,1,1,9,9,,", "a.tif,1,1,9,9,,"], "would have the same name: a"),
     ],
@@ -357,6 +373,7 @@ def test_neither_sam_nor_encoder(networks, image, capsys):
 )
 def test_mistakes_in_a_folder(networks, folder, tmp_path, capsys, rows, said):
     (folder / "text.png").write_text("no image")
+    tifffile.imwrite(folder / "stack.tif", np.zeros((3, 40, 50), np.uint8), photometric="minisblack")
     Image.fromarray(picture(40, 50)).save(folder / "a.tif")
     assert segment(networks, folder, "--prompts", prompts(folder, *rows), "-o", "out") == 1
     assert re.search(said, capsys.readouterr().err)

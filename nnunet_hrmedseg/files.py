@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.file_kinds import recognized
 
 __all__ = [
     "finite",
@@ -96,6 +97,9 @@ def read_json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8-sig"))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    except ValueError as error:
+        kind = recognized(file)
+        raise ValueError(f"it is {kind}" if kind else str(error)) from error
 
 
 def json_object(file: Path, what: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sams")
     write_sam_pth(folder / "sam.pth")
     write_sam_folder(folder / "sam_folder")
-    write_mobile_sam(folder / "mobile_sam.pth")
+    write_mobile_sam(folder / "mobile_sam.pt")
     write_sam2(folder / "sam2")
     write_student(folder / "student.safetensors")
     write_student(folder / "student2.safetensors", "sam2")
@@ -114,7 +114,7 @@ def test_a_whole_sam_gives_the_masks_of_transformers(files, name, given, multima
     assert 0.02 < found.masks.mean() < 0.98
 
 
-@pytest.mark.parametrize("name", ["sam_folder", "mobile_sam.pth"])
+@pytest.mark.parametrize("name", ["sam_folder", "mobile_sam.pt"])
 def test_all_files_of_one_sam_give_the_same_masks(files, student, name):
     other = Predictor(HRMedSegSAM(files / "student.safetensors", files / name))
     for predictor in (student, other):

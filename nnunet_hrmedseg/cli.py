@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from nnunet_hrmedseg import __version__
+from nnunet_hrmedseg.argument_types import joined_negative_values
 from nnunet_hrmedseg.benchmark.arguments import add_benchmark_arguments
 from nnunet_hrmedseg.comparison.arguments import add_compare_arguments
 from nnunet_hrmedseg.datasets.arguments import add_dataset_arguments
@@ -88,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     add_predict_onnx_arguments(predict_onnx)
 
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(joined_negative_values(sys.argv[1:] if arguments is None else arguments))
     try:
         return _COMMANDS[args.command](args)
     except HRMedSegError as error:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-__all__ = ["HRMedSegError", "size", "some"]
+__all__ = ["HRMedSegError", "one_line", "size", "some"]
 
 
 class HRMedSegError(RuntimeError):
@@ -15,6 +16,16 @@ def some(names: Sequence[str], shown: int = 5) -> str:
     """The first few names, and how many more there are."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(map(str, names[:shown])) + more
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error that says anything.
+
+    Torch's advice to load a file with `weights_only=False` is left out: the file could do anything then.
+    """
+    lines = (line.strip().removeprefix("Weights only load failed. ") for line in str(error).splitlines())
+    told = (line for line in lines if line and not re.search(r"weights_only|documentation of torch\.load", line))
+    return next(told, type(error).__name__)
 
 
 def size(shape: Sequence[object]) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.file_kinds import recognized
 
 __all__ = [
     "finite",
@@ -73,12 +74,13 @@ def write_atomically(file: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def sha256_of(file: Path) -> str:
-    """Return the sha256 of what is in a file, which is read piece by piece."""
+def sha256_of(*files: Path) -> str:
+    """Return the sha256 of a file, or of several one after the other, which are read piece by piece."""
     digest = hashlib.sha256()
-    with open(file, "rb") as opened:
-        while block := opened.read(1 << 20):
-            digest.update(block)
+    for file in files:
+        with open(file, "rb") as opened:
+            while block := opened.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 
@@ -107,6 +109,9 @@ def read_json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8-sig"))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    except ValueError as error:
+        kind = recognized(file)
+        raise ValueError(f"it is {kind}" if kind else str(error)) from error
 
 
 def json_object(file: Path, what: str) -> dict[str, Any]:

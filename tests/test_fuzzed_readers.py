@@ -29,7 +29,7 @@ from nnunet_hrmedseg.pretraining.embedding_cache import EmbeddingCache
 from nnunet_hrmedseg.pretraining.image_sources import find_images
 from nnunet_hrmedseg.pretraining.processes import processes
 from nnunet_hrmedseg.pretraining.student import Normalize, Student, encoder_architecture, start_from
-from nnunet_hrmedseg.promptable.prompts import read_prompts
+from nnunet_hrmedseg.promptable.prompt_files import read_prompts
 from nnunet_hrmedseg.weights import read_encoder, write_encoder
 from tests.weights.published_layout import write_published
 
@@ -287,7 +287,7 @@ def whole_prompts(found):
             assert all([*map(type, point)] == [float] * 3 for point in prompt.points)
             assert isinstance(prompt.category, str)
             try:
-                prompt.check((200, 200))
+                prompt.placed((200, 200))
             except HRMedSegError:
                 pass
 

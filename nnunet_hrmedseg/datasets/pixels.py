@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nnunet_hrmedseg.errors import HRMedSegError, size
-from nnunet_hrmedseg.pretraining.stored_images import FORMATS, large_images_allowed
+from nnunet_hrmedseg.pretraining.image_formats import FORMATS, large_images_allowed
 
 __all__ = ["IMAGE_SUFFIXES", "is_image_file", "orientation", "read_image", "stem", "turn"]
 

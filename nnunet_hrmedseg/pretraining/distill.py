@@ -47,6 +47,8 @@ def _distill(args: argparse.Namespace, group: Processes) -> int:
     student = _student(args, architecture)
     options = {key: value for key, value in vars(args).items() if key in TEACHER_OPTIONS and value is not None}
     teacher = load_teacher(args.teacher, kind=args.teacher_kind, canvas=canvas, **options).to(group.device)
+    if teacher.note:
+        group.log(f"Note: {teacher.note}")
     if args.promptable:
         if canvas[0] != canvas[1]:
             raise HRMedSegError(f"Promptable networks see a square canvas, not {canvas[0]} x {canvas[1]} pixels.")

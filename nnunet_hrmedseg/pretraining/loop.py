@@ -27,7 +27,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.errors import HRMedSegError, one_line, some
 from nnunet_hrmedseg.files import json_object, output_folder, replacing, write_atomically
 from nnunet_hrmedseg.pretraining.curve import draw_curve
 from nnunet_hrmedseg.pretraining.processes import Processes
@@ -361,7 +361,8 @@ def _load(
         return step, seconds
     except Exception as error:
         raise HRMedSegError(
-            f"The checkpoint {file} cannot be read ({type(error).__name__}: {error}). Add --overwrite to begin anew."
+            f"The checkpoint {file} cannot be read ({type(error).__name__}: {one_line(error)}). Add --overwrite to "
+            f"begin anew."
         ) from error
 
 

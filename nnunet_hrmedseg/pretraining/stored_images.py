@@ -8,10 +8,9 @@ from __future__ import annotations
 import io
 import os
 import stat
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -23,37 +22,38 @@ from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.pretraining.image_formats import (
+    FORMATS,
+    MAX_PIXELS,
+    SUFFIXES,
+    decode,
+    large_images_allowed,
+    opened_image,
+    scaled_to_uint8,
+)
 
 __all__ = [
-    "FORMATS",
     "CaseFiles",
     "ImageFile",
     "RawSlice",
     "StoredImage",
-    "SUFFIXES",
     "TarMember",
     "VOLUMES_KEPT",
     "case_pixels",
     "check_format",
     "file_state",
-    "large_images_allowed",
     "number_of_slices",
     "printable",
     "reason",
-    "scaled_to_uint8",
 ]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-MAX_PIXELS = 20_000 * 20_000
 MAX_SLICES = 100_000
 VOLUMES_KEPT = 4
 """Volumes whose slices may be asked for in turn, and each is read once: in uint8 they take no more memory than one
 does in float32, while it is read."""
-FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-"""What an image may be, whatever its name says. Pillow knows more, and hands EPS to Ghostscript, which executes it."""
 
 
 class StoredImage(ABC):
@@ -84,7 +84,7 @@ class StoredImage(ABC):
 
 @dataclass(frozen=True, slots=True)
 class ImageFile(StoredImage):
-    """An image file; of a file with several pages, the first."""
+    """An image file of a single page."""
 
     path: str
     state: str
@@ -94,12 +94,7 @@ class ImageFile(StoredImage):
         return printable(self.path)
 
     def read(self) -> Image.Image:
-        try:
-            return _decode(self.path)
-        except UnidentifiedImageError:
-            if not self.path.lower().endswith((".tif", ".tiff")):
-                raise
-            return _decode_unusual_tif(self.path)
+        return decode(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +115,7 @@ class TarMember(StoredImage):
         # opened anew each time: cheap beside decoding, and no handle whose position forked workers would share
         with open(self.tar, "rb") as file:
             file.seek(self.offset)
-            return _decode(io.BytesIO(file.read(self.size)))
+            return decode(io.BytesIO(file.read(self.size)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,39 +156,14 @@ class RawSlice(StoredImage):
         return Image.fromarray(np.ascontiguousarray(case_pixels(self.case)[self.slice or 0]))
 
 
-def _decode(file: str | io.BytesIO) -> Image.Image:
-    with large_images_allowed(), Image.open(file, formats=FORMATS) as opened:
-        opened.load()
-        image: Image.Image = opened
-        with suppress(Exception):  # a damaged orientation tag is no reason to lose the image
-            image = ImageOps.exif_transpose(opened)
-        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            return Image.fromarray(scaled_to_uint8(np.asarray(image)))
-        return image.convert("L" if image.mode == "L" else "RGB")
-
-
-def _decode_unusual_tif(file: str) -> Image.Image:
-    """TIFF of a kind that Pillow does not know, such as colour in 32-bit floats."""
-    with tifffile.TiffFile(file) as tif:
-        page = tif.pages.first
-        if page.imagewidth * page.imagelength > MAX_PIXELS or page.size > 4 * MAX_PIXELS:
-            raise Image.DecompressionBombError
-        pixels = page.asarray()
-    if pixels.ndim == 3 and pixels.shape[0] <= 4 < pixels.shape[-1]:
-        pixels = np.moveaxis(pixels, 0, -1)
-    if pixels.ndim == 3 and pixels.shape[-1] <= 4:
-        pixels = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., 0]
-    if pixels.ndim != 2 and pixels.shape[2:] != (3,):
-        raise HRMedSegError(f"it has the shape {pixels.shape}, which is neither a grey nor a colour image")
-    return Image.fromarray(np.ascontiguousarray(pixels if pixels.dtype == np.uint8 else scaled_to_uint8(pixels)))
-
-
 @lru_cache(maxsize=VOLUMES_KEPT)
 def case_pixels(case: CaseFiles) -> np.ndarray:
     """(Z, Y, X) or (Z, Y, X, 3) uint8. A volume is scaled as a whole, each channel by itself."""
     printed = io.StringIO()
     for file in case.files:
-        check_format(file)
+        if _is_natural(file):
+            with opened_image(file):
+                pass
     try:
         with large_images_allowed(), redirect_stdout(printed):
             channels, _ = case.reader().read_images(case.files)
@@ -209,24 +179,14 @@ def case_pixels(case: CaseFiles) -> np.ndarray:
 
 def check_format(file: str) -> None:
     """nnU-Net's reader of natural images takes whatever Pillow knows. Raises UnidentifiedImageError."""
-    if file.lower().endswith(SUFFIXES) and not file.lower().endswith((".tif", ".tiff")):
+    if _is_natural(file):
         with large_images_allowed(), Image.open(file, formats=FORMATS):
             pass
 
 
-def scaled_to_uint8(values: np.ndarray) -> np.ndarray:
-    """Any real dtype and shape -> uint8: the 0.5 and 99.5 percentiles become 0 and 255; what is not a number, 0."""
-    values = values.astype(np.float32)
-    sample = values[np.isfinite(values)]
-    if sample.size == 0:
-        raise HRMedSegError("it holds no finite value")
-    if sample.size > 2_000_000:
-        sample = sample[np.random.default_rng(0).integers(0, sample.size, 1_000_000)]
-    low, high = np.percentile(sample, (0.5, 99.5)).tolist()
-    if low == high:  # a few bright spots on an even background
-        low, high = float(sample.min()), float(sample.max())
-    scaled = (np.nan_to_num(values, nan=low) - low) * (255 / (high - low) if high > low else 0)
-    return np.clip(scaled, 0, 255).round().astype(np.uint8)
+def _is_natural(file: str) -> bool:
+    """Whether nnU-Net has a file of this name read by its reader of natural images, through Pillow; TIFF is not."""
+    return file.lower().endswith(SUFFIXES) and not file.lower().endswith((".tif", ".tiff"))
 
 
 def number_of_slices(case: CaseFiles) -> int:
@@ -272,19 +232,6 @@ def _itk_header(file: str) -> sitk.ImageFileReader:
     header.SetFileName(file)
     header.ReadImageInformation()
     return header
-
-
-@contextmanager
-def large_images_allowed() -> Iterator[None]:
-    """Within this context Pillow opens images of up to MAX_PIXELS, without a warning."""
-    before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns above this number and refuses above twice as many
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
 
 
 def reason(error: Exception) -> str:

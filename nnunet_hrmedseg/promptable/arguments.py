@@ -15,7 +15,12 @@ def add_segment_arguments(parser: argparse.ArgumentParser) -> None:
     _add_network_arguments(parser)
     prompts = parser.add_argument_group("prompts", "in pixels of the image; x to the right, y downwards")
     prompts.add_argument(
-        "--box", type=_box, action="append", default=[], metavar="x0,y0,x1,y1", help="around an object; may be repeated"
+        "--box",
+        type=_box,
+        action="append",
+        default=[],
+        metavar="x0,y0,x1,y1",
+        help="left, top, right and bottom edge of a box around an object (not width and height); may be repeated",
     )
     prompts.add_argument(
         "--point",
@@ -30,6 +35,11 @@ def add_segment_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         metavar="FILE",
         help="CSV with the columns image,x0,y0,x1,y1 and, if you like, points and class; or the same as JSON",
+    )
+    prompts.add_argument(
+        "--normalized",
+        action="store_true",
+        help="coordinates are parts of the image's width and height, between 0 and 1, instead of pixels",
     )
     output = parser.add_argument_group("output")
     output.add_argument(

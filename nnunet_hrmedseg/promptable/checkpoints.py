@@ -12,25 +12,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from torch import Tensor
 
-from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.errors import HRMedSegError, one_line, some
 from nnunet_hrmedseg.files import read_json
 from nnunet_hrmedseg.hub import local_path
-from nnunet_hrmedseg.pretraining.teachers.loading import GRID, load_checkpoint, names_in, numbers_of_config, one_line
+from nnunet_hrmedseg.pretraining.teachers.loading import GRID, load_checkpoint, names_in, numbers_of_config
+from nnunet_hrmedseg.pretraining.teachers.sam_weights import sam_weights
+from nnunet_hrmedseg.pretraining.teachers.weight_folder import find_weights
 
 __all__ = ["DecoderFile", "WHERE_FROM", "read_decoder"]
 
 WHERE_FROM = (
     "Give --sam the SAM that the encoder was distilled from: Meta's file of the segment-anything repository "
-    "(sam_vit_h_4b8939.pth, sam_vit_l_0b3195.pth or sam_vit_b_01ec64.pth), MobileSAM's mobile_sam.pth, or a folder in "
+    "(sam_vit_h_4b8939.pth, sam_vit_l_0b3195.pth or sam_vit_b_01ec64.pth), MobileSAM's mobile_sam.pt, or a folder in "
     "the format of transformers (config.json and model.safetensors, SAM, SAM2 or SAM2.1)."
 )
 
 PARTS = ("prompt_encoder.", "mask_decoder.", "shared_image_embedding.", "no_memory_embedding")
 KINDS = {"sam": "sam", "sam2": "sam2", "sam2_video": "sam2"}  # model_type in config.json -> kind
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG = "config.json"
 NATIVE_CANVAS = 1024
 
 POSITIONS = ("shared_image_embedding.positional_embedding", "prompt_encoder.shared_embedding.positional_embedding")
@@ -65,6 +66,7 @@ class DecoderFile:
         canvas: side in pixels of the images that it was trained on.
         prompt_encoder, mask_decoder: the arguments of transformers' configurations.
         state: weights under the names of transformers, float32.
+        note: what the user should know about how they were read; empty if nothing.
     """
 
     path: Path
@@ -73,6 +75,7 @@ class DecoderFile:
     prompt_encoder: dict[str, Any]
     mask_decoder: dict[str, Any]
     state: dict[str, Tensor]
+    note: str = ""
 
 
 def read_decoder(path: str | os.PathLike | None) -> DecoderFile:
@@ -96,11 +99,8 @@ def read_decoder(path: str | os.PathLike | None) -> DecoderFile:
 
 def _from_checkpoint(path: Path) -> DecoderFile:
     checkpoint = load_checkpoint(path)
-    state = {
-        _renamed(name): weight.float().clone()
-        for name, weight in checkpoint.items()
-        if isinstance(name, str) and isinstance(weight, Tensor) and name.startswith(PARTS[:2])
-    }
+    weights, note = sam_weights(path, checkpoint)
+    state = {_renamed(n): weight.float().clone() for n, weight in weights.items() if n.startswith(PARTS[:2])}
     try:
         arguments = _arguments({name: tuple(weight.shape) for name, weight in state.items()})
     except (KeyError, IndexError, ZeroDivisionError) as error:
@@ -114,9 +114,9 @@ def _from_checkpoint(path: Path) -> DecoderFile:
             f"{some(list(map(str, checkpoint)))}.{hint} {WHERE_FROM}"
         ) from error
     # a plain ViT says for what grid it was made; other image encoders (MobileSAM's) do not, and are all made for 1024
-    positions = checkpoint.get("image_encoder.pos_embed")
-    canvas = positions.shape[1] * GRID if isinstance(positions, Tensor) and positions.ndim == 4 else NATIVE_CANVAS
-    return DecoderFile(path, "sam", canvas, *arguments, _with_positions(state))
+    positions = weights.get("image_encoder.pos_embed")
+    canvas = positions.shape[1] * GRID if positions is not None and positions.ndim == 4 else NATIVE_CANVAS
+    return DecoderFile(path, "sam", canvas, *arguments, _with_positions(state), note)
 
 
 def _from_folder(path: Path) -> DecoderFile:
@@ -129,16 +129,7 @@ def _from_folder(path: Path) -> DecoderFile:
         raise HRMedSegError(
             f"{path / CONFIG} says model_type {model_type!r:.100}, not {', '.join(KINDS)}. {WHERE_FROM}"
         )
-    if not (path / WEIGHTS).is_file():
-        raise HRMedSegError(
-            f"{path} has no {WEIGHTS}. Only safetensors are read, because loading them executes nothing: download that "
-            f"file of the model, or save the model again with save_pretrained."
-        )
-    try:
-        with safe_open(path / WEIGHTS, "pt") as opened:
-            state = {name: opened.get_tensor(name).float() for name in opened.keys() if name.startswith(PARTS)}
-    except Exception as error:  # SafetensorError, and what torch and Python raise for a type or a shape that is none
-        raise HRMedSegError(f"{path / WEIGHTS} is damaged ({one_line(error)}). Copy or download it again.") from error
+    state = find_weights(path).read(PARTS)
     prompts, masks = (config.get(f"{part}_config", {}) for part in ("prompt_encoder", "mask_decoder"))
     if not isinstance(prompts, dict) or not isinstance(masks, dict):
         raise HRMedSegError(f"{path / CONFIG} does not describe prompt encoder and mask decoder. {WHERE_FROM}")

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.nnunet_versions import nnunet_folder
-from nnunet_hrmedseg.pretraining.stored_images import FORMATS, large_images_allowed
+from nnunet_hrmedseg.pretraining.image_formats import opened_image
 
 __all__ = ["NewDataset"]
 
@@ -79,7 +79,7 @@ class NewDataset:
 def _sixteen_bit(file: Path) -> Image.Image | None:
     """A grey image of 16 bits with all of them; None for others."""
     try:
-        with large_images_allowed(), Image.open(file, formats=FORMATS) as opened:
+        with opened_image(str(file)) as opened:
             if not (opened.mode == "I" or opened.mode.startswith("I;16")):
                 return None
             pixels = np.asarray(ImageOps.exif_transpose(opened))

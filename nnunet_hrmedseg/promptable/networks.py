@@ -18,7 +18,7 @@ from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.pretraining.student import Normalize, Student
 from nnunet_hrmedseg.pretraining.teachers import Teacher, load_teacher
 from nnunet_hrmedseg.pretraining.teachers.loading import GRID
-from nnunet_hrmedseg.promptable.checkpoints import read_decoder
+from nnunet_hrmedseg.promptable.checkpoints import DecoderFile, read_decoder
 from nnunet_hrmedseg.promptable.prompt_decoder import PromptDecoder
 from nnunet_hrmedseg.weights.encoder_file import EncoderFile, read_encoder
 
@@ -93,6 +93,7 @@ class HRMedSegSAM(PromptableNetwork):
             )
         decoder = PromptDecoder(file, height)
         _check_fit(distilled, decoder)
+        _report(file)
         super().__init__(StudentEncoder(distilled), decoder, fit)
         self.encoder_file = distilled
 
@@ -159,7 +160,13 @@ def load_whole_sam(path: str | os.PathLike) -> PromptableNetwork:
     if file.kind == "sam" and file.path.is_dir():
         raise HRMedSegError(f"The image encoder of a SAM is read from Meta's .pth, not from a folder: {file.path}.")
     teacher = load_teacher(path, kind=file.kind, canvas=(file.canvas, file.canvas))
+    _report(file)
     return PromptableNetwork(TeacherEncoder(teacher), PromptDecoder(file), teacher.fit)
+
+
+def _report(file: DecoderFile) -> None:
+    if file.note:
+        print(f"Note: {file.note}", file=sys.stderr)
 
 
 def _read_distilled(path: str | os.PathLike | None, kind: str) -> EncoderFile:

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.pretraining.fitting import fitted_size
-from nnunet_hrmedseg.pretraining.stored_images import scaled_to_uint8
+from nnunet_hrmedseg.pretraining.image_formats import loses_bits, scaled_to_uint8
 from nnunet_hrmedseg.pretraining.student import IMAGENET
 from nnunet_hrmedseg.promptable.networks import PromptableNetwork
-from nnunet_hrmedseg.promptable.prompts import Prompt, check_box, check_points
+from nnunet_hrmedseg.promptable.prompts import Prompt, check_pixels, check_some_point_inside, placed_box, placed_points
 
 __all__ = ["Masks", "Predictor"]
 
@@ -117,6 +117,8 @@ class Predictor:
                 raise HRMedSegError(f"labels are {given['labels'].shape} for points {given['points'].shape}.")
         elif labels is not None:
             raise HRMedSegError("labels belong to points, and there are no points.")
+        numbers = [value for name in ("boxes", "points") for value in given.get(name, np.zeros(0)).ravel().tolist()]
+        check_pixels(numbers, self._size(), "Boxes and points are in pixels.")
         found = list(self._each(given, multimask))
         if not found:
             side = self.network.decoder.mask_side
@@ -155,10 +157,17 @@ class Predictor:
     ) -> Iterator[tuple[np.ndarray, float, np.ndarray]]:
         """Mask at the image's size, score and logits of each prompt."""
         size = self._size()
-        for box in given.get("boxes", ()):
-            check_box(tuple(box.tolist()), size)
-        for points, labels in zip(given.get("points", ()), given.get("labels", ()), strict=True):
-            check_points([(*point, label) for point, label in zip(points.tolist(), labels.tolist(), strict=True)], size)
+        given = dict(given)
+        if "boxes" in given:
+            boxes = [placed_box(tuple(box), size) for box in given["boxes"].tolist()]
+            given["boxes"] = np.array(boxes, np.float32).reshape(-1, 4)
+        if "points" in given:
+            of_prompts = np.concatenate([given["points"], given["labels"][..., None]], -1).tolist()
+            points = np.array([placed_points(points, size) for points in of_prompts], np.float32)
+            given["points"] = points.reshape(given["labels"].shape + (3,))[..., :2]
+            if given.keys() == {"points", "labels"}:
+                for points in of_prompts:
+                    check_some_point_inside(points)
         if multimask is None:
             multimask = given.keys() == {"points", "labels"} and given["points"].shape[1] == 1
         # from pixels of the image to pixels of the canvas
@@ -209,6 +218,11 @@ def _array(values: Sequence | np.ndarray | None, name: str, ndim: int, last: int
 
 
 def _as_picture(image: np.ndarray | Image.Image) -> Image.Image:
+    if isinstance(image, Image.Image) and loses_bits(image):
+        raise HRMedSegError(
+            f"Pillow reads only the upper 8 bits of {getattr(image, 'filename', '') or 'the image'}: read it with "
+            f"another library, and give the array (H, W, 3)."
+        )
     if isinstance(image, Image.Image) and image.mode in ("P", "PA", "LA", "CMYK", "YCbCr", "LAB", "HSV"):
         image = image.convert("RGB")  # their numbers are no brightness, or have another meaning
     pixels = np.asarray(image)

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.pretraining.teachers.loading import GRID, fingerprint, one_line
+from nnunet_hrmedseg.errors import HRMedSegError, one_line
+from nnunet_hrmedseg.pretraining.teachers.loading import GRID, fingerprint
 from nnunet_hrmedseg.promptable.checkpoints import DecoderFile
 
 __all__ = ["PromptDecoder"]

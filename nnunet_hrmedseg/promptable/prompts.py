@@ -1,34 +1,30 @@
-"""Prompts: from the command line, CSV and JSON files; and whether they lie in the image. Imports nothing heavy.
-
-CSV, one prompt a row, columns in any order, others are left alone:
-
-    image,x0,y0,x1,y1,points,class
-    a.png,10,20,110,90,,nucleus
-    a.png,,,,,30 40 1;35 80 0,nucleus
-    b.png,,,,,,
-
-JSON, the same: [{"image": "a.png", "box": [10, 20, 110, 90], "points": [[30, 40, 1]], "class": "nucleus"}, ...].
-`points` and `class` may be missing. A row with an image and no prompt says that there is nothing in that image.
-"""
+"""Prompts: boxes and points, from the command line too, and whether they lie in their image. Imports nothing heavy."""
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from nnunet_hrmedseg.errors import HRMedSegError
 
-__all__ = ["Box", "Point", "Prompt", "check_box", "check_points", "parse_box", "parse_point", "read_prompts"]
+__all__ = [
+    "Box",
+    "Point",
+    "Prompt",
+    "check_pixels",
+    "check_some_point_inside",
+    "parse_box",
+    "parse_point",
+    "placed_box",
+    "placed_points",
+]
 
 Box = tuple[float, float, float, float]
 Point = tuple[float, float, float]
 
-SIDES = ("x0", "y0", "x1", "y1")
+ROUNDING = 0.5  # pixels by which a prompt may lie outside: it is clipped
+CORNERS = "A box is x0,y0,x1,y1: left, top, right and bottom edge in pixels, not width and height."
 
 
 @dataclass(frozen=True)
@@ -47,42 +43,119 @@ class Prompt:
     category: str = "object"
     source: str = ""
 
-    def check(self, size: tuple[int, int]) -> None:
-        """Raises HRMedSegError if it does not lie in an image of `size` (H, W)."""
+    def placed(self, size: tuple[int, int], *, normalized: bool = False) -> Prompt:
+        """Return the prompt in pixels of an image of `size` (H, W), clipped where it is outside by a rounding error.
+
+        Args:
+            size: height and width of the image in pixels.
+            normalized: the coordinates are parts of the image's width and height, 0 to 1, and not pixels.
+
+        Raises:
+            HRMedSegError: the prompt does not lie in the image, has no extent, names nothing inside the object, or
+                looks as if it were in the other unit.
+        """
         try:
-            if self.box is not None:
-                check_box(self.box, size)
-            check_points(self.points, size)
+            prompt = self._in_pixels(size) if normalized else self
+            if not normalized:
+                advice = "Add --normalized if they are parts of the image's width and height."
+                check_pixels(self._numbers, size, advice)
+            box = None if prompt.box is None else placed_box(prompt.box, size)
+            points = placed_points(prompt.points, size)
+            if box is None:
+                check_some_point_inside(points)
         except HRMedSegError as error:
             raise HRMedSegError(f"{self.source}: {error}" if self.source else str(error)) from error
+        return replace(self, box=box, points=points)
+
+    @property
+    def _numbers(self) -> list[float]:
+        return [*(self.box or ()), *(value for point in self.points for value in point[:2])]
+
+    def _in_pixels(self, size: tuple[int, int]) -> Prompt:
+        height, width = size
+        numbers = self._numbers
+        if not all(-0.01 <= value <= 1.01 for value in numbers):
+            raise HRMedSegError(
+                f"{_listed(numbers)} are not all between 0 and 1, as --normalized says. Leave it out for pixels."
+            )
+        box = None
+        if self.box is not None:
+            x0, y0, x1, y1 = self.box
+            box = x0 * width, y0 * height, x1 * width, y1 * height
+        return replace(self, box=box, points=tuple((x * width, y * height, label) for x, y, label in self.points))
 
 
-def check_box(box: Box, size: tuple[int, int]) -> None:
-    """Raises HRMedSegError for a box that is inverted, empty, or not in an image of `size` (H, W)."""
-    x0, y0, x1, y1 = box
+def placed_box(box: Box, size: tuple[int, int]) -> Box:
+    """Return a box in an image of `size` (H, W), clipped to it where it is outside by less than half a pixel.
+
+    Raises:
+        HRMedSegError: the box is inverted, empty, or reaches farther out of the image.
+    """
     height, width = size
     if not all(map(math.isfinite, box)):
-        raise HRMedSegError(f"The box {_said(box)} has values that are no numbers.")
-    if x0 >= x1 or y0 >= y1:
-        raise HRMedSegError(f"The box {_said(box)} is empty or inverted: x0 must be less than x1, and y0 than y1.")
-    if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
+        raise HRMedSegError(f"The box {_listed(box)} has values that are no numbers.")
+    x0, x1 = (_clipped(value, width) for value in box[0::2])
+    y0, y1 = (_clipped(value, height) for value in box[1::2])
+    if not (0 <= min(x0, x1) and max(x0, x1) <= width and 0 <= min(y0, y1) and max(y0, y1) <= height):
         raise HRMedSegError(
-            f"The box {_said(box)} reaches out of the image, which is {width} pixels wide and {height} high. Boxes are "
-            f"x0,y0,x1,y1 in pixels."
+            f"The box {_listed(box)} reaches out of the image, which is {width} pixels wide and {height} high. "
+            f"{CORNERS}"
         )
+    if x0 >= x1 or y0 >= y1:
+        raise HRMedSegError(
+            f"The box {_listed(box)} is empty or inverted: x0 must be less than x1, and y0 less than y1. {CORNERS}"
+        )
+    return x0, y0, x1, y1
 
 
-def check_points(points: Sequence[Point], size: tuple[int, int]) -> None:
-    """Raises HRMedSegError for a point that is not in an image of `size` (H, W), or whose label is not 0 or 1."""
+def placed_points(points: Sequence[Point], size: tuple[int, int]) -> tuple[Point, ...]:
+    """Return points in an image of `size` (H, W), clipped to it where they are outside by less than half a pixel.
+
+    Raises:
+        HRMedSegError: a point lies farther outside, or its label is not 0 or 1.
+    """
     height, width = size
+    placed = []
     for point in points:
-        x, y, label = point
+        x, y, label = _clipped(point[0], width), _clipped(point[1], height), point[2]
         if not (0 <= x <= width and 0 <= y <= height):
             raise HRMedSegError(
-                f"The point {_said(point[:2])} is outside of the image, which is {width} pixels wide and {height} high."
+                f"The point {_listed(point[:2])} is outside of the image, which is {width} pixels wide and {height} "
+                f"high."
             )
         if label not in (0, 1):
-            raise HRMedSegError(f"The label of the point {_said(point)} must be 1 (in the object) or 0 (beside it).")
+            raise HRMedSegError(f"The label of the point {_listed(point)} must be 1 (in the object) or 0 (beside it).")
+        placed.append((x, y, label))
+    return tuple(placed)
+
+
+def check_pixels(numbers: Sequence[float], size: tuple[int, int], advice: str) -> None:
+    """Refuse coordinates that lie within the first pixel: they are probably parts of the image's width and height.
+
+    Args:
+        numbers: coordinates of boxes and points.
+        size: height and width of the image in pixels.
+        advice: what to do, for the message.
+
+    Raises:
+        HRMedSegError: all are from 0 to 1, and some in between or the corners of a box around everything.
+    """
+    between = any(0 < value < 1 for value in numbers) or list(numbers) == [0, 0, 1, 1]
+    if between and all(0 <= value <= 1 for value in numbers) and max(size) > 1:
+        raise HRMedSegError(f"{_listed(numbers)} would be within the first pixel of the image. {advice}")
+
+
+def check_some_point_inside(points: Sequence[Sequence[float]]) -> None:
+    """Refuse a prompt that says only what the object is not.
+
+    Raises:
+        HRMedSegError: all points have label 0; x, y, label each.
+    """
+    if points and not any(point[2] for point in points):
+        raise HRMedSegError(
+            f"All points ({'; '.join(_listed(point[:2]) for point in points[:5])}) have label 0, beside the object: "
+            f"give a box, or a point in the object (x,y,1)."
+        )
 
 
 def parse_box(text: str) -> Box:
@@ -98,92 +171,11 @@ def parse_point(text: str) -> Point:
     return x, y, label
 
 
-def read_prompts(file: Path) -> dict[str, list[Prompt]]:
-    """The prompts of each image, in the order of the file; the image's path as it is written there.
-
-    Raises:
-        HRMedSegError: no such file, of another format, or rows that cannot be understood (named).
-    """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise HRMedSegError(f"The prompts {file} cannot be read: {error}") from error
-    try:
-        entries = _entries_of_json(file, text) if file.suffix.lower() == ".json" else _entries_of_csv(file, text)
-    except csv.Error as error:
-        raise HRMedSegError(f"{file} is no CSV that can be read: {error}.") from error
-    prompts: dict[str, list[Prompt]] = {}
-    for where, entry in entries:
-        image = entry.get("image")
-        if not isinstance(image, str) or not image.strip() or not image.isprintable():
-            raise HRMedSegError(
-                f"{where}: there is no image, but {image!r:.100}. Every prompt names the file of its image."
-            )
-        of_image = prompts.setdefault(image.strip(), [])
-        prompt = _prompt(where, entry)
-        if prompt is not None:
-            of_image.append(prompt)
-    if not prompts:
-        raise HRMedSegError(f"There are no prompts in {file}.")
-    return prompts
+def _clipped(value: float, end: float) -> float:
+    if -ROUNDING < value < 0:
+        return 0.0
+    return float(end) if end < value < end + ROUNDING else value
 
 
-def _entries_of_csv(file: Path, text: str) -> list[tuple[str, Mapping[str, Any]]]:
-    rows = csv.DictReader(text.splitlines(), skipinitialspace=True)
-    columns = set(rows.fieldnames or ())
-    if "image" not in columns or not ({*SIDES} <= columns or "points" in columns):
-        raise HRMedSegError(
-            f"{file} needs the columns image,x0,y0,x1,y1 in its first line, or image,points; class is optional. It has "
-            f"{_short(','.join(rows.fieldnames or ())) or 'nothing'}."
-        )
-    entries: list[tuple[str, Mapping[str, Any]]] = []
-    for row in rows:
-        where = f"{file}, line {rows.line_num}"
-        sides = [(row.get(side) or "").strip() for side in SIDES]
-        points = [point.split() for point in (row.get("points") or "").split(";") if point.strip()]
-        box = sides if any(sides) else None
-        entries.append((where, {"image": row["image"], "box": box, "points": points, "class": row.get("class")}))
-    return entries
-
-
-def _entries_of_json(file: Path, text: str) -> list[tuple[str, Mapping[str, Any]]]:
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise HRMedSegError(f"{file} is no JSON: {error}") from error
-    except RecursionError:
-        raise HRMedSegError(f"{file} is nested too deeply to be a list of prompts.") from None
-    if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
-        raise HRMedSegError(f'{file} must be a list of prompts: [{{"image": "a.png", "box": [x0, y0, x1, y1]}}, ...].')
-    return [(f"{file}, entry {number}", entry) for number, entry in enumerate(content, start=1)]
-
-
-def _prompt(where: str, entry: Mapping[str, Any]) -> Prompt | None:
-    box, points = entry.get("box"), entry.get("points") or ()
-    if not box and not points:
-        return None
-    try:
-        if not all(isinstance(value, list | tuple) for value in (box or [], points, *points)):
-            raise ValueError("they are no lists of numbers")
-        if box is not None:
-            x0, y0, x1, y1 = (float(side) for side in box)
-            box = x0, y0, x1, y1
-        read = tuple(parse_point(",".join(map(str, point))) for point in points)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise HRMedSegError(
-            f"{where}: box {_short(entry.get('box'))} and points {_short(entry.get('points'))} cannot be understood "
-            f"({_short(error)}). A box is x0, y0, x1, y1; a point is x, y, label."
-        ) from error
-    category = entry.get("class")
-    if not isinstance(category, str | int | float | None) or not str(category or "").strip().isprintable():
-        raise HRMedSegError(f"{where}: the class is {category!r:.100}. Give it a name or a number.")
-    return Prompt(box, read, str(category).strip() if category not in (None, "") else "object", where)
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 200 else f"{text[:200]} ..."
-
-
-def _said(values: Sequence[float]) -> str:
-    return ",".join(f"{value:g}" for value in values)
+def _listed(values: Sequence[float]) -> str:
+    return ",".join(f"{value:.10g}" for value in values[:12])

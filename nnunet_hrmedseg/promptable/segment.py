@@ -5,30 +5,31 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import os
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.files import spreadsheet_text, write_atomically
+from nnunet_hrmedseg.pretraining.image_formats import ORIENTATION, decode, opened_image
 from nnunet_hrmedseg.pretraining.processes import processes
-from nnunet_hrmedseg.pretraining.stored_images import FORMATS, SUFFIXES, ImageFile, large_images_allowed, reason
+from nnunet_hrmedseg.pretraining.stored_images import reason
+from nnunet_hrmedseg.promptable.image_names import check_suffix, named_images, prompts_of_image
 from nnunet_hrmedseg.promptable.label_maps import Objects, class_values, find_objects
 from nnunet_hrmedseg.promptable.labelling import NewDataset
 from nnunet_hrmedseg.promptable.networks import load_promptable
 from nnunet_hrmedseg.promptable.overlay import draw_overlay
 from nnunet_hrmedseg.promptable.predictor import Predictor
-from nnunet_hrmedseg.promptable.prompts import Prompt, read_prompts
+from nnunet_hrmedseg.promptable.prompt_files import read_prompts
+from nnunet_hrmedseg.promptable.prompts import Box, Prompt
 
 __all__ = ["segment"]
 
-ORIENTATION = 0x0112  # EXIF; from 5 on the image lies on its side
 SCORES = "scores.csv"
 LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
 
@@ -57,7 +58,7 @@ def segment(args: argparse.Namespace) -> int:
     """
     jobs = _jobs(args)
     classes = class_values(prompt for job in jobs for prompt in job.prompts)
-    grey = _check_prompts(jobs)
+    jobs, grey = _placed(jobs, args.normalized)
     output = Path(args.output)
     if args.dataset:
         if args.instances:
@@ -89,6 +90,7 @@ def segment(args: argparse.Namespace) -> int:
         meaning = ["numbers of objects"] if args.instances else [f"{value} {name}" for name, value in classes.items()]
         count = len(jobs) - len(faults)
         print(f"{count} mask{'s' * (count != 1)} in {folder}: {', '.join(['0 background', *meaning])}.")
+        print(_sizes_of_boxes([prompt.box for job in jobs for prompt in job.prompts if prompt.box]), end="")
         if _has_scores_file(args):
             write_atomically(folder / SCORES, _as_csv(scores).encode())
         else:
@@ -114,35 +116,20 @@ def _jobs(args: argparse.Namespace) -> list[Job]:
             "give it as --prompts."
         )
     if not image.is_dir():
-        _check_suffix(image)
+        check_suffix(image)
         if args.prompts:
             given = read_prompts(Path(args.prompts))
-            if image.name not in given:
-                raise HRMedSegError(f"{args.prompts} has no prompt for {image.name}, but for {some(list(given))}.")
-            return [Job(image, image.stem, given[image.name])]
+            return [Job(image, image.stem, prompts_of_image(image, given, args.prompts))]
         return [Job(image, image.stem, _prompts_of_options(args))]
     if not args.prompts:
         raise HRMedSegError(
             f"{image} is a folder: give --prompts a CSV file with the columns image,x0,y0,x1,y1 (and class, points)."
         )
-    jobs = []
-    for name, prompts in read_prompts(Path(args.prompts)).items():
-        path = _below(name)
-        if path is None:
-            raise HRMedSegError(f"{args.prompts}: {name} must be the path of an image below {image}.")
-        _check_suffix(image / path)
-        jobs.append(Job(image / path, path.with_suffix("").as_posix(), prompts))
-    missing = [str(job.file) for job in jobs if not job.file.is_file()]
-    if missing:
-        raise HRMedSegError(f"{args.prompts} names images that are not there: {some(missing)}.")
-    return jobs
-
-
-def _below(name: str, windows: bool = os.name == "nt") -> PurePosixPath | None:
-    """The path of an image below its folder, as a file of prompts names it; None for one that leads elsewhere."""
-    path = PurePosixPath(PureWindowsPath(name).as_posix() if windows else name)
-    elsewhere = path.is_absolute() or ".." in path.parts or (windows and PureWindowsPath(name).drive)
-    return None if elsewhere else path
+    given = read_prompts(Path(args.prompts))
+    return [
+        Job(image / path, path.with_suffix("").as_posix(), given[name])
+        for name, path in named_images(image, given, args.prompts).items()
+    ]
 
 
 def _prompts_of_options(args: argparse.Namespace) -> list[Prompt]:
@@ -154,36 +141,31 @@ def _prompts_of_options(args: argparse.Namespace) -> list[Prompt]:
     return [Prompt(box, points) for box in args.box] or [Prompt(None, points)]
 
 
-def _check_suffix(image: Path) -> None:
-    if image.suffix.lower() not in SUFFIXES:
-        raise HRMedSegError(
-            f"{image} is no image of a kind that is read here ({', '.join(SUFFIXES)}). Of a volume, save the slices "
-            f"that are to be segmented as PNG or TIFF."
-        )
+def _placed(jobs: list[Job], normalized: bool) -> tuple[list[Job], bool]:
+    """The jobs with all prompts in pixels and in their images; and whether all images are grey.
 
-
-def _check_prompts(jobs: list[Job]) -> bool:
-    """Every image can be opened, and every prompt lies in its image. Returns whether all images are grey."""
-    faults, all_grey = [], True
+    Raises:
+        HRMedSegError: images that cannot be opened, or prompts that do not lie in their images.
+    """
+    placed, faults, all_grey = [], [], True
     for job in jobs:
         try:
             size, grey = _size_and_grey(job.file)
             all_grey &= grey
-            for prompt in job.prompts:
-                prompt.check(size)
+            placed.append(replace(job, prompts=[prompt.placed(size, normalized=normalized) for prompt in job.prompts]))
         except Exception as error:  # readers raise what they like
             faults.append(f"{job.file.name}: {reason(error)}")
     if faults:
         raise HRMedSegError(f"{len(faults)} of {len(jobs)} images or their prompts cannot be used: {some(faults)}")
-    return all_grey
+    return placed, all_grey
 
 
 def _size_and_grey(file: Path) -> tuple[tuple[int, int], bool]:
     """Height and width as the image is read, and whether it is grey; from its head where Pillow knows the format."""
     try:
-        with large_images_allowed(), Image.open(file, formats=FORMATS) as opened:
+        with opened_image(str(file)) as opened:
             # of a PNG, in which hardly any camera writes, Pillow would decode everything to know
-            turned = opened.format != "PNG" and opened.getexif().get(ORIENTATION, 1) >= 5
+            turned = opened.format != "PNG" and opened.getexif().get(ORIENTATION, 1) >= 5  # on its side
             width, height = opened.size[::-1] if turned else opened.size
             return (height, width), opened.mode in ("L", "I", "F") or opened.mode.startswith("I;16")
     except UnidentifiedImageError:
@@ -193,7 +175,16 @@ def _size_and_grey(file: Path) -> tuple[tuple[int, int], bool]:
 
 def _read(file: Path) -> Image.Image:
     """Mode L or RGB, 8 bits, as all of the package sees images."""
-    return ImageFile(str(file), "").read()
+    return decode(str(file))
+
+
+def _sizes_of_boxes(boxes: list[Box]) -> str:
+    """A line by which boxes that were given as x, y, width and height can be recognized."""
+    if not boxes:
+        return ""
+    sides = [[max(1, round(box[axis + 2] - box[axis])) for box in boxes] for axis in (0, 1)]
+    wide, high = (f"{min(of_axis)} to {max(of_axis)}" if len(boxes) > 1 else f"{of_axis[0]}" for of_axis in sides)
+    return f"Boxes (x0,y0,x1,y1): {wide} pixels wide, {high} high.\n"
 
 
 # ---- doing it --------------------------------------------------------------------------------------------------------
@@ -212,7 +203,7 @@ def _run(
         try:
             image = _read(job.file)
             for prompt in job.prompts:
-                prompt.check((image.height, image.width))
+                prompt.placed((image.height, image.width))
         except Exception as error:  # readers raise what they like
             faults.append(f"{job.file.name}: {reason(error)}")
             continue

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from nnunet_hrmedseg.architectures.lgvit import group_depths
 from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.file_kinds import recognized
 from nnunet_hrmedseg.files import read_json, write_atomically
 from nnunet_hrmedseg.hub import HubCopy, download, is_on_hub
 
@@ -152,6 +153,9 @@ def read_encoder(path: str | os.PathLike) -> EncoderFile:
         raise HRMedSegError(f"{path} cannot be read: {error}.") from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
+        kind = recognized(path)
+        if kind is not None and "safetensors" not in kind:
+            raise HRMedSegError(f"{path} is {kind}.")
         raise HRMedSegError(
             f"{path} has the sha256 {found}, but its card {card_path} describes a file with {sha256!s:.64}: one of "
             f"the two is damaged or belongs to another encoder. Copy both again."

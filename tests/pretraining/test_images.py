@@ -15,7 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.pretraining import stored_images
+from nnunet_hrmedseg.pretraining import image_formats
 from nnunet_hrmedseg.pretraining.canvas_images import BrokenImages, CanvasImages
 from nnunet_hrmedseg.pretraining.image_sources import find_images
 
@@ -478,7 +478,7 @@ def test_broken_images_are_handed_on_with_a_reason(tmp_path):
 
 def test_large_images_are_allowed(tmp_path, monkeypatch):
     limit = Image.MAX_IMAGE_PIXELS
-    monkeypatch.setattr(stored_images, "MAX_PIXELS", 30 * 20)
+    monkeypatch.setattr(image_formats, "MAX_PIXELS", 30 * 20)
     picture().save(tmp_path / "a.png")
     picture(width=31).save(tmp_path / "b.png")
     with warnings.catch_warnings():

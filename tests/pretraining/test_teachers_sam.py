@@ -213,7 +213,7 @@ def _with_other_shape(file):
     "damage, message",
     [
         (_truncated, "damaged"),
-        (_text, "damaged"),
+        (_text, "is a web page"),
         (_without("image_encoder.blocks.1.attn.qkv"), "blocks.1.attn.qkv.weight"),
         (_without("image_encoder.neck.0"), "neck.0.weight"),
         (_without("image_encoder.pos_embed"), "pos_embed"),

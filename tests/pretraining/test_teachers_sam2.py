@@ -76,7 +76,7 @@ def test_another_canvas(written, canvas, taken):
 def test_published_sizes_take_multiples_of_32(folder):
     teacher = SAM2Teacher.load(folder, canvas=NATIVE)
     with torch.device("meta"):
-        teacher.__init__(folder, transformers.Sam2Model(transformers.Sam2Config()))
+        teacher.__init__(folder, transformers.Sam2Model(transformers.Sam2Config()), teacher.weights)
     assert teacher.multiple == 32 and teacher.channels == 256
 
 

@@ -43,7 +43,7 @@ def test_all_formats_of_sam_load_to_the_same_network(tmp_path, write):
 
 
 def test_mobile_sam(tmp_path):
-    file = read_decoder(write_mobile_sam(tmp_path / "mobile_sam.pth"))
+    file = read_decoder(write_mobile_sam(tmp_path / "mobile_sam.pt"))
     assert file.canvas == 1024  # its image encoder does not say
     found = PromptDecoder(file, SIDE).model.state_dict()
     assert all(torch.equal(found[name], value) for name, value in decoder_weights(sam()).items())
@@ -82,7 +82,7 @@ def test_only_safetensors_and_tensors_are_read(tmp_path):
 
 
 def test_nothing_given():
-    with pytest.raises(HRMedSegError, match=r"Give --sam.*sam_vit_h_4b8939.pth.*mobile_sam.pth.*transformers"):
+    with pytest.raises(HRMedSegError, match=r"Give --sam.*sam_vit_h_4b8939.pth.*mobile_sam.pt.*transformers"):
         read_decoder(None)
     with pytest.raises(HRMedSegError, match=r"no SAM at nowhere.pth.*sam_vit_h_4b8939.pth"):
         read_decoder("nowhere.pth")
@@ -134,7 +134,7 @@ def _truncated(folder):
     [
         (_nnunet, "It is a checkpoint of nnU-Net"),
         (_sam2_of_meta, "SAM2 in Meta's own format: give a folder"),
-        (_text, "damaged or no file of PyTorch"),
+        (_text, "is text, not weights; it begins with 'no checkpoint'"),
         (lambda folder: write_sam(folder / "encoder_only.pth"), "prompt encoder or mask decoder lacks"),
         (lambda folder: _without(folder, "mask_decoder.mask_tokens.weight"), "lacks 'mask_decoder.mask_tokens.weight'"),
         (lambda folder: _without(folder, "mask_decoder.output_upscaling.1.bias"), "Missing key.*layer_norm.bias"),

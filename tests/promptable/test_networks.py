@@ -93,7 +93,7 @@ def test_a_class_takes_its_own_sam(tmp_path, pth):
 def test_another_decoder_than_the_teachers_is_said(tmp_path, pth, capsys):
     right = write_student(tmp_path / "right.safetensors", decoder_id=decoder_id(sam()))
     load_promptable(right.path, pth)
-    load_promptable(right.path, write_mobile_sam(tmp_path / "mobile_sam.pth"))
+    load_promptable(right.path, write_mobile_sam(tmp_path / "mobile_sam.pt"))
     assert not capsys.readouterr().err
     wrong = write_student(tmp_path / "wrong.safetensors", decoder_id=decoder_id(sam(seed=1)))
     load_promptable(wrong.path, pth)
@@ -104,4 +104,4 @@ def test_whole_sams_that_cannot_be_had(tmp_path):
     with pytest.raises(HRMedSegError, match="read from Meta's .pth, not from a folder"):
         load_whole_sam(write_sam_folder(tmp_path / "sam"))
     with pytest.raises(HRMedSegError, match="image_encoder.patch_embed.proj.weight"):
-        load_whole_sam(write_mobile_sam(tmp_path / "mobile_sam.pth"))
+        load_whole_sam(write_mobile_sam(tmp_path / "mobile_sam.pt"))

@@ -32,7 +32,7 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sams")
     write_sam_pth(folder / "sam.pth")
     write_sam_folder(folder / "sam_folder")
-    write_mobile_sam(folder / "mobile_sam.pth")
+    write_mobile_sam(folder / "mobile_sam.pt")
     write_sam2(folder / "sam2")
     write_student(folder / "student.safetensors")
     write_student(folder / "student2.safetensors", "sam2")
@@ -114,7 +114,7 @@ def test_a_whole_sam_gives_the_masks_of_transformers(files, name, given, multima
     assert 0.02 < found.masks.mean() < 0.98
 
 
-@pytest.mark.parametrize("name", ["sam_folder", "mobile_sam.pth"])
+@pytest.mark.parametrize("name", ["sam_folder", "mobile_sam.pt"])
 def test_all_files_of_one_sam_give_the_same_masks(files, student, name):
     other = Predictor(HRMedSegSAM(files / "student.safetensors", files / name))
     for predictor in (student, other):
@@ -270,7 +270,7 @@ def test_images_of_pillow_in_other_modes_are_seen_in_their_colours(student, mode
 def test_points_are_in_the_object_where_nothing_else_is_said(student):
     student.set_image(picture(70, 90))
     points = [[20, 30], [40, 40]]
-    unsaid, inside, beside = (student.predict(points=points, labels=labels) for labels in (None, [1, 1], [0, 0]))
+    unsaid, inside, beside = (student.predict(points=points, labels=labels) for labels in (None, [1, 1], [0, 1]))
     assert np.array_equal(unsaid.logits, inside.logits) and not np.array_equal(unsaid.logits, beside.logits)
 
 
@@ -321,6 +321,27 @@ def test_prompts_that_cannot_be(student, given, said):
     student.set_image(picture(70, 90))
     with pytest.raises(HRMedSegError, match=said):
         student.predict(**given)
+
+
+@pytest.mark.parametrize(
+    "prompts, message",
+    [
+        ({"boxes": [[0.1, 0.1, 0.5, 0.9], [0, 0, 1, 1]]}, "within the first pixel.*Boxes and points are in pixels"),
+        ({"boxes": [0, 0, 1, 1]}, "within the first pixel"),
+        ({"points": [[0.5, 0.5]]}, "within the first pixel"),
+        ({"points": [[[20, 30]], [[40, 40]]], "labels": [[1], [0]]}, "All points .40,40. have label 0"),
+    ],
+)
+def test_prompts_in_parts_of_the_image_and_those_of_nothing(student, prompts, message):
+    student.set_image(picture(70, 90))
+    with pytest.raises(HRMedSegError, match=message):
+        student.predict(**prompts)
+
+
+def test_boxes_outside_by_a_rounding_error_are_clipped(student):
+    student.set_image(picture(70, 90))
+    rounded, exact = (student.predict([box]) for box in ([-0.3, 0, 90.000054, 70.2], [0, 0, 90, 70]))
+    assert np.array_equal(rounded.logits, exact.logits)
 
 
 def test_boxes_at_the_border_are_fine(student):

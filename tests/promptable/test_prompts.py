@@ -1,78 +1,8 @@
-import json
-
 import pytest
 
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.promptable.label_maps import class_values
-from nnunet_hrmedseg.promptable.prompts import Prompt, parse_box, parse_point, read_prompts
-
-CSV = """\
-image,x0,y0,x1,y1,points,class,score
-a.png,10,20,110,90.5,,nucleus,0.9
-sub/b.png,,,,,30 40 1; 35 80 0,,
-a.png, 1, 2, 3, 4,5 6 1,wall,
-empty.png,,,,,,,
-"""
-ENTRIES = [
-    {"image": "a.png", "box": [10, 20, 110, 90.5], "class": "nucleus"},
-    {"image": "sub/b.png", "points": [[30, 40, 1], [35, 80, 0]]},
-    {"image": "a.png", "box": [1, 2, 3, 4], "points": [[5, 6, 1]], "class": "wall"},
-    {"image": "empty.png"},
-]
-
-
-@pytest.mark.parametrize("name, text", [("p.csv", CSV), ("p.csv", "\ufeff" + CSV), ("p.json", json.dumps(ENTRIES))])
-def test_csv_and_json_say_the_same(tmp_path, name, text):
-    file = tmp_path / name
-    file.write_text(text, encoding="utf-8")
-    found = read_prompts(file)
-    assert list(found) == ["a.png", "sub/b.png", "empty.png"]
-    assert [(p.box, p.points, p.category) for p in found["a.png"]] == [
-        ((10, 20, 110, 90.5), (), "nucleus"),
-        ((1, 2, 3, 4), ((5, 6, 1),), "wall"),
-    ]
-    assert [(p.box, p.points, p.category) for p in found["sub/b.png"]] == [(None, ((30, 40, 1), (35, 80, 0)), "object")]
-    assert found["empty.png"] == []
-    where = found["a.png"][1].source
-    assert where == f"{file}, {'line 4' if name == 'p.csv' else 'entry 3'}"
-
-
-def test_only_points(tmp_path):
-    file = tmp_path / "p.csv"
-    file.write_text("image,points\na.png,3 4\n")
-    assert read_prompts(file)["a.png"][0].points == ((3, 4, 1),)
-
-
-@pytest.mark.parametrize(
-    "name, text, said",
-    [
-        (
-            "p.csv",
-            "image,xmin,ymin,xmax,ymax\na.png,1,2,3,4\n",
-            "needs the columns image,x0,y0,x1,y1.*It has image,xmin",
-        ),
-        ("p.csv", "", "It has nothing"),
-        ("p.csv", "image,x0,y0,x1,y1\n", "no prompts in"),
-        ("p.csv", "image,x0,y0,x1,y1\na.png,1,2,3\n", "line 2: box .* cannot be understood"),
-        ("p.csv", "image,x0,y0,x1,y1\na.png,1,2,3,four\n", "line 2: box .* cannot be understood.*four"),
-        ("p.csv", "image,points\na.png,1 2 3 4 5\n", "line 2"),
-        ("p.csv", "image,x0,y0,x1,y1\n,1,2,3,4\n", "line 2: there is no image"),
-        ("p.json", "{", "is no JSON"),
-        ("p.json", '{"a.png": []}', "must be a list of prompts"),
-        ("p.json", '[{"image": "a.png", "box": [1, 2, 3]}]', "entry 1: box"),
-        ("p.json", '[{"box": [1, 2, 3, 4]}]', "entry 1: there is no image"),
-    ],
-)
-def test_files_that_cannot_be_understood(tmp_path, name, text, said):
-    (tmp_path / name).write_text(text)
-    with pytest.raises(HRMedSegError, match=said) as raised:
-        read_prompts(tmp_path / name)
-    assert str(tmp_path / name) in str(raised.value)
-
-
-def test_no_such_file(tmp_path):
-    with pytest.raises(HRMedSegError, match="cannot be read"):
-        read_prompts(tmp_path / "none.csv")
+from nnunet_hrmedseg.promptable.prompts import Prompt, parse_box, parse_point
 
 
 def test_options():
@@ -87,7 +17,70 @@ def test_options():
 
 def test_a_prompt_says_where_it_was_written():
     with pytest.raises(HRMedSegError, match="p.csv, line 3: The box 0,0,200,5 reaches out of the image"):
-        Prompt((0, 0, 200, 5), source="p.csv, line 3").check((50, 100))
+        Prompt((0, 0, 200, 5), source="p.csv, line 3").placed((50, 100))
+
+
+@pytest.mark.parametrize(
+    "box, expected",
+    [
+        ((1, 2, 108.000054, 50), (1, 2, 108, 50)),
+        ((-0.49, -1e-9, 9, 72.4), (0, 0, 9, 72)),
+        ((0, 0, 108, 72), (0, 0, 108, 72)),
+    ],
+)
+def test_boxes_outside_by_a_rounding_error_are_clipped(box, expected):
+    assert Prompt(box).placed((72, 108)).box == expected
+
+
+def test_points_outside_by_a_rounding_error_are_clipped():
+    assert Prompt(None, ((-0.2, 72.1, 1), (5, 6, 0))).placed((72, 108)).points == ((0, 72, 1), (5, 6, 0))
+
+
+@pytest.mark.parametrize(
+    "prompt, message",
+    [
+        (Prompt((1, 2, 108.5, 50)), "1,2,108.5,50 reaches out of the image, which is 108 pixels wide"),
+        (Prompt((1, 2, 108.500054, 50)), "1,2,108.500054,50 reaches out"),
+        (Prompt((-5, 0, 20, 20)), "-5,0,20,20 reaches out"),
+        (Prompt((60, 20, 40, 30)), "empty or inverted.*not width and height"),
+        (Prompt((107.9, 0, 108.2, 5), ((1, 99, 1),)), "point 1,99 is outside"),
+        (Prompt(None, ((3, 4, 0), (5, 6, 0))), r"All points \(3,4; 5,6\) have label 0.*give a box, or a point in"),
+        (Prompt(None, ((3, 4, 2),)), "label of the point 3,4,2 must be 1"),
+        (Prompt((float("nan"), 0, 1, 1)), "no numbers"),
+    ],
+)
+def test_prompts_that_do_not_lie_in_their_image(prompt, message):
+    with pytest.raises(HRMedSegError, match=message):
+        prompt.placed((72, 108))
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        Prompt((0.1, 0.25, 0.5, 0.75)),
+        Prompt((0, 0, 1, 1)),
+        Prompt(None, ((0.5, 0.5, 1),)),
+        Prompt((0, 0, 1, 0.5), ((1, 0, 1),)),
+    ],
+)
+def test_parts_of_the_image_are_not_taken_for_pixels(prompt):
+    with pytest.raises(HRMedSegError, match="within the first pixel of the image. Add --normalized"):
+        prompt.placed((72, 108))
+    assert prompt.placed((72, 108), normalized=True).category == "object"
+
+
+def test_normalized_prompts_in_pixels():
+    prompt = Prompt((0.25, 0.5, 1.0000001, 1), ((0.5, 0.25, 1), (0, 1, 0)), "a", "here").placed(
+        (72, 108), normalized=True
+    )
+    assert prompt == Prompt((27, 36, 108, 72), ((54, 18, 1), (0, 72, 0)), "a", "here")
+    with pytest.raises(HRMedSegError, match="here: 10,20,50,60 are not all between 0 and 1, as --normalized says"):
+        Prompt((10, 20, 50, 60), source="here").placed((72, 108), normalized=True)
+
+
+def test_a_corner_in_whole_pixels_is_one():
+    assert Prompt((5, 5, 9, 9), ((0, 0, 0),)).placed((72, 108)).points == ((0, 0, 0),)
+    assert Prompt(None, ((1, 1, 1),)).placed((72, 108)).points == ((1, 1, 1),)
 
 
 def test_classes_are_numbered_in_their_order():
@@ -96,6 +89,7 @@ def test_classes_are_numbered_in_their_order():
 
     assert values("wall", "nucleus", "wall") == {"nucleus": 1, "wall": 2}
     assert values("10", "2", "cell") == {"2": 1, "10": 2, "cell": 3}
+    assert values(*map(str, range(10, 0, -1))) == {str(number): number for number in range(1, 11)}
     assert values() == {}
     with pytest.raises(HRMedSegError, match="cannot be called 'ignore'"):
         values("ignore")

@@ -14,10 +14,10 @@ from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset
 from PIL import Image
 
 from nnunet_hrmedseg.cli import main
+from nnunet_hrmedseg.promptable.image_names import below
 from nnunet_hrmedseg.promptable.networks import load_promptable
 from nnunet_hrmedseg.promptable.predictor import Predictor
 from nnunet_hrmedseg.promptable.prompts import Prompt
-from nnunet_hrmedseg.promptable.segment import _below
 from tests.promptable.tiny_sams import picture
 
 HEADER = "image,x0,y0,x1,y1,points,class\n"
@@ -99,6 +99,15 @@ def test_a_box(networks, image, tmp_path, capsys, files):
     assert read(tmp_path / "out" / "cell_overlay.jpg").shape == (70, 90, 3)
     said = capsys.readouterr().out
     assert "1 mask in" in said and "0 background, 1 object" in said and "Predicted IoU: " in said
+
+
+def test_a_box_outside_by_a_rounding_error_and_one_in_parts_of_the_image(networks, image, capsys):
+    assert segment(networks, image, "--box", "-0.2,0,90.000054,35", "-o", "rounded") == 0
+    assert "Boxes (x0,y0,x1,y1): 90 pixels wide, 35 high." in capsys.readouterr().out
+    assert segment(networks, image, "--box", "0,0,1,0.5", "--normalized", "-o", "parts") == 0
+    mask = expected(networks, image, [Prompt((0, 0, 90, 35))])
+    for folder in ("rounded", "parts"):
+        assert np.array_equal(read(f"{folder}/cell_mask.png"), mask)
 
 
 def test_points_belong_to_the_box_or_to_one_object(networks, image, tmp_path):
@@ -202,7 +211,7 @@ def test_a_folder(networks, folder, tmp_path, capsys):
     ],
 )
 def test_names_of_images_lead_below_their_folder_or_nowhere(name, windows, path):
-    assert _below(name, windows) == (None if path is None else PurePosixPath(path))
+    assert below(name, windows) == (None if path is None else PurePosixPath(path))
 
 
 def test_json_and_one_image_of_many(networks, folder, tmp_path):
@@ -223,6 +232,20 @@ def test_an_image_that_breaks_on_the_way(networks, folder, tmp_path, capsys):
     said = capsys.readouterr()
     assert "1 of 2 images could not be segmented: broken.png" in said.err and "1 mask in out" in said.out
     assert not list((tmp_path / "out").glob("broken*")) and (tmp_path / "out" / "c_mask.tif").exists()
+
+
+def test_color_of_12_bits_and_webp_give_the_masks_of_their_8_bits(networks, tmp_path):
+    pixels = picture(70, 90)
+    pixels.flat[:2] = 0, 255
+    low, high = np.percentile(pixels, (0.5, 99.5))
+    stretched = np.clip((pixels - low) * 255 / (high - low), 0, 255).round().astype(np.uint8)
+    tifffile.imwrite(tmp_path / "i.tif", pixels.astype(np.uint16) * 16, photometric="rgb")
+    Image.fromarray(stretched).save(tmp_path / "i.webp", lossless=True)
+    Image.fromarray(stretched).save(tmp_path / "i.png")
+    for name, folder in (("i.tif", "a"), ("i.webp", "b")):
+        assert segment(networks, tmp_path / name, "--box", "10,5,80,60", "-o", folder) == 0
+    mask, _ = alone(networks, tmp_path / "i.png", Prompt((10, 5, 80, 60)))
+    assert np.array_equal(read("a/i_mask.tif"), mask) and np.array_equal(read("b/i_mask.png"), mask)
 
 
 # ---- a data set ------------------------------------------------------------------------------------------------------
@@ -290,6 +313,26 @@ def test_nothing_stays_of_a_data_set_that_fails(networks, folder, tmp_path, monk
     assert not list((tmp_path / "raw").iterdir())
 
 
+@pytest.mark.parametrize("entry", [{"bbox": [1, 1, 9, 9]}, {"class": "wall"}])
+def test_an_image_whose_prompts_are_not_read_is_not_background(networks, folder, tmp_path, capsys, entry):
+    (tmp_path / "p.json").write_text(json.dumps([{"image": "a.png", "box": [1, 1, 9, 9]}, {"image": "c.tif", **entry}]))
+    assert segment(networks, folder, "--prompts", tmp_path / "p.json", "--dataset", "Dataset123_Cells") == 1
+    assert f"entry 2 has neither a box nor points, but {next(iter(entry))}" in capsys.readouterr().err
+    assert not (tmp_path / "raw").exists()
+
+
+def test_a_table_of_a_spreadsheet_and_the_classes_of_pandas(networks, folder, tmp_path, capsys):
+    """Semicolons, capitals, names without endings and in another folder, numbers as 10.0."""
+    table = "Image;X0;Y0;X1;Y1;Class\nimages\\a.png;10,0;5;80;60;10,0\nC:\\x\\c;5;5;40;30;2,0\n;;;;;\n"
+    (tmp_path / "table.csv").write_text(table, encoding="utf-16")
+    assert segment(networks, folder, "--prompts", tmp_path / "table.csv", "-o", "out") == 0
+    said = capsys.readouterr()
+    assert "2 masks in out: 0 background, 1 2, 2 10." in said.out and "Boxes (x0,y0,x1,y1): 35 to 70 pixels" in said.out
+    assert "taken instead" in said.err and "c.tif for C:" in said.err
+    assert np.array_equal(read("out/a_mask.png"), 2 * expected(networks, folder / "a.png", [Prompt((10, 5, 80, 60))]))
+    assert np.array_equal(read("out/c_mask.tif"), expected(networks, folder / "c.tif", [Prompt((5, 5, 40, 30))]))
+
+
 @pytest.mark.parametrize(
     "name, said",
     [
@@ -314,6 +357,11 @@ def test_names_of_data_sets(networks, folder, tmp_path, capsys, name, said):
         ([], "What is to be segmented"),
         (["--box", "0,0,91,70"], "cell.png: The box 0,0,91,70 reaches out of the image, which is 90 pixels wide"),
         (["--box", "50,5,20,60"], "empty or inverted"),
+        (["--box", "-5,0,20,20"], "The box -5,0,20,20 reaches out of the image"),
+        (["--box", "60,5,20,30"], "not width and height"),
+        (["--box", "0.1,0.1,0.5,0.9"], "within the first pixel of the image. Add --normalized"),
+        (["--box", "10,5,80,60", "--normalized"], "10,5,80,60 are not all between 0 and 1"),
+        (["--point", "20,30,0", "--point", "5,5,0"], "All points .20,30; 5,5. have label 0"),
         (["--point", "95,5,1"], "outside of the image"),
         (["--box", "0,0,9,9", "--box", "0,0,8,8", "--point", "1,1,1"], "not clear whose the points are"),
         (["--box", "0,0,9,9", "--prompts", "p.csv"], "--box and --point are for one image"),
@@ -350,6 +398,8 @@ def test_neither_sam_nor_encoder(networks, image, capsys):
         (["../cell.png,1,1,9,9,,"], "must be the path of an image below"),
         (["a.nii.gz,1,1,9,9,,"], "a.nii.gz is no image of a kind that is read here.*save the slices"),
         (["text.png,1,1,9,9,,"], "text.png: it is no image"),
+        (["stack.tif,1,1,9,9,,"], "stack.tif: it holds 3 pages of 50 x 40 pixels"),
+        (["a.heic,1,1,9,9,,"], "a.heic is no image of a kind that is read here"),
         (["a.png,1,1,9,9,,background"], "cannot be called 'background'"),
         (["a.png,1,1,9,9,,", "a.tif,1,1,9,9,,"], "would have the same name: a"),
     ],
@@ -357,6 +407,7 @@ def test_neither_sam_nor_encoder(networks, image, capsys):
 )
 def test_mistakes_in_a_folder(networks, folder, tmp_path, capsys, rows, said):
     (folder / "text.png").write_text("no image")
+    tifffile.imwrite(folder / "stack.tif", np.zeros((3, 40, 50), np.uint8), photometric="minisblack")
     Image.fromarray(picture(40, 50)).save(folder / "a.tif")
     assert segment(networks, folder, "--prompts", prompts(folder, *rows), "-o", "out") == 1
     assert re.search(said, capsys.readouterr().err)

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from nnunet_hrmedseg.architectures.lgvit import PATCH_SIZE
-from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.errors import HRMedSegError, one_line, some
+from nnunet_hrmedseg.file_kinds import recognized
 from nnunet_hrmedseg.files import json_object, sha256_of
 
 __all__ = [
@@ -23,7 +24,6 @@ __all__ = [
     "load_checkpoint",
     "names_in",
     "numbers_of_config",
-    "one_line",
     "refuse_unknown_options",
     "sha256_of",
 ]
@@ -43,6 +43,9 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
     """
     if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
         raise HRMedSegError(f"Loading {file} safely takes torch 2.6 or newer; this is torch {torch.__version__}.")
+    kind = recognized(file, text=True)
+    if kind is not None:
+        raise HRMedSegError(f"{file} is {kind}.")
     try:
         with torch.serialization.safe_globals(_numpy_numbers()):
             checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
@@ -141,8 +144,3 @@ def refuse_unknown_options(kind: str, options: Iterable[str], known: Iterable[st
     if unknown:
         has = ", ".join(known) or "none"
         raise HRMedSegError(f"A teacher of kind {kind} does not know {some(unknown)}. Its options: {has}.")
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of an error that says anything."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures import HRMedSeg
-from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.errors import HRMedSegError, one_line, some
 from nnunet_hrmedseg.files import json_object
 from nnunet_hrmedseg.nnunet_versions import build_network, find_trainer
 from nnunet_hrmedseg.plans.named_classes import check_named_classes
@@ -20,7 +20,6 @@ from nnunet_hrmedseg.pretraining.teachers.loading import (
     GRID,
     check_canvas,
     load_checkpoint,
-    one_line,
     refuse_unknown_options,
     sha256_of,
 )

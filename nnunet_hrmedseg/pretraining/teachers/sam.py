@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.errors import HRMedSegError, one_line, some
 from nnunet_hrmedseg.pretraining.teachers.loading import (
     check_canvas,
     fingerprint,
     load_checkpoint,
     names_in,
-    one_line,
     refuse_unknown_options,
     sha256_of,
 )
+from nnunet_hrmedseg.pretraining.teachers.sam_weights import sam_weights
 from nnunet_hrmedseg.pretraining.teachers.teacher import Teacher
 
 __all__ = ["SAMTeacher", "ViTArchitecture", "vit_architecture"]
@@ -80,7 +80,9 @@ class SAMTeacher(Teacher):
     """
 
     kind = "sam"
-    looks_like = "SAM's original checkpoint, a file ending in .pth, such as sam_vit_h_4b8939.pth"
+    looks_like = (
+        "a checkpoint of SAM under the names of its original files (.pth, .pt, .ckpt), such as sam_vit_h_4b8939.pth"
+    )
     fit = "pad"
     read_by_decoder = True
 
@@ -94,11 +96,13 @@ class SAMTeacher(Teacher):
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
-        return path.is_file() and path.suffix in (".pth", ".pt")
+        return path.is_file() and path.suffix in (".pth", ".pt", ".ckpt")
 
     @classmethod
     def load(cls, path: Path, *, canvas: tuple[int, int], **options: Any) -> SAMTeacher:
         """See Teacher. No options. Which SAM it is follows from the weights; the file may have any name.
+
+        Checkpoints of other trainings are unwrapped as by `sam_weights`.
 
         Raises:
             HRMedSegError: no SAM checkpoint, damaged, or a canvas that is no multiple of the patch size.
@@ -106,13 +110,10 @@ class SAMTeacher(Teacher):
         refuse_unknown_options(cls.kind, options)
         canvas = check_canvas(canvas)
         checkpoint = load_checkpoint(path)
-        if f"{PREFIX}patch_embed.proj.weight" not in checkpoint:
-            raise HRMedSegError(_what_else(path, checkpoint))
-        weights = {
-            name: weight
-            for name, weight in checkpoint.items()
-            if isinstance(name, str) and name.startswith(PREFIX) and isinstance(weight, Tensor)
-        }
+        state, note = sam_weights(path, checkpoint)
+        if f"{PREFIX}patch_embed.proj.weight" not in state:
+            raise HRMedSegError(_what_else(path, checkpoint, state))
+        weights = {name: weight for name, weight in state.items() if name.startswith(PREFIX)}
         try:
             architecture = vit_architecture({name: tuple(weight.shape) for name, weight in weights.items()})
         except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
@@ -124,8 +125,9 @@ class SAMTeacher(Teacher):
         except (RuntimeError, ValueError, TypeError, ZeroDivisionError) as error:
             raise HRMedSegError(f"{path} is damaged or not of SAM: {_all_lines(error)}") from error
         teacher = cls(path, network, architecture)
-        token = checkpoint.get(DECODER_TOKEN)
-        teacher.decoder_id = fingerprint(token) if isinstance(token, Tensor) else None
+        teacher.note = note
+        token = state.get(DECODER_TOKEN)
+        teacher.decoder_id = None if token is None else fingerprint(token)
         return teacher
 
     def to(self, device: torch.device) -> SAMTeacher:
@@ -225,13 +227,15 @@ def build_encoder(architecture: ViTArchitecture, weights: Mapping[str, Tensor]) 
     return network.eval().requires_grad_(False)
 
 
-def _what_else(path: Path, checkpoint: Mapping[str, Any]) -> str:
+def _what_else(path: Path, checkpoint: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
     """Why this is no SAM checkpoint, and what to do where it is one of the other kinds."""
     hint = ""
     if "network_weights" in checkpoint:
         hint = " It is a checkpoint of nnU-Net: give the model's folder instead, the one with plans.json in it."
     elif "image_encoder.trunk." in " ".join(names_in(checkpoint.get("model"))):
         hint = " It is SAM2 in Meta's own format: give a folder of it in the format of transformers instead."
+    elif any(name.startswith(PREFIX) for name in state):
+        hint = " Its image encoder is of another kind, as MobileSAM's, which cannot be a teacher."
     missing = f"{PREFIX}patch_embed.proj.weight"
     return f"{path} is no checkpoint of SAM: it has no {missing}, but {some(list(checkpoint))}.{hint}"
 

@@ -12,18 +12,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures.fine_levels import pack
-from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.errors import HRMedSegError, one_line, some
 from nnunet_hrmedseg.files import read_json
 from nnunet_hrmedseg.pretraining.teachers.loading import (
     GRID,
     check_canvas,
     fingerprint,
     numbers_of_config,
-    one_line,
     refuse_unknown_options,
     sha256_of,
 )
 from nnunet_hrmedseg.pretraining.teachers.teacher import Teacher
+from nnunet_hrmedseg.pretraining.teachers.weight_folder import WeightFolder, find_weights
 
 __all__ = ["SAM2Teacher"]
 
@@ -34,7 +34,7 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """SAM2's own normalisation, RGB in 0..1."""
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG = "config.json"
 
 
 class SAM2Teacher(Teacher):
@@ -53,8 +53,8 @@ class SAM2Teacher(Teacher):
     looks_like = "SAM2 or SAM2.1 in the format of transformers: a folder with config.json and model.safetensors"
     read_by_decoder = True
 
-    def __init__(self, folder: Path, network: Any) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, network: Any, weights: WeightFolder) -> None:
+        self.folder, self.weights = folder, weights
         self.network = network
         vision = network.config.vision_config
         self.channels = vision.fpn_hidden_size
@@ -72,7 +72,7 @@ class SAM2Teacher(Teacher):
 
     @classmethod
     def load(cls, path: Path, *, canvas: tuple[int, int], **options: Any) -> SAM2Teacher:
-        """See Teacher. No options. Reads config.json and model.safetensors of the folder and nothing else.
+        """See Teacher. No options. Reads config.json and the safetensors files of the folder and nothing else.
 
         Raises:
             HRMedSegError: transformers is missing; no SAM2 in this folder; weights missing or damaged.
@@ -80,11 +80,7 @@ class SAM2Teacher(Teacher):
         refuse_unknown_options(cls.kind, options)
         check_canvas(canvas)
         config = _read_config(path)
-        if not (path / WEIGHTS).is_file():
-            raise HRMedSegError(
-                f"{path} has no {WEIGHTS}. Only safetensors are read, because loading them executes nothing: download "
-                f"that file of the model, or save the model again with save_pretrained."
-            )
+        weights = find_weights(path)
         try:
             from transformers import Sam2Config, Sam2Model
         except ImportError as error:
@@ -98,17 +94,19 @@ class SAM2Teacher(Teacher):
                 config=Sam2Config.from_dict(numbers_of_config({k: v for k, v in config.items() if k != "model_type"})),
                 local_files_only=True,
                 use_safetensors=True,
+                variant=weights.variant,
                 dtype=torch.float32,
                 output_loading_info=True,
             )
         except Exception as error:  # transformers and safetensors raise errors of many kinds for a damaged folder
             raise HRMedSegError(
-                f"{path} is damaged, or {CONFIG} does not fit {WEIGHTS} ({one_line(error)}). Copy or download it again."
+                f"{path} is damaged, or {CONFIG} does not fit {weights.name} ({one_line(error)}). Copy or download it "
+                f"again."
             ) from error
         network, report = loaded
         if report["missing_keys"]:
-            raise HRMedSegError(f"{path / WEIGHTS} lacks weights of SAM2: {some(sorted(report['missing_keys']))}.")
-        teacher = cls(path, network.eval().requires_grad_(False))
+            raise HRMedSegError(f"{path / weights.name} lacks weights of SAM2: {some(sorted(report['missing_keys']))}.")
+        teacher = cls(path, network.eval().requires_grad_(False), weights)
         teacher.decoder_id = fingerprint(network.mask_decoder.iou_token.weight)
         return teacher
 
@@ -150,8 +148,8 @@ class SAM2Teacher(Teacher):
         return {
             "kind": self.kind,
             "name": f"SAM2 ({self.folder.resolve().name})",
-            "file": f"{self.folder.resolve().name}/{WEIGHTS}",
-            "sha256": sha256_of(self.folder / WEIGHTS),
+            "file": f"{self.folder.resolve().name}/{self.weights.name}",
+            "sha256": sha256_of(*self.weights.files),
             "licence": _licence(self.folder),
             "parameters": parameters,
             "embedding": f"1/16 level with no_memory_embedding, {self.channels} channels"

@@ -29,6 +29,7 @@ class Teacher(ABC):
             channel standardised, through a linear map that is thrown away afterwards.
         fit: how its own predictor puts images on the canvas, a word of `pretraining.fitting`.
         decoder_id: of that decoder; the same in all files that hold the same one.
+        note: what the user should know about how its file was read; empty if nothing.
         fine_channels: widths of the levels at 1/4 and 1/8 that the decoder reads as well, once `give_all_levels` was
             called.
     """
@@ -39,6 +40,7 @@ class Teacher(ABC):
     channels: int
     read_by_decoder: bool = False
     decoder_id: str | None = None
+    note: str = ""
     fine_channels: tuple[int, ...] = ()
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -14,8 +15,11 @@ from typing import Any
 from nnunet_hrmedseg.errors import HRMedSegError
 
 __all__ = [
+    "check_output_folder",
     "finite",
+    "is_about_the_disk",
     "json_object",
+    "kept_if_not_written",
     "output_folder",
     "put_folder",
     "read_json",
@@ -25,27 +29,82 @@ __all__ = [
 ]
 
 
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+SAID_BY_TORCH = ("inline_container", "PytorchStreamWriter", "iostream error")
+"""In the messages of the RuntimeErrors that torch.save raises in place of an OSError."""
+
+
+def is_about_the_disk(error: OSError) -> bool:
+    """Return whether the disk is full, or a file or folder may not be read or written."""
+    return error.errno in DISK_ERRORS
+
+
+@contextmanager
+def kept_if_not_written(place: Path, advice: str = "Make room, or give another place.") -> Iterator[None]:
+    """Turn a failed write within this context into an error with advice; what is written there leaves `place` whole.
+
+    Args:
+        place: file or folder that is replaced as a whole, or not at all.
+        advice: for the message.
+
+    Raises:
+        HRMedSegError: for an OSError, and for the RuntimeError that torch.save raises instead.
+    """
+    try:
+        yield
+    except HRMedSegError:
+        raise
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError):
+            reason = str(error)
+        elif any(part in str(error) for part in SAID_BY_TORCH):
+            reason = f"torch could not write all of it: {error}"
+        else:
+            raise
+        raise HRMedSegError(
+            f"{place} could not be written ({reason}); what was there before is untouched. Is the disk full? {advice}"
+        ) from error
+
+
+def check_output_folder(path: Path) -> Path:
+    """Check, without making it, that a folder can be made at `path` and written to. Returns `path`.
+
+    Raises:
+        HRMedSegError: as `output_folder`.
+    """
+    # os.path, as Path.is_file raises where a folder above may not be looked into
+    nearest = next(place for place in (path.absolute(), *path.absolute().parents) if os.path.lexists(place))
+    if not os.path.isdir(nearest):
+        what = "is a file" if os.path.isfile(nearest) else "is not a folder"
+        if nearest == path.absolute():
+            raise HRMedSegError(f"{path} {what}; a folder is needed to write to. Give another place.")
+        raise HRMedSegError(f"{path} cannot be made: {nearest} {what}. Give another place.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        if nearest == path.absolute():
+            raise HRMedSegError(
+                f"Nothing can be written to the folder {path}: permit it (write access), or give another."
+            )
+        raise HRMedSegError(
+            f"The folder {path} cannot be made: nothing can be written to {nearest}. Permit it (write access), or give "
+            f"another place."
+        )
+    return path
+
+
 def output_folder(path: Path) -> Path:
-    """The folder that a command was told to write to; made if it is not there. Returns `path`.
+    """Make the folder that a command was told to write to, if it is not there. Returns `path`.
 
     Raises:
         HRMedSegError: it is a file or below one, it cannot be made, or nothing can be written to it.
     """
+    check_output_folder(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        # os.path, as Path.is_file raises where a folder above may not be looked into
-        file = next((place for place in (path, *path.parents) if os.path.isfile(place)), None)
-        if file == path:
-            raise HRMedSegError(f"{path} is a file; a folder is needed to write to. Give another place.") from error
-        if file is not None:
-            raise HRMedSegError(f"{path} cannot be made: {file} is a file. Give another place.") from error
         raise HRMedSegError(
             f"The folder {path} cannot be made ({error.strerror}). Give another place, or see to it that this one can "
             f"be written to."
         ) from error
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise HRMedSegError(f"Nothing can be written to the folder {path}: permit it (write access), or give another.")
     return path
 
 

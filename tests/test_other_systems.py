@@ -4,8 +4,7 @@ import os
 import sys
 from types import SimpleNamespace
 
-from nnunet_hrmedseg import machine
-from nnunet_hrmedseg.comparison import train
+from nnunet_hrmedseg import child_processes, machine
 
 
 def test_free_memory(monkeypatch, tmp_path):
@@ -31,8 +30,8 @@ def test_usable_cores(monkeypatch):
 
 
 def test_a_training_is_ended_without_process_groups(monkeypatch):
-    monkeypatch.setattr(train, "sys", SimpleNamespace(platform="win32"))
+    monkeypatch.setattr(child_processes, "sys", SimpleNamespace(platform="win32"))
     monkeypatch.delattr(os, "killpg", raising=False)
     killed = []
-    train._end(SimpleNamespace(kill=lambda: killed.append(True)))
+    child_processes.end_group(SimpleNamespace(kill=lambda: killed.append(True)))
     assert killed == [True]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from argparse import ArgumentTypeError
+from math import isfinite
 
-__all__ = ["not_negative_int", "positive_int"]
+__all__ = ["fold", "not_negative_float", "not_negative_int", "positive_float", "positive_int"]
 
 
 def positive_int(text: str) -> int:
@@ -19,3 +20,24 @@ def not_negative_int(text: str) -> int:
     if value < 0:
         raise ArgumentTypeError(f"{value} is negative")
     return value
+
+
+def positive_float(text: str) -> float:
+    value = float(text)
+    if not (isfinite(value) and value > 0):
+        raise ArgumentTypeError(f"{value:g} is not a positive number")
+    return value
+
+
+def not_negative_float(text: str) -> float:
+    value = float(text)
+    if not (isfinite(value) and value >= 0):
+        raise ArgumentTypeError(f"{value:g} is not a number from 0 on")
+    return value
+
+
+def fold(text: str) -> str:
+    """Return nnU-Net's name of a fold: "0", "1", ... or "all"."""
+    if text != "all" and not text.isdecimal():
+        raise ArgumentTypeError(f"{text!r} is not a fold: 0, 1, ... or all")
+    return text if text == "all" else str(int(text))

@@ -27,10 +27,11 @@ def not_used(folder: Path, used: Collection[Path], known: Sequence[str] = ()) ->
 
     Args:
         used: paths of files, made from `folder` as it is given here.
-        known: names of files that need no word.
+        known: names, or ends of names, of files that need not be named.
     """
     files = set(used)
-    others = [entry for entry in sorted(folder.iterdir()) if entry not in files and entry.name not in known]
+    there = [entry for entry in sorted(folder.iterdir()) if entry not in files]
+    others = [entry for entry in there if not entry.name.endswith(tuple(known))]
     return [f"{entry.name}/" if entry.is_dir() else entry.name for entry in others]
 
 

@@ -14,7 +14,7 @@ from nnunet_hrmedseg.comparison.arguments import add_compare_arguments
 from nnunet_hrmedseg.demo.arguments import add_demo_arguments
 from nnunet_hrmedseg.deployment.arguments import add_export_arguments, add_predict_onnx_arguments
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.files import is_about_the_disk
+from nnunet_hrmedseg.files import is_about_the_disk, remedy
 from nnunet_hrmedseg.pretraining.arguments import add_distill_arguments, add_pretrain_arguments
 from nnunet_hrmedseg.promptable.arguments import add_segment_arguments, add_zeroshot_arguments
 
@@ -63,7 +63,7 @@ def _run(args: argparse.Namespace) -> int:
     except OSError as error:
         if not is_about_the_disk(error):
             raise
-        message, status = f"{error}. Free some space, permit access, or give another place.", 1
+        message, status = f"{error}. {remedy(error)}, or give another place.", 1
     except KeyboardInterrupt:
         if sys.stderr.isatty():
             print(file=sys.stderr)  # the cursor is behind ^C, or behind a progress bar

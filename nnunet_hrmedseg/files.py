@@ -23,29 +23,37 @@ __all__ = [
     "output_folder",
     "put_folder",
     "read_json",
+    "remedy",
     "replacing",
     "spreadsheet_text",
     "write_atomically",
 ]
 
 
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+FULL = {errno.ENOSPC, errno.EDQUOT}
+FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 SAID_BY_TORCH = ("inline_container", "PytorchStreamWriter", "iostream error")
 """In the messages of the RuntimeErrors that torch.save raises in place of an OSError."""
 
 
 def is_about_the_disk(error: OSError) -> bool:
     """Return whether the disk is full, or a file or folder may not be read or written."""
-    return error.errno in DISK_ERRORS
+    return error.errno in FULL | FORBIDDEN
+
+
+def remedy(error: Exception) -> str:
+    """Return the beginning of a sentence on what to do about a failed write."""
+    forbidden = isinstance(error, OSError) and error.errno in FORBIDDEN
+    return "Permit writing there" if forbidden else "Make room on the disk"
 
 
 @contextmanager
-def kept_if_not_written(place: Path, advice: str = "Make room, or give another place.") -> Iterator[None]:
+def kept_if_not_written(place: Path, then: str = "or give another place.") -> Iterator[None]:
     """Turn a failed write within this context into an error with advice; what is written there leaves `place` whole.
 
     Args:
         place: file or folder that is replaced as a whole, or not at all.
-        advice: for the message.
+        then: what to do beside making room, for the message.
 
     Raises:
         HRMedSegError: for an OSError, and for the RuntimeError that torch.save raises instead.
@@ -55,14 +63,13 @@ def kept_if_not_written(place: Path, advice: str = "Make room, or give another p
     except HRMedSegError:
         raise
     except (OSError, RuntimeError) as error:
-        if isinstance(error, OSError):
-            reason = str(error)
-        elif any(part in str(error) for part in SAID_BY_TORCH):
-            reason = f"torch could not write all of it: {error}"
-        else:
-            raise
+        reason = str(error)
+        if not isinstance(error, OSError):
+            if not any(part in reason for part in SAID_BY_TORCH):
+                raise
+            reason = f"torch could not write all of it, as on a full disk: {reason}"
         raise HRMedSegError(
-            f"{place} could not be written ({reason}); what was there before is untouched. Is the disk full? {advice}"
+            f"{place} could not be written ({reason}); what was there before is untouched. {remedy(error)}, {then}"
         ) from error
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nnunet_hrmedseg.errors import some
+from nnunet_hrmedseg.file_names import printable
 
-__all__ = ["is_hidden", "not_used", "skipped_in"]
+__all__ = ["OF_NNUNET", "SHOWN", "is_hidden", "not_used", "skipped_in"]
 
 SHOWN = 10
+"""Names in a sentence; the rest is counted."""
 OF_NNUNET = (
     *("dataset.json", "plans.json", "dataset_fingerprint.json", "predict_from_raw_data_args.json", "summary.json"),
     *("postprocessing.json", "postprocessing.pkl", "splits_final.json"),
@@ -22,17 +25,17 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".")
 
 
-def not_used(folder: Path, used: Collection[Path], known: Sequence[str] = ()) -> list[str]:
-    """Return the names of what is in a folder, but not in `used`, nor one of `known`; folders with a slash.
+def not_used(folder: Path, used: Iterable[Path | str], known: Sequence[str] = ()) -> list[str]:
+    """Return the names of what is in a folder, but neither in `used` nor in `known`, in order; folders with a slash.
 
     Args:
-        used: paths of files, made from `folder` as it is given here.
+        used: paths of files, in this folder or elsewhere.
         known: names, or ends of names, of files that need not be named.
     """
-    files = set(used)
-    there = [entry for entry in sorted(folder.iterdir()) if entry not in files]
+    files = set(map(os.path.realpath, used))
+    there = [entry for entry in sorted(folder.iterdir()) if os.path.realpath(entry) not in files]
     others = [entry for entry in there if not entry.name.endswith(tuple(known))]
-    return [f"{entry.name}/" if entry.is_dir() else entry.name for entry in others]
+    return [printable(entry.name) + "/" * entry.is_dir() for entry in others]
 
 
 def skipped_in(folder: Path, names: Sequence[str]) -> list[str]:

@@ -170,8 +170,8 @@ def test_a_failed_write_is_an_error_with_advice(tmp_path):
     with pytest.raises(HRMedSegError, match=r"b.json could not be written \(.*No space left.*untouched.*Make room"):
         with kept_if_not_written(tmp_path / "b.json"):
             raise error
-    with pytest.raises(HRMedSegError, match=r"untouched.*Then repeat the command\."):
-        with kept_if_not_written(tmp_path, "Then repeat the command."):
+    with pytest.raises(HRMedSegError, match=r"untouched.*Make room on the disk, and repeat it\.$"):
+        with kept_if_not_written(tmp_path, "and repeat it."):
             raise error
 
 
@@ -181,6 +181,12 @@ def test_a_full_disk_under_torch_is_recognized(numbers):
     with pytest.raises(HRMedSegError, match=r"could not be written \(torch could not write all of it"):
         with kept_if_not_written(Path("checkpoint.pth")):
             torch.save({"weights": torch.zeros(numbers)}, "/dev/full")
+
+
+def test_a_forbidden_write_is_not_taken_for_a_full_disk(tmp_path):
+    with pytest.raises(HRMedSegError, match=r"untouched\. Permit writing there, or give another place\.$"):
+        with kept_if_not_written(tmp_path / "b.json"):
+            raise PermissionError(errno.EACCES, "Permission denied")
 
 
 def test_other_errors_stay_what_they_are(tmp_path):

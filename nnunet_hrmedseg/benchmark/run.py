@@ -83,7 +83,7 @@ def benchmark(args: argparse.Namespace) -> int:
         for classes in args.classes:
             content["rows"] += _measure(names, size, classes, device, args)
             try:
-                with kept_if_not_written(file, "Make room, and repeat the command."):
+                with kept_if_not_written(file, "and repeat the command."):
                     write_atomically(file, (json.dumps(content, indent=1) + "\n").encode())
             except HRMedSegError:
                 print(table(content))  # at least to be read: it may have taken an hour

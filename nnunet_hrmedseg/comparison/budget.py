@@ -30,7 +30,7 @@ FIRST_ITERATIONS = 2  # in the first epoch, when the speed is not known
 MOST_GROWTH = 10  # from the longest epoch so far to the next: a few batches may all have waited in a queue
 VALIDATION_SHARE = 5  # training iterations to one validation iteration, at least
 VALIDATION_TIME = 1 / 3  # of a validation iteration, in training iterations: no backward pass
-CONTINUE = "Make room, and repeat the command: the training continues from its last checkpoint."
+CONTINUE = "and repeat the command: the training continues from its last checkpoint."
 CHECKPOINTS = 20  # in a training, at least: what a kill can cost
 
 

@@ -266,7 +266,7 @@ def test_shards_are_read_where_they_are(tmp_path, tar_format):
     found = find_images([tmp_path])
     assert names(found, tmp_path) == ["sa_000000.tar!sa_333.jpg", "sa_000001.tar!sa_1.jpg", "sa_000001.tar!sa_22.jpg"]
     assert names(find_images([tmp_path / "other.tar"]), tmp_path) == ["other.tar!sa_4.jpg"]
-    assert found.faults == []
+    assert found.faults == [f"{tmp_path}: 1 other files are skipped: other.tar"]
     for index, number in enumerate((333, 1, 22)):
         expected = Image.open(io.BytesIO(encoded(picture(number)))).resize(CANVAS[::-1], Image.Resampling.BILINEAR)
         _, image, _ = CanvasImages(found, CANVAS)[index]

@@ -16,6 +16,7 @@ from nnunet_hrmedseg import shell
 from nnunet_hrmedseg.child_processes import run_in_group
 from nnunet_hrmedseg.demo.dataset import DATASET_ID, DATASET_NAME, build_dataset
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.files import output_folder
 from nnunet_hrmedseg.machine import choose_device
 
 __all__ = ["run_demo"]
@@ -81,7 +82,7 @@ def _own_folder(folder: Path, overwrite: bool) -> Path:
         if not overwrite:
             raise HRMedSegError(f"{folder} holds an earlier demo: add --overwrite, or name another folder with -o.")
         shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    output_folder(folder)
     (folder / _MARK).touch()
     return folder
 

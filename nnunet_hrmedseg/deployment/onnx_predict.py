@@ -26,7 +26,7 @@ from nnunet_hrmedseg.deployment.normalization import normalize
 from nnunet_hrmedseg.deployment.resizing import resize_to_canvas, resized_strips
 from nnunet_hrmedseg.deployment.sidecar import Sidecar
 from nnunet_hrmedseg.errors import HRMedSegError, size, some
-from nnunet_hrmedseg.files import check_output_folder, is_about_the_disk, output_folder
+from nnunet_hrmedseg.files import check_output_folder, is_about_the_disk, kept_if_not_written, output_folder
 from nnunet_hrmedseg.image_check import check_image
 
 __all__ = ["OnnxModel", "open_session", "predict_onnx"]
@@ -60,8 +60,9 @@ def predict_onnx(args: argparse.Namespace) -> int:
         try:
             done = str(predict_case(model, case, output, save_probabilities=args.save_probabilities))
         except Exception as error:  # one case must not cost all others
-            if isinstance(error, OSError) and is_about_the_disk(error):  # but all others would fail as this one
-                raise
+            if isinstance(error, OSError) and is_about_the_disk(error):  # all others would fail as this one
+                with kept_if_not_written(_label_map(case, output, sidecar)):
+                    raise
             kind = "" if isinstance(error, HRMedSegError) else f" ({type(error).__name__})"
             print(f"{number}/{len(cases)} {case.name} FAILED: {error}{kind}", file=sys.stderr)
             failed.append(case.name)

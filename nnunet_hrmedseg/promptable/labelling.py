@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.files import check_output_folder
 from nnunet_hrmedseg.pretraining.stored_images import FORMATS, large_images_allowed
 
 __all__ = ["NewDataset"]
@@ -37,6 +38,7 @@ class NewDataset:
             raise HRMedSegError("The environment variable nnUNet_raw is not set: that is where data sets are.")
         if not re.fullmatch(r"Dataset\d{3}_[A-Za-z0-9_-]+", name):
             raise HRMedSegError(f"{name!r} is no name of a data set: nnU-Net's are like Dataset123_Nuclei.")
+        check_output_folder(Path(raw))
         others = (os.environ.get(variable) for variable in ("nnUNet_preprocessed", "nnUNet_results"))
         folders = [Path(folder) for folder in (raw, *others) if folder]
         taken = [str(path) for folder in folders for path in sorted(folder.glob(f"{name[:10]}_*"))]

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.files import spreadsheet_text, write_atomically
+from nnunet_hrmedseg.files import check_output_folder, kept_if_not_written, spreadsheet_text, write_atomically
 from nnunet_hrmedseg.pretraining.processes import processes
 from nnunet_hrmedseg.pretraining.stored_images import FORMATS, SUFFIXES, ImageFile, large_images_allowed, reason
 from nnunet_hrmedseg.promptable.label_maps import Objects, class_values, find_objects
@@ -25,6 +25,7 @@ from nnunet_hrmedseg.promptable.networks import load_promptable
 from nnunet_hrmedseg.promptable.overlay import draw_overlay
 from nnunet_hrmedseg.promptable.predictor import Predictor
 from nnunet_hrmedseg.promptable.prompts import Prompt, read_prompts
+from nnunet_hrmedseg.skipped import not_used, skipped_in
 
 __all__ = ["segment"]
 
@@ -56,9 +57,13 @@ def segment(args: argparse.Namespace) -> int:
         HRMedSegError: whatever the user can mend.
     """
     jobs = _jobs(args)
+    output = Path(args.output)
+    if not args.dataset:
+        _check_output(jobs, output, args)
+    for sentence in _skipped(jobs, args):
+        print(sentence)
     classes = class_values(prompt for job in jobs for prompt in job.prompts)
     grey = _check_prompts(jobs)
-    output = Path(args.output)
     if args.dataset:
         if args.instances:
             raise HRMedSegError("--instances does not go with --dataset: nnU-Net learns classes.")
@@ -66,8 +71,6 @@ def segment(args: argparse.Namespace) -> int:
             raise HRMedSegError(f"{args.prompts} has no object in any image: there is nothing to learn.")
         _check_unique([job.case for job in jobs])
         dataset = NewDataset(args.dataset, classes, grey=grey)
-    else:
-        _check_output(jobs, output, args)
     with processes(args.device) as group, ExitStack() as stack:
         predictor = Predictor(load_promptable(args.encoder, args.sam), group.device, args.prompts_at_once)
         if args.dataset:
@@ -76,7 +79,8 @@ def segment(args: argparse.Namespace) -> int:
 
         def write(job: Job, image: Image.Image, objects: Objects) -> None:
             if args.dataset:
-                dataset.add(job.case, job.file, image, objects.label_map())
+                with kept_if_not_written(dataset.folder, "and repeat the command."):
+                    dataset.add(job.case, job.file, image, objects.label_map())
             else:
                 _write_image(_mask_file(job, output, args), Image.fromarray(objects.label_map(args.instances)))
             if not args.no_overlay:
@@ -90,7 +94,8 @@ def segment(args: argparse.Namespace) -> int:
         count = len(jobs) - len(faults)
         print(f"{count} mask{'s' * (count != 1)} in {folder}: {', '.join(['0 background', *meaning])}.")
         if _has_scores_file(args):
-            write_atomically(folder / SCORES, _as_csv(scores).encode())
+            with kept_if_not_written(folder / SCORES):
+                write_atomically(folder / SCORES, _as_csv(scores).encode())
         else:
             print("Predicted IoU: " + ", ".join(score for *_, score, _ in scores))
         if args.dataset:
@@ -136,6 +141,17 @@ def _jobs(args: argparse.Namespace) -> list[Job]:
     if missing:
         raise HRMedSegError(f"{args.prompts} names images that are not there: {some(missing)}.")
     return jobs
+
+
+def _skipped(jobs: list[Job], args: argparse.Namespace) -> list[str]:
+    """Return sentences on what lies beside the images of a folder, and has no prompts."""
+    top = Path(args.image)
+    if not top.is_dir():
+        return []
+    folders = {top, *(place for job in jobs for place in job.file.parents if place.is_relative_to(top))}
+    used = [args.prompts, *(job.file for job in jobs), *folders]
+    sentences = (skipped_in(folder, not_used(folder, used)) for folder in sorted(folders))
+    return [sentence for of_folder in sentences for sentence in of_folder]
 
 
 def _below(name: str, windows: bool = os.name == "nt") -> PurePosixPath | None:
@@ -257,6 +273,11 @@ def _check_output(jobs: list[Job], output: Path, args: argparse.Namespace) -> No
     files = [_mask_file(job, output, args) for job in jobs]
     files += [] if args.no_overlay else [_overlay_file(job, output) for job in jobs]
     files += [output / SCORES] if _has_scores_file(args) else []
+    for folder in sorted({file.parent for file in files}):
+        check_output_folder(folder)
+    in_the_way = [str(file) for file in files if file.is_dir()]
+    if in_the_way:
+        raise HRMedSegError(f"{some(in_the_way)}: a file is to be written there, and it is a folder. Give -o another.")
     inputs = {job.file.resolve() for job in jobs}
     hit = [str(file) for file in files if file.resolve() in inputs]
     if hit:
@@ -276,5 +297,6 @@ def _write_image(file: Path, image: Image.Image) -> None:
     content = io.BytesIO()
     formats = {".jpg": "JPEG", ".bmp": "BMP", ".png": "PNG"}
     image.save(content, formats.get(file.suffix, "TIFF"), **({"quality": 90} if file.suffix == ".jpg" else {}))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, content.getvalue())
+    with kept_if_not_written(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, content.getvalue())

@@ -24,7 +24,13 @@ from tqdm import tqdm
 
 from nnunet_hrmedseg.comparison.measures import Task, surface_measures_are_there
 from nnunet_hrmedseg.errors import HRMedSegError, size, some
-from nnunet_hrmedseg.files import check_output_folder, output_folder, spreadsheet_text, write_atomically
+from nnunet_hrmedseg.files import (
+    check_output_folder,
+    kept_if_not_written,
+    output_folder,
+    spreadsheet_text,
+    write_atomically,
+)
 from nnunet_hrmedseg.plans.raw_cases import RawCase, find_raw_cases, read_dataset_json, skipped_in_raw_dataset
 from nnunet_hrmedseg.pretraining.image_sources import raw_reader, resolved_source
 from nnunet_hrmedseg.pretraining.processes import processes
@@ -99,7 +105,8 @@ def zeroshot(args: argparse.Namespace) -> int:
         raise HRMedSegError(f"There is no foreground in the labels of {folder}: nothing to draw boxes around.")
     means = {name: _means(rows, name, list(task.classes)) for name in predictors}
     print(_table(means, len(cases), task.unit))
-    write_atomically(output / "cases.csv", _as_csv(rows).encode())
+    with kept_if_not_written(output / "cases.csv"):
+        write_atomically(output / "cases.csv", _as_csv(rows).encode())
     summary = {
         "dataset": folder.name,
         "split": "Ts" if args.test else "Tr",
@@ -113,7 +120,8 @@ def zeroshot(args: argparse.Namespace) -> int:
         "unit": task.unit,
         "means": means,
     }
-    write_atomically(output / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+    with kept_if_not_written(output / "summary.json"):
+        write_atomically(output / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     print(f"Wrote {output / 'cases.csv'} and summary.json beside it.")
     return 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentTypeError
 from math import isfinite
 
-__all__ = ["fold", "not_negative_float", "not_negative_int", "positive_float", "positive_int"]
+__all__ = ["fold", "not_negative_float", "not_negative_int", "positive_float", "positive_int", "probability"]
 
 
 def positive_int(text: str) -> int:
@@ -33,6 +33,13 @@ def not_negative_float(text: str) -> float:
     value = float(text)
     if not (isfinite(value) and value >= 0):
         raise ArgumentTypeError(f"{value:g} is not a number from 0 on")
+    return value
+
+
+def probability(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ArgumentTypeError(f"{value:g} is not between 0 and 1")
     return value
 
 

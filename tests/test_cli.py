@@ -64,9 +64,13 @@ def test_help_says_what_a_command_does_and_what_it_requires(command):
 
 
 @pytest.mark.parametrize("command", LEAST)
-def test_help_describes_every_option(command):
+def test_help_describes_every_option_and_its_default(command):
     for action in _sub_parsers()[command]._actions:
-        assert action.help and len(action.help.split()) > 1, action.option_strings
+        text = action.help or ""
+        assert len(text.partition("[")[0].split()) > 1, action.option_strings  # a description before the default
+        if action.default not in (None, False, True, [], argparse.SUPPRESS):
+            assert "[default" in text, action.option_strings
+        assert "best there is" not in text
 
 
 # ---- ctrl-C ----------------------------------------------------------------------------------------------------------

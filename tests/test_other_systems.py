@@ -4,7 +4,11 @@ import os
 import sys
 from types import SimpleNamespace
 
+import pytest
+import torch
+
 from nnunet_hrmedseg import child_processes, machine
+from nnunet_hrmedseg.errors import HRMedSegError
 
 
 def test_free_memory(monkeypatch, tmp_path):
@@ -35,3 +39,19 @@ def test_a_training_is_ended_without_process_groups(monkeypatch):
     killed = []
     child_processes.end_group(SimpleNamespace(kill=lambda: killed.append(True)))
     assert killed == [True]
+
+
+@pytest.mark.parametrize(
+    "there, chosen", [(("cuda", "mps"), "cuda"), (("cuda",), "cuda"), (("mps",), "mps"), ((), "cpu")]
+)
+def test_the_device_is_the_first_that_is_there(monkeypatch, there, chosen):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in there)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in there)
+    assert machine.choose_device() == chosen
+    assert machine.choose_device("cpu") == "cpu"
+    for device in ("cuda", "mps"):
+        if device in there:
+            assert machine.choose_device(device) == device
+        else:
+            with pytest.raises(HRMedSegError, match=f"finds no {device} device here. Leave -device out"):
+                machine.choose_device(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -16,11 +17,15 @@ from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.file_kinds import recognized
 
 __all__ = [
+    "check_output_folder",
     "finite",
+    "is_about_the_disk",
     "json_object",
+    "kept_if_not_written",
     "output_folder",
     "put_folder",
     "read_json",
+    "remedy",
     "replacing",
     "sha256_of",
     "spreadsheet_text",
@@ -28,27 +33,88 @@ __all__ = [
 ]
 
 
+FULL = {errno.ENOSPC, errno.EDQUOT}
+FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+SAID_BY_TORCH = ("inline_container", "PytorchStreamWriter", "iostream error")
+"""In the messages of the RuntimeErrors that torch.save raises in place of an OSError."""
+
+
+def is_about_the_disk(error: OSError) -> bool:
+    """Return whether the disk is full, or a file or folder may not be read or written."""
+    return error.errno in FULL | FORBIDDEN
+
+
+def remedy(error: Exception) -> str:
+    """Return the beginning of a sentence on what to do about a failed write."""
+    forbidden = isinstance(error, OSError) and error.errno in FORBIDDEN
+    return "Permit writing there" if forbidden else "Make room on the disk"
+
+
+@contextmanager
+def kept_if_not_written(place: Path, then: str = "or give another place.") -> Iterator[None]:
+    """Turn a failed write within this context into an error with advice; what is written there leaves `place` whole.
+
+    Args:
+        place: file or folder that is replaced as a whole, or not at all.
+        then: what to do beside making room, for the message.
+
+    Raises:
+        HRMedSegError: for an OSError, and for the RuntimeError that torch.save raises instead.
+    """
+    try:
+        yield
+    except HRMedSegError:
+        raise
+    except (OSError, RuntimeError) as error:
+        reason = str(error)
+        if not isinstance(error, OSError):
+            if not any(part in reason for part in SAID_BY_TORCH):
+                raise
+            reason = f"torch could not write all of it, as on a full disk: {reason}"
+        raise HRMedSegError(
+            f"{place} could not be written ({reason}); what was there before is untouched. {remedy(error)}, {then}"
+        ) from error
+
+
+def check_output_folder(path: Path) -> Path:
+    """Check, without making it, that a folder can be made at `path` and written to. Returns `path`.
+
+    Raises:
+        HRMedSegError: as `output_folder`.
+    """
+    # os.path, as Path.is_file raises where a folder above may not be looked into
+    nearest = next(place for place in (path.absolute(), *path.absolute().parents) if os.path.lexists(place))
+    if not os.path.isdir(nearest):
+        what = "is a file" if os.path.isfile(nearest) else "is not a folder"
+        if nearest == path.absolute():
+            raise HRMedSegError(f"{path} {what}; a folder is needed to write to. Give another place.")
+        raise HRMedSegError(f"{path} cannot be made: {nearest} {what}. Give another place.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        if nearest == path.absolute():
+            raise HRMedSegError(
+                f"Nothing can be written to the folder {path}: permit it (write access), or give another."
+            )
+        raise HRMedSegError(
+            f"The folder {path} cannot be made: nothing can be written to {nearest}. Permit it (write access), or give "
+            f"another place."
+        )
+    return path
+
+
 def output_folder(path: Path) -> Path:
-    """The folder that a command was told to write to; made if it is not there. Returns `path`.
+    """Make the folder that a command was told to write to, if it is not there. Returns `path`.
 
     Raises:
         HRMedSegError: it is a file or below one, it cannot be made, or nothing can be written to it.
     """
+    check_output_folder(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        # os.path, as Path.is_file raises where a folder above may not be looked into
-        file = next((place for place in (path, *path.parents) if os.path.isfile(place)), None)
-        if file == path:
-            raise HRMedSegError(f"{path} is a file; a folder is needed to write to. Give another place.") from error
-        if file is not None:
-            raise HRMedSegError(f"{path} cannot be made: {file} is a file. Give another place.") from error
         raise HRMedSegError(
             f"The folder {path} cannot be made ({error.strerror}). Give another place, or see to it that this one can "
             f"be written to."
         ) from error
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise HRMedSegError(f"Nothing can be written to the folder {path}: permit it (write access), or give another.")
     return path
 
 

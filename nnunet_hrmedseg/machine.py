@@ -1,4 +1,4 @@
-"""The machine that something was measured on."""
+"""The machine: what it computes on, and what something was measured on. Imports torch only where it is asked."""
 
 from __future__ import annotations
 
@@ -6,9 +6,30 @@ import os
 import platform
 from pathlib import Path
 
-__all__ = ["free_memory", "processor_name", "usable_cores"]
+from nnunet_hrmedseg.errors import HRMedSegError
+
+__all__ = ["choose_device", "free_memory", "processor_name", "usable_cores"]
 
 MEMORY_INFORMATION = Path("/proc/meminfo")
+
+
+def choose_device(wanted: str | None = None) -> str:
+    """Return the device to compute on: `wanted`, or else the first that is there of cuda, mps and cpu.
+
+    Raises:
+        HRMedSegError: torch does not find the device that is wanted.
+    """
+    import torch
+
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted is None:
+        return next(name for name, there in available.items() if there)
+    if not available[wanted]:
+        raise HRMedSegError(
+            f"PyTorch {torch.__version__} finds no {wanted} device here. Leave -device out to take what there is "
+            f"({', '.join(name for name, there in available.items() if there)}), or install a PyTorch made for it."
+        )
+    return wanted
 
 
 def processor_name() -> str:

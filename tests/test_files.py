@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.files import output_folder, put_folder, replacing, write_atomically
+from nnunet_hrmedseg.files import (
+    check_output_folder,
+    is_about_the_disk,
+    kept_if_not_written,
+    output_folder,
+    put_folder,
+    replacing,
+    write_atomically,
+)
 
 
 def _folder(place, text):
@@ -129,3 +139,62 @@ def test_a_folder_that_nothing_can_be_written_to_is_named(tmp_path, monkeypatch)
     monkeypatch.setattr(os, "access", lambda path, mode: not (path == tmp_path and mode & os.W_OK))
     with pytest.raises(HRMedSegError, match=f"written to the folder {tmp_path}: permit it"):
         output_folder(tmp_path)
+
+
+def test_a_folder_to_write_to_is_checked_without_making_it(tmp_path, monkeypatch):
+    assert check_output_folder(tmp_path / "new" / "below") == tmp_path / "new" / "below"
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    (tmp_path / "lost").symlink_to(tmp_path / "nothing")
+    with pytest.raises(HRMedSegError, match=r"file is a file; a folder is needed"):
+        check_output_folder(tmp_path / "file")
+    with pytest.raises(HRMedSegError, match=r"below cannot be made: .*file is a file"):
+        check_output_folder(tmp_path / "file" / "below")
+    with pytest.raises(HRMedSegError, match=r"lost is not a folder"):
+        check_output_folder(tmp_path / "lost")
+    monkeypatch.setattr(os, "access", lambda path, mode: not (path == tmp_path and mode & os.W_OK))
+    with pytest.raises(HRMedSegError, match=f"new cannot be made: nothing can be written to {tmp_path}. Permit it"):
+        check_output_folder(tmp_path / "new")
+
+
+def test_a_relative_folder_is_checked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert check_output_folder(Path("masks")) == Path("masks") and check_output_folder(Path(".")) == Path(".")
+
+
+# ---- full disks ------------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_write_is_an_error_with_advice(tmp_path):
+    error = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(HRMedSegError, match=r"b.json could not be written \(.*No space left.*untouched.*Make room"):
+        with kept_if_not_written(tmp_path / "b.json"):
+            raise error
+    with pytest.raises(HRMedSegError, match=r"untouched.*Make room on the disk, and repeat it\.$"):
+        with kept_if_not_written(tmp_path, "and repeat it."):
+            raise error
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no disk that is always full")
+@pytest.mark.parametrize("numbers", [10, 100_000])
+def test_a_full_disk_under_torch_is_recognized(numbers):
+    with pytest.raises(HRMedSegError, match=r"could not be written \(torch could not write all of it"):
+        with kept_if_not_written(Path("checkpoint.pth")):
+            torch.save({"weights": torch.zeros(numbers)}, "/dev/full")
+
+
+def test_a_forbidden_write_is_not_taken_for_a_full_disk(tmp_path):
+    with pytest.raises(HRMedSegError, match=r"untouched\. Permit writing there, or give another place\.$"):
+        with kept_if_not_written(tmp_path / "b.json"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_other_errors_stay_what_they_are(tmp_path):
+    for error in (RuntimeError("shapes differ"), HRMedSegError("iostream error"), ValueError("it")):
+        with pytest.raises(type(error), match=f"^{error}$"), kept_if_not_written(tmp_path):
+            raise error
+
+
+@pytest.mark.parametrize("number, is_so", [(errno.ENOSPC, True), (errno.EACCES, True), (errno.ENOENT, False)])
+def test_errors_about_the_disk(number, is_so):
+    assert is_about_the_disk(OSError(number, "")) is is_so

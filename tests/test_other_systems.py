@@ -4,8 +4,11 @@ import os
 import sys
 from types import SimpleNamespace
 
-from nnunet_hrmedseg import machine
-from nnunet_hrmedseg.comparison import train
+import pytest
+import torch
+
+from nnunet_hrmedseg import child_processes, machine
+from nnunet_hrmedseg.errors import HRMedSegError
 
 
 def test_free_memory(monkeypatch, tmp_path):
@@ -31,8 +34,24 @@ def test_usable_cores(monkeypatch):
 
 
 def test_a_training_is_ended_without_process_groups(monkeypatch):
-    monkeypatch.setattr(train, "sys", SimpleNamespace(platform="win32"))
+    monkeypatch.setattr(child_processes, "sys", SimpleNamespace(platform="win32"))
     monkeypatch.delattr(os, "killpg", raising=False)
     killed = []
-    train._end(SimpleNamespace(kill=lambda: killed.append(True)))
+    child_processes.end_group(SimpleNamespace(kill=lambda: killed.append(True)))
     assert killed == [True]
+
+
+@pytest.mark.parametrize(
+    "there, chosen", [(("cuda", "mps"), "cuda"), (("cuda",), "cuda"), (("mps",), "mps"), ((), "cpu")]
+)
+def test_the_device_is_the_first_that_is_there(monkeypatch, there, chosen):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in there)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in there)
+    assert machine.choose_device() == chosen
+    assert machine.choose_device("cpu") == "cpu"
+    for device in ("cuda", "mps"):
+        if device in there:
+            assert machine.choose_device(device) == device
+        else:
+            with pytest.raises(HRMedSegError, match=f"finds no {device} device here. Leave -device out"):
+                machine.choose_device(device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nnunet_hrmedseg.argument_types import positive_int
+from nnunet_hrmedseg.argument_types import positive_float, positive_int
 
 __all__ = ["DEFAULTS", "add_benchmark_arguments"]
 
@@ -21,21 +21,22 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         choices=(2, 3),
         default=2,
-        help="2: images, the networks of the configuration 2d; 3: volumes, those of 3d_fullres [default: %(default)s]",
+        help="2: images and the networks of the configuration 2d; 3: volumes and those of 3d_fullres "
+        "[default: %(default)s]",
     )
     parser.add_argument(
         "--networks",
         nargs="+",
         default=None,
         metavar="NAME",
-        help="hrmedseg, hrmedseg_frugal, herseg, herseg_frugal, nnunet, resenc, smp_segformer_b0, smp_mobilenet_unet, "
-        "monai_unet, monai_attention_unet, monai_unetplusplus, monai_swinunetr [default: the first six]; with "
-        "--dimensions 3: segmaformer, segmaformer_frugal, nnunet_3d, resenc_3d [default: all]",
+        help="networks to measure: hrmedseg, hrmedseg_frugal, herseg, herseg_frugal, nnunet, resenc, smp_segformer_b0, "
+        "smp_mobilenet_unet, monai_unet, monai_attention_unet, monai_unetplusplus, monai_swinunetr [default: the first "
+        "six]; with --dimensions 3: segmaformer, segmaformer_frugal, nnunet_3d, resenc_3d [default: all]",
     )
     lists = [
-        ("sizes", "sides of the square images in pixels, or of the cubes in voxels"),
-        ("training_batch_sizes", "batch sizes that memory and step time are measured at"),
-        ("inference_batch_sizes", "batch sizes that prediction is measured at"),
+        ("sizes", "sides of the square images in pixels, or of the cubes in voxels: powers of two"),
+        ("training_batch_sizes", "numbers of images in a batch at which memory and step time are measured"),
+        ("inference_batch_sizes", "numbers of images in a batch at which prediction is measured"),
     ]
     for name, text in lists:
         flat, cubes = (" ".join(map(str, DEFAULTS[dimensions][name])) for dimensions in (2, 3))
@@ -47,30 +48,45 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"{text} [default: {flat}; with --dimensions 3: {cubes}]",
         )
     parser.add_argument(
-        "--classes", nargs="+", type=positive_int, default=[2, 14], help="numbers of classes [default: 2 14]"
+        "--classes",
+        nargs="+",
+        type=positive_int,
+        default=[2, 14],
+        help="numbers of classes, background included [default: 2 14]",
     )
-    parser.add_argument("--channels", type=positive_int, default=3, help="of the images [default: %(default)s]")
-    parser.add_argument("--repeats", type=positive_int, default=5, help="of each timing [default: %(default)s]")
+    parser.add_argument(
+        "--channels", type=positive_int, default=3, help="number of image channels [default: %(default)s]"
+    )
+    parser.add_argument(
+        "--repeats", type=positive_int, default=5, help="number of runs of each timing [default: %(default)s]"
+    )
     parser.add_argument(
         "--time_limit",
-        type=float,
+        type=positive_float,
         default=60.0,
         metavar="SECONDS",
-        help="what is expected to take longer, once, is left out and marked [default: %(default)s]",
+        help="a single step that is expected to take longer, in seconds, is left out and marked [default: %(default)s]",
     )
     parser.add_argument(
         "--precision",
         choices=("nnunet", "float32", "bfloat16"),
         default="nnunet",
-        help="nnunet: as in use, that is, mixed precision on CUDA and float32 on the CPU, where HRMedSeg and HER-Seg "
-        "predict in bfloat16 if the processor computes in it [default: %(default)s]",
+        help="number format of the computation; nnunet: as in use, that is, mixed precision on CUDA and float32 on the "
+        "CPU, where HRMedSeg and HER-Seg predict in bfloat16 if the processor computes in it [default: %(default)s]",
     )
     parser.add_argument(
         "--count_only",
         action="store_true",
-        help="only what is the same everywhere: parameters, multiply-accumulates, bytes kept for backward",
+        help="count only what is the same on every machine: parameters, multiply-accumulates, bytes kept for the "
+        "backward pass [default: measure memory and time as well]",
     )
-    parser.add_argument("-device", choices=("cuda", "cpu"), default=None, help="[default: cuda where there is one]")
     parser.add_argument(
-        "-o", "--output", default="hrmedseg_benchmark.json", help="the figures as JSON [default: %(default)s]"
+        "-device", choices=("cuda", "cpu"), default=None, help="device to measure on [default: cuda, else cpu]"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        default="hrmedseg_benchmark.json",
+        metavar="FILE",
+        help="JSON file to write the figures to, replaced if it is there [default: %(default)s]",
     )

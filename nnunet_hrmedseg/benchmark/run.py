@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import math
 import platform
 import statistics
 import subprocess
@@ -34,13 +35,15 @@ from nnunet_hrmedseg.benchmark.memory import kept_without_running
 from nnunet_hrmedseg.benchmark.networks import CONTENDERS, DEFAULT_CONTENDERS, DEFAULT_CONTENDERS_3D, Trainable
 from nnunet_hrmedseg.benchmark.report import NO_PEAK, table
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.files import output_folder, write_atomically
+from nnunet_hrmedseg.files import kept_if_not_written, output_folder, write_atomically
 from nnunet_hrmedseg.machine import free_memory, processor_name
 
 __all__ = ["benchmark"]
 
 RESETS_PEAK = Path("/proc/self/clear_refs")  # with it peak.py lets a peak of resident memory start anew
 KILLED = 9  # SIGKILL, which Windows does not name
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+"""In the messages of the RuntimeErrors of torch on the CPU (Linux, Windows) and of CUDA's libraries."""
 T = TypeVar("T")
 
 
@@ -79,7 +82,12 @@ def benchmark(args: argparse.Namespace) -> int:
     for size in args.sizes:
         for classes in args.classes:
             content["rows"] += _measure(names, size, classes, device, args)
-            write_atomically(file, (json.dumps(content, indent=1) + "\n").encode())
+            try:
+                with kept_if_not_written(file, "and repeat the command."):
+                    write_atomically(file, (json.dumps(content, indent=1) + "\n").encode())
+            except HRMedSegError:
+                print(table(content))  # at least to be read: it may have taken an hour
+                raise
     print(table(content))
     print(f"Wrote {file}")
     return 0
@@ -181,7 +189,7 @@ def _first_round(
     timed = []
     for case in tqdm(rows, desc=f"{title}: first round", leave=False):
         row = rows[case]
-        reason = _too_much(case, row, seconds_per_image, device, args.time_limit)
+        reason = _too_much(case, row, seconds_per_image, device, args.time_limit, args.channels)
         if reason:
             row["left_out"] = reason
             continue
@@ -218,12 +226,16 @@ def _rounds(
 
 
 def _unless_out_of_memory(row: dict[str, Any], run: Callable[[], T]) -> T | None:
-    """What `run` returns; None where the GPU's memory did not do, which the row then says."""
+    """Return what `run` returns; None where the memory was not enough, which the row then says."""
     try:
         return run()
-    except torch.cuda.OutOfMemoryError:
-        row["left_out"] = "out of GPU memory"
-    torch.cuda.empty_cache()  # not above: until it is handled, the error holds the tensors of the frames that it left
+    except (RuntimeError, MemoryError) as error:
+        on_gpu = isinstance(error, torch.cuda.OutOfMemoryError)
+        if not (on_gpu or isinstance(error, MemoryError) or any(text in str(error) for text in NO_MEMORY)):
+            raise
+        row["left_out"] = "out of GPU memory" if on_gpu else "out of memory"
+    # not above: until it is handled, the error holds the tensors of the frames that it left
+    torch.cuda.empty_cache()
     return None
 
 
@@ -233,6 +245,7 @@ def _too_much(
     seconds_per_image: dict[tuple[str, bool], float],
     device: torch.device,
     time_limit: float,
+    channels: int,
 ) -> str | None:
     """Why this measurement is better left out, or None."""
     expected = seconds_per_image.get((case.network, case.training), 0.0) * case.batch_size
@@ -243,6 +256,11 @@ def _too_much(
         needed = 2 * row["kept_for_backward_bytes"] + 16 * row["parameters"]
         if needed > (free_memory() or needed):
             return f"would take about {needed / 2**30:.0f} GiB of memory"
+    if device.type == "cpu" and not case.training:
+        # image and logits in float32, of which none can be spared: what is killed for memory takes all figures along
+        needed = 4 * math.prod(case.image_shape(channels + case.classes))
+        if needed > (free_memory() or needed):
+            return f"would take more than {needed / 2**30:.0f} GiB of memory"
     return None
 
 

@@ -18,7 +18,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.optim import Optimizer
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.files import json_object, write_atomically
+from nnunet_hrmedseg.files import json_object, kept_if_not_written, replacing, write_atomically
+from nnunet_hrmedseg.trainers.one_output import OneOutputTrainer
 
 __all__ = ["BUDGET_FILE", "Budget", "with_budget"]
 
@@ -29,6 +30,7 @@ FIRST_ITERATIONS = 2  # in the first epoch, when the speed is not known
 MOST_GROWTH = 10  # from the longest epoch so far to the next: a few batches may all have waited in a queue
 VALIDATION_SHARE = 5  # training iterations to one validation iteration, at least
 VALIDATION_TIME = 1 / 3  # of a validation iteration, in training iterations: no backward pass
+CONTINUE = "and repeat the command: the training continues from its last checkpoint."
 CHECKPOINTS = 20  # in a training, at least: what a kill can cost
 
 
@@ -85,7 +87,8 @@ class Record:
             "seconds_per_epoch": [round(seconds, 3) for seconds in self.seconds],
             "iterations_per_epoch": self.iterations,
         }
-        write_atomically(file, json.dumps(content, indent=2).encode())
+        with kept_if_not_written(file, CONTINUE):
+            write_atomically(file, json.dumps(content, indent=2).encode())
 
     @classmethod
     def read(cls, file: Path) -> Record:
@@ -166,6 +169,14 @@ class _WithBudget(nnUNetTrainer):
             super().run_training()
         except _NoMoreEpochs:
             self.on_train_end()
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Save as the trainer does, but let a full disk leave the previous checkpoint whole, as our trainers do."""
+        if self.local_rank != 0 or self.disable_checkpointing or isinstance(self, OneOutputTrainer):
+            super().save_checkpoint(filename)
+            return
+        with kept_if_not_written(Path(filename), CONTINUE), replacing(Path(filename)) as temporary:
+            super().save_checkpoint(str(temporary))
 
     def on_train_start(self) -> None:
         self.record = self._record_so_far()

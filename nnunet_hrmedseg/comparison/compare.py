@@ -6,9 +6,9 @@ import argparse
 import json
 import multiprocessing
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from nnunetv2.configuration import default_num_processes
 from tqdm import tqdm
 
+from nnunet_hrmedseg.child_processes import ignoring_ctrl_c
 from nnunet_hrmedseg.comparison.content import as_content, as_csv, as_table
 from nnunet_hrmedseg.comparison.cost import costs
 from nnunet_hrmedseg.comparison.gallery import Panel, chosen_cases, panels
@@ -29,7 +30,8 @@ from nnunet_hrmedseg.comparison.report import report
 from nnunet_hrmedseg.comparison.results import Results
 from nnunet_hrmedseg.comparison.summaries import check_summary
 from nnunet_hrmedseg.errors import some
-from nnunet_hrmedseg.files import output_folder, write_atomically
+from nnunet_hrmedseg.files import check_output_folder, kept_if_not_written, output_folder, replacing
+from nnunet_hrmedseg.machine import choose_device
 
 __all__ = ["compare"]
 
@@ -45,9 +47,12 @@ def compare(args: argparse.Namespace) -> int:
         HRMedSegError: nothing to compare, arguments that do not go together (see the modules of this package), or an
             output folder that cannot be written to.
     """
+    check_output_folder(Path(args.output or "."))  # before hours of training
+    device = choose_device(args.device)
     given = given_by(args)
     baseline = choose_baseline(given.models, args.baseline)
     matched = match(given.models, baseline, given.truth, args.f)
+    matched.warnings += given.notes
     output = output_folder(Path(args.output or f"hrmedseg_comparison_{given.name}"))  # refused before the long work
 
     surfaces = surface_measures_are_there()
@@ -60,7 +65,6 @@ def compare(args: argparse.Namespace) -> int:
     _check_summaries(matched, task, measured)
     results = _results(given.name, baseline, matched, task, measured)
 
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     results.costs = _costs(matched, given, args.cost_images, torch.device(device))
     gallery = list(_gallery(results, matched, given, task))
     content = as_content(results, device)
@@ -68,9 +72,14 @@ def compare(args: argparse.Namespace) -> int:
     for warning in results.warnings:
         print(f"Note: {warning}")
 
-    write_atomically(output / "comparison.json", (json.dumps(content, indent=1) + "\n").encode())
-    write_atomically(output / "cases.csv", as_csv(results).encode())
-    write_atomically(output / "report.html", report(results, content, gallery).encode())
+    _write(
+        output,
+        {
+            "comparison.json": json.dumps(content, indent=1) + "\n",
+            "cases.csv": as_csv(results),
+            "report.html": report(results, content, gallery),
+        },
+    )
     print(f"Wrote {output / 'report.html'}, comparison.json and cases.csv beside it.")
     return 0
 
@@ -79,22 +88,42 @@ def _measure(matched: Matched, task: Task, processes: int) -> dict[Model, Measur
     jobs = [(model, case, file) for model, files in matched.files.items() for case, file in files.items()]
     truths, files = [matched.truth[case] for _, case, _ in jobs], [file for _, _, file in jobs]
     measured: dict[Model, Measured] = {model: {} for model in matched.files}
-    spawn = multiprocessing.get_context("spawn")
-    many = processes > 1 and len(jobs) > FEW_JOBS
-    with ProcessPoolExecutor(processes, mp_context=spawn) if many else nullcontext() as pool:
-        values: Iterable[Any] = (
-            pool.map(partial(_one_thread, task), truths, files, chunksize=4)
-            if pool
-            else map(task.measure, truths, files)
-        )
-        for (model, case, _), value in zip(jobs, tqdm(values, "Measuring", len(jobs), unit="case"), strict=True):
-            measured[model][case] = value
+    if processes > 1 and len(jobs) > FEW_JOBS:
+        values = _in_processes(processes, task, truths, files)
+    else:
+        values = map(task.measure, truths, files)
+    for (model, case, _), value in zip(jobs, tqdm(values, "Measuring", len(jobs), unit="case"), strict=True):
+        measured[model][case] = value
     return measured
+
+
+def _in_processes(processes: int, task: Task, truths: Sequence[Path], files: Sequence[Path]) -> Iterator[Any]:
+    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        with ignoring_ctrl_c():  # they start here
+            values = pool.map(partial(_one_thread, task), truths, files, chunksize=4)
+        yield from values
+    except BaseException:
+        for worker in list((pool._processes or {}).values()):
+            worker.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _one_thread(task: Task, truth: Path, prediction: Path) -> dict[str, dict[str, float]]:
     torch.set_num_threads(1)
     return task.measure(truth, prediction)
+
+
+def _write(output: Path, texts: Mapping[str, str]) -> None:
+    """Write the files of a report: all of them, or, if one cannot be written, none."""
+    with (
+        kept_if_not_written(output, "Make room, and repeat the command, or give -o another folder."),
+        ExitStack() as stack,
+    ):
+        for name, text in texts.items():
+            stack.enter_context(replacing(output / name)).write_bytes(text.encode())
 
 
 def _check_summaries(matched: Matched, task: Task, measured: dict[Model, Measured]) -> None:

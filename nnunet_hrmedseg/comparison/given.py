@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 
 from nnunet_hrmedseg.comparison.missing import train_missing
 from nnunet_hrmedseg.comparison.models import Model, ensembles, files_by_case, prediction_folder, trained_models
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.file_names import case_and_channel
 from nnunet_hrmedseg.nnunet_versions import nnunet_folder, required_nnunet_folder
 from nnunet_hrmedseg.plans.raw_cases import find_raw_cases, read_dataset_json
+from nnunet_hrmedseg.skipped import OF_NNUNET, not_used, skipped_in
 
 __all__ = ["Given", "given_by"]
 
@@ -30,6 +31,7 @@ class Given:
     truth: dict[str, Path]  # case -> reference segmentation
     images: dict[str, list[Path]]  # case -> its channels
     images_from: str  # where they were looked for, in words
+    notes: list[str] = field(default_factory=list)  # on files that are not used
 
 
 def given_by(args: argparse.Namespace) -> Given:
@@ -38,6 +40,7 @@ def given_by(args: argparse.Namespace) -> Given:
     Raises:
         HRMedSegError: nothing is there, or arguments that do not go together.
     """
+    _check_arguments(args)
     if args.predictions:
         given = _from_folders(args)
     else:
@@ -48,6 +51,29 @@ def given_by(args: argparse.Namespace) -> Given:
     if not given.models:
         raise HRMedSegError(f"There is no trained model of {given.name} with a validated fold to compare.")
     return given
+
+
+def _check_arguments(args: argparse.Namespace) -> None:
+    """Refuse options that would have no effect beside others."""
+    of_models = {"-tr": args.tr, "-p": args.p, "-c": args.c, "-f": args.f, "--no_ensembles": args.no_ensembles}
+    of_folders = {"--truth": args.truth, "-djfile": args.djfile, "--images": args.images}
+    of_training = {"--epochs": args.epochs, "--minutes": args.minutes, "--npz": args.npz}
+    if args.predictions:
+        wrong = [name for name, value in {**of_models, "--train": args.train, **of_training}.items() if value]
+        if wrong:
+            raise HRMedSegError(
+                f"{', '.join(wrong)}: for trained models (-d DATASET) alone, not for --predictions. Leave out one of "
+                f"the two."
+            )
+        return
+    wrong = [name for name, value in of_folders.items() if value]
+    if wrong:
+        raise HRMedSegError(
+            f"{', '.join(wrong)}: for folders of predictions alone. Add --predictions NAME=FOLDER ..., or leave it out."
+        )
+    wrong = [name for name, value in of_training.items() if value]
+    if wrong and not args.train:
+        raise HRMedSegError(f"{', '.join(wrong)}: for --train alone. Add --train, or leave it out.")
 
 
 def _dataset_name(given: str | None) -> str:
@@ -90,6 +116,9 @@ def _from_folders(args: argparse.Namespace) -> Given:
     missing = [name for name, value in (("--truth", args.truth), ("-djfile", args.djfile)) if not value]
     if missing:
         raise HRMedSegError(f"--predictions needs {' and '.join(missing)} as well.")
+    for option, path in (("--truth", args.truth), ("--images", args.images)):
+        if path and not Path(path).is_dir():
+            raise HRMedSegError(f"{option} {path}: there is no such folder.")
     dataset_json = read_dataset_json(Path(args.djfile))
     ending = dataset_json["file_ending"]
     models = [prediction_folder(given, ending) for given in args.predictions]
@@ -97,9 +126,22 @@ def _from_folders(args: argparse.Namespace) -> Given:
     if len(set(names)) < len(names):
         raise HRMedSegError(f"--predictions {' '.join(names)}: two have the same name. Name them: NAME=FOLDER.")
     truth = files_by_case(Path(args.truth), ending)
+    if not truth:
+        there = some(sorted(file.name for file in Path(args.truth).iterdir())) or "nothing"
+        raise HRMedSegError(f"--truth {args.truth}: no file ends in {ending} there (there is {there}).")
     images = _images_by_case(Path(args.images), ending, truth) if args.images else {}
     name = args.dataset or Path(args.djfile).resolve().parent.name
-    return Given(name, dataset_json, models, truth, images, f"--images {args.images}")
+    notes = skipped_in(Path(args.truth), not_used(Path(args.truth), [*truth.values()], OF_NNUNET))
+    for model in models:
+        (files,) = (list(of_case.values()) for of_case in model.files.values())
+        notes += skipped_in(files[0].parent, not_used(files[0].parent, files, (*OF_NNUNET, ".npz", ".pkl")))
+    if args.images:
+        shown = [file for case, files in images.items() if case in truth for file in files]
+        notes += skipped_in(Path(args.images), not_used(Path(args.images), shown, OF_NNUNET))
+    unpredicted = sorted(set(truth).difference(*(files for model in models for files in model.files.values())))
+    if unpredicted:
+        notes.append(f"No model predicted {some(unpredicted)}: these reference segmentations are left out.")
+    return Given(name, dataset_json, models, truth, images, f"--images {args.images}", notes)
 
 
 def _images_by_case(folder: Path, ending: str, cases: Collection[str]) -> dict[str, list[Path]]:

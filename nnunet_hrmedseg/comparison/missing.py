@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
 from nnunet_hrmedseg.comparison.budget import Budget
 from nnunet_hrmedseg.comparison.train import is_validated, train_fold
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.files import read_json
+from nnunet_hrmedseg.machine import choose_device
 from nnunet_hrmedseg.nnunet_versions import required_nnunet_folder
 
 __all__ = ["train_missing"]
@@ -38,7 +37,7 @@ def train_missing(args: argparse.Namespace, dataset: str) -> None:
         for fold in args.f or folds_of_splits(preprocessed)
         if not is_validated(results / f"{trainer}__{plans}__{configuration}" / f"fold_{fold}" / "validation", args.npz)
     ]
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(args.device)
     if missing:
         print(
             f"{len(missing)} folds are missing; each is trained for {budget}, on {device}, then validated.", flush=True

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.skipped import is_hidden
 
 __all__ = ["Model", "ensembles", "files_by_case", "prediction_folder", "trained_models"]
 
@@ -85,26 +86,30 @@ def ensembles(results: Path, file_ending: str) -> list[Model]:
 
 
 def prediction_folder(given: str, file_ending: str) -> Model:
-    """NAME=FOLDER, or FOLDER: predictions from wherever they are.
+    """Return the predictions of NAME=FOLDER or FOLDER; a folder that exists under the whole text is taken first.
 
     Raises:
         HRMedSegError: there is no such folder, or nothing with this file ending in it.
     """
     name, separator, path = given.partition("=")
-    folder = Path(path if separator else given)
+    if not separator or Path(given).is_dir():  # lr=0.01 is a name of folders, too
+        name, path = Path(given).resolve().name, given
+    folder = Path(path)
     if not folder.is_dir():
-        raise HRMedSegError(f"--predictions {given}: there is no folder {folder}.")
+        nor = f", nor {given}" if separator else ""
+        raise HRMedSegError(f"--predictions {given}: there is no folder {folder}{nor}.")
     files = files_by_case(folder, file_ending)
     if not files:
         there = some(sorted(file.name for file in folder.iterdir())) or "nothing"
         raise HRMedSegError(f"--predictions {given}: no file ends in {file_ending} there (there is {there}).")
-    return Model(name if separator else folder.name, {(ALL,): files})
+    return Model(name, {(ALL,): files})
 
 
 def files_by_case(folder: Path, file_ending: str) -> dict[str, Path]:
-    """The files of a folder with this ending, by their names without it; none where there is no folder."""
+    """Return case -> file for the files of a folder with this ending, hidden ones excepted; none if it is not there."""
     files = sorted(folder.iterdir()) if folder.is_dir() else []
-    return {file.name[: -len(file_ending)]: file for file in files if file.name.endswith(file_ending)}
+    files = [file for file in files if file.name.endswith(file_ending) and not is_hidden(file.name)]
+    return {file.name[: -len(file_ending)]: file for file in files}
 
 
 def _by_number(fold: str) -> tuple[int, str]:

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from pathlib import Path
 
+from nnunet_hrmedseg.child_processes import end_group
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.files import json_object
 
@@ -65,24 +66,13 @@ def train_fold(
     try:
         status = process.wait()
     finally:
-        _end(process)
+        end_group(process)
     shown.join()
     if status != 0:
         raise HRMedSegError(
             f"{trainer_name}, {plans_name}, {configuration}, fold {fold} of data set {dataset} failed with status "
             f"{status}. The last that it said:\n{''.join(last)}"
         )
-
-
-def _end(process: subprocess.Popen) -> None:
-    """The process and all in its group; on Windows, which has no groups, the process alone."""
-    if sys.platform == "win32":
-        process.kill()
-        return
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def end_with_input() -> None:

@@ -13,8 +13,11 @@ import time
 from pathlib import Path
 
 from nnunet_hrmedseg import shell
+from nnunet_hrmedseg.child_processes import run_in_group
 from nnunet_hrmedseg.demo.dataset import DATASET_ID, DATASET_NAME, build_dataset
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.files import output_folder
+from nnunet_hrmedseg.machine import choose_device
 
 __all__ = ["run_demo"]
 
@@ -37,7 +40,7 @@ def run_demo(output: str, *, device: str | None = None, overwrite: bool = False)
     """
     started = time.time()
     folder = _own_folder(Path(output), overwrite)
-    device = device or _best_device()
+    device = choose_device(device)
     trainer = _TRAINER.get(device, _TRAINER_WITHOUT_GPU)
     environment = _environment(folder)
     dataset = build_dataset(folder / "nnUNet_raw")
@@ -79,17 +82,9 @@ def _own_folder(folder: Path, overwrite: bool) -> Path:
         if not overwrite:
             raise HRMedSegError(f"{folder} holds an earlier demo: add --overwrite, or name another folder with -o.")
         shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    output_folder(folder)
     (folder / _MARK).touch()
     return folder
-
-
-def _best_device() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -110,7 +105,7 @@ def _run(command: list[str], environment: dict[str, str]) -> None:
     executable = shutil.which(command[0], path=sysconfig.get_path("scripts")) or shutil.which(command[0])
     if executable is None:
         raise HRMedSegError(f"{command[0]} is not installed beside {sys.executable}: pip install nnunetv2")
-    status = subprocess.run([executable, *command[1:]], env=environment).returncode
+    status = run_in_group([executable, *command[1:]], environment)
     if status != 0:
         raise HRMedSegError(
             f"{command[0]} ended with status {status}; its own message is above. "

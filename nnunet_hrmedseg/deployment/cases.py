@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.file_names import case_and_channel
+from nnunet_hrmedseg.skipped import OF_NNUNET, is_hidden, not_used, skipped_in
 
-__all__ = ["Case", "find_cases"]
+__all__ = ["Case", "find_cases", "skipped_inputs"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ def find_cases(inputs: Sequence[Path], file_ending: str, *, channels: int, reada
 
     In a folder, only files in nnU-Net's naming count, and a case whose files are not numbered from _0000 on has a
     fault. Cameras number too: of single files, a number is that of a channel only where it is _0000 alone, or where
-    all channels are given. Any other file is a case of its own, whose file holds all channels.
+    all channels are given. Any other file is a case of its own, whose file holds all channels. Hidden files are
+    skipped; `skipped_inputs` names all that is.
 
     Args:
         file_ending: of the model's images and label maps.
@@ -35,7 +37,7 @@ def find_cases(inputs: Sequence[Path], file_ending: str, *, channels: int, reada
         readable: other endings that single files may have.
 
     Raises:
-        HRMedSegError: nothing there, no file of such an ending, or two inputs with the same name.
+        HRMedSegError: nothing there, no file of such an ending, hidden files alone, or two inputs with the same name.
     """
     in_folders: dict[str, list[Path]] = defaultdict(list)
     numbered: dict[str, list[Path]] = defaultdict(list)
@@ -46,24 +48,39 @@ def find_cases(inputs: Sequence[Path], file_ending: str, *, channels: int, reada
                 in_folders[name] += files
         elif path.is_file():
             named = case_and_channel(path.name, file_ending)
-            if named:
+            if named and not is_hidden(path.name):
                 numbered[named[0]].append(path)
-            else:
+            elif not is_hidden(path.name):
                 cases.append(Case(_without_ending(path, file_ending, readable), (path,)))
         else:
             raise HRMedSegError(f"{path} does not exist. Give a folder of images, or image files.")
     cases += [_case_of_folder(name, files, file_ending, channels) for name, files in in_folders.items()]
     for name, files in numbered.items():
         cases += _cases_of_files(name, files, file_ending, channels)
+    if not cases:
+        raise HRMedSegError(f"{some(list(map(str, inputs)))}: hidden files are not read. Give image files.")
     _check_unique(cases, file_ending)
     return sorted(cases, key=lambda case: case.name)
+
+
+def skipped_inputs(inputs: Sequence[Path], used: Collection[Path]) -> list[str]:
+    """Return sentences on the files of `inputs` that are in no case, and that are not read beside one.
+
+    Args:
+        used: all that is read.
+    """
+    sentences = []
+    for folder in filter(Path.is_dir, inputs):
+        sentences += skipped_in(folder, not_used(folder, used, OF_NNUNET))
+    hidden = [str(path) for path in inputs if path.is_file() and path not in used]
+    return sentences + ([f"Skipped: {some(hidden)}."] if hidden else [])
 
 
 def _in_folder(folder: Path, file_ending: str) -> dict[str, list[Path]]:
     cases: dict[str, list[Path]] = defaultdict(list)
     for file in sorted(folder.iterdir()):
         named = case_and_channel(file.name, file_ending)
-        if named and file.is_file():
+        if named and file.is_file() and not is_hidden(file.name):
             cases[named[0]].append(file)
     if not cases:
         there = some(sorted(file.name for file in folder.iterdir())) or "nothing"

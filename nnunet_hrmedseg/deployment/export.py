@@ -27,8 +27,14 @@ def export(args: argparse.Namespace) -> int:
         )
 
     model, folds = local_path(args.model), args.folds
+    if args.onnx is not None and args.share is not None:  # said before the minutes that ONNX files take
+        from nnunet_hrmedseg.deployment.sharing import check_place
+
+        check_place(model, Path(args.share), args.overwrite)
     if args.onnx is not None:
+        from nnunet_hrmedseg.deployment.image_files import package_needed
         from nnunet_hrmedseg.deployment.onnx_export import export_onnx
+        from nnunet_hrmedseg.deployment.sidecar import Sidecar
 
         written = export_onnx(
             model,
@@ -39,6 +45,9 @@ def export(args: argparse.Namespace) -> int:
             overwrite=args.overwrite,
         )
         print(f"Written: {written}. Predict with it: hrmedseg predict-onnx -i IMAGES -o MASKS -m {written}")
+        needed = package_needed(Sidecar.read(written).image_reader)
+        if needed:
+            print(f"The images of this model are read by {needed}, which prediction needs: pip install {needed}")
     if args.share is not None:
         from nnunet_hrmedseg.deployment.sharing import NOT_STATED, share_model
 

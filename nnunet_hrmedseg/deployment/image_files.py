@@ -1,4 +1,4 @@
-"""Reading images and writing label maps as nnU-Net's readers do, with Pillow, tifffile and SimpleITK alone."""
+"""Reading images and writing label maps as nnU-Net's readers do, with Pillow, tifffile, SimpleITK and nibabel alone."""
 
 from __future__ import annotations
 
@@ -17,10 +17,21 @@ from nnunet_hrmedseg.errors import HRMedSegError, size
 from nnunet_hrmedseg.file_names import case_and_channel
 from nnunet_hrmedseg.image_check import warn_of_lost_bits
 
-__all__ = ["Image", "files_read", "files_written", "read_image", "readable_endings", "write_label_map", "written_whole"]
-
+__all__ = [
+    "Image",
+    "files_read",
+    "files_written",
+    "package_needed",
+    "read_image",
+    "readable_endings",
+    "write_label_map",
+    "written_whole",
+]
 
 Geometry = dict[str, Any]
+
+DATA_OF_HEADERS = {".mhd": (".raw", ".zraw"), ".nhdr": (".raw", ".raw.gz")}
+"""Ending of a file that holds a header alone -> those of the file with the pixels."""
 
 
 @dataclass
@@ -41,9 +52,17 @@ def readable_endings(reader: str) -> tuple[str, ...]:
     return _READERS[reader].endings
 
 
+def package_needed(reader: str) -> str:
+    """Return the package that this reader needs beside numpy, Pillow and tifffile, or an empty text."""
+    return _READERS[reader].needs
+
+
 def files_read(file: Path, reader: str) -> list[Path]:
     """An image file, and what lies beside it if its reader takes something from there."""
-    return [file, *_spacing_files(file)] if reader == "Tiff3DIO" else [file]
+    if reader == "Tiff3DIO":
+        return [file, *_spacing_files(file)]
+    data = [file.with_suffix(ending) for ending in DATA_OF_HEADERS.get(file.suffix.lower(), ())]
+    return [file, *(beside for beside in data if beside.is_file())]
 
 
 def files_written(file: Path, reader: str) -> list[Path]:
@@ -173,16 +192,29 @@ def _write_tiff_volume(labels: np.ndarray, file: Path, geometry: Geometry) -> No
 
 
 def _read_volume(file: Path) -> tuple[np.ndarray, Geometry]:
-    """SimpleITKIO and NibabelIO: both give the axes (z, y, x)."""
-    image = _simpleitk().ReadImage(str(file))
-    pixels = _simpleitk().GetArrayFromImage(image)
-    if image.GetNumberOfComponentsPerPixel() > 1 or pixels.ndim not in (2, 3):
+    """SimpleITKIO: axes (z, y, x)."""
+    try:
+        image = _simpleitk().ReadImage(str(file))
+    except RuntimeError as error:
+        if "orthonormal" not in str(error):
+            raise
         raise HRMedSegError(
-            f"{file} has the shape {' x '.join(map(str, pixels.shape))}; an image or a volume of one channel is "
-            f"needed. Save each channel as a file of its own: CASE_0000, CASE_0001, ..."
-        )
+            f"{file} has an affine whose axes are not at right angles, which SimpleITK does not read. The model was "
+            f"trained with SimpleITK as its reader, so nnU-Net cannot predict this image either. Resample it, or, if "
+            f"its qform is right, write that over the sform (in nibabel: image.set_sform(image.get_qform()))."
+        ) from error
+    pixels = _simpleitk().GetArrayFromImage(image)
+    _check_volume(file, pixels.shape, image.GetNumberOfComponentsPerPixel())
     geometry = {"spacing": image.GetSpacing(), "origin": image.GetOrigin(), "direction": image.GetDirection()}
     return pixels.reshape(1, *(1,) * (3 - pixels.ndim), *pixels.shape), geometry
+
+
+def _check_volume(file: Path, shape: Sequence[int], components: int = 1) -> None:
+    if components > 1 or len(shape) not in (2, 3):
+        raise HRMedSegError(
+            f"{file} has the shape {' x '.join(map(str, shape))}; an image or a volume of one channel is needed. Save "
+            f"each channel as a file of its own: CASE_0000, CASE_0001, ..."
+        )
 
 
 def _write_volume(labels: np.ndarray, file: Path, geometry: Geometry) -> None:
@@ -191,6 +223,48 @@ def _write_volume(labels: np.ndarray, file: Path, geometry: Geometry) -> None:
     image.SetOrigin(geometry["origin"])
     image.SetDirection(geometry["direction"])
     _simpleitk().WriteImage(image, str(file), True)
+
+
+def _read_nifti(file: Path) -> tuple[np.ndarray, Geometry]:
+    """NibabelIO, which nnU-Net takes where SimpleITK refuses the affine: axes (z, y, x)."""
+    nibabel = _nibabel()
+    if nibabel is None or not file.name.lower().endswith(NIFTI):
+        return _read_with_simpleitk_instead(file)
+    image = nibabel.load(file)
+    _check_volume(file, image.shape)
+    pixels = image.get_fdata().transpose()
+    geometry = {"spacing": tuple(map(float, image.header.get_zooms())), "affine": image.affine}
+    return pixels.reshape(1, *(1,) * (3 - pixels.ndim), *pixels.shape), geometry
+
+
+def _read_with_simpleitk_instead(file: Path) -> tuple[np.ndarray, Geometry]:
+    """It gives the same values, if it can read the file."""
+    try:
+        return _read_volume(file)
+    except HRMedSegError as error:
+        if _nibabel() is not None or not file.name.lower().endswith(NIFTI):
+            raise
+        raise HRMedSegError(
+            f"{file} cannot be read without nibabel, the reader that the model was trained with: pip install nibabel"
+        ) from error
+
+
+def _write_nifti(labels: np.ndarray, file: Path, geometry: Geometry) -> None:
+    nibabel = _nibabel()
+    if nibabel is None or "affine" not in geometry:
+        _write_volume(labels, file, geometry)
+        return
+    pixels = labels[0] if len(geometry["spacing"]) == 2 else labels
+    nibabel.save(nibabel.Nifti1Image(pixels.transpose(), affine=geometry["affine"]), file)
+
+
+def _nibabel() -> Any:
+    """The package, or None where it is not installed."""
+    try:
+        import nibabel
+    except ImportError:
+        return None
+    return nibabel
 
 
 def _simpleitk() -> Any:
@@ -210,12 +284,14 @@ class _Reader:
     read: Callable[[Path], tuple[np.ndarray, Geometry]]
     write: Callable[[np.ndarray, Path, Geometry], None]
     endings: tuple[str, ...]
+    needs: str = ""  # a package beside those that pictures need
 
 
-_VOLUMES = _Reader(_read_volume, _write_volume, (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".gipl"))
+NIFTI = (".nii.gz", ".nii")
+_VOLUMES = (*NIFTI, ".nrrd", ".mha", ".mhd", ".gipl")
 _READERS = {
     "NaturalImage2DIO": _Reader(_read_picture, _write_picture, (".png", ".bmp", ".tif", ".tiff")),
     "Tiff3DIO": _Reader(_read_tiff_volume, _write_tiff_volume, (".tif", ".tiff")),
-    "SimpleITKIO": _VOLUMES,
-    "NibabelIO": _VOLUMES,
+    "SimpleITKIO": _Reader(_read_volume, _write_volume, _VOLUMES, "SimpleITK"),
+    "NibabelIO": _Reader(_read_nifti, _write_nifti, _VOLUMES, "nibabel"),
 }

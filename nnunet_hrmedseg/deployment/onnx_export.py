@@ -20,7 +20,7 @@ from nnunet_hrmedseg.deployment.folds import checkpoints_of
 from nnunet_hrmedseg.deployment.onnx_predict import INPUT, OUTPUT, open_session
 from nnunet_hrmedseg.deployment.sidecar import READERS, SCHEMES, SIDECAR, Normalization, Sidecar
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.files import json_object, output_folder, put_folder
+from nnunet_hrmedseg.files import check_output_folder, json_object, kept_if_not_written, output_folder, put_folder
 from nnunet_hrmedseg.plans.networks import network_name_of
 from nnunet_hrmedseg.plans.overrides import is_hrmedseg_configuration, resolved_configuration
 from nnunet_hrmedseg.plans.trained_with import check_trained_with
@@ -62,6 +62,7 @@ def export_onnx(
     """
     _refuse_missing_packages()
     _refuse_to_replace(output, overwrite)
+    check_output_folder(output.parent)
     files = checkpoints_of(model, folds, checkpoint, all_beside_others=False)  # they are averaged over
     predictor = _loaded(model, files)
     network: Any = getattr(predictor.network, "_orig_mod", predictor.network)  # what torch.compile wraps
@@ -71,13 +72,8 @@ def export_onnx(
 
     output_folder(output.parent)
     graph = _graph(network, sidecar)
-    try:
+    with kept_if_not_written(output):
         _write(output, graph, network, predictor.list_of_parameters, sidecar)
-    except OSError as error:
-        raise HRMedSegError(
-            f"{output} could not be written ({error}); what was there before is untouched. Make room, or give another "
-            f"place."
-        ) from error
     return output
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_hrmedseg.deployment.cases import Case, find_cases
+from nnunet_hrmedseg.deployment.cases import Case, find_cases, skipped_inputs
 from nnunet_hrmedseg.deployment.image_files import (
     files_read,
     files_written,
@@ -26,7 +26,7 @@ from nnunet_hrmedseg.deployment.normalization import normalize
 from nnunet_hrmedseg.deployment.resizing import resize_to_canvas, resized_strips
 from nnunet_hrmedseg.deployment.sidecar import Sidecar
 from nnunet_hrmedseg.errors import HRMedSegError, size, some
-from nnunet_hrmedseg.files import output_folder
+from nnunet_hrmedseg.files import check_output_folder, is_about_the_disk, kept_if_not_written, output_folder
 from nnunet_hrmedseg.hub import local_path
 from nnunet_hrmedseg.image_check import check_image
 
@@ -41,26 +41,34 @@ def predict_onnx(args: argparse.Namespace) -> int:
     Raises:
         HRMedSegError: no model, no images, onnxruntime is missing, or an image would be overwritten.
     """
-    folder = local_path(args.model)
+    folder, inputs, output = local_path(args.model), [Path(path) for path in args.input], Path(args.output)
+    check_output_folder(output)
     model = OnnxModel(folder, folds=args.folds, mirror=not args.disable_tta, threads=args.threads)
-    sidecar, output = model.sidecar, Path(args.output)
+    sidecar = model.sidecar
     cases = find_cases(
-        [Path(path) for path in args.input],
+        inputs,
         sidecar.file_ending,
         channels=len(sidecar.channels),
         readable=readable_endings(sidecar.image_reader),
     )
     _refuse_to_replace_images(cases, output, sidecar)
+    used = {place for case in cases for file in case.files for place in files_read(file, sidecar.image_reader)}
+    for sentence in skipped_inputs(inputs, used):
+        print(sentence)
     output_folder(output)
     failed = []
     for number, case in enumerate(cases, start=1):
         try:
-            file = predict_case(model, case, output, save_probabilities=args.save_probabilities)
-            print(f"{number}/{len(cases)} {file}")
+            done = str(predict_case(model, case, output, save_probabilities=args.save_probabilities))
         except Exception as error:  # one case must not cost all others
+            if isinstance(error, OSError) and is_about_the_disk(error):  # all others would fail as this one
+                with kept_if_not_written(_label_map(case, output, sidecar)):
+                    raise
             kind = "" if isinstance(error, HRMedSegError) else f" ({type(error).__name__})"
             print(f"{number}/{len(cases)} {case.name} FAILED: {error}{kind}", file=sys.stderr)
             failed.append(case.name)
+        else:
+            print(f"{number}/{len(cases)} {done}")
     print(f"{len(cases) - len(failed)} of {len(cases)} predicted, in {output}")
     if failed:
         print(f"hrmedseg predict-onnx: {len(failed)} failed: {', '.join(failed)}", file=sys.stderr)

@@ -37,12 +37,20 @@ from nnunet_hrmedseg import __version__
 from nnunet_hrmedseg.deployment.private_texts import PrivateTexts, texts_in
 from nnunet_hrmedseg.deployment.shared_model import CHECKPOINT, SharedModel, channels_of, place_of, started_from
 from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.files import finite, json_object, output_folder, put_folder, read_json
+from nnunet_hrmedseg.files import (
+    check_output_folder,
+    finite,
+    json_object,
+    kept_if_not_written,
+    output_folder,
+    put_folder,
+    read_json,
+)
 from nnunet_hrmedseg.plans.overrides import is_hrmedseg_configuration
 from nnunet_hrmedseg.pretraining.teachers.loading import load_checkpoint, sha256_of
 from nnunet_hrmedseg.registration.names import REGISTERED
 
-__all__ = ["CARD", "LICENCE", "NOT_STATED", "README", "share_model"]
+__all__ = ["CARD", "LICENCE", "NOT_STATED", "README", "check_place", "share_model"]
 
 CARD, README, LICENCE = "model_card.json", "README.md", "LICENCE.txt"
 NOT_STATED = "not stated"
@@ -85,17 +93,10 @@ def share_model(
             something at `output`, it cannot be written, or something private would be left in a file.
     """
     folder, output = Path(folder).expanduser(), Path(output).expanduser()
+    check_place(folder, output, overwrite)
     model = SharedModel.read(folder, folds, checkpoint)
-    _check_output(folder, output, overwrite)
-    try:
+    with kept_if_not_written(output):
         _share(model, output, licence)
-    except HRMedSegError:
-        raise
-    except (OSError, RuntimeError) as error:  # of torch a disk that is full
-        raise HRMedSegError(
-            f"{output} could not be written ({error}); what was there before is untouched. Make room, or give another "
-            f"place."
-        ) from error
     return output
 
 
@@ -116,9 +117,16 @@ def _share(model: SharedModel, output: Path, licence: str) -> None:
             put_folder(root, output)
 
 
-def _check_output(folder: Path, output: Path, overwrite: bool) -> None:
+def check_place(folder: Path, output: Path, overwrite: bool) -> None:
+    """Check that a model can be shared to `output`. For the arguments see `share_model`.
+
+    Raises:
+        HRMedSegError: something else is there, it is in the model's folder or around it, or it cannot be written to.
+    """
+    folder, output = folder.expanduser(), output.expanduser()
     if output.resolve().is_relative_to(folder.resolve()) or folder.resolve().is_relative_to(output.resolve()):
         raise HRMedSegError(f"{output} is in the model's folder {folder}, or around it. Give another place.")
+    check_output_folder(output.parent)
     if not os.path.lexists(output):
         return
     if not overwrite:

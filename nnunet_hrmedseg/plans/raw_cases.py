@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from nnunet_hrmedseg.file_names import case_and_channel
 from nnunet_hrmedseg.files import json_object
 from nnunet_hrmedseg.machine import usable_cores
 from nnunet_hrmedseg.plans.raw_files import record_of, states
+from nnunet_hrmedseg.skipped import is_hidden, not_used, skipped_in
 
 __all__ = [
     "RawCase",
@@ -36,6 +38,7 @@ __all__ = [
     "preprocess_cases",
     "read_dataset_json",
     "refuse_names_of_labels",
+    "skipped_in_raw_dataset",
 ]
 
 # Starting workers takes several seconds each (they import torch); a small data set is done before they would be ready.
@@ -73,7 +76,7 @@ def find_raw_cases(raw_folder: Path | None, dataset_json: dict[str, Any]) -> dic
     images_folder, labels_folder = raw_folder / "imagesTr", raw_folder / "labelsTr"
     cases = {}
     for file in sorted(os.listdir(images_folder)) if images_folder.is_dir() else []:
-        if not file.endswith(ending):
+        if not file.endswith(ending) or is_hidden(file):
             continue
         named = case_and_channel(file, ending)
         if named is None:
@@ -102,6 +105,20 @@ def refuse_names_of_labels(cases: Iterable[str]) -> None:
         )
 
 
+def skipped_in_raw_dataset(folder: Path, cases: Collection[RawCase], test: bool = False) -> list[str]:
+    """Return sentences that name what is in the folders of images and labels, but in no case.
+
+    Args:
+        folder: of the raw dataset.
+        cases: all that are used.
+        test: imagesTs and labelsTs, not imagesTr and labelsTr.
+    """
+    used = [file for case in cases for file in (*case.images, case.label)]
+    places = [folder / f"{kind}{'Ts' if test else 'Tr'}" for kind in ("images", "labels")]
+    sentences = (skipped_in(place, not_used(place, used)) for place in places if place.is_dir())
+    return [sentence for of_place in sentences for sentence in of_place]
+
+
 def read_dataset_json(file: Path) -> dict[str, Any]:
     """A dataset.json that says at least which labels there are and how files end.
 
@@ -122,13 +139,15 @@ def find_reader(dataset_json: dict[str, Any], example: str | None = None) -> typ
     """nnU-Net's reader for the images of a data set. nnU-Net takes whatever has the name that a dataset.json gives.
 
     Args:
-        example: one of the images, which tells images and volumes in .tif apart.
+        example: one of the images, which tells images and volumes in .tif apart, and NIfTI that SimpleITK does not
+            read.
 
     Raises:
         RuntimeError: there is none.
     """
     try:
-        reader = determine_reader_writer_from_dataset_json(dataset_json, example, verbose=False)
+        with redirect_stderr(io.StringIO()):  # it prints the traceback of each reader that does not fit
+            reader = determine_reader_writer_from_dataset_json(dataset_json, example, verbose=False)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RuntimeError(f"dataset.json names none ({error})") from error
     if not (isinstance(reader, type) and issubclass(reader, BaseReaderWriter)):

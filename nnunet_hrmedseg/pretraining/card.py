@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nnunet_hrmedseg import __version__, shell
+from nnunet_hrmedseg.files import kept_if_not_written
 from nnunet_hrmedseg.machine import processor_name
 from nnunet_hrmedseg.pretraining.processes import Processes
 from nnunet_hrmedseg.weights.encoder_file import EncoderFile, write_encoder
@@ -21,7 +22,9 @@ __all__ = ["environment", "image_statistics", "training_command", "write_result"
 
 def write_result(folder: Path, state: Mapping[str, Tensor], card: Mapping[str, Any]) -> EncoderFile:
     """The encoder file of a finished run, and what to do with it, in words."""
-    file = write_encoder(folder / "encoder.safetensors", state, card)
+    target = folder / "encoder.safetensors"
+    with kept_if_not_written(target, "and repeat the command: the finished training is kept."):
+        file = write_encoder(target, state, card)
     print(f"Encoder: {file.path} (sha256 {file.sha256}), card beside it, losses in losses.csv and losses.png.")
     print(f"Train from it:  {training_command(file.path.absolute())}", flush=True)
     return file

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.files import write_atomically
+from nnunet_hrmedseg.files import check_output_folder, kept_if_not_written, write_atomically
 from nnunet_hrmedseg.pretraining.canvas_images import BrokenImages, CanvasImages
 from nnunet_hrmedseg.pretraining.card import environment, image_statistics, write_result
 from nnunet_hrmedseg.pretraining.distillation import Distillation, DistillationBatches, TeacherEmbeddings
 from nnunet_hrmedseg.pretraining.embedding_cache import EmbeddingCache
 from nnunet_hrmedseg.pretraining.image_sources import ImageCollection, find_images, resolved_source
-from nnunet_hrmedseg.pretraining.loop import CHECKPOINT, LoopSettings, begin_run, run_loop
+from nnunet_hrmedseg.pretraining.loop import CHECKPOINT, CONTINUE, LoopSettings, begin_run, check_folder, run_loop
 from nnunet_hrmedseg.pretraining.processes import Processes, processes
 from nnunet_hrmedseg.pretraining.student import STUDENT_OPTIONS, Normalize, Student, encoder_architecture, start_from
 from nnunet_hrmedseg.pretraining.teachers import Teacher, load_teacher
@@ -43,6 +43,10 @@ def distill(args: argparse.Namespace) -> int:
 
 def _distill(args: argparse.Namespace, group: Processes) -> int:
     folder, canvas = Path(args.output), tuple(args.canvas)
+    if group.first:
+        check_folder(folder)
+    if args.cache:
+        check_output_folder(Path(args.cache))
     architecture = encoder_architecture(**{name: getattr(args, name) for name in STUDENT_OPTIONS})
     student = _student(args, architecture)
     options = {key: value for key, value in vars(args).items() if key in TEACHER_OPTIONS and value is not None}
@@ -73,7 +77,8 @@ def _distill(args: argparse.Namespace, group: Processes) -> int:
 
     def note(text: str) -> None:
         print(text, flush=True)
-        with open(folder / BROKEN, "a", encoding="utf-8") as file:  # at once: a run that is killed has named it, too
+        # at once: a run that is killed has named it, too
+        with kept_if_not_written(folder / BROKEN, CONTINUE), open(folder / BROKEN, "a", encoding="utf-8") as file:
             file.write(text.partition(": ")[2] + "\n")
 
     broken = BrokenImages(collection, log=note)
@@ -252,7 +257,8 @@ def _broken_lines(file: Path) -> list[str]:
     if not file.is_file():
         return []
     lines = sorted(set(file.read_text(encoding="utf-8", errors="replace").splitlines()))
-    write_atomically(file, "".join(f"{line}\n" for line in lines).encode())
+    with kept_if_not_written(file, CONTINUE):
+        write_atomically(file, "".join(f"{line}\n" for line in lines).encode())
     return lines
 
 

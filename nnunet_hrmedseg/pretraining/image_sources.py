@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 from nnunet_hrmedseg.errors import HRMedSegError, some
@@ -22,7 +23,7 @@ from nnunet_hrmedseg.file_names import case_and_channel
 from nnunet_hrmedseg.files import read_json
 from nnunet_hrmedseg.nnunet_versions import nnunet_folder
 from nnunet_hrmedseg.plans.raw_cases import find_raw_cases, find_reader
-from nnunet_hrmedseg.pretraining.image_formats import NOT_READ, SUFFIXES
+from nnunet_hrmedseg.pretraining.image_formats import SUFFIXES
 from nnunet_hrmedseg.pretraining.stored_images import (
     CaseFiles,
     ImageFile,
@@ -34,6 +35,7 @@ from nnunet_hrmedseg.pretraining.stored_images import (
     printable,
     reason,
 )
+from nnunet_hrmedseg.skipped import SHOWN, is_hidden
 
 __all__ = ["ImageCollection", "find_images", "raw_reader", "resolved_source"]
 
@@ -86,10 +88,14 @@ def find_images(sources: Sequence[str | Path], *, limit: int | None = None) -> I
     found: dict[str, tuple[StoredImage, str]] = {}
     faults: list[str] = []
     for source in dict.fromkeys(sources):
-        empty = True
-        for image in _images_of(resolved_source(source), faults):
+        empty, others = True, []
+        for image in _images_of(resolved_source(source), faults, others):
             found.setdefault(image.identity, (image, str(source)))
             empty = False
+        if others:
+            faults.append(
+                f"{source}: {len(others):,} other files are skipped: {some(list(map(printable, others)), SHOWN)}"
+            )
         if empty:
             faults.append(f"{source}: no image was found there")
     if not found:
@@ -133,20 +139,22 @@ def _in_nnunet_raw(name_or_number: str) -> Path:
     return found[0]
 
 
-def _images_of(path: Path, faults: list[str]) -> Iterator[StoredImage]:
+# All of these yield images, and add to two lists: sentences on faults, and the names of files that are no images.
+
+
+def _images_of(path: Path, faults: list[str], others: list[str]) -> Iterator[StoredImage]:
     if path.is_dir():
-        yield from _images_in_folder(path, faults)
+        yield from _images_in_folder(path, faults, others)
     elif path.suffix.lower() == ".tar":
-        yield from _images_in_tar(str(path), faults)
+        yield from _images_in_tar(str(path), faults, others)
     elif path.suffix.lower() in SUFFIXES:
         yield from _image_file(str(path), faults)
     else:
         raise HRMedSegError(f"{path} is no kind of file that images are read from. A source may be {LOOKED_FOR}.")
 
 
-def _images_in_folder(folder: Path, faults: list[str]) -> Iterator[StoredImage]:
+def _images_in_folder(folder: Path, faults: list[str], others: list[str]) -> Iterator[StoredImage]:
     visited = set()
-    not_read: Counter[str] = Counter()
     walk = os.walk(folder, followlinks=True, onerror=lambda e: faults.append(f"{e.filename}: {e.strerror}, left out"))
     for parent, folders, files in walk:
         parent = os.path.realpath(parent)
@@ -157,20 +165,18 @@ def _images_in_folder(folder: Path, faults: list[str]) -> Iterator[StoredImage]:
         dataset_json = _dataset_json(Path(parent)) if "dataset.json" in files else None
         if dataset_json is not None:
             folders.clear()
-            yield from _images_in_raw_dataset(Path(parent), dataset_json, faults)
+            yield from _images_in_raw_dataset(Path(parent), dataset_json, faults, others)
             continue
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        others += [f"{name}/" for name in sorted(folders) if is_hidden(name)]
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        shards = [name for name in files if re.fullmatch(r"sa_.*\.tar", name, re.IGNORECASE)]
+        others += _no_images([name for name in files if name not in shards])
         for name in files:
             file = os.path.join(parent, name)
             if _is_image_name(name):
                 yield from _image_file(file, faults)
-            elif re.fullmatch(r"sa_.*\.tar", name, re.IGNORECASE):
-                yield from _images_in_tar(os.path.realpath(file), faults)
-            elif name.lower().endswith(NOT_READ) and not name.startswith("."):
-                not_read[max((ending for ending in NOT_READ if name.lower().endswith(ending)), key=len)] += 1
-    if not_read:
-        kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(not_read.items()))
-        faults.append(f"{folder}: images of kinds that are not read here ({kinds}), left out")
+            elif name in shards:
+                yield from _images_in_tar(os.path.realpath(file), faults, others)
 
 
 def _image_file(file: str, faults: list[str]) -> Iterator[StoredImage]:
@@ -179,8 +185,16 @@ def _image_file(file: str, faults: list[str]) -> Iterator[StoredImage]:
         yield ImageFile(file, file_state(file))
 
 
-def _images_in_tar(tar: str, faults: list[str]) -> Iterator[StoredImage]:
+def _no_images(names: Sequence[str]) -> list[str]:
+    """Return the names that are not of images, in order; SA-1B's .json beside an image of its name belongs to it."""
+    stems = {os.path.splitext(name)[0] for name in names if _is_image_name(name)}
+    rest = [name for name in names if not _is_image_name(name)]
+    return sorted(name for name in rest if not (name.endswith(".json") and name.removesuffix(".json") in stems))
+
+
+def _images_in_tar(tar: str, faults: list[str], others: list[str]) -> Iterator[StoredImage]:
     """The images that lie whole in a tar file, by the offsets of their bytes: nothing is ever extracted."""
+    members = []
     with _left_out(tar, faults, what="what lies behind that is left out"):
         state, end, last = file_state(tar), os.path.getsize(tar), -1
         with tarfile.open(tar, "r:", errors="backslashreplace") as archive:
@@ -193,9 +207,11 @@ def _images_in_tar(tar: str, faults: list[str]) -> Iterator[StoredImage]:
                 if member.offset_data + member.size > end:
                     raise HRMedSegError(f"it is truncated in {member.name}, at byte {end}")
                 path = PurePosixPath(member.name)
+                members += [] if member.isdir() else [member.name]
                 is_plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.issparse()
                 if is_plain and _is_image_name(path.name) and not path.is_absolute() and ".." not in path.parts:
                     yield TarMember(tar, state, member.name, member.offset_data, member.size)
+        others += [f"{os.path.basename(tar)}!{name}" for name in _no_images(members)]
         # tarfile takes a damaged or cut header for the end; the real end is a block of zeros
         with open(tar, "rb") as file:
             file.seek(archive.offset)
@@ -221,13 +237,15 @@ def _dataset_json(folder: Path) -> dict[str, Any] | None:
     return content
 
 
-def _images_in_raw_dataset(folder: Path, dataset_json: dict[str, Any], faults: list[str]) -> Iterator[StoredImage]:
+def _images_in_raw_dataset(
+    folder: Path, dataset_json: dict[str, Any], faults: list[str], others: list[str]
+) -> Iterator[StoredImage]:
     ending = dataset_json["file_ending"]
     if "dataset" in dataset_json:
         cases = _listed_files(folder, dataset_json)
     else:
-        cases = _channel_files(folder / "imagesTr", ending, faults)
-    cases += _channel_files(folder / "imagesTs", ending, faults)
+        cases = _channel_files(folder / "imagesTr", ending, faults, others)
+    cases += _channel_files(folder / "imagesTs", ending, faults, others)
     reader = raw_reader(folder, dataset_json, cases)
     for files in cases:
         with _left_out(files[0], faults):
@@ -247,11 +265,13 @@ def _listed_files(folder: Path, dataset_json: dict[str, Any]) -> list[list[str]]
     return [case.images for case in found.values() if case.images]
 
 
-def _channel_files(folder: Path, ending: str, faults: list[str]) -> list[list[str]]:
+def _channel_files(folder: Path, ending: str, faults: list[str], others: list[str]) -> list[list[str]]:
     """The files of each case, CASE_0000, CASE_0001, ..."""
     cases: dict[str, list[str]] = {}
     for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
-        if name.endswith(ending) and not name.startswith("."):
+        if not name.endswith(ending) or is_hidden(name):
+            others.append(f"{folder.name}/{name}")
+        else:
             named = case_and_channel(name, ending)
             if named is None:
                 faults.append(f"{folder / name}: no channel number in its name (CASE_0000{ending}), left out")
@@ -261,9 +281,11 @@ def _channel_files(folder: Path, ending: str, faults: list[str]) -> list[list[st
 
 
 def raw_reader(folder: Path, dataset_json: dict[str, Any], cases: list[list[str]]) -> type[BaseReaderWriter]:
-    # nnU-Net has two readers for .tif, of images and of volumes, and tells by trying; the first files may be broken
-    is_tif = dataset_json["file_ending"].lower() in Tiff3DIO.supported_file_endings
-    for example in [*(files[0] for files in cases[:5] if is_tif), None]:
+    # nnU-Net has two readers for .tif, of images and of volumes, and two for NIfTI, of which SimpleITK refuses some
+    # affines; it tells by trying, and the first files may be broken
+    ending = dataset_json["file_ending"].lower()
+    is_told_by_trying = ending in Tiff3DIO.supported_file_endings or ending in NibabelIO.supported_file_endings
+    for example in [*(files[0] for files in cases[:5] if is_told_by_trying), None]:
         with suppress(RuntimeError), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             return find_reader(dataset_json, example)
     raise HRMedSegError(
@@ -281,5 +303,4 @@ def _left_out(file: str, faults: list[str], what: str = "left out") -> Iterator[
 
 
 def _is_image_name(name: str) -> bool:
-    # names with a leading dot are not images, even as ._picture.jpg, which macOS writes beside picture.jpg
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+    return name.lower().endswith(SUFFIXES) and not is_hidden(name.rpartition("/")[2])

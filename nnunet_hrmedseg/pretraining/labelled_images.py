@@ -23,7 +23,7 @@ from nnunet_hrmedseg.architectures.lgvit import PATCH_SIZE
 from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.files import read_json
 from nnunet_hrmedseg.image_check import all_digits
-from nnunet_hrmedseg.plans.raw_cases import RawCase, find_raw_cases
+from nnunet_hrmedseg.plans.raw_cases import RawCase, find_raw_cases, skipped_in_raw_dataset
 from nnunet_hrmedseg.pretraining.image_sources import raw_reader, resolved_source
 from nnunet_hrmedseg.pretraining.stored_images import CaseFiles, case_pixels, check_format, reason
 from nnunet_hrmedseg.pretraining.student import Normalize
@@ -45,6 +45,7 @@ class LabelledDataset:
         reader: nnU-Net's, for both.
         num_classes: number of label values, background included, without the ignore label.
         ignore_label: its value, if there is one.
+        skipped: sentences on files beside the cases.
     """
 
     name: str
@@ -52,6 +53,7 @@ class LabelledDataset:
     reader: type[BaseReaderWriter]
     num_classes: int
     ignore_label: int | None
+    skipped: tuple[str, ...] = ()
 
 
 def find_labelled_dataset(source: str | Path) -> LabelledDataset:
@@ -86,7 +88,8 @@ def find_labelled_dataset(source: str | Path) -> LabelledDataset:
             f"{folder} holds volumes ({cases[0].label} has the shape {first.shape[1:]}): supervised pre-training takes "
             f"2D data sets. Volumes can serve as --images of `hrmedseg distill`."
         )
-    return LabelledDataset(folder.name, cases, reader, len(labels.all_labels), labels.ignore_label)
+    skipped = skipped_in_raw_dataset(folder, cases)
+    return LabelledDataset(folder.name, cases, reader, len(labels.all_labels), labels.ignore_label, tuple(skipped))
 
 
 @dataclass(frozen=True)

@@ -28,15 +28,32 @@ from torch import nn
 from tqdm import tqdm
 
 from nnunet_hrmedseg.errors import HRMedSegError, one_line, some
-from nnunet_hrmedseg.files import json_object, output_folder, replacing, write_atomically
+from nnunet_hrmedseg.files import (
+    check_output_folder,
+    json_object,
+    kept_if_not_written,
+    output_folder,
+    replacing,
+    write_atomically,
+)
 from nnunet_hrmedseg.pretraining.curve import draw_curve
 from nnunet_hrmedseg.pretraining.processes import Processes
 from nnunet_hrmedseg.trainers.schedule import POLY_EXPONENT
 
-__all__ = ["CHECKPOINT", "History", "LoopSettings", "begin_run", "prepare_folder", "run_loop"]
+__all__ = [
+    "CHECKPOINT",
+    "CONTINUE",
+    "History",
+    "LoopSettings",
+    "begin_run",
+    "check_folder",
+    "prepare_folder",
+    "run_loop",
+]
 
 CHECKPOINT = "checkpoint.pth"
 SETTINGS = "run.json"
+CONTINUE = "and repeat the command: it continues from the last checkpoint."
 _RESULTS = (CHECKPOINT, "losses.csv", "losses.png", "broken_images.txt", "encoder.safetensors", "encoder.json")
 _ROWS_PER_EPOCH = 20  # of losses.csv
 _COLUMNS = ("epoch", "images", "learning_rate", "loss", "validation_loss", "seconds")
@@ -113,10 +130,9 @@ def prepare_folder(folder: Path, settings: Mapping[str, Any], *, overwrite: bool
         HRMedSegError: it is a file, cannot be written to, or holds another run, or other files.
     """
     wanted = json.loads(json.dumps(settings))
+    check_folder(folder)
     file = output_folder(folder) / SETTINGS
     if any(folder.iterdir()):
-        if not file.is_file():
-            raise HRMedSegError(f"{folder} holds other files: give -o a folder that is new or empty.")
         if overwrite:
             _remove([folder / old for old in _RESULTS])
         else:
@@ -128,7 +144,8 @@ def prepare_folder(folder: Path, settings: Mapping[str, Any], *, overwrite: bool
                     f"{folder} holds another run ({said}). Give -o another folder, repeat the command that began it to "
                     f"go on with it, or add --overwrite to begin anew."
                 )
-    write_atomically(file, (json.dumps(wanted, indent=2) + "\n").encode())
+    with kept_if_not_written(file):
+        write_atomically(file, (json.dumps(wanted, indent=2) + "\n").encode())
     return (folder / CHECKPOINT).is_file()
 
 
@@ -140,6 +157,16 @@ def _remove(files: Iterable[Path]) -> None:
             raise HRMedSegError(
                 f"{file} cannot be removed to begin anew ({error}). If another program has it open, close it there."
             ) from error
+
+
+def check_folder(folder: Path) -> None:
+    """Check, before anything is loaded and without making it, that a run can have this folder.
+
+    Raises:
+        HRMedSegError: it is a file, cannot be made or written to, or holds other files.
+    """
+    if check_output_folder(folder).is_dir() and any(folder.iterdir()) and not (folder / SETTINGS).is_file():
+        raise HRMedSegError(f"{folder} holds other files: give -o a folder that is new or empty.")
 
 
 def begin_run(folder: Path, settings: Mapping[str, Any], group: Processes, *, overwrite: bool) -> None:
@@ -178,7 +205,8 @@ def run_loop(
         log: prints one line.
 
     Raises:
-        HRMedSegError: a damaged checkpoint; a loss or weights that are not finite, which are never saved.
+        HRMedSegError: a damaged checkpoint, or one that cannot be written, which leaves the last one whole; a loss or
+            weights that are not finite, which are never saved.
     """
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=settings.learning_rate)
@@ -324,7 +352,7 @@ def _save(
         "seconds": spent,
         "random": torch.get_rng_state(),
     }
-    with replacing(folder / CHECKPOINT) as temporary:
+    with kept_if_not_written(folder / CHECKPOINT, CONTINUE), replacing(folder / CHECKPOINT) as temporary:
         torch.save(checkpoint, temporary)
 
 

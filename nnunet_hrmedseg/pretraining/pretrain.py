@@ -18,7 +18,7 @@ from nnunet_hrmedseg.pretraining.labelled_images import (
     read_labelled,
     resized,
 )
-from nnunet_hrmedseg.pretraining.loop import LoopSettings, begin_run, run_loop
+from nnunet_hrmedseg.pretraining.loop import LoopSettings, begin_run, check_folder, run_loop
 from nnunet_hrmedseg.pretraining.processes import Processes, processes
 from nnunet_hrmedseg.pretraining.student import STUDENT_OPTIONS, Normalize, encoder_architecture, start_from
 from nnunet_hrmedseg.pretraining.supervised import SupervisedPretraining
@@ -43,12 +43,16 @@ def pretrain(args: argparse.Namespace) -> int:
 
 def _pretrain(args: argparse.Namespace, group: Processes) -> int:
     folder, canvas = Path(args.output), check_canvas(tuple(args.canvas))
+    if group.first:
+        check_folder(folder)
     zoom = tuple(args.zoom)
     if zoom[0] > zoom[1]:
         raise HRMedSegError(f"--zoom {zoom[0]:g} {zoom[1]:g}: the lower magnification comes first.")
     datasets = [find_labelled_dataset(source) for source in args.datasets]
     for dataset in datasets:
         group.log(f"{dataset.name}: {len(dataset.cases)} cases, {dataset.num_classes} classes with background")
+        for sentence in dataset.skipped:
+            group.log(sentence)
     architecture = encoder_architecture(**{name: getattr(args, name) for name in STUDENT_OPTIONS})
     torch.manual_seed(args.seed)
     try:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.machine import choose_device
 
 __all__ = ["Processes", "processes"]
 
@@ -66,19 +67,12 @@ def processes(device: str | None = None) -> Iterator[Processes]:
     """This process and those that torchrun started with it (environment variables RANK, WORLD_SIZE, LOCAL_RANK).
 
     Args:
-        device: "cuda", "cpu" or "mps"; None: the best there is.
+        device: "cuda", "mps" or "cpu"; None: the first of these that is there.
 
     Raises:
         HRMedSegError: there is no such device, or no GPU for each process.
     """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device is None:
-        device = next(name for name, there in available.items() if there)
-    if not available[device]:
-        raise HRMedSegError(
-            f"PyTorch {torch.__version__} finds no {device} device here. Leave -device out to take what there is "
-            f"({', '.join(name for name, there in available.items() if there)}), or install a PyTorch made for it."
-        )
+    device = choose_device(device)
     count = int(os.environ.get("WORLD_SIZE", 1))
     if count == 1:
         yield Processes(0, 1, torch.device(device, 0) if device == "cuda" else torch.device(device))

@@ -14,6 +14,7 @@ from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
+import nibabel
 import numpy as np
 import SimpleITK as sitk
 import tifffile
@@ -25,6 +26,7 @@ from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from PIL import Image, UnidentifiedImageError
 
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.file_names import printable
 from nnunet_hrmedseg.pretraining.image_formats import (
     FORMATS,
     MAX_PIXELS,
@@ -205,7 +207,9 @@ def _slices_of_header(case: CaseFiles) -> int:
     file = case.files[0]
     if issubclass(case.reader, NaturalImage2DIO):
         return 1
-    if case.reader in (SimpleITKIO, NibabelIO):
+    if case.reader is NibabelIO:
+        return nibabel.load(file).shape[-1]
+    if case.reader is SimpleITKIO:
         size = _itk_header(file).GetSize()
         return size[2] if len(size) > 2 else 1
     if case.reader is Tiff3DIO:
@@ -223,6 +227,9 @@ def _is_uint8(file: str) -> bool:
         if file.lower().endswith(SUFFIXES):
             with large_images_allowed(), Image.open(file, formats=FORMATS) as image:
                 return image.mode in ("L", "P", "RGB", "RGBA")
+        if file.lower().endswith((".nii", ".nii.gz")):  # SimpleITK refuses some affines
+            stored = nibabel.load(file)
+            return bool(stored.get_data_dtype() == np.uint8 and (stored.dataobj.slope, stored.dataobj.inter) == (1, 0))
         return _itk_header(file).GetPixelID() in (sitk.sitkUInt8, sitk.sitkVectorUInt8)
     return False
 
@@ -250,7 +257,3 @@ def file_state(file: str) -> str:
     if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for ever
         raise HRMedSegError("it is not a regular file")
     return f"{status.st_size}:{status.st_mtime_ns}"
-
-
-def printable(path: str) -> str:
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

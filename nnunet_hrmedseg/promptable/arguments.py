@@ -90,7 +90,11 @@ def add_zeroshot_arguments(parser: argparse.ArgumentParser) -> None:
     )
     boxes.add_argument("--seed", type=not_negative_int, default=0, help="of --jitter [default: %(default)s]")
     parser.add_argument(
-        "-o", "--output", default=None, metavar="FOLDER", help="[default: hrmedseg_zeroshot_DATASET, here]"
+        "-o",
+        "--output",
+        default=None,
+        metavar="FOLDER",
+        help="folder to write the measures to [default: hrmedseg_zeroshot_DATASET, in the current folder]",
     )
 
 
@@ -109,7 +113,12 @@ def _add_network_arguments(parser: argparse.ArgumentParser) -> None:
     network.add_argument(
         "--prompts_at_once", type=positive_int, default=16, help="less takes less memory [default: %(default)s]"
     )
-    network.add_argument("-device", choices=("cuda", "cpu", "mps"), default=None, help="[default: the best there is]")
+    network.add_argument(
+        "-device",
+        choices=("cuda", "cpu", "mps"),
+        default=None,
+        help="device to predict on [default: cuda, else mps, else cpu]",
+    )
 
 
 def _box(text: str) -> Box:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.files import check_output_folder
 from nnunet_hrmedseg.nnunet_versions import nnunet_folder
 from nnunet_hrmedseg.pretraining.image_formats import opened_image
 
@@ -39,6 +40,7 @@ class NewDataset:
         if not re.fullmatch(r"Dataset\d{3}_[A-Za-z0-9_-]+", name):
             raise HRMedSegError(f"{name!r} is no name of a data set: nnU-Net's are like Dataset123_Nuclei.")
         others = map(nnunet_folder, ("nnUNet_preprocessed", "nnUNet_results"))
+        check_output_folder(Path(raw))
         folders = [Path(folder) for folder in (raw, *others) if folder]
         taken = [str(path) for folder in folders for path in sorted(folder.glob(f"{name[:10]}_*"))]
         if taken:

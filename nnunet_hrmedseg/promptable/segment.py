@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.files import spreadsheet_text, write_atomically
+from nnunet_hrmedseg.files import check_output_folder, kept_if_not_written, spreadsheet_text, write_atomically
 from nnunet_hrmedseg.pretraining.image_formats import ORIENTATION, decode, opened_image
 from nnunet_hrmedseg.pretraining.processes import processes
 from nnunet_hrmedseg.pretraining.stored_images import reason
@@ -27,6 +27,7 @@ from nnunet_hrmedseg.promptable.overlay import draw_overlay
 from nnunet_hrmedseg.promptable.predictor import Predictor
 from nnunet_hrmedseg.promptable.prompt_files import read_prompts
 from nnunet_hrmedseg.promptable.prompts import Box, Prompt
+from nnunet_hrmedseg.skipped import not_used, skipped_in
 
 __all__ = ["segment"]
 
@@ -57,9 +58,13 @@ def segment(args: argparse.Namespace) -> int:
         HRMedSegError: whatever the user can mend.
     """
     jobs = _jobs(args)
+    output = Path(args.output)
+    if not args.dataset:
+        _check_output(jobs, output, args)
+    for sentence in _skipped(jobs, args):
+        print(sentence)
     classes = class_values(prompt for job in jobs for prompt in job.prompts)
     jobs, grey = _placed(jobs, args.normalized)
-    output = Path(args.output)
     if args.dataset:
         if args.instances:
             raise HRMedSegError("--instances does not go with --dataset: nnU-Net learns classes.")
@@ -67,8 +72,6 @@ def segment(args: argparse.Namespace) -> int:
             raise HRMedSegError(f"{args.prompts} has no object in any image: there is nothing to learn.")
         _check_unique([job.case for job in jobs])
         dataset = NewDataset(args.dataset, classes, grey=grey)
-    else:
-        _check_output(jobs, output, args)
     with processes(args.device) as group, ExitStack() as stack:
         predictor = Predictor(load_promptable(args.encoder, args.sam), group.device, args.prompts_at_once)
         if args.dataset:
@@ -77,7 +80,8 @@ def segment(args: argparse.Namespace) -> int:
 
         def write(job: Job, image: Image.Image, objects: Objects) -> None:
             if args.dataset:
-                dataset.add(job.case, job.file, image, objects.label_map())
+                with kept_if_not_written(dataset.folder, "and repeat the command."):
+                    dataset.add(job.case, job.file, image, objects.label_map())
             else:
                 _write_image(_mask_file(job, output, args), Image.fromarray(objects.label_map(args.instances)))
             if not args.no_overlay:
@@ -92,7 +96,8 @@ def segment(args: argparse.Namespace) -> int:
         print(f"{count} mask{'s' * (count != 1)} in {folder}: {', '.join(['0 background', *meaning])}.")
         print(_sizes_of_boxes([prompt.box for job in jobs for prompt in job.prompts if prompt.box]), end="")
         if _has_scores_file(args):
-            write_atomically(folder / SCORES, _as_csv(scores).encode())
+            with kept_if_not_written(folder / SCORES):
+                write_atomically(folder / SCORES, _as_csv(scores).encode())
         else:
             print("Predicted IoU: " + ", ".join(score for *_, score, _ in scores))
         if args.dataset:
@@ -130,6 +135,17 @@ def _jobs(args: argparse.Namespace) -> list[Job]:
         Job(image / path, path.with_suffix("").as_posix(), given[name])
         for name, path in named_images(image, given, args.prompts).items()
     ]
+
+
+def _skipped(jobs: list[Job], args: argparse.Namespace) -> list[str]:
+    """Return sentences on what lies beside the images of a folder, and has no prompts."""
+    top = Path(args.image)
+    if not top.is_dir():
+        return []
+    folders = {top, *(place for job in jobs for place in job.file.parents if place.is_relative_to(top))}
+    used = [args.prompts, *(job.file for job in jobs), *folders]
+    sentences = (skipped_in(folder, not_used(folder, used)) for folder in sorted(folders))
+    return [sentence for of_folder in sentences for sentence in of_folder]
 
 
 def _prompts_of_options(args: argparse.Namespace) -> list[Prompt]:
@@ -248,6 +264,11 @@ def _check_output(jobs: list[Job], output: Path, args: argparse.Namespace) -> No
     files = [_mask_file(job, output, args) for job in jobs]
     files += [] if args.no_overlay else [_overlay_file(job, output) for job in jobs]
     files += [output / SCORES] if _has_scores_file(args) else []
+    for folder in sorted({file.parent for file in files}):
+        check_output_folder(folder)
+    in_the_way = [str(file) for file in files if file.is_dir()]
+    if in_the_way:
+        raise HRMedSegError(f"{some(in_the_way)}: a file is to be written there, and it is a folder. Give -o another.")
     inputs = {job.file.resolve() for job in jobs}
     hit = [str(file) for file in files if file.resolve() in inputs]
     if hit:
@@ -267,5 +288,6 @@ def _write_image(file: Path, image: Image.Image) -> None:
     content = io.BytesIO()
     formats = {".jpg": "JPEG", ".bmp": "BMP", ".png": "PNG"}
     image.save(content, formats.get(file.suffix, "TIFF"), **({"quality": 90} if file.suffix == ".jpg" else {}))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, content.getvalue())
+    with kept_if_not_written(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, content.getvalue())

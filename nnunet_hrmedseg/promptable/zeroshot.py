@@ -24,14 +24,21 @@ from tqdm import tqdm
 
 from nnunet_hrmedseg.comparison.measures import MEASURES, Task, surface_library, surface_measures_are_there
 from nnunet_hrmedseg.errors import HRMedSegError, size, some
-from nnunet_hrmedseg.files import output_folder, spreadsheet_text, write_atomically
-from nnunet_hrmedseg.plans.raw_cases import find_raw_cases, read_dataset_json
+from nnunet_hrmedseg.files import (
+    check_output_folder,
+    kept_if_not_written,
+    output_folder,
+    spreadsheet_text,
+    write_atomically,
+)
+from nnunet_hrmedseg.plans.raw_cases import RawCase, find_raw_cases, read_dataset_json, skipped_in_raw_dataset
 from nnunet_hrmedseg.pretraining.image_sources import raw_reader, resolved_source
 from nnunet_hrmedseg.pretraining.processes import processes
 from nnunet_hrmedseg.pretraining.stored_images import CaseFiles, case_pixels, check_format
 from nnunet_hrmedseg.promptable.networks import PromptableNetwork, load_promptable, load_whole_sam
 from nnunet_hrmedseg.promptable.predictor import Predictor
 from nnunet_hrmedseg.promptable.prompts import Box, Prompt
+from nnunet_hrmedseg.skipped import is_hidden
 
 __all__ = ["boxes_of", "jittered", "zeroshot"]
 
@@ -56,6 +63,7 @@ def zeroshot(args: argparse.Namespace) -> int:
     Raises:
         HRMedSegError: whatever the user can mend.
     """
+    check_output_folder(Path(args.output or "."))
     folder, dataset_json, cases = _cases(args)
     surfaces = surface_measures_are_there()
     if not surfaces:
@@ -98,7 +106,8 @@ def zeroshot(args: argparse.Namespace) -> int:
         raise HRMedSegError(f"There is no foreground in the labels of {folder}: nothing to draw boxes around.")
     means = {name: _means(rows, name, list(task.classes)) for name in predictors}
     print(_table(means, len(cases), task.unit))
-    write_atomically(output / "cases.csv", _as_csv(rows).encode())
+    with kept_if_not_written(output / "cases.csv"):
+        write_atomically(output / "cases.csv", _as_csv(rows).encode())
     summary = {
         "dataset": folder.name,
         "split": "Ts" if args.test else "Tr",
@@ -113,7 +122,8 @@ def zeroshot(args: argparse.Namespace) -> int:
         "surface_library": surface_library() if surfaces else None,
         "means": means,
     }
-    write_atomically(output / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+    with kept_if_not_written(output / "summary.json"):
+        write_atomically(output / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     print(f"Wrote {output / 'cases.csv'} and summary.json beside it.")
     return 0
 
@@ -226,7 +236,7 @@ def _cases(args: argparse.Namespace) -> tuple[Path, dict[str, Any], dict[str, tu
     ending = dataset_json["file_ending"]
     if args.test:
         labels = sorted((folder / "labelsTs").glob(f"*{escape(ending)}"))
-        names = {file.name[: -len(ending)]: file for file in labels}
+        names = {file.name[: -len(ending)]: file for file in labels if not is_hidden(file.name)}
         cases = {
             name: (sorted(map(str, (folder / "imagesTs").glob(f"{escape(name)}_????{escape(ending)}"))), str(file))
             for name, file in names.items()
@@ -239,6 +249,8 @@ def _cases(args: argparse.Namespace) -> tuple[Path, dict[str, Any], dict[str, tu
     wrong = [name for name, (images, label) in cases.items() if not images or not Path(label).is_file()]
     if wrong:
         raise HRMedSegError(f"Cases of {folder} without image or label: {some(wrong)}.")
+    for sentence in skipped_in_raw_dataset(folder, [RawCase(*files) for files in cases.values()], args.test):
+        print(sentence)
     if args.limit is not None and args.limit < len(cases):
         chosen = np.linspace(0, len(cases) - 1, args.limit).round().astype(int).tolist()
         cases = dict(list(cases.items())[i] for i in chosen)

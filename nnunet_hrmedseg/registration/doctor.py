@@ -16,6 +16,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from nnunet_hrmedseg import __version__, shell
+from nnunet_hrmedseg.child_processes import ignoring_ctrl_c
 from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.nnunet_versions import find_trainer, nnunet_folder
 from nnunet_hrmedseg.registration.names import REGISTERED
@@ -26,9 +27,9 @@ __all__ = ["Finding", "CHECKS", "examine", "doctor"]
 _NOT_FOUND = "not found by nnU-Net's look-up"
 
 VARIABLES = {
-    "nnUNet_raw": "the raw data sets",
-    "nnUNet_preprocessed": "the preprocessed data sets",
-    "nnUNet_results": "the trained models",
+    "nnUNet_raw": "the folder of the raw datasets",
+    "nnUNet_preprocessed": "the folder of the preprocessed datasets",
+    "nnUNet_results": "the folder of the trained models",
 }
 
 COMMANDS = {
@@ -79,12 +80,14 @@ def variables() -> Iterator[Finding]:
         if value and value != os.environ.get(name):
             in_words = f"{name} (set in nnU-Net's paths.py)"
         if not value:
-            yield Finding(False, f"{name} is not set", f"{_set(name)}  ({content})")
+            yield Finding(False, f"{name} is not set ({content})", _set(name))
         elif not Path(value).is_dir():
             yield Finding(False, f"{in_words} is {value}, which is not a folder", _command("make", shell.quoted(value)))
         elif name != "nnUNet_raw" and not os.access(value, os.W_OK):
-            mend = f"{_command('permit', shell.quoted(value))}, or use another folder"
-            yield Finding(False, f"{in_words} is {value}, which is not writable", mend)
+            mend = _command("permit", shell.quoted(value))
+            yield Finding(
+                False, f"{in_words} is {value}, which is not writable: permit it, or use another folder", mend
+            )
         else:
             yield Finding(True, f"{in_words} is {value}")
 
@@ -156,7 +159,9 @@ def names() -> Iterator[Finding]:
 def _survive_a_spawned_process(classes: dict[str, type]) -> Finding:
     try:
         pickled = {name: pickle.dumps(cls) for name, cls in classes.items()}
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
+        with ignoring_ctrl_c():
+            pool = multiprocessing.get_context("spawn").Pool(1)
+        with pool:
             came_back = pool.apply(_unpickle_all, (pickled,))
     except Exception as error:
         return Finding(

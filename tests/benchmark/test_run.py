@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 from collections import Counter
@@ -79,8 +80,7 @@ def test_an_interruption_keeps_the_sizes_that_were_measured(monkeypatch, tmp_pat
         return measure(names, size, classes, *args)
 
     monkeypatch.setattr(run, "_measure", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        measured(tiny, tmp_path / "b.json", "--classes", "2", "3")
+    assert measured(tiny, tmp_path / "b.json", "--classes", "2", "3") == 130
     content = json.loads((tmp_path / "b.json").read_text())
     assert Counter((row["size"], row["classes"]) for row in content["rows"]) == {(64, 2): 4, (64, 3): 4, (128, 2): 4}
     assert "machine" in content and all(row["median_seconds"] > 0 for row in content["rows"])
@@ -106,6 +106,65 @@ def test_a_network_that_runs_out_of_gpu_memory_costs_its_own_row_alone(monkeypat
     assert left_out["left_out"] == "out of GPU memory" and "median_seconds" not in left_out
     assert all(len(row["seconds"]) == 2 for row in rows if row is not left_out)
     assert "Tiny, training at batch 1: left out, out of GPU memory" in capsys.readouterr().out
+
+
+def _more_than_any_machine_has():
+    torch.empty(2**50)
+
+
+def _of_numpy():
+    raise MemoryError
+
+
+def _of_a_library():
+    raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+
+
+@pytest.mark.parametrize("fail", [_more_than_any_machine_has, _of_numpy, _of_a_library])
+def test_a_prediction_that_runs_out_of_memory_costs_its_own_row_alone(monkeypatch, tmp_path, tiny, capsys, fail):
+    def out_of_memory(trained, image, target, training, precision):
+        if not training and len(image) == 8:
+            fail()
+        run_once(trained, image, target, training, precision)
+
+    monkeypatch.setattr(run, "run_once", out_of_memory)
+    assert measured(tiny, tmp_path / "b.json", "--sizes", "64", "--inference_batch_sizes", "1", "8") == 0
+    rows = json.loads((tmp_path / "b.json").read_text())["rows"]
+    left_out = [row for row in rows if "left_out" in row]
+    assert [(row["network"], row["training"], row["batch_size"]) for row in left_out] == [
+        ("tiny", False, 8),
+        ("other", False, 8),
+    ]
+    assert {row["left_out"] for row in left_out} == {"out of memory"}
+    assert len([row for row in rows if "median_seconds" in row]) == 4
+    assert "Tiny, prediction at batch 8: left out, out of memory" in capsys.readouterr().out
+
+
+def test_other_errors_are_not_taken_for_memory(monkeypatch, tmp_path, tiny):
+    def broken(*_):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(run, "run_once", broken)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        measured(tiny, tmp_path / "b.json")
+
+
+def test_a_full_disk_leaves_the_last_figures_and_prints_all(monkeypatch, tmp_path, tiny, capsys):
+    file = tmp_path / "b.json"
+    written = []
+
+    def full(place, content):
+        written.append(place)
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        place.write_bytes(content)
+
+    monkeypatch.setattr(run, "write_atomically", full)
+    assert measured(tiny, file) == 1
+    said = capsys.readouterr()
+    assert "b.json could not be written ([Errno 28] No space left on device); what was there before" in said.err
+    assert {row["size"] for row in json.loads(file.read_text())["rows"]} == {64}
+    assert "\n128 x 128, 2 classes" in said.out
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -183,7 +242,7 @@ def test_what_would_take_longer_than_the_limit_is_left_out(monkeypatch, batch_si
     monkeypatch.setattr(run, "free_memory", lambda: None)
     row = {"kept_for_backward_bytes": 10, "parameters": 1}
     case = Case("hrmedseg", 64, 2, batch_size, training)
-    assert run._too_much(case, row, {("hrmedseg", True): 15.0}, CPU, 60.0) == said
+    assert run._too_much(case, row, {("hrmedseg", True): 15.0}, CPU, 60.0, 3) == said
 
 
 @pytest.mark.parametrize(
@@ -192,15 +251,23 @@ def test_what_would_take_longer_than_the_limit_is_left_out(monkeypatch, batch_si
         ("cpu", True, 6 * 2**30 + 16_000, None),
         ("cpu", True, 6 * 2**30 + 15_999, "would take about 6 GiB of memory"),
         ("cpu", True, None, None),  # nothing says how much is free
-        ("cpu", False, 1, None),
+        ("cpu", False, 4 * 5 * 64 * 64, None),
         ("cuda", True, 1, None),
+        ("cuda", False, 1, None),
     ],
 )
 def test_what_would_take_more_memory_than_is_free_is_left_out(monkeypatch, device, training, free, said):
     monkeypatch.setattr(run, "free_memory", lambda: free)
     row = {"kept_for_backward_bytes": 3 * 2**30, "parameters": 1000}
     case = Case("hrmedseg", 64, 2, 1, training)
-    assert run._too_much(case, row, {}, torch.device(device), 60.0) == said
+    assert run._too_much(case, row, {}, torch.device(device), 60.0, 3) == said
+
+
+@pytest.mark.parametrize("free, said", [(5 * 2**30, None), (5 * 2**30 - 1, "would take more than 5 GiB of memory")])
+def test_a_prediction_whose_image_and_logits_alone_are_too_large_is_left_out(monkeypatch, free, said):
+    monkeypatch.setattr(run, "free_memory", lambda: free)
+    case = Case("hrmedseg", 2**14, 2, 1, False)  # 3 channels and 2 classes, 1 GiB each
+    assert run._too_much(case, {}, {}, CPU, 60.0, 3) == said
 
 
 def test_what_is_too_much_is_not_run(monkeypatch, tmp_path, tiny):

@@ -1,8 +1,10 @@
 """Trainings of a given length, on a clock that only their own steps move."""
 
+import errno
 import inspect
 import json
 from itertools import chain, repeat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -252,6 +254,35 @@ def test_epochs_that_are_lost_do_not_count(tmp_path, clock):
     trainer = killed_and_continued(tmp_path, clock, {"epochs": 100}, 13)  # a checkpoint every five epochs
     assert len(trainer.trained) == 90
     assert record(tmp_path)["iterations"] == 100 * 250
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint_whole(tmp_path, clock):
+    """Also that of a trainer of nnU-Net, which writes over it."""
+
+    class Full(Fake):
+        def save_checkpoint(self, filename):
+            if self.current_epoch < 2:
+                return super().save_checkpoint(filename)
+            Path(filename).write_bytes(b"half of it")
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+
+    with pytest.raises(HRMedSegError, match=r"checkpoint_\w+.pth could not be written .*repeat the command"):
+        with_budget(Full, epochs=4)(tmp_path, clock, repeat(0.1)).run_training()
+    assert all(torch.load(file, weights_only=False)["epoch"] <= 2 for file in tmp_path.glob("*.pth"))
+    assert not list(tmp_path.glob("*.incomplete"))
+    continued = with_budget(Fake, epochs=4)(tmp_path, clock, repeat(0.1))
+    continued.load_checkpoint(str(tmp_path / "checkpoint_latest.pth"))
+    continued.run_training()
+    assert record(tmp_path)["iterations"] == 1000
+
+
+def test_a_full_disk_for_the_record_is_said(tmp_path, clock, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(budget, "write_atomically", full)
+    with pytest.raises(HRMedSegError, match="budget.json could not be written .*No space left.*repeat the command"):
+        with_budget(Fake, epochs=2)(tmp_path, clock, repeat(0.1)).run_training()
 
 
 def test_a_training_with_another_budget_is_not_continued(tmp_path, clock):

@@ -1,14 +1,19 @@
 """The command on a data set whose models' predictions were laid down by hand: no checkpoints, so no costs."""
 
 import csv
+import errno
 import json
 import shutil
+import signal
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics, save_summary_json
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from PIL import Image
@@ -250,3 +255,77 @@ def test_without_nnunet_results_the_variable_is_named(
     monkeypatch.delenv("nnUNet_results")
     assert main(["compare", "-d", "7"]) == 1
     assert "nnUNet_results is not set" in capsys.readouterr().err
+
+
+def test_an_output_that_is_a_file_is_refused_before_anything_is_trained(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nnunet_hrmedseg.comparison.given.train_missing", lambda *_: pytest.fail("it was trained"))
+    (root / "out").touch()
+    assert main(["compare", "-d", "7", "--train", "-tr", "nnUNetTrainer", "--epochs", "1", "-o", "out"]) == 1
+    assert "out is a file; a folder is needed" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_the_last_report_whole(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "_gallery", lambda *arguments: [])
+    monkeypatch.setattr(module, "report", lambda *arguments: "a long page")
+    _, out = run("-d", "7")
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    write_bytes = Path.write_bytes
+
+    def full(file: Path, content: bytes) -> int:
+        if file.name.startswith("report.html"):
+            write_bytes(file, content[:10])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_bytes(file, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert main(["compare", "-d", "7", "-f", "0", "-o", "out", "--cost_images", "0"]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "out could not be written ([Errno 28] No space left on device); what was there before is untouched" in said
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+
+
+def test_workers_end_when_the_command_is_interrupted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest is not measured first, as leaving a pool's context would."""
+    pools = []
+
+    class Pool:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            self._processes = {1: SimpleNamespace(terminate=lambda: pools.append("ended"))}
+
+        def map(self, *_: Any, **__: Any) -> Iterator[Any]:
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            return self.results()
+
+        def results(self) -> Iterator[Any]:
+            raise KeyboardInterrupt
+            yield
+
+        def shutdown(self, **options: Any) -> None:
+            pools.append(options)
+
+    monkeypatch.setattr(module, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(module, "FEW_JOBS", 0)
+    assert main(["compare", "-d", "7", "-np", "2", "-o", "out"]) == 130
+    assert pools == ["ended", {"wait": True, "cancel_futures": True}]
+
+
+@pytest.mark.parametrize("mps, device", [(True, "mps"), (False, "cpu")])
+def test_the_device_is_the_best_there_is(root: Path, monkeypatch: pytest.MonkeyPatch, mps: bool, device: str) -> None:
+    devices = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: mps)
+    monkeypatch.setattr(module, "_costs", lambda *arguments: devices.append(arguments[-1].type) or {})
+    monkeypatch.setattr(module, "_gallery", lambda *arguments: [])
+    monkeypatch.setattr(module, "report", lambda *arguments: "")
+    run("-d", "7")
+    assert devices == [device]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_refused_first(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "-d", "99", "-device", "cuda"]) == 1
+    assert "finds no cuda device here" in capsys.readouterr().err

@@ -205,3 +205,25 @@ def test_volumes_are_measured_in_millimetres(tmp_path: Path) -> None:
     assert measured["HD95"] == measured["HD"] == pytest.approx(4.0)
     assert measured["SliceDice"] == pytest.approx(2 / 4)  # two of four slices agree
     assert measured["size"] == pytest.approx(3 * 6 * 6 * 4.0 * 0.25)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ({"background": 0}, "no class to measure: only background"),
+        ({"background": 0, "ignore": 1}, "no class to measure: only background"),
+        ({"0": "background", "1": "tumor"}, "gives 0 the value 'background'"),
+        ({"background": 0, "tumor": None}, "gives tumor the value None"),
+        ({"background": 0, "tumor": ["a"]}, "gives tumor the value"),
+    ],
+)
+def test_labels_that_cannot_be_measured_are_refused(labels, said):
+    with pytest.raises(HRMedSegError, match=said):
+        Task.of_dataset({**LABELS, "labels": labels}, Path("a.png"), 2.0, surfaces=False)
+
+
+def test_labels_are_numbers_in_whatever_form_nnunet_takes_them(tmp_path):
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    labels = {"background": "0", "a": "1", "both": ["1", 2]}
+    task = Task.of_dataset({**LABELS, "labels": labels}, tmp_path / "a.png", 2.0, surfaces=False)
+    assert task.classes == {"a": 1, "both": (1, 2)}

@@ -340,6 +340,20 @@ def test_arguments_that_do_not_go_together(words, said):
         _run("model", *words)
 
 
+def test_the_place_of_what_is_shared_is_checked_before_files_are_converted(plain, tmp_path):
+    (tmp_path / "there.zip").touch()
+    with pytest.raises(HRMedSegError, match="there.zip exists already"):
+        _run(plain, "--onnx", tmp_path / "onnx", "--share", tmp_path / "there.zip")
+    assert [file.name for file in tmp_path.iterdir()] == ["there.zip"]
+
+
+@pytest.mark.parametrize("reader, package", [("NibabelIO", "nibabel"), ("SimpleITKIO", "SimpleITK")])
+def test_the_package_that_reads_the_images_is_named(plain, no_conversion, tmp_path, capsys, reader, package):
+    model = _edited(plain, tmp_path, image_reader_writer=reader)
+    assert _run(model, "--onnx", tmp_path / "onnx", "-f", "0") == 0
+    assert f"pip install {package}\n" in capsys.readouterr().out
+
+
 def test_sharing_gets_its_arguments(monkeypatch, tmp_path, capsys):
     given = {}
 

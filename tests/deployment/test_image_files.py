@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+from pathlib import Path
 
+import nibabel
 import numpy as np
 import PIL.Image
 import pytest
@@ -12,6 +15,7 @@ import SimpleITK as sitk
 import tifffile
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
+from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_file_ending
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
@@ -108,6 +112,59 @@ def test_volumes(tmp_path, reader, shape):
     for mine, wanted_part in zip(_geometry(ours), _geometry(theirs), strict=True):
         np.testing.assert_allclose(mine, wanted_part, atol=1e-6)
     assert ours.GetPixelID() == sitk.sitkUInt8
+
+
+def _sheared(file: Path) -> Path:
+    """A volume whose affine SimpleITK refuses: its axes are not at right angles."""
+    affine = np.array([[1, 0.3, 0, -5], [0, 1, 0, 7], [0, 0, 2, 9], [0, 0, 0, 1.0]])
+    image = nibabel.Nifti1Image(RANDOM.normal(size=(5, 6, 7)).astype(np.float32), affine)
+    image.set_qform(None, 0)
+    nibabel.save(image, file)
+    return file
+
+
+def test_a_sheared_volume_is_read_and_written_as_by_nnunet(tmp_path):
+    file = _sheared(tmp_path / "a_0000.nii.gz")
+    reader = determine_reader_writer_from_file_ending(".nii.gz", str(file), verbose=False)
+    assert reader is NibabelIO
+    image = read_image([file], "NibabelIO")
+    wanted, properties = NibabelIO().read_images([str(file)])
+    np.testing.assert_array_equal(image.data, wanted)
+    labels = (wanted[0] > 0).astype(np.uint8)
+    reader().write_seg(labels, str(tmp_path / "theirs.nii.gz"), properties)
+    write_label_map(labels, tmp_path / "ours.nii.gz", "NibabelIO", image.geometry)
+    ours, theirs = nibabel.load(tmp_path / "ours.nii.gz"), nibabel.load(tmp_path / "theirs.nii.gz")
+    np.testing.assert_array_equal(np.asarray(ours.dataobj), np.asarray(theirs.dataobj))
+    np.testing.assert_array_equal(ours.affine, theirs.affine)
+    assert ours.get_data_dtype() == np.uint8
+
+
+def test_a_sheared_volume_for_a_model_with_another_reader_says_what_to_do(tmp_path):
+    file = _sheared(tmp_path / "a_0000.nii.gz")
+    with pytest.raises(HRMedSegError, match=r"a_0000.nii.gz has an affine .* not at right angles.*set_sform"):
+        read_image([file], "SimpleITKIO")
+
+
+def test_without_nibabel_simpleitk_reads_what_it_can(tmp_path, monkeypatch):
+    straight, sheared = tmp_path / "a_0000.nii.gz", _sheared(tmp_path / "b_0000.nii.gz")
+    sitk.WriteImage(_volume(RANDOM.integers(-1000, 1000, (3, 4, 5)).astype(np.int16)), str(straight))
+    wanted = read_image([straight], "NibabelIO")
+    monkeypatch.setitem(sys.modules, "nibabel", None)
+    image = read_image([straight], "NibabelIO")
+    np.testing.assert_array_equal(image.data, wanted.data)
+    write_label_map(np.ones((3, 4, 5), np.uint8), tmp_path / "a.nii.gz", "NibabelIO", image.geometry)
+    assert _geometry(sitk.ReadImage(str(tmp_path / "a.nii.gz"))) == _geometry(sitk.ReadImage(str(straight)))
+    with pytest.raises(HRMedSegError, match="b_0000.nii.gz cannot be read without nibabel.*pip install nibabel"):
+        read_image([sheared], "NibabelIO")
+
+
+def test_nibabel_reads_an_image_of_one_slice(tmp_path):
+    file = tmp_path / "a_0000.nii.gz"
+    sitk.WriteImage(_volume(RANDOM.integers(0, 9, (4, 5)).astype(np.int16)), str(file))
+    image = read_image([file], "NibabelIO")
+    np.testing.assert_array_equal(image.data, read_image([file], "SimpleITKIO").data)
+    write_label_map(image.data[0].astype(np.uint8), tmp_path / "a.nii.gz", "NibabelIO", image.geometry)
+    assert nibabel.load(tmp_path / "a.nii.gz").shape == (5, 4)
 
 
 def test_tiff_volumes_with_their_spacing(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import shutil
@@ -17,8 +18,10 @@ import SimpleITK as sitk
 from skimage import io
 
 import nnunet_hrmedseg
+from nnunet_hrmedseg.deployment import onnx_predict
 from nnunet_hrmedseg.deployment.arguments import add_predict_onnx_arguments
-from nnunet_hrmedseg.deployment.cases import find_cases
+from nnunet_hrmedseg.deployment.cases import find_cases, skipped_inputs
+from nnunet_hrmedseg.deployment.image_files import files_read
 from nnunet_hrmedseg.deployment.onnx_predict import OnnxModel, _refuse_to_replace_images, predict_onnx
 from nnunet_hrmedseg.errors import HRMedSegError
 from tests.deployment.test_sidecar import GOOD
@@ -170,6 +173,69 @@ def test_single_files_one_fold_no_mirroring(pictures, images, tmp_path):
     data = np.moveaxis(_rgb(0), -1, 0)[:, None].astype(np.float32)
     wanted, _ = OnnxModel(pictures.folder, folds=["1"], mirror=False, threads=1).predict(data)
     np.testing.assert_array_equal(io.imread(tmp_path / "masks" / "photo.png"), wanted[0])
+
+
+def test_everything_that_is_skipped_is_named(pictures, images, tmp_path, capsys):
+    """A photo of another kind, macOS's files, notes, folders; not what nnU-Net itself writes."""
+    (images / "case_2_0000.jpg").write_bytes(b"another kind")
+    (images / "._case_0_0000.png").write_bytes(b"\0\5\x16\7 of macOS")
+    (images / ".DS_Store").touch()
+    (images / "more").mkdir()
+    (images / "dataset.json").touch()
+    assert _run("-i", images, "-o", tmp_path / "masks", "-m", pictures.folder, "-f", "0", "--disable_tta") == 0
+    printed = capsys.readouterr().out
+    assert f"Skipped in {images}: .DS_Store, ._case_0_0000.png, case_2_0000.jpg, more/.\n" in printed
+    assert "2 of 2 predicted" in printed
+
+
+def test_hidden_files_that_are_given_are_skipped(pictures, images, tmp_path, capsys):
+    hidden = images / "._case_0_0000.png"
+    hidden.touch()
+    given = ["-o", tmp_path / "masks", "-m", pictures.folder, "-f", "0", "--disable_tta"]
+    assert _run("-i", hidden, images / "case_0_0000.png", *given) == 0
+    assert f"Skipped: {hidden}." in capsys.readouterr().out
+    assert [file.name for file in (tmp_path / "masks").iterdir()] == ["case_0.png"]
+    with pytest.raises(HRMedSegError, match="hidden files are not read"):
+        _run("-i", hidden, *given)
+
+
+def test_what_is_read_beside_an_image_is_not_skipped(tmp_path):
+    for name in ("a_0000.mhd", "a_0000.zraw", "b_0000.mhd", "b_0000.raw", "c.raw"):
+        (tmp_path / name).touch()
+    cases = find_cases([tmp_path], ".mhd", channels=1)
+    used = [place for case in cases for file in case.files for place in files_read(file, "SimpleITKIO")]
+    assert skipped_inputs([tmp_path], used) == [f"Skipped in {tmp_path}: c.raw."]
+
+
+def test_the_place_for_results_is_checked_first(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(HRMedSegError, match="file is a file"):
+        _run("-i", tmp_path / "no_images", "-o", tmp_path / "file", "-m", tmp_path / "no_model")
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "case_0.png could not be written .*left on device.*Make room",
+        ),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), "Broken pipe"),
+    ],
+)
+def test_a_full_disk_and_a_closed_output_are_no_fault_of_each_case(
+    pictures, images, tmp_path, monkeypatch, capsys, error, said
+):
+    def fail(*_, **__):
+        raise error
+
+    if isinstance(error, BrokenPipeError):
+        monkeypatch.setattr("builtins.print", fail)
+    else:
+        monkeypatch.setattr(onnx_predict, "write_label_map", fail)
+    with pytest.raises(BrokenPipeError if isinstance(error, BrokenPipeError) else HRMedSegError, match=said):
+        _run("-i", images, "-o", tmp_path / "masks", "-m", pictures.folder, "-f", "0", "--disable_tta")
+    assert "FAILED" not in capsys.readouterr().err
 
 
 def test_a_volume_keeps_its_geometry(volumes, tmp_path):

@@ -538,7 +538,13 @@ def test_a_file_in_the_place_of_the_folder_is_left_alone(teachers, pictures, tmp
     assert (tmp_path / "run").read_text() == "x"
 
 
-@pytest.mark.parametrize("option", [["--epochs", "0"], ["--val_images", "-1"], ["--workers", "-1"], ["--seed", "-1"]])
+@pytest.mark.parametrize(
+    "option",
+    [
+        *(["--epochs", "0"], ["--val_images", "-1"], ["--workers", "-1"], ["--seed", "-1"], ["--lr", "0"]),
+        *(["--lr", "nan"], ["--decay", "-1"], ["--flip", "2"], ["--scale", "0"]),
+    ],
+)
 def test_wrong_numbers(option, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["distill", "--teacher", "x", "--images", "x", "-o", "x", *option])

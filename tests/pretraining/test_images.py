@@ -18,6 +18,7 @@ from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.pretraining import image_formats
 from nnunet_hrmedseg.pretraining.canvas_images import BrokenImages, CanvasImages
 from nnunet_hrmedseg.pretraining.image_sources import find_images
+from tests.pretraining.tiny_datasets import write_sheared
 
 CANVAS = (16, 24)
 
@@ -105,6 +106,43 @@ def test_a_limit_draws_the_same_images_every_time_and_a_larger_one_keeps_them(tm
     assert all(some == sorted(some) for some in drawn)
     with pytest.raises(HRMedSegError, match="at least 1"):
         find_images([tmp_path], limit=0)
+
+
+def test_everything_that_is_skipped_is_named(tmp_path):
+    (tmp_path / "sub" / ".cache").mkdir(parents=True)
+    for name in ("a.png", "sub/b.jpg"):
+        picture().save(tmp_path / name)
+    for name in ("notes.txt", "._a.png", "sub/b.json", "sub/c.json", "sub/d.webp"):
+        (tmp_path / name).touch()
+    found = find_images([tmp_path])
+    assert names(found, tmp_path) == ["a.png", "sub/b.jpg"]
+    # b.json is of b.jpg, as in SA-1B
+    assert found.faults == [f"{tmp_path}: 5 other files are skipped: ._a.png, notes.txt, .cache/, c.json, d.webp"]
+
+
+def test_what_is_skipped_in_a_shard_and_a_raw_data_set_is_named(tmp_path):
+    dataset = write_raw_dataset(tmp_path / "Dataset001_X")
+    picture().save(dataset / "imagesTr" / "a_0000.png")
+    for name in ("a_0000.jpg", "._a_0000.png"):
+        (dataset / "imagesTr" / name).touch()
+    assert find_images([dataset]).faults == [
+        f"{dataset}: 2 other files are skipped: imagesTr/._a_0000.png, imagesTr/a_0000.jpg"
+    ]
+    shard = tmp_path / "sa_000001.tar"
+    with tarfile.open(shard, "w") as tar:
+        for name in ("sa_1.jpg", "sa_1.json", "readme.txt"):
+            add(tar, name, encoded(picture()))
+    assert find_images([shard]).faults == [f"{shard}: 1 other files are skipped: sa_000001.tar!readme.txt"]
+
+
+def test_volumes_that_simpleitk_does_not_read_are_read_as_by_nnunet(tmp_path):
+    dataset = write_sheared(tmp_path / "Dataset001_Sheared")
+    found = find_images([dataset])
+    assert found.faults == [] and [image.name[-5:] for image in found] == [f"#000{i}" for i in range(4)]
+    images = CanvasImages(found, (20, 30))
+    # 8 bits, which are kept as they are
+    assert [images[i].image.unique().tolist() for i in range(4)] == [[50], [50, 150], [50, 150], [50]]
+    assert images[1].image[0, 6:16, 5:15].unique().tolist() == [150]
 
 
 def test_a_changed_file_is_another_image(tmp_path):
@@ -266,7 +304,7 @@ def test_shards_are_read_where_they_are(tmp_path, tar_format):
     found = find_images([tmp_path])
     assert names(found, tmp_path) == ["sa_000000.tar!sa_333.jpg", "sa_000001.tar!sa_1.jpg", "sa_000001.tar!sa_22.jpg"]
     assert names(find_images([tmp_path / "other.tar"]), tmp_path) == ["other.tar!sa_4.jpg"]
-    assert found.faults == []
+    assert found.faults == [f"{tmp_path}: 1 other files are skipped: other.tar"]
     for index, number in enumerate((333, 1, 22)):
         expected = Image.open(io.BytesIO(encoded(picture(number)))).resize(CANVAS[::-1], Image.Resampling.BILINEAR)
         _, image, _ = CanvasImages(found, CANVAS)[index]

@@ -53,6 +53,19 @@ def test_what_the_data_sets_hold(raw, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_what_is_in_no_case_is_named(tmp_path):
+    folder = write_labelled(tmp_path / "Dataset001_Discs", 2)
+    assert find_labelled_dataset(folder).skipped == ()
+    for name in ("imagesTr/._case_00_0000.png", "labelsTr/case_07.png"):
+        (folder / name).touch()
+    dataset = find_labelled_dataset(folder)
+    assert len(dataset.cases) == 2
+    assert dataset.skipped == (
+        f"Skipped in {folder / 'imagesTr'}: ._case_00_0000.png.",
+        f"Skipped in {folder / 'labelsTr'}: case_07.png.",
+    )
+
+
 def test_by_number_and_name(raw, monkeypatch):
     monkeypatch.setenv("nnUNet_raw", str(raw))
     assert find_labelled_dataset("2").name == find_labelled_dataset("Dataset002_Grey").name == "Dataset002_Grey"

@@ -1,4 +1,5 @@
 import csv
+import errno
 import json
 import math
 import os
@@ -313,9 +314,45 @@ def test_losses_that_are_open_elsewhere_do_not_end_a_run(tmp_path, locked):
 def test_a_checkpoint_that_cannot_be_written_ends_the_run(tmp_path, locked):
     locked.add("checkpoint.pth")
     module = Line()
-    with pytest.raises(PermissionError):
+    with pytest.raises(HRMedSegError, match="checkpoint.pth could not be written .*Access is denied.*Permit writing"):
         run_loop(module, _batches, _settings(), tmp_path, ALONE, log=_no_log)
     assert len(module.seen) == 5
+
+
+@pytest.mark.usefixtures("no_curve")
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"),
+    ],
+)
+def test_a_full_disk_keeps_the_last_checkpoint_to_continue_from(tmp_path, monkeypatch, error):
+    save, saved = torch.save, []
+
+    def full(content, file):
+        saved.append(content["step"])
+        if len(saved) == 3:
+            Path(file).write_bytes(b"half of it")
+            raise error
+        save(content, file)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(HRMedSegError, match="checkpoint.pth could not be written .*untouched.*continues from the last"):
+        run_loop(Line(), _batches, _settings(), tmp_path, ALONE, log=_no_log)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint.pth", "losses.csv"]
+    said = []
+    run_loop(Line(), _batches, _settings(), tmp_path, ALONE, log=said.append)
+    assert "Going on at epoch 2.00 of 4." in said
+
+
+def test_a_full_disk_for_the_settings_of_a_run_is_said(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(loop, "write_atomically", full)
+    with pytest.raises(HRMedSegError, match="run.json could not be written .*Make room"):
+        prepare_folder(tmp_path / "run", {}, overwrite=False)
 
 
 def test_a_file_is_no_folder_of_a_run(tmp_path):

@@ -7,10 +7,11 @@ import json
 import tarfile
 from pathlib import Path
 
+import nibabel
 import numpy as np
 from PIL import Image
 
-__all__ = ["discs", "write_folder", "write_labelled", "write_shard"]
+__all__ = ["discs", "write_folder", "write_labelled", "write_shard", "write_sheared"]
 
 
 def discs(seed: int, num_classes: int = 2, height: int = 40, width: int = 56) -> tuple[np.ndarray, np.ndarray]:
@@ -89,5 +90,28 @@ def write_labelled(
     }
     if regions:
         description["regions_class_order"] = list(values)
+    (folder / "dataset.json").write_text(json.dumps(description))
+    return folder
+
+
+def write_sheared(folder: Path) -> Path:
+    """A raw data set of one 8-bit volume, (4, 20, 30) as nnU-Net has its axes, with a box as its label.
+
+    Its axes are not at right angles: SimpleITK refuses it, and nnU-Net reads it by nibabel.
+    """
+    affine = np.array([[1, 0.3, 0, -5], [0, 1, 0, 7], [0, 0, 2, 9], [0, 0, 0, 1.0]])
+    label = np.zeros((30, 20, 4), np.uint8)
+    label[5:15, 6:16, 1:3] = 1
+    for part, name, pixels in (("imagesTr", "a_0000", 50 + 100 * label), ("labelsTr", "a", label)):
+        (folder / part).mkdir(parents=True)
+        image = nibabel.Nifti1Image(pixels, affine)
+        image.set_qform(None, 0)
+        nibabel.save(image, folder / part / f"{name}.nii.gz")
+    description = {
+        "channel_names": {"0": "MR"},
+        "labels": {"background": 0, "box": 1},
+        "numTraining": 1,
+        "file_ending": ".nii.gz",
+    }
     (folder / "dataset.json").write_text(json.dumps(description))
     return folder

@@ -1,6 +1,7 @@
 """`hrmedseg segment`, from files to files."""
 
 import csv
+import errno
 import json
 import re
 import subprocess
@@ -14,6 +15,7 @@ from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset
 from PIL import Image
 
 from nnunet_hrmedseg.cli import main
+from nnunet_hrmedseg.promptable import segment as command
 from nnunet_hrmedseg.promptable.image_names import below
 from nnunet_hrmedseg.promptable.networks import load_promptable
 from nnunet_hrmedseg.promptable.predictor import Predictor
@@ -431,6 +433,65 @@ def test_what_is_there_is_not_replaced_unasked(networks, image, tmp_path, capsys
     assert "exist already" in capsys.readouterr().err
     assert (tmp_path / "out" / "cell_mask.png").read_bytes() == before
     assert segment(networks, image, "--box", "0,0,20,20", "-o", "out", "--overwrite") == 0
+
+
+def test_images_without_prompts_are_named(networks, folder, tmp_path, capsys):
+    rows = prompts(folder, "a.png,1,1,60,60,,", "sub/b.jpg,1,1,30,30,,")
+    (folder / "prompts.csv").write_text(rows.read_text())
+    (folder / "sub" / "._b.jpg").touch()
+    assert segment(networks, folder, "--prompts", folder / "prompts.csv", "-o", "out", "--no_overlay") == 0
+    said = capsys.readouterr().out
+    assert f"Skipped in {folder}: c.tif, d.png.\nSkipped in {folder / 'sub'}: ._b.jpg.\n" in said
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("file", "file is a file; a folder is needed"),
+        ("file/below", "below cannot be made: .*file is a file"),
+        ("taken", "cell_mask.png: a file is to be written there, and it is a folder"),
+    ],
+)
+def test_places_that_cannot_be_written_to_are_said_before_anything_is_loaded(
+    image, tmp_path, capsys, monkeypatch, place, said
+):
+    monkeypatch.setattr(command, "load_promptable", lambda *_: pytest.fail("it was loaded"))
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "taken" / "cell_mask.png").mkdir(parents=True)
+    options = ["--box", "10,5,80,60", "-o", tmp_path / place, "--overwrite"]
+    assert segment(tmp_path, image, *options) == 1
+    assert re.search(said, capsys.readouterr().err)
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_folder_of_an_image_can_be_in_the_way(folder, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sub").touch()
+    rows = prompts(folder, "a.png,1,1,60,60,,", "sub/b.jpg,1,1,30,30,,")
+    assert segment(tmp_path, folder, "--prompts", rows, "-o", "out") == 1
+    assert "out/sub is a file; a folder is needed" in capsys.readouterr().err
+
+
+def test_a_data_set_that_cannot_be_written_is_said_before_anything_is_loaded(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(command, "load_promptable", lambda *_: pytest.fail("it was loaded"))
+    (tmp_path / "raw").touch()
+    rows = prompts(folder, "a.png,1,1,60,60,,cell")
+    assert segment(tmp_path, folder, "--prompts", rows, "--dataset", "Dataset001_A") == 1
+    assert "raw is a file; a folder is needed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [["-o", "out"], ["--dataset", "Dataset001_A"]])
+def test_a_full_disk_is_said(networks, folder, tmp_path, capsys, monkeypatch, options):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(command, "write_atomically", full)
+    monkeypatch.setattr(command.NewDataset, "add", full)
+    rows = prompts(folder, "a.png,1,1,60,60,,cell")
+    assert segment(networks, folder, "--prompts", rows, *options) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "could not be written ([Errno 28] No space left on device)" in said and "Make room" in said
+    assert not list((tmp_path / "raw").glob("*"))
 
 
 def test_an_input_is_never_replaced(networks, tmp_path, capsys):

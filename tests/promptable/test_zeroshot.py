@@ -13,7 +13,7 @@ from PIL import Image
 from nnunet_hrmedseg.cli import main
 from nnunet_hrmedseg.promptable import zeroshot as command
 from nnunet_hrmedseg.promptable.zeroshot import boxes_of, jittered
-from tests.pretraining.tiny_datasets import write_labelled
+from tests.pretraining.tiny_datasets import write_labelled, write_sheared
 
 
 def zeroshot(networks, dataset, output, *options, sam="sam.pth", encoder="student.safetensors"):
@@ -227,6 +227,39 @@ def test_mistakes(networks, tmp_path, capsys):
     assert "no foreground in the labels" in said()
     (dataset / "dataset.json").write_text("{}")
     assert "is no nnU-Net raw data set" in said()
+
+
+def test_what_is_in_no_case_is_named(networks, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "Predictor", PerfectPredictor)
+    dataset = write_labelled(tmp_path / "Dataset001_Discs", 2)
+    for name in ("imagesTr/._case_00_0000.png", "labelsTr/case_07.png", "imagesTr/case_05_0000.jpg"):
+        (dataset / name).touch()
+    assert zeroshot(networks, dataset, tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert f"Skipped in {dataset / 'imagesTr'}: ._case_00_0000.png, case_05_0000.jpg.\n" in said
+    assert f"Skipped in {dataset / 'labelsTr'}: case_07.png.\n" in said
+    for part in ("images", "labels"):
+        (dataset / f"{part}Tr").rename(dataset / f"{part}Ts")
+    (dataset / "labelsTs" / "case_07.png").unlink()
+    (dataset / "labelsTs" / "._case_01.png").touch()
+    assert zeroshot(networks, dataset, tmp_path / "test", "--test") == 0
+    assert f"Skipped in {dataset / 'labelsTs'}: ._case_01.png.\n" in capsys.readouterr().out
+    assert {row["case"] for row in rows(tmp_path / "test")} == {"case_00", "case_01"}
+
+
+def test_volumes_that_simpleitk_does_not_read(networks, tmp_path, monkeypatch):
+    """Nibabel does, as in nnU-Net; their labels as well."""
+    monkeypatch.setattr(command, "Predictor", PerfectPredictor)
+    dataset = write_sheared(tmp_path / "Dataset001_Sheared")
+    assert zeroshot(networks, dataset, tmp_path / "out") == 0
+    (found,) = rows(tmp_path / "out")
+    assert float(found["Dice"]) == 1  # a box, which PerfectPredictor fills
+
+
+def test_the_place_for_results_is_checked_first(tmp_path, capsys):
+    (tmp_path / "out").touch()
+    assert zeroshot(tmp_path, "Dataset999_None", tmp_path / "out") == 1
+    assert "out is a file; a folder is needed" in capsys.readouterr().err
 
 
 def test_results_are_not_replaced(networks, tmp_path, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import shutil
+import subprocess
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, PackagePath
 from types import SimpleNamespace
@@ -254,12 +255,12 @@ def test_folders_that_are_written_into_the_paths_module_of_nnunet(monkeypatch, t
 @pytest.mark.parametrize(
     "windows, unset, make, permit",
     [
-        (False, "export nnUNet_raw=/a/folder/for/nnUNet_raw  (", "mkdir -p '{}'", "chmod u+w '{}', or"),
+        (False, "export nnUNet_raw=/a/folder/for/nnUNet_raw", "mkdir -p '{}'", "chmod u+w '{}'"),
         (
             True,
-            "$env:nnUNet_raw = 'C:\\a\\folder\\for\\nnUNet_raw'  (",
+            "$env:nnUNet_raw = 'C:\\a\\folder\\for\\nnUNet_raw'",
             "New-Item -ItemType Directory -Force '{}'",
-            "icacls '{}' /grant \"${{env:USERNAME}}:(OI)(CI)M\", or",
+            "icacls '{}' /grant \"${{env:USERNAME}}:(OI)(CI)M\"",
         ),
     ],
 )
@@ -272,7 +273,21 @@ def test_advice_is_in_the_words_of_the_system(monkeypatch, tmp_path, windows, un
     monkeypatch.setenv("nnUNet_preprocessed", str(lost))
     monkeypatch.setenv("nnUNet_results", str(closed))
     mends = [finding.mend for finding in variables()]
-    assert mends[0].startswith(unset) and mends[1] == make.format(lost) and mends[2].startswith(permit.format(closed))
+    assert mends == [unset, make.format(lost), permit.format(closed)]
+
+
+def test_advice_can_be_pasted_into_a_shell(monkeypatch, tmp_path):
+    monkeypatch.setattr(shell, "ON_WINDOWS", False)
+    monkeypatch.setattr(doctor_module.os, "access", lambda *_: False)
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "made (here)"))
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    commands = [finding.mend for finding in variables()]
+    done = subprocess.run(
+        ["sh", "-e", "-c", "\n".join([*commands, 'printf %s "$nnUNet_raw"'])], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "/a/folder/for/nnUNet_raw", "")
+    assert (tmp_path / "made (here)").is_dir()
 
 
 def test_quotes_in_names_of_folders(monkeypatch):

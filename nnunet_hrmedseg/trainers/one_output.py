@@ -11,8 +11,9 @@ import torch
 from filelock import FileLock, Timeout
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import HRMedSegError, size
 from nnunet_hrmedseg.files import replacing
+from nnunet_hrmedseg.gpu import check_gpu, gpu_limitations, out_of_memory
 from nnunet_hrmedseg.trainers.progress import EpochProgress
 
 __all__ = ["OneOutputTrainer"]
@@ -22,8 +23,11 @@ class OneOutputTrainer(nnUNetTrainer):
     """nnU-Net's trainer for light networks without deep supervision; its scheduler takes fractional epochs.
 
     Raises:
-        HRMedSegError: a checkpoint that cannot be read; a fold that another process is training.
+        HRMedSegError: a checkpoint that cannot be read; a fold that another process is training; a GPU that torch
+            cannot use, or whose memory the batch does not fit into.
     """
+
+    planner_name: str  # of the planner whose plans can be edited
 
     # exactly nnU-Net's arguments: it records them by name for the checkpoint
     def __init__(
@@ -41,6 +45,13 @@ class OneOutputTrainer(nnUNetTrainer):
         self.progress: EpochProgress  # of the epoch that runs
         self.iteration = 0
         self.fold_lock: FileLock | None = None
+
+    def initialize(self) -> None:
+        check_gpu(self.device)
+        super().initialize()
+        if self.device.type == "cuda" and self.local_rank == 0:
+            for line in gpu_limitations(torch.cuda.get_device_capability(self.device)):
+                self.print_to_log_file(line)
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """The network has one output; there is nothing to switch."""
@@ -69,7 +80,19 @@ class OneOutputTrainer(nnUNetTrainer):
 
     def train_step(self, batch: dict) -> dict:
         self.lr_scheduler.step(self.current_epoch + self.iteration / self.num_iterations_per_epoch)
-        result = super().train_step(batch)
+        try:
+            result = super().train_step(batch)
+        except torch.cuda.OutOfMemoryError as error:
+            configuration = self.configuration_manager
+            raise HRMedSegError(
+                out_of_memory(
+                    self.device,
+                    f"{self.batch_size} images of {size(configuration.patch_size)}",
+                    planner=self.planner_name,
+                    recomputes=configuration.network_arch_init_kwargs.get("recompute"),
+                    first=self.current_epoch == 0 and self.iteration == 0,
+                )
+            ) from error
         self.iteration += 1
         self.progress.update(loss=float(result["loss"]))
         return result

@@ -15,6 +15,7 @@ from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_hrmedseg.gpu import check_gpu
 from nnunet_hrmedseg.plans.canvas_advice import canvas_in_words
 from nnunet_hrmedseg.plans.canvas_data import ensure_canvas_data
 from nnunet_hrmedseg.plans.memory import said_in_words
@@ -43,6 +44,7 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
     """
 
     network_name = "HRMedSeg"
+    planner_name = "nnUNetPlannerHRMedSeg"
     build_loss = staticmethod(dice_and_focal)
     encoder_weights: str | None = None  # None: what the environment or the plans say
     recipe_epochs = 200
@@ -74,6 +76,7 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
         self.batch_augmentation: BatchAugmentation | None = None
 
     def initialize(self) -> None:
+        check_gpu(self.device)  # before minutes of preprocessing
         fresh = not self.was_initialized and not self.continues
         # first of all, so that a file that does not fit is said before minutes of preprocessing
         encoder = chosen_encoder(self.configuration_manager.configuration, self.encoder_weights) if fresh else None

@@ -21,9 +21,7 @@ HERE = Path(__file__).parent
 TORCH_LIBRARIES = ("libtorch_cuda", "libc10_cuda", "libtorch_python", "libtorch_cuda_linalg")
 
 # cuDNN's answers about convolutions: one algorithm, no workspace
-ALGORITHM = (
-    "{{memset(p,0,sizeof*p);p->algo={number};p->time=1;p->det=1;*k=1;return 0;}}"  # filled by `convolution`
-)
+ALGORITHM = "{{memset(p,0,sizeof*p);p->algo={number};p->time=1;p->det=1;*k=1;return 0;}}"  # filled by `convolution`
 STRUCT = "struct {name}{{int algo,status;float time;size_t memory;int det,math,res[3];}};"
 NO_WORKSPACE = "{*s=0;return 0;}"
 BATCH_NORM = {
@@ -146,7 +144,9 @@ def build(folder: Path) -> None:
     if missing:
         sys.exit(f"The stand-in needs {', '.join(missing)}. Install a C++ compiler and binutils.")
     if not (torch.version.cuda or "").startswith("13"):
-        sys.exit(f"The stand-in needs a torch built for CUDA 13; torch {torch.__version__} is for {torch.version.cuda}.")
+        sys.exit(
+            f"The stand-in needs a torch built for CUDA 13; torch {torch.__version__} is for {torch.version.cuda}."
+        )
     import triton
 
     include = Path(triton.__file__).parent / "backends" / "nvidia" / "include"

@@ -522,3 +522,29 @@ def test_a_missing_encoder_is_said_before_any_preprocessing(dataset, tmp_path):
     with pytest.raises(HRMedSegError, match="There is no encoder file .*absent"):
         trainer.on_train_start()
     assert not list((tmp_path / "nnUNet_preprocessed" / "Dataset001_Test").glob("HRMedSeg_*"))
+
+
+def test_a_batch_that_does_not_fit_into_the_gpu_says_what_to_change(dataset, monkeypatch):
+    trainer = _trainer(dataset(LABELS))
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+
+    def out_of_memory(self, batch):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+
+    monkeypatch.setattr(nnUNetTrainer, "train_step", out_of_memory)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 4 * 10**9))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 * 10**9)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 4 * 10**9)
+    with pytest.raises(HRMedSegError, match="2 images of 64 x 64 .* 4.0 GB.*nnUNetPlannerHRMedSeg"):
+        trainer.train_step(next(trainer.dataloader_train))
+    trainer.progress.close()
+
+
+def test_without_a_gpu_nothing_is_preprocessed_for_it(dataset, monkeypatch):
+    trainer = _trainer(dataset(LABELS))
+    trainer.device = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(HRMedSegError, match="without CUDA.*-device cpu"):
+        trainer.initialize()
+    assert not list(Path(os.environ["nnUNet_preprocessed"]).rglob("HRMedSeg_*"))

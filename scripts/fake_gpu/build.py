@@ -21,7 +21,9 @@ HERE = Path(__file__).parent
 TORCH_LIBRARIES = ("libtorch_cuda", "libc10_cuda", "libtorch_python", "libtorch_cuda_linalg")
 
 # cuDNN's answers about convolutions: one algorithm, no workspace
-ALGORITHM = "{{memset(p,0,sizeof*p);p->algo={number};p->time=1;p->det=1;*k=1;return 0;}}"  # filled by `convolution`
+ALGORITHM = (
+    "{{memset(p,0,sizeof*p);p->algo={number};p->time=1;p->det=1;p->math=3;*k=1;return 0;}}"  # filled by `convolution`
+)
 STRUCT = "struct {name}{{int algo,status;float time;size_t memory;int det,math,res[3];}};"
 NO_WORKSPACE = "{*s=0;return 0;}"
 BATCH_NORM = {

@@ -9,6 +9,7 @@ file but `build_network_architecture`.
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
@@ -21,6 +22,7 @@ from nnunet_hrmedseg.plans.canvas_data import ensure_canvas_data
 from nnunet_hrmedseg.plans.memory import said_in_words
 from nnunet_hrmedseg.plans.overrides import STARTED_FROM, hrmedseg_plans
 from nnunet_hrmedseg.trainers.batch_augmentation import BatchAugmentation, NotOnBatches
+from nnunet_hrmedseg.trainers.compact_loading import CompactDataLoader, image_dtype, loads_with
 from nnunet_hrmedseg.trainers.initialization import chosen_encoder, initialize_encoder, record
 from nnunet_hrmedseg.trainers.losses import DiceAndPixelLoss, dice_and_cross_entropy, dice_and_focal
 from nnunet_hrmedseg.trainers.one_output import OneOutputTrainer
@@ -184,10 +186,17 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
             self.num_val_iterations_per_epoch = min(self.num_val_iterations_per_epoch, -(-passes // self.batch_size))
         return training, validation
 
+    def get_dataloaders(self):
+        if not self.augments_batches:
+            return super().get_dataloaders()
+        dtype = image_dtype(self.configuration_manager.normalization_schemes)
+        with loads_with(partial(CompactDataLoader, image_dtype=dtype)):
+            return super().get_dataloaders()
+
     def train_step(self, batch: dict) -> dict:
         if self.batch_augmentation is not None:
-            on_device = (batch[name].to(self.device, non_blocking=True) for name in ("data", "target"))
-            batch["data"], batch["target"] = self.batch_augmentation(*on_device)
+            image, target = (batch[name].to(self.device, non_blocking=True) for name in ("data", "target"))
+            batch["data"], batch["target"] = self.batch_augmentation(image.float(), target.short())
         return super().train_step(batch)
 
 

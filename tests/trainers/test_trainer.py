@@ -151,6 +151,8 @@ def test_batches_augmented_beside_the_network(dataset, labels, monkeypatch):
     trainer.on_train_start()
     loaded = next(trainer.dataloader_train)
     assert loaded["target"].shape[1] == 1  # nothing was made of the labels yet
+    assert loaded["data"].dtype == torch.float16 and loaded["target"].dtype == torch.int8
+    assert next(trainer.dataloader_val)["data"].dtype == torch.float32
     ignored = "ignore" in labels
     assert trainer.batch_augmentation.labels == [-1, 0, 1, 2, *[3] * ignored]
     (spatial,) = (step for _, step in trainer.batch_augmentation.steps if isinstance(step, SpatialTransform))
@@ -163,6 +165,7 @@ def test_batches_augmented_beside_the_network(dataset, labels, monkeypatch):
         batch = next(trainer.dataloader_train)
         before = batch["data"].clone()
         assert np.isfinite(trainer.train_step(batch)["loss"])
+        assert batch["data"].dtype == torch.float32 and batch["target"].dtype in (torch.int16, torch.bool)
         assert not torch.equal(batch["data"], before)
     trainer.progress.close()
     regions = trainer.label_manager.has_regions
@@ -177,6 +180,8 @@ def test_augmentation_stays_with_the_workers_without_a_gpu(dataset):
     trainer = _trainer(dataset(LABELS))
     assert trainer.get_training_transforms((CANVAS, CANVAS), (-3, 3), None, (0, 1), False) is not None
     assert trainer.batch_augmentation is None
+    trainer.on_train_start()
+    assert next(trainer.dataloader_train)["data"].dtype == torch.float32
 
 
 def test_augmentation_is_beside_the_network_with_a_gpu_unless_the_trainer_says_otherwise(dataset):

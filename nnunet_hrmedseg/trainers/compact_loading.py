@@ -8,8 +8,10 @@ autocast the network's first convolution rounds the images to half precision any
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -61,10 +63,23 @@ class CompactDataLoader(nnUNetDataLoader):
                 segmentation = torch.from_numpy(crop_and_pad_nd(segmentation, box, OUTSIDE, cast_cropped_to=np.int16))
                 segmentation = segmentation[:, 0]
                 if data is None:
-                    data = torch.empty((self.batch_size, *image.shape), dtype=self.image_dtype)
-                    target = torch.empty((self.batch_size, *segmentation.shape), dtype=self.target_dtype)
+                    data = self.empty(image.shape, self.image_dtype)
+                    target = self.empty(segmentation.shape, self.target_dtype)
                 data[index], target[index] = image, segmentation  # converted while they are copied
         return {"data": data, "target": target, "keys": keys}
+
+    def empty(self, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+        """Return an uninitialized batch; in a worker it lies in the memory that the main process will read it from."""
+        whole = (self.batch_size, *shape)
+        if not in_worker():
+            return torch.empty(whole, dtype=dtype)
+        # as torch's default_collate: sending any other tensor copies it into shared memory
+        storage = torch.UntypedStorage._new_shared(prod(whole) * dtype.itemsize)
+        return torch.empty(0, dtype=dtype).set_(storage, 0, whole)
+
+
+def in_worker() -> bool:
+    return multiprocessing.parent_process() is not None
 
 
 def image_dtype(normalization_schemes: Sequence[str]) -> torch.dtype:

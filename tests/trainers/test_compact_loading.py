@@ -12,6 +12,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module
 
+from nnunet_hrmedseg.trainers import compact_loading
 from nnunet_hrmedseg.trainers.compact_loading import CompactDataLoader, image_dtype, loads_with, target_dtype
 
 SIDE = 32
@@ -96,3 +97,27 @@ def test_nnunets_loader_is_replaced_only_inside():
         assert trainer_module.nnUNetDataLoader is CompactDataLoader
         raise ZeroDivisionError
     assert trainer_module.nnUNetDataLoader is before
+
+
+def test_a_worker_collects_in_the_memory_that_it_hands_over(cases, monkeypatch):
+    arguments = (cases(), 2, (SIDE, SIDE), (SIDE, SIDE), manager(), 0.33)
+    alone = loaded(CompactDataLoader(*arguments), 0)
+    assert not alone["data"].is_shared()
+    monkeypatch.setattr(compact_loading, "in_worker", lambda: True)
+    found = loaded(CompactDataLoader(*arguments), 0)
+    for name in ("data", "target"):
+        assert found[name].is_shared() and found[name].is_contiguous()
+        assert torch.equal(found[name], alone[name])
+
+
+def test_batches_come_through_nnunets_workers(cases):
+    from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+
+    loader = CompactDataLoader(cases(), 2, (SIDE, SIDE), (SIDE, SIDE), manager(), 0.33)
+    source = NonDetMultiThreadedAugmenter(loader, None, 1, 2, wait_time=0.002)
+    try:
+        for _ in range(5):
+            batch = next(source)
+            assert batch["data"].dtype == torch.float16 and batch["data"].isfinite().all() and batch["data"].any()
+    finally:
+        source._finish()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -121,16 +122,24 @@ def on_planes(
                 own = torch.as_tensor(parameters[name]).tolist()
                 collected += [own] * len(indices) if shared and transform.synchronize_channels else own
         if planes:
-            flat = image.flatten(0, 1)
-            flat[planes] = change(transform, flat[planes], *values)
+            flat, index = image.flatten(0, 1), on_device(torch.tensor(planes), image.device)
+            flat.index_copy_(0, index, change(transform, flat.index_select(0, index), *values))
         return image, segmentation
 
     return step
 
 
+def on_device(values: Tensor, device: torch.device) -> Tensor:
+    """Copy a small tensor to the device without waiting for it: a copy to a GPU must start in pinned memory for that.
+
+    Lists, CPU tensors and 0-dimensional tensors in an operation on a GPU are copied, too, and each makes the host wait.
+    """
+    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
+
+
 def column(values: Sequence[float], like: Tensor) -> Tensor:
     """(n,) numbers -> (n, 1, 1), on the device and of the type of `like`."""
-    return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)[:, None, None]
+    return on_device(torch.tensor(values, dtype=like.dtype), like.device)[:, None, None]
 
 
 def brightness(transform, x, factors):
@@ -172,7 +181,7 @@ def blurred(x: Tensor, sigmas: Sequence[float], axis: int) -> Tensor:
     kernels = torch.stack(
         [torch.exp(-0.5 * (offsets / s) ** 2) * (offsets.abs() <= h) for s, h in zip(sigmas, halves, strict=True)]
     )
-    kernels = (kernels / kernels.sum(1, keepdim=True)).to(x)
+    kernels = on_device((kernels / kernels.sum(1, keepdim=True)).to(x.dtype), x.device)
     if axis == 0:
         return F.conv2d(F.pad(x[None], (0, 0, half, half), mode="reflect"), kernels[:, None, :, None], groups=len(x))[0]
     return F.conv2d(F.pad(x[None], (half, half, 0, 0), mode="reflect"), kernels[:, None, None, :], groups=len(x))[0]
@@ -196,11 +205,14 @@ def low_resolution(transform, x, scales):
 
 
 def mirror(transform, image, segmentation, samples, labels):
+    mirrored: dict[tuple[int, ...], list[int]] = {}
     for sample, parameters in zip(samples, drawn(transform, image, samples), strict=True):
-        axes = [axis + 1 for axis in parameters["axes"]]
-        if axes:
-            image[sample] = image[sample].flip(axes)
-            segmentation[sample] = segmentation[sample].flip(axes)
+        mirrored.setdefault(tuple(axis + 2 for axis in parameters["axes"]), []).append(sample)
+    mirrored.pop((), None)
+    for axes, members in mirrored.items():
+        index = on_device(torch.tensor(members), image.device)
+        for maps in (image, segmentation):
+            maps.index_copy_(0, index, maps.index_select(0, index).flip(axes))
     return image, segmentation
 
 
@@ -213,17 +225,18 @@ def mask_image(transform, image, segmentation, samples, labels):
 
 def remove_label(transform, image, segmentation, samples, labels):
     channels = transform.segmentation_channels
-    part = segmentation if channels is None else segmentation[:, list(channels)]
-    replaced = torch.where(part == transform.label_value, transform.set_to, part)
-    if channels is None:
-        return image, replaced
-    segmentation[:, list(channels)] = replaced
+    for channel in range(segmentation.shape[1]) if channels is None else channels:
+        part = segmentation[:, channel]
+        part.masked_fill_(part == transform.label_value, transform.set_to)
     return image, segmentation
 
 
 def to_regions(transform, image, segmentation, samples, labels):
     values = segmentation[:, transform.channel_in_seg]
-    regions = [torch.isin(values, region.to(values)) for region in transform.regions]
+    regions = []
+    for region in transform.regions:
+        first, *others = [values == int(label) for label in region.tolist()]
+        regions.append(reduce(torch.logical_or, others, first))
     return image, torch.stack(regions, 1)
 
 
@@ -256,9 +269,10 @@ def spatial(transform, image, segmentation, samples, labels):
             moved.append(sample)
             matrices.append(torch.from_numpy(matrix).float())
     if moved:
-        grid = sampling_grid(torch.stack(matrices), image)
-        image[moved] = F.grid_sample(image[moved], grid, padding_mode="zeros", align_corners=False)
-        segmentation[moved] = resampled_labels(segmentation[moved], grid, labels)
+        grid, index = sampling_grid(torch.stack(matrices), image), on_device(torch.tensor(moved), image.device)
+        images, segmentations = image.index_select(0, index), segmentation.index_select(0, index)
+        image.index_copy_(0, index, F.grid_sample(images, grid, padding_mode="zeros", align_corners=False))
+        segmentation.index_copy_(0, index, resampled_labels(segmentations, grid, labels))
     return image, segmentation
 
 
@@ -267,7 +281,7 @@ def sampling_grid(matrices: Tensor, image: Tensor) -> Tensor:
     height, width = image.shape[2:]
     rows, columns = (torch.linspace((1 - s) / 2, (s - 1) / 2, s, device=image.device) for s in (height, width))
     points = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).view(1, -1, 2)
-    moved = points @ matrices.to(image.device, non_blocking=True).transpose(1, 2)
+    moved = points @ on_device(matrices, image.device).transpose(1, 2)
     moved = moved.unflatten(1, (height, width))
     return torch.stack((moved[..., 1] / (width / 2), moved[..., 0] / (height / 2)), -1)
 
@@ -288,7 +302,7 @@ def resampled_labels(segmentation: Tensor, grid: Tensor, labels: Sequence[int]) 
         indicator = (segmentation == label) * 1000.0 - beyond
         weight = (F.grid_sample(indicator, grid, padding_mode="zeros", align_corners=False) + beyond).to(torch.float16)
         of_nearest = torch.where(nearest == label, weight, of_nearest)
-        result = torch.where(weight > best, label, result)
+        result.masked_fill_(weight > best, label)
         best = torch.maximum(weight, best)
     return torch.where(of_nearest == best, nearest, result).to(segmentation.dtype)
 

@@ -11,8 +11,9 @@ from filelock import BaseFileLock
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import HRMedSegError, size
 from nnunet_hrmedseg.files import replacing
+from nnunet_hrmedseg.gpu import check_gpu, gpu_limitations, out_of_memory
 from nnunet_hrmedseg.locks import LockHeld, lock, release_and_remove
 from nnunet_hrmedseg.plans.overrides import STARTED_FROM
 from nnunet_hrmedseg.plans.splits import SPLITS, cases_in_splits, missing_cases, unused_cases
@@ -36,11 +37,13 @@ class OneOutputTrainer(nnUNetTrainer):
     Raises:
         HRMedSegError: a checkpoint that cannot be read, or was trained on another canvas or with another network than
             the plans have now; a fold that another process is training; a fold with cases that are not in the
-            preprocessed data; an `ema_decay` that is not between 0 and 1.
+            preprocessed data; an `ema_decay` that is not between 0 and 1; a GPU that torch cannot use, or whose memory
+            the batch does not fit into.
     """
 
     ema_decay: float | None = None  # None: no average; 0.999 averages over about 1,000 iterations
     weight_average: WeightAverage | None = None  # made by on_train_start or load_checkpoint
+    planner_name: str  # of the planner whose plans can be edited
 
     # exactly nnU-Net's arguments: it records them by name for the checkpoint
     def __init__(
@@ -64,6 +67,13 @@ class OneOutputTrainer(nnUNetTrainer):
         """The network without the wrappers of DistributedDataParallel and torch.compile."""
         network = self.network.module if self.is_ddp else self.network
         return getattr(network, "_orig_mod", network)
+
+    def initialize(self) -> None:
+        check_gpu(self.device)
+        super().initialize()
+        if self.device.type == "cuda" and self.local_rank == 0:
+            for line in gpu_limitations(torch.cuda.get_device_capability(self.device)):
+                self.print_to_log_file(line)
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """The network has one output; there is nothing to switch."""
@@ -146,7 +156,19 @@ class OneOutputTrainer(nnUNetTrainer):
 
     def train_step(self, batch: dict) -> dict:
         self.lr_scheduler.step(self.current_epoch + self.iteration / self.num_iterations_per_epoch)
-        result = super().train_step(batch)
+        try:
+            result = super().train_step(batch)
+        except torch.cuda.OutOfMemoryError as error:
+            configuration = self.configuration_manager
+            raise HRMedSegError(
+                out_of_memory(
+                    self.device,
+                    f"{self.batch_size} images of {size(configuration.patch_size)}",
+                    planner=self.planner_name,
+                    recomputes=configuration.network_arch_init_kwargs.get("recompute"),
+                    first=self.current_epoch == 0 and self.iteration == 0,
+                )
+            ) from error
         if self.weight_average is not None:
             self.weight_average.update()
         self.iteration += 1

@@ -39,6 +39,7 @@ class nnUNetTrainerSegMaFormer(OneOutputTrainer):
     """
 
     recipe_epochs = 1000
+    planner_name = "nnUNetPlannerSegMaFormer"
 
     # exactly nnU-Net's arguments: it records them by name for the checkpoint
     def __init__(

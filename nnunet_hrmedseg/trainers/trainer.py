@@ -9,6 +9,7 @@ file but `build_network_architecture`.
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_hrmedseg.gpu import check_gpu
 from nnunet_hrmedseg.nnunet_versions import (
     building_after,
     given_pretrained_weights,
@@ -30,6 +32,7 @@ from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 from nnunet_hrmedseg.plans.plan_check import check_channels
 from nnunet_hrmedseg.plans.trained_with import check_canvas_of_data
 from nnunet_hrmedseg.trainers.batch_augmentation import BatchAugmentation, NotOnBatches
+from nnunet_hrmedseg.trainers.compact_loading import CompactDataLoader, image_dtype, loads_with
 from nnunet_hrmedseg.trainers.initialization import (
     check_weights,
     chosen_encoder,
@@ -61,6 +64,7 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
     """
 
     network_name = "HRMedSeg"
+    planner_name = "nnUNetPlannerHRMedSeg"
     build_loss = staticmethod(dice_and_focal)
     encoder_weights: str | None = None  # None: what the environment or the plans say
     recipe_epochs = 200
@@ -102,6 +106,7 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
         self.batch_augmentation: BatchAugmentation | None = None
 
     def initialize(self) -> None:
+        check_gpu(self.device)  # before minutes of preprocessing
         fresh = not self.was_initialized and not self.continues
         # first of all, so that a file that does not fit is reported before minutes of preprocessing
         encoder, started_from = self.checked_start() if fresh else (None, None)
@@ -227,10 +232,17 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
             self.num_val_iterations_per_epoch = min(self.num_val_iterations_per_epoch, -(-passes // self.batch_size))
         return training, validation
 
+    def get_dataloaders(self):
+        if not self.augments_batches:
+            return super().get_dataloaders()
+        dtype = image_dtype(self.configuration_manager.normalization_schemes)
+        with loads_with(partial(CompactDataLoader, image_dtype=dtype)):
+            return super().get_dataloaders()
+
     def train_step(self, batch: dict) -> dict:
         if self.batch_augmentation is not None:
-            on_device = (batch[name].to(self.device, non_blocking=True) for name in ("data", "target"))
-            batch["data"], batch["target"] = self.batch_augmentation(*on_device)
+            image, target = (batch[name].to(self.device, non_blocking=True) for name in ("data", "target"))
+            batch["data"], batch["target"] = self.batch_augmentation(image.float(), target.short())
         return super().train_step(batch)
 
 

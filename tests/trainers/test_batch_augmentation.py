@@ -20,6 +20,8 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from nnunet_hrmedseg.trainers.batch_augmentation import BatchAugmentation, NotOnBatches
 from tests.nnunet_releases import since_nnunet
@@ -151,3 +153,62 @@ def test_a_transform_that_is_not_known_is_named():
 def test_an_option_that_is_not_known_is_named():
     with pytest.raises(NotOnBatches, match="p_elastic_deform=0.5"):
         BatchAugmentation(SpatialTransform(SIZE, 0, False, p_elastic_deform=0.5), LABELS)
+
+
+class OneDevice(TorchDispatchMode):
+    """Refuses what is an error on a GPU, or makes the host wait for it: tensors of the CPU beside those of the device,
+    and indexing, whose lists and masks become such tensors.
+
+    The device is 'meta', whose tensors have no values: an operator that looks at values raises there, too.
+    """
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        assert not function.overloadpacket.__name__.startswith("index_put") and "index.Tensor" not in str(function)
+        devices = {leaf.device.type for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
+        assert len(devices) < 2, f"{function} gets tensors of {sorted(devices)}"
+        return function(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"regions": [(1, 2), 2], "ignore_label": 3}, {"use_mask": [True, False, True]}],
+    ids=["labels", "regions and ignore label", "masked"],
+)
+def test_on_another_device_nothing_waits_for_it(options):
+    transforms = pipeline(**options)
+    for step in transforms.transforms:
+        if isinstance(step, RandomTransform):
+            step.apply_probability = 1
+    augmentation = BatchAugmentation(transforms, LABELS)
+    (spatial,) = (step for _, step in augmentation.steps if isinstance(step, SpatialTransform))
+    spatial.p_rotation = spatial.p_scaling = 1
+    for seed in range(2):
+        image = torch.empty(4, 3, *SIZE, device="meta")
+        segmentation = torch.empty(4, 1, *SIZE, dtype=torch.int16, device="meta")
+        with OneDevice():
+            image, target = seeded(seed, augmentation, image, segmentation)
+        assert image.device.type == target.device.type == "meta"
+        assert image.shape == (4, 3, *SIZE) and image.dtype == torch.float32
+        assert target.shape == (4, 3 if "regions" in options else 1, *SIZE)
+
+
+@pytest.mark.parametrize("step", ["planes by a list", "a number as a tensor", "a region of the CPU"])
+def test_hidden_waits_are_noticed(step):
+    maps = torch.zeros(4, 8, 8, device="meta")
+    careless = {
+        "planes by a list": lambda: maps[[0, 2]],
+        "a number as a tensor": lambda: torch.where(maps > 0, torch.tensor(1.0), maps),
+        "a region of the CPU": lambda: torch.isin(maps, torch.tensor([1.0, 2.0])),
+    }
+    with pytest.raises(AssertionError, match="cpu|index"), OneDevice():
+        careless[step]()
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16])
+def test_labels_of_either_width_come_out_alike(dtype):
+    image, segmentation = batch(images=4)
+    augmentation = BatchAugmentation(pipeline(), LABELS)
+    _, expected = seeded(3, augmentation, image.clone(), segmentation.clone())
+    _, found = seeded(3, augmentation, image.clone(), segmentation.to(dtype))
+    assert found.dtype == dtype and torch.equal(found.long(), expected.long())

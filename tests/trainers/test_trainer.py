@@ -154,6 +154,8 @@ def test_batches_augmented_beside_the_network(dataset, labels, monkeypatch):
     trainer.on_train_start()
     loaded = next(trainer.dataloader_train)
     assert loaded["target"].shape[1] == 1  # nothing was made of the labels yet
+    assert loaded["data"].dtype == torch.float16 and loaded["target"].dtype == torch.int8
+    assert next(trainer.dataloader_val)["data"].dtype == torch.float32
     ignored = "ignore" in labels
     assert trainer.batch_augmentation.labels == [-1, 0, 1, 2, *[3] * ignored]
     (spatial,) = (step for _, step in trainer.batch_augmentation.steps if isinstance(step, SpatialTransform))
@@ -166,6 +168,7 @@ def test_batches_augmented_beside_the_network(dataset, labels, monkeypatch):
         batch = next(trainer.dataloader_train)
         before = batch["data"].clone()
         assert np.isfinite(trainer.train_step(batch)["loss"])
+        assert batch["data"].dtype == torch.float32 and batch["target"].dtype in (torch.int16, torch.bool)
         assert not torch.equal(batch["data"], before)
     trainer.progress.close()
     regions = trainer.label_manager.has_regions
@@ -180,6 +183,8 @@ def test_augmentation_stays_with_the_workers_without_a_gpu(dataset):
     trainer = _trainer(dataset(LABELS))
     assert trainer.get_training_transforms((CANVAS, CANVAS), (-3, 3), None, (0, 1), False) is not None
     assert trainer.batch_augmentation is None
+    trainer.on_train_start()
+    assert next(trainer.dataloader_train)["data"].dtype == torch.float32
 
 
 def test_augmentation_is_beside_the_network_with_a_gpu_unless_the_trainer_says_otherwise(dataset):
@@ -665,3 +670,29 @@ def test_a_missing_encoder_is_said_before_any_preprocessing(dataset, tmp_path):
     with pytest.raises(HRMedSegError, match="There is no encoder file .*absent"):
         trainer.on_train_start()
     assert not list((tmp_path / "nnUNet_preprocessed" / "Dataset001_Test").glob("HRMedSeg_*"))
+
+
+def test_a_batch_that_does_not_fit_into_the_gpu_says_what_to_change(dataset, monkeypatch):
+    trainer = _trainer(dataset(LABELS))
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+
+    def out_of_memory(self, batch):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+
+    monkeypatch.setattr(nnUNetTrainer, "train_step", out_of_memory)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 4 * 10**9))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 * 10**9)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 4 * 10**9)
+    with pytest.raises(HRMedSegError, match="2 images of 64 x 64 .* 4.0 GB.*nnUNetPlannerHRMedSeg"):
+        trainer.train_step(next(trainer.dataloader_train))
+    trainer.progress.close()
+
+
+def test_without_a_gpu_nothing_is_preprocessed_for_it(dataset, monkeypatch):
+    trainer = _trainer(dataset(LABELS))
+    trainer.device = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(HRMedSegError, match="without CUDA.*-device cpu"):
+        trainer.initialize()
+    assert not list(Path(os.environ["nnUNet_preprocessed"]).rglob("HRMedSeg_*"))

@@ -1,0 +1,96 @@
+"""What a training step asks of host and GPU, counted with a stand-in for CUDA: no GPU is needed.
+
+    python scripts/fake_gpu/run.py python benchmarks/gpu_counts.py --title "what this version is called"
+
+Augmentation of a batch of 16 on the device (mean of 40 batches, as transforms are drawn at random), and a whole eager
+`train_step` with it, from a batch in pinned memory as the loader delivers it: kernel launches, copies, bytes that cross
+the bus, copies from memory that is not pinned, and synchronizations (each makes the host wait for the GPU). The rows of
+other titles in benchmarks/results/gpu_counts.json stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "scripts"), str(HERE.parent / "scripts" / "fake_gpu")]
+
+import counters  # noqa: E402
+import gpu_measurements  # noqa: E402
+
+from benchmarks.recorded_rows import add_row  # noqa: E402
+from nnunet_hrmedseg.trainers.batch_augmentation import BatchAugmentation  # noqa: E402
+
+SHOWN = (
+    "launches",
+    "copies_to_device",
+    "pageable_copies_to_device",
+    "copies_from_device",
+    "bytes_to_device",
+    "synchronizations",
+)
+IMAGES = 16
+
+
+def counted(step: Callable[[], object], repeats: int) -> dict[str, float]:
+    """Return the mean counts of a step, after two that fill the caches."""
+    np.random.seed(0)
+    torch.manual_seed(0)
+    for _ in range(2):
+        step()
+    counters.counts()
+    for _ in range(repeats):
+        step()
+    total = counters.counts()
+    return {name: round(total[name] / repeats, 1) for name in SHOWN}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--title", required=True, help="names the rows, such as a version")
+    parser.add_argument("--repeats", type=int, default=40, help="batches (default: 40)")
+    parser.add_argument("-o", "--output", type=Path, default=HERE / "results" / "gpu_counts.json")
+    args = parser.parse_args()
+    if not counters.present():
+        sys.exit("Run this with the stand-in for CUDA: python scripts/fake_gpu/run.py python benchmarks/gpu_counts.py")
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout.strip()
+
+    def add(what: str, counts: dict[str, float]) -> None:
+        row = {"title": args.title, "what": what, "images": IMAGES, "commit": commit or None, **counts}
+        print(json.dumps(row))
+        add_row(args.output, row, ("title", "what"), "stand-in for an H100")
+
+    image = torch.empty(IMAGES, 3, gpu_measurements.SIDE, gpu_measurements.SIDE, device="cuda")
+    target = torch.empty(IMAGES, 1, *image.shape[2:], dtype=torch.int16, device="cuda")
+    augment = BatchAugmentation(gpu_measurements.transforms(), [0, 1])
+    add("augmentation", counted(lambda: augment(image.clone(), target.clone()), args.repeats))
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            os.environ[name] = folder
+        made = gpu_measurements.trainer(batch_size=IMAGES)
+        made.batch_augmentation = augment
+        made.network.train()
+        data, labels = made.loaded_dtypes() if hasattr(made, "loaded_dtypes") else (torch.float32, torch.int16)
+        image, target = (
+            torch.zeros(IMAGES, channels, *image.shape[2:], dtype=dtype).pin_memory()
+            for channels, dtype in ((3, data), (1, labels))
+        )
+        add(
+            "training step, layers kept, with augmentation",
+            counted(lambda: made.train_step({"data": image, "target": target}), max(2, args.repeats // 8)),
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Run a command with a stand-in for one H100: python scripts/fake_gpu/run.py COMMAND ARGUMENTS ...
+
+torch then takes its real CUDA path: dispatch, caching allocator, autocast, GradScaler, pinned memory, Inductor and
+Triton down to machine code for compute capability 9.0. Kernels do nothing. What this shows: devices, dtypes, shapes,
+allocated memory (to the byte, without the workspaces of cuBLAS and cuDNN), launches, copies, synchronizations and
+compilation. What it cannot show: values (everything on the device is arbitrary) and speed.
+
+FAKE_GPU_FOLDER: where the stand-in is built the first time (default: build/fake_gpu in the repository).
+FAKE_GPU_GB: memory of the pretended GPU (default: 80).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from build import build
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def surroundings(folder: Path) -> dict[str, str]:
+    """Return the environment variables that put the stand-in of this folder in CUDA's place."""
+    behind = os.environ.get("LD_LIBRARY_PATH")
+    return {
+        "LD_PRELOAD": str(folder / "libfakecuda.so"),
+        "LD_LIBRARY_PATH": f"{folder / 'drv'}:{behind}" if behind else str(folder / "drv"),
+        "TORCH_CUDNN_V8_API_DISABLED": "1",  # its newer interface looks into the results of cuDNN
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+        "TRITON_CACHE_DIR": str(folder / "triton"),
+    }
+
+
+def main(command: list[str]) -> None:
+    if not command:
+        sys.exit(__doc__)
+    folder = Path(os.environ.get("FAKE_GPU_FOLDER", REPOSITORY / "build" / "fake_gpu")).resolve()
+    if not (folder / "libfakecuda.so").exists():
+        build(folder)
+    os.execvpe(command[0], command, {**os.environ, **surroundings(folder)})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

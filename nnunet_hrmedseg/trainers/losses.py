@@ -22,11 +22,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures.recompute import recomputed
+from nnunet_hrmedseg.trainers.pseudo_dice import hard_counts
 
 __all__ = ["DiceAndPixelLoss", "dice_and_cross_entropy", "dice_and_focal", "focal_loss"]
 
 MAX_STRIPS = 16
 SMALL_STRIP, LARGE_STRIP = 2**19, 2**21  # logits at full resolution; fewer would cost more overhead than they save
+VALIDATION_STRIP = 2**21  # logits of one image at full resolution; no backward pass, so many strips cost little
 SMOOTH = 1e-5  # of Dice, nnU-Net's
 
 
@@ -79,8 +81,30 @@ class DiceAndPixelLoss(nn.Module):
         sums: list[Tensor] = []
         for logits, trim, rows in strips(net_output, factor, self.logits_in_a_strip):
             sums.append(self.evaluate_strip(logits, target[:, :, rows], factor, trim))
-        intersection, predicted, true, pixel_loss, pixels = torch.stack(sums).sum(0).unbind(-1)  # (B, K) each
+        return self.from_sums(torch.stack(sums).sum(0))
 
+    def with_counts(self, net_output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss, and true positives, false positives and false negatives of each head (3, K), for validation.
+
+        Goes through the batch an image at a time and through an image strip by strip, so that memory does not grow with
+        the number of images or heads. Gradients cannot be taken.
+        """
+        factor = target.shape[2] // net_output.shape[2]
+        counts = torch.zeros(3, net_output.shape[1], dtype=torch.int64, device=net_output.device)
+        sums: list[Tensor] = []
+        with torch.no_grad():
+            for image, truth in zip(net_output.split(1), target.split(1), strict=True):
+                of_image: list[Tensor] = []
+                for piece, trim, rows in strips(image, factor, VALIDATION_STRIP, most=image.shape[2]):
+                    logits, truth_of_strip = upsampled(piece, factor, trim), truth[:, :, rows]
+                    of_image.append(self.sums(logits, truth_of_strip))
+                    counts += hard_counts(logits, truth_of_strip, self.regions, self.ignore_label)
+                sums.append(torch.stack(of_image).sum(0))
+            return self.from_sums(torch.cat(sums)), counts
+
+    def from_sums(self, sums: Tensor) -> Tensor:
+        """Return the loss from the sums over whole images (B, K, 5), as `sums` gives them for a strip."""
+        intersection, predicted, true, pixel_loss, pixels = sums.unbind(-1)  # (B, K) each
         dice = self.dice(intersection, predicted, true)
         mean = pixel_loss.sum() / pixels.sum().clamp_min(1)
         return self.weight_pixel * mean - self.weight_dice * dice
@@ -99,10 +123,10 @@ class DiceAndPixelLoss(nn.Module):
         logits: (B, K, r, W / f), of which the first and last `trim` rows of the upsampled map belong to neighbours.
         target: (B, 1 or K (+ 1), rows, W).
         """
-        logits = logits.float()
-        if factor > 1:
-            logits = F.interpolate(logits, scale_factor=factor, mode="bilinear", align_corners=False)
-            logits = logits[:, :, trim[0] : logits.shape[2] - trim[1]]
+        return self.sums(upsampled(logits, factor, trim), target)
+
+    def sums(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the sums of `sums_of_strip` from logits at full resolution: (B, K, rows, W) -> (B, K, 5)."""
         valid = None
         if self.regions:
             if self.ignore_label is not None:
@@ -145,13 +169,24 @@ class DiceAndPixelLoss(nn.Module):
         return ((2 * intersection + SMOOTH) / (predicted + true + SMOOTH).clamp_min(1e-8)).mean()
 
 
-def strips(logits: Tensor, factor: int, logits_in_a_strip: int) -> list[tuple[Tensor, tuple[int, int], slice]]:
-    """The logits in up to MAX_STRIPS strips of rows, as pieces that can be upsampled each on its own.
+def upsampled(logits: Tensor, factor: int, trim: tuple[int, int]) -> Tensor:
+    """Return a strip's logits at full resolution in float32, without the rows of its neighbors."""
+    logits = logits.float()
+    if factor > 1:
+        logits = F.interpolate(logits, scale_factor=factor, mode="bilinear", align_corners=False)
+        logits = logits[:, :, trim[0] : logits.shape[2] - trim[1]]
+    return logits
+
+
+def strips(
+    logits: Tensor, factor: int, logits_in_a_strip: int, most: int = MAX_STRIPS
+) -> list[tuple[Tensor, tuple[int, int], slice]]:
+    """Return the logits in up to `most` strips of rows, as pieces that can be upsampled each on its own.
 
     Each is a tuple: logits with one row of each neighbour, of which bilinear upsampling needs the values; the rows at
     top and bottom of the upsampled piece that belong to the neighbours; the strip's rows of the target.
     """
-    number = min(MAX_STRIPS, -(-logits.numel() * factor**2 // logits_in_a_strip))
+    number = min(most, -(-logits.numel() * factor**2 // logits_in_a_strip))
     rows = -(-logits.shape[2] // number)
     pieces = logits.split(rows, dim=2)
     halo = factor > 1

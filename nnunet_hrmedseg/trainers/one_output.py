@@ -4,16 +4,19 @@ and a fold that one process at a time trains."""
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import Tensor
 
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.files import replacing
 from nnunet_hrmedseg.trainers.progress import EpochProgress
+from nnunet_hrmedseg.trainers.pseudo_dice import hard_counts_in_slabs
 
 __all__ = ["OneOutputTrainer"]
 
@@ -73,6 +76,30 @@ class OneOutputTrainer(nnUNetTrainer):
         self.iteration += 1
         self.progress.update(loss=float(result["loss"]))
         return result
+
+    @property
+    def plain_network(self) -> torch.nn.Module:
+        """The network as it was built: without the wrappers of torch.compile and of DistributedDataParallel."""
+        network = self.network.module if self.is_ddp else self.network
+        return getattr(network, "_orig_mod", network)
+
+    def validation_step(self, batch: dict) -> dict:
+        """As nnU-Net's, whose values it returns, in memory that does not grow with the number of classes."""
+        data, target = (batch[name].to(self.device, non_blocking=True) for name in ("data", "target"))
+        # as in nnU-Net: only CUDA has an autocast that pays off and works
+        with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():
+            loss, counts = self.loss_and_counts(data, target)
+        first = 0 if self.label_manager.has_regions else 1  # without the background
+        tp, fp, fn = counts[:, first:].cpu().numpy().astype(np.float64)
+        return {"loss": loss.detach().cpu().numpy(), "tp_hard": tp, "fp_hard": fp, "fn_hard": fn}
+
+    def loss_and_counts(self, data: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of a validation batch, and its true and false positives and false negatives (3, heads)."""
+        output = self.plain_network(data)
+        manager = self.label_manager
+        # the loss first: whatever it does to the target, it does in nnU-Net's validation
+        loss = self.loss(output, target)
+        return loss, hard_counts_in_slabs(output, target, manager.has_regions, manager.ignore_label)
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         self.progress.close()

@@ -14,6 +14,7 @@ import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor
 
 from nnunet_hrmedseg.plans.canvas_advice import canvas_in_words
 from nnunet_hrmedseg.plans.canvas_data import ensure_canvas_data
@@ -88,8 +89,7 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
                 log=self.print_to_log_file,
             )
         super().initialize()
-        network = self.network.module if self.is_ddp else self.network
-        network = getattr(network, "_orig_mod", network)  # what torch.compile wraps
+        network = self.plain_network
         if isinstance(self.loss, DiceAndPixelLoss):  # and not the loss of a trainer derived from this one
             network.upsample_in_training = False
         if encoder is not None:
@@ -186,6 +186,13 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
             on_device = (batch[name].to(self.device, non_blocking=True) for name in ("data", "target"))
             batch["data"], batch["target"] = self.batch_augmentation(*on_device)
         return super().train_step(batch)
+
+    def loss_and_counts(self, data: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        if not isinstance(self.loss, DiceAndPixelLoss):
+            return super().loss_and_counts(data, target)
+        network = self.plain_network
+        # a network of another kind has no logits but those of full resolution, which the loss takes as well
+        return self.loss.with_counts(getattr(network, "quarter_logits", network)(data), target)
 
 
 class nnUNetTrainerHRMedSegScratch(nnUNetTrainerHRMedSeg):

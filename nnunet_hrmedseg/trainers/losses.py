@@ -52,7 +52,7 @@ class DiceAndPixelLoss(nn.Module):
         ignore_label: value of ignored pixels in label targets; for regions, any value says that the last channel marks
             them.
         batch_dice: nnU-Net's: Dice over the batch instead of per image.
-        ddp: gather the batch Dice over processes.
+        ddp: gather the sums over processes, so that the mean of their losses is the loss of all their images.
         frugal: many small strips rather than few large ones, as befits a network that recomputes its layers; where
             those are kept, large strips do not raise the peak of memory and save the overhead of the small.
     """
@@ -103,11 +103,25 @@ class DiceAndPixelLoss(nn.Module):
             return self.from_sums(torch.cat(sums)), counts
 
     def from_sums(self, sums: Tensor) -> Tensor:
-        """Return the loss from the sums over whole images (B, K, 5), as `sums` gives them for a strip."""
-        intersection, predicted, true, pixel_loss, pixels = sums.unbind(-1)  # (B, K) each
-        dice = self.dice(intersection, predicted, true)
-        mean = pixel_loss.sum() / pixels.sum().clamp_min(1)
-        return self.weight_pixel * mean - self.weight_dice * dice
+        """Return the loss from the sums over whole images (B, K, 5), as `sums` gives them for a strip.
+
+        Processes may hold different numbers of images. The mean of their losses is the loss of all images as one batch.
+        """
+        of_dice, pixel_loss, pixels = sums[..., :3], sums[..., 3].sum(), sums[..., 4].detach().sum()
+        if self.batch_dice:
+            of_dice = of_dice.sum(0, keepdim=True)
+        weight = 1.0  # of this process's images in a mean over images
+        if self.ddp:
+            images = pixels.new_full((), len(sums))
+            shared = [torch.stack([pixels, images]), *([of_dice.flatten()] if self.batch_dice else [])]
+            gathered = AllGatherGrad.apply(torch.cat(shared))  # contiguous: NCCL takes nothing else
+            pixels, images_of_all = gathered[:, :2].detach().mean(0)
+            if self.batch_dice:
+                of_dice = gathered[:, 2:].sum(0).view_as(of_dice)
+            else:
+                weight = images / images_of_all
+        mean = pixel_loss / pixels.clamp_min(1)
+        return self.weight_pixel * mean - self.weight_dice * weight * self.dice(of_dice)
 
     def recomputed_sums_of_strip(self, *arguments) -> Tensor:
         """`sums_of_strip`, of which the arguments alone are kept for the backward pass.
@@ -156,16 +170,12 @@ class DiceAndPixelLoss(nn.Module):
         of_pixels = torch.stack([loss.sum((2, 3)), pixels.to(loss.dtype)], -1)
         return torch.cat([sums, F.pad(of_pixels, (0, 0, 0, sums.shape[1] - heads))], -1)
 
-    def dice(self, intersection: Tensor, predicted: Tensor, true: Tensor) -> Tensor:
-        """Mean soft Dice over classes (and images) from sums (B, K), as nnU-Net's MemoryEfficientSoftDiceLoss."""
-        sums = torch.stack([intersection, predicted, true])
-        if not self.regions:
-            sums = sums[:, :, 1:]
-        if self.batch_dice:
-            if self.ddp:
-                sums = AllGatherGrad.apply(sums.contiguous()).sum(0)  # NCCL takes nothing else
-            sums = sums.sum(1)
-        intersection, predicted, true = sums
+    def dice(self, sums: Tensor) -> Tensor:
+        """Return the mean soft Dice over classes and images, as nnU-Net's MemoryEfficientSoftDiceLoss, from (B, K, 3).
+
+        The sums are of prediction in truth, prediction and truth.
+        """
+        intersection, predicted, true = (sums if self.regions else sums[:, 1:]).unbind(-1)
         return ((2 * intersection + SMOOTH) / (predicted + true + SMOOTH).clamp_min(1e-8)).mean()
 
 

@@ -178,7 +178,8 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
         if self.plans_manager.plans["original_median_shape_after_transp"][0] == 1:
             # a canvas is a whole image, no patch: to draw from a few of them 50 times is the same few again and again
             passes = 2 * len(validation.identifiers)
-            self.num_val_iterations_per_epoch = min(self.num_val_iterations_per_epoch, -(-passes // self.batch_size))
+            of_all_processes = self.configuration_manager.batch_size  # self.batch_size is the share of this process
+            self.num_val_iterations_per_epoch = min(self.num_val_iterations_per_epoch, -(-passes // of_all_processes))
         return training, validation
 
     def train_step(self, batch: dict) -> dict:

@@ -38,6 +38,16 @@ def test_strips_are_few_for_small_batches_and_at_most_sixteen(frugal, expected):
     assert [len(losses.strips(torch.zeros(b, k, 256, 256), 4, size)) for b, k in sizes] == expected
 
 
+@pytest.mark.parametrize("frugal", [True, False])
+def test_strips_grow_with_the_batch_on_a_gpu(frugal):
+    """A strip costs launches there, and memory that images take anyway."""
+    loss = dice_and_focal(regions=False, frugal=frugal)
+    sizes = ((1, 2), (2, 2), (16, 2), (16, 14), (16, 50))
+    outputs = [torch.zeros(b, k, 256, 256, device="meta") for b, k in sizes]
+    numbers = [len(losses.strips(output, 4, loss.strip_size(output))) for output in outputs]
+    assert numbers == [2 if frugal else 1, 2, 2, 14, 16]
+
+
 KINDS = pytest.mark.parametrize("make, regions", [(_labels, False), (_regions, True)], ids=["labels", "regions"])
 
 

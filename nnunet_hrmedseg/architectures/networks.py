@@ -113,12 +113,16 @@ class HRMedSeg(nn.Module):
         Raises:
             ValueError: if the image has other channels than the network, or another size.
         """
-        bfloat16 = self.cpu_bfloat16 and image.device.type == "cpu" and not (self.training or torch.is_grad_enabled())
-        with torch.autocast("cpu", torch.bfloat16) if bfloat16 else nullcontext():
-            logits = self.decoder(self.neck(self.encoder(image)))
+        logits = self.quarter_logits(image)
         if self.training and not self.upsample_in_training:
             return logits
         return F.interpolate(logits, size=image.shape[2:], mode="bilinear", align_corners=False)
+
+    def quarter_logits(self, image: Tensor) -> Tensor:
+        """Image (B, input_channels, H, W) -> logits (B, num_classes, H/4, W/4), before `forward` upsamples them."""
+        bfloat16 = self.cpu_bfloat16 and image.device.type == "cpu" and not (self.training or torch.is_grad_enabled())
+        with torch.autocast("cpu", torch.bfloat16) if bfloat16 else nullcontext():
+            return self.decoder(self.neck(self.encoder(image)))
 
 
 class HERSeg(HRMedSeg):

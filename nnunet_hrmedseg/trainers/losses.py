@@ -22,11 +22,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures.recompute import recomputed
+from nnunet_hrmedseg.trainers.pseudo_dice import hard_counts
 
 __all__ = ["DiceAndPixelLoss", "dice_and_cross_entropy", "dice_and_focal", "focal_loss"]
 
 MAX_STRIPS = 16
 SMALL_STRIP, LARGE_STRIP = 2**19, 2**21  # logits at full resolution; fewer would cost more overhead than they save
+GPU_STRIP_OF_AN_IMAGE = 2**20  # logits of each image in a strip: the peak of memory stays where the decoder puts it
+VALIDATION_STRIP = 2**21  # logits of one image at full resolution; no backward pass, so many strips cost little
 SMOOTH = 1e-5  # of Dice, nnU-Net's
 
 
@@ -50,7 +53,7 @@ class DiceAndPixelLoss(nn.Module):
         ignore_label: value of ignored pixels in label targets; for regions, any value says that the last channel marks
             them.
         batch_dice: nnU-Net's: Dice over the batch instead of per image.
-        ddp: gather the batch Dice over processes.
+        ddp: gather the sums over processes, so that the mean of their losses is the loss of all their images.
         frugal: many small strips rather than few large ones, as befits a network that recomputes its layers; where
             those are kept, large strips do not raise the peak of memory and save the overhead of the small.
     """
@@ -77,13 +80,59 @@ class DiceAndPixelLoss(nn.Module):
     def forward(self, net_output: Tensor, target: Tensor) -> Tensor:
         factor = target.shape[2] // net_output.shape[2]
         sums: list[Tensor] = []
-        for logits, trim, rows in strips(net_output, factor, self.logits_in_a_strip):
+        for logits, trim, rows in strips(net_output, factor, self.strip_size(net_output)):
             sums.append(self.evaluate_strip(logits, target[:, :, rows], factor, trim))
-        intersection, predicted, true, pixel_loss, pixels = torch.stack(sums).sum(0).unbind(-1)  # (B, K) each
+        return self.from_sums(torch.stack(sums).sum(0))
 
-        dice = self.dice(intersection, predicted, true)
-        mean = pixel_loss.sum() / pixels.sum().clamp_min(1)
-        return self.weight_pixel * mean - self.weight_dice * dice
+    def strip_size(self, net_output: Tensor) -> int:
+        """Return how many logits at full resolution a strip may have.
+
+        Caches make small strips fast on a CPU. On a GPU every strip costs about a hundred launches, and a strip that
+        grows with the batch is a constant part of what each image takes.
+        """
+        if net_output.device.type == "cpu":
+            return self.logits_in_a_strip
+        return max(self.logits_in_a_strip, net_output.shape[0] * GPU_STRIP_OF_AN_IMAGE)
+
+    def with_counts(self, net_output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss, and true positives, false positives and false negatives of each head (3, K), for validation.
+
+        Goes through the batch an image at a time and through an image strip by strip, so that memory does not grow with
+        the number of images or heads. Gradients cannot be taken.
+        """
+        factor = target.shape[2] // net_output.shape[2]
+        counts = torch.zeros(3, net_output.shape[1], dtype=torch.int64, device=net_output.device)
+        sums: list[Tensor] = []
+        with torch.no_grad():
+            for image, truth in zip(net_output.split(1), target.split(1), strict=True):
+                of_image: list[Tensor] = []
+                for piece, trim, rows in strips(image, factor, VALIDATION_STRIP, most=image.shape[2]):
+                    logits, truth_of_strip = upsampled(piece, factor, trim), truth[:, :, rows]
+                    of_image.append(self.sums(logits, truth_of_strip))
+                    counts += hard_counts(logits, truth_of_strip, self.regions, self.ignore_label)
+                sums.append(torch.stack(of_image).sum(0))
+            return self.from_sums(torch.cat(sums)), counts
+
+    def from_sums(self, sums: Tensor) -> Tensor:
+        """Return the loss from the sums over whole images (B, K, 5), as `sums` gives them for a strip.
+
+        Processes may hold different numbers of images. The mean of their losses is the loss of all images as one batch.
+        """
+        of_dice, pixel_loss, pixels = sums[..., :3], sums[..., 3].sum(), sums[..., 4].detach().sum()
+        if self.batch_dice:
+            of_dice = of_dice.sum(0, keepdim=True)
+        weight = 1.0  # of this process's images in a mean over images
+        if self.ddp:
+            images = pixels.new_full((), len(sums))
+            shared = [torch.stack([pixels, images]), *([of_dice.flatten()] if self.batch_dice else [])]
+            gathered = AllGatherGrad.apply(torch.cat(shared))  # contiguous: NCCL takes nothing else
+            pixels, images_of_all = gathered[:, :2].detach().mean(0)
+            if self.batch_dice:
+                of_dice = gathered[:, 2:].sum(0).view_as(of_dice)
+            else:
+                weight = images / images_of_all
+        mean = pixel_loss / pixels.clamp_min(1)
+        return self.weight_pixel * mean - self.weight_dice * weight * self.dice(of_dice)
 
     def recomputed_sums_of_strip(self, *arguments) -> Tensor:
         """`sums_of_strip`, of which the arguments alone are kept for the backward pass.
@@ -99,10 +148,10 @@ class DiceAndPixelLoss(nn.Module):
         logits: (B, K, r, W / f), of which the first and last `trim` rows of the upsampled map belong to neighbours.
         target: (B, 1 or K (+ 1), rows, W).
         """
-        logits = logits.float()
-        if factor > 1:
-            logits = F.interpolate(logits, scale_factor=factor, mode="bilinear", align_corners=False)
-            logits = logits[:, :, trim[0] : logits.shape[2] - trim[1]]
+        return self.sums(upsampled(logits, factor, trim), target)
+
+    def sums(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the sums of `sums_of_strip` from logits at full resolution: (B, K, rows, W) -> (B, K, 5)."""
         valid = None
         if self.regions:
             if self.ignore_label is not None:
@@ -132,26 +181,33 @@ class DiceAndPixelLoss(nn.Module):
         of_pixels = torch.stack([loss.sum((2, 3)), pixels.to(loss.dtype)], -1)
         return torch.cat([sums, F.pad(of_pixels, (0, 0, 0, sums.shape[1] - heads))], -1)
 
-    def dice(self, intersection: Tensor, predicted: Tensor, true: Tensor) -> Tensor:
-        """Mean soft Dice over classes (and images) from sums (B, K), as nnU-Net's MemoryEfficientSoftDiceLoss."""
-        sums = torch.stack([intersection, predicted, true])
-        if not self.regions:
-            sums = sums[:, :, 1:]
-        if self.batch_dice:
-            if self.ddp:
-                sums = AllGatherGrad.apply(sums.contiguous()).sum(0)  # NCCL takes nothing else
-            sums = sums.sum(1)
-        intersection, predicted, true = sums
+    def dice(self, sums: Tensor) -> Tensor:
+        """Return the mean soft Dice over classes and images, as nnU-Net's MemoryEfficientSoftDiceLoss, from (B, K, 3).
+
+        The sums are of prediction in truth, prediction and truth.
+        """
+        intersection, predicted, true = (sums if self.regions else sums[:, 1:]).unbind(-1)
         return ((2 * intersection + SMOOTH) / (predicted + true + SMOOTH).clamp_min(1e-8)).mean()
 
 
-def strips(logits: Tensor, factor: int, logits_in_a_strip: int) -> list[tuple[Tensor, tuple[int, int], slice]]:
-    """The logits in up to MAX_STRIPS strips of rows, as pieces that can be upsampled each on its own.
+def upsampled(logits: Tensor, factor: int, trim: tuple[int, int]) -> Tensor:
+    """Return a strip's logits at full resolution in float32, without the rows of its neighbors."""
+    logits = logits.float()
+    if factor > 1:
+        logits = F.interpolate(logits, scale_factor=factor, mode="bilinear", align_corners=False)
+        logits = logits[:, :, trim[0] : logits.shape[2] - trim[1]]
+    return logits
+
+
+def strips(
+    logits: Tensor, factor: int, logits_in_a_strip: int, most: int = MAX_STRIPS
+) -> list[tuple[Tensor, tuple[int, int], slice]]:
+    """Return the logits in up to `most` strips of rows, as pieces that can be upsampled each on its own.
 
     Each is a tuple: logits with one row of each neighbour, of which bilinear upsampling needs the values; the rows at
     top and bottom of the upsampled piece that belong to the neighbours; the strip's rows of the target.
     """
-    number = min(MAX_STRIPS, -(-logits.numel() * factor**2 // logits_in_a_strip))
+    number = min(most, -(-logits.numel() * factor**2 // logits_in_a_strip))
     rows = -(-logits.shape[2] // number)
     pieces = logits.split(rows, dim=2)
     halo = factor > 1

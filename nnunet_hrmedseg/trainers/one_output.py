@@ -6,10 +6,11 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+import numpy as np
 import torch
 from filelock import BaseFileLock
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from torch import nn
+from torch import Tensor, nn
 
 from nnunet_hrmedseg.errors import HRMedSegError, size
 from nnunet_hrmedseg.files import replacing
@@ -19,6 +20,7 @@ from nnunet_hrmedseg.plans.overrides import STARTED_FROM
 from nnunet_hrmedseg.plans.splits import SPLITS, cases_in_splits, missing_cases, unused_cases
 from nnunet_hrmedseg.plans.trained_with import check_trained_with
 from nnunet_hrmedseg.trainers.progress import EpochProgress
+from nnunet_hrmedseg.trainers.pseudo_dice import hard_counts_in_slabs
 from nnunet_hrmedseg.trainers.start import load_as_nnunet_does
 from nnunet_hrmedseg.trainers.weight_average import WeightAverage
 
@@ -174,6 +176,24 @@ class OneOutputTrainer(nnUNetTrainer):
         self.iteration += 1
         self.progress.update(loss=float(result["loss"]))
         return result
+
+    def validation_step(self, batch: dict) -> dict:
+        """As nnU-Net's, whose values it returns, in memory that does not grow with the number of classes."""
+        data, target = (batch[name].to(self.device, non_blocking=True) for name in ("data", "target"))
+        # as in nnU-Net: only CUDA has an autocast that pays off and works
+        with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():
+            loss, counts = self.loss_and_counts(data, target)
+        first = 0 if self.label_manager.has_regions else 1  # without the background
+        tp, fp, fn = counts[:, first:].cpu().numpy().astype(np.float64)
+        return {"loss": loss.detach().cpu().numpy(), "tp_hard": tp, "fp_hard": fp, "fn_hard": fn}
+
+    def loss_and_counts(self, data: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of a validation batch, and its true and false positives and false negatives (3, heads)."""
+        output = self.plain_network(data)
+        manager = self.label_manager
+        # the loss first: whatever it does to the target, it does in nnU-Net's validation
+        loss = self.loss(output, target)
+        return loss, hard_counts_in_slabs(output, target, manager.has_regions, manager.ignore_label)
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         self.progress.close()

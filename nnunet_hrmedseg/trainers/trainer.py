@@ -17,6 +17,7 @@ import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor
 
 from nnunet_hrmedseg.gpu import check_gpu
 from nnunet_hrmedseg.nnunet_versions import (
@@ -229,7 +230,8 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
         if self.plans_manager.plans["original_median_shape_after_transp"][0] == 1:
             # a canvas is a whole image, no patch: to draw from a few of them 50 times is the same few again and again
             passes = 2 * len(validation.identifiers)
-            self.num_val_iterations_per_epoch = min(self.num_val_iterations_per_epoch, -(-passes // self.batch_size))
+            of_all_processes = self.configuration_manager.batch_size  # self.batch_size is the share of this process
+            self.num_val_iterations_per_epoch = min(self.num_val_iterations_per_epoch, -(-passes // of_all_processes))
         return training, validation
 
     def get_dataloaders(self):
@@ -244,6 +246,13 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
             image, target = (batch[name].to(self.device, non_blocking=True) for name in ("data", "target"))
             batch["data"], batch["target"] = self.batch_augmentation(image.float(), target.short())
         return super().train_step(batch)
+
+    def loss_and_counts(self, data: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        if not isinstance(self.loss, DiceAndPixelLoss):
+            return super().loss_and_counts(data, target)
+        network = self.plain_network
+        # a network of another kind has no logits but those of full resolution, which the loss takes as well
+        return self.loss.with_counts(getattr(network, "quarter_logits", network)(data), target)
 
 
 class nnUNetTrainerHRMedSegScratch(nnUNetTrainerHRMedSeg):

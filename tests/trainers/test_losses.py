@@ -38,6 +38,16 @@ def test_strips_are_few_for_small_batches_and_at_most_sixteen(frugal, expected):
     assert [len(losses.strips(torch.zeros(b, k, 256, 256), 4, size)) for b, k in sizes] == expected
 
 
+@pytest.mark.parametrize("frugal", [True, False])
+def test_strips_grow_with_the_batch_on_a_gpu(frugal):
+    """A strip costs launches there, and memory that images take anyway."""
+    loss = dice_and_focal(regions=False, frugal=frugal)
+    sizes = ((1, 2), (2, 2), (16, 2), (16, 14), (16, 50))
+    outputs = [torch.zeros(b, k, 256, 256, device="meta") for b, k in sizes]
+    numbers = [len(losses.strips(output, 4, loss.strip_size(output))) for output in outputs]
+    assert numbers == [2 if frugal else 1, 2, 2, 14, 16]
+
+
 KINDS = pytest.mark.parametrize("make, regions", [(_labels, False), (_regions, True)], ids=["labels", "regions"])
 
 
@@ -223,16 +233,42 @@ def _both(regions, ddp):
     return dice_and_cross_entropy(regions=regions, ddp=ddp), theirs
 
 
-def _one_image_of_two(rank, folder):
+SHARES = {"even": [slice(0, 1), slice(1, 2)], "uneven": [slice(0, 3), slice(3, 5)]}
+"""Images of either process; nnU-Net shares an odd batch out unevenly."""
+
+
+def _all_losses():
+    """(loss alone, with ddp, batch) of each kind that nnU-Net has: regions, ignore label, batch Dice."""
+    for make, regions in ((_labels, False), (_regions, True)):
+        for ignore in (False, True):
+            for batch_dice in (True, False):
+                options = {"regions": regions, "ignore_label": 3 if ignore else None, "batch_dice": batch_dice}
+                batch = _batch_of_five(make, ignore)
+                yield dice_and_focal(**options), dice_and_focal(**options, ddp=True), batch
+
+
+def _batch_of_five(make, ignore):
+    (logits, target), (more, of_more) = make(ignore), make(ignore, size=(8, 20))
+    logits = torch.cat([logits, more[..., :10], more[:1, ..., 10:]]).detach().requires_grad_()
+    return logits, torch.cat([target, of_more[..., :10], of_more[:1, ..., 10:]])
+
+
+def _share_of_two(rank, folder):
     """What one of two processes does."""
     torch.set_num_threads(1)
     group = (folder / "group").as_uri()
     distributed.init_process_group("gloo", init_method=group, rank=rank, world_size=2)
     results = []
     for make, regions in ((_labels, False), (_regions, True)):
-        logits, target = (tensor[rank : rank + 1] for tensor in make())
+        logits, target = (tensor[SHARES["even"][rank]] for tensor in make())
         results.append([_value_and_gradient(loss, logits, target) for loss in _both(regions, ddp=True)])
-    torch.save(results, folder / f"{rank}.pt")
+    uneven = []
+    for _, loss, (logits, target) in _all_losses():
+        share = SHARES["uneven"][rank]
+        with torch.no_grad():
+            validated, _ = loss.with_counts(logits[share], target[share])
+        uneven.append((*_value_and_gradient(loss, logits[share], target[share]), validated))
+    torch.save((results, uneven), folder / f"{rank}.pt")
     distributed.destroy_process_group()
 
 
@@ -252,17 +288,39 @@ def test_what_goes_to_other_processes_is_contiguous(make, regions, monkeypatch):
     torch.testing.assert_close(loss(logits, target), dice_and_focal(regions=regions)(logits, target))
 
 
-def test_two_processes_have_the_dice_of_the_whole_batch(tmp_path):
-    """As nnU-Net's: a process has the sum of the gradients of all; averaged over them it is that of the whole batch."""
-    processes = multiprocessing.spawn(_one_image_of_two, (tmp_path,), nprocs=2, join=False, daemon=True)
+@pytest.fixture(scope="module")
+def of_two_processes(tmp_path_factory):
+    """What each of two processes found: with an image each, and with three images and two."""
+    folder = tmp_path_factory.mktemp("processes")
+    processes = multiprocessing.spawn(_share_of_two, (folder,), nprocs=2, join=False, daemon=True)
     deadline = time.monotonic() + 300
     while not processes.join(timeout=10):
         assert time.monotonic() < deadline, "the two processes wait for each other"
-    results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def test_two_processes_have_the_dice_of_the_whole_batch(of_two_processes):
+    """As nnU-Net's: a process has the sum of the gradients of all; averaged over them it is that of the whole batch."""
+    results = [even for even, _ in of_two_processes]
     for (make, regions), *of_ranks in zip(((_labels, False), (_regions, True)), *results, strict=True):
         for mine, theirs in of_ranks:
             torch.testing.assert_close(mine, theirs)
-        value, gradient = _value_and_gradient(_both(regions, ddp=False)[0], *make())
-        values, gradients = zip(*(mine for mine, _ in of_ranks), strict=True)
-        torch.testing.assert_close(sum(values) / 2, value)
-        torch.testing.assert_close(torch.cat(gradients) / 2, gradient)
+        _assert_mean_is_that_of_one(_both(regions, ddp=False)[0], make(), [mine for mine, _ in of_ranks])
+
+
+def test_processes_with_three_images_and_two_have_the_loss_of_all_five(of_two_processes):
+    found = zip(*(uneven for _, uneven in of_two_processes), strict=True)
+    kinds = list(_all_losses())
+    for (loss, _, batch), of_ranks in zip(kinds, found, strict=True):
+        assert [len(gradient) for _, gradient, _ in of_ranks] == [3, 2] and len(batch[0]) == 5
+        _assert_mean_is_that_of_one(loss, batch, [(value, gradient) for value, gradient, _ in of_ranks])
+        for value, _, validated in of_ranks:
+            torch.testing.assert_close(validated, value)
+    assert len(kinds) == 8
+
+
+def _assert_mean_is_that_of_one(loss, batch, of_ranks):
+    value, gradient = _value_and_gradient(loss, *batch)
+    values, gradients = zip(*of_ranks, strict=True)
+    torch.testing.assert_close(sum(values) / 2, value)
+    torch.testing.assert_close(torch.cat(gradients) / 2, gradient)

@@ -270,6 +270,19 @@ def test_few_validation_images_are_drawn_twice_and_not_fifty_times(dataset, batc
     assert trainer.num_val_iterations_per_epoch == drawn
 
 
+def test_validation_counts_the_images_of_all_processes(dataset):
+    """With several GPUs each has a part of the batch; two passes over the validation images are shared by all."""
+    plans = _plans()
+    plans["configurations"]["2d"]["batch_size"] = 5
+    trainer = _trainer(dataset(LABELS), plans=plans, fold="all")  # five images are validated
+    trainer.num_val_iterations_per_epoch = 50
+    trainer.initialize()
+    for batch_size in (3, 2):
+        trainer.batch_size = batch_size
+        trainer.get_tr_and_val_datasets()
+        assert trainer.num_val_iterations_per_epoch == 2
+
+
 def test_a_checkpoint_is_whole_or_not_there(dataset, monkeypatch):
     trainer = _trainer(dataset(LABELS))
     trainer.on_train_start()

@@ -17,6 +17,8 @@ LEAST = {
     "doctor": "",
     "link": "",
     "demo": "",
+    "dataset": "I M -d 1 -n N",
+    "encoder": "import E -o O",
     "distill": "--teacher T --images I -o O",
     "pretrain": "-d 1 -o O",
     "benchmark": "",

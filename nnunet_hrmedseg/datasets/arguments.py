@@ -10,11 +10,15 @@ __all__ = ["add_dataset_arguments", "dataset"]
 
 def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "images", type=Path, help="folder of images: PNG, JPEG, TIFF, BMP, DICOM, NIfTI of one slice; also mixed"
+        "images",
+        type=Path,
+        metavar="IMAGES",
+        help="folder of images: PNG, JPEG, TIFF, BMP, DICOM, NIfTI of one slice; also mixed",
     )
     parser.add_argument(
         "masks",
         type=Path,
+        metavar="MASKS",
         help="folder of masks named as the images, with a prefix or suffix if any; or a COCO file, or a folder of "
         "labelme files",
     )
@@ -22,7 +26,7 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", "--name", required=True, help="name of the dataset, such as Polyps")
     meaning = parser.add_argument_group("meaning of the masks")
     meaning.add_argument(
-        "--classes", nargs="+", default=(), metavar="NAME", help="names of the classes in the order of their values"
+        "--classes", nargs="+", default=[], metavar="NAME", help="names of the classes in the order of their values"
     )
     meaning.add_argument(
         "--colors",
@@ -50,21 +54,16 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
 
 def dataset(args: argparse.Namespace) -> int:
     """Run the command; returns its exit status."""
-    import os
-
     from nnunet_hrmedseg.datasets.make import SHEET, make_dataset
     from nnunet_hrmedseg.datasets.masks import parse_colors
-    from nnunet_hrmedseg.errors import HRMedSegError
+    from nnunet_hrmedseg.nnunet_versions import required_nnunet_folder
 
-    raw = os.environ.get("nnUNet_raw")
-    if raw is None:
-        raise HRMedSegError("The environment variable nnUNet_raw is not set: datasets are written there.")
     summary = make_dataset(
         args.images,
         args.masks,
         number=args.number,
         name=args.name,
-        raw=Path(raw),
+        raw=Path(required_nnunet_folder("nnUNet_raw")),
         classes=args.classes,
         colors=parse_colors(args.colors) if args.colors else None,
         threshold=args.threshold,

@@ -139,9 +139,12 @@ def add_pretrain_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(dest="encoder_command", required=True)
+    commands = parser.add_subparsers(
+        dest="encoder_command", required=True, metavar="import", help="what to do with an encoder"
+    )
+    description = "Convert the encoder that the authors of HRMedSeg publish (SAM_PFD_10K.pth) to an encoder file"
     imported = commands.add_parser(
-        "import", help="convert the encoder that the authors of HRMedSeg publish (SAM_PFD_10K.pth) to an encoder file"
+        "import", help=description[0].lower() + description[1:], description=f"{description}. Required: FILE and -o."
     )
     imported.add_argument(
         "source", metavar="FILE", help="SAM_PFD_10K.pth, or a checkpoint that was fine-tuned from it; also hf://..."

@@ -145,7 +145,7 @@ def test_images_of_kinds_that_are_not_read_are_named(tmp_path):
     found = find_images([tmp_path])
     assert len(found) == 1
     assert found.faults == [
-        f"{tmp_path}: images of kinds that are not read here (1 .dcm, 2 .heic, 1 .nii.gz), left out"
+        f"{tmp_path}: 6 other files are skipped: ._f.dcm, b.heic, c.HEIC, d.nii.gz, e.dcm, notes.txt"
     ]
 
 

@@ -192,6 +192,14 @@ def test_unusable_cases_are_named(tmp_path, damage, fault):
         read_labelled(dataset, dataset.cases[0])
 
 
+def test_a_value_is_shown_with_all_digits(tmp_path, monkeypatch):
+    dataset = find_labelled_dataset(write_labelled(tmp_path / "Dataset009_X", 2))
+    read = labelled_images._read_label
+    monkeypatch.setattr(labelled_images, "_read_label", lambda *files: read(*files) * np.float32(0.9999999))
+    with pytest.raises(HRMedSegError, match=r"has the value \d\.9999\d+, which dataset\.json does not list"):
+        read_labelled(dataset, dataset.cases[0])
+
+
 # ---- the stream ------------------------------------------------------------------------------------------------------
 
 

@@ -190,5 +190,10 @@ def test_whole_numbers_are_whole_numbers(tmp_path, written, name):
     assert read(tmp_path, json.dumps([entry]), "p.json")["a.png"][0].category == name
 
 
+def test_missing_values_as_pandas_may_write_them(tmp_path):
+    found = read(tmp_path, "image,x0,y0,x1,y1,class\na.png,1,2,3,4,nan\nb.png,NaN,NaN,NaN,NaN,NaN\n")
+    assert found["a.png"][0].category == "object" and found["b.png"] == []
+
+
 def test_a_decimal_comma_in_the_number_of_a_class(tmp_path):
     assert read(tmp_path, "image;points;class\na.png;1 2 1;3,0\n")["a.png"][0].category == "3"

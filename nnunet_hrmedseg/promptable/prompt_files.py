@@ -101,7 +101,7 @@ def _entries_of_csv(file: Path, text: str) -> list[tuple[str, Mapping[str, Any]]
     if lines and (told := re.fullmatch(r'"?sep=([,;\t])"?', lines[0].strip(" "), re.IGNORECASE)):  # of Excel
         skipped, delimiter = 1, told[1]
     delimiter = delimiter or _delimiter(lines[0] if lines else "")
-    rows = csv.reader(lines[skipped:], delimiter=delimiter, skipinitialspace=True)
+    rows = csv.reader(lines[skipped:], delimiter=delimiter, skipinitialspace=True, strict=True)
     written = next(rows, [])
     columns = [_name(column) for column in written]
     if "image" not in columns or not ({*SIDES} <= {*columns} or "points" in columns):

@@ -177,7 +177,9 @@ def read_json(file: Path) -> Any:
         raise ValueError("it is nested too deeply") from None
     except ValueError as error:
         kind = recognized(file)
-        raise ValueError(f"it is {kind}" if kind else str(error)) from error
+        if kind is None:
+            raise
+        raise ValueError(f"it is {kind}") from error
 
 
 def json_object(file: Path, what: str) -> dict[str, Any]:

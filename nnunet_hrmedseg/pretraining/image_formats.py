@@ -49,6 +49,7 @@ _READABLE_PHOTOMETRICS = (
     tifffile.PHOTOMETRIC.MINISWHITE,
     tifffile.PHOTOMETRIC.RGB,
 )
+_REDUCED_OR_MASK = 1 | 4  # flags of the tag NewSubfileType
 _WHOLE_PAGE = 0.5  # smaller pages of a TIFF, in parts of the first one's pixels, are previews and reduced copies
 
 
@@ -213,7 +214,7 @@ def _decode_tif(file: str | io.BytesIO) -> Image.Image:
 def _check_pages_of_tif(file: str | io.BytesIO) -> None:
     """Refuse a TIFF with several pages of about one size: which one is meant is not known.
 
-    Previews and reduced copies, of less than half of the first page's pixels, are passed over.
+    Masks of transparency, reduced copies, and previews of less than half of the first page's pixels are passed over.
 
     Raises:
         HRMedSegError: several pages.
@@ -223,7 +224,8 @@ def _check_pages_of_tif(file: str | io.BytesIO) -> None:
     with suppress(Exception), _tif(file) as tif:
         first = tif.pages.first
         size = first.imagewidth, first.imagelength
-        pages += sum(page.imagewidth * page.imagelength >= _WHOLE_PAGE * math.prod(size) for page in tif.pages[1:])
+        others = [page for page in tif.pages[1:] if not getattr(page, "subfiletype", 0) & _REDUCED_OR_MASK]
+        pages += sum(page.imagewidth * page.imagelength >= _WHOLE_PAGE * math.prod(size) for page in others)
         if pages == 1 and (tif.is_imagej or tif.is_shaped):  # both may write a stack of images behind a single header
             pages = math.prod(tif.series[0].shape) // math.prod(first.shape)
     if pages > 1:

@@ -21,9 +21,9 @@ Given = TypeVar("Given")
 def named_images(folder: Path, names: Iterable[str], source: str) -> dict[str, PurePosixPath]:
     """Name -> path below `folder` of the image that it means.
 
-    A name may be the path below the folder or any other path that leads there; it may lack the ending, be composed or
-    decomposed Unicode, and have backslashes. A path on another machine means the image of the same name in the folder,
-    with a note.
+    A name may be the path below the folder or any other path that leads there. It may lack the ending, be composed or
+    decomposed Unicode, in other letters (capitals), and have backslashes. A path on another machine means the image of
+    the same name in the folder, with a note.
 
     Args:
         folder: that holds the images.
@@ -69,7 +69,7 @@ def prompts_of_image(image: Path, given: Mapping[str, Given], source: str) -> Gi
         HRMedSegError: there are none, or those of several images might be meant.
     """
     whole = _parts(os.path.abspath(image))
-    whole_stem = [*whole[:-1], normalize("NFC", image.stem)]
+    whole_stem = [*whole[:-1], *_parts(image.stem)]
     parts = {name: _parts(name) for name in given}
     # its own path, or the end of it
     names = [n for n, p in parts.items() if p and p in (whole[-len(p) :], whole_stem[-len(p) :])]
@@ -80,6 +80,8 @@ def prompts_of_image(image: Path, given: Mapping[str, Given], source: str) -> Gi
             print(f"Note: the prompts of {names[0]} in {source} are taken for {image}.", file=sys.stderr)
     if not names:
         raise HRMedSegError(f"{source} has no prompt for {image.name}, but for {some(list(given))}.")
+    if len(names) > 1 and image.name in names and all("/" not in n and "\\" not in n for n in names):
+        names = [image.name]  # not the one in other letters
     if len(names) > 1:
         raise HRMedSegError(
             f"{source} has several images that {image} may be: {some(names)}. Give the folder of the images instead."
@@ -134,7 +136,7 @@ class _Index:
 
     @cached_property
     def _by_name(self) -> dict[str, list[PurePosixPath]]:
-        """Paths in composed Unicode, with and without their endings -> paths as they are."""
+        """Paths as `_parts` has them, with and without their endings -> paths as they are."""
         index: dict[str, list[PurePosixPath]] = {}
         for parent, folders, files in os.walk(self.folder):
             folders[:] = [name for name in folders if not name.startswith(".")]
@@ -147,7 +149,7 @@ class _Index:
 
 
 def _parts(name: str) -> list[str]:
-    """Composed, without drive and root; none where it leads upwards. Backslashes separate, as on Windows."""
-    path = PureWindowsPath(normalize("NFC", name))
+    """Composed, in small letters, without drive and root; none where it leads upwards. Backslashes separate, too."""
+    path = PureWindowsPath(normalize("NFC", name).casefold())
     parts = [part for part in path.parts if part != path.anchor]
     return [] if ".." in parts else parts

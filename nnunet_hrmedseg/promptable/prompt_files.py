@@ -101,7 +101,7 @@ def _entries_of_csv(file: Path, text: str) -> list[tuple[str, Mapping[str, Any]]
     if lines and (told := re.fullmatch(r'"?sep=([,;\t])"?', lines[0].strip(" "), re.IGNORECASE)):  # of Excel
         skipped, delimiter = 1, told[1]
     delimiter = delimiter or _delimiter(lines[0] if lines else "")
-    rows = csv.reader(lines[skipped:], delimiter=delimiter, skipinitialspace=True)
+    rows = csv.reader(lines[skipped:], delimiter=delimiter, skipinitialspace=True, strict=True)
     written = next(rows, [])
     columns = [_name(column) for column in written]
     if "image" not in columns or not ({*SIDES} <= {*columns} or "points" in columns):
@@ -114,7 +114,7 @@ def _entries_of_csv(file: Path, text: str) -> list[tuple[str, Mapping[str, Any]]
         raise HRMedSegError(f"{file} has several columns {some(twice)}. Keep one of each.")
     entries: list[tuple[str, Mapping[str, Any]]] = []
     for cells in rows:
-        cells = [cell.strip() for cell in cells]
+        cells = ["" if cell.strip().lower() == "nan" else cell.strip() for cell in cells]  # of pandas
         if not any(cells):
             continue
         where = f"{file}, line {rows.line_num + skipped}"
@@ -169,7 +169,7 @@ def _entries_of_json(file: Path, text: str) -> list[tuple[str, Mapping[str, Any]
         raise HRMedSegError(f"{file} is nested too deeply to be a list of prompts.") from None
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
         raise HRMedSegError(f'{file} must be a list of prompts: [{{"image": "a.png", "box": [x0, y0, x1, y1]}}, ...].')
-    entries = []
+    entries: list[tuple[str, Mapping[str, Any]]] = []
     for number, entry in enumerate(content, start=1):
         where = f"{file}, entry {number}"
         named = {_name(key): value for key, value in entry.items()}

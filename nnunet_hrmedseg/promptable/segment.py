@@ -199,7 +199,7 @@ def _sizes_of_boxes(boxes: list[Box]) -> str:
     if not boxes:
         return ""
     sides = [[max(1, round(box[axis + 2] - box[axis])) for box in boxes] for axis in (0, 1)]
-    wide, high = (f"{min(of_axis)} to {max(of_axis)}" if len(boxes) > 1 else f"{of_axis[0]}" for of_axis in sides)
+    wide, high = (" to ".join(map(str, sorted({min(of_axis), max(of_axis)}))) for of_axis in sides)
     return f"Boxes (x0,y0,x1,y1): {wide} pixels wide, {high} high.\n"
 
 

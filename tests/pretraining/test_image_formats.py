@@ -203,6 +203,7 @@ def test_previews_and_reduced_copies_are_no_pages(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
         for step in (1, 2, 4):
             tif.write(COLORS[::step, ::step].astype(np.uint8), photometric="rgb", metadata=None)
+        tif.write(np.ones((20, 30), bool), photometric="mask", subfiletype=4, metadata=None)
     assert np.array_equal(np.asarray(decode(str(tmp_path / "a.tif"))), COLORS.astype(np.uint8))
     first, *rest = frames(2)
     first.save(tmp_path / "a.mpo", save_all=True, append_images=rest)

@@ -28,6 +28,8 @@ def images(tmp_path, monkeypatch):
         ("./a.png", "a.png"),
         ("a", "a.png"),
         ("slide.01", "slide.01.tif"),
+        ("A.PNG", "a.png"),
+        ("Sub\\B.JPG", "sub/b.jpg"),
         ("sub/b", "sub/b.jpg"),
         ("sub\\b.jpg", "sub/b.jpg"),
         ("two.tif", "two.tif"),
@@ -95,6 +97,10 @@ def test_the_prompts_of_a_single_image(images, capsys, name):
     name = name.format(here=Path.cwd())
     assert prompts_of_image(Path("images/sub/b.jpg"), {"a.png": 1, name: 2}, "p.csv") == 2
     assert capsys.readouterr().err == ""
+
+
+def test_the_name_in_the_same_letters_is_the_one_of_a_single_image(images):
+    assert prompts_of_image(Path("images/a.png"), {"A.PNG": 1, "a.png": 2, "a": 3}, "p.csv") == 2
 
 
 def test_the_prompts_of_a_single_image_from_another_machine(images, capsys):

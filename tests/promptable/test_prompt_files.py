@@ -117,6 +117,7 @@ def test_entries_whose_keys_are_not_read_are_refused(tmp_path, entry, message):
         ("image,x0,y0,x1,y1,class\na.png,1,2,3,4,a\nb.png,,,,,a\n", "line 3 has neither .* but class"),
         ("image,x0,y0,x1,y1,label\na.png,1,2,3,4,a\n", "line 2 has 'label', which is not read"),
         ("image,x0,y0,x1,y1\na.png,1,2,3,4,5\n", "line 2 has more cells than there are columns"),
+        ('image,points,class\na.png,1 2 1,"a\nb.png,1 2 1,b\n', "no CSV that can be read: unexpected end of data"),
         ("image;points\na.png;1 2 1;3 4 0\n", "line 2 has more cells.*';' must stand in quotes"),
         ("image,x0,y0,x1,y1,X0\na.png,1,2,3,4,5\n", "several columns x0"),
         ("image,x0,y0,x1,y1\na.png,1_0,2,30,4\n", "'1_0' is no number"),
@@ -188,6 +189,11 @@ def test_numbers_of_classes_as_pandas_writes_them_beside_an_empty_row(tmp_path):
 def test_whole_numbers_are_whole_numbers(tmp_path, written, name):
     entry = {"image": "a.png", "box": [1, 2, 3, 4], "class": written}
     assert read(tmp_path, json.dumps([entry]), "p.json")["a.png"][0].category == name
+
+
+def test_missing_values_as_pandas_may_write_them(tmp_path):
+    found = read(tmp_path, "image,x0,y0,x1,y1,class\na.png,1,2,3,4,nan\nb.png,NaN,NaN,NaN,NaN,NaN\n")
+    assert found["a.png"][0].category == "object" and found["b.png"] == []
 
 
 def test_a_decimal_comma_in_the_number_of_a_class(tmp_path):

@@ -97,10 +97,12 @@ def _files_of_index(index: Path) -> tuple[Path, ...]:
     names = sorted({str(name) for name in listed.values()})
     wrong = [name for name in names if Path(name).name != name or "\\" in name or not name.endswith(".safetensors")]
     if wrong:
+        wrong = [name[:100] for name in wrong]
         raise HRMedSegError(f"{index} lists {some(wrong)}, which are not safetensors files of its own folder.")
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise HRMedSegError(
-            f"{index.parent} lacks {some(missing)}, which {index.name} lists. Download all files of the model."
+            f"{index.parent} lacks {some([name[:100] for name in missing])}, which {index.name} lists. Download all "
+            f"files of the model."
         )
     return tuple(index.parent / name for name in names)

@@ -287,8 +287,7 @@ def test_nothing_stays_of_a_data_set_that_fails(networks, folder, tmp_path, monk
 
     rows = prompts(folder, "a.png,10,5,80,60,,", "c.tif,5,5,40,30,,")
     monkeypatch.setattr("nnunet_hrmedseg.promptable.segment.draw_overlay", stop)
-    with pytest.raises(KeyboardInterrupt):
-        segment(networks, folder, "--prompts", rows, "--dataset", "Dataset123_Cells")
+    assert segment(networks, folder, "--prompts", rows, "--dataset", "Dataset123_Cells") == 130
     assert not list((tmp_path / "raw").iterdir())
 
 

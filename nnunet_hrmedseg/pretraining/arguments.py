@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from nnunet_hrmedseg.argument_types import not_negative_int, positive_float, positive_int, probability
+from nnunet_hrmedseg.argument_types import (
+    not_negative_float,
+    not_negative_int,
+    positive_float,
+    positive_int,
+    probability,
+)
 
 __all__ = ["add_distill_arguments", "add_pretrain_arguments"]
 
@@ -72,7 +78,9 @@ def add_distill_arguments(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument(
         "--batch_size", type=positive_int, default=4, help="images in a batch of each process [default: %(default)s]"
     )
-    recipe.add_argument("--lr", type=positive_float, default=1e-3, help="learning rate of Adam [default: %(default)s]")
+    recipe.add_argument(
+        "--lr", type=not_negative_float, default=1e-3, help="learning rate of Adam [default: %(default)s]"
+    )
     recipe.add_argument(
         "--decay",
         type=positive_float,
@@ -124,7 +132,9 @@ def add_pretrain_arguments(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument(
         "--batch_size", type=positive_int, default=8, help="images in a batch of each process [default: %(default)s]"
     )
-    recipe.add_argument("--lr", type=positive_float, default=4e-4, help="learning rate of Adam [default: %(default)s]")
+    recipe.add_argument(
+        "--lr", type=not_negative_float, default=4e-4, help="learning rate of Adam [default: %(default)s]"
+    )
     recipe.add_argument(
         "--zoom",
         type=_magnification,

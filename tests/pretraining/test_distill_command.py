@@ -567,7 +567,7 @@ def test_a_file_in_the_place_of_the_folder_is_left_alone(teachers, pictures, tmp
 @pytest.mark.parametrize(
     "option",
     [
-        *(["--epochs", "0"], ["--val_images", "-1"], ["--workers", "-1"], ["--seed", "-1"], ["--lr", "0"]),
+        *(["--epochs", "0"], ["--val_images", "-1"], ["--workers", "-1"], ["--seed", "-1"], ["--lr", "-1"]),
         *(["--lr", "nan"], ["--decay", "-1"], ["--flip", "2"], ["--scale", "0"]),
     ],
 )

@@ -24,7 +24,7 @@ def export(args: argparse.Namespace) -> int:
         raise HRMedSegError("--licence goes with a model that is passed on: give --share FOLDER_OR_ZIP with it.")
 
     model, folds = Path(args.model), args.folds
-    if args.onnx is not None and args.share is not None:  # said before the minutes that ONNX files take
+    if args.onnx is not None and args.share is not None:  # before the minutes that ONNX files take
         from nnunet_hrmedseg.deployment.sharing import check_place
 
         check_place(model, Path(args.share), args.overwrite)

@@ -34,7 +34,7 @@ def add_distill_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="SOURCE",
         help="images to learn from: folders of images, SA-1B shards (sa_*.tar, or a folder of them), nnU-Net raw "
-        "data sets (folder, name or number); labels are not needed",
+        "datasets (folder, name or number); labels are not needed",
     )
     parser.add_argument(
         "--limit",
@@ -119,7 +119,7 @@ def add_pretrain_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         nargs="+",
         metavar="DATASET",
-        help="labelled 2D nnU-Net raw data sets: names or numbers in nnUNet_raw, or folders",
+        help="labelled 2D nnU-Net raw datasets: names or numbers in nnUNet_raw, or folders",
     )
     _add_student_arguments(parser)
     recipe = parser.add_argument_group("recipe")

@@ -21,7 +21,7 @@ OF_NNUNET = (
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file is hidden. Its ending means nothing: macOS writes `._a.png` beside `a.png` on other disks."""
+    """Return whether a file is hidden, whatever its ending: macOS writes `._a.png` beside `a.png` on other disks."""
     return name.startswith(".")
 
 

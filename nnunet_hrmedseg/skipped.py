@@ -21,7 +21,7 @@ OF_NNUNET = (
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file is no image whatever its ending: macOS writes `._a.png` beside `a.png` on other disks."""
+    """Return whether a file is hidden, whatever its ending: macOS writes `._a.png` beside `a.png` on other disks."""
     return name.startswith(".")
 
 
@@ -39,5 +39,5 @@ def not_used(folder: Path, used: Iterable[Path | str], known: Sequence[str] = ()
 
 
 def skipped_in(folder: Path, names: Sequence[str]) -> list[str]:
-    """Return a sentence, or none where there are no names, on what of a folder is not used."""
+    """Return a sentence that names what is skipped in a folder; an empty list where there are no names."""
     return [f"Skipped in {folder}: {some(names, SHOWN)}."] if names else []

@@ -226,7 +226,7 @@ def _rounds(
 
 
 def _unless_out_of_memory(row: dict[str, Any], run: Callable[[], T]) -> T | None:
-    """Return what `run` returns; None where the memory was not enough, which the row then says."""
+    """Return the result of `run`, or None where the memory was not enough, with the reason in `row`."""
     try:
         return run()
     except (RuntimeError, MemoryError) as error:

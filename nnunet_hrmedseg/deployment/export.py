@@ -27,7 +27,7 @@ def export(args: argparse.Namespace) -> int:
         )
 
     model, folds = local_path(args.model), args.folds
-    if args.onnx is not None and args.share is not None:  # said before the minutes that ONNX files take
+    if args.onnx is not None and args.share is not None:  # before the minutes that ONNX files take
         from nnunet_hrmedseg.deployment.sharing import check_place
 
         check_place(model, Path(args.share), args.overwrite)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from nnunet_hrmedseg.argument_types import not_negative_int, positive_float, positive_int, probability
+from nnunet_hrmedseg.argument_types import (
+    not_negative_float,
+    not_negative_int,
+    positive_float,
+    positive_int,
+    probability,
+)
 
 __all__ = ["add_distill_arguments", "add_encoder_arguments", "add_pretrain_arguments"]
 
@@ -28,7 +34,7 @@ def add_distill_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="SOURCE",
         help="images to learn from: folders of images, SA-1B shards (sa_*.tar, or a folder of them), nnU-Net raw "
-        "data sets (folder, name or number); labels are not needed",
+        "datasets (folder, name or number); labels are not needed",
     )
     parser.add_argument(
         "--limit",
@@ -72,7 +78,9 @@ def add_distill_arguments(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument(
         "--batch_size", type=positive_int, default=4, help="images in a batch of each process [default: %(default)s]"
     )
-    recipe.add_argument("--lr", type=positive_float, default=1e-3, help="learning rate of Adam [default: %(default)s]")
+    recipe.add_argument(
+        "--lr", type=not_negative_float, default=1e-3, help="learning rate of Adam [default: %(default)s]"
+    )
     recipe.add_argument(
         "--decay",
         type=positive_float,
@@ -112,7 +120,7 @@ def add_pretrain_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         nargs="+",
         metavar="DATASET",
-        help="labelled 2D nnU-Net raw data sets: names or numbers in nnUNet_raw, or folders",
+        help="labelled 2D nnU-Net raw datasets: names or numbers in nnUNet_raw, or folders",
     )
     _add_student_arguments(parser)
     recipe = parser.add_argument_group("recipe")
@@ -125,7 +133,9 @@ def add_pretrain_arguments(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument(
         "--batch_size", type=positive_int, default=8, help="images in a batch of each process [default: %(default)s]"
     )
-    recipe.add_argument("--lr", type=positive_float, default=4e-4, help="learning rate of Adam [default: %(default)s]")
+    recipe.add_argument(
+        "--lr", type=not_negative_float, default=4e-4, help="learning rate of Adam [default: %(default)s]"
+    )
     recipe.add_argument(
         "--zoom",
         type=_magnification,

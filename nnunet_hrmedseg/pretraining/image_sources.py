@@ -139,7 +139,7 @@ def _in_nnunet_raw(name_or_number: str) -> Path:
     return found[0]
 
 
-# All of these yield images, and add to two lists: sentences on faults, and the names of files that are no images.
+# These functions yield images. They append sentences to `faults`, and to `others` the names of files of other kinds.
 
 
 def _images_of(path: Path, faults: list[str], others: list[str]) -> Iterator[StoredImage]:

@@ -1,4 +1,5 @@
 import csv
+import errno
 import json
 import os
 import re
@@ -371,9 +372,9 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(teachers, pictures, tmp
             yield batch
 
     batches = command.DistillationBatches.__call__
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(command.DistillationBatches, "__call__", stopping)
-        distill(teachers / name, pictures, tmp_path / "run", *options)
+        assert distill(teachers / name, pictures, tmp_path / "run", *options) == 130
     assert torch.load(tmp_path / "run" / "checkpoint.pth", weights_only=True)["step"] == 3
     # --no_amp is no part of what makes a run: one that left the range of half precision goes on without
     assert distill(teachers / name, pictures, tmp_path / "run", *options, "--no_amp") == 0
@@ -531,6 +532,31 @@ def test_a_folder_of_other_files_is_left_alone(teachers, pictures, tmp_path, cap
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_places_are_checked_before_the_teacher_is_loaded(teachers, pictures, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("nnunet_hrmedseg.pretraining.distill.load_teacher", lambda *_, **__: pytest.fail("loaded"))
+    (tmp_path / "file").touch()
+    for output, options, said in (
+        (tmp_path / "file", [], "file is a file; a folder is needed"),
+        (tmp_path, [], "holds other files: give -o"),
+        (tmp_path / "new", ["--cache", tmp_path / "file"], "file is a file; a folder is needed"),
+    ):
+        assert distill(teachers / "sam_tiny.pth", pictures, output, *options) == 1
+        assert said in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk_for_the_names_of_broken_images_is_said(teachers, tmp_path, capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("nnunet_hrmedseg.pretraining.distill.open", full, raising=False)
+    images = write_folder(tmp_path / "images", 2)
+    (images / "000.png").write_bytes(b"no picture")
+    assert distill(teachers / "sam_tiny.pth", images, tmp_path / "run", "--val_images", 0) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "broken_images.txt could not be written" in said and "Make room on the disk" in said
+
+
 def test_a_file_in_the_place_of_the_folder_is_left_alone(teachers, pictures, tmp_path, capsys):
     (tmp_path / "run").write_text("x")
     assert distill(teachers / "sam_tiny.pth", pictures, tmp_path / "run") == 1
@@ -541,7 +567,7 @@ def test_a_file_in_the_place_of_the_folder_is_left_alone(teachers, pictures, tmp
 @pytest.mark.parametrize(
     "option",
     [
-        *(["--epochs", "0"], ["--val_images", "-1"], ["--workers", "-1"], ["--seed", "-1"], ["--lr", "0"]),
+        *(["--epochs", "0"], ["--val_images", "-1"], ["--workers", "-1"], ["--seed", "-1"], ["--lr", "-1"]),
         *(["--lr", "nan"], ["--decay", "-1"], ["--flip", "2"], ["--scale", "0"]),
     ],
 )

@@ -107,9 +107,9 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(raw, tmp_path, monkeypa
             raise KeyboardInterrupt
         return read(self, index)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(command.LabelledImages, "__getitem__", stopping)
-        pretrain(raw, tmp_path / "run", *options)
+        assert pretrain(raw, tmp_path / "run", *options) == 130
     assert torch.load(tmp_path / "run" / "checkpoint.pth", weights_only=True)["step"] == 5
     assert pretrain(raw, tmp_path / "run", *options) == 0
     assert "Going on at epoch 1.67 of 4" in capsys.readouterr().out
@@ -185,6 +185,12 @@ def test_zooms_that_cannot_be(zoom, capsys):
     with pytest.raises(SystemExit):
         main(["pretrain", "-d", "1", "-o", "run", "--zoom", "1", zoom])
     assert "--zoom" in capsys.readouterr().err
+
+
+def test_the_place_is_checked_before_anything_is_read(tmp_path, capsys):
+    (tmp_path / "run").touch()
+    assert main(["pretrain", "-d", "missing", "-o", str(tmp_path / "run"), "-device", "cpu"]) == 1
+    assert "run is a file; a folder is needed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def write_labelled(
 
 
 def write_sheared(folder: Path) -> Path:
-    """A raw data set of one 8-bit volume, (4, 20, 30) as nnU-Net has its axes, with a box as its label.
+    """A raw dataset of one 8-bit volume, (4, 20, 30) as nnU-Net has its axes, with a box as its label.
 
     Its axes are not at right angles: SimpleITK refuses it, and nnU-Net reads it by nibabel.
     """

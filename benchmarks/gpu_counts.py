@@ -30,6 +30,7 @@ import gpu_measurements  # noqa: E402
 
 from benchmarks.recorded_rows import add_row  # noqa: E402
 from nnunet_hrmedseg.trainers.batch_augmentation import BatchAugmentation  # noqa: E402
+from nnunet_hrmedseg.trainers.compact_loading import image_dtype, target_dtype  # noqa: E402
 
 SHOWN = (
     "launches",
@@ -81,7 +82,8 @@ def main() -> None:
         made = gpu_measurements.trainer(batch_size=IMAGES)
         made.batch_augmentation = augment
         made.network.train()
-        data, labels = made.loaded_dtypes() if hasattr(made, "loaded_dtypes") else (torch.float32, torch.int16)
+        data = image_dtype(made.configuration_manager.normalization_schemes)
+        labels = target_dtype(made.label_manager)
         image, target = (
             torch.zeros(IMAGES, channels, *image.shape[2:], dtype=dtype).pin_memory()
             for channels, dtype in ((3, data), (1, labels))

@@ -93,6 +93,9 @@ class Run:
             os.killpg(process.pid, signal.SIGKILL)  # the checkpoint of the last pass is whole
             process.wait()
             raise TimeIsOver from None
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
         if status:
             sys.exit(f"{name} ended with status {status}; its own message is above.")
 
@@ -267,6 +270,7 @@ def main() -> int:
     )
     args = parser.parse_args()
     output = args.output or HERE / "results" / "papers_setting" / f"{args.name}_{args.trainer}.json"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends nnU-Net's commands as well
     try:
         run = Run(args)
         run.prepare()

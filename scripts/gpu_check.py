@@ -163,7 +163,11 @@ def supervise(checks: list[Check], output: Path, deadline: float) -> int:
                 env=environment,
                 start_new_session=True,
             )
-            finished, running = follow(child, waiting, lines, deadline)
+            try:
+                finished, running = follow(child, waiting, lines, deadline)
+            finally:
+                if child.poll() is None:
+                    kill_group(child)
             waiting = [check for check in waiting if check.name not in finished]
             if running is not None:
                 waiting = [check for check in waiting if check.name != running]

@@ -12,14 +12,13 @@ from nnunet_hrmedseg.architectures.lgvit import LGViT
 from nnunet_hrmedseg.architectures.neck import Neck
 from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.plans.networks import NETWORKS
-from nnunet_hrmedseg.weights.encoder_file import ENCODER_ARGUMENTS, NECK_ARGUMENTS, EncoderFile, read_encoder
+from nnunet_hrmedseg.weights.encoder_file import ENCODER_ARGUMENTS, IMAGENET, NECK_ARGUMENTS, EncoderFile, read_encoder
 
-__all__ = ["IMAGENET", "STUDENT_OPTIONS", "Normalize", "Student", "encoder_architecture", "start_from"]
+__all__ = ["STUDENT_OPTIONS", "Normalize", "Student", "encoder_architecture", "start_from"]
 
 STUDENT_OPTIONS = ("embed_dim", "depth", "neck", "decoder_dim")
 """What of the architecture the command lines let choose."""
 
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 """Mean and standard deviation of natural RGB images in 0..1, as of ImageNet."""
 
 

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.pretraining.fitting import fitted_size
 from nnunet_hrmedseg.pretraining.image_formats import loses_bits, scaled_to_uint8
-from nnunet_hrmedseg.pretraining.student import IMAGENET
 from nnunet_hrmedseg.promptable.networks import PromptableNetwork
 from nnunet_hrmedseg.promptable.prompts import Prompt, check_pixels, check_some_point_inside, placed_box, placed_points
+from nnunet_hrmedseg.weights.encoder_file import IMAGENET
 
 __all__ = ["Masks", "Predictor"]
 

@@ -24,6 +24,7 @@ from nnunet_hrmedseg.plans.overrides import STARTED_FROM
 from nnunet_hrmedseg.weights.encoder_file import (
     BUNDLED,
     ENCODER_ARGUMENTS,
+    IMAGENET,
     NECK_ARGUMENTS,
     EncoderFile,
     read_encoder,
@@ -106,6 +107,15 @@ def initialize_encoder(network: nn.Module, file: EncoderFile, normalization_sche
     if folded:
         state[weight], state[bias] = fold_normalization(state[weight], state[bias], mean, std, folded)
         done.append(f"The normalisation that it was made with was folded into its first layer for channels {folded}.")
+    centered = [channel for channel, scheme in enumerate(normalization_schemes) if scheme in _CENTRED]
+    if centered and file.normalization["scheme"] == "mean_std":
+        natural = _for_channels(*(torch.tensor(IMAGENET[statistic]) for statistic in ("mean", "std")), channels)
+        state[weight], state[bias] = rescale_normalization(state[weight], state[bias], (mean, std), natural, centered)
+        factors = ", ".join(f"{natural[1][channel] / std[channel]:.2f}" for channel in centered)
+        done.append(
+            f"It was made with images normalized by a fixed mean and divisor, and channels {centered} of each image "
+            f"are normalized by their own: its first layer was rescaled (by {factors}), as for natural images."
+        )
     unknown = sorted(set(normalization_schemes) - {*_FROM_0_TO_1, *_CENTRED})
     if unknown:
         done.append(f"It expects images of mean 0 and deviation 1; what {unknown} gives may be far from that.")
@@ -170,6 +180,31 @@ def fold_normalization(
     for channel in channels:
         weight[:, channel] /= std[channel]
         bias -= weight[:, channel].sum((1, 2)) * mean[channel]
+    return weight, bias
+
+
+def rescale_normalization(
+    weight: Tensor,
+    bias: Tensor,
+    expected: tuple[Tensor, Tensor],
+    typical: tuple[Tensor, Tensor],
+    channels: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    """Return weight and bias with which z = (x - m) / s gives the response that (x - mean) / divisor gave.
+
+    The mean m and deviation s of each image are not known; those of typical images take their place.
+
+    Args:
+        weight: (C, channels, k, k) of a convolution; `bias`: (C,).
+        expected: mean and divisor of each channel that the weights were made with.
+        typical: mean and deviation of each channel, of the same range.
+        channels: to rescale; the others are left as they are.
+    """
+    weight, bias = weight.clone(), bias.clone()
+    (mean, divisor), (typical_mean, typical_std) = expected, typical
+    for channel in channels:
+        bias += weight[:, channel].sum((1, 2)) * (typical_mean[channel] - mean[channel]) / divisor[channel]
+        weight[:, channel] *= typical_std[channel] / divisor[channel]
     return weight, bias
 
 

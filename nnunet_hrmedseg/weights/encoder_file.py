@@ -31,11 +31,15 @@ from nnunet_hrmedseg.hub import HubCopy, download, is_on_hub
 __all__ = [
     "BUNDLED",
     "ENCODER_ARGUMENTS",
+    "IMAGENET",
     "NECK_ARGUMENTS",
     "EncoderFile",
     "read_encoder",
     "write_encoder",
 ]
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+"""Statistics of RGB images in 0..1, of ImageNet and so of natural images."""
 
 BUNDLED = Path(__file__).parent / "hrmedseg_encoder.safetensors"
 """The encoder that travels with the package."""

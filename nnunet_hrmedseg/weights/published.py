@@ -20,12 +20,12 @@ from nnunet_hrmedseg.architectures.neck import NECKS, Neck
 from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.files import output_folder
 from nnunet_hrmedseg.hub import download, is_on_hub
-from nnunet_hrmedseg.weights.encoder_file import LARGEST_DEPTH, LARGEST_WIDTH, EncoderFile, write_encoder
+from nnunet_hrmedseg.weights.encoder_file import IMAGENET, LARGEST_DEPTH, LARGEST_WIDTH, EncoderFile, write_encoder
 from nnunet_hrmedseg.weights.unwrapping import unwrapped
 
 __all__ = ["NORMALIZATIONS", "import_encoder", "read_published"]
 
-_MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+_MEAN, _STD = list(IMAGENET["mean"]), list(IMAGENET["std"])
 NORMALIZATIONS = {
     "distillation": (_MEAN, _MEAN),  # the public distillation script divides by the mean, for student and teacher alike
     "imagenet": (_MEAN, _STD),  # the public fine-tuning script

@@ -18,6 +18,7 @@ from nnunet_hrmedseg.trainers.initialization import (
     recorded_by_other_folds,
 )
 from nnunet_hrmedseg.weights import read_encoder, write_encoder
+from nnunet_hrmedseg.weights.encoder_file import IMAGENET
 from nnunet_hrmedseg.weights.published import import_encoder
 from tests.plans.stock_plans import stock_plans
 from tests.pretraining.tiny_teachers import write_sam
@@ -313,7 +314,7 @@ def test_six_channels_that_hold_an_image_twice_respond_as_it_does(encoder):
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_images_from_0_to_1_are_normalised_in_the_first_layer(encoder, scheme, nnunet, channels):
     file, plain, folded = encoder(scheme=scheme), _network(channels=channels), _network(channels=channels)
-    initialize_encoder(plain, file, [ZSCORE] * channels)
+    initialize_encoder(plain, file, ["NoNormalization"] * channels)
     lines = initialize_encoder(folded, file, [nnunet] * channels)
     assert "folded" in lines[-1]
     image = torch.rand(2, channels, 32, 48)
@@ -322,6 +323,27 @@ def test_images_from_0_to_1_are_normalised_in_the_first_layer(encoder, scheme, n
     mean, std = (v.mean(0, keepdim=True) if channels == 1 else v[order] for v in (mean, std))
     normalised = (image - mean[:, None, None]) / std[:, None, None]
     torch.testing.assert_close(_embedding(folded, image), _embedding(plain, normalised), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_normalized_by_themselves_meet_an_encoder_of_a_fixed_mean(encoder, channels):
+    """An image with the mean and deviation of natural images, z-scored, has the response that the encoder knows."""
+    file, plain, rescaled = encoder(scheme="mean_std"), _network(channels=channels), _network(channels=channels)
+    initialize_encoder(plain, file, ["NoNormalization"] * channels)
+    lines = initialize_encoder(rescaled, file, [ZSCORE] * channels)
+    assert "rescaled" in lines[-1] and f"channels {list(range(channels))}" in lines[-1]
+    natural = [torch.tensor(IMAGENET[statistic]) for statistic in ("mean", "std")]
+    mean, std, natural_mean, natural_std = (
+        (value.mean(0, keepdim=True) if channels == 1 else value)[:, None, None]
+        for value in (torch.tensor(MEAN), torch.tensor(STD), *natural)
+    )
+    zscored = torch.randn(2, channels, 32, 48)
+    image = zscored * natural_std + natural_mean
+    torch.testing.assert_close(
+        _embedding(rescaled, zscored), _embedding(plain, (image - mean) / std), rtol=1e-3, atol=1e-3
+    )
+    zscore_encoder = _network(channels=channels)
+    assert not any("rescaled" in line for line in initialize_encoder(zscore_encoder, encoder(), [ZSCORE] * channels))
 
 
 def test_only_the_channels_from_0_to_1_are_folded():

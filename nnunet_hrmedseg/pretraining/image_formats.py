@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -60,7 +61,7 @@ def decode(file: str | io.BytesIO) -> Image.Image:
 
     Raises:
         UnidentifiedImageError: not an image, or not of a format that is read.
-        HRMedSegError: several pages, or colours of which bits would be lost.
+        HRMedSegError: several pages, or colors of which bits would be lost.
         Exception: whatever Pillow and tifffile raise for damaged files.
     """
     try:
@@ -77,7 +78,7 @@ def decode(file: str | io.BytesIO) -> Image.Image:
 def opened_image(file: str | io.BytesIO) -> Iterator[Image.Image]:
     """Open an image with Pillow, not decoded yet, and check what Pillow would drop without a message.
 
-    A TIFF of colours with more than 8 bits is opened, because tifffile can decode it: see `decode`.
+    A TIFF of colors with more than 8 bits is opened, because tifffile can decode it: see `decode`.
 
     Raises:
         UnidentifiedImageError: not an image, or not of a format that is read.
@@ -224,7 +225,7 @@ def _check_pages_of_tif(file: str | io.BytesIO) -> None:
     with suppress(Exception), _tif(file) as tif:
         first = tif.pages.first
         size = first.imagewidth, first.imagelength
-        others = [page for page in tif.pages[1:] if not getattr(page, "subfiletype", 0) & _REDUCED_OR_MASK]
+        others: list[Any] = [page for page in tif.pages[1:] if not getattr(page, "subfiletype", 0) & _REDUCED_OR_MASK]
         pages += sum(page.imagewidth * page.imagelength >= _WHOLE_PAGE * math.prod(size) for page in others)
         if pages == 1 and (tif.is_imagej or tif.is_shaped):  # both may write a stack of images behind a single header
             pages = math.prod(tif.series[0].shape) // math.prod(first.shape)

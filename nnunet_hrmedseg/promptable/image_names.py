@@ -129,7 +129,7 @@ class _Index:
             end = "/".join(parts[start:])
             candidates = self._by_name.get(end, [])
             if len(candidates) > 1:
-                raise HRMedSegError(f"{source}: {name} may be any of {some(candidates)}. Write its ending too.")
+                raise HRMedSegError(f"{source}: {name} may be any of {some(list(map(str, candidates)))}. Write its ending too.")
             if candidates:
                 return candidates[0], start > 0 or name.startswith(("/", "\\"))
         return None, False

@@ -18,7 +18,6 @@ from nnunet_hrmedseg.errors import HRMedSegError
 __all__ = [
     "FORMATS",
     "MAX_PIXELS",
-    "NOT_READ",
     "ORIENTATION",
     "SUFFIXES",
     "decode",
@@ -35,12 +34,6 @@ SUFFIXES = (
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that are read, whatever the file name says. Pillow knows more, and hands EPS to Ghostscript, which executes
 it."""
-NOT_READ = (
-    *(".heic", ".heif", ".avif", ".jxl", ".psd", ".dng", ".cr2", ".nef", ".arw", ".tga", ".exr", ".svg", ".pdf"),
-    *(".dcm", ".dicom", ".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".npy", ".npz"),
-    *(".svs", ".ndpi", ".mrxs", ".czi", ".lif", ".nd2", ".vsi", ".scn"),
-)
-"""Endings of images that cannot be read from a folder: they are reported, where other files are passed over."""
 MAX_PIXELS = 20_000 * 20_000
 
 BITS_PER_SAMPLE, ORIENTATION = 0x0102, 0x0112  # tags of TIFF and EXIF

@@ -21,8 +21,8 @@ from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.file_names import case_and_channel
 from nnunet_hrmedseg.files import read_json
 from nnunet_hrmedseg.plans.raw_cases import find_raw_cases, find_reader
-from nnunet_hrmedseg.pretraining.image_formats import NOT_READ, SUFFIXES
 from nnunet_hrmedseg.pretraining.stored_images import (
+    SUFFIXES,
     CaseFiles,
     ImageFile,
     RawSlice,
@@ -145,7 +145,6 @@ def _images_of(path: Path, faults: list[str]) -> Iterator[StoredImage]:
 
 def _images_in_folder(folder: Path, faults: list[str]) -> Iterator[StoredImage]:
     visited = set()
-    not_read: Counter[str] = Counter()
     walk = os.walk(folder, followlinks=True, onerror=lambda e: faults.append(f"{e.filename}: {e.strerror}, left out"))
     for parent, folders, files in walk:
         parent = os.path.realpath(parent)
@@ -165,11 +164,6 @@ def _images_in_folder(folder: Path, faults: list[str]) -> Iterator[StoredImage]:
                 yield from _image_file(file, faults)
             elif re.fullmatch(r"sa_.*\.tar", name, re.IGNORECASE):
                 yield from _images_in_tar(os.path.realpath(file), faults)
-            elif name.lower().endswith(NOT_READ) and not name.startswith("."):
-                not_read[max((ending for ending in NOT_READ if name.lower().endswith(ending)), key=len)] += 1
-    if not_read:
-        kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(not_read.items()))
-        faults.append(f"{folder}: images of kinds that are not read here ({kinds}), left out")
 
 
 def _image_file(file: str, faults: list[str]) -> Iterator[StoredImage]:

@@ -184,7 +184,7 @@ def read_labelled(dataset: LabelledDataset, case: RawCase) -> tuple[Tensor, Tens
     highest = dataset.num_classes - 1 if dataset.ignore_label is None else dataset.ignore_label
     wrong = (label < 0) | (label > highest) | (label != label.round())
     if wrong.any():
-        raise HRMedSegError(f"{case.label} has the value {label[wrong].max():.9g}, which dataset.json does not name.")
+        raise HRMedSegError(f"{case.label} has the value {label[wrong].max():g}, which dataset.json does not name.")
     return image, label
 
 

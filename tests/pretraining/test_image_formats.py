@@ -138,17 +138,6 @@ def test_other_kinds_are_read_from_folders(tmp_path, name):
     assert np.abs(found[0].image[:, 5, 5].int().numpy() - (200, 100, 50)).max() <= 3
 
 
-def test_images_of_kinds_that_are_not_read_are_named(tmp_path):
-    Image.new("L", (30, 20)).save(tmp_path / "a.png")
-    for name in ("b.heic", "c.HEIC", "d.nii.gz", "e.dcm", "._f.dcm", "notes.txt", "a.json"):
-        (tmp_path / name).write_bytes(b"")
-    found = find_images([tmp_path])
-    assert len(found) == 1
-    assert found.faults == [
-        f"{tmp_path}: images of kinds that are not read here (1 .dcm, 2 .heic, 1 .nii.gz), left out"
-    ]
-
-
 # ---- several pages ---------------------------------------------------------------------------------------------------
 
 

@@ -122,13 +122,11 @@ def numbers_of_config(config: Any) -> Any:
     return config
 
 
-def sha256_of(*files: Path) -> str:
-    """The check sum of a file, or of several one after the other."""
+def sha256_of(file: Path) -> str:
     digest = hashlib.sha256()
-    for file in files:
-        with open(file, "rb") as opened:
-            while block := opened.read(1 << 20):
-                digest.update(block)
+    with open(file, "rb") as opened:
+        while block := opened.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 

@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -17,7 +18,6 @@ from nnunet_hrmedseg.errors import HRMedSegError
 __all__ = [
     "FORMATS",
     "MAX_PIXELS",
-    "NOT_READ",
     "ORIENTATION",
     "SUFFIXES",
     "decode",
@@ -34,12 +34,6 @@ SUFFIXES = (
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that are read, whatever the file name says. Pillow knows more, and hands EPS to Ghostscript, which executes
 it."""
-NOT_READ = (
-    *(".heic", ".heif", ".avif", ".jxl", ".psd", ".dng", ".cr2", ".nef", ".arw", ".tga", ".exr", ".svg", ".pdf"),
-    *(".dcm", ".dicom", ".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".npy", ".npz"),
-    *(".svs", ".ndpi", ".mrxs", ".czi", ".lif", ".nd2", ".vsi", ".scn"),
-)
-"""Endings of images that cannot be read from a folder: they are reported, where other files are passed over."""
 MAX_PIXELS = 20_000 * 20_000
 
 BITS_PER_SAMPLE, ORIENTATION = 0x0102, 0x0112  # tags of TIFF and EXIF
@@ -60,7 +54,7 @@ def decode(file: str | io.BytesIO) -> Image.Image:
 
     Raises:
         UnidentifiedImageError: not an image, or not of a format that is read.
-        HRMedSegError: several pages, or colours of which bits would be lost.
+        HRMedSegError: several pages, or colors of which bits would be lost.
         Exception: whatever Pillow and tifffile raise for damaged files.
     """
     try:
@@ -77,7 +71,7 @@ def decode(file: str | io.BytesIO) -> Image.Image:
 def opened_image(file: str | io.BytesIO) -> Iterator[Image.Image]:
     """Open an image with Pillow, not decoded yet, and check what Pillow would drop without a message.
 
-    A TIFF of colours with more than 8 bits is opened, because tifffile can decode it: see `decode`.
+    A TIFF of colors with more than 8 bits is opened, because tifffile can decode it: see `decode`.
 
     Raises:
         UnidentifiedImageError: not an image, or not of a format that is read.
@@ -224,7 +218,7 @@ def _check_pages_of_tif(file: str | io.BytesIO) -> None:
     with suppress(Exception), _tif(file) as tif:
         first = tif.pages.first
         size = first.imagewidth, first.imagelength
-        others = [page for page in tif.pages[1:] if not getattr(page, "subfiletype", 0) & _REDUCED_OR_MASK]
+        others: list[Any] = [page for page in tif.pages[1:] if not getattr(page, "subfiletype", 0) & _REDUCED_OR_MASK]
         pages += sum(page.imagewidth * page.imagelength >= _WHOLE_PAGE * math.prod(size) for page in others)
         if pages == 1 and (tif.is_imagej or tif.is_shaped):  # both may write a stack of images behind a single header
             pages = math.prod(tif.series[0].shape) // math.prod(first.shape)

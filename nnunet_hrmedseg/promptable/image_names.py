@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -11,7 +12,7 @@ from typing import TypeVar
 from unicodedata import normalize
 
 from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.pretraining.image_formats import NOT_READ, SUFFIXES
+from nnunet_hrmedseg.pretraining.image_formats import SUFFIXES
 
 __all__ = ["check_suffix", "named_images", "prompts_of_image"]
 
@@ -39,7 +40,7 @@ def named_images(folder: Path, names: Iterable[str], source: str) -> dict[str, P
     for name in names:
         path, shortened = index.find(name, source)
         if path is None:
-            if name.lower().endswith(NOT_READ):
+            if re.fullmatch(r"\.[a-z]\w{0,5}", PurePosixPath(name).suffix.lower()):  # an ending, unlike that of v1.02
                 check_suffix(folder / name)
             if below(name) is None:
                 raise HRMedSegError(f"{source}: {name} must be the path of an image below {folder}.")
@@ -129,7 +130,9 @@ class _Index:
             end = "/".join(parts[start:])
             candidates = self._by_name.get(end, [])
             if len(candidates) > 1:
-                raise HRMedSegError(f"{source}: {name} may be any of {some(candidates)}. Write its ending too.")
+                raise HRMedSegError(
+                    f"{source}: {name} may be any of {some(list(map(str, candidates)))}. Write its ending too."
+                )
             if candidates:
                 return candidates[0], start > 0 or name.startswith(("/", "\\"))
         return None, False

@@ -230,7 +230,7 @@ def _point(values: list) -> Point:
 
 def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, str | int | float) or "_" in str(value):
-        raise ValueError(f"{value!r:.100} is no number")
+        raise ValueError(f"{value!r:.100} is not a number")
     return float(value)
 
 

@@ -199,7 +199,7 @@ def test_several_pages_are_refused(tmp_path, name, write):
             decode(file)
 
 
-def test_previews_and_reduced_copies_are_no_pages(tmp_path):
+def test_previews_masks_and_reduced_copies_are_passed_over(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
         for step in (1, 2, 4):
             tif.write(COLORS[::step, ::step].astype(np.uint8), photometric="rgb", metadata=None)

@@ -57,7 +57,7 @@ def test_checkpoints_of_something_else_stay_as_they_are(tmp_path):
     assert sam_weights(tmp_path / "a.pth", other) == ({"a": other["a"]}, "")
 
 
-def test_an_image_encoder_of_another_kind_is_no_teacher(tmp_path):
+def test_an_image_encoder_of_another_kind_cannot_be_a_teacher(tmp_path):
     weights = {n: w for n, w in in_metas_names(sam()).items() if not n.startswith("image_encoder.")}
     torch.save({"model": {**weights, "image_encoder.layers.0.weight": torch.ones(2)}}, tmp_path / "mobile.pt")
     with pytest.raises(

@@ -90,7 +90,7 @@ def _renamed(folder, *names):
     ],
 )
 @pytest.mark.parametrize("read", [read_decoder, lambda folder: load_teacher(folder, canvas=(SIDE, SIDE))])
-def test_what_is_no_folder_of_weights(tmp_path, change, message, read):
+def test_other_folders_are_refused(tmp_path, change, message, read):
     folder = write_sam2(tmp_path / "sam2")
     change(folder)
     with pytest.raises(HRMedSegError, match=message) as raised:

@@ -100,7 +100,7 @@ def read(tmp_path, text, name="p.csv", encoding="utf-8"):
             "has 'labels': the label of a point stands with",
         ),
         ({"box": [1, 2, 9, 9], "Box": [1, 2, 9, 9]}, "a key twice"),
-        ({"box": [True, 0, 5, 5]}, "True is no number"),
+        ({"box": [True, 0, 5, 5]}, "True is not a number"),
         ({"box": [1, 2, 9, 9], "class": True}, "the class is True"),
     ],
 )
@@ -120,7 +120,7 @@ def test_entries_whose_keys_are_not_read_are_refused(tmp_path, entry, message):
         ('image,points,class\na.png,1 2 1,"a\nb.png,1 2 1,b\n', "no CSV that can be read: unexpected end of data"),
         ("image;points\na.png;1 2 1;3 4 0\n", "line 2 has more cells.*';' must stand in quotes"),
         ("image,x0,y0,x1,y1,X0\na.png,1,2,3,4,5\n", "several columns x0"),
-        ("image,x0,y0,x1,y1\na.png,1_0,2,30,4\n", "'1_0' is no number"),
+        ("image,x0,y0,x1,y1\na.png,1_0,2,30,4\n", "'1_0' is not a number"),
     ],
 )
 def test_columns_that_are_not_read_are_refused(tmp_path, text, message):

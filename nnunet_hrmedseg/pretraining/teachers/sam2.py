@@ -20,7 +20,6 @@ from nnunet_hrmedseg.pretraining.teachers.loading import (
     fingerprint,
     numbers_of_config,
     refuse_unknown_options,
-    sha256_of,
 )
 from nnunet_hrmedseg.pretraining.teachers.teacher import Teacher
 from nnunet_hrmedseg.pretraining.teachers.weight_folder import WeightFolder, find_weights
@@ -149,7 +148,7 @@ class SAM2Teacher(Teacher):
             "kind": self.kind,
             "name": f"SAM2 ({self.folder.resolve().name})",
             "file": f"{self.folder.resolve().name}/{self.weights.name}",
-            "sha256": sha256_of(*self.weights.files),
+            "sha256": self.weights.sha256(),
             "licence": _licence(self.folder),
             "parameters": parameters,
             "embedding": f"1/16 level with no_memory_embedding, {self.channels} channels"

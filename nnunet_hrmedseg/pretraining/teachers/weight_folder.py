@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from nnunet_hrmedseg.errors import HRMedSegError, one_line, some
 from nnunet_hrmedseg.file_kinds import recognized
 from nnunet_hrmedseg.files import json_object
+from nnunet_hrmedseg.pretraining.teachers.loading import sha256_of
 
 __all__ = ["WeightFolder", "find_weights"]
 
@@ -31,6 +33,11 @@ class WeightFolder:
     name: str
     files: tuple[Path, ...]
     variant: str | None
+
+    def sha256(self) -> str:
+        """Return the sha256 of the file; of several files, that of their sha256 in the order of their names."""
+        sums = [sha256_of(file) for file in self.files]
+        return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
 
     def read(self, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
         """Return the weights whose names begin with one of `prefixes`, in float32.

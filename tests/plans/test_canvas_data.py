@@ -355,6 +355,10 @@ def test_data_that_would_have_to_be_made_in_a_read_only_folder(data, read_only):
     assert data.content() == before
     assert data.ensure(raw=None)[0] == data.folder
 
+    data.write_splits(*CASES)
+    data.remove("b")
+    assert "names cases that are missing: b" in data.ensure()[1][0]  # it could not be made better
+
     shutil.rmtree(data.folder)
     with pytest.raises(HRMedSegError, match="there is no canvas data yet") as error:
         data.ensure()

@@ -14,7 +14,9 @@ __all__ = ["hub"]
 
 SHARED = {
     "colour images": ("end_to_end/test_broken_package", "end_to_end/test_colour_"),
-    "small canvas": tuple(f"end_to_end/test_{name}" for name in ("encoders", "grey_images", "mistakes", "volumes")),
+    "small canvas": tuple(
+        f"end_to_end/test_{name}" for name in ("changing_data", "encoders", "grey_images", "mistakes", "volumes")
+    ),
     "ONNX files": tuple(f"deployment/test_{name}" for name in ("export", "parity", "predict_command")),
 }
 """What is shared -> how the files begin that share it, below this folder."""

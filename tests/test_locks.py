@@ -103,6 +103,17 @@ def test_a_lock_is_waited_for(processes, file_system, tmp_path):
     mine.release()
 
 
+def test_a_marker_that_the_user_deletes(file_system, tmp_path):
+    mine = lock(tmp_path / "lock")
+    for file in tmp_path.iterdir():
+        file.unlink()
+    other = lock(tmp_path / "lock")
+    release_and_remove(mine)
+    if file_system:
+        assert (tmp_path / "lock.holder").is_file()  # the other's
+    other.release()
+
+
 def orphan(file, error, held):
     """Start a process that outlives this one, as nnU-Net's workers outlive a training that was killed."""
     use_file_system(error)

@@ -18,6 +18,7 @@ from nnunet_hrmedseg.demo.dataset import DATASET_ID, DATASET_NAME, build_dataset
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.files import output_folder
 from nnunet_hrmedseg.machine import choose_device
+from nnunet_hrmedseg.nnunet_versions import nnunet_folder
 
 __all__ = ["run_demo"]
 
@@ -91,6 +92,12 @@ def _environment(folder: Path) -> dict[str, str]:
     """nnU-Net's three variables in the demo's folder, and as many workers as the machine bears."""
     environment = dict(os.environ)
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        fixed = nnunet_folder(name)
+        if fixed is not None and fixed != os.environ.get(name):
+            raise HRMedSegError(
+                f"nnU-Net's paths.py sets {name} to {fixed}, so its commands would not work in the demo's folder but "
+                f"on your data. Run the demo in a Python environment with an unchanged nnU-Net."
+            )
         (folder / name).mkdir(exist_ok=True)
         environment[name] = str(folder / name)
     workers = max(1, min(8, (os.cpu_count() or 1) // 2))

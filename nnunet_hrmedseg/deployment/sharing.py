@@ -45,9 +45,10 @@ from nnunet_hrmedseg.files import (
     output_folder,
     put_folder,
     read_json,
+    sha256_of,
 )
 from nnunet_hrmedseg.plans.overrides import is_hrmedseg_configuration
-from nnunet_hrmedseg.pretraining.teachers.loading import load_checkpoint, sha256_of
+from nnunet_hrmedseg.pretraining.teachers.loading import load_checkpoint
 from nnunet_hrmedseg.registration.names import REGISTERED
 
 __all__ = ["CARD", "LICENCE", "NOT_STATED", "README", "check_place", "share_model"]

@@ -113,11 +113,12 @@ def ensure_canvas_data(
         status = canvas_data_status(folder, dataset_json, cases)
         as_it_is = None
         if force or status.state != "complete":
-            if unwritable is not None:
+            as_it_is = _needed_by_folds(folder, status, raw_folder)
+            if as_it_is is None and unwritable is not None:
                 raise HRMedSegError(_unwritable(folder, status, unwritable))
             if cases is None:
                 raise HRMedSegError(_no_raw_data(folder, status, raw_folder, dataset_name))
-            as_it_is = _not_to_be_replaced(folder, status, raw_folder)
+            as_it_is = as_it_is or _in_use(folder, status)
             if as_it_is is not None and (force or not status.usable):
                 raise HRMedSegError(as_it_is)
         if as_it_is is not None:
@@ -259,15 +260,20 @@ def _users(folder: Path) -> list[str]:
             release_and_remove(lock(mark))
         except LockHeld as held:
             users.append(" ".join((mark.name.rsplit(".", 2)[0], str(held))).strip())
+        except OSError as error:
+            users.append(f"{mark.name.rsplit('.', 2)[0]} (or not: {mark} cannot be opened, {error}; delete it then)")
     return users
 
 
-def _not_to_be_replaced(folder: Path, status: CanvasDataStatus, raw_folder: Path | None) -> str | None:
-    """Why the data must stay as it is, and what to do; None if nothing speaks against replacing it."""
+def _needed_by_folds(folder: Path, status: CanvasDataStatus, raw_folder: Path | None) -> str | None:
+    """The sentences on cases that folds need and that new data would not have; None if there are none."""
     splits_file = folder.parent / SPLITS
-    needed = cases_in_splits(splits_file).intersection(status.missing)
-    if needed:
-        return missing_cases(needed, splits_file, str(raw_folder))
+    needed = cases_in_splits(splits_file).intersection(status.missing) if status.missing else None
+    return missing_cases(needed, splits_file, str(raw_folder)) if needed else None
+
+
+def _in_use(folder: Path, status: CanvasDataStatus) -> str | None:
+    """The sentences on trainings that use the data, which must not be replaced then; None if there are none."""
     users = _users(folder)
     if users:
         why = f", although {status.reason}" if status.state != "complete" else ""

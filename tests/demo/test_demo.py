@@ -147,6 +147,12 @@ def test_a_failing_command_ends_the_demo_in_words(tmp_path, capfd):
     assert "$ nnUNetv2_evaluate_simple" in capfd.readouterr().out
 
 
+def test_an_nnunet_that_has_folders_of_its_own_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("nnunetv2.paths.nnUNet_preprocessed", "/data/preprocessed")
+    with pytest.raises(HRMedSegError, match="paths.py sets nnUNet_preprocessed to /data/preprocessed"):
+        run._environment(tmp_path)
+
+
 def test_a_missing_command_is_named(tmp_path):
     with pytest.raises(HRMedSegError, match="nnUNetv2_nothing is not installed"):
         run._run(["nnUNetv2_nothing"], run._environment(tmp_path))

@@ -12,6 +12,7 @@ from filelock import FileLock
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from skimage import io
 
+from nnunet_hrmedseg import locks
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.plans import canvas_data, ground_truth, raw_cases, raw_files
 from nnunet_hrmedseg.plans.canvas_data import canvas_data_status, ensure_canvas_data
@@ -354,6 +355,10 @@ def test_data_that_would_have_to_be_made_in_a_read_only_folder(data, read_only):
     assert data.content() == before
     assert data.ensure(raw=None)[0] == data.folder
 
+    data.write_splits(*CASES)
+    data.remove("b")
+    assert "names cases that are missing: b" in data.ensure()[1][0]  # it could not be made better
+
     shutil.rmtree(data.folder)
     with pytest.raises(HRMedSegError, match="there is no canvas data yet") as error:
         data.ensure()
@@ -442,6 +447,25 @@ def test_data_that_cannot_be_used_is_not_replaced_under_a_running_training_eithe
     with pytest.raises(HRMedSegError, match=IN_USE):
         data.ensure()
     assert data.content() == before and training
+
+
+def test_data_in_use_on_a_file_system_without_locks(data, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    for name, seconds in (("LEASE_SECONDS", 1.2), ("HEARTBEAT_SECONDS", 0.2), ("POLL_SECONDS", 0.1)):
+        monkeypatch.setattr(locks, name, seconds)
+    training = Training(data)
+    data.write("b", seed=7)
+    (line,) = data.ensure()[1]
+    (marker,) = (data.folder / canvas_data.USERS).glob("*.holder")
+    assert IN_USE in line and f"the file {marker} stands for one" in line
+    del training
+    assert not list((data.folder / canvas_data.USERS).iterdir())
+    assert data.ensure()[1][0].startswith("Resizing")
 
 
 def use_in_process(data, ready):

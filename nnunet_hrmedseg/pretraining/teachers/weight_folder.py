@@ -11,8 +11,7 @@ from torch import Tensor
 
 from nnunet_hrmedseg.errors import HRMedSegError, one_line, some
 from nnunet_hrmedseg.file_kinds import recognized
-from nnunet_hrmedseg.files import json_object
-from nnunet_hrmedseg.pretraining.teachers.loading import sha256_of
+from nnunet_hrmedseg.files import json_object, sha256_of
 
 __all__ = ["WeightFolder", "find_weights"]
 

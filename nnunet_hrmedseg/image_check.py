@@ -1,4 +1,4 @@
-"""Is an image what a data set or a model expects? The same words with nnU-Net and without: NumPy, at most Pillow."""
+"""Is an image what a dataset or a model expects? The same words with nnU-Net and without: NumPy, at most Pillow."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def warn_once(text: str) -> None:
 
 
 def has_palette(file: str | os.PathLike) -> bool:
-    """Whether an image file (PNG, BMP) keeps colors in a palette, so that its pixel values are not its colors."""
+    """Return whether an image file (PNG, BMP) has a palette, so that its pixel values are not its colors."""
     import PIL.Image
 
     try:
@@ -109,5 +109,5 @@ def _header(file: str | os.PathLike) -> bytes:
 
 
 def all_digits(value: np.generic) -> str:
-    """The number with as many digits as tell it from the next one of its type: 1.0 as 1, 0.9999999 as it is."""
+    """Return the number with as many digits as tell it from the next one of its type: 1.0 as 1, 0.9999999 as it is."""
     return np.format_float_positional(value, trim="-") if isinstance(value, np.floating) else str(value)

@@ -1,16 +1,17 @@
-"""Is an image what a data set or a model expects? The same words with nnU-Net and without: numpy alone."""
+"""Is an image what a dataset or a model expects? The same words with nnU-Net and without: NumPy, at most Pillow."""
 
 from __future__ import annotations
 
 import os
 import warnings
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
 from nnunet_hrmedseg.errors import HRMedSegError, size
 
-__all__ = ["all_digits", "check_image", "has_palette", "lines_of_pixels", "warn_of_lost_bits"]
+__all__ = ["all_digits", "check_image", "has_palette", "lines_of_pixels", "warn_of_lost_bits", "warn_once"]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _COLOR_TYPES = (2, 6)  # of PNG: RGB, RGBA
@@ -71,18 +72,25 @@ def warn_of_lost_bits(files: Sequence[str | os.PathLike]) -> None:
     for file in files:
         header = _header(file)
         if header[:8] == _PNG and header[24:25] == b"\x10" and header[25] in _COLOR_TYPES:
-            # the text is the same for all files, so that Python shows it once
-            warnings.warn(
+            warn_once(
                 "There are color PNG images of 16 bits. nnU-Net's reader for PNG keeps the upper 8 bits of each value "
                 "(grey PNG images keep all 16). Where the lower bits matter, save the images as .tif, which is read "
-                'as it is, and set "file_ending": ".tif" in dataset.json.',
-                stacklevel=2,
+                'as it is, and set "file_ending": ".tif" in dataset.json.'
             )
             return
 
 
+@cache
+def warn_once(text: str) -> None:
+    """Warn, once in a process: what is warned of is the same for many cases of a dataset.
+
+    Python's own rule, once for each line of code, does not hold where anything changes the filters in between.
+    """
+    warnings.warn(text, stacklevel=2)
+
+
 def has_palette(file: str | os.PathLike) -> bool:
-    """Whether an image file (PNG, BMP) keeps colors in a palette, so that its pixel values are not its colors."""
+    """Return whether an image file (PNG, BMP) has a palette, so that its pixel values are not its colors."""
     import PIL.Image
 
     try:
@@ -101,5 +109,5 @@ def _header(file: str | os.PathLike) -> bytes:
 
 
 def all_digits(value: np.generic) -> str:
-    """The number with as many digits as tell it from the next one of its type: 1.0 as 1, 0.9999999 as it is."""
+    """Return the number with as many digits as tell it from the next one of its type: 1.0 as 1, 0.9999999 as it is."""
     return np.format_float_positional(value, trim="-") if isinstance(value, np.floating) else str(value)

@@ -22,10 +22,10 @@ def is_text(value: Any) -> bool:
 
 
 def is_list(value: Any, holds: Callable[[Any], bool]) -> bool:
-    """Whether this is a list (or a tuple, before it was written to a file) whose entries all satisfy `holds`."""
+    """Return whether this is a list (or a tuple, before it was written to a file) whose entries all satisfy `holds`."""
     return isinstance(value, list | tuple) and all(map(holds, value))
 
 
 def is_dict(value: Any, holds: Callable[[Any], bool]) -> bool:
-    """Whether this is a dict with entries, whose values all satisfy `holds`."""
+    """Return whether this is a dict with entries, whose values all satisfy `holds`."""
     return isinstance(value, dict) and bool(value) and all(map(holds, value.values()))

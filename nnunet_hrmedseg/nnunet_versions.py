@@ -127,7 +127,7 @@ def required_nnunet_folder(name: str) -> str:
 
 
 def building_after(check: Callable[[PlansManager, ConfigurationManager], None]) -> Callable[..., nn.Module]:
-    """nnU-Net's `build_network_architecture` for a trainer, which calls `check` first.
+    """Return nnU-Net's `build_network_architecture` for a trainer, which calls `check` first.
 
     Before 2.7 nnU-Net does not hand over what the network is built from, and nothing is checked.
     """
@@ -146,7 +146,7 @@ def building_after(check: Callable[[PlansManager, ConfigurationManager], None]) 
 
 
 def given_pretrained_weights() -> str | None:
-    """The file of `-pretrained_weights` that nnU-Net is about to load into the network of a new training, if any.
+    """Return the file of `-pretrained_weights` that nnU-Net is about to load for a new training, if any.
 
     nnU-Net does not tell its trainers: it initializes the trainer and loads the file in the function
     `maybe_load_checkpoint`, among whose callees this one has to be called.

@@ -78,5 +78,5 @@ def network_name_of(class_path: str | None) -> str | None:
 
 
 def arguments_of(class_path: str) -> dict[str, Any] | None:
-    """All arguments of the network with this dotted path, with their defaults; None where it is not one of ours."""
+    """Return all arguments of the network with this dotted path, with their defaults; None for networks of others."""
     return next((n.arguments for n in (*NETWORKS.values(), SEGMAFORMER) if n.class_path == class_path), None)

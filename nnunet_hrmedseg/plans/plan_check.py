@@ -156,7 +156,7 @@ def check_channels(
 
 
 def plans_file(plans: Mapping[str, Any]) -> str:
-    """Where nnU-Net keeps a plan."""
+    """Return the file in which nnU-Net keeps a plan."""
     return f"nnUNet_preprocessed/{plans.get('dataset_name')}/{plans.get('plans_name')}.json"
 
 
@@ -174,7 +174,7 @@ def _check(plans: Mapping[str, Any], key: str, value: Any, check: Check) -> None
 
 
 def _like(key: str, default: Any) -> Check:
-    """How an argument of a network is checked: it must be of the kind of its default."""
+    """Return the check of a network's argument: it must be of the kind of its default."""
     if key == "depth":
         either = _at_least(0)
         return lambda v: either(v) or is_list(v, either), "a whole number of at least 0, or a list of three, no quotes"

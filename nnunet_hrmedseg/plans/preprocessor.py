@@ -8,7 +8,6 @@ resizes predicted logits back and puts them in their place, without knowing of t
 from __future__ import annotations
 
 import os
-import warnings
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,14 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_hrmedseg.errors import HRMedSegError, size
-from nnunet_hrmedseg.image_check import all_digits, check_image, has_palette, lines_of_pixels, warn_of_lost_bits
+from nnunet_hrmedseg.image_check import (
+    all_digits,
+    check_image,
+    has_palette,
+    lines_of_pixels,
+    warn_of_lost_bits,
+    warn_once,
+)
 from nnunet_hrmedseg.nnunet_versions import nnunet_folder, required_nnunet_folder
 from nnunet_hrmedseg.plans.canvas import OUTSIDE, resize_images_to_canvas, resize_segmentation_to_canvas
 
@@ -84,7 +90,7 @@ class HRMedSegPreprocessor(DefaultPreprocessor):
         check_image(data, channels, "the model was trained with" if seg is None else "dataset.json lists")
         lines = lines_of_pixels([data.shape[1 + axis] for axis in plans_manager.transpose_forward], "A case has")
         if lines is not None:
-            warnings.warn(lines, stacklevel=2)
+            warn_once(lines)
         if seg is not None:
             seg = _checked_segmentation(seg, data.shape[1:], plans_manager, dataset)
         canvas_configuration = _CanvasConfiguration(configuration_manager.configuration, has_seg=seg is not None)

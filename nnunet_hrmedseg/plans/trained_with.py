@@ -108,7 +108,7 @@ def check_canvas_of_data(plans: PlansManager, configuration: ConfigurationManage
 
 
 def _differences(before: Any, now: Mapping[str, Any], configuration: Any) -> str:
-    """What of a configuration differs, with both values; empty where nothing does or nothing can be compared."""
+    """Describe what differs in a configuration, with both values; empty where nothing does or can be compared."""
     try:
         pairs = [*_compared(before, now, configuration)]
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):

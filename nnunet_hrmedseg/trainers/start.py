@@ -24,7 +24,7 @@ _OF_CLASSES = ".seg_layers."  # in names of weights that nnU-Net does not take o
 
 
 def checked_network(trainer: nnUNetTrainer) -> nn.Module:
-    """The network that a trainer is going to train, built on the CPU; torch draws the same numbers afterwards.
+    """Build the network that a trainer is going to train, on the CPU; torch draws the same numbers afterwards.
 
     Raises:
         HRMedSegError: the arguments in the plans do not go together, or what is in the folder of the model was trained
@@ -88,12 +88,12 @@ def check_pretrained_weights(file: str, network: nn.Module, channels: int) -> di
 
 
 def load_as_nnunet_does(file: str) -> dict[str, Any]:
-    """A checkpoint on the CPU. nnU-Net loads the same file with all that it would execute a moment later."""
+    """Load a checkpoint on the CPU. nnU-Net loads the same file a moment later, with all that it would execute."""
     return torch.load(file, map_location="cpu", weights_only=False, mmap=zipfile.is_zipfile(file))
 
 
 def _described(checkpoint: Mapping[str, Any]) -> str:
-    """Network, channels, dataset and trainer that a checkpoint is of, as far as it says so."""
+    """Describe a checkpoint by network, channels, dataset and trainer, as far as it holds them."""
     trainer = str(checkpoint.get("trainer_name", "an unknown trainer"))
     try:
         plans, configuration = (checkpoint["init_args"][name] for name in ("plans", "configuration"))

@@ -13,6 +13,7 @@ from PIL import Image
 from skimage import io
 
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.image_check import warn_once
 from nnunet_hrmedseg.plans import preprocessor
 from nnunet_hrmedseg.plans.preprocessor import HRMedSegPreprocessor
 from tests.nnunet_releases import since_nnunet
@@ -250,12 +251,14 @@ def test_the_advice_on_rounding_errors_works():
 @pytest.mark.parametrize("with_labels", [True, False])
 def test_slices_of_one_line_of_pixels(transpose, with_labels):
     image, labels = (array.transpose(0, *np.argsort(transpose) + 1) for array in image_and_labels((128, 116, 1)))
+    warn_once.cache_clear()
     with pytest.warns(UserWarning, match="A case has 128 slices of 116 x 1 pixels"):
         run(image, labels if with_labels else None, plans=canvas_plans(transpose=transpose))
 
 
 def test_slices_along_the_axis_of_length_1():
     image, labels = image_and_labels((128, 116, 1))
+    warn_once.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         data, _, _ = run(image, labels, plans=canvas_plans(transpose=(2, 0, 1)))
@@ -336,9 +339,11 @@ def test_color_png_of_16_bits_is_warned_of(tmp_path, bits, channels, lost):
     picture = SimpleITK.GetImageFromArray(np.stack([values] * 3, -1), isVector=True)
     file = str(tmp_path / "case_0000.png")
     SimpleITK.WriteImage(picture if channels == 3 else SimpleITK.GetImageFromArray(values), file)
+    warn_once.cache_clear()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        run_files([file], None, channels)
+        for _ in range(2):  # as in a dataset of many
+            run_files([file], None, channels)
     found = [str(warning.message) for warning in caught if "color PNG images of 16 bits" in str(warning.message)]
     assert len(found) == lost
     read = NaturalImage2DIO().read_images([file])[0]

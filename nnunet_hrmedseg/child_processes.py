@@ -51,7 +51,7 @@ def end_group(process: subprocess.Popen) -> None:
     if sys.platform == "win32":
         process.kill()
         return
-    with suppress(ProcessLookupError):
+    with suppress(ProcessLookupError, PermissionError):  # all have ended; macOS does not permit it then
         os.killpg(process.pid, signal.SIGKILL)
 
 

@@ -88,7 +88,8 @@ def find_images(sources: Sequence[str | Path], *, limit: int | None = None) -> I
     found: dict[str, tuple[StoredImage, str]] = {}
     faults: list[str] = []
     for source in dict.fromkeys(sources):
-        empty, others = True, []
+        empty = True
+        others: list[str] = []
         for image in _images_of(resolved_source(source), faults, others):
             found.setdefault(image.identity, (image, str(source)))
             empty = False

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -208,7 +209,8 @@ def _slices_of_header(case: CaseFiles) -> int:
     if issubclass(case.reader, NaturalImage2DIO):
         return 1
     if case.reader is NibabelIO:
-        return nibabel.load(file).shape[-1]
+        volume: Any = nibabel.load(file)
+        return volume.shape[-1]
     if case.reader is SimpleITKIO:
         size = _itk_header(file).GetSize()
         return size[2] if len(size) > 2 else 1
@@ -228,7 +230,7 @@ def _is_uint8(file: str) -> bool:
             with large_images_allowed(), Image.open(file, formats=FORMATS) as image:
                 return image.mode in ("L", "P", "RGB", "RGBA")
         if file.lower().endswith((".nii", ".nii.gz")):  # SimpleITK refuses some affines
-            stored = nibabel.load(file)
+            stored: Any = nibabel.load(file)
             return bool(stored.get_data_dtype() == np.uint8 and (stored.dataobj.slope, stored.dataobj.inter) == (1, 0))
         return _itk_header(file).GetPixelID() in (sitk.sitkUInt8, sitk.sitkVectorUInt8)
     return False

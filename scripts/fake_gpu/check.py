@@ -2,8 +2,8 @@
 
 nnU-Net's own commands plan, train one epoch at 1024 x 1024 in mixed precision, validate and save, as on a GPU. Values
 on the device are arbitrary: nothing is learned, and nnU-Net predicts the validation case a second time because of
-infinities. What is checked is that no operation mixes devices or types, and a training step's memory on the GPU. Takes a few minutes; with --compile, which compiles as nnU-Net does on a
-GPU, half an hour on two cores.
+infinities. What is checked is that no operation mixes devices or types, and a training step's memory on the GPU. Takes
+a few minutes; with --compile, which compiles as nnU-Net does on a GPU, half an hour on two cores.
 """
 
 from __future__ import annotations

@@ -8,16 +8,8 @@ Each check prints a line of JSON as soon as its result is known, and appends it 
 time does not suffice for is listed with "left_out". Exit status 0: all that was checked is as it should be; 1: a check
 failed or a limit is exceeded; 2: there is no usable GPU.
 
-On a machine without internet access, prepare the wheels on another one (the same Python version and system; torch for
-CUDA has to be installed there already), copy them with the clone, and install them without dependencies:
-
-    pip download nnunetv2 batchgenerators batchgeneratorsv2 dynamic-network-architectures acvl-utils blosc2 ndindex \\
-        numexpr connected-components-3d fft-conv-pytorch SimpleITK imagecodecs timm --no-deps -d wheels
-    python -m pip install --no-index --find-links wheels --no-deps wheels/*.whl
-    python scripts/gpu_check.py
-
-`--missing` prints the requirements that this Python lacks, one a line, for the first command. Where a transfer is
-limited in size, copy the wheels in parts: `--find-links` takes several folders.
+The package itself need not be installed. On a machine without internet access, `--missing` prints the requirements that
+are absent, for `pip download` on another machine; docs/gpu.md has the commands.
 """
 
 from __future__ import annotations
@@ -311,18 +303,24 @@ def installed(name: str) -> bool:
 
 
 def missing_requirements() -> list[str]:
-    """Return what the package and nnU-Net require and this Python lacks."""
+    """Return what the package requires, and what that requires in turn, as far as this Python lacks it."""
     from environments import declared
+    from packaging.requirements import Requirement
 
-    missing = [str(requirement) for name, requirement in declared().items() if not installed(name)]
-    if installed("nnunetv2"):
-        from packaging.requirements import Requirement
-
-        for requirement in map(Requirement, importlib.metadata.requires("nnunetv2") or []):
-            applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-            if applies and not installed(requirement.name) and requirement.name not in declared():
-                missing.append(str(requirement))
-    return missing
+    missing: dict[str, str] = {}
+    seen: set[str] = set()
+    waiting = list(declared().values())
+    while waiting:
+        requirement = waiting.pop()
+        name = requirement.name.lower().replace("_", "-")
+        if name in seen or (requirement.marker is not None and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        seen.add(name)
+        if installed(requirement.name):
+            waiting += map(Requirement, importlib.metadata.requires(requirement.name) or [])
+        else:
+            missing[name] = f"{requirement.name}{requirement.specifier}"
+    return sorted(missing.values())
 
 
 def too_large(check: Check, memory_gb: float, lines: Lines) -> bool:

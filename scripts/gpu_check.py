@@ -150,27 +150,29 @@ def supervise(checks: list[Check], output: Path, deadline: float) -> int:
             environment.update({name: str(Path(folder, name)) for name in NNUNET})
             environment["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), environment.get("PYTHONPATH", "")])
             child = subprocess.Popen(
-                [sys.executable, __file__, "--child", json.dumps(names), folder],
+                child_command(names, folder),
                 stdout=subprocess.PIPE,
                 text=True,
                 env=environment,
                 start_new_session=True,
             )
             try:
-                finished, running = follow(child, waiting, lines, deadline)
+                done = follow(child, fitting, lines, deadline)
             finally:
                 if child.poll() is None:
                     kill_group(child)
-            waiting = [check for check in waiting if check.name not in finished]
-            if running is not None:
-                waiting = [check for check in waiting if check.name != running]
+            waiting = [check for check in waiting if check.name not in done]
     for check in waiting:
         lines.add({"check": check.name, "left_out": f"the time does not suffice: it takes about {check.seconds:.0f} s"})
     return int(lines.faults > 0)
 
 
-def follow(child: subprocess.Popen, checks: list[Check], lines: Lines, deadline: float) -> tuple[set[str], str | None]:
-    """Pass on the lines of a process that runs checks. Return those that are finished, and the one that it died in.
+def child_command(names: list[str], folder: str) -> list[str]:
+    return [sys.executable, __file__, "--child", json.dumps(names), folder]
+
+
+def follow(child: subprocess.Popen, checks: list[Check], lines: Lines, deadline: float) -> set[str]:
+    """Pass on the lines of a process that runs checks. Return those that are done, the one that it died in included.
 
     The process is killed at the deadline, and before a check that would pass it.
     """
@@ -182,40 +184,37 @@ def follow(child: subprocess.Popen, checks: list[Check], lines: Lines, deadline:
 
     timer = threading.Timer(max(0.0, deadline - time.monotonic()), kill)
     timer.start()
-    finished: set[str] = set()
+    done: set[str] = set()
     running: str | None = None
-    limits = {check.name: check for check in checks}
+    by_name = {check.name: check for check in checks}
     assert child.stdout is not None
     for line in child.stdout:
         try:
             entry = json.loads(line)
             name = entry.get("started") or entry["check"]
-            check = limits[name]
+            check = by_name[name]
         except (ValueError, KeyError, TypeError, AttributeError):
             print(line, end="", file=sys.stderr)  # of nnU-Net or the compiler
             continue
         if "started" in entry:
             if time.monotonic() + check.seconds > deadline:
-                kill_group(child)
-                running = None
+                kill()
                 break
             running = name
             continue
         exceeded = [f"{key} above {limit}" for key, limit in check.limits.items() if entry.get(key, 0) > limit]
         lines.add({**entry, **({"fault": "; ".join(exceeded)} if exceeded else {})})
-        finished.add(name)
+        done.add(name)
         running = None
     child.wait()
     timer.cancel()
-    if running is not None:
-        if stopped.is_set():
+    if stopped.is_set():
+        if running is not None:
             lines.add({"check": running, "left_out": "it was not finished when the time was over"})
-        else:
-            lines.add({"check": running, "error": f"the process ended with status {child.returncode}"})
-    elif not finished and child.returncode and not stopped.is_set() and checks:
-        running = checks[0].name  # it did not even start: no second attempt at the same check
+    elif running is not None or not done:
+        running = running or checks[0].name  # it did not even start: no second attempt at the same check
         lines.add({"check": running, "error": f"the process ended with status {child.returncode}"})
-    return finished, running
+    return done if running is None else {*done, running}
 
 
 def kill_group(child: subprocess.Popen) -> None:

@@ -1,6 +1,7 @@
 # make demo   install into .venv, train and predict on real images, write hrmedseg_demo/demo.png
 # make test   install into .venv, run all tests (make test-fast, make test-end-to-end: a part of them)
 # make lint   ruff and mypy
+# make fake-gpu   a training with -device cuda on a stand-in for CUDA; needs g++ and a torch built for CUDA 13
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +12,7 @@ SOURCES := $(shell find nnunet_hrmedseg -type f -not -name '*.pyc')
 # tiny tensors: a process a core is faster than threads
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-end-to-end lint wheel format clean
+.PHONY: demo test test-fast test-end-to-end fake-gpu lint wheel format clean
 
 demo: $(VENV)/installed
 	$(BIN)/hrmedseg demo -o hrmedseg_demo --overwrite
@@ -24,6 +25,9 @@ test-fast: $(VENV)/installed
 
 test-end-to-end: $(VENV)/installed
 	$(PYTEST) -m end_to_end
+
+fake-gpu: $(VENV)/installed
+	$(BIN)/python scripts/fake_gpu/check.py
 
 lint: $(VENV)/dependencies
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Whether torch can compute on the CUDA GPU of this machine, and if not, what to do about it."""
+"""Whether torch can compute on the GPU of this machine, and if not, what to do about it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ SMALLEST_FOR_BFLOAT16 = 8, 0
 
 
 def check_gpu(device: torch.device) -> None:
-    """Raise unless torch can compute on this CUDA device. Other kinds of devices are not checked.
+    """Raise unless torch can compute on this device, if it is a GPU.
 
     Raises:
         HRMedSegError: a torch without CUDA, no driver or one that is too old, no GPU, no GPU of this number, or one
-            that torch has no kernels for.
+            that torch has no kernels for; or no Apple GPU.
     """
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise HRMedSegError(
+            f"torch {torch.__version__} finds no Apple GPU here (-device mps): it needs Apple silicon and a recent "
+            f"macOS. {OTHERWISE}"
+        )
     if device.type != "cuda":
         return
     if torch.version.cuda is None and torch.version.hip is None:

@@ -8,16 +8,8 @@ Each check prints a line of JSON as soon as its result is known, and appends it 
 time does not suffice for is listed with "left_out". Exit status 0: all that was checked is as it should be; 1: a check
 failed or a limit is exceeded; 2: there is no usable GPU.
 
-On a machine without internet access, prepare the wheels on another one (the same Python version and system; torch for
-CUDA has to be installed there already), copy them with the clone, and install them without dependencies:
-
-    pip download nnunetv2 batchgenerators batchgeneratorsv2 dynamic-network-architectures acvl-utils blosc2 ndindex \\
-        numexpr connected-components-3d fft-conv-pytorch SimpleITK imagecodecs timm --no-deps -d wheels
-    python -m pip install --no-index --find-links wheels --no-deps wheels/*.whl
-    python scripts/gpu_check.py
-
-`--missing` prints the requirements that this Python lacks, one a line, for the first command. Where a transfer is
-limited in size, copy the wheels in parts: `--find-links` takes several folders.
+The package itself need not be installed. On a machine without internet access, `--missing` prints the requirements that
+are absent, for `pip download` on another machine; docs/gpu.md has the commands.
 """
 
 from __future__ import annotations
@@ -40,6 +32,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(Path(__file__).parent)]
+STAND_IN = "stand-in"  # scripts/fake_gpu: of what is measured with it, only memory means something
 NNUNET = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
@@ -157,27 +150,29 @@ def supervise(checks: list[Check], output: Path, deadline: float) -> int:
             environment.update({name: str(Path(folder, name)) for name in NNUNET})
             environment["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), environment.get("PYTHONPATH", "")])
             child = subprocess.Popen(
-                [sys.executable, __file__, "--child", json.dumps(names), folder],
+                child_command(names, folder),
                 stdout=subprocess.PIPE,
                 text=True,
                 env=environment,
                 start_new_session=True,
             )
             try:
-                finished, running = follow(child, waiting, lines, deadline)
+                done = follow(child, fitting, lines, deadline)
             finally:
                 if child.poll() is None:
                     kill_group(child)
-            waiting = [check for check in waiting if check.name not in finished]
-            if running is not None:
-                waiting = [check for check in waiting if check.name != running]
+            waiting = [check for check in waiting if check.name not in done]
     for check in waiting:
         lines.add({"check": check.name, "left_out": f"the time does not suffice: it takes about {check.seconds:.0f} s"})
     return int(lines.faults > 0)
 
 
-def follow(child: subprocess.Popen, checks: list[Check], lines: Lines, deadline: float) -> tuple[set[str], str | None]:
-    """Pass on the lines of a process that runs checks. Return those that are finished, and the one that it died in.
+def child_command(names: list[str], folder: str) -> list[str]:
+    return [sys.executable, __file__, "--child", json.dumps(names), folder]
+
+
+def follow(child: subprocess.Popen, checks: list[Check], lines: Lines, deadline: float) -> set[str]:
+    """Pass on the lines of a process that runs checks. Return those that are done, the one that it died in included.
 
     The process is killed at the deadline, and before a check that would pass it.
     """
@@ -189,40 +184,37 @@ def follow(child: subprocess.Popen, checks: list[Check], lines: Lines, deadline:
 
     timer = threading.Timer(max(0.0, deadline - time.monotonic()), kill)
     timer.start()
-    finished: set[str] = set()
+    done: set[str] = set()
     running: str | None = None
-    limits = {check.name: check for check in checks}
+    by_name = {check.name: check for check in checks}
     assert child.stdout is not None
     for line in child.stdout:
         try:
             entry = json.loads(line)
             name = entry.get("started") or entry["check"]
-            check = limits[name]
+            check = by_name[name]
         except (ValueError, KeyError, TypeError, AttributeError):
             print(line, end="", file=sys.stderr)  # of nnU-Net or the compiler
             continue
         if "started" in entry:
             if time.monotonic() + check.seconds > deadline:
-                kill_group(child)
-                running = None
+                kill()
                 break
             running = name
             continue
         exceeded = [f"{key} above {limit}" for key, limit in check.limits.items() if entry.get(key, 0) > limit]
         lines.add({**entry, **({"fault": "; ".join(exceeded)} if exceeded else {})})
-        finished.add(name)
+        done.add(name)
         running = None
     child.wait()
     timer.cancel()
-    if running is not None:
-        if stopped.is_set():
+    if stopped.is_set():
+        if running is not None:
             lines.add({"check": running, "left_out": "it was not finished when the time was over"})
-        else:
-            lines.add({"check": running, "error": f"the process ended with status {child.returncode}"})
-    elif not finished and child.returncode and not stopped.is_set() and checks:
-        running = checks[0].name  # it did not even start: no second attempt at the same check
+    elif running is not None or not done:
+        running = running or checks[0].name  # it did not even start: no second attempt at the same check
         lines.add({"check": running, "error": f"the process ended with status {child.returncode}"})
-    return finished, running
+    return done if running is None else {*done, running}
 
 
 def kill_group(child: subprocess.Popen) -> None:
@@ -310,18 +302,24 @@ def installed(name: str) -> bool:
 
 
 def missing_requirements() -> list[str]:
-    """Return what the package and nnU-Net require and this Python lacks."""
+    """Return what the package requires, and what that requires in turn, as far as this Python lacks it."""
     from environments import declared
+    from packaging.requirements import Requirement
 
-    missing = [str(requirement) for name, requirement in declared().items() if not installed(name)]
-    if installed("nnunetv2"):
-        from packaging.requirements import Requirement
-
-        for requirement in map(Requirement, importlib.metadata.requires("nnunetv2") or []):
-            applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-            if applies and not installed(requirement.name) and requirement.name not in declared():
-                missing.append(str(requirement))
-    return missing
+    missing: dict[str, str] = {}
+    seen: set[str] = set()
+    waiting = list(declared().values())
+    while waiting:
+        requirement = waiting.pop()
+        name = requirement.name.lower().replace("_", "-")
+        if name in seen or (requirement.marker is not None and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        seen.add(name)
+        if installed(requirement.name):
+            waiting += map(Requirement, importlib.metadata.requires(requirement.name) or [])
+        else:
+            missing[name] = f"{requirement.name}{requirement.specifier}"
+    return sorted(missing.values())
 
 
 def too_large(check: Check, memory_gb: float, lines: Lines) -> bool:
@@ -352,6 +350,8 @@ def run_checks(names: list[str], folder: Path) -> int:
             entry = {"left_out": str(reason)}
         except Exception as error:
             entry = {"error": f"{type(error).__name__}: {error}"[-2000:], "where": traceback.format_exc()[-800:]}
+        if STAND_IN in torch.cuda.get_device_name(0):
+            entry = {key: value for key, value in entry.items() if "gb" in key or key in ("error", "where", "left_out")}
         print(json.dumps({"check": name, "seconds": time.perf_counter() - began, **entry}), flush=True)
     return 0
 

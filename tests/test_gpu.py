@@ -58,6 +58,14 @@ def test_a_gpu_that_torch_cannot_use(machine, pretended, message):
     gpu.check_gpu(torch.device("cpu"))
 
 
+def test_no_apple_gpu(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(HRMedSegError, match="no Apple GPU.*-device cpu"):
+        gpu.check_gpu(torch.device("mps"))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    gpu.check_gpu(torch.device("mps"))
+
+
 def test_a_number_that_no_gpu_has(machine, monkeypatch):
     machine()
 

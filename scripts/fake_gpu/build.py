@@ -163,11 +163,12 @@ def build(folder: Path) -> None:
 
     compiled("g++", "-c", "-O1", "-fPIC", "-w", f"-I{include}", HERE.resolve() / "runtime.cpp", "-o", "written.o")
     compiled("gcc", "-c", "-O1", "-fPIC", "-w", "-fno-builtin", "runtime.c", "-o", "generated.o")
-    compiled("gcc", "-shared", "-fPIC", "-w", "-fno-builtin", "driver.c", "-o", "drv/libcuda.so.1")
+    compiled("gcc", "-shared", "-fPIC", "-w", "-fno-builtin", "driver.c", "-o", "libcuda.so.new")
+    os.replace(folder / "libcuda.so.new", folder / "drv" / "libcuda.so.1")
     link = folder / "drv" / "libcuda.so"
     link.unlink(missing_ok=True)
     link.symlink_to("libcuda.so.1")
-    # last: its presence says that the folder is complete
+    # a process that runs with the library keeps the file that it has opened
     compiled("g++", "-shared", "-o", "libfakecuda.so.new", "written.o", "generated.o", "-ldl")
     os.replace(folder / "libfakecuda.so.new", folder / "libfakecuda.so")
 

@@ -5,14 +5,16 @@ Triton down to machine code for compute capability 9.0. Kernels do nothing. What
 allocated memory (to the byte, without the workspaces of cuBLAS and cuDNN), launches, copies, synchronizations and
 compilation. What it cannot show: values (everything on the device is arbitrary) and speed.
 
-FAKE_GPU_FOLDER: where the stand-in is built the first time (default: build/fake_gpu in the repository).
+FAKE_GPU_FOLDER: where the stand-in is built when it is missing or out of date (default: build/fake_gpu in the clone).
 FAKE_GPU_GB: memory of the pretended GPU (default: 80).
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 from build import build
@@ -32,12 +34,22 @@ def surroundings(folder: Path) -> dict[str, str]:
     }
 
 
+def stamp() -> str:
+    """Return what a build depends on: its sources and the versions that it stands in for."""
+    digest = hashlib.sha256()
+    for name in ("build.py", "runtime.cpp"):
+        digest.update((Path(__file__).parent / name).read_bytes())
+    return " ".join([version("torch"), version("triton"), digest.hexdigest()])
+
+
 def main(command: list[str]) -> None:
     if not command:
         sys.exit(__doc__)
     folder = Path(os.environ.get("FAKE_GPU_FOLDER", REPOSITORY / "build" / "fake_gpu")).resolve()
-    if not (folder / "libfakecuda.so").exists():
+    made_from = stamp()
+    if not (folder / "stamp").exists() or (folder / "stamp").read_text() != made_from:
         build(folder)
+        (folder / "stamp").write_text(made_from)
     os.execvpe(command[0], command, {**os.environ, **surroundings(folder)})
 
 

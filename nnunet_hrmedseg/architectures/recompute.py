@@ -42,8 +42,8 @@ def _recomputed(function: Callable[..., Result], arguments: tuple[Any, ...], ran
 def breaks_graphs(function: Callable[..., Any]) -> bool:
     """Return whether a module holds a batch normalization that the compiler may not trace.
 
-    That is SyncBatchNorm, any other that is not torch's own, and one whose momentum is None. A recomputed module with a break in it would be called by torch without the context that keeps running statistics,
-    and would update them twice.
+    That is SyncBatchNorm, any other that is not torch's own, and one whose momentum is None. A recomputed module with a
+    break in it would be called by torch without the context that keeps running statistics, and would update them twice.
     """
     modules = function.modules() if isinstance(function, nn.Module) else ()
     norms = (module for module in modules if isinstance(module, _BatchNorm))

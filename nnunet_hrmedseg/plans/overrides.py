@@ -19,7 +19,7 @@ from typing import Any
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.plans.memory import largest_batch_size
+from nnunet_hrmedseg.plans.memory import AUTOCAST, largest_batch_size
 from nnunet_hrmedseg.plans.networks import NETWORKS, network_name_of
 
 __all__ = [
@@ -122,6 +122,7 @@ def hrmedseg_plans(
                 embed_dim=kwargs["embed_dim"],
                 depth=kwargs["depth"],
                 recompute=recompute,
+                mode=AUTOCAST,  # the target is a GPU's, where nnU-Net trains in mixed precision
             )
             for recompute in (False, True)
         )

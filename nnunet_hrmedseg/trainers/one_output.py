@@ -4,7 +4,7 @@ and a fold that one process at a time trains."""
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,16 @@ from torch import Tensor
 
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.files import replacing
+from nnunet_hrmedseg.trainers.gradient_layout import lay_out_gradients_as_weights
 from nnunet_hrmedseg.trainers.progress import EpochProgress
 from nnunet_hrmedseg.trainers.pseudo_dice import hard_counts_in_slabs
 
 __all__ = ["OneOutputTrainer"]
+
+COMPILES = (
+    "The first iteration compiles the network for the GPU, which takes minutes and makes all others faster. For a short "
+    "training, switch compilation off with the environment variable nnUNet_compile=f."
+)
 
 
 class OneOutputTrainer(nnUNetTrainer):
@@ -83,11 +89,26 @@ class OneOutputTrainer(nnUNetTrainer):
         network = self.network.module if self.is_ddp else self.network
         return getattr(network, "_orig_mod", network)
 
+    def initialize(self) -> None:
+        super().initialize()
+        if self.is_ddp:
+            lay_out_gradients_as_weights(self.plain_network)
+        if self._do_i_compile():
+            self.print_to_log_file(COMPILES)
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """As nnU-Net's, with the network as it was built: compiling it for prediction takes longer than it saves."""
+        wrapped, self.network = self.network, self.plain_network
+        try:
+            super().perform_actual_validation(save_probabilities)
+        finally:
+            self.network = wrapped
+
     def validation_step(self, batch: dict) -> dict:
         """As nnU-Net's, whose values it returns, in memory that does not grow with the number of classes."""
         data, target = (batch[name].to(self.device, non_blocking=True) for name in ("data", "target"))
         # as in nnU-Net: only CUDA has an autocast that pays off and works
-        with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():
+        with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext(), not_compiled():
             loss, counts = self.loss_and_counts(data, target)
         first = 0 if self.label_manager.has_regions else 1  # without the background
         tp, fp, fn = counts[:, first:].cpu().numpy().astype(np.float64)
@@ -131,6 +152,12 @@ class OneOutputTrainer(nnUNetTrainer):
                 f"{file} cannot be loaded ({type(error).__name__}: {error}). It is damaged, or of another network. "
                 f"Rename or remove it, and --c goes on from {others[-1] if others else 'nothing: train anew'}."
             ) from error
+
+
+def not_compiled() -> AbstractContextManager[object]:
+    """Return a context in which functions that were compiled run as they were written; from torch 2.6 on."""
+    stance = getattr(torch.compiler, "set_stance", None)
+    return stance("force_eager") if stance is not None else nullcontext()
 
 
 def _locked(file: Path) -> FileLock:

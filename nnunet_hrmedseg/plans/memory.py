@@ -126,7 +126,9 @@ def must_recompute(batch_size: int, canvas: Sequence[int], free_bytes: int | Non
         free_bytes: memory of the device that can still be had; None where nothing tells it, which is never too little.
         network: the other keyword arguments of `training_memory_gb`, without `recompute`.
     """
-    return free_bytes is not None and training_memory_gb(batch_size, canvas, **network) > SHARE_OF_FREE * free_bytes / 1e9
+    return (
+        free_bytes is not None and training_memory_gb(batch_size, canvas, **network) > SHARE_OF_FREE * free_bytes / 1e9
+    )
 
 
 def said_in_words(batch_size: int, canvas: Sequence[int], *, recompute: bool, mode: str = FLOAT32, **network) -> str:

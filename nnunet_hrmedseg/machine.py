@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnunet_hrmedseg.errors import HRMedSegError
 
-__all__ = ["choose_device", "free_memory", "processor_name", "usable_cores"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["choose_device", "free_memory", "free_memory_of", "processor_name", "usable_cores"]
 
 MEMORY_INFORMATION = Path("/proc/meminfo")
 
@@ -52,6 +56,15 @@ def free_memory() -> int | None:
         return int(kib) * 1024
     except (OSError, ValueError, IndexError):
         return None
+
+
+def free_memory_of(device: torch.device) -> int | None:
+    """Return the bytes that can still be had where tensors of the device lie; None where nothing tells it (MPS)."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
+    return free_memory() if device.type == "cpu" else None
 
 
 def usable_cores() -> int:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures.layers import DropPath, Mlp, to_map, to_tokens, without_autocast
 from nnunet_hrmedseg.architectures.linear_attention import DualGatedLinearAttention
-from nnunet_hrmedseg.architectures.recompute import recomputed
+from nnunet_hrmedseg.architectures.recompute import breaks_graphs, recomputed, uncompiled
 from nnunet_hrmedseg.architectures.rotary import Rotation, grid_rotation
 
 __all__ = ["LGViT", "PATCH_SIZE"]
@@ -74,7 +74,7 @@ class LGViT(nn.Module):
         self.rotary = rotary
         self.recompute = recompute
         self.patch_embedding = PatchEmbedding(input_channels, embed_dim)
-        self.channel_interactive = nn.Sequential(
+        self.channel_interactive = ChannelInteractiveLayers(
             *(ChannelInteractiveLayer(embed_dim, expansion) for _ in range(channel_interactive_layers))
         )
         heads = [
@@ -99,9 +99,7 @@ class LGViT(nn.Module):
         check_image(image, self.input_channels)
         # Nothing is normalised up to the first block: in fp16, bright images would leave its range.
         with without_autocast(image):
-            x = self.patch_embedding(image)
-            for layer in self.channel_interactive:
-                x = recomputed(layer, x, enabled=self.recompute)
+            x = self.channel_interactive(self.patch_embedding(image), self.recompute)
 
         grid = x.shape[2], x.shape[3]
         tokens = to_tokens(x)
@@ -121,6 +119,24 @@ class PatchEmbedding(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         # channels_last is the layout of tokens: no later change between map and tokens costs a copy.
         return self.proj(image.to(self.proj.weight.dtype)).contiguous(memory_format=torch.channels_last)
+
+
+class ChannelInteractiveLayers(nn.Sequential):
+    """Channel-interactive layers, one after the other: (B, C, h, w) -> the same.
+
+    They are one module because the compiler cannot trace SyncBatchNorm, which several GPUs share: all of them are then
+    left uncompiled as a whole, and the rest of the encoder is compiled in one piece.
+    """
+
+    def forward(self, x: Tensor, recompute: bool = False) -> Tensor:
+        if torch.compiler.is_compiling() and breaks_graphs(self):
+            return uncompiled(self._layers, x, recompute)
+        return self._layers(x, recompute)
+
+    def _layers(self, x: Tensor, recompute: bool) -> Tensor:
+        for layer in self:
+            x = recomputed(layer, x, enabled=recompute)
+        return x
 
 
 class ChannelInteractiveLayer(nn.Module):

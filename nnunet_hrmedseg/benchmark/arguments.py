@@ -77,8 +77,8 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--count_only",
         action="store_true",
-        help="count only what is the same on every machine: parameters, multiply-accumulates, bytes kept for the "
-        "backward pass [default: measure memory and time as well]",
+        help="count only what needs no measurement: parameters, multiply-accumulates, and bytes kept for the backward "
+        "pass in the precision of the device [default: measure memory and time as well]",
     )
     parser.add_argument(
         "-device", choices=("cuda", "cpu"), default=None, help="device to measure on [default: cuda, else cpu]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -31,22 +32,34 @@ def kept_for_backward(network: nn.Module, loss: Callable[[Any, Tensor], Tensor],
     return sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in own)
 
 
-def kept_without_running(trained: Trainable, image_shapes: Sequence[tuple[int, ...]]) -> list[int]:
-    """The same for images of each of these shapes, without memory or time: with fake tensors.
+def kept_without_running(
+    trained: Trainable,
+    image_shapes: Sequence[tuple[int, ...]],
+    device: torch.device = torch.device("cpu"),  # noqa: B008
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> list[int]:
+    """Return the same for images of each of these shapes, without memory or time: with fake tensors.
 
     The network can do nothing else afterwards.
+
+    Args:
+        trained: network and loss, on the CPU.
+        image_shapes: (B, C, H, W), or with three axes.
+        device: where the network is trained.
+        autocast: makes the context that forward pass and loss run in.
     """
     trained.mode(training=True)
     mode = FakeTensorMode()
-    for module in trained.network.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            setattr(module, name, nn.Parameter(mode.from_tensor(parameter.data)))
-        for name, buffer in list(module.named_buffers(recurse=False)):
-            setattr(module, name, mode.from_tensor(buffer))
     kept = []
     with mode:
+        for module in trained.network.modules():
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                setattr(module, name, nn.Parameter(mode.from_tensor(parameter.data).to(device)))
+            for name, buffer in list(module.named_buffers(recurse=False)):
+                setattr(module, name, mode.from_tensor(buffer).to(device))
         for images, channels, *size in image_shapes:
-            image = torch.zeros(images, channels, *size)
-            target = torch.zeros(images, 1, *size, dtype=torch.int16)  # as nnU-Net stores labels
-            kept.append(kept_for_backward(trained.network, trained.loss, image, target))
+            image = torch.zeros(images, channels, *size, device=device)
+            target = torch.zeros(images, 1, *size, dtype=torch.int16, device=device)  # as nnU-Net stores labels
+            with autocast():
+                kept.append(kept_for_backward(trained.network, trained.loss, image, target))
     return kept

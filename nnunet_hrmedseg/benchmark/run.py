@@ -1,7 +1,8 @@
 """`hrmedseg benchmark`: every network in the same run, in turns, medians; one table and one JSON file.
 
-Memory comes in two kinds. Bytes kept for the backward pass are counted, tensor by tensor: they are the same on every
-machine. Peaks are what the device (CUDA) or the operating system (CPU: resident memory, in a process of its own) saw.
+Memory comes in two kinds. Bytes kept for the backward pass are counted, tensor by tensor, in the precision of the
+device: they are the same on every machine with such a device. Peaks are what the device (CUDA) or the operating system
+(CPU: resident memory, in a process of its own) saw.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from nnunet_hrmedseg import __version__
@@ -41,6 +42,7 @@ from nnunet_hrmedseg.machine import free_memory, processor_name
 __all__ = ["benchmark"]
 
 RESETS_PEAK = Path("/proc/self/clear_refs")  # with it peak.py lets a peak of resident memory start anew
+MAX_GRADIENT_NORM = 12  # nnU-Net's
 KILLED = 9  # SIGKILL, which Windows does not name
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
 """In the messages of the RuntimeErrors of torch on the CPU (Linux, Windows) and of CUDA's libraries."""
@@ -146,7 +148,7 @@ def _measure(
     title = f"{' x '.join([str(size)] * args.dimensions)}, {classes} classes"
     for name in tqdm(names, desc=f"{title}: counting", leave=False):
         networks[name] = CONTENDERS[name].build(args.channels, classes, size)
-        rows.update(_counted(networks[name], name, size, classes, args))
+        rows.update(_counted(networks[name], name, size, classes, device, args))
         networks[name].network.to(device)
     if not args.count_only:
         timed = _first_round(rows, networks, title, device, args)
@@ -155,7 +157,7 @@ def _measure(
 
 
 def _counted(
-    trained: Trainable, name: str, size: int, classes: int, args: argparse.Namespace
+    trained: Trainable, name: str, size: int, classes: int, device: torch.device, args: argparse.Namespace
 ) -> dict[Case, dict[str, Any]]:
     """The rows of one network, with all that is counted and not measured. The network is on the CPU still."""
     trained.mode(training=False)
@@ -171,7 +173,8 @@ def _counted(
     predictions = [Case(name, size, classes, batch_size, False) for batch_size in args.inference_batch_sizes]
     rows: dict[Case, dict[str, Any]] = {case: {**vars(case), **counts} for case in (*trainings, *predictions)}
     shapes = [case.image_shape(args.channels) for case in trainings]
-    kept = kept_without_running(CONTENDERS[name].build(args.channels, classes, size), shapes)
+    another = CONTENDERS[name].build(args.channels, classes, size)
+    kept = kept_without_running(another, shapes, device, partial(_autocast, device, args.precision))
     for case, of_batch in zip(trainings, kept, strict=True):
         rows[case]["kept_for_backward_bytes"] = of_batch
     return rows
@@ -339,8 +342,16 @@ def run_once(trained: Trainable, image: Tensor, target: Tensor, training: bool, 
             return
         loss = trained.loss(trained.network(image), target)
     trained.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    trained.optimizer.step()
+    if precision != "nnunet" or image.device.type != "cuda":
+        loss.backward()
+        trained.optimizer.step()
+        return
+    scaler = torch.amp.GradScaler("cuda")
+    scaler.scale(loss).backward()
+    scaler.unscale_(trained.optimizer)
+    nn.utils.clip_grad_norm_(trained.network.parameters(), MAX_GRADIENT_NORM)
+    scaler.step(trained.optimizer)
+    scaler.update()
 
 
 def precision_in_words(wanted: str, device: torch.device) -> str:
@@ -348,7 +359,7 @@ def precision_in_words(wanted: str, device: torch.device) -> str:
     if wanted != "nnunet":
         return wanted
     if device.type == "cuda":
-        return "mixed precision (fp16)"
+        return "mixed precision (fp16), not compiled"
     return "float32" + (", predictions of HRMedSeg and HER-Seg in bfloat16" if predicts_in_bfloat16() else "")
 
 

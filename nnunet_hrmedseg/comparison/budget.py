@@ -124,7 +124,8 @@ def with_budget(
 
     It has the same name, so that folders, checkpoints and all of nnU-Net's commands take it for the given one. A budget
     by minutes counts wall-clock time from the first iteration to the end of the last epoch: not the preprocessing, not
-    the final validation. A machine on which the first epoch alone takes longer exceeds it.
+    the final validation, and not the first iterations of a process where they compile the network. A
+    machine on which the first epoch alone takes longer exceeds it.
 
     Training writes budget.json into the fold's folder: the budget, `training_seconds` and `iterations` so far, and both
     for each epoch. A continued training goes on from there.
@@ -154,6 +155,7 @@ class _WithBudget(nnUNetTrainer):
     num_val_iterations_per_epoch: int
     optimizer: Optimizer
     fastest_step = inf  # seconds of a training iteration
+    compiling_iterations = 0  # of the current epoch: those that compiled the network
 
     def initialize(self) -> None:
         # after every __init__, before the learning rate is scheduled
@@ -186,6 +188,7 @@ class _WithBudget(nnUNetTrainer):
         self.most_validation = self.num_val_iterations_per_epoch
         self.record.write(Path(self.output_folder, BUDGET_FILE))
         self.print_to_log_file(f"The budget of this training: {self.budget}, trained as {self.num_epochs} epochs.")
+        self.iterated: set[str] = set()
         self.epoch_began = monotonic()
 
     def _record_so_far(self) -> Record:
@@ -223,7 +226,9 @@ class _WithBudget(nnUNetTrainer):
     def _iterations_of_next_epoch(self, budget_seconds: float) -> int:
         """As many as fit into an even share of the time that is left, if they go as fast as in the last epoch."""
         share = (budget_seconds - sum(self.record.seconds)) / (self.num_epochs - self.current_epoch)
-        epoch, iterations = self.record.seconds[-1], self.record.iterations[-1]
+        # the iteration that compiled took none of these seconds
+        epoch, iterations = self.record.seconds[-1], max(1, self.record.iterations[-1] - self.compiling_iterations)
+        self.compiling_iterations = 0
         # a continued training has timed no epoch of its own yet: all of the last one was iterations, then
         stepping = getattr(self, "stepping_seconds", epoch)
         fitting = int((share - (epoch - stepping)) * iterations / stepping)
@@ -232,8 +237,25 @@ class _WithBudget(nnUNetTrainer):
     def train_step(self, batch: dict) -> dict:
         began = monotonic()
         output = super().train_step(batch)
-        self.fastest_step = min(self.fastest_step, monotonic() - began)
+        if self._compiles("training"):
+            self.compiling_iterations = 1
+            self.epoch_began += monotonic() - began
+        else:
+            self.fastest_step = min(self.fastest_step, monotonic() - began)
         return output
+
+    def validation_step(self, batch: dict) -> dict:
+        began = monotonic()
+        output = super().validation_step(batch)
+        if self._compiles("validation"):
+            self.epoch_began += monotonic() - began
+        return output
+
+    def _compiles(self, what: str) -> bool:
+        """Whether the iteration that has just ended was the first of its kind in this process, and compiled."""
+        first = what not in self.iterated
+        self.iterated.add(what)
+        return first and self._do_i_compile()
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         self.record.iterations.append(len(train_outputs))

@@ -20,7 +20,7 @@ from typing import Any
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.plans.memory import largest_batch_size
+from nnunet_hrmedseg.plans.memory import AUTOCAST, largest_batch_size
 from nnunet_hrmedseg.plans.networks import NETWORKS, network_name_of
 from nnunet_hrmedseg.plans.plan_check import check_configuration, check_plans, plans_file
 
@@ -129,6 +129,7 @@ def hrmedseg_plans(
                 embed_dim=kwargs["embed_dim"],
                 depth=kwargs["depth"],
                 recompute=recompute,
+                mode=AUTOCAST,  # the target is a GPU's, where nnU-Net trains in mixed precision
             )
             for recompute in (False, True)
         )

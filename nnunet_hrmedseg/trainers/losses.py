@@ -28,7 +28,6 @@ __all__ = ["DiceAndPixelLoss", "dice_and_cross_entropy", "dice_and_focal", "foca
 
 MAX_STRIPS = 16
 SMALL_STRIP, LARGE_STRIP = 2**19, 2**21  # logits at full resolution; fewer would cost more overhead than they save
-GPU_STRIP_OF_AN_IMAGE = 2**20  # logits of each image in a strip: the peak of memory stays where the decoder puts it
 VALIDATION_STRIP = 2**21  # logits of one image at full resolution; no backward pass, so many strips cost little
 SMOOTH = 1e-5  # of Dice, nnU-Net's
 
@@ -80,19 +79,19 @@ class DiceAndPixelLoss(nn.Module):
     def forward(self, net_output: Tensor, target: Tensor) -> Tensor:
         factor = target.shape[2] // net_output.shape[2]
         sums: list[Tensor] = []
-        for logits, trim, rows in strips(net_output, factor, self.strip_size(net_output)):
+        for logits, trim, rows in strips(net_output, factor, self.strip_size(net_output, factor)):
             sums.append(self.evaluate_strip(logits, target[:, :, rows], factor, trim))
         return self.from_sums(torch.stack(sums).sum(0))
 
-    def strip_size(self, net_output: Tensor) -> int:
+    def strip_size(self, net_output: Tensor, factor: int) -> int:
         """Return how many logits at full resolution a strip may have.
 
-        Caches make small strips fast on a CPU. On a GPU every strip costs about a hundred launches, and a strip that
-        grows with the batch is a constant part of what each image takes.
+        On a CPU, caches make small strips fast. On a GPU every strip costs about a hundred launches: there are at most
+        as many strips as classes, each of which takes a constant part of what the decoder takes for every image.
         """
         if net_output.device.type == "cpu":
             return self.logits_in_a_strip
-        return max(self.logits_in_a_strip, net_output.shape[0] * GPU_STRIP_OF_AN_IMAGE)
+        return max(self.logits_in_a_strip, net_output[:, 0].numel() * factor**2)
 
     def with_counts(self, net_output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss, and true positives, false positives and false negatives of each head (3, K), for validation.

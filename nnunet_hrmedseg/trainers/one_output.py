@@ -19,6 +19,7 @@ from nnunet_hrmedseg.locks import LockHeld, lock, release_and_remove
 from nnunet_hrmedseg.plans.overrides import STARTED_FROM
 from nnunet_hrmedseg.plans.splits import SPLITS, cases_in_splits, missing_cases, unused_cases
 from nnunet_hrmedseg.plans.trained_with import check_trained_with
+from nnunet_hrmedseg.trainers.gradient_layout import lay_out_gradients_as_weights
 from nnunet_hrmedseg.trainers.progress import EpochProgress
 from nnunet_hrmedseg.trainers.pseudo_dice import hard_counts_in_slabs
 from nnunet_hrmedseg.trainers.start import load_as_nnunet_does
@@ -27,6 +28,11 @@ from nnunet_hrmedseg.trainers.weight_average import WeightAverage
 __all__ = ["WEIGHT_AVERAGE", "OneOutputTrainer"]
 
 WEIGHT_AVERAGE = "weight_average"  # in a checkpoint: what continues a training whose weights are averaged
+
+COMPILES = (
+    "The first iteration compiles the network for the GPU, which takes minutes and makes all others faster. For a "
+    "short training, switch compilation off with the environment variable nnUNet_compile=f."
+)
 
 
 class OneOutputTrainer(nnUNetTrainer):
@@ -73,6 +79,10 @@ class OneOutputTrainer(nnUNetTrainer):
     def initialize(self) -> None:
         check_gpu(self.device)
         super().initialize()
+        if self.is_ddp:
+            lay_out_gradients_as_weights(self.plain_network)
+        if self._do_i_compile():
+            self.print_to_log_file(COMPILES)
         if self.device.type == "cuda" and self.local_rank == 0:
             for line in gpu_limitations(torch.cuda.get_device_capability(self.device)):
                 self.print_to_log_file(line)
@@ -181,7 +191,7 @@ class OneOutputTrainer(nnUNetTrainer):
         """As nnU-Net's, whose values it returns, in memory that does not grow with the number of classes."""
         data, target = (batch[name].to(self.device, non_blocking=True) for name in ("data", "target"))
         # as in nnU-Net: only CUDA has an autocast that pays off and works
-        with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():
+        with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext(), not_compiled():
             loss, counts = self.loss_and_counts(data, target)
         first = 0 if self.label_manager.has_regions else 1  # without the background
         tp, fp, fn = counts[:, first:].cpu().numpy().astype(np.float64)
@@ -210,8 +220,13 @@ class OneOutputTrainer(nnUNetTrainer):
             self.weight_average.restore()
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        with self.averaged_weights():
-            super().perform_actual_validation(save_probabilities)
+        """As nnU-Net's, with the network as it was built: compiling it for prediction takes longer than it saves."""
+        wrapped, self.network = self.network, self.plain_network
+        try:
+            with self.averaged_weights():
+                super().perform_actual_validation(save_probabilities)
+        finally:
+            self.network = wrapped
 
     def averaged_weights(self) -> AbstractContextManager[None]:
         """Return a context in which the network has the average of its weights, where there is one."""
@@ -256,3 +271,9 @@ class OneOutputTrainer(nnUNetTrainer):
                 f"Rename or remove it, and --c goes on from {others[-1] if others else 'nothing: train anew'}."
             ) from error
         self.encoder_record = self.my_init_kwargs["plans"]["configurations"][self.configuration_name].get(STARTED_FROM)
+
+
+def not_compiled() -> AbstractContextManager[object]:
+    """Return a context in which functions that were compiled run as they were written; from torch 2.6 on."""
+    stance = getattr(torch.compiler, "set_stance", None)
+    return stance("force_eager") if stance is not None else nullcontext()

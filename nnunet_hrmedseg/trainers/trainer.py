@@ -17,9 +17,10 @@ import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from torch import Tensor
+from torch import Tensor, distributed
 
 from nnunet_hrmedseg.gpu import check_gpu
+from nnunet_hrmedseg.machine import free_memory_of
 from nnunet_hrmedseg.nnunet_versions import (
     building_after,
     given_pretrained_weights,
@@ -28,7 +29,15 @@ from nnunet_hrmedseg.nnunet_versions import (
 )
 from nnunet_hrmedseg.plans.canvas_advice import canvas_in_words
 from nnunet_hrmedseg.plans.canvas_data import ensure_canvas_data, mark_in_use
-from nnunet_hrmedseg.plans.memory import said_in_words
+from nnunet_hrmedseg.plans.memory import (
+    AUTOCAST,
+    COMPILED,
+    FLOAT32,
+    must_recompute,
+    room_in_words,
+    said_in_words,
+    training_memory_gb,
+)
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 from nnunet_hrmedseg.plans.plan_check import check_channels
 from nnunet_hrmedseg.plans.trained_with import check_canvas_of_data
@@ -41,7 +50,7 @@ from nnunet_hrmedseg.trainers.initialization import (
     record,
     recorded_by_other_folds,
 )
-from nnunet_hrmedseg.trainers.losses import DiceAndPixelLoss, dice_and_cross_entropy, dice_and_focal
+from nnunet_hrmedseg.trainers.losses import SMALL_STRIP, DiceAndPixelLoss, dice_and_cross_entropy, dice_and_focal
 from nnunet_hrmedseg.trainers.one_output import OneOutputTrainer
 from nnunet_hrmedseg.trainers.parameter_groups import encoder_and_rest, split_groups_of_older_checkpoints
 from nnunet_hrmedseg.trainers.schedule import LengthAwareLRScheduler
@@ -104,6 +113,7 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
         self.weight_decay = 0.0
         self.warmup_iterations = 20
         self.continues = False
+        self.recomputes = False
         self.batch_augmentation: BatchAugmentation | None = None
 
     def initialize(self) -> None:
@@ -130,6 +140,7 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
         if encoder is not None:
             lines = initialize_encoder(network, encoder, self.configuration_manager.normalization_schemes)
             self.print_to_log_file("\n".join(lines))
+        self.recompute_where_memory_is_short()
         if fresh:
             self.encoder_record = started_from
             self.print_to_log_file(self.canvas_in_words())
@@ -170,15 +181,54 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
         return canvas_in_words(images, self.configuration_manager.patch_size)
 
     def memory_in_words(self) -> str:
+        said = said_in_words(
+            self.batch_size, self.configuration_manager.patch_size, recompute=self.recomputes, **self.memory_arguments
+        )
+        if not self.recomputes or self.device.type != "cuda":
+            return said
+        kept = training_memory_gb(self.batch_size, self.configuration_manager.patch_size, **self.memory_arguments)
+        total = torch.cuda.get_device_properties(self.device).total_memory / 1e9
+        room = room_in_words(kept, total, int(self.plans_manager.dataset_name[7:10]))
+        return said if room is None else f"{said} {room}"
+
+    @property
+    def memory_arguments(self) -> dict[str, Any]:
+        """What the memory of a training step depends on besides batch, canvas and recomputation."""
         network = self.configuration_manager.network_arch_init_kwargs
-        return said_in_words(
-            self.configuration_manager.batch_size,
-            self.configuration_manager.patch_size,
-            recompute=network["recompute"],
-            num_input_channels=self.num_input_channels,
-            num_classes=self.label_manager.num_segmentation_heads,
-            embed_dim=network["embed_dim"],
-            depth=network["depth"],
+        on_cuda = COMPILED if self._do_i_compile() else AUTOCAST
+        return {
+            "num_input_channels": self.num_input_channels,
+            "num_classes": self.label_manager.num_segmentation_heads,
+            "embed_dim": network["embed_dim"],
+            "depth": network["depth"],
+            "mode": on_cuda if self.device.type == "cuda" else FLOAT32,
+        }
+
+    def recompute_where_memory_is_short(self) -> None:
+        """Recompute layers where the plans keep them and the device has no memory for it: the results are the same.
+
+        Plans are made for a GPU and mixed precision; on a CPU the same batch takes more.
+        """
+        self.recomputes = self.configuration_manager.network_arch_init_kwargs.get("recompute", False)
+        if self.recomputes:
+            return
+        free = free_memory_of(self.device)
+        short = must_recompute(self.batch_size, self.configuration_manager.patch_size, free, **self.memory_arguments)
+        if self.is_ddp:  # layers that synchronize are evaluated equally often by all processes
+            of_all: list[bool | None] = [None] * distributed.get_world_size()
+            distributed.all_gather_object(of_all, short)
+            short = any(of_all)
+        if not short:
+            return
+        self.recomputes = True
+        for module in self.plain_network.modules():
+            if isinstance(getattr(module, "recompute", None), bool):
+                module.recompute = True  # type: ignore[assignment]
+        if isinstance(self.loss, DiceAndPixelLoss):
+            self.loss.logits_in_a_strip = SMALL_STRIP
+        self.print_to_log_file(
+            f"Layers are recomputed in the backward pass: {(free or 0) / 1e9:.1f} GB of memory are free, which is too "
+            f"little to keep them. The results are the same."
         )
 
     def configure_optimizers(self):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from nnunet_hrmedseg.architectures import HERSeg, HRMedSeg
+from nnunet_hrmedseg.architectures.lgvit import LGViT
 from nnunet_hrmedseg.architectures.recompute import recomputed
 from nnunet_hrmedseg.benchmark.memory import kept_for_backward
 from nnunet_hrmedseg.trainers.losses import dice_and_focal
@@ -69,3 +71,82 @@ def test_switched_off_it_is_the_plain_call():
     x = torch.ones(1, requires_grad=True)
     recomputed(lambda x: calls.append(x) or x.exp(), x, enabled=False).backward()
     assert len(calls) == 1
+
+
+# ---- running statistics ----
+
+
+class WithGraphBreak(nn.BatchNorm2d):
+    """A batch normalization that the compiler cannot trace."""
+
+    def forward(self, x):
+        torch._dynamo.graph_break()
+        return super().forward(x)
+
+
+class Synchronized(nn.SyncBatchNorm):
+    """SyncBatchNorm of a single process, which torch refuses on a CPU; with the check that fails without a counter."""
+
+    def forward(self, x):
+        assert self.num_batches_tracked is not None
+        torch._dynamo.graph_break()
+        return nn.BatchNorm2d.forward(self, x)
+
+    def _check_input_dim(self, x):
+        assert x.ndim == 4
+
+
+def _encoder(norm, **options):
+    torch.manual_seed(0)
+    encoder = LGViT(1, 8, 1, channel_interactive_layers=1, drop_path=0.0, **options)
+    for layer in encoder.channel_interactive:
+        nn.init.ones_(layer.project[-1].weight)
+        for part in (layer.expand, layer.depthwise, layer.project):
+            part[1] = _as(norm, part[1])
+    return encoder
+
+
+def _as(norm, module):
+    other = norm(module.num_features, momentum=module.momentum)
+    other.load_state_dict(module.state_dict())
+    return other
+
+
+def _trained(encoder, network, steps=2):
+    """State after some forward and backward passes, and the last gradients."""
+    torch.manual_seed(1)
+    for _ in range(steps):
+        encoder.zero_grad()
+        network(torch.randn(2, 1, 32, 48)).square().mean().backward()
+    return encoder.state_dict(), {name: parameter.grad for name, parameter in encoder.named_parameters()}
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize(
+    "norm, momentum", [(nn.BatchNorm2d, 0.1), (nn.BatchNorm2d, None), (WithGraphBreak, 0.1), (Synchronized, 0.1)]
+)
+def test_running_statistics_are_updated_once(norm, momentum, compiled):
+    plain = _encoder(nn.BatchNorm2d)
+    encoder = _encoder(norm, recompute=True)
+    for module in (*plain.modules(), *encoder.modules()):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = momentum
+    torch._dynamo.reset()
+    network = torch.compile(encoder, backend="aot_eager") if compiled else encoder
+    expected, found = _trained(plain, plain), _trained(encoder, network)
+    assert expected[0]["channel_interactive.0.expand.1.num_batches_tracked"] == 2
+    for of_plain, of_recomputed in zip(expected, found, strict=True):
+        for name, value in of_plain.items():
+            torch.testing.assert_close(of_recomputed[name], value, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("norm, graphs", [(nn.BatchNorm2d, 1), (Synchronized, 3)])
+def test_norms_of_several_gpus_do_not_tear_the_encoder_apart(norm, graphs, recompute):
+    """The patch embedding, all token-interactive layers, and what follows: each is one graph."""
+    encoder = _encoder(norm, recompute=recompute)
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    network = torch.compile(nn.Sequential(encoder, nn.Conv2d(8, 2, 1)), backend=counter)
+    network(torch.randn(2, 1, 32, 48)).square().mean().backward()
+    assert 1 <= counter.frame_count <= graphs

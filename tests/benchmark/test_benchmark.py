@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from functools import partial
+from unittest import mock
 
 import pytest
 import torch
@@ -78,7 +80,19 @@ def noting_precision(forward, seen):
 
 
 def test_mixed_precision_on_cuda_is_said():
-    assert precision_in_words("nnunet", torch.device("cuda")) == "mixed precision (fp16)"
+    assert precision_in_words("nnunet", torch.device("cuda")) == "mixed precision (fp16), not compiled"
+
+
+def test_bytes_kept_on_cuda_are_those_of_mixed_precision():
+    """Counted without a GPU. In float32 they would be more than the peak that is measured beside them."""
+    shapes = [(1, 3, 64, 64), (2, 3, 64, 64)]
+    build = CONTENDERS["nnunet"].build
+    autocast = partial(run._autocast, torch.device("cuda"), "nnunet")
+    with mock.patch("torch.cuda.amp.common.amp_definitely_not_available", return_value=False):
+        one, two = kept_without_running(build(3, 2, 64), shapes, torch.device("cuda"), autocast)
+    one_in_float32, two_in_float32 = kept_without_running(build(3, 2, 64), shapes)
+    # of an image: a second one adds no copy of the weights
+    assert 0.4 < (two - one) / (two_in_float32 - one_in_float32) < 0.8
 
 
 def test_the_table_has_a_row_for_each_network(content):

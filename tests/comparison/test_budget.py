@@ -323,3 +323,52 @@ def test_hrmedseg_warms_up_for_as_many_iterations_and_decays_as_far_as_ever(tmp_
     assert trainer.rates[20:] == sorted(trainer.rates[20:], reverse=True)
     assert trainer.rates[20] == pytest.approx(1e-3 * (1 - 1 / 20) ** 0.9)
     assert 0 < trainer.rates[-1] < 1e-3 * (1 / 20) ** 0.9
+
+
+class Compiling(Fake):
+    """Its first training and its first validation iteration in a process take minutes: they compile the network."""
+
+    compiles = True
+    trainings = validations = 0
+
+    def _do_i_compile(self):
+        return self.compiles
+
+    def train_step(self, batch):
+        self.clock.passes(0 if self.trainings else 300)
+        self.trainings += 1
+        return super().train_step(batch)
+
+    def validation_step(self, batch):
+        self.clock.passes(0 if self.validations else 200)
+        self.validations += 1
+        return super().validation_step(batch)
+
+
+def test_compilation_is_not_counted(tmp_path, clock):
+    trainer = with_budget(Compiling, minutes=10)(tmp_path, clock, repeat(1.0))
+    began = clock.now
+    trainer.run_training()
+    found = record(tmp_path)
+    assert found["training_seconds"] == pytest.approx(600, rel=0.05)
+    assert clock.now - began == pytest.approx(500 + 300 + 200 + found["training_seconds"], abs=10)
+    assert found["seconds_per_epoch"][0] < 10 and found["iterations"] > 450
+    # the second epoch is planned from a step, not from the compilation
+    assert trainer.trained[1] > 10
+
+
+def test_a_continued_training_compiles_again_and_does_not_count_it_either(tmp_path, clock):
+    with pytest.raises(KeyboardInterrupt):
+        with_budget(Compiling, minutes=10)(tmp_path, clock, repeat(1.0), stops_after=8).run_training()
+    trainer = with_budget(Compiling, minutes=10)(tmp_path, clock, repeat(1.0))
+    trainer.load_checkpoint(tmp_path / "checkpoint_latest.pth")
+    trainer.run_training()
+    assert record(tmp_path)["training_seconds"] == pytest.approx(600, rel=0.06)
+
+
+def test_a_first_iteration_that_compiles_nothing_counts(tmp_path, clock):
+    class Slow(Compiling):
+        compiles = False
+
+    with_budget(Slow, minutes=10)(tmp_path, clock, repeat(1.0)).run_training()
+    assert record(tmp_path)["seconds_per_epoch"][0] > 500

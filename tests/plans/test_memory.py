@@ -1,7 +1,20 @@
 import pytest
+import torch
 
-from benchmarks.training_memory import DEFAULTS, counted_gb, estimated_gb
-from nnunet_hrmedseg.plans.memory import GPU_CONTEXT_GB, largest_batch_size, said_in_words, training_memory_gb
+from benchmarks.training_memory import DEFAULTS, LiveBytes, counted_gb, estimated_gb
+from nnunet_hrmedseg.architectures import HRMedSeg
+from nnunet_hrmedseg.plans.memory import (
+    AUTOCAST,
+    COMPILED,
+    GPU_CONTEXT_GB,
+    largest_batch_size,
+    must_recompute,
+    room_in_words,
+    said_in_words,
+    training_memory_gb,
+)
+from nnunet_hrmedseg.trainers.losses import dice_and_focal
+from tests.fake_cuda import fake_cuda
 
 NETWORK = {"num_input_channels": 3, "num_classes": 2, "embed_dim": 96, "depth": 10}
 
@@ -48,3 +61,68 @@ def test_no_memory_is_no_image():
 def test_large_memory_is_said_in_plain_digits():
     words = said_in_words(16, (4096, 4096), recompute=False, **NETWORK)
     assert "about 134 GB in float32 for 16 images of 4096 x 4096" in words and "e+" not in words
+
+
+@pytest.mark.parametrize(
+    "mode, recompute, batch_size, classes, measured_gb",
+    [
+        (AUTOCAST, False, 16, 2, 6.65),
+        (AUTOCAST, False, 16, 14, 6.84),
+        (AUTOCAST, False, 2, 2, 0.92),
+        (AUTOCAST, True, 16, 2, 1.49),
+        (AUTOCAST, True, 16, 14, 1.54),
+        (AUTOCAST, True, 2, 2, 0.26),
+        (COMPILED, False, 16, 2, 4.60),
+        (COMPILED, True, 16, 2, 1.47),
+    ],
+)
+def test_the_estimate_is_what_the_cuda_allocator_counts(mode, recompute, batch_size, classes, measured_gb):
+    """Peaks of a whole step for 1024 x 1024 x 3, of torch's own allocator (docs/performance.md)."""
+    network = {**NETWORK, "num_classes": classes, "recompute": recompute, "mode": mode}
+    estimate = training_memory_gb(batch_size, (1024, 1024), **network)
+    assert estimate == pytest.approx(measured_gb, rel=0.12)
+    assert batch_size < 16 or estimate > measured_gb
+
+
+@pytest.mark.parametrize("classes", [2, 14])
+def test_sixteen_images_compiled_take_what_was_asked_for(classes):
+    network = {**NETWORK, "num_classes": classes, "mode": COMPILED}
+    kept, recomputed = (training_memory_gb(16, (1024, 1024), **network, recompute=r) for r in (False, True))
+    assert kept <= 0.30 * 16 and recomputed <= 0.10 * 16
+
+
+@pytest.mark.parametrize("free, expected", [(None, False), (10**9, True), (20 * 10**9, False)])
+def test_layers_are_recomputed_where_memory_is_short(free, expected):
+    assert must_recompute(16, (1024, 1024), free, **NETWORK) is expected
+
+
+def test_a_larger_gpu_is_told_how_to_use_its_memory():
+    words = room_in_words(26.2, 80, 3)
+    assert "-gpu_memory_target 27" in words and "-d 3" in words and "80 GB" in words
+    assert room_in_words(26.2, 24, 3) is None
+
+
+@pytest.mark.parametrize(
+    "classes, batch_size, recompute", [(2, 16, True), (14, 16, True), (14, 2, True), (50, 16, True), (2, 1, True)]
+)
+def test_validation_takes_no_more_than_the_estimate_of_training(classes, batch_size, recompute):
+    """Counted on CUDA without a GPU, at 512 x 512: a training step that recomputes takes the least."""
+    side = 512
+    with fake_cuda():
+        network = HRMedSeg(3, classes, depth=2).eval()
+        image = torch.empty(batch_size, 3, side, side)
+        target = torch.zeros(batch_size, 1, side, side, dtype=torch.int16)
+        with LiveBytes() as counter, torch.no_grad(), torch.autocast("cuda"):
+            dice_and_focal(regions=False).with_counts(network.quarter_logits(image), target)
+    taken = counter.peak + target.nbytes
+    weights = sum(parameter.nbytes for parameter in network.parameters())
+    estimate = training_memory_gb(
+        batch_size,
+        (side, side),
+        num_input_channels=3,
+        num_classes=classes,
+        depth=2,
+        recompute=recompute,
+        mode=AUTOCAST,
+    )
+    assert image.nbytes < taken and (taken + 4 * weights) / 1e9 < estimate

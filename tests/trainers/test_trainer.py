@@ -556,6 +556,53 @@ def test_a_compiled_network_starts_from_the_encoder_and_trains(dataset, encoder,
     assert np.isfinite(trainer.train_step(next(trainer.dataloader_train))["loss"])
     trainer.progress.close()
     assert any(not torch.equal(network.state_dict()[name], value) for name, value in encoder.state.items())
+    assert "nnUNet_compile=f" in _log_of(trainer)
+
+
+class _Compilations:
+    """A backend of torch.compile that notes what it compiles."""
+
+    def __init__(self):
+        self.training = []
+
+    def __call__(self, graph, inputs):
+        self.training.append(torch.is_grad_enabled())
+        return graph
+
+
+@pytest.mark.parametrize("cls", [nnUNetTrainerHRMedSeg, nnUNetTrainerHERSeg])
+def test_only_the_training_step_is_compiled(dataset, monkeypatch, cls):
+    """Validation and prediction would compile the network again, for minutes each."""
+    compilations = _Compilations()
+    monkeypatch.setattr(cls, "_do_i_compile", lambda self: True)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=compilations))
+    predicted_by = []
+    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", lambda self, npz: predicted_by.append(self.network))
+    torch._dynamo.reset()
+    trainer = _trainer(dataset(LABELS), cls)
+    trainer.num_iterations_per_epoch = 1
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+    trainer.train_step(next(trainer.dataloader_train))
+    trainer.progress.close()
+    assert 2 <= len(compilations.training) <= 3 and all(compilations.training)  # network, and the loss of a strip
+
+    compiled = trainer.network
+    trainer.on_validation_epoch_start()
+    with torch.no_grad():
+        assert np.isfinite(trainer.validation_step(next(trainer.dataloader_val))["loss"])
+    trainer.perform_actual_validation()
+    assert predicted_by == [compiled._orig_mod] and trainer.network is compiled
+    trainer.on_train_epoch_start()
+    trainer.train_step(next(trainer.dataloader_train))
+    trainer.progress.close()
+    assert len(compilations.training) <= 3
+
+
+def test_a_training_without_compilation_announces_none(dataset):
+    trainer = _trainer(dataset(LABELS))
+    trainer.initialize()
+    assert "nnUNet_compile" not in _log_of(trainer)
 
 
 def test_the_log_says_what_canvas_and_memory_come_to(dataset):

@@ -109,7 +109,8 @@ def initialize_encoder(network: nn.Module, file: EncoderFile, normalization_sche
         done.append(f"The normalisation that it was made with was folded into its first layer for channels {folded}.")
     centered = [channel for channel, scheme in enumerate(normalization_schemes) if scheme in _CENTRED]
     if centered and file.normalization["scheme"] == "mean_std":
-        natural = _for_channels(*(torch.tensor(IMAGENET[statistic]) for statistic in ("mean", "std")), channels)
+        natural_mean, natural_std = (torch.tensor(IMAGENET[statistic]) for statistic in ("mean", "std"))
+        natural = _for_channels(natural_mean, natural_std, channels)
         state[weight], state[bias] = rescale_normalization(state[weight], state[bias], (mean, std), natural, centered)
         factors = ", ".join(f"{natural[1][channel] / std[channel]:.2f}" for channel in centered)
         done.append(

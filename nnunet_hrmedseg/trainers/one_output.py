@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ class OneOutputTrainer(nnUNetTrainer):
     @property
     def plain_network(self) -> nn.Module:
         """The network without the wrappers of DistributedDataParallel and torch.compile."""
-        network = self.network.module if self.is_ddp else self.network
+        network: Any = self.network.module if self.is_ddp else self.network
         return getattr(network, "_orig_mod", network)
 
     def initialize(self) -> None:
@@ -221,7 +222,8 @@ class OneOutputTrainer(nnUNetTrainer):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """As nnU-Net's, with the network as it was built: compiling it for prediction takes longer than it saves."""
-        wrapped, self.network = self.network, self.plain_network
+        wrapped: Any = self.network
+        self.network = self.plain_network
         try:
             with self.averaged_weights():
                 super().perform_actual_validation(save_probabilities)

@@ -75,7 +75,7 @@ class CompactDataLoader(nnUNetDataLoader):
             return torch.empty(whole, dtype=dtype)
         # as torch's default_collate: sending any other tensor copies it into shared memory
         storage = torch.UntypedStorage._new_shared(prod(whole) * dtype.itemsize)
-        return torch.empty(0, dtype=dtype).set_(storage, 0, whole)
+        return torch.empty(0, dtype=dtype).set_(storage, 0, (prod(whole),), (1,)).view(whole)
 
 
 def in_worker() -> bool:

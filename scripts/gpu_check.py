@@ -8,8 +8,9 @@ Each check prints a line of JSON as soon as its result is known, and appends it 
 time does not suffice for is listed with "left_out". Exit status 0: all that was checked is as it should be; 1: a check
 failed or a limit is exceeded; 2: there is no usable GPU.
 
-The package itself need not be installed. On a machine without internet access, `--missing` prints the requirements that
-are absent, for `pip download` on another machine; docs/gpu.md has the commands.
+The package itself need not be installed, but nnU-Net has to find its trainers: python -m nnunet_hrmedseg.cli link. On a
+machine without internet access, `--missing` prints the requirements that are absent, for `pip download` on another
+machine; docs/gpu.md has the commands.
 """
 
 from __future__ import annotations
@@ -259,6 +260,7 @@ def machine() -> tuple[dict[str, Any], str | None]:
     from nnunet_hrmedseg.errors import HRMedSegError
     from nnunet_hrmedseg.gpu import check_gpu, gpu_limitations
     from nnunet_hrmedseg.machine import processor_name
+    from nnunet_hrmedseg.registration.places import places
 
     found: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
@@ -268,6 +270,8 @@ def machine() -> tuple[dict[str, Any], str | None]:
         },
         "cuda": torch.version.cuda,
     }
+    if not all(place.present for place in places()):
+        return found, "nnU-Net does not find this package's trainers: run python -m nnunet_hrmedseg.cli link"
     try:
         check_gpu(torch.device("cuda", 0))
     except HRMedSegError as error:

@@ -44,7 +44,7 @@ def random_batch(images: int, classes: int = 2) -> dict[str, Tensor]:
 # ------------------------------------------------------------------------------------------- our trainers without data
 
 
-def plans(batch_size: int, recompute: bool) -> dict[str, Any]:
+def plans(network: str, batch_size: int, recompute: bool) -> dict[str, Any]:
     """Return stock plans of RGB images, as nnU-Net's planner writes them, with our batch size and recomputation."""
     from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 
@@ -74,7 +74,7 @@ def plans(batch_size: int, recompute: bool) -> dict[str, Any]:
         "foreground_intensity_properties_per_channel": {},
         "continue_training": False,
     }
-    changed = hrmedseg_plans(stock, num_training_cases=1000)
+    changed = hrmedseg_plans(stock, num_training_cases=1000, network=network)
     changed["configurations"]["2d"]["batch_size"] = batch_size
     changed["configurations"]["2d"]["architecture"]["arch_kwargs"]["recompute"] = recompute
     changed["configurations"]["2d"]["encoder_weights"] = "none"
@@ -104,12 +104,8 @@ def trainer(
         "numTraining": 1000,
         "file_ending": ".png",
     }
-    changed = plans(batch_size, recompute)
-    if "HERSeg" in name:
-        from nnunet_hrmedseg.plans.networks import NETWORKS
-
-        changed["configurations"]["2d"]["architecture"]["network_class_name"] = NETWORKS["HERSeg"].class_path
-    made = find_trainer(name)(changed, "2d", 0, dataset, CUDA)
+    found: Any = find_trainer(name)
+    made = found(plans(found.network_name, batch_size, recompute), "2d", 0, dataset, CUDA)
     data = Path(made.preprocessed_dataset_folder)
     data.mkdir(parents=True, exist_ok=True)
     (data / "case.b2nd").touch()  # says the format of data that is never read

@@ -23,7 +23,7 @@ def parity(name: str) -> dict[str, Any]:
     from nnunet_hrmedseg.benchmark.networks import CONTENDERS
 
     dimensions = CONTENDERS[name].dimensions
-    side, channels = (256, 3) if dimensions == 2 else (64, 1)
+    side, channels = (128, 3) if dimensions == 2 else (64, 1)
     data, target = discs(2, side, dimensions=dimensions, channels=channels)
 
     def build() -> tuple[nn.Module, Callable]:
@@ -112,7 +112,7 @@ def student_parity() -> dict[str, Any]:
 
     torch.manual_seed(0)
     network, _ = build()
-    data = discs(2, 256)[0]
+    data = discs(2, 128)[0]
     with torch.no_grad():
         target = torch.randn_like(network(data))
     with exact_float32():

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from math import prod
 from typing import Any
 
-import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
@@ -60,8 +59,7 @@ class CompactDataLoader(nnUNetDataLoader):
                 lower, upper = self.get_bbox(image.shape[1:], oversample, properties["class_locations"])
                 box = [list(bounds) for bounds in zip(lower, upper, strict=True)]
                 image = torch.from_numpy(crop_and_pad_nd(image, box, 0))[:, 0]
-                segmentation = torch.from_numpy(crop_and_pad_nd(segmentation, box, OUTSIDE, cast_cropped_to=np.int16))
-                segmentation = segmentation[:, 0]
+                segmentation = torch.from_numpy(crop_and_pad_nd(segmentation, box, OUTSIDE))[:, 0]
                 if data is None:
                     data = self.empty(image.shape, self.image_dtype)
                     target = self.empty(segmentation.shape, self.target_dtype)
@@ -75,7 +73,7 @@ class CompactDataLoader(nnUNetDataLoader):
             return torch.empty(whole, dtype=dtype)
         # as torch's default_collate: sending any other tensor copies it into shared memory
         storage = torch.UntypedStorage._new_shared(prod(whole) * dtype.itemsize)
-        return torch.empty(0, dtype=dtype).set_(storage, 0, whole)
+        return torch.empty(0, dtype=dtype).set_(storage, 0, (prod(whole),), (1,)).view(whole)
 
 
 def in_worker() -> bool:

@@ -123,3 +123,10 @@ def test_what_is_not_installed_is_reported(gpu_check, monkeypatch):
     assert [name.split(">")[0] for name in gpu_check.missing_requirements()] == ["nnunetv2<3,"]
     monkeypatch.setattr(gpu_check, "installed", lambda name: name != "blosc2" and installed(name))
     assert [name[:6] for name in gpu_check.missing_requirements()] == ["blosc2"]
+
+
+def test_trainers_that_nnunet_does_not_find_are_reported(gpu_check, monkeypatch):
+    from nnunet_hrmedseg.registration import places
+
+    monkeypatch.setattr(places.Place, "present", False)
+    assert "nnunet_hrmedseg.cli link" in gpu_check.machine()[1]

@@ -68,8 +68,8 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--count_only",
         action="store_true",
-        help="only what needs no measurement: parameters, multiply-accumulates, and bytes kept for the backward pass in "
-        "the precision of the device",
+        help="only what needs no measurement: parameters, multiply-accumulates, and bytes kept for the backward pass "
+        "in the precision of the device",
     )
     parser.add_argument("-device", choices=("cuda", "cpu"), default=None, help="[default: cuda where there is one]")
     parser.add_argument(

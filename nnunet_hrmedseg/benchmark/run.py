@@ -1,7 +1,8 @@
 """`hrmedseg benchmark`: every network in the same run, in turns, medians; one table and one JSON file.
 
 Memory comes in two kinds. Bytes kept for the backward pass are counted, tensor by tensor, in the precision of the
-device: they are the same on every machine with such a device. Peaks are what the device (CUDA) or the operating system (CPU: resident memory, in a process of its own) saw.
+device: they are the same on every machine with such a device. Peaks are what the device (CUDA) or the operating system
+(CPU: resident memory, in a process of its own) saw.
 """
 
 from __future__ import annotations

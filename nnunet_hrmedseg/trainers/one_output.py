@@ -22,8 +22,8 @@ from nnunet_hrmedseg.trainers.pseudo_dice import hard_counts_in_slabs
 __all__ = ["OneOutputTrainer"]
 
 COMPILES = (
-    "The first iteration compiles the network for the GPU, which takes minutes and makes all others faster. For a short "
-    "training, switch compilation off with the environment variable nnUNet_compile=f."
+    "The first iteration compiles the network for the GPU, which takes minutes and makes all others faster. For a "
+    "short training, switch compilation off with the environment variable nnUNet_compile=f."
 )
 
 

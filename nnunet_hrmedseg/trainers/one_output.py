@@ -12,6 +12,7 @@ import torch
 from filelock import FileLock, Timeout
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.files import replacing
@@ -86,7 +87,7 @@ class OneOutputTrainer(nnUNetTrainer):
     @property
     def plain_network(self) -> torch.nn.Module:
         """The network as it was built: without the wrappers of torch.compile and of DistributedDataParallel."""
-        network = self.network.module if self.is_ddp else self.network
+        network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
         return getattr(network, "_orig_mod", network)
 
     def initialize(self) -> None:

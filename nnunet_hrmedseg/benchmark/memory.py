@@ -50,11 +50,17 @@ def kept_without_running(
     """
     trained.mode(training=True)
     mode = FakeTensorMode()
+
+    def fake(tensor: Tensor) -> Tensor:
+        converted = mode.from_tensor(tensor)
+        with mode:  # in which no GPU is needed
+            return converted.to(device)
+
     for module in trained.network.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
-            setattr(module, name, nn.Parameter(mode.from_tensor(parameter.data).to(device)))
+            setattr(module, name, nn.Parameter(fake(parameter.data)))
         for name, buffer in list(module.named_buffers(recurse=False)):
-            setattr(module, name, mode.from_tensor(buffer).to(device))
+            setattr(module, name, fake(buffer))
     kept = []
     with mode:
         for images, channels, *size in image_shapes:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +88,7 @@ class OneOutputTrainer(nnUNetTrainer):
     @property
     def plain_network(self) -> torch.nn.Module:
         """The network as it was built: without the wrappers of torch.compile and of DistributedDataParallel."""
-        network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
+        network: Any = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
         return getattr(network, "_orig_mod", network)
 
     def initialize(self) -> None:
@@ -99,7 +100,8 @@ class OneOutputTrainer(nnUNetTrainer):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """As nnU-Net's, with the network as it was built: compiling it for prediction takes longer than it saves."""
-        wrapped, self.network = self.network, self.plain_network
+        wrapped: Any = self.network
+        self.network = self.plain_network
         try:
             super().perform_actual_validation(save_probabilities)
         finally:

@@ -100,7 +100,7 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
                 log=self.print_to_log_file,
             )
         super().initialize()
-        network = self.plain_network
+        network: Any = self.plain_network
         if isinstance(self.loss, DiceAndPixelLoss):  # and not the loss of a trainer derived from this one
             network.upsample_in_training = False
         if encoder is not None:

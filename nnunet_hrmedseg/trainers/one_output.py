@@ -36,6 +36,8 @@ class OneOutputTrainer(nnUNetTrainer):
         HRMedSegError: a checkpoint that cannot be read; a fold that another process is training.
     """
 
+    network: Any  # None, until it is built; then perhaps wrapped by torch.compile and DistributedDataParallel
+
     # exactly nnU-Net's arguments: it records them by name for the checkpoint
     def __init__(
         self,
@@ -88,7 +90,7 @@ class OneOutputTrainer(nnUNetTrainer):
     @property
     def plain_network(self) -> torch.nn.Module:
         """The network as it was built: without the wrappers of torch.compile and of DistributedDataParallel."""
-        network: Any = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
+        network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
         return getattr(network, "_orig_mod", network)
 
     def initialize(self) -> None:
@@ -100,8 +102,7 @@ class OneOutputTrainer(nnUNetTrainer):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """As nnU-Net's, with the network as it was built: compiling it for prediction takes longer than it saves."""
-        wrapped: Any = self.network
-        self.network = self.plain_network
+        wrapped, self.network = self.network, self.plain_network
         try:
             super().perform_actual_validation(save_probabilities)
         finally:

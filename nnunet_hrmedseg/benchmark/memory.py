@@ -50,13 +50,19 @@ def kept_without_running(
     """
     trained.mode(training=True)
     mode = FakeTensorMode()
+
+    def fake(tensor: Tensor) -> Tensor:
+        converted = mode.from_tensor(tensor)
+        with mode:  # in which no GPU is needed
+            return converted.to(device)
+
+    for module in trained.network.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(fake(parameter.data)))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, fake(buffer))
     kept = []
     with mode:
-        for module in trained.network.modules():
-            for name, parameter in list(module.named_parameters(recurse=False)):
-                setattr(module, name, nn.Parameter(mode.from_tensor(parameter.data).to(device)))
-            for name, buffer in list(module.named_buffers(recurse=False)):
-                setattr(module, name, mode.from_tensor(buffer).to(device))
         for images, channels, *size in image_shapes:
             image = torch.zeros(images, channels, *size, device=device)
             target = torch.zeros(images, 1, *size, dtype=torch.int16, device=device)  # as nnU-Net stores labels

@@ -12,6 +12,7 @@ import torch
 from filelock import BaseFileLock
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_hrmedseg.errors import HRMedSegError, size
 from nnunet_hrmedseg.files import replacing
@@ -53,6 +54,7 @@ class OneOutputTrainer(nnUNetTrainer):
     ema_decay: float | None = None  # None: no average; 0.999 averages over about 1,000 iterations
     weight_average: WeightAverage | None = None  # made by on_train_start or load_checkpoint
     planner_name: str  # of the planner whose plans can be edited
+    network: Any  # None, until it is built; then perhaps wrapped by torch.compile and DistributedDataParallel
 
     # exactly nnU-Net's arguments: it records them by name for the checkpoint
     def __init__(
@@ -74,7 +76,7 @@ class OneOutputTrainer(nnUNetTrainer):
     @property
     def plain_network(self) -> nn.Module:
         """The network without the wrappers of DistributedDataParallel and torch.compile."""
-        network: Any = self.network.module if self.is_ddp else self.network
+        network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
         return getattr(network, "_orig_mod", network)
 
     def initialize(self) -> None:
@@ -222,8 +224,7 @@ class OneOutputTrainer(nnUNetTrainer):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """As nnU-Net's, with the network as it was built: compiling it for prediction takes longer than it saves."""
-        wrapped: Any = self.network
-        self.network = self.plain_network
+        wrapped, self.network = self.network, self.plain_network
         try:
             with self.averaged_weights():
                 super().perform_actual_validation(save_probabilities)

@@ -195,13 +195,15 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
     def memory_arguments(self) -> dict[str, Any]:
         """What the memory of a training step depends on besides batch, canvas and recomputation."""
         network = self.configuration_manager.network_arch_init_kwargs
-        on_cuda = COMPILED if self._do_i_compile() else AUTOCAST
+        mode = FLOAT32
+        if self.device.type == "cuda":
+            mode = COMPILED if self._do_i_compile() else AUTOCAST
         return {
             "num_input_channels": self.num_input_channels,
             "num_classes": self.label_manager.num_segmentation_heads,
             "embed_dim": network["embed_dim"],
             "depth": network["depth"],
-            "mode": on_cuda if self.device.type == "cuda" else FLOAT32,
+            "mode": mode,
         }
 
     def recompute_where_memory_is_short(self) -> None:

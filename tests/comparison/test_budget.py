@@ -304,6 +304,8 @@ def test_a_training_without_a_budget_is_not_continued(tmp_path, clock):
 class FakeHRMedSeg(nnUNetTrainerHRMedSeg, Fake):
     """The steps that take time, below all that HRMedSeg does around them."""
 
+    validation_step = Fake.validation_step  # HRMedSeg's own evaluates a batch
+
     def __init__(self, folder, clock, speed):
         Fake.__init__(self, folder, clock, speed)
         self.initial_lr, self.weight_decay, self.warmup_iterations, self.save_every = 1e-3, 0.0, 20, 1

@@ -7,6 +7,7 @@ import torch
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch import distributed, multiprocessing
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional as F
 
 from nnunet_hrmedseg.trainers import losses
@@ -213,6 +214,20 @@ def test_strips_of_different_heights_compiled(make, regions, backend):
     loss.evaluate_strip = torch.compile(loss.evaluate_strip, backend=backend)
     for _ in range(2):  # the first finds graphs, the second takes those that were found
         torch.testing.assert_close(_value_and_gradient(loss, logits, target), expected)
+
+
+@pytest.mark.parametrize("rows, logits_in_a_strip", [(64, 1), (64, 64 * 4 * 3 * 16), (30, 1)])
+def test_strips_are_compiled_to_few_graphs(rows, logits_in_a_strip):
+    """The first strip, those between, the last, which may be lower; and a whole image."""
+    logits, target = _labels(size=(rows, 4), factor=4)
+    loss = dice_and_focal(regions=False)
+    loss.logits_in_a_strip = logits_in_a_strip
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("eager")
+    loss.evaluate_strip = torch.compile(loss.evaluate_strip, backend=counter)
+    for _ in range(2):
+        loss(logits, target).backward()
+    assert 1 <= counter.frame_count <= 4
 
 
 # ---- several processes -----------------------------------------------------------------------------------------------

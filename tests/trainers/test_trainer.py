@@ -6,6 +6,7 @@ import json
 import os
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from nnunet_hrmedseg.pretraining.student import Normalize, Student, encoder_arch
 from nnunet_hrmedseg.registration.names import EPOCHS, TRAINERS
 from nnunet_hrmedseg.trainers import one_output, variants
 from nnunet_hrmedseg.trainers.initialization import ENVIRONMENT_VARIABLE
+from nnunet_hrmedseg.trainers.losses import LARGE_STRIP, SMALL_STRIP
 from nnunet_hrmedseg.trainers.trainer import (
     nnUNetTrainerHERSeg,
     nnUNetTrainerHERSegScratch,
@@ -611,6 +613,32 @@ def test_the_log_says_what_canvas_and_memory_come_to(dataset):
     log = _log_of(trainer)
     assert "Images of 432 x 500 pixels (the median) are resized to a canvas of 64 x 64. What is thinner than 62" in log
     assert "Training takes about" in log and f"images of {CANVAS} x {CANVAS}" in log
+
+
+@pytest.mark.parametrize("free, recomputes", [(10**6, True), (10**12, False), (None, False)])
+def test_layers_are_recomputed_where_memory_is_short(dataset, monkeypatch, free, recomputes):
+    """Plans are made for a GPU's mixed precision: in float32 the same batch may not fit."""
+    monkeypatch.setattr("nnunet_hrmedseg.trainers.trainer.free_memory_of", lambda device: free)
+    trainer = _trainer(dataset(LABELS))
+    trainer.initialize()
+    network, in_log = trainer.plain_network, "Layers are recomputed in the backward pass" in _log_of(trainer)
+    parts = (network.encoder, network.neck, network.decoder, network.decoder.transformer)
+    assert {part.recompute for part in parts} == {recomputes} and in_log is recomputes
+    assert trainer.loss.logits_in_a_strip == (SMALL_STRIP if recomputes else LARGE_STRIP)
+    assert trainer.configuration_manager.network_arch_init_kwargs["recompute"] is False  # what is saved stays
+
+
+def test_a_gpu_with_room_is_told_how_to_keep_the_layers(dataset, monkeypatch):
+    gpu = SimpleNamespace(total_memory=80e9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+    trainer = _trainer(dataset(LABELS), plans=_plans(recompute=True))
+    trainer.initialize()
+    assert "-gpu_memory_target" not in trainer.memory_in_words()
+    trainer.device = torch.device("cuda")
+    words = trainer.memory_in_words()
+    assert "in mixed precision, compiled" in words and "-d 1 -pl nnUNetPlannerHRMedSeg -gpu_memory_target 1," in words
+    gpu.total_memory = 0.4e9
+    assert "-gpu_memory_target" not in trainer.memory_in_words()
 
 
 def test_the_optimiser_trains_the_weights_that_were_loaded(dataset, encoder):

@@ -276,10 +276,10 @@ def _in_use(folder: Path, status: CanvasDataStatus) -> str | None:
     """Return a message on trainings that use the data, which must not be replaced then; None if there are none."""
     users = _users(folder)
     if users:
-        why = f", although {status.reason}" if status.state != "complete" else ""
+        although = f", although {status.reason}" if status.state != "complete" else ""
         return (
-            f"{folder} is not replaced while a training uses it: {some(users)}{why}. For that, wait until that "
-            f"training has ended, or end it, and start this command again."
+            f"{folder} is not replaced while a training uses it{although}. Wait until that training has ended, or end "
+            f"it, and start this command again. In use by {some(users).rstrip('.')}."
         )
     return None
 

@@ -43,7 +43,7 @@ USERS = Path("canvas_data", "in_use")  # a lock for each training that reads the
 
 @dataclass(frozen=True)
 class CanvasDataStatus:
-    """What is known of a folder of canvas data; `reason` says it in words.
+    """State of a folder of canvas data; `reason` describes it for messages.
 
     Attributes:
         usable: whether nothing but the raw cases differs: the data is whole and can be trained with as it is.
@@ -74,7 +74,7 @@ def ensure_canvas_data(
     force: bool = False,
     on_ready: Callable[[Path], Any] | None = None,
 ) -> Path:
-    """Makes sure that the canvas data of a configuration is there, whole and up to date. Returns its folder.
+    """Make sure that the canvas data of a configuration is there, whole and up to date. Returns its folder.
 
     Any number of processes may call this at the same time: one preprocesses under a lock, the others wait for it. The
     lock ends with the process that holds it, however that ends. A failure leaves what was there before as it was.
@@ -123,7 +123,7 @@ def ensure_canvas_data(
                 raise HRMedSegError(as_it_is)
         if as_it_is is not None:
             log(f"Warning: this training uses the canvas data as it is. {as_it_is}")
-        elif force or status.state != "complete":
+        elif cases is not None and (force or status.state != "complete"):
             refuse_names_of_labels(cases)
             log(f"Resizing {len(cases)} cases to the canvas ({status.reason}). Data folder: {folder}")
             with _new_folder_in_place_of(folder) as new_folder:
@@ -154,7 +154,7 @@ def ensure_canvas_data(
 def canvas_data_status(
     folder: Path, dataset_json: dict[str, Any], cases: dict[str, RawCase] | None
 ) -> CanvasDataStatus:
-    """Says whether `folder` holds complete canvas data, made of these raw cases as they are now.
+    """Check whether `folder` holds complete canvas data, made of these raw cases as they are now.
 
     Args:
         folder: the data folder; its name is the plan's `data_identifier`.
@@ -253,7 +253,7 @@ def _unmark(held: BaseFileLock, process: int) -> None:
 
 
 def _users(folder: Path) -> list[str]:
-    """The trainings that use the data now. The marks of others, which were killed, are removed."""
+    """Return the trainings that use the data now, and remove the marks of those that were killed."""
     users = []
     for mark in sorted((folder / USERS).glob("*.lock")):
         try:
@@ -266,20 +266,20 @@ def _users(folder: Path) -> list[str]:
 
 
 def _needed_by_folds(folder: Path, status: CanvasDataStatus, raw_folder: Path | None) -> str | None:
-    """The sentences on cases that folds need and that new data would not have; None if there are none."""
+    """Return a message on cases that folds need and that new data would not have; None if there are none."""
     splits_file = folder.parent / SPLITS
     needed = cases_in_splits(splits_file).intersection(status.missing) if status.missing else None
     return missing_cases(needed, splits_file, str(raw_folder)) if needed else None
 
 
 def _in_use(folder: Path, status: CanvasDataStatus) -> str | None:
-    """The sentences on trainings that use the data, which must not be replaced then; None if there are none."""
+    """Return a message on trainings that use the data, which must not be replaced then; None if there are none."""
     users = _users(folder)
     if users:
-        why = f", although {status.reason}" if status.state != "complete" else ""
+        although = f", although {status.reason}" if status.state != "complete" else ""
         return (
-            f"{folder} is not replaced while a training uses it: {some(users)}{why}. For that, wait until that "
-            f"training has ended, or end it, and start this command again."
+            f"{folder} is not replaced while a training uses it{although}. Wait until that training has ended, or end "
+            f"it, and start this command again. In use by {some(users).rstrip('.')}."
         )
     return None
 

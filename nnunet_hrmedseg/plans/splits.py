@@ -32,7 +32,7 @@ def cases_in_splits(file: Path) -> set[str]:
 
 
 def missing_cases(names: Collection[str], splits_file: Path, raw_folder: str) -> str:
-    """Return the sentences on cases that the folds need and the raw data has no longer.
+    """Return a message on cases that the folds need and the raw data has no longer.
 
     Args:
         raw_folder: of the dataset, or its name if nnUNet_raw is not known.
@@ -48,7 +48,7 @@ def missing_cases(names: Collection[str], splits_file: Path, raw_folder: str) ->
 
 
 def unused_cases(names: Collection[str], splits_file: Path) -> str:
-    """Return the line on cases that were added after nnU-Net made its folds."""
+    """Return a message on cases that were added after nnU-Net made its folds."""
     verb = "is" if len(names) == 1 else "are"
     return (
         f"Warning: {some(sorted(names))} {verb} in the preprocessed data but in no fold of {splits_file}, which was "

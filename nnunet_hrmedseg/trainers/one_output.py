@@ -122,7 +122,7 @@ class OneOutputTrainer(nnUNetTrainer):
             release_and_remove(self.fold_lock)
 
     def _locked_fold(self) -> BaseFileLock | None:
-        """The lock of this fold. It ends with this process, however that ends."""
+        """Return the lock of this fold. It ends with this process, however that ends."""
         file = Path(self.output_folder) / "training.lock"
         try:
             return lock(file)

@@ -415,7 +415,7 @@ class Training:
         data.ensure(on_ready=lambda folder: canvas_data.mark_in_use(folder, "model fold_0", self))
 
 
-IN_USE = "is not replaced while a training uses it: model fold_0"
+IN_USE = "In use by model fold_0"
 
 
 @pytest.mark.parametrize("words", [words for words in CHANGES if "dataset.json" not in words])
@@ -425,7 +425,7 @@ def test_data_is_not_replaced_under_a_running_training(data, words):
     before, truth = data.content(), (data.gt / "c.png").read_bytes()
     _, lines = data.ensure()
     (line,) = lines
-    assert IN_USE in line and words in line
+    assert "is not replaced while a training uses it" in line and IN_USE in line and words in line
     assert data.content() == before
     assert (data.gt / "c.png").read_bytes() == truth  # validation compares with what is trained with
 

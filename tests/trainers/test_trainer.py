@@ -406,7 +406,7 @@ def test_data_is_not_made_again_while_a_trainer_uses_it(dataset, tmp_path):
         force=True,
         log=lambda line: None,
     )
-    with pytest.raises(HRMedSegError, match=f"uses it: {type(trainer).__name__}__nnUNetPlans__2d fold_0"):
+    with pytest.raises(HRMedSegError, match=f"In use by {type(trainer).__name__}__nnUNetPlans__2d fold_0"):
         make_again()
     del trainer
     gc.collect()

@@ -70,6 +70,8 @@ class Measured(nnUNetTrainer):
         self.num_val_iterations_per_epoch = 1  # nnU-Net's estimate from patches, which is not used here
         self.save_every = 1
         self.encoder_lr = ROW["settings"].get("encoder_lr")
+        if "oversample_foreground_percent" in ROW["settings"]:
+            self.oversample_foreground_percent = ROW["settings"]["oversample_foreground_percent"]
         super().initialize()
         decay = ROW["settings"].get("ema_decay")
         if decay:

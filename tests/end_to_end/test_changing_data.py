@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,7 +21,8 @@ pytestmark = pytest.mark.end_to_end
 @pytest.fixture(scope="module")
 def life(nnunet, regions_model, tmp_path_factory) -> SimpleNamespace:
     """Fold 0 waits after its first epoch. Meanwhile a case is removed and fold 1 trained; then the case is put back,
-    another one changed, and preprocessing tried. At last fold 0 continues to its end."""
+    another one changed, and preprocessing tried. Fold 0 continues to its end. At last a case is added, and fold 1 is
+    trained from the weights of fold 0."""
     copy = nnunet.copy((REGIONS,), tmp_path_factory.mktemp("life"))
     name = copy.dataset(REGIONS)
     raw, preprocessed = copy.raw / name, copy.preprocessed / name
@@ -47,6 +50,12 @@ def life(nnunet, regions_model, tmp_path_factory) -> SimpleNamespace:
     go_on.touch()
     finished = running.wait().output
     made_again = copy.run(*preprocess).output
+
+    for folder, ending in (("imagesTr", "_0000.png"), ("labelsTr", ".png")):
+        shutil.copy(raw / folder / f"{changed}{ending}", raw / folder / f"added{ending}")
+    weights = copy.model(REGIONS, "WaitingHRMedSeg", PLANS) / "fold_0" / "checkpoint_final.pth"
+    started = ("-tr", "TinyHRMedSeg", *CPU, "-pretrained_weights", weights)
+    added = copy.run(*train, 1, "-p", PLANS, *started, **TINY).output
     return SimpleNamespace(**locals())
 
 
@@ -70,3 +79,15 @@ def test_the_data_is_made_again_afterwards(life):
     assert "Resizing" in life.made_again
     copy = life.preprocessed / "gt_segmentations" / life.label.name
     assert copy.read_bytes() == life.label.read_bytes() != life.copied
+
+
+def test_a_case_that_no_fold_uses_is_named(life):
+    assert "in no fold of" in life.added and "added" in life.added
+    assert "Training done" in life.added
+
+
+def test_weights_that_a_training_started_from_are_recorded(life):
+    plans = json.loads((life.copy.model(REGIONS, "TinyHRMedSeg", PLANS) / "plans.json").read_text())
+    started_from = plans["configurations"]["2d"]["encoder_started_from"]
+    assert started_from["file"] == str(life.weights)
+    assert started_from["sha256"] == hashlib.sha256(life.weights.read_bytes()).hexdigest()

@@ -111,6 +111,15 @@ def weights_of_another_network(nnunet: NNUNet) -> tuple:
     return (*train(REGIONS, trainer="nnUNetTrainerHERSeg"), "-pretrained_weights", weights)
 
 
+def case_named_like_labels(nnunet: NNUNet) -> tuple:
+    raw = nnunet.raw / nnunet.dataset(REGIONS)
+    label = sorted((raw / "labelsTr").iterdir())[0]
+    image = raw / "imagesTr" / f"{label.stem}_0000.png"
+    label.rename(label.with_name(f"{label.stem}_seg.png"))
+    image.rename(image.with_name(f"{label.stem}_seg_0000.png"))
+    return ("nnUNetv2_plan_experiment", "-d", REGIONS, "-pl", "nnUNetPlannerHRMedSeg")
+
+
 MISTAKES: tuple[Callable[[NNUNet], tuple], ...] = (
     unknown_data_set,
     canvas_of_100,
@@ -127,6 +136,7 @@ MISTAKES: tuple[Callable[[NNUNet], tuple], ...] = (
     canvas_edited_between_folds,
     canvas_edited_in_the_model,
     weights_of_another_network,
+    case_named_like_labels,
 )
 
 
@@ -265,6 +275,10 @@ def test_a_cascade_is_refused(nnunet, failed):
         ),
         (canvas_edited_between_folds, ["fold_0 of", "64 x 80, now 32 x 32", "configuration of their own"]),
         (canvas_edited_in_the_model, ["trained on a canvas of 64 x 80, but patch_size in its plans.json is 32 x 32"]),
+        (
+            case_named_like_labels,
+            ["Names of cases must not end in _seg", "Rename their files in imagesTr and labelsTr"],
+        ),
         (weights_of_another_network, ["it is of HRMedSeg with 1 image channel", "of HERSeg with 1 image channel"]),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

@@ -233,7 +233,7 @@ def test_an_unknown_network_is_refused():
         hrmedseg_plans(stock_plans(), "2d", num_training_cases=50, network="UNet")
 
 
-@pytest.mark.parametrize("memory, recompute", [(8, True), (16, False)])
+@pytest.mark.parametrize("memory, recompute", [(4, True), (8, False)])
 def test_a_batch_size_that_is_asked_for_is_taken_and_recomputed_where_it_does_not_fit(memory, recompute):
     options = {"num_training_cases": 10, "gpu_memory_target_gb": memory}
     made = hrmedseg_plans(stock_plans(), batch_size=16, **options)

@@ -112,12 +112,12 @@ def test_everything_that_is_skipped_is_named(tmp_path):
     (tmp_path / "sub" / ".cache").mkdir(parents=True)
     for name in ("a.png", "sub/b.jpg"):
         picture().save(tmp_path / name)
-    for name in ("notes.txt", "._a.png", "sub/b.json", "sub/c.json", "sub/d.webp"):
+    for name in ("notes.txt", "._a.png", "sub/b.json", "sub/c.json", "sub/d.heic"):
         (tmp_path / name).touch()
     found = find_images([tmp_path])
     assert names(found, tmp_path) == ["a.png", "sub/b.jpg"]
     # b.json is of b.jpg, as in SA-1B
-    assert found.faults == [f"{tmp_path}: 5 other files are skipped: ._a.png, notes.txt, .cache/, c.json, d.webp"]
+    assert found.faults == [f"{tmp_path}: 5 other files are skipped: ._a.png, notes.txt, .cache/, c.json, d.heic"]
 
 
 def test_what_is_skipped_in_a_shard_and_a_raw_data_set_is_named(tmp_path):

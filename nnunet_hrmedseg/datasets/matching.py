@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from nnunet_hrmedseg.datasets.pixels import is_image_file, stem
+from nnunet_hrmedseg.datasets.polygons import Annotation
 from nnunet_hrmedseg.errors import HRMedSegError, some
 
-__all__ = ["Case", "Matches", "case_names", "list_images", "match"]
+__all__ = ["Case", "Matches", "assign_annotations", "case_names", "list_images", "match"]
 
 CHANNEL = re.compile(r"_0000$")
+RENAME = "give the images different names, and the annotations the same ones or the folders that they lie in."
 BOUNDARY = re.compile(r"[^0-9A-Za-z]")
 
 
@@ -127,6 +130,58 @@ def case_names(images: Sequence[Path], folder: Path) -> dict[str, Path]:
     if twice:
         raise HRMedSegError(f"Several images have the same name without suffix: {some(twice)}. Rename all but one.")
     return {name: file for file, name in stems.items()}
+
+
+def assign_annotations(
+    images: Sequence[Path], folder: Path, annotations: Sequence[Annotation], place: Path
+) -> tuple[dict[Path, Annotation], list[str]]:
+    """Find the annotation of each image: of the same name, and where several have it, in folders of the same names.
+
+    Returns:
+        image -> annotation, and the paths of annotations without an image.
+
+    Raises:
+        HRMedSegError: several annotations fit one image, or several images one annotation.
+    """
+    by_stem: dict[str, list[Path]] = defaultdict(list)
+    for image in images:
+        by_stem[stem(image)].append(image)
+    fitting: dict[Path, list[tuple[int, Annotation]]] = defaultdict(list)
+    unknown = []
+    for annotation in annotations:
+        path = next((path for path in annotation.paths if _same_name(path, by_stem)), None)
+        if path is None:
+            unknown.append(annotation.paths[-1])
+            continue
+        scores = {image: _shared_folders(path, image.relative_to(folder)) for image in _same_name(path, by_stem)}
+        best = [image for image, score in scores.items() if score == max(scores.values())]
+        if len(best) > 1:
+            raise HRMedSegError(f"{path} in {place} may be any of {some(list(map(str, best)))}: {RENAME}")
+        fitting[best[0]].append((scores[best[0]], annotation))
+    result = {}
+    for image, own in fitting.items():
+        most = max(score for score, _ in own)
+        best_own = [annotation for score, annotation in own if score == most]
+        if len(best_own) > 1:
+            raise HRMedSegError(f"{place} annotates {len(best_own)} images that may be {image}: {RENAME}")
+        result[image] = best_own[0]
+        unknown += [annotation.paths[-1] for score, annotation in own if score < most]
+    return result, sorted(unknown)
+
+
+def _same_name(path: str, by_stem: Mapping[str, Sequence[Path]]) -> list[Path]:
+    """Images of this name; or of this name without suffix, which conversions change."""
+    name = Path(PurePosixPath(path).name)
+    same = by_stem.get(stem(name), ())
+    if not is_image_file(name):  # the point of 1.2 may begin no suffix
+        same = by_stem.get(name.name, same)
+    return [image for image in same if image.name == name.name] or list(same)
+
+
+def _shared_folders(path: str, image: Path) -> int:
+    """How many folders above both have the same names."""
+    pairs = zip(reversed(PurePosixPath(path).parts[:-1]), reversed(image.parts[:-1]), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _assign(names: dict[str, Path], masks: Sequence[Path], folder: Path) -> dict[Path, tuple[str, str]]:

@@ -37,6 +37,17 @@ def test_values(tmp_path, values, labels, of_value):
     assert coding.of_value == (of_value or {0: 0, 1: 1, 2: 2, 3: 3})
 
 
+@pytest.mark.parametrize("names", [[], ["polyp"]])
+def test_one_class_saved_as_1_and_as_255_is_not_two_classes(tmp_path, names):
+    mixed = cases(tmp_path, [[0, 1]], [[0, 255]])
+    with pytest.raises(HRMedSegError, match="Some masks have the values 0 and 1, others 0 and 255.*--threshold 1"):
+        find_coding(mixed, names=names)
+    coding = find_coding(mixed, names=names, threshold=1)
+    assert [coding.label_map([(np.array([[0, value]]), None)]).tolist() for value in (1, 255)] == [[[0, 1]]] * 2
+    assert find_coding(mixed, names=["polyp", "tool"]).of_value == {0: 0, 1: 1, 255: 2}
+    assert find_coding(mixed, ignore=255).of_value == {0: 0, 1: 1, 255: 2}
+
+
 def test_ignore_value(tmp_path):
     coding = find_coding(cases(tmp_path, [[0, 1, 2, 255]]), ignore=255)
     assert coding.labels == {"background": 0, "class_1": 1, "class_2": 2, "ignore": 3}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -57,10 +58,22 @@ def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
     """
     if not folder.is_dir():
         raise HRMedSegError(f"There is no folder {folder}.")
-    files = sorted(Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    files = sorted(_files_below(folder))
     hidden = {file for file in files if file.name.startswith(".")}
     images = [file for file in files if is_image_file(file) and file not in hidden]
     return images, [file for file in files if file not in set(images)]
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Follow links to folders, as those of a center's data on a cluster, each folder once."""
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(place, name) for name in names)
 
 
 def match(images_folder: Path, masks_folder: Path) -> Matches:
@@ -123,9 +136,15 @@ def _match_case_folders(
 
 def case_names(images: Sequence[Path], folder: Path) -> dict[str, Path]:
     """Name -> image. A name is the path below the folder with _ for /, without suffix and nnU-Net's channel _0000."""
-    stems = {file: "_".join((*file.relative_to(folder).parts[:-1], stem(file))) for file in images}
+    stems = {file: _joined(file, folder) for file in images}
     if all(CHANNEL.search(name) for name in stems.values()):
         stems = {file: CHANNEL.sub("", name) for file, name in stems.items()}
+    labels = sorted(file.name for file, name in stems.items() if name.endswith("_seg"))
+    if labels:
+        raise HRMedSegError(
+            f"Names of images must not end in _seg: {some(labels)}. nnU-Net would take them for labels and not train "
+            f"with them. Rename these images and their masks."
+        )
     twice = sorted(name for name, count in Counter(stems.values()).items() if count > 1)
     if twice:
         raise HRMedSegError(f"Several images have the same name without suffix: {some(twice)}. Rename all but one.")
@@ -184,6 +203,10 @@ def _shared_folders(path: str, image: Path) -> int:
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
+def _joined(file: Path, folder: Path) -> str:
+    return unicodedata.normalize("NFC", "_".join((*file.relative_to(folder).parts[:-1], stem(file))))
+
+
 def _assign(names: dict[str, Path], masks: Sequence[Path], folder: Path) -> dict[Path, tuple[str, str]]:
     """Mask -> name of its case, and what its own name has beyond that: an affix or a folder."""
     found: dict[Path, tuple[str, str]] = {}
@@ -193,7 +216,7 @@ def _assign(names: dict[str, Path], masks: Sequence[Path], folder: Path) -> dict
     keys = {**stems, **{name: name for name in names}}
     for mask in masks:
         parents, own = mask.relative_to(folder).parts[:-1], stem(mask)
-        whole = "_".join((*parents, own))
+        whole = _joined(mask, folder)
         if whole in names:
             found[mask] = whole, ""
         elif own in stems:

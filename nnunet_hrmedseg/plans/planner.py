@@ -6,7 +6,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -15,12 +14,13 @@ from nnunet_hrmedseg.plans.canvas_choice import canvases, describe_canvases
 from nnunet_hrmedseg.plans.object_sizes import measure_thickness
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 from nnunet_hrmedseg.plans.plan_check import check_channels
-from nnunet_hrmedseg.plans.raw_cases import find_raw_cases, refuse_names_of_labels
+from nnunet_hrmedseg.plans.raw_cases import find_raw_cases
+from nnunet_hrmedseg.plans.stock_planning import StockPlanning
 
 __all__ = ["nnUNetPlannerHRMedSeg"]
 
 
-class nnUNetPlannerHRMedSeg(ExperimentPlanner):
+class nnUNetPlannerHRMedSeg(StockPlanning):
     """Write `nnUNetHRMedSegPlans` with the configurations `2d` (1024 x 1024), `2d_512` and `2d_fit`.
 
     `2d_fit` has the aspect ratio of the median image. There is no 3D configuration, as the network is a 2D one. The
@@ -36,11 +36,6 @@ class nnUNetPlannerHRMedSeg(ExperimentPlanner):
         **kwargs,
     ):
         super().__init__(dataset_name_or_id, gpu_memory_target_in_gb, preprocessor_name, plans_name, **kwargs)
-
-    def plan_experiment(self) -> dict[str, Any]:
-        refuse_names_of_labels(self.dataset)
-        super().plan_experiment()
-        return self.plans
 
     def save_plans(self, plans: dict[str, Any]) -> None:
         stock = plans["configurations"]["2d"]

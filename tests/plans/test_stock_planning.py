@@ -1,0 +1,28 @@
+"""dataset.json as it must be for nnU-Net's planning."""
+
+import pytest
+
+from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.plans.stock_planning import check_description
+
+CHANNELS = {"0": "R", "1": "G", "2": "B"}
+LABELS = {"background": 0, "cell": 1}
+
+
+@pytest.mark.parametrize("labels", [LABELS, {"background": 0, "whole": [1, 2], "core": 2}, {**LABELS, "ignore": 2}, {"a": "0"}])
+def test_descriptions_of_nnunet(labels):
+    check_description({"channel_names": CHANNELS, "labels": labels})
+
+
+@pytest.mark.parametrize(
+    ("channels", "labels", "message"),
+    [
+        ({"R": 0, "G": 1, "B": 2}, LABELS, r"channel_names .* such as .*\"0\": \"R\".*, not {'R': 0"),
+        (["R", "G", "B"], LABELS, "channel_names .* not \\['R'"),
+        (CHANNELS, {"0": "background", "1": "cell"}, "labels .* nnU-Net v1 had them the other way round"),
+        (CHANNELS, {"background": 0, "cell": None}, "labels .*, not {'background': 0, 'cell': None}"),
+    ],
+)
+def test_descriptions_written_the_other_way_round(channels, labels, message):
+    with pytest.raises(HRMedSegError, match=message):
+        check_description({"channel_names": channels, "labels": labels})

@@ -10,6 +10,7 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.json_values import label_value
 from nnunet_hrmedseg.plans.canvas_choice import canvases, describe_canvases
 from nnunet_hrmedseg.plans.object_sizes import measure_thickness
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
@@ -67,11 +68,8 @@ class nnUNetPlannerHRMedSeg(StockPlanning):
     def _thickness(self):
         """Measure the objects of the raw labels; nothing where they cannot be read, which preprocessing reports."""
         cases = find_raw_cases(Path(self.raw_dataset_folder), self.dataset_json)
-        labels = {
-            name: value
-            for name, value in self.dataset_json["labels"].items()
-            if name not in ("background", "ignore") and value != 0
-        }
+        labels = {name: label_value(name, value) for name, value in self.dataset_json["labels"].items()}
+        labels = {name: value for name, value in labels.items() if name != "ignore" and value not in (0, (0,))}
         try:
             return measure_thickness(cases, labels, self.dataset_json) if cases else {}
         except HRMedSegError as error:

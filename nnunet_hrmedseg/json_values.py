@@ -8,7 +8,7 @@ from typing import Any
 
 from nnunet_hrmedseg.errors import HRMedSegError
 
-__all__ = ["is_dict", "is_int", "is_list", "is_number", "is_text", "label_value"]
+__all__ = ["is_dict", "is_int", "is_list", "is_number", "is_text", "label_value", "numeric_labels"]
 
 
 def is_int(value: Any) -> bool:
@@ -46,3 +46,13 @@ def label_value(name: str, value: Any) -> Any:
             f"labels in dataset.json gives {name} the value {value!r:.100}; nnU-Net v2 has names with whole numbers, "
             f'or lists of them for regions: {{"background": 0, "tumor": 1}}.'
         ) from None
+
+
+def numeric_labels(dataset_json: dict[str, Any]) -> dict[str, int | list[int]]:
+    """Return the labels of dataset.json with their values as numbers; regions as lists.
+
+    Raises:
+        HRMedSegError: a value of a form that nnU-Net does not take.
+    """
+    values = {name: label_value(name, value) for name, value in dataset_json["labels"].items()}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

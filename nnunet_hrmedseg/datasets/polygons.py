@@ -51,8 +51,9 @@ class Shape:
         """
         if self.counts:
             if self.extent not in (None, (height, width)):
-                own = size(self.extent)
-                raise HRMedSegError(f"a run-length mask is of {own} pixels, the image of {size((height, width))}")
+                raise HRMedSegError(
+                    f"a run-length mask is of {size(self.extent or ())} pixels, the image of {size((height, width))}"
+                )
             if sum(self.counts) != height * width:
                 raise HRMedSegError(f"a run-length mask is of {sum(self.counts)} pixels, the image of {height * width}")
             values = np.repeat(np.arange(len(self.counts)) % 2, self.counts)

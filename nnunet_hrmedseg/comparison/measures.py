@@ -27,6 +27,7 @@ from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn, region
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.json_values import label_value
 from nnunet_hrmedseg.plans.raw_cases import find_reader
 from nnunet_hrmedseg.pretraining.stored_images import check_format
 
@@ -80,7 +81,7 @@ class Task:
     @classmethod
     def of_dataset(cls, dataset_json: dict[str, Any], example: Path, tolerance: float, surfaces: bool) -> Task:
         """Make a task from a dataset.json and one reference segmentation, by which reader and measures are chosen."""
-        labels = {name: _label(name, value) for name, value in dataset_json["labels"].items()}
+        labels = {name: label_value(name, value) for name, value in dataset_json["labels"].items()}
         ignore = labels.pop("ignore", None)
         classes = {name: label for name, label in labels.items() if label not in (0, (0,))}
         if not classes:
@@ -156,17 +157,6 @@ def slice_dice(truth: np.ndarray, prediction: np.ndarray) -> float:
     if not sizes.any():
         return math.nan
     return float((2 * (truth & prediction).sum((1, 2))[sizes > 0] / sizes[sizes > 0]).mean())
-
-
-def _label(name: str, value: Any) -> Any:
-    """Return a value of dataset.json's labels as numbers, in whatever form nnU-Net takes it: 1, "1", [1, 2]."""
-    try:
-        return tuple(map(int, value)) if isinstance(value, list) else int(value)
-    except (TypeError, ValueError):
-        raise HRMedSegError(
-            f"labels in dataset.json gives {name} the value {value!r:.100}; nnU-Net v2 has names with whole numbers, "
-            f'or lists of them for regions: {{"background": 0, "tumor": 1}}.'
-        ) from None
 
 
 def surface_measures(

@@ -25,6 +25,7 @@ from nnunet_hrmedseg.datasets.pixels import orientation, read_image
 from nnunet_hrmedseg.datasets.sources import MaskSource, find_source
 from nnunet_hrmedseg.errors import HRMedSegError, size, some
 from nnunet_hrmedseg.files import put_folder
+from nnunet_hrmedseg.plans.splits import NNUNET_FOLDS
 
 __all__ = ["DatasetSummary", "make_dataset"]
 
@@ -130,6 +131,12 @@ def make_dataset(
             f"names look like several images of one patient or video ({found[0]}..., {found[1]} such beginnings). Then "
             f"keep them in one fold with --groups, or validation is too optimistic."
         )
+    if group_of is None and len(summary.cases) < NNUNET_FOLDS:
+        summary.warnings.append(
+            f"{len(summary.cases)} cases are fewer than nnU-Net's {NNUNET_FOLDS} folds: train with all in the place of "
+            f"the fold, or give --groups"
+        )
+    summary.warnings += _alike(summary.cases)
     show(summary.describe())
     if dry_run:
         return summary
@@ -147,6 +154,14 @@ def make_dataset(
     summary.folder = folder
     summary.splits = folder / SPLITS if group_of is not None else None
     return summary
+
+
+def _alike(cases: Sequence[str]) -> list[str]:
+    lower = Counter(case.lower() for case in cases)
+    alike = [case for case in cases if lower[case.lower()] > 1]
+    if not alike:
+        return []
+    return [f"{some(alike)} differ in upper and lower case alone: on Windows and macOS one would replace the other"]
 
 
 def _free_folder(raw: Path, number: int, name: str, overwrite: bool) -> Path:

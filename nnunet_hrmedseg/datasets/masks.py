@@ -179,19 +179,26 @@ def find_coding(
                 f"The files show the classes {some(list(classes))}; --classes names {some(list(names))}."
             )
         return Coding("files", _numbered(list(names or classes)))
-    values, found = _values_and_colors(files)
+    values, found, sets = _values_and_colors(files)
     if found or colors:
         return _color_coding(found, names, colors)
+    if len(names) < 2:
+        _check_for_two_codings(values, sets, ignore)
     return _value_coding(values, names, ignore)
 
 
-def _values_and_colors(files: Sequence[Path]) -> tuple[list[int], list[Color]]:
-    """All values of the masks in order; or all their colors, the most frequent first, where some are in color."""
+def _values_and_colors(files: Sequence[Path]) -> tuple[list[int], list[Color], set[frozenset[int]]]:
+    """All values of the masks in order, or all their colors, the most frequent first, where some are in color.
+
+    Returns:
+        values, colors, and the values that stand together in one file.
+    """
     palettes = {_palette(file) for file in files} - {None}
     # indices mean the same in all files only if their palettes do
     by_color = len(palettes) > 1
     values: set[int] = set()
     counts: Counter[Color] = Counter()
+    sets: set[frozenset[int]] = set()
     for file in files:
         pixels = read_mask(file, color=by_color)
         if pixels.ndim == 3:
@@ -200,7 +207,9 @@ def _values_and_colors(files: Sequence[Path]) -> tuple[list[int], list[Color]]:
         else:
             if not np.issubdtype(pixels.dtype, np.integer) and (pixels != np.round(pixels)).any():
                 raise HRMedSegError(f"The mask {file} holds fractions. Round its values to class numbers first.")
-            values.update(np.unique(pixels).astype(int).tolist())
+            own = np.unique(pixels).astype(int).tolist()
+            values.update(own)
+            sets.add(frozenset(own))
         if max(len(values), len(counts)) > MOST_CLASSES:
             kind = "colors" if counts else "values"
             raise HRMedSegError(
@@ -211,7 +220,17 @@ def _values_and_colors(files: Sequence[Path]) -> tuple[list[int], list[Color]]:
     if counts:
         for value in values - {0}:
             counts[value, value, value] += 1
-    return sorted(values), [color for color, _ in counts.most_common() if color != BLACK]
+    return sorted(values), [color for color, _ in counts.most_common() if color != BLACK], sets
+
+
+def _check_for_two_codings(values: Sequence[int], sets: set[frozenset[int]], ignore: int | None) -> None:
+    """Refuse masks of one class that are 0 and 1 in some files and 0 and 255 in others."""
+    both = {1, 255}
+    if {value for value in values if value not in (0, ignore)} == both and not any(both <= own for own in sets):
+        raise HRMedSegError(
+            "Some masks have the values 0 and 1, others 0 and 255, and none has both 1 and 255, as if one class was "
+            "saved in two ways. If so, give --threshold 1; if they are two classes, name both with --classes."
+        )
 
 
 def _palette(file: Path) -> bytes | None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from nnunet_hrmedseg.datasets.pixels import is_image_file, stem
+from nnunet_hrmedseg.datasets.polygons import Annotation
 from nnunet_hrmedseg.errors import HRMedSegError, some
 
-__all__ = ["Case", "Matches", "case_names", "list_images", "match"]
+__all__ = ["Case", "Matches", "assign_annotations", "case_names", "list_images", "match"]
 
 CHANNEL = re.compile(r"_0000$")
+RENAME = "give the images different names, and the annotations the same ones or the folders that they lie in."
 BOUNDARY = re.compile(r"[^0-9A-Za-z]")
 
 
@@ -54,10 +58,22 @@ def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
     """
     if not folder.is_dir():
         raise HRMedSegError(f"There is no folder {folder}.")
-    files = sorted(Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    files = sorted(_files_below(folder))
     hidden = {file for file in files if file.name.startswith(".")}
     images = [file for file in files if is_image_file(file) and file not in hidden]
     return images, [file for file in files if file not in set(images)]
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Follow links to folders, as those of a center's data on a cluster, each folder once."""
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(place, name) for name in names)
 
 
 def match(images_folder: Path, masks_folder: Path) -> Matches:
@@ -120,13 +136,75 @@ def _match_case_folders(
 
 def case_names(images: Sequence[Path], folder: Path) -> dict[str, Path]:
     """Name -> image. A name is the path below the folder with _ for /, without suffix and nnU-Net's channel _0000."""
-    stems = {file: "_".join((*file.relative_to(folder).parts[:-1], stem(file))) for file in images}
+    stems = {file: _joined(file, folder) for file in images}
     if all(CHANNEL.search(name) for name in stems.values()):
         stems = {file: CHANNEL.sub("", name) for file, name in stems.items()}
+    labels = sorted(file.name for file, name in stems.items() if name.endswith("_seg"))
+    if labels:
+        raise HRMedSegError(
+            f"Names of images must not end in _seg: {some(labels)}. nnU-Net would take them for labels and not train "
+            f"with them. Rename these images and their masks."
+        )
     twice = sorted(name for name, count in Counter(stems.values()).items() if count > 1)
     if twice:
         raise HRMedSegError(f"Several images have the same name without suffix: {some(twice)}. Rename all but one.")
     return {name: file for file, name in stems.items()}
+
+
+def assign_annotations(
+    images: Sequence[Path], folder: Path, annotations: Sequence[Annotation], place: Path
+) -> tuple[dict[Path, Annotation], list[str]]:
+    """Find the annotation of each image: of the same name, and where several have it, in folders of the same names.
+
+    Returns:
+        image -> annotation, and the paths of annotations without an image.
+
+    Raises:
+        HRMedSegError: several annotations fit one image, or several images one annotation.
+    """
+    by_stem: dict[str, list[Path]] = defaultdict(list)
+    for image in images:
+        by_stem[stem(image)].append(image)
+    fitting: dict[Path, list[tuple[int, Annotation]]] = defaultdict(list)
+    unknown = []
+    for annotation in annotations:
+        path = next((path for path in annotation.paths if _same_name(path, by_stem)), None)
+        if path is None:
+            unknown.append(annotation.paths[-1])
+            continue
+        scores = {image: _shared_folders(path, image.relative_to(folder)) for image in _same_name(path, by_stem)}
+        best = [image for image, score in scores.items() if score == max(scores.values())]
+        if len(best) > 1:
+            raise HRMedSegError(f"{path} in {place} may be any of {some(list(map(str, best)))}: {RENAME}")
+        fitting[best[0]].append((scores[best[0]], annotation))
+    result = {}
+    for image, own in fitting.items():
+        most = max(score for score, _ in own)
+        best_own = [annotation for score, annotation in own if score == most]
+        if len(best_own) > 1:
+            raise HRMedSegError(f"{place} annotates {len(best_own)} images that may be {image}: {RENAME}")
+        result[image] = best_own[0]
+        unknown += [annotation.paths[-1] for score, annotation in own if score < most]
+    return result, sorted(unknown)
+
+
+def _same_name(path: str, by_stem: Mapping[str, Sequence[Path]]) -> list[Path]:
+    """Images of this name; or of this name without suffix, which conversions change."""
+    name = Path(PurePosixPath(path).name)
+    same = by_stem.get(stem(name), ())
+    if not is_image_file(name):  # the point of 1.2 may begin no suffix
+        same = by_stem.get(name.name, same)
+    return [image for image in same if image.name == name.name] or list(same)
+
+
+def _shared_folders(path: str, image: Path) -> int:
+    """How many folders above both have the same names."""
+    pairs = zip(reversed(PurePosixPath(path).parts[:-1]), reversed(image.parts[:-1]), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _joined(file: Path, folder: Path) -> str:
+    return unicodedata.normalize("NFC", "_".join((*file.relative_to(folder).parts[:-1], stem(file))))
 
 
 def _assign(names: dict[str, Path], masks: Sequence[Path], folder: Path) -> dict[Path, tuple[str, str]]:
@@ -138,7 +216,7 @@ def _assign(names: dict[str, Path], masks: Sequence[Path], folder: Path) -> dict
     keys = {**stems, **{name: name for name in names}}
     for mask in masks:
         parents, own = mask.relative_to(folder).parts[:-1], stem(mask)
-        whole = "_".join((*parents, own))
+        whole = _joined(mask, folder)
         if whole in names:
             found[mask] = whole, ""
         elif own in stems:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,9 +30,10 @@ def is_image_file(file: Path) -> bool:
 
 
 def stem(file: Path) -> str:
-    """Return the name without its suffix; `.nii.gz` is one suffix."""
+    """Return the name without its suffix, in composed characters; `.nii.gz` is one suffix."""
     suffix = next((suffix for suffix in IMAGE_SUFFIXES if file.name.lower().endswith(suffix)), file.suffix)
-    return file.name[: len(file.name) - len(suffix)]
+    # macOS stores ü as u and two dots, in two characters
+    return unicodedata.normalize("NFC", file.name[: len(file.name) - len(suffix)])
 
 
 def read_image(file: Path) -> np.ndarray:

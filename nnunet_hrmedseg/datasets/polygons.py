@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import base64
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.datasets.pixels import is_image_file
+from nnunet_hrmedseg.errors import HRMedSegError, size
 from nnunet_hrmedseg.files import json_object
 
-__all__ = ["Shape", "is_annotation_source", "read_shapes"]
+__all__ = ["Annotation", "Shape", "is_annotation_source", "read_annotations"]
 
 FILLED = ("polygon", "rectangle", "circle")
+FEWEST_NUMBERS = 6  # of an outline: three points
 
 
 @dataclass(frozen=True)
 class Shape:
-    """An outline of a class: its points (x, y) in pixels, or runs of pixels (COCO's uncompressed RLE)."""
+    """An area of a class.
+
+    Attributes:
+        category: name of the class.
+        points: outline (x, y) in pixels.
+        counts: runs of pixels (COCO's uncompressed RLE), instead of an outline.
+        extent: (height, width) that the runs are of, if known.
+        pixels: (H, W) bool (labelme's mask), instead of an outline.
+        corner: (x, y) of the first of these pixels.
+    """
 
     category: str
     points: tuple[tuple[float, float], ...] = ()
     counts: tuple[int, ...] = ()
+    extent: tuple[int, int] | None = None
+    pixels: np.ndarray | None = None
+    corner: tuple[int, int] = (0, 0)
 
     def mask(self, height: int, width: int) -> np.ndarray:
         """Return (H, W) bool.
@@ -34,89 +50,157 @@ class Shape:
             HRMedSegError: runs that do not fill the image.
         """
         if self.counts:
+            if self.extent not in (None, (height, width)):
+                raise HRMedSegError(
+                    f"a run-length mask is of {size(self.extent or ())} pixels, the image of {size((height, width))}"
+                )
             if sum(self.counts) != height * width:
                 raise HRMedSegError(f"a run-length mask is of {sum(self.counts)} pixels, the image of {height * width}")
             values = np.repeat(np.arange(len(self.counts)) % 2, self.counts)
             return values.reshape(width, height).T.astype(bool)
+        if self.pixels is not None:
+            result, (x, y) = np.zeros((height, width), bool), self.corner
+            own = self.pixels[max(0, -y) :, max(0, -x) :]
+            place = result[max(0, y) :, max(0, x) :][: own.shape[0], : own.shape[1]]
+            place[:] = own[: place.shape[0], : place.shape[1]]
+            return result
         drawn = Image.new("1", (width, height))
         ImageDraw.Draw(drawn).polygon(self.points, fill=1, outline=1)
         return np.asarray(drawn)
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """The shapes of one image.
+
+    Attributes:
+        paths: by which the image is looked for, the most reliable first; / stands between folders.
+        size: (height, width) of the image when it was annotated; None if not known.
+        shapes: later ones lie over earlier ones.
+    """
+
+    paths: tuple[str, ...]
+    size: tuple[int, int] | None = None
+    shapes: list[Shape] = field(default_factory=list)
 
 
 def is_annotation_source(place: Path) -> bool:
     """Whether this is a COCO file, or a folder with labelme's files."""
     if place.is_file():
         return place.suffix.lower() == ".json"
-    return place.is_dir() and any(place.glob("*.json")) and not any(place.glob("dataset.json"))
+    if not place.is_dir() or any(place.rglob("dataset.json")):
+        return False
+    files = _json_files(place)
+    masks = any(is_image_file(file) for file in place.rglob("*"))
+    return bool(files) and (not masks or any(map(_has_shapes, files)))
 
 
-def read_shapes(place: Path) -> tuple[dict[str, list[Shape]], list[str], list[str]]:
+def read_annotations(place: Path) -> tuple[list[Annotation], list[str], list[str]]:
     """Read all shapes.
 
     Returns:
-        file name of an image (without folders) -> its shapes, classes in their order, and notes on what was left out.
+        annotated images, classes in their order, and notes on what was left out.
 
     Raises:
         HRMedSegError: a file that is not of the format.
     """
     if place.is_file():
         return _read_coco(place)
-    return _read_labelme(sorted(place.glob("*.json")))
+    return _read_labelme(_json_files(place), place)
 
 
-def _read_coco(file: Path) -> tuple[dict[str, list[Shape]], list[str], list[str]]:
+def _json_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*.json") if not file.name.startswith("."))
+
+
+def _has_shapes(file: Path) -> bool:
+    try:
+        return isinstance(json_object(file, "labelme file").get("shapes"), list)
+    except HRMedSegError:
+        return False
+
+
+def _read_coco(file: Path) -> tuple[list[Annotation], list[str], list[str]]:
     content = json_object(file, "COCO file")
+    left_out: Counter[str] = Counter()
     try:
         categories = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
-        images = {entry["id"]: _base_name(entry["file_name"]) for entry in content["images"]}
-        shapes: dict[str, list[Shape]] = {name: [] for name in images.values()}
-        notes: list[str] = []
-        boxes = 0
+        images = {}
+        for entry in content["images"]:
+            extent = _extent(entry.get("height"), entry.get("width"))
+            images[entry["id"]] = Annotation((_slashes(entry["file_name"]),), extent)
+        if len(images) < len(content["images"]):
+            raise ValueError("several images have the same id")
         for annotation in content["annotations"]:
-            category, name = categories[annotation["category_id"]], images[annotation["image_id"]]
+            category, image = categories[annotation["category_id"]], images[annotation["image_id"]]
             segmentation = annotation.get("segmentation")
             if isinstance(segmentation, Mapping):
                 if isinstance(segmentation["counts"], str):
                     raise HRMedSegError(
-                        f"{file} holds compressed run-length masks (image {name}). Decode them with pycocotools "
-                        f"(annToMask) and save the masks as PNG."
+                        f"{file} holds compressed run-length masks (image {image.paths[0]}). Decode them with "
+                        f"pycocotools (annToMask) and save the masks as PNG."
                     )
-                shapes[name].append(Shape(category, counts=tuple(map(int, segmentation["counts"]))))
+                counts, extent = tuple(map(int, segmentation["counts"])), _extent(*segmentation.get("size", (0, 0)))
+                image.shapes.append(Shape(category, counts=counts, extent=extent))
             elif segmentation:
-                shapes[name] += [Shape(category, _pairs(polygon)) for polygon in segmentation]
+                for polygon in segmentation:
+                    _append_outline(image.shapes, category, polygon, left_out)
             else:
-                boxes += 1
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+                left_out["annotations are boxes without an outline"] += 1
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise HRMedSegError(f"{file} is not a COCO file ({type(error).__name__}: {error}).") from error
-    if boxes:
-        notes.append(f"{boxes} annotations are boxes without an outline and were left out")
-    used = {shape.category for own in shapes.values() for shape in own}
-    return shapes, [name for name in categories.values() if name in used], notes
+    used = {shape.category for image in images.values() for shape in image.shapes}
+    return list(images.values()), [name for name in categories.values() if name in used], _left_out(left_out)
 
 
-def _read_labelme(files: Sequence[Path]) -> tuple[dict[str, list[Shape]], list[str], list[str]]:
-    shapes: dict[str, list[Shape]] = {}
-    left_out: dict[str, int] = defaultdict(int)
+def _read_labelme(files: Sequence[Path], folder: Path) -> tuple[list[Annotation], list[str], list[str]]:
+    annotations: list[Annotation] = []
+    left_out: Counter[str] = Counter()
     for file in files:
         content = json_object(file, "labelme file")
         try:
-            own = []
+            # labelme itself finds the file by its name; the path in it is of the image before it was renamed
+            paths = [file.relative_to(folder).with_suffix("").as_posix()]
+            if content.get("imagePath"):
+                paths.append(_slashes(content["imagePath"]))
+            own = Annotation(tuple(paths), _extent(content.get("imageHeight"), content.get("imageWidth")))
             for entry in content["shapes"]:
-                kind = entry.get("shape_type", "polygon")
-                if kind not in FILLED:
-                    left_out[kind] += 1
-                    continue
-                own.append(Shape(str(entry["label"]), _outline(kind, entry["points"])))
-            shapes[_base_name(content.get("imagePath") or file.stem)] = own
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+                kind, name = entry.get("shape_type") or "polygon", str(entry["label"])
+                if kind == "mask":
+                    own.shapes.append(_labelme_mask(name, entry))
+                elif kind == "polygon":
+                    numbers = [value for point in entry["points"] for value in point]
+                    _append_outline(own.shapes, name, numbers, left_out)
+                elif kind in FILLED:
+                    own.shapes.append(Shape(name, _outline(kind, entry["points"])))
+                else:
+                    left_out[f"shapes of the type {kind} have no area"] += 1
+            annotations.append(own)
+        except (AttributeError, KeyError, TypeError, ValueError, IndexError, OSError) as error:
             raise HRMedSegError(f"{file} is not a labelme file ({type(error).__name__}: {error}).") from error
-    notes = [f"{count} shapes of the type {kind} have no area and were left out" for kind, count in left_out.items()]
-    return shapes, sorted({shape.category for own in shapes.values() for shape in own}), notes
+    return annotations, sorted({shape.category for own in annotations for shape in own.shapes}), _left_out(left_out)
+
+
+def _labelme_mask(category: str, entry: Mapping[str, Any]) -> Shape:
+    """Decode a mask, as labelme's AI tools save it: a PNG of the part of the image that begins at the first point."""
+    with Image.open(BytesIO(base64.b64decode(entry["mask"])), formats=["PNG"]) as image:
+        pixels = np.asarray(image.convert("L")) > 0
+    x, y = (round(float(value)) for value in entry["points"][0])
+    return Shape(category, pixels=pixels, corner=(x, y))
+
+
+def _append_outline(shapes: list[Shape], category: str, numbers: Sequence[float], left_out: Counter[str]) -> None:
+    """Add x, y, x, y, ...; a slip of the mouse, of one or two points, is counted instead."""
+    if len(numbers) % 2:
+        raise ValueError(f"an outline of {len(numbers)} numbers; pairs are needed")
+    if len(numbers) < FEWEST_NUMBERS:
+        left_out["outlines have fewer than three points"] += 1
+        return
+    pairs = zip(numbers[::2], numbers[1::2], strict=True)
+    shapes.append(Shape(category, tuple((float(x), float(y)) for x, y in pairs)))
 
 
 def _outline(kind: str, points: Any) -> tuple[tuple[float, float], ...]:
-    if kind == "polygon":
-        return _pairs([value for point in points for value in point])
     (x0, y0), (x1, y1) = points
     if kind == "rectangle":
         return (x0, y0), (x1, y0), (x1, y1), (x0, y1)
@@ -124,11 +208,13 @@ def _outline(kind: str, points: Any) -> tuple[tuple[float, float], ...]:
     return tuple((float(x0 + radius * np.cos(a)), float(y0 + radius * np.sin(a))) for a in angles)
 
 
-def _pairs(values: Sequence[float]) -> tuple[tuple[float, float], ...]:
-    if len(values) < 6 or len(values) % 2:
-        raise ValueError(f"an outline of {len(values)} numbers; at least three pairs are needed")
-    return tuple((float(x), float(y)) for x, y in zip(values[::2], values[1::2], strict=True))
+def _extent(height: Any, width: Any) -> tuple[int, int] | None:
+    return (int(height), int(width)) if height and width else None
 
 
-def _base_name(path: str) -> str:
-    return str(path).replace("\\", "/").rpartition("/")[2]
+def _left_out(counts: Counter[str]) -> list[str]:
+    return [f"{count} {what} and were left out" for what, count in counts.items()]
+
+
+def _slashes(path: Any) -> str:
+    return str(path).replace("\\", "/")

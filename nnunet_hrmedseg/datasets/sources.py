@@ -9,12 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_hrmedseg.datasets.masks import Coding, Color, find_coding, read_mask
-from nnunet_hrmedseg.datasets.matching import Case, Matches, case_names, list_images, match
+from nnunet_hrmedseg.datasets.matching import Case, Matches, assign_annotations, case_names, list_images, match
 from nnunet_hrmedseg.datasets.pixels import orientation, turn
-from nnunet_hrmedseg.datasets.polygons import Shape, is_annotation_source, read_shapes
+from nnunet_hrmedseg.datasets.polygons import Annotation, is_annotation_source, read_annotations
 from nnunet_hrmedseg.errors import HRMedSegError, size, some
 
 __all__ = ["MaskSource", "find_source"]
+
+# names that labelme and COCO tools give to these two
+BACKGROUND = ("background", "_background_", "__background__")
+IGNORE = ("ignore", "_ignore_", "__ignore__")
 
 
 class MaskSource(ABC):
@@ -76,27 +80,32 @@ class Polygons(MaskSource):
     """Masks as outlines in a COCO file or labelme's files. Later shapes lie over earlier ones."""
 
     def __init__(self, images_folder: Path, place: Path, classes: Sequence[str]):
-        shapes, found, notes = read_shapes(place)
-        if classes and not set(found) <= set(classes):
-            raise HRMedSegError(f"{place} has the classes {some(found)}; --classes names {some(list(classes))}.")
-        names = list(classes or found)
+        annotations, found, notes = read_annotations(place)
+        named = [name for name in found if name not in (*BACKGROUND, *IGNORE)]
+        if classes and not set(named) <= set(classes):
+            raise HRMedSegError(f"{place} has the classes {some(named)}; --classes names {some(list(classes))}.")
+        names = list(classes or named)
         if not names:
             raise HRMedSegError(f"{place} holds no shape with an area.")
         self.labels = {"background": 0, **{name: index for index, name in enumerate(names, start=1)}}
+        if set(found) & set(IGNORE):
+            self.labels["ignore"] = len(self.labels)
+        self.values = {
+            **self.labels,
+            **dict.fromkeys(BACKGROUND, 0),
+            **dict.fromkeys(IGNORE, self.labels.get("ignore", 0)),
+        }
         self.place = place
         images, _ = list_images(images_folder)
-        by_name = {**{Path(name).stem: own for name, own in shapes.items()}, **shapes}
-        self.shapes: dict[str, list[Shape]] = {}
+        self.annotations: dict[str, Annotation] = {}
         self.cases, missing = [], []
+        assigned, unknown = assign_annotations(images, images_folder, annotations, place)
         for name, file in case_names(images, images_folder).items():
-            own = by_name.get(file.name, by_name.get(file.stem))
-            if own is None:
+            if file not in assigned:
                 missing.append(file)
                 continue
             self.cases.append(Case(name, file, ()))
-            self.shapes[name] = own
-        known = {file.name for file in images} | {file.stem for file in images}
-        unknown = sorted(name for name in shapes if name not in known and Path(name).stem not in known)
+            self.annotations[name] = assigned[file]
         self.notes = list(notes)
         if missing:
             self.notes.append(f"{len(missing)} images without annotation were left out: {_names(missing)}")
@@ -109,13 +118,23 @@ class Polygons(MaskSource):
         return f"outlines in {self.place}"
 
     def label_map(self, case: Case, shape: tuple[int, int]) -> np.ndarray:
-        result = np.zeros(shape, np.uint8)
-        for outline in self.shapes[case.name]:
+        annotation = self.annotations[case.name]
+        annotated = annotation.size or shape
+        turned = annotated != shape and annotated[::-1] == shape and orientation(case.image) in (5, 6, 7, 8)
+        if annotated != shape and not turned:
+            raise HRMedSegError(
+                f"{case.image} has {size(shape)} pixels; {self.place} annotates it at {size(annotated)} (height x "
+                f"width), so the outlines would lie in the wrong places. Take the image that was annotated, or correct "
+                f"the width and height in the annotation if they alone are wrong."
+            )
+        result = np.zeros(annotated, np.uint8)
+        for outline in annotation.shapes:
             try:
-                result[outline.mask(*shape)] = self.labels[outline.category]
+                result[outline.mask(*annotated)] = self.values[outline.category]
             except HRMedSegError as error:
                 raise HRMedSegError(f"{self.place}, image {case.image.name}: {error}.") from error
-        return result
+        # annotated as the image is stored, which is shown turned by its EXIF orientation
+        return turn(result, orientation(case.image)) if turned else result
 
 
 def find_source(

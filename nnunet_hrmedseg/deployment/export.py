@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.hub import local_path
+from nnunet_hrmedseg.shell import quoted
 
 __all__ = ["export"]
 
@@ -44,7 +45,8 @@ def export(args: argparse.Namespace) -> int:
             weights=args.weights or "float32",
             overwrite=args.overwrite,
         )
-        print(f"Written: {written}. Predict with it: hrmedseg predict-onnx -i IMAGES -o MASKS -m {written}")
+        command = f"hrmedseg predict-onnx -i IMAGES -o MASKS -m {quoted(str(written))}"
+        print(f"Written: {written}. Predict with it: {command}")
         needed = package_needed(Sidecar.read(written).image_reader)
         if needed:
             print(f"The images of this model are read by {needed}, which prediction needs: pip install {needed}")

@@ -15,6 +15,7 @@ import numpy as np
 
 from nnunet_hrmedseg.errors import HRMedSegError, size
 from nnunet_hrmedseg.file_names import case_and_channel
+from nnunet_hrmedseg.files import read_json
 from nnunet_hrmedseg.image_check import warn_of_lost_bits
 
 __all__ = [
@@ -173,7 +174,7 @@ def _read_tiff_volume(file: Path) -> tuple[np.ndarray, Geometry]:
     if pixels.ndim != 3:
         raise HRMedSegError(f"{file} has {pixels.ndim} axes; the model was trained with TIFF volumes of three.")
     beside = _spacing_files(file)
-    spacing = json.loads(beside[0].read_text())["spacing"] if beside else [1, 1, 1]
+    spacing = read_json(beside[0])["spacing"] if beside else [1, 1, 1]
     return pixels[None], {"spacing": spacing}
 
 

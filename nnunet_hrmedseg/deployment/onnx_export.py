@@ -21,6 +21,7 @@ from nnunet_hrmedseg.deployment.onnx_predict import INPUT, OUTPUT, open_session
 from nnunet_hrmedseg.deployment.sidecar import READERS, SCHEMES, SIDECAR, Normalization, Sidecar
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.files import check_output_folder, json_object, kept_if_not_written, output_folder, put_folder
+from nnunet_hrmedseg.json_values import numeric_labels
 from nnunet_hrmedseg.plans.networks import network_name_of
 from nnunet_hrmedseg.plans.overrides import is_hrmedseg_configuration, resolved_configuration
 from nnunet_hrmedseg.plans.trained_with import check_trained_with
@@ -164,7 +165,7 @@ def _sidecar(predictor: nnUNetPredictor, folds: Sequence[str], weights: str) -> 
         normalization=normalization,
         canvas=[int(side) for side in configuration.patch_size],
         transpose_forward=[int(axis) for axis in plans.transpose_forward],
-        labels=predictor.dataset_json["labels"],
+        labels=numeric_labels(predictor.dataset_json),
         regions_class_order=predictor.dataset_json.get("regions_class_order"),
         mirror_axes=[int(axis) for axis in predictor.allowed_mirroring_axes or ()],
         image_reader=plans.plans["image_reader_writer"],

@@ -47,6 +47,7 @@ from nnunet_hrmedseg.files import (
     read_json,
     sha256_of,
 )
+from nnunet_hrmedseg.json_values import numeric_labels
 from nnunet_hrmedseg.plans.overrides import is_hrmedseg_configuration
 from nnunet_hrmedseg.pretraining.teachers.loading import load_checkpoint
 from nnunet_hrmedseg.registration.names import REGISTERED
@@ -239,7 +240,7 @@ def _card(model: SharedModel, licence: str, postprocessing: str) -> dict[str, An
         "configuration": configuration,
         "previous_stage": model.configuration.get("previous_stage"),
         "folds": list(model.folds),
-        "labels": model.dataset["labels"],
+        "labels": numeric_labels(model.dataset),
         "regions_class_order": model.dataset.get("regions_class_order"),
         "channels": channels_of(model.dataset),
         "file_ending": model.dataset["file_ending"],

@@ -6,21 +6,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.json_values import label_value
 from nnunet_hrmedseg.plans.canvas_choice import canvases, describe_canvases
 from nnunet_hrmedseg.plans.object_sizes import measure_thickness
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 from nnunet_hrmedseg.plans.plan_check import check_channels
-from nnunet_hrmedseg.plans.raw_cases import find_raw_cases, refuse_names_of_labels
+from nnunet_hrmedseg.plans.raw_cases import find_raw_cases
+from nnunet_hrmedseg.plans.stock_planning import StockPlanning
 
 __all__ = ["nnUNetPlannerHRMedSeg"]
 
 
-class nnUNetPlannerHRMedSeg(ExperimentPlanner):
+class nnUNetPlannerHRMedSeg(StockPlanning):
     """Write `nnUNetHRMedSegPlans` with the configurations `2d` (1024 x 1024), `2d_512` and `2d_fit`.
 
     `2d_fit` has the aspect ratio of the median image. There is no 3D configuration, as the network is a 2D one. The
@@ -36,11 +37,6 @@ class nnUNetPlannerHRMedSeg(ExperimentPlanner):
         **kwargs,
     ):
         super().__init__(dataset_name_or_id, gpu_memory_target_in_gb, preprocessor_name, plans_name, **kwargs)
-
-    def plan_experiment(self) -> dict[str, Any]:
-        refuse_names_of_labels(self.dataset)
-        super().plan_experiment()
-        return self.plans
 
     def save_plans(self, plans: dict[str, Any]) -> None:
         stock = plans["configurations"]["2d"]
@@ -72,11 +68,8 @@ class nnUNetPlannerHRMedSeg(ExperimentPlanner):
     def _thickness(self):
         """Measure the objects of the raw labels; nothing where they cannot be read, which preprocessing reports."""
         cases = find_raw_cases(Path(self.raw_dataset_folder), self.dataset_json)
-        labels = {
-            name: value
-            for name, value in self.dataset_json["labels"].items()
-            if name not in ("background", "ignore") and value != 0
-        }
+        labels = {name: label_value(name, value) for name, value in self.dataset_json["labels"].items()}
+        labels = {name: value for name, value in labels.items() if name != "ignore" and value not in (0, (0,))}
         try:
             return measure_thickness(cases, labels, self.dataset_json) if cases else {}
         except HRMedSegError as error:

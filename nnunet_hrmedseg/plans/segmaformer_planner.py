@@ -5,20 +5,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.plans.raw_cases import refuse_names_of_labels
 from nnunet_hrmedseg.plans.segmaformer import segmaformer_plans
+from nnunet_hrmedseg.plans.stock_planning import StockPlanning
 
 __all__ = ["nnUNetPlannerSegMaFormer"]
 
 CONFIGURATIONS = ("3d_fullres", "3d_lowres")
 
 
-class nnUNetPlannerSegMaFormer(ExperimentPlanner):
+class nnUNetPlannerSegMaFormer(StockPlanning):
     """Writes `nnUNetSegMaFormerPlans`, which hold the 3D configurations alone, without the cascade.
 
     The memory target (`-gpu_memory_target`, GB) sets patch and batch as nnU-Net plans them for its own U-Net.
@@ -38,11 +37,6 @@ class nnUNetPlannerSegMaFormer(ExperimentPlanner):
         if configuration_name == "3d_fullres":
             return "nnUNetPlans_3d_fullres"  # the same data, as for nnU-Net's own ResEnc planners
         return super().generate_data_identifier(configuration_name)
-
-    def plan_experiment(self) -> dict[str, Any]:
-        refuse_names_of_labels(self.dataset)
-        super().plan_experiment()
-        return self.plans
 
     def save_plans(self, plans: dict[str, Any]) -> None:
         found = [name for name in CONFIGURATIONS if name in plans["configurations"]]

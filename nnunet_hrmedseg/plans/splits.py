@@ -8,9 +8,10 @@ from pathlib import Path
 from nnunet_hrmedseg.errors import HRMedSegError, some
 from nnunet_hrmedseg.files import read_json
 
-__all__ = ["SPLITS", "cases_in_splits", "missing_cases", "unused_cases"]
+__all__ = ["NNUNET_FOLDS", "SPLITS", "cases_in_splits", "missing_cases", "too_few_cases", "unused_cases"]
 
 SPLITS = "splits_final.json"
+NNUNET_FOLDS = 5  # that nnU-Net makes where there is no such file
 
 
 def cases_in_splits(file: Path) -> set[str]:
@@ -44,6 +45,18 @@ def missing_cases(names: Collection[str], splits_file: Path, raw_folder: str) ->
         f"  - remove them from {splits_file.name}: the canvas data is then made again without them; or\n"
         f"  - begin again: delete {splits_file.name} and run nnUNetv2_preprocess. nnU-Net makes new folds, and folds "
         f"that were trained before must be trained again."
+    )
+
+
+def too_few_cases(names: Collection[str], splits_file: Path) -> str:
+    """Return a message on cases that are fewer than nnU-Net's folds."""
+    return (
+        f"The preprocessed data has {'1 case' if len(names) == 1 else f'{len(names)} cases'} ({some(sorted(names))}), "
+        f"and nnU-Net needs at least {NNUNET_FOLDS} to make its {NNUNET_FOLDS} folds. Either\n"
+        f"  - train with all cases: give all in the place of the fold; or\n"
+        f"  - write {splits_file} yourself: a list of folds, each with the names under train and val; or\n"
+        f"  - if there should be more, look at the names in imagesTr: CASE_0000 is one case, and CASE_0001 another "
+        f"channel of it."
     )
 
 

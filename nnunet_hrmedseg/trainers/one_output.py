@@ -19,7 +19,14 @@ from nnunet_hrmedseg.files import replacing
 from nnunet_hrmedseg.gpu import check_gpu, gpu_limitations, out_of_memory
 from nnunet_hrmedseg.locks import LockHeld, lock, release_and_remove
 from nnunet_hrmedseg.plans.overrides import STARTED_FROM
-from nnunet_hrmedseg.plans.splits import SPLITS, cases_in_splits, missing_cases, unused_cases
+from nnunet_hrmedseg.plans.splits import (
+    NNUNET_FOLDS,
+    SPLITS,
+    cases_in_splits,
+    missing_cases,
+    too_few_cases,
+    unused_cases,
+)
 from nnunet_hrmedseg.plans.trained_with import check_trained_with
 from nnunet_hrmedseg.trainers.gradient_layout import lay_out_gradients_as_weights
 from nnunet_hrmedseg.trainers.progress import EpochProgress
@@ -139,11 +146,13 @@ class OneOutputTrainer(nnUNetTrainer):
         """Split as nnU-Net does. Cases that are missing stop the training here: in a worker they would go unnamed.
 
         Raises:
-            HRMedSegError: cases of this fold are not in the preprocessed data.
+            HRMedSegError: cases of this fold are not in the preprocessed data, or nnU-Net cannot make folds of so few.
         """
-        training, validation = super().do_split()
         present = set(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
         splits_file = Path(self.preprocessed_dataset_folder_base) / SPLITS
+        if self.fold != "all" and len(present) < NNUNET_FOLDS and not splits_file.is_file():
+            raise HRMedSegError(too_few_cases(present, splits_file))
+        training, validation = super().do_split()
         absent = {*training, *validation} - present
         if absent:
             raw = f"nnUNet_raw/{self.plans_manager.dataset_name}"

@@ -263,3 +263,13 @@ def test_dataset_that_nnunet_refuses_is_not_put_in_place(folders, monkeypatch):
     with pytest.raises(HRMedSegError, match="integrity check refuses the dataset .*\nError: labels wrong"):
         make(folders)
     assert not any((folders / "raw").iterdir())
+
+
+def test_few_cases_and_names_that_some_systems_do_not_tell_apart_are_reported(folders):
+    for case in ("a", "A", "b"):
+        Image.fromarray(picture()).save(folders / "images" / f"{case}.png")
+        Image.fromarray(square()).save(folders / "masks" / f"{case}.png")
+    summary = make(folders, dry_run=True)
+    assert any("cases are fewer than nnU-Net's 5 folds" in warning for warning in summary.warnings)
+    if len(summary.cases) == 3:  # a system that tells them apart
+        assert any(warning.startswith("A, a differ in upper and lower case alone") for warning in summary.warnings)

@@ -37,6 +37,17 @@ def test_values(tmp_path, values, labels, of_value):
     assert coding.of_value == (of_value or {0: 0, 1: 1, 2: 2, 3: 3})
 
 
+@pytest.mark.parametrize("names", [[], ["polyp"]])
+def test_one_class_saved_as_1_and_as_255_is_not_two_classes(tmp_path, names):
+    mixed = cases(tmp_path, [[0, 1]], [[0, 255]])
+    with pytest.raises(HRMedSegError, match="Some masks have the values 0 and 1, others 0 and 255.*--threshold 1"):
+        find_coding(mixed, names=names)
+    coding = find_coding(mixed, names=names, threshold=1)
+    assert [coding.label_map([(np.array([[0, value]]), None)]).tolist() for value in (1, 255)] == [[[0, 1]]] * 2
+    assert find_coding(mixed, names=["polyp", "tool"]).of_value == {0: 0, 1: 1, 255: 2}
+    assert find_coding(mixed, ignore=255).of_value == {0: 0, 1: 1, 255: 2}
+
+
 def test_ignore_value(tmp_path):
     coding = find_coding(cases(tmp_path, [[0, 1, 2, 255]]), ignore=255)
     assert coding.labels == {"background": 0, "class_1": 1, "class_2": 2, "ignore": 3}
@@ -197,3 +208,30 @@ def test_nothing_matches_or_is_there(tmp_path):
     folder(tmp_path, "images", {"a.bmp": EMPTY})
     with pytest.raises(HRMedSegError, match="same name without suffix: a"):
         match(images, tmp_path / "masks")
+
+
+def one_pair(image, mask):
+    for file in (image, mask):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.eye(4, dtype=np.uint8)).save(file)
+
+
+def test_composed_and_decomposed_names_match(tmp_path):
+    one_pair(tmp_path / "images" / "Gru\u0308n 1.png", tmp_path / "masks" / "Gr\u00fcn 1.png")
+    (case,) = match(tmp_path / "images", tmp_path / "masks").cases
+    assert case.name == "Gr\u00fcn 1"
+
+
+def test_linked_folders_are_searched_once(tmp_path):
+    one_pair(tmp_path / "center" / "images" / "a.png", tmp_path / "center" / "masks" / "a.png")
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "center").symlink_to(tmp_path / "center" / kind, target_is_directory=True)
+        (tmp_path / kind / "again").symlink_to(tmp_path / kind, target_is_directory=True)
+    assert [case.name for case in match(tmp_path / "images", tmp_path / "masks").cases] == ["center_a"]
+
+
+def test_images_that_nnunet_takes_for_labels_are_refused(tmp_path):
+    one_pair(tmp_path / "images" / "a_seg.png", tmp_path / "masks" / "a_seg.png")
+    with pytest.raises(HRMedSegError, match="must not end in _seg: a_seg.png.*Rename these images"):
+        match(tmp_path / "images", tmp_path / "masks")

@@ -1,6 +1,9 @@
 """COCO and labelme files as masks."""
 
+import base64
 import json
+from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,8 @@ from nnunet_hrmedseg.datasets.sources import find_source
 from nnunet_hrmedseg.errors import HRMedSegError
 
 SHAPE = 10, 12
+SQUARE = [[1, 2], [4, 2], [4, 6], [1, 6]]
+ORIENTATION = 0x0112  # EXIF tag
 
 
 @pytest.fixture
@@ -60,9 +65,13 @@ def test_coco_files_that_cannot_be_used(images, tmp_path):
         find_source(images, compressed)
     with pytest.raises(HRMedSegError, match="is not a COCO file"):
         find_source(images, coco(tmp_path, [{"image_id": 77, "category_id": 5}]))
-    short = coco(tmp_path, [{"image_id": 1, "category_id": 5, "segmentation": {"counts": [3, 4], "size": [1, 7]}}])
+    short = coco(tmp_path, [{"image_id": 1, "category_id": 5, "segmentation": {"counts": [3, 4], "size": [10, 12]}}])
     source = find_source(images, short)
     with pytest.raises(HRMedSegError, match="a run-length mask is of 7 pixels, the image of 120"):
+        source.label_map(source.cases[0], SHAPE)
+    turned = coco(tmp_path, [{"image_id": 1, "category_id": 5, "segmentation": {"counts": [0, 120], "size": [12, 10]}}])
+    source = find_source(images, turned)
+    with pytest.raises(HRMedSegError, match="a run-length mask is of 12 x 10 pixels, the image of 10 x 12"):
         source.label_map(source.cases[0], SHAPE)
 
 
@@ -83,3 +92,132 @@ def test_labelme_shapes(images, tmp_path):
     assert any("1 shapes of the type point" in note for note in source.notes)
     with pytest.raises(HRMedSegError, match="has the classes cup, disc; --classes names other"):
         find_source(images, folder, classes=["other"])
+
+
+def expected_square(value=1):
+    label = np.zeros(SHAPE, np.uint8)
+    label[2:7, 1:5] = value
+    return label
+
+
+def coco_of_squares(tmp_path, *entries):
+    """Each image has the same square; of the second one it is of another class."""
+    file = tmp_path / "annotations.json"
+    content = {
+        "images": [{"id": index, **entry} for index, entry in enumerate(entries)],
+        "categories": [{"id": 0, "name": "first"}, {"id": 1, "name": "second"}],
+        "annotations": [
+            {"image_id": index, "category_id": index, "segmentation": [np.ravel(SQUARE).tolist()]}
+            for index in range(len(entries))
+        ],
+    }
+    file.write_text(json.dumps(content))
+    return file
+
+
+def image_file(file: Path, shape=SHAPE, **options):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros(shape, np.uint8)).save(file, **options)
+
+
+def label_maps(source):
+    return {case.name: source.label_map(case, SHAPE) for case in source.cases}
+
+
+def labelme(file: Path, shapes, **content):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"shapes": shapes, **content}))
+
+
+def square(label="first", **changes):
+    return {"label": label, "shape_type": "polygon", "points": SQUARE, **changes}
+
+
+def test_coco_images_of_one_name_in_two_folders_keep_their_own_outlines(tmp_path):
+    for folder in ("day", "night"):
+        image_file(tmp_path / "images" / folder / "frame.png")
+    file = coco_of_squares(tmp_path, {"file_name": "data\\day\\frame.png"}, {"file_name": "data/night/frame.png"})
+    labels = label_maps(find_source(tmp_path / "images", file))
+    np.testing.assert_array_equal(labels["day_frame"], expected_square(1))
+    np.testing.assert_array_equal(labels["night_frame"], expected_square(2))
+
+
+def test_coco_images_that_cannot_be_told_apart_are_refused(tmp_path):
+    image_file(tmp_path / "images" / "day" / "frame.png")
+    one_name_twice = coco_of_squares(tmp_path, {"file_name": "frame.png"}, {"file_name": "frame.png"})
+    with pytest.raises(HRMedSegError, match="annotates 2 images that may be .*frame.png: give the images different"):
+        find_source(tmp_path / "images", one_name_twice)
+    image_file(tmp_path / "images" / "night" / "frame.png")
+    with pytest.raises(HRMedSegError, match=r"frame.png in .* may be any of .*day.*night"):
+        find_source(tmp_path / "images", coco_of_squares(tmp_path, {"file_name": "frame.png"}))
+
+
+def test_one_of_two_images_of_one_name_is_annotated(tmp_path):
+    for folder in ("day", "night"):
+        image_file(tmp_path / "images" / folder / "frame.png")
+    source = find_source(tmp_path / "images", coco_of_squares(tmp_path, {"file_name": "day/frame.png"}))
+    assert list(label_maps(source)) == ["day_frame"]
+    assert any("1 images without annotation were left out: frame.png" in note for note in source.notes)
+
+
+def test_outlines_on_an_image_of_another_size_are_refused(images, tmp_path):
+    for width, height in ((24, 20), (10, 12)):
+        file = coco_of_squares(tmp_path, {"file_name": "a.png", "width": width, "height": height})
+        source = find_source(images, file)
+        with pytest.raises(HRMedSegError, match=f"has 10 x 12 pixels; .* annotates it at {height} x {width}"):
+            label_maps(source)
+    labelme(tmp_path / "labels" / "a.json", [square()], imageHeight=20, imageWidth=24)
+    with pytest.raises(HRMedSegError, match="annotates it at 20 x 24"):
+        label_maps(find_source(images, tmp_path / "labels"))
+
+
+def test_outlines_on_an_image_as_it_is_stored_are_turned_with_it(tmp_path):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    image_file(tmp_path / "images" / "a.jpg", SHAPE[::-1], exif=exif)  # stored 12 x 10, shown 10 x 12
+    file = coco_of_squares(tmp_path, {"file_name": "a.jpg", "width": 10, "height": 12})
+    expected = np.zeros(SHAPE[::-1], np.uint8)
+    expected[2:7, 1:5] = 1
+    (label,) = label_maps(find_source(tmp_path / "images", file)).values()
+    np.testing.assert_array_equal(label, np.rot90(expected, -1))
+
+
+def test_masks_of_labelme_and_its_background(images, tmp_path):
+    stream = BytesIO()
+    Image.fromarray(np.array([[1, 1, 0], [0, 1, 1]], bool)).save(stream, "PNG")
+    mask = base64.b64encode(stream.getvalue()).decode()
+    shapes = [
+        square("second", shape_type="mask", mask=mask, points=[[4, 3], [6, 4]]),
+        square("first", shape_type="mask", mask=mask, points=[[10, 9], [12, 10]]),  # over the image's edge
+        square("_background_", points=[[5, 4], [5, 4], [5, 4]]),
+        square("__ignore__", points=[[0, 0], [1, 0], [0, 0]]),
+        square("first", points=[[3, 3]]),
+    ]
+    labelme(tmp_path / "labels" / "a.json", shapes)
+    source = find_source(images, tmp_path / "labels")
+    assert source.labels == {"background": 0, "first": 1, "second": 2, "ignore": 3}
+    expected = np.zeros(SHAPE, np.uint8)
+    expected[3, 4:6], expected[4, 6], expected[9, 10:], expected[0, :2] = 2, 2, 1, 3
+    np.testing.assert_array_equal(label_maps(source)["a"], expected)
+    assert source.notes[0] == "1 outlines have fewer than three points and were left out"
+
+
+def test_labelme_files_that_were_renamed_with_their_images(images, tmp_path):
+    labelme(tmp_path / "labels" / "a.json", [square("first")], imagePath="b.png")
+    labelme(tmp_path / "labels" / "b.json", [square("second")], imagePath="IMG_0001.png")
+    labels = label_maps(find_source(images, tmp_path / "labels"))
+    np.testing.assert_array_equal(labels["a"], expected_square(1))
+    np.testing.assert_array_equal(labels["b"], expected_square(2))
+
+
+def test_labelme_files_named_otherwise_than_their_images(images, tmp_path):
+    labelme(tmp_path / "labels" / "first_reader_1.json", [square()], imagePath="C:\\scans\\b.png")
+    np.testing.assert_array_equal(label_maps(find_source(images, tmp_path / "labels"))["b"], expected_square())
+
+
+def test_mask_files_beside_another_json(images, tmp_path):
+    for case in "ab":
+        image_file(tmp_path / "masks" / f"{case}.png")
+    Image.fromarray(expected_square(255)).save(tmp_path / "masks" / "a.png")
+    (tmp_path / "masks" / "classes.json").write_text('{"polyp": 255}')
+    np.testing.assert_array_equal(label_maps(find_source(images, tmp_path / "masks"))["a"], expected_square())

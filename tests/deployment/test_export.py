@@ -374,3 +374,14 @@ def test_sharing_gets_its_arguments(monkeypatch, tmp_path, capsys):
         "overwrite": False,
     }
     assert str(output) in capsys.readouterr().out
+
+
+def test_labels_as_text_are_exported_as_numbers(plain, tmp_path):
+    model = shutil.copytree(plain, tmp_path / plain.name)
+    file = model / "dataset.json"
+    description = json.loads(file.read_text())
+    wanted = description["labels"]
+    # nnU-Net takes all but the ignore label as text
+    description["labels"] = {name: value if name == "ignore" else str(value) for name, value in wanted.items()}
+    file.write_text(json.dumps(description))
+    assert Sidecar.read(export_onnx(model, tmp_path / "onnx")).labels == wanted

@@ -171,8 +171,10 @@ def test_tiff_volumes_with_their_spacing(tmp_path):
     file = tmp_path / "a_0000.tif"
     tifffile.imwrite(file, RANDOM.integers(0, 255, (5, 6, 7), dtype=np.uint8))
     (tmp_path / "a.json").write_text(json.dumps({"spacing": [3, 2, 1]}))
-    image = read_image([file], "Tiff3DIO")
     wanted, properties = Tiff3DIO().read_images([str(file)])
+    # editors on Windows begin a file with this mark; nnU-Net does not read that
+    (tmp_path / "a.json").write_text(json.dumps({"spacing": [3, 2, 1]}), encoding="utf-8-sig")
+    image = read_image([file], "Tiff3DIO")
     np.testing.assert_array_equal(image.data, wanted)
     (tmp_path / "out").mkdir()
     write_label_map((wanted[0] > 99).astype(np.uint8), tmp_path / "out" / "a.tif", "Tiff3DIO", image.geometry)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -86,3 +87,12 @@ def test_images_are_sent_to_hrmedseg(dataset):
     with pytest.raises(HRMedSegError, match="-pl nnUNetPlannerHRMedSeg"):
         nnUNetPlannerSegMaFormer("Dataset001_Test").plan_experiment()
     assert not file.exists()
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_trainings_without_workers_can_be_planned(dataset, monkeypatch, workers):
+    monkeypatch.setenv("nnUNet_n_proc_DA", workers)
+    dataset([12, 60, 64], [6.0, 1.0, 1.0])
+    plans = nnUNetPlannerSegMaFormer("Dataset001_Test").plan_experiment()
+    assert list(plans["configurations"]["3d_fullres"]["patch_size"]) == [12, 64, 64]
+    assert os.environ["nnUNet_n_proc_DA"] == workers

@@ -434,6 +434,23 @@ def test_a_case_that_is_in_the_splits_and_not_in_the_data_is_named(dataset, tmp_
     assert len(trainer.dataloader_train.data_loader._data.identifiers) == 5
 
 
+def test_fewer_cases_than_folds_are_trained_with_all_or_with_folds_of_the_user(dataset, tmp_path):
+    description = dataset(LABELS)
+    raw = tmp_path / "nnUNet_raw" / "Dataset001_Test"
+    for folder in ("imagesTr", "labelsTr"):
+        for file in (raw / folder).glob("case_[34]*"):
+            file.unlink()
+    with pytest.raises(HRMedSegError, match=r"has 3 cases \(case_0, case_1, case_2\), and nnU-Net needs at least 5"):
+        _trainer(description).on_train_start()
+    trainer = _trainer(description, fold="all")
+    trainer.on_train_start()
+    trainer.on_train_end()
+    _write_splits(tmp_path, "case_0", "case_1", "case_2")
+    trainer = _trainer(description)
+    trainer.on_train_start()
+    assert trainer.do_split() == (["case_1", "case_2"], ["case_0"])
+
+
 def test_cases_that_no_fold_uses_are_reported_once(dataset, tmp_path):
     description = dataset(LABELS)
     _write_splits(tmp_path, *(f"case_{number}" for number in range(5)))

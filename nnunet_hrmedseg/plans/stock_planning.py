@@ -1,0 +1,66 @@
+"""What the planners of this package share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+
+from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.plans.raw_cases import refuse_names_of_labels
+
+__all__ = ["StockPlanning", "check_description"]
+
+WORKERS = "nnUNet_n_proc_DA"
+
+
+class StockPlanning(ExperimentPlanner):
+    """nnU-Net's planner, which also works where nnUNet_n_proc_DA is 0, as for trainings without worker processes."""
+
+    def plan_experiment(self) -> dict[str, Any]:
+        check_description(self.dataset_json)
+        refuse_names_of_labels(self.dataset)
+        super().plan_experiment()
+        return self.plans
+
+    @staticmethod
+    def static_estimate_VRAM_usage(*args, **kwargs):
+        # nnU-Net estimates with as many threads as there are workers, and torch refuses to have none
+        none = os.environ.get(WORKERS) == "0"
+        if none:
+            os.environ[WORKERS] = "1"
+        try:
+            return ExperimentPlanner.static_estimate_VRAM_usage(*args, **kwargs)
+        finally:
+            if none:
+                os.environ[WORKERS] = "0"
+
+
+def check_description(dataset_json: Mapping[str, Any]) -> None:
+    """Refuse channels and labels that are written the other way round, as labels were for nnU-Net v1.
+
+    Raises:
+        HRMedSegError: channel_names is not number: name, or labels is not name: number.
+    """
+    channels, labels = dataset_json.get("channel_names", {}), dataset_json.get("labels", {})
+    if not _maps(channels, lambda key: str(key).isdigit(), lambda value: isinstance(value, str)):
+        raise HRMedSegError(
+            f"channel_names in dataset.json must be a number and a name for each channel, such as "
+            f'{{"0": "R", "1": "G", "2": "B"}}, not {channels}.'
+        )
+    if not _maps(labels, lambda key: not str(key).isdigit(), _is_label):
+        raise HRMedSegError(
+            f"labels in dataset.json must be a name and a number for each class, such as "
+            f'{{"background": 0, "lesion": 1}}, not {labels}. nnU-Net v1 had them the other way round.'
+        )
+
+
+def _maps(pairs: Any, is_key: Callable[[Any], bool], is_value: Callable[[Any], bool]) -> bool:
+    return isinstance(pairs, Mapping) and all(is_key(key) and is_value(value) for key, value in pairs.items())
+
+
+def _is_label(value: Any) -> bool:
+    # nnU-Net itself takes "1" for 1
+    return all(str(one).isdigit() for one in (value if isinstance(value, list | tuple) else [value]))

@@ -1,0 +1,48 @@
+"""dataset.json as it must be for nnU-Net's planning."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.plans.planner import nnUNetPlannerHRMedSeg
+from nnunet_hrmedseg.plans.stock_planning import check_description
+
+CHANNELS = {"0": "R", "1": "G", "2": "B"}
+LABELS = {"background": 0, "cell": 1}
+
+
+@pytest.mark.parametrize(
+    "labels", [LABELS, {"background": 0, "whole": [1, 2], "core": 2}, {**LABELS, "ignore": 2}, {"a": "0"}]
+)
+def test_descriptions_of_nnunet(labels):
+    check_description({"channel_names": CHANNELS, "labels": labels})
+
+
+@pytest.mark.parametrize(
+    ("channels", "labels", "message"),
+    [
+        ({"R": 0, "G": 1, "B": 2}, LABELS, r"channel_names .* such as .*\"0\": \"R\".*, not {'R': 0"),
+        (["R", "G", "B"], LABELS, "channel_names .* not \\['R'"),
+        (CHANNELS, {"0": "background", "1": "cell"}, "labels .* nnU-Net v1 had them the other way round"),
+        (CHANNELS, {"background": 0, "cell": None}, "labels .*, not {'background': 0, 'cell': None}"),
+    ],
+)
+def test_descriptions_written_the_other_way_round(channels, labels, message):
+    with pytest.raises(HRMedSegError, match=message):
+        check_description({"channel_names": channels, "labels": labels})
+
+
+@pytest.mark.parametrize("value", [1, "1", [1], ["1"]])
+def test_objects_are_measured_in_each_form_of_a_label(tmp_path, value):
+    mask = np.zeros((20, 30), np.uint8)
+    mask[5:10, 4:24] = 1
+    for folder, name in (("imagesTr", "a_0000.png"), ("labelsTr", "a.png")):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(mask).save(tmp_path / folder / name)
+    description = {"channel_names": {"0": "grey"}, "labels": {"background": "0", "cell": value}, "file_ending": ".png"}
+    planner = SimpleNamespace(raw_dataset_folder=str(tmp_path), dataset_json=description)
+    (cell,) = nnUNetPlannerHRMedSeg._thickness(planner).values()
+    assert cell.part == pytest.approx(5 / 20) and cell.objects == 1

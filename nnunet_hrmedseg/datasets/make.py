@@ -25,12 +25,12 @@ from nnunet_hrmedseg.datasets.pixels import orientation, read_image
 from nnunet_hrmedseg.datasets.sources import MaskSource, find_source
 from nnunet_hrmedseg.errors import HRMedSegError, size, some
 from nnunet_hrmedseg.files import put_folder
-from nnunet_hrmedseg.plans.splits import NNUNET_FOLDS
+from nnunet_hrmedseg.plans.splits import NNUNET_FOLDS, SPLITS
 
 __all__ = ["DatasetSummary", "make_dataset"]
 
 CHANNEL_NAMES = {1: ("grey",), 3: ("R", "G", "B")}
-SHEET, SPLITS = "contact_sheet.png", "splits_final.json"
+SHEET = "contact_sheet.png"
 TOO_MANY_FAULTS = 20  # faults shown
 
 
@@ -221,7 +221,7 @@ def _scan(source: MaskSource) -> tuple[DatasetSummary, list[tuple[str, Image.Ima
     empty = [name for name in source.classes if not summary.cases_with[name]]
     if empty:
         summary.warnings.append(f"no case shows {some(empty)}")
-    blank = sum(1 for case in summary.cases) - max(summary.cases_with[name] for name in source.classes)
+    blank = len(summary.cases) - max(summary.cases_with[name] for name in source.classes)
     if len(source.classes) == 1 and blank:
         summary.warnings.append(f"{blank} masks are empty")
     return summary, tiles

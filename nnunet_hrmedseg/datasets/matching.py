@@ -45,7 +45,6 @@ class Matches:
     images_without_mask: list[Path] = field(default_factory=list)
     masks_without_image: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
-    affix: str = ""
     classes: list[str] = field(default_factory=list)
     objects: bool = False
 
@@ -265,12 +264,9 @@ def _trim(text: str) -> str:
 
 def _describe(result: Matches, of_case: dict[str, list[tuple[Path, str]]]) -> None:
     """Decide whether several masks of a case are classes or objects."""
-    several = any(len(own) > 1 for own in of_case.values())
-    affixes = Counter(affix for own in of_case.values() for _, affix in own)
-    if not several:
-        if len(affixes) == 1:
-            result.affix = next(iter(affixes))
+    if all(len(own) == 1 for own in of_case.values()):
         return
+    affixes = Counter(affix for own in of_case.values() for _, affix in own)
     repeated = [affix for affix, count in affixes.items() if count > 1 or len(of_case) == 1]
     words = [affix for affix in affixes if affix and not re.fullmatch(r"[\d_\-. ]+", affix)]
     result.objects = not (len(words) == len(affixes) and len(repeated) == len(affixes))

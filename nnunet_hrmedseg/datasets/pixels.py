@@ -12,7 +12,7 @@ import tifffile
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nnunet_hrmedseg.errors import HRMedSegError, size
-from nnunet_hrmedseg.pretraining.image_formats import FORMATS, large_images_allowed
+from nnunet_hrmedseg.pretraining.image_formats import FORMATS, ORIENTATION, large_images_allowed
 
 __all__ = ["IMAGE_SUFFIXES", "is_image_file", "orientation", "read_image", "stem", "turn"]
 
@@ -21,7 +21,6 @@ TIFF = (".tif", ".tiff")
 VOLUMES = (".nii.gz", ".nii", ".mha", ".nrrd")
 DICOM = (".dcm", ".dicom")
 IMAGE_SUFFIXES = (*NATURAL, *TIFF, *DICOM, *VOLUMES)
-ORIENTATION = 0x0112  # EXIF and TIFF tag
 PNG_SIGNATURE, PNG_BIT_DEPTH, PNG_COLOR = b"\x89PNG\r\n\x1a\n", 24, (2, 6)
 
 

@@ -264,15 +264,15 @@ class OneOutputTrainer(nnUNetTrainer):
 
     def load_checkpoint(self, filename_or_checkpoint) -> None:
         try:
+            trained: dict[str, Any] = {}
             if isinstance(filename_or_checkpoint, str):  # before data is made for another canvas
                 trained = load_as_nnunet_does(filename_or_checkpoint)
                 check_trained_with(trained, self.plans_manager.plans, filename_or_checkpoint)
             super().load_checkpoint(filename_or_checkpoint)
             if self.ema_decay is not None:
                 self.weight_average = WeightAverage(self.plain_network, self.ema_decay)
-                checkpoint = torch.load(filename_or_checkpoint, map_location=self.device, weights_only=False)
-                if WEIGHT_AVERAGE in checkpoint:  # not if it was trained without an average so far
-                    self.weight_average.load_state(checkpoint[WEIGHT_AVERAGE])
+                if WEIGHT_AVERAGE in trained:  # not if it was trained without an average so far
+                    self.weight_average.load_state(trained[WEIGHT_AVERAGE])
         except Exception as error:  # torch and pickle raise whatever they like at damaged files
             if not isinstance(filename_or_checkpoint, str) or isinstance(error, HRMedSegError):
                 raise

@@ -15,7 +15,7 @@ import torch
 from nnunet_hrmedseg.architectures.lgvit import PATCH_SIZE
 from nnunet_hrmedseg.errors import HRMedSegError, one_line, some
 from nnunet_hrmedseg.file_kinds import recognized
-from nnunet_hrmedseg.files import json_object, sha256_of
+from nnunet_hrmedseg.files import json_object
 
 __all__ = [
     "check_canvas",
@@ -25,7 +25,6 @@ __all__ = [
     "names_in",
     "numbers_of_config",
     "refuse_unknown_options",
-    "sha256_of",
 ]
 
 GRID = PATCH_SIZE  # pixels of an image per pixel of the student's embedding

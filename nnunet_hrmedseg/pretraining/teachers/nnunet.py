@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures import HRMedSeg
 from nnunet_hrmedseg.errors import HRMedSegError, one_line, some
-from nnunet_hrmedseg.files import json_object
+from nnunet_hrmedseg.files import json_object, sha256_of
 from nnunet_hrmedseg.nnunet_versions import build_network, find_trainer
 from nnunet_hrmedseg.plans.named_classes import check_named_classes
 from nnunet_hrmedseg.pretraining.teachers.loading import (
@@ -21,7 +21,6 @@ from nnunet_hrmedseg.pretraining.teachers.loading import (
     check_canvas,
     load_checkpoint,
     refuse_unknown_options,
-    sha256_of,
 )
 from nnunet_hrmedseg.pretraining.teachers.nnunet_normalisation import NORMALISATIONS, normalise
 from nnunet_hrmedseg.pretraining.teachers.teacher import Teacher

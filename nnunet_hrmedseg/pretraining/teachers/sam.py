@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_hrmedseg.errors import HRMedSegError, one_line, some
+from nnunet_hrmedseg.files import sha256_of
 from nnunet_hrmedseg.pretraining.teachers.loading import (
     check_canvas,
     fingerprint,
     load_checkpoint,
     names_in,
     refuse_unknown_options,
-    sha256_of,
 )
 from nnunet_hrmedseg.pretraining.teachers.sam_weights import sam_weights
 from nnunet_hrmedseg.pretraining.teachers.teacher import Teacher

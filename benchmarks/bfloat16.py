@@ -24,9 +24,9 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from tqdm import tqdm
 
-from nnunet_hrmedseg.comparison.measures import Task
-from nnunet_hrmedseg.files import finite
-from nnunet_hrmedseg.machine import processor_name
+from nnunet_hrmedseg.io.files import finite
+from nnunet_hrmedseg.io.machine import processor_name
+from nnunet_hrmedseg.measures import Task
 
 RESULTS = Path(__file__).parent / "results" / "bfloat16.json"
 

@@ -323,7 +323,7 @@ def table(work: Path) -> None:
     """Mean Dice over the seeds that both starts have, and the gain over random weights in Dice points."""
     import torch
 
-    from nnunet_hrmedseg.machine import processor_name
+    from nnunet_hrmedseg.io.machine import processor_name
 
     runs = [json.loads(file.read_text()) for file in sorted((work / "runs").glob("*.json"))]
     dice = {(run["task"], run["start"], run["seed"]): run["dice"] for run in runs}

@@ -29,7 +29,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from nnunet_hrmedseg.files import write_atomically
+from nnunet_hrmedseg.io.files import write_atomically
 
 try:
     from benchmarks import full_training_report

@@ -13,8 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nnunet_hrmedseg.files import write_atomically
-from nnunet_hrmedseg.machine import processor_name
+from nnunet_hrmedseg.io.files import write_atomically
+from nnunet_hrmedseg.io.machine import processor_name
 
 try:
     from benchmarks.full_training_rows import DATASETS, ENCODERS, Row, find_row, make_split

@@ -29,9 +29,9 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnU
 from skimage import io
 
 from nnunet_hrmedseg.demo.dataset import PACKAGED
-from nnunet_hrmedseg.files import write_atomically
-from nnunet_hrmedseg.machine import processor_name
-from nnunet_hrmedseg.plans.canvas import resize_images_to_canvas, resize_segmentation_to_canvas
+from nnunet_hrmedseg.io.files import write_atomically
+from nnunet_hrmedseg.io.machine import processor_name
+from nnunet_hrmedseg.preprocessing.canvas import resize_images_to_canvas, resize_segmentation_to_canvas
 from nnunet_hrmedseg.trainers import compact_loading
 from nnunet_hrmedseg.trainers.compact_loading import CompactDataLoader
 

@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.files import read_json, write_atomically
-from nnunet_hrmedseg.machine import processor_name, usable_cores
+from nnunet_hrmedseg.io.files import read_json, write_atomically
+from nnunet_hrmedseg.io.machine import processor_name, usable_cores
 
 HERE = Path(__file__).parent
 TRAINERS = (

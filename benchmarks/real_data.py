@@ -233,7 +233,7 @@ def add_to_recorded(output: Path, recorded: Path) -> None:
 
 
 def report() -> None:
-    from nnunet_hrmedseg.comparison.content import as_content, as_table
+    from nnunet_hrmedseg.evaluation.comparison.content import as_content, as_table
 
     overview = [overview_row("data set", "held-out cases", "model", "Dice", "of each class"), "|---" * 5 + "|"]
     for name, dataset in DATASETS.items():
@@ -256,7 +256,7 @@ def report() -> None:
 
 def overview_rows(name: str, dataset: DataSet, content: dict[str, Any]) -> list[str]:
     """Of docs/results/README.md: a data set's models, the best first."""
-    from nnunet_hrmedseg.comparison.content import interval_text
+    from nnunet_hrmedseg.evaluation.comparison.content import interval_text
 
     titles = {f"{trainer}__{plans}__": title for (trainer, plans), title in MODEL_TITLES.items()}
     mean, classes = next(iter(content["models"][0]["measures"])), content["classes"]
@@ -276,7 +276,7 @@ def overview_row(*cells: str) -> str:
 
 def pooled(folds: list[Path], contents: list[dict[str, Any]]) -> Any:
     """All cases of all folds in one object, as `hrmedseg compare` makes it of trained models."""
-    from nnunet_hrmedseg.comparison.results import Results
+    from nnunet_hrmedseg.evaluation.comparison.results import Results
 
     rows = [row for fold in folds for row in csv.DictReader((fold / "cases.csv").open())]
     names = list(dict.fromkeys(row["model"] for row in rows))

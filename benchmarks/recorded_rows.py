@@ -8,8 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from nnunet_hrmedseg.files import write_atomically
-from nnunet_hrmedseg.machine import processor_name
+from nnunet_hrmedseg.io.files import write_atomically
+from nnunet_hrmedseg.io.machine import processor_name
 
 __all__ = ["add_row"]
 

@@ -14,8 +14,7 @@ import numpy as np
 
 from benchmarks.training_memory import RESULTS, measure_or_fit, step_gb
 from nnunet_hrmedseg.architectures import SegMaFormer
-from nnunet_hrmedseg.benchmark.networks import nnunet_loss
-from nnunet_hrmedseg.plans.networks import SEGMAFORMER
+from nnunet_hrmedseg.evaluation.benchmark.networks import nnunet_loss
 from nnunet_hrmedseg.plans.segmaformer import segmaformer_shape
 from nnunet_hrmedseg.plans.segmaformer_memory import (
     BYTES_PER_PARAMETER,
@@ -24,6 +23,7 @@ from nnunet_hrmedseg.plans.segmaformer_memory import (
     tokens_of_stages,
     training_memory_gb,
 )
+from nnunet_hrmedseg.plans.specs import SEGMAFORMER
 
 DEFAULTS = {"patch": (64, 64, 64), "spacing": (1, 1, 1), "batch_size": 1, "classes": 3, "channels": 1}
 ROWS = [

@@ -26,7 +26,7 @@ from nnunet_hrmedseg.architectures.layers import LayerNorm2d
 from nnunet_hrmedseg.architectures.lgvit import PatchEmbedding
 from nnunet_hrmedseg.architectures.linear_attention import EPSILON, DualGatedLinearAttention
 from nnunet_hrmedseg.architectures.multiscale_pooling import MultiscalePooling
-from nnunet_hrmedseg.machine import processor_name
+from nnunet_hrmedseg.io.machine import processor_name
 from nnunet_hrmedseg.trainers.losses import dice_and_focal
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from nnunet_hrmedseg.machine import processor_name
+from nnunet_hrmedseg.io.machine import processor_name
 
 NAME = "Dataset001_WholeRoad"
 MODELS = {"nnunet": ("nnUNetTrainer", "nnUNetPlans"), "hrmedseg": ("nnUNetTrainerHRMedSeg", "nnUNetHRMedSegPlans")}

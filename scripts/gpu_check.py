@@ -257,10 +257,10 @@ def machine() -> tuple[dict[str, Any], str | None]:
         return {}, f"not installed: {' '.join(missing)}"
     import torch
 
+    from nnunet_hrmedseg.doctor.places import places
     from nnunet_hrmedseg.errors import HRMedSegError
-    from nnunet_hrmedseg.gpu import check_gpu, gpu_limitations
-    from nnunet_hrmedseg.machine import processor_name
-    from nnunet_hrmedseg.registration.places import places
+    from nnunet_hrmedseg.io.gpu import check_gpu, gpu_limitations
+    from nnunet_hrmedseg.io.machine import processor_name
 
     found: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),

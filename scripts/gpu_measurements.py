@@ -172,7 +172,7 @@ def segformer_b0(classes: int = 2):
         from transformers import SegformerConfig, SegformerForSemanticSegmentation
     except ImportError:
         raise Skip("transformers is not installed: pip install transformers") from None
-    from nnunet_hrmedseg.benchmark.networks import Trainable, nnunet_loss
+    from nnunet_hrmedseg.evaluation.benchmark.networks import Trainable, nnunet_loss
 
     network, loss = SegformerForSemanticSegmentation(SegformerConfig(num_labels=classes)), nnunet_loss()
 
@@ -184,7 +184,7 @@ def segformer_b0(classes: int = 2):
 
 def peer(name: str, images: int, *, compiled: bool = False, repeats: int = 5) -> dict[str, Any]:
     """Measure nnU-Net's training step of another network: "nnunet", "resenc" or "segformer"."""
-    from nnunet_hrmedseg.benchmark.networks import CONTENDERS
+    from nnunet_hrmedseg.evaluation.benchmark.networks import CONTENDERS
 
     torch._dynamo.reset()
     torch.cuda.empty_cache()

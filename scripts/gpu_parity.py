@@ -20,7 +20,7 @@ def parity(name: str) -> dict[str, Any]:
     First with random weights, then after 20 steps of training on the CPU.
     """
     from nnunet_hrmedseg.architectures.layers import DropPath
-    from nnunet_hrmedseg.benchmark.networks import CONTENDERS
+    from nnunet_hrmedseg.evaluation.benchmark.networks import CONTENDERS
 
     dimensions = CONTENDERS[name].dimensions
     side, channels = (128, 3) if dimensions == 2 else (64, 1)
@@ -103,7 +103,7 @@ def exact_float32():
 
 def student_parity() -> dict[str, Any]:
     """Compare the student of `hrmedseg distill` (encoder, neck, finer levels) on CPU and GPU."""
-    from nnunet_hrmedseg.pretraining.student import Student, encoder_architecture
+    from nnunet_hrmedseg.weights.student import Student, encoder_architecture
 
     architecture = {**encoder_architecture(), "fine_channels": [32, 64]}
 

@@ -22,7 +22,7 @@ from environments import Environment, build, copy_repository, declared, run
 FAST = (
     "tests/registration",
     "tests/plans/test_overrides.py",
-    "tests/plans/test_preprocessor.py",
+    "tests/preprocessing/test_preprocessor.py",
     "tests/plans/test_segmaformer_planner.py",
     "tests/trainers/test_trainer.py",
     "tests/trainers/test_losses.py",

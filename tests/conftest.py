@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.hub_server import hub
+from tests.io.hub_server import hub
 
 __all__ = ["hub"]
 

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from nnunet_hrmedseg import cli
+from nnunet_hrmedseg.cli import command as cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]

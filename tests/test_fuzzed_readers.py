@@ -18,19 +18,19 @@ from PIL import Image
 from safetensors.torch import load
 from torch import nn
 
-from nnunet_hrmedseg.comparison.budget import Budget, Record
-from nnunet_hrmedseg.comparison.cost import length_of_training
-from nnunet_hrmedseg.comparison.summaries import check_summary
+from nnunet_hrmedseg.encoders import loop
+from nnunet_hrmedseg.encoders.canvas_images import CanvasImages
+from nnunet_hrmedseg.encoders.embedding_cache import EmbeddingCache
+from nnunet_hrmedseg.encoders.image_sources import find_images
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.plans.canvas_data import RECORD, canvas_data_status
-from nnunet_hrmedseg.pretraining import loop
-from nnunet_hrmedseg.pretraining.canvas_images import CanvasImages
-from nnunet_hrmedseg.pretraining.embedding_cache import EmbeddingCache
-from nnunet_hrmedseg.pretraining.image_sources import find_images
-from nnunet_hrmedseg.pretraining.processes import processes
-from nnunet_hrmedseg.pretraining.student import Normalize, Student, encoder_architecture, start_from
-from nnunet_hrmedseg.promptable.prompt_files import read_prompts
+from nnunet_hrmedseg.evaluation.comparison.budget import Budget, Record
+from nnunet_hrmedseg.evaluation.comparison.cost import length_of_training
+from nnunet_hrmedseg.evaluation.comparison.summaries import check_summary
+from nnunet_hrmedseg.io.processes import processes
+from nnunet_hrmedseg.preprocessing.canvas_data import RECORD, canvas_data_status
+from nnunet_hrmedseg.prompting.prompt_files import read_prompts
 from nnunet_hrmedseg.weights import read_encoder, write_encoder
+from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture, start_from
 from tests.weights.published_layout import write_published
 
 MUTATIONS = 40  # of each kind of file

@@ -17,33 +17,34 @@ import torch
 from PIL import EpsImagePlugin, Image
 from torch import nn
 
-from nnunet_hrmedseg.comparison import cost
-from nnunet_hrmedseg.comparison.budget import Record
-from nnunet_hrmedseg.comparison.cost import length_of_training
-from nnunet_hrmedseg.comparison.missing import folds_of_splits
-from nnunet_hrmedseg.comparison.summaries import check_summary
-from nnunet_hrmedseg.comparison.train import is_validated
 from nnunet_hrmedseg.deployment.sharing import share_model
+from nnunet_hrmedseg.encoders.canvas_images import CanvasImages
+from nnunet_hrmedseg.encoders.embedding_cache import EmbeddingCache
+from nnunet_hrmedseg.encoders.image_sources import find_images
+from nnunet_hrmedseg.encoders.labelled_images import find_labelled_dataset
+from nnunet_hrmedseg.encoders.loop import LoopSettings, prepare_folder, run_loop
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.files import json_object, spreadsheet_text
-from nnunet_hrmedseg.plans.canvas_data import canvas_data_status
-from nnunet_hrmedseg.plans.raw_cases import find_raw_cases, find_reader, read_dataset_json
-from nnunet_hrmedseg.pretraining.canvas_images import CanvasImages
-from nnunet_hrmedseg.pretraining.embedding_cache import EmbeddingCache
-from nnunet_hrmedseg.pretraining.image_sources import find_images
-from nnunet_hrmedseg.pretraining.labelled_images import find_labelled_dataset
-from nnunet_hrmedseg.pretraining.loop import LoopSettings, prepare_folder, run_loop
-from nnunet_hrmedseg.pretraining.processes import processes
-from nnunet_hrmedseg.pretraining.student import Normalize, Student, encoder_architecture
-from nnunet_hrmedseg.pretraining.teachers import load_teacher
-from nnunet_hrmedseg.pretraining.teachers.loading import load_checkpoint, numbers_of_config
-from nnunet_hrmedseg.promptable.checkpoints import read_decoder
-from nnunet_hrmedseg.promptable.networks import StudentEncoder
-from nnunet_hrmedseg.promptable.prompt_files import read_prompts
-from nnunet_hrmedseg.promptable.segment import _as_csv
+from nnunet_hrmedseg.evaluation.comparison import cost
+from nnunet_hrmedseg.evaluation.comparison.budget import Record
+from nnunet_hrmedseg.evaluation.comparison.cost import length_of_training
+from nnunet_hrmedseg.evaluation.comparison.missing import folds_of_splits
+from nnunet_hrmedseg.evaluation.comparison.summaries import check_summary
+from nnunet_hrmedseg.evaluation.comparison.train import is_validated
+from nnunet_hrmedseg.io.checkpoints import load_checkpoint
+from nnunet_hrmedseg.io.files import json_object, spreadsheet_text
+from nnunet_hrmedseg.io.processes import processes
+from nnunet_hrmedseg.io.raw_cases import find_raw_cases, find_reader, read_dataset_json
+from nnunet_hrmedseg.preprocessing.canvas_data import canvas_data_status
+from nnunet_hrmedseg.prompting.checkpoints import read_decoder
+from nnunet_hrmedseg.prompting.networks import StudentEncoder
+from nnunet_hrmedseg.prompting.prompt_files import read_prompts
+from nnunet_hrmedseg.prompting.segment import _as_csv
+from nnunet_hrmedseg.teachers import load_teacher
+from nnunet_hrmedseg.teachers.loading import numbers_of_config
 from nnunet_hrmedseg.trainers.initialization import initialize_encoder
 from nnunet_hrmedseg.weights import read_encoder, write_encoder
-from tests.pretraining.tiny_teachers import Payload, nnunet_plans, write_nnunet
+from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture
+from tests.teachers.tiny_teachers import Payload, nnunet_plans, write_nnunet
 
 ARCHITECTURE = encoder_architecture(embed_dim=24, depth=2, decoder_dim=16)
 CARD = {"name": "tiny", "architecture": ARCHITECTURE, "normalization": Normalize("zscore").card()}
@@ -151,7 +152,7 @@ def test_the_embedding_cache_executes_nothing(tmp_path, marker):
     # of the right size, with the right checksum: values that no `put` writes
     values = np.full(32, np.nan, "<f2").tobytes()
     cache.put([0], torch.zeros(1, 2, 4, 4))
-    from nnunet_hrmedseg.pretraining import embedding_cache
+    from nnunet_hrmedseg.encoders import embedding_cache
 
     content = embedding_cache._npy_header((2, 4, 4)) + values
     file.write_bytes(content + embedding_cache._checksum(content))
@@ -646,7 +647,7 @@ def test_hostile_safetensors(tmp_path, what):
     (folder / "config.json").write_text('{"model_type": "sam"}')
     (folder / "model.safetensors").write_bytes(BROKEN[what].replace(b'"a"', b'"mask_decoder.a"'))
     if what not in ("NaN", "nothing"):
-        from nnunet_hrmedseg.promptable.prompt_decoder import PromptDecoder
+        from nnunet_hrmedseg.prompting.prompt_decoder import PromptDecoder
 
         with pytest.raises(HRMedSegError):
             PromptDecoder(read_decoder(folder))

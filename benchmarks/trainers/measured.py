@@ -20,8 +20,8 @@ from comparison_networks import nnUNetTrainerMobileNetUNet, nnUNetTrainerSegForm
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from nnunet_hrmedseg.comparison import budget
-from nnunet_hrmedseg.files import write_atomically
+from nnunet_hrmedseg.evaluation.comparison import budget
+from nnunet_hrmedseg.io.files import write_atomically
 from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHERSeg, nnUNetTrainerHRMedSeg
 
 ROW: dict[str, Any] = json.loads(Path(os.environ["FULL_TRAINING_ROW"]).read_text())

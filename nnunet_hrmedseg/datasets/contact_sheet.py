@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw
 
-from nnunet_hrmedseg.comparison.gallery import CLASS_COLOURS
-from nnunet_hrmedseg.pretraining.image_formats import scaled_to_uint8
+from nnunet_hrmedseg.io.colors import CLASS_COLOURS
+from nnunet_hrmedseg.io.image_formats import scaled_to_uint8
 
 __all__ = ["CASES_SHOWN", "contact_sheet", "thumbnail"]
 

@@ -24,7 +24,7 @@ from nnunet_hrmedseg.datasets.masks import Color
 from nnunet_hrmedseg.datasets.pixels import orientation, read_image
 from nnunet_hrmedseg.datasets.sources import MaskSource, find_source
 from nnunet_hrmedseg.errors import HRMedSegError, size, some
-from nnunet_hrmedseg.files import put_folder
+from nnunet_hrmedseg.io.files import put_folder
 from nnunet_hrmedseg.plans.splits import NNUNET_FOLDS, SPLITS
 
 __all__ = ["DatasetSummary", "make_dataset"]

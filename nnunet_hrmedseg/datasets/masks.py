@@ -13,7 +13,7 @@ from PIL import Image, ImageColor, ImageOps
 from nnunet_hrmedseg.datasets.matching import Case
 from nnunet_hrmedseg.datasets.pixels import orientation, read_image
 from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.pretraining.image_formats import FORMATS, large_images_allowed
+from nnunet_hrmedseg.io.image_formats import FORMATS, large_images_allowed
 
 __all__ = ["Coding", "find_coding", "parse_colors", "read_mask"]
 

@@ -12,7 +12,7 @@ import tifffile
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nnunet_hrmedseg.errors import HRMedSegError, size
-from nnunet_hrmedseg.pretraining.image_formats import FORMATS, ORIENTATION, large_images_allowed
+from nnunet_hrmedseg.io.image_formats import FORMATS, ORIENTATION, large_images_allowed
 
 __all__ = ["IMAGE_SUFFIXES", "is_image_file", "orientation", "read_image", "stem", "turn"]
 

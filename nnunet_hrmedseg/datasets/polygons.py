@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from nnunet_hrmedseg.datasets.pixels import is_image_file
 from nnunet_hrmedseg.errors import HRMedSegError, size
-from nnunet_hrmedseg.files import json_object
+from nnunet_hrmedseg.io.files import json_object
 
 __all__ = ["Annotation", "Shape", "is_annotation_source", "read_annotations"]
 

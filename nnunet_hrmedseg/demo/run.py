@@ -12,12 +12,12 @@ import sysconfig
 import time
 from pathlib import Path
 
-from nnunet_hrmedseg import shell
-from nnunet_hrmedseg.child_processes import run_in_group
 from nnunet_hrmedseg.demo.dataset import DATASET_ID, DATASET_NAME, build_dataset
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.files import output_folder
-from nnunet_hrmedseg.machine import choose_device
+from nnunet_hrmedseg.io import shell
+from nnunet_hrmedseg.io.child_processes import run_in_group
+from nnunet_hrmedseg.io.files import output_folder
+from nnunet_hrmedseg.io.machine import choose_device
 from nnunet_hrmedseg.nnunet_versions import nnunet_folder
 
 __all__ = ["run_demo"]

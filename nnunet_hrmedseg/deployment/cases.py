@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.file_names import case_and_channel
-from nnunet_hrmedseg.skipped import OF_NNUNET, is_hidden, not_used, skipped_in
+from nnunet_hrmedseg.io.file_names import case_and_channel
+from nnunet_hrmedseg.io.skipped import OF_NNUNET, is_hidden, not_used, skipped_in
 
 __all__ = ["Case", "find_cases", "skipped_inputs"]
 

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.hub import local_path
-from nnunet_hrmedseg.shell import quoted
+from nnunet_hrmedseg.io.hub import local_path
+from nnunet_hrmedseg.io.shell import quoted
 
 __all__ = ["export"]
 

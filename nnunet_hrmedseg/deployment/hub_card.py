@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nnunet_hrmedseg.deployment.shared_model import CHECKPOINT
 from nnunet_hrmedseg.deployment.sharing import LICENCE, NOT_STATED, README, share_model
-from nnunet_hrmedseg.hub import upload_folder
+from nnunet_hrmedseg.io.hub import upload_folder
 
 __all__ = ["share_on_hub"]
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from nnunet_hrmedseg.errors import HRMedSegError, size
-from nnunet_hrmedseg.file_names import case_and_channel
-from nnunet_hrmedseg.files import read_json
-from nnunet_hrmedseg.image_check import warn_of_lost_bits
+from nnunet_hrmedseg.io.file_names import case_and_channel
+from nnunet_hrmedseg.io.files import read_json
+from nnunet_hrmedseg.io.image_check import warn_of_lost_bits
 
 __all__ = [
     "Image",

@@ -20,12 +20,12 @@ from nnunet_hrmedseg.deployment.folds import checkpoints_of
 from nnunet_hrmedseg.deployment.onnx_predict import INPUT, OUTPUT, open_session
 from nnunet_hrmedseg.deployment.sidecar import READERS, SCHEMES, SIDECAR, Normalization, Sidecar
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.files import check_output_folder, json_object, kept_if_not_written, output_folder, put_folder
-from nnunet_hrmedseg.json_values import numeric_labels
-from nnunet_hrmedseg.plans.networks import network_name_of
+from nnunet_hrmedseg.io.checkpoints import check_model_folder, load_checkpoint
+from nnunet_hrmedseg.io.files import check_output_folder, json_object, kept_if_not_written, output_folder, put_folder
+from nnunet_hrmedseg.io.json_values import numeric_labels
 from nnunet_hrmedseg.plans.overrides import is_hrmedseg_configuration, resolved_configuration
+from nnunet_hrmedseg.plans.specs import network_name_of
 from nnunet_hrmedseg.plans.trained_with import check_trained_with
-from nnunet_hrmedseg.pretraining.teachers.loading import check_model_folder, load_checkpoint
 
 __all__ = ["LARGEST_DIFFERENCE", "export_onnx"]
 

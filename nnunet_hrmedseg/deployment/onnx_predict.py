@@ -26,9 +26,9 @@ from nnunet_hrmedseg.deployment.normalization import normalize
 from nnunet_hrmedseg.deployment.resizing import resize_to_canvas, resized_strips
 from nnunet_hrmedseg.deployment.sidecar import Sidecar
 from nnunet_hrmedseg.errors import HRMedSegError, size, some
-from nnunet_hrmedseg.files import check_output_folder, is_about_the_disk, kept_if_not_written, output_folder
-from nnunet_hrmedseg.hub import local_path
-from nnunet_hrmedseg.image_check import check_image
+from nnunet_hrmedseg.io.files import check_output_folder, is_about_the_disk, kept_if_not_written, output_folder
+from nnunet_hrmedseg.io.hub import local_path
+from nnunet_hrmedseg.io.image_check import check_image
 
 __all__ = ["OnnxModel", "open_session", "predict_onnx"]
 

@@ -15,12 +15,12 @@ from torch import Tensor
 from nnunet_hrmedseg.deployment.folds import checkpoints_of
 from nnunet_hrmedseg.deployment.private_texts import PrivateTexts, texts_in
 from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.files import json_object, read_json
+from nnunet_hrmedseg.io.checkpoints import load_checkpoint
+from nnunet_hrmedseg.io.files import json_object, read_json
+from nnunet_hrmedseg.io.raw_cases import read_dataset_json
 from nnunet_hrmedseg.nnunet_versions import nnunet_folder
 from nnunet_hrmedseg.plans.overrides import STARTED_FROM
-from nnunet_hrmedseg.plans.raw_cases import read_dataset_json
 from nnunet_hrmedseg.plans.trained_with import check_trained_with
-from nnunet_hrmedseg.pretraining.teachers.loading import load_checkpoint
 
 __all__ = ["CHECKPOINT", "SharedModel", "channels_of", "number_or_none", "place_of", "started_from"]
 

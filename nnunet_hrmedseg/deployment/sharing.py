@@ -37,7 +37,8 @@ from nnunet_hrmedseg import __version__
 from nnunet_hrmedseg.deployment.private_texts import PrivateTexts, texts_in
 from nnunet_hrmedseg.deployment.shared_model import CHECKPOINT, SharedModel, channels_of, place_of, started_from
 from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.files import (
+from nnunet_hrmedseg.io.checkpoints import load_checkpoint
+from nnunet_hrmedseg.io.files import (
     check_output_folder,
     finite,
     json_object,
@@ -47,9 +48,8 @@ from nnunet_hrmedseg.files import (
     read_json,
     sha256_of,
 )
-from nnunet_hrmedseg.json_values import numeric_labels
+from nnunet_hrmedseg.io.json_values import numeric_labels
 from nnunet_hrmedseg.plans.overrides import is_hrmedseg_configuration
-from nnunet_hrmedseg.pretraining.teachers.loading import load_checkpoint
 from nnunet_hrmedseg.registration.names import REGISTERED
 
 __all__ = ["CARD", "LICENCE", "NOT_STATED", "README", "check_place", "share_model"]

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.files import read_json, write_atomically
-from nnunet_hrmedseg.json_values import is_dict, is_int, is_list, is_text
+from nnunet_hrmedseg.io.files import read_json, write_atomically
+from nnunet_hrmedseg.io.json_values import is_dict, is_int, is_list, is_text
 
 __all__ = ["FORMAT", "READERS", "SCHEMES", "SIDECAR", "Normalization", "Sidecar"]
 

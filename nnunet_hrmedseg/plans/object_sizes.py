@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.plans.raw_cases import RawCase, find_reader
+from nnunet_hrmedseg.io.raw_cases import RawCase, find_reader
 
 __all__ = ["MOST_CASES", "Thickness", "measure_thickness", "object_thickness"]
 

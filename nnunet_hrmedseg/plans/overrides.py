@@ -21,8 +21,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.plans.memory import AUTOCAST, largest_batch_size
-from nnunet_hrmedseg.plans.networks import NETWORKS, network_name_of
 from nnunet_hrmedseg.plans.plan_check import check_configuration, check_plans, plans_file
+from nnunet_hrmedseg.plans.specs import NETWORKS, network_name_of
 
 __all__ = [
     "CANVAS",

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.image_check import lines_of_pixels
-from nnunet_hrmedseg.json_values import is_dict, is_int, is_list, is_number, is_text
-from nnunet_hrmedseg.plans.networks import arguments_of
+from nnunet_hrmedseg.io.image_check import lines_of_pixels
+from nnunet_hrmedseg.io.json_values import is_dict, is_int, is_list, is_number, is_text
+from nnunet_hrmedseg.plans.specs import arguments_of
 
 __all__ = ["check_channels", "check_configuration", "check_plans", "plans_file"]
 

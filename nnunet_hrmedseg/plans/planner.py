@@ -10,12 +10,12 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.json_values import label_value
+from nnunet_hrmedseg.io.json_values import label_value
+from nnunet_hrmedseg.io.raw_cases import find_raw_cases
 from nnunet_hrmedseg.plans.canvas_choice import canvases, describe_canvases
 from nnunet_hrmedseg.plans.object_sizes import measure_thickness
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 from nnunet_hrmedseg.plans.plan_check import check_channels
-from nnunet_hrmedseg.plans.raw_cases import find_raw_cases
 from nnunet_hrmedseg.plans.stock_planning import StockPlanning
 
 __all__ = ["nnUNetPlannerHRMedSeg"]

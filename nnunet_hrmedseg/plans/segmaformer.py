@@ -14,9 +14,9 @@ from typing import Any
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.plans.networks import SEGMAFORMER
 from nnunet_hrmedseg.plans.overrides import DEFAULT_MEMORY_TARGET_GB, resolved_configuration
 from nnunet_hrmedseg.plans.segmaformer_memory import GPU_CONTEXT_GB, training_memory_gb
+from nnunet_hrmedseg.plans.specs import SEGMAFORMER
 
 __all__ = ["segmaformer_plans", "segmaformer_shape"]
 

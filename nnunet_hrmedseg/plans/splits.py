@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.files import read_json
+from nnunet_hrmedseg.io.files import read_json
 
 __all__ = ["NNUNET_FOLDS", "SPLITS", "cases_in_splits", "missing_cases", "too_few_cases", "unused_cases"]
 

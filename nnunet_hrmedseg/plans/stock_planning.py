@@ -9,7 +9,7 @@ from typing import Any
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.plans.raw_cases import refuse_names_of_labels
+from nnunet_hrmedseg.io.raw_cases import refuse_names_of_labels
 
 __all__ = ["StockPlanning", "check_description"]
 

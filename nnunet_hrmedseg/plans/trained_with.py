@@ -13,9 +13,9 @@ from typing import Any
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_hrmedseg.errors import HRMedSegError, size, some
-from nnunet_hrmedseg.files import read_json
-from nnunet_hrmedseg.plans.networks import arguments_of
+from nnunet_hrmedseg.io.files import read_json
 from nnunet_hrmedseg.plans.plan_check import plans_file
+from nnunet_hrmedseg.plans.specs import arguments_of
 
 __all__ = ["check_canvas_of_data", "check_folds", "check_trained_with"]
 

@@ -42,6 +42,6 @@ REGISTERED = {
         "nnUNetPlannerHRMedSeg": "nnunet_hrmedseg.plans.planner",
         "nnUNetPlannerSegMaFormer": "nnunet_hrmedseg.plans.segmaformer_planner",
     },
-    "preprocessor": {"HRMedSegPreprocessor": "nnunet_hrmedseg.plans.preprocessor"},
+    "preprocessor": {"HRMedSegPreprocessor": "nnunet_hrmedseg.preprocessing.preprocessor"},
 }
 """Kind -> name -> module that defines it."""

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from nnunet_hrmedseg.architectures import HRMedSeg
 from nnunet_hrmedseg.architectures.lgvit import group_depths
 from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.files import read_json
-from nnunet_hrmedseg.hub import HubName
+from nnunet_hrmedseg.io.files import read_json
+from nnunet_hrmedseg.io.hub import HubName
 from nnunet_hrmedseg.plans.overrides import STARTED_FROM
 from nnunet_hrmedseg.weights.encoder_file import (
     BUNDLED,

@@ -18,7 +18,7 @@ from nnunet_hrmedseg.nnunet_versions import given_pretrained_weights
 from nnunet_hrmedseg.plans.plan_check import check_channels
 from nnunet_hrmedseg.plans.segmaformer import segmaformer_plans
 from nnunet_hrmedseg.plans.segmaformer_memory import said_in_words
-from nnunet_hrmedseg.trainers.one_output import OneOutputTrainer
+from nnunet_hrmedseg.trainers.base import OneOutputTrainer
 from nnunet_hrmedseg.trainers.schedule import WarmupCosineLRScheduler
 from nnunet_hrmedseg.trainers.start import check_pretrained_weights, checked_network
 

@@ -13,7 +13,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from torch import nn
 
 from nnunet_hrmedseg.errors import HRMedSegError, size
-from nnunet_hrmedseg.files import sha256_of
+from nnunet_hrmedseg.io.files import sha256_of
 from nnunet_hrmedseg.nnunet_versions import build_network
 from nnunet_hrmedseg.plans.plan_check import plans_file
 from nnunet_hrmedseg.plans.trained_with import check_folds

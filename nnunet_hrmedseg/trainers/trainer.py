@@ -19,8 +19,8 @@ from nnunetv2.configuration import default_num_processes
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, distributed
 
-from nnunet_hrmedseg.gpu import check_gpu
-from nnunet_hrmedseg.machine import free_memory_of
+from nnunet_hrmedseg.io.gpu import check_gpu
+from nnunet_hrmedseg.io.machine import free_memory_of
 from nnunet_hrmedseg.nnunet_versions import (
     building_after,
     given_pretrained_weights,
@@ -28,7 +28,6 @@ from nnunet_hrmedseg.nnunet_versions import (
     required_nnunet_folder,
 )
 from nnunet_hrmedseg.plans.canvas_advice import canvas_in_words
-from nnunet_hrmedseg.plans.canvas_data import ensure_canvas_data, mark_in_use
 from nnunet_hrmedseg.plans.memory import (
     AUTOCAST,
     COMPILED,
@@ -41,6 +40,8 @@ from nnunet_hrmedseg.plans.memory import (
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 from nnunet_hrmedseg.plans.plan_check import check_channels
 from nnunet_hrmedseg.plans.trained_with import check_canvas_of_data
+from nnunet_hrmedseg.preprocessing.canvas_data import ensure_canvas_data, mark_in_use
+from nnunet_hrmedseg.trainers.base import OneOutputTrainer
 from nnunet_hrmedseg.trainers.batch_augmentation import BatchAugmentation, NotOnBatches
 from nnunet_hrmedseg.trainers.compact_loading import CompactDataLoader, image_dtype, loads_with
 from nnunet_hrmedseg.trainers.initialization import (
@@ -51,7 +52,6 @@ from nnunet_hrmedseg.trainers.initialization import (
     recorded_by_other_folds,
 )
 from nnunet_hrmedseg.trainers.losses import SMALL_STRIP, DiceAndPixelLoss, dice_and_cross_entropy, dice_and_focal
-from nnunet_hrmedseg.trainers.one_output import OneOutputTrainer
 from nnunet_hrmedseg.trainers.parameter_groups import encoder_and_rest, split_groups_of_older_checkpoints
 from nnunet_hrmedseg.trainers.schedule import LengthAwareLRScheduler
 from nnunet_hrmedseg.trainers.start import check_pretrained_weights, checked_network

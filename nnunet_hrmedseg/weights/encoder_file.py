@@ -24,9 +24,9 @@ from torch import Tensor
 
 from nnunet_hrmedseg.architectures.lgvit import group_depths
 from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.file_kinds import recognized
-from nnunet_hrmedseg.files import read_json, write_atomically
-from nnunet_hrmedseg.hub import HubCopy, download, is_on_hub
+from nnunet_hrmedseg.io.file_kinds import recognized
+from nnunet_hrmedseg.io.files import read_json, write_atomically
+from nnunet_hrmedseg.io.hub import HubCopy, download, is_on_hub
 
 __all__ = [
     "BUNDLED",

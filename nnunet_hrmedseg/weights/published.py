@@ -18,8 +18,8 @@ from torch import Tensor
 from nnunet_hrmedseg.architectures.lgvit import PATCH_SIZE, LGViT, group_depths
 from nnunet_hrmedseg.architectures.neck import NECKS, Neck
 from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.files import output_folder, sha256_of
-from nnunet_hrmedseg.hub import download, is_on_hub
+from nnunet_hrmedseg.io.files import output_folder, sha256_of
+from nnunet_hrmedseg.io.hub import download, is_on_hub
 from nnunet_hrmedseg.weights.encoder_file import IMAGENET, LARGEST_DEPTH, LARGEST_WIDTH, EncoderFile, write_encoder
 from nnunet_hrmedseg.weights.unwrapping import unwrapped
 
@@ -75,7 +75,7 @@ def read_published(path: Path, normalization: str = "distillation") -> EncoderFi
         HRMedSegError: the file cannot be read, is damaged, is something else, or has weights that do not fit (named).
     """
     # imported here, as that package imports this one
-    from nnunet_hrmedseg.pretraining.teachers.loading import load_checkpoint
+    from nnunet_hrmedseg.io.checkpoints import load_checkpoint
 
     if normalization not in NORMALIZATIONS:
         raise HRMedSegError(f"There is no normalization {normalization!r}; there are {', '.join(NORMALIZATIONS)}.")

@@ -10,7 +10,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from nnunet_hrmedseg.architectures import HERSeg, HRMedSeg
 from nnunet_hrmedseg.architectures.lgvit import LGViT
 from nnunet_hrmedseg.architectures.recompute import recomputed
-from nnunet_hrmedseg.benchmark.memory import kept_for_backward
+from nnunet_hrmedseg.evaluation.benchmark.memory import kept_for_backward
 from nnunet_hrmedseg.trainers.losses import dice_and_focal
 
 MIB = 2**20

@@ -18,9 +18,9 @@ from nnunet_hrmedseg.architectures import SegMaFormer
 from nnunet_hrmedseg.architectures.counting import multiply_accumulates, parameters
 from nnunet_hrmedseg.architectures.layers import to_map, to_tokens
 from nnunet_hrmedseg.architectures.segmaformer import PatchEmbedding
-from nnunet_hrmedseg.benchmark.memory import kept_for_backward
-from nnunet_hrmedseg.benchmark.networks import nnunet_loss
-from nnunet_hrmedseg.plans.networks import SEGMAFORMER
+from nnunet_hrmedseg.evaluation.benchmark.memory import kept_for_backward
+from nnunet_hrmedseg.evaluation.benchmark.networks import nnunet_loss
+from nnunet_hrmedseg.plans.specs import SEGMAFORMER
 
 MIB = 2**20
 INPUT = (1, 4, 128, 128, 128)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_hrmedseg.benchmark.networks import CONTENDERS
+from nnunet_hrmedseg.evaluation.benchmark.networks import CONTENDERS
 from nnunet_hrmedseg.nnunet_versions import build_network, find_trainer
 from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSegScratch
 from tests.nnunet_releases import since_nnunet

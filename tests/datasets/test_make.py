@@ -9,7 +9,7 @@ import tifffile
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from PIL import Image
 
-from nnunet_hrmedseg import cli
+from nnunet_hrmedseg.cli import command as cli
 from nnunet_hrmedseg.datasets.make import make_dataset
 from nnunet_hrmedseg.errors import HRMedSegError
 

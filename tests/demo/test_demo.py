@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from skimage import io
 
-from nnunet_hrmedseg import shell
 from nnunet_hrmedseg.cli import main
 from nnunet_hrmedseg.demo import picture, run
 from nnunet_hrmedseg.demo.dataset import build_dataset
 from nnunet_hrmedseg.demo.picture import write_picture
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.io import shell
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from nnunet_hrmedseg.cli.deployment_arguments import add_export_arguments
 from nnunet_hrmedseg.deployment import onnx_export
-from nnunet_hrmedseg.deployment.arguments import add_export_arguments
 from nnunet_hrmedseg.deployment.export import export
 from nnunet_hrmedseg.deployment.onnx_export import export_onnx
 from nnunet_hrmedseg.deployment.onnx_predict import OnnxModel

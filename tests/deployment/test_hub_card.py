@@ -7,8 +7,8 @@ from nnunet_hrmedseg.cli import main
 from nnunet_hrmedseg.deployment.hub_card import share_on_hub
 from nnunet_hrmedseg.deployment.sharing import share_model
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.hub import download
-from tests.pretraining.tiny_teachers import write_nnunet
+from nnunet_hrmedseg.io.hub import download
+from tests.teachers.tiny_teachers import write_nnunet
 
 MODEL = "Dataset007_Spots/nnUNetTrainer__nnUNetPlans__2d"
 HRMEDSEG = "Dataset007_Spots/nnUNetTrainerHRMedSeg__nnUNetPlans__2d"

@@ -12,7 +12,7 @@ from nnunet_hrmedseg.deployment.nonzero import bounding_box, nonzero_mask
 from nnunet_hrmedseg.deployment.normalization import normalize
 from nnunet_hrmedseg.deployment.sidecar import SCHEMES, Normalization
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.plans.preprocessor import HRMedSegPreprocessor
+from nnunet_hrmedseg.preprocessing.preprocessor import HRMedSegPreprocessor
 from tests.deployment.tiny_models import CT
 
 

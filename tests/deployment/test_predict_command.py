@@ -18,8 +18,8 @@ import SimpleITK as sitk
 from skimage import io
 
 import nnunet_hrmedseg
+from nnunet_hrmedseg.cli.deployment_arguments import add_predict_onnx_arguments
 from nnunet_hrmedseg.deployment import onnx_predict
-from nnunet_hrmedseg.deployment.arguments import add_predict_onnx_arguments
 from nnunet_hrmedseg.deployment.cases import find_cases, skipped_inputs
 from nnunet_hrmedseg.deployment.image_files import files_read
 from nnunet_hrmedseg.deployment.onnx_predict import OnnxModel, _refuse_to_replace_images, predict_onnx
@@ -38,7 +38,7 @@ class Blocked:
 
 sys.meta_path.insert(0, Blocked())
 import nnunet_hrmedseg.cli
-from nnunet_hrmedseg.deployment.arguments import add_predict_onnx_arguments
+from nnunet_hrmedseg.cli.deployment_arguments import add_predict_onnx_arguments
 from nnunet_hrmedseg.deployment.onnx_predict import predict_onnx
 
 parser = argparse.ArgumentParser()

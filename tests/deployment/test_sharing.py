@@ -16,11 +16,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_hrmedseg.deployment.private_texts import PrivateTexts, texts_in
 from nnunet_hrmedseg.deployment.sharing import share_model
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.io.checkpoints import load_checkpoint
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 from nnunet_hrmedseg.plans.segmaformer import segmaformer_plans
-from nnunet_hrmedseg.pretraining.teachers.loading import load_checkpoint
 from tests.plans.stock_plans import volume_plans
-from tests.pretraining.tiny_teachers import Payload, nnunet_checkpoint, nnunet_plans
+from tests.teachers.tiny_teachers import Payload, nnunet_checkpoint, nnunet_plans
 
 DATASET = "Dataset007_Spots"
 CASES = ["patient_0417", "patient_0822", "MR-77a", "12"]

@@ -11,9 +11,9 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from nnunet_hrmedseg.comparison.budget import BUDGET_FILE
-from nnunet_hrmedseg.comparison.train import train_fold
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.evaluation.comparison.budget import BUDGET_FILE
+from nnunet_hrmedseg.evaluation.comparison.train import train_fold
 from tests.end_to_end.commands import NNUNet
 from tests.end_to_end.conftest import TINY_UNET
 from tests.end_to_end.datasets import write_image

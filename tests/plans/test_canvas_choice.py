@@ -3,9 +3,9 @@ import pytest
 from PIL import Image
 
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.io.raw_cases import RawCase
 from nnunet_hrmedseg.plans.canvas_choice import advise_canvas, canvases, describe_canvases, fitting_canvas
 from nnunet_hrmedseg.plans.object_sizes import Thickness, measure_thickness, object_thickness
-from nnunet_hrmedseg.plans.raw_cases import RawCase
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 from nnunetv2.preprocessing.resampling.utils import recursive_find_resampling_fn_by_name
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.plans.networks import NETWORKS
 from nnunet_hrmedseg.plans.overrides import CANVAS, hrmedseg_plans, is_hrmedseg_configuration
+from nnunet_hrmedseg.plans.specs import NETWORKS
 from tests.plans.stock_plans import inheriting_plans, old_format_plans, resenc_plans, stock_plans, volume_plans
 
 KINDS = {

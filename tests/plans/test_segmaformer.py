@@ -12,8 +12,8 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.plans.networks import SEGMAFORMER
 from nnunet_hrmedseg.plans.segmaformer import segmaformer_plans, segmaformer_shape
+from nnunet_hrmedseg.plans.specs import SEGMAFORMER
 from tests.plans.stock_plans import volume_plans
 
 

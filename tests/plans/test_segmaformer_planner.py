@@ -9,9 +9,9 @@ import pytest
 
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.nnunet_versions import nnunet_folders
-from nnunet_hrmedseg.plans.networks import SEGMAFORMER
 from nnunet_hrmedseg.plans.segmaformer import segmaformer_plans
 from nnunet_hrmedseg.plans.segmaformer_planner import nnUNetPlannerSegMaFormer
+from nnunet_hrmedseg.plans.specs import SEGMAFORMER
 
 CASES = 20
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import nnunet_hrmedseg
+from nnunet_hrmedseg.doctor.places import LOOKUP_FOLDER, places
 from nnunet_hrmedseg.nnunet_versions import SUPPORTED
 from nnunet_hrmedseg.registration.names import EPOCHS, PLACES, REGISTERED, trainer_variant_name
-from nnunet_hrmedseg.registration.places import LOOKUP_FOLDER, places
 
 NAMES = [(kind, name, module) for kind, names in REGISTERED.items() for name, module in names.items()]
 
@@ -47,7 +47,7 @@ def lookup_in_a_process(code: str, nnunet_version: str) -> subprocess.CompletedP
     """Code that has the lookup module as `lookup`, in a Python where nnU-Net says that it is of this version."""
     start = f"""
 import importlib.metadata, importlib.util, sys, types
-for name in ("nnunet_hrmedseg.plans.planner", "nnunet_hrmedseg.plans.preprocessor"):  # a tenth of the time
+for name in ("nnunet_hrmedseg.plans.planner", "nnunet_hrmedseg.preprocessing.preprocessor"):  # a tenth of the time
     sys.modules[name] = types.SimpleNamespace(nnUNetPlannerHRMedSeg="planner", HRMedSegPreprocessor="preprocessor")
 version = importlib.metadata.version
 importlib.metadata.version = lambda name: {nnunet_version!r} if name == "nnunetv2" else version(name)

@@ -7,7 +7,6 @@ import torch
 from nnunet_hrmedseg.architectures import HERSeg, HRMedSeg
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
-from nnunet_hrmedseg.pretraining.student import Normalize, Student, encoder_architecture
 from nnunet_hrmedseg.trainers.initialization import (
     ENVIRONMENT_VARIABLE,
     adapt_channels,
@@ -20,8 +19,9 @@ from nnunet_hrmedseg.trainers.initialization import (
 from nnunet_hrmedseg.weights import read_encoder, write_encoder
 from nnunet_hrmedseg.weights.encoder_file import IMAGENET
 from nnunet_hrmedseg.weights.published import import_encoder
+from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture
 from tests.plans.stock_plans import stock_plans
-from tests.pretraining.tiny_teachers import write_sam
+from tests.teachers.tiny_teachers import write_sam
 from tests.weights.published_layout import MEAN as PUBLISHED_MEAN
 from tests.weights.published_layout import normalized, published_forward, published_state, write_published
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 
-from nnunet_hrmedseg.comparison.budget import with_budget
+from nnunet_hrmedseg.evaluation.comparison.budget import with_budget
 from nnunet_hrmedseg.trainers.paper import nnUNetTrainerHRMedSegPaper
 from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSeg
 from tests.plans.stock_plans import stock_plans

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.files import sha256_of
+from nnunet_hrmedseg.io.files import sha256_of
 from nnunet_hrmedseg.nnunet_versions import build_network
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 from nnunet_hrmedseg.trainers.start import checked_network

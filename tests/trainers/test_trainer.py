@@ -17,15 +17,15 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.nn import functional as F
 
-from nnunet_hrmedseg import locks
 from nnunet_hrmedseg.architectures import HERSeg, HRMedSeg
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.io import locks
 from nnunet_hrmedseg.nnunet_versions import build_network
-from nnunet_hrmedseg.plans.canvas_data import ensure_canvas_data
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
-from nnunet_hrmedseg.pretraining.student import Normalize, Student, encoder_architecture
+from nnunet_hrmedseg.preprocessing.canvas_data import ensure_canvas_data
 from nnunet_hrmedseg.registration.names import EPOCHS, TRAINERS
-from nnunet_hrmedseg.trainers import one_output, variants
+from nnunet_hrmedseg.trainers import base as one_output
+from nnunet_hrmedseg.trainers import variants
 from nnunet_hrmedseg.trainers.initialization import ENVIRONMENT_VARIABLE
 from nnunet_hrmedseg.trainers.losses import LARGE_STRIP, SMALL_STRIP
 from nnunet_hrmedseg.trainers.trainer import (
@@ -35,6 +35,7 @@ from nnunet_hrmedseg.trainers.trainer import (
     nnUNetTrainerHRMedSegScratch,
 )
 from nnunet_hrmedseg.weights import write_encoder
+from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture
 from tests.nnunet_releases import since_nnunet
 from tests.plans.stock_plans import stock_plans, volume_plans
 from tests.trainers.conftest import IGNORE, LABELS, REGIONS, REGIONS_AND_IGNORE

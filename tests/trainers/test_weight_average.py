@@ -8,7 +8,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.trainers.one_output import WEIGHT_AVERAGE
+from nnunet_hrmedseg.trainers.base import WEIGHT_AVERAGE
 from nnunet_hrmedseg.trainers.segmaformer import nnUNetTrainerSegMaFormer
 from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSeg
 from nnunet_hrmedseg.trainers.weight_average import WeightAverage

@@ -11,9 +11,9 @@ from nnunet_hrmedseg.architectures import HERSeg, HRMedSeg, lgvit
 from nnunet_hrmedseg.architectures.rotary import grid_rotation
 from nnunet_hrmedseg.demo.dataset import PACKAGED
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
-from nnunet_hrmedseg.pretraining.student import Normalize, Student
 from nnunet_hrmedseg.trainers.initialization import chosen_encoder, initialize_encoder
 from nnunet_hrmedseg.weights import BUNDLED, read_encoder
+from nnunet_hrmedseg.weights.student import Normalize, Student
 from tests.plans.stock_plans import stock_plans
 
 ZSCORE = "ZScoreNormalization"

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.pretraining.student import Normalize, Student, encoder_architecture
 from nnunet_hrmedseg.weights import read_encoder, write_encoder
+from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture
 
 ARCHITECTURE = encoder_architecture(embed_dim=24, depth=2, decoder_dim=16)
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.pretraining.student import Normalize, Student, encoder_architecture
 from nnunet_hrmedseg.weights import read_encoder
 from nnunet_hrmedseg.weights.published import import_encoder, read_published
-from tests.pretraining.tiny_teachers import Payload, write_sam
+from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture
+from tests.teachers.tiny_teachers import Payload, write_sam
 from tests.weights.published_layout import (
     MEAN,
     STD,

@@ -1,0 +1,117 @@
+"""The command line of `hrmedseg compare`. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+
+from nnunet_hrmedseg.cli.argument_types import fold, not_negative_float, not_negative_int, positive_float, positive_int
+
+__all__ = ["add_compare_arguments"]
+
+
+def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
+    models = parser.add_argument_group(
+        "trained models", "By default every model of the dataset in nnUNet_results that has a validated fold."
+    )
+    models.add_argument(
+        "-d", "--dataset", default=None, metavar="DATASET", help="name or number of the dataset, as in nnU-Net"
+    )
+    models.add_argument("-tr", nargs="+", default=None, metavar="TRAINER", help="trainers to compare [default: all]")
+    models.add_argument("-p", nargs="+", default=None, metavar="PLANS", help="names of plans to compare [default: all]")
+    models.add_argument(
+        "-c", nargs="+", default=None, metavar="CONFIGURATION", help="configurations to compare [default: all]"
+    )
+    models.add_argument(
+        "-f",
+        nargs="+",
+        type=fold,
+        default=None,
+        metavar="FOLD",
+        help="folds to compare: 0, 1, ... [default: all that the baseline has]",
+    )
+    models.add_argument(
+        "--no_ensembles",
+        action="store_true",
+        help="leave out the ensembles of nnUNetv2_find_best_configuration [default: compare them as well]",
+    )
+    models.add_argument(
+        "--baseline",
+        default=None,
+        metavar="NAME",
+        help="model that the others are tested against: its name, or a part that no other name has "
+        "[default: the first one of nnUNetTrainer, else the first model]",
+    )
+
+    folders = parser.add_argument_group("folders of predictions, in place of trained models")
+    folders.add_argument(
+        "--predictions",
+        nargs="+",
+        default=None,
+        metavar="NAME=FOLDER",
+        help="folders of predictions of the same cases, each with the name that the report calls it by "
+        "[default name: that of the folder]",
+    )
+    folders.add_argument("--truth", default=None, metavar="FOLDER", help="folder of their reference segmentations")
+    folders.add_argument(
+        "-djfile", default=None, metavar="FILE", help="dataset.json of the dataset, as in nnUNetv2_evaluate_folder"
+    )
+    folders.add_argument(
+        "--images",
+        default=None,
+        metavar="FOLDER",
+        help="folder of their images, for pictures in the report: CASE_0000, CASE_0001, ... for the channels of a "
+        "case, or CASE [default: no pictures]",
+    )
+
+    train = parser.add_argument_group("training of missing folds")
+    train.add_argument(
+        "--train",
+        action="store_true",
+        help="first train the folds of -tr (and -p, -c, -f) that are not validated yet; requires -tr, and --epochs or "
+        "--minutes [default: train nothing]",
+    )
+    train.add_argument(
+        "--epochs", type=positive_int, default=None, help="length of each training in nnU-Net's epochs, 250 iterations"
+    )
+    train.add_argument(
+        "--minutes", type=positive_float, default=None, help="length of each training in minutes, without validation"
+    )
+    train.add_argument(
+        "--npz",
+        action="store_true",
+        help="save the probabilities of the validation cases, which ensembles need [default: label maps alone]",
+    )
+
+    what = parser.add_argument_group("measurement and output")
+    what.add_argument(
+        "--tolerance",
+        type=not_negative_float,
+        default=2.0,
+        help="distance up to which boundaries agree in the normalized surface Dice, in mm, or in pixels for natural "
+        "images [default: %(default)s]",
+    )
+    what.add_argument(
+        "--cost_images",
+        type=not_negative_int,
+        default=3,
+        help="number of images that every model predicts for its time in seconds; 0: none [default: %(default)s]",
+    )
+    what.add_argument(
+        "-device",
+        choices=("cuda", "cpu", "mps"),
+        default=None,
+        help="device to train and predict on [default: cuda, else mps, else cpu]",
+    )
+    what.add_argument(
+        "-np",
+        type=positive_int,
+        default=None,
+        help="number of processes that measure cases [default: the environment variable nnUNet_def_n_proc, else 8]",
+    )
+    what.add_argument(
+        "-o",
+        "--output",
+        default=None,
+        metavar="FOLDER",
+        help="folder to write the report to [default: hrmedseg_comparison_DATASET, in the current folder]",
+    )

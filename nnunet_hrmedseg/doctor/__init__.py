@@ -1,0 +1,1 @@
+"""The installation: `hrmedseg doctor` checks it, `hrmedseg link` completes an editable one."""

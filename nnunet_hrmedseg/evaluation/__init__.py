@@ -1,0 +1,1 @@
+"""Evaluation: `comparison` of trained models on the same cases, `benchmark` of networks on this machine."""

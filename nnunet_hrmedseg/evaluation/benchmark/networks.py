@@ -1,0 +1,301 @@
+"""The networks that are measured, each with the loss and the optimiser that it is trained with: rows of a table.
+
+The stock networks are what nnU-Net's own planners write for images as large as the patch, given enough GPU memory to
+keep the whole image as the patch; they are trained as nnUNetTrainer does, with deep supervision.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import cache
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.nnunet_versions import nnunet_folders
+from nnunet_hrmedseg.plans.specs import NETWORKS as OURS
+from nnunet_hrmedseg.plans.specs import SEGMAFORMER
+from nnunet_hrmedseg.trainers.losses import dice_and_cross_entropy, dice_and_focal
+
+__all__ = [
+    "CONTENDERS",
+    "DEFAULT_CONTENDERS",
+    "DEFAULT_CONTENDERS_3D",
+    "SEGMENTATION_MODELS",
+    "Contender",
+    "Trainable",
+    "as_nnunet_trains",
+    "nnunet_loss",
+    "segmentation_model",
+]
+
+
+@dataclass
+class Trainable:
+    """A network as it is trained: ``loss(network(image), target)`` with a target (B, 1, H, W) of class indices."""
+
+    network: nn.Module
+    loss: Callable[[Any, Tensor], Tensor]
+    optimizer: torch.optim.Optimizer
+    deep_supervision: bool = False
+
+    def mode(self, *, training: bool) -> None:
+        """Train or predict; networks with deep supervision predict without it."""
+        self.network.train(training)
+        if self.deep_supervision:
+            self.network.get_submodule("decoder").deep_supervision = training  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A row of the table: what it is called and how it is built for (channels, classes, side of the patch).
+
+    The patch is a square, or, with three dimensions, a cube.
+    """
+
+    title: str
+    build: Callable[[int, int, int], Trainable]
+    dimensions: int = 2
+
+
+def ours(name: str, make_loss: Callable[..., nn.Module], **arguments: Any) -> Callable[[int, int, int], Trainable]:
+    def build(channels: int, classes: int, side: int) -> Trainable:
+        from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+        row = OURS[name]
+        network = get_network_from_plans(row.class_path, {**row.arguments, **arguments}, [], channels, classes)
+        network.upsample_in_training = False
+        loss = make_loss(regions=False, frugal=arguments.get("recompute", False))
+        return Trainable(network, loss, torch.optim.Adam(network.parameters(), lr=1e-4))
+
+    return build
+
+
+def segmaformer(**arguments: Any) -> Callable[[int, int, int], Trainable]:
+    def build(channels: int, classes: int, side: int) -> Trainable:
+        from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+        from nnunet_hrmedseg.plans.segmaformer import segmaformer_shape
+
+        shape = segmaformer_shape([side] * 3, [1.0] * 3)
+        kwargs = {**SEGMAFORMER.arguments, **shape, **arguments}
+        network = get_network_from_plans(SEGMAFORMER.class_path, kwargs, [], channels, classes)
+        return Trainable(network, nnunet_loss(), torch.optim.AdamW(network.parameters(), lr=3e-4))
+
+    return build
+
+
+def stock(planner: str, dimensions: int = 2) -> Callable[[int, int, int], Trainable]:
+    def build(channels: int, classes: int, side: int) -> Trainable:
+        from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+        architecture = planned_architecture(planner, side, channels, dimensions)
+        network = get_network_from_plans(
+            architecture["network_class_name"],
+            architecture["arch_kwargs"],
+            architecture["_kw_requires_import"],
+            channels,
+            classes,
+            deep_supervision=True,
+        )
+        return as_nnunet_trains(network)
+
+    return build
+
+
+def as_nnunet_trains(network: nn.Module) -> Trainable:
+    """A network with deep supervision, with nnUNetTrainer's loss and optimiser; 2D or 3D."""
+    from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+
+    loss = nnunet_loss()
+
+    def deep_loss(logits: Any, target: Tensor) -> Tensor:
+        if isinstance(logits, Tensor):
+            return loss(logits, target)
+        # nnUNetTrainer's weights: halved with each resolution, none for the lowest, in all 1
+        weights = np.array([0.5**level for level in range(len(logits))])
+        weights[-1] = 0
+        return DeepSupervisionWrapper(loss, weights / weights.sum())(
+            list(logits), [nearest(target, level.shape) for level in logits]
+        )
+
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-2, weight_decay=3e-5, momentum=0.99, nesterov=True)
+    return Trainable(network, deep_loss, optimizer, deep_supervision=True)
+
+
+def nnunet_loss() -> nn.Module:
+    """nnUNetTrainer's loss for labels at one resolution: Dice + cross-entropy."""
+    from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+    from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+
+    dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}
+    return DC_and_CE_loss(dice, {}, dice_class=MemoryEfficientSoftDiceLoss)
+
+
+def nearest(target: Tensor, shape: torch.Size) -> Tensor:
+    """The target at a lower resolution, by leaving out pixels."""
+    factors = [large // small for large, small in zip(target.shape[2:], shape[2:], strict=True)]
+    kept: Any = (..., *(slice(None, None, factor) for factor in factors))
+    return target[kept]
+
+
+def monai(build_network: Callable[[Any, int, int, int], nn.Module]) -> Callable[[int, int, int], Trainable]:
+    def build(channels: int, classes: int, side: int) -> Trainable:
+        try:
+            from monai.networks import nets
+        except ImportError:
+            raise HRMedSegError(
+                "This network is MONAI's, which is not installed: pip install 'nnunet_hrmedseg[benchmark]', or leave "
+                "it out of --networks."
+            ) from None
+        network = build_network(nets, channels, classes, side)
+        loss = dice_and_cross_entropy(regions=False)
+
+        def loss_of_first(logits: Any, target: Tensor) -> Tensor:
+            return loss(logits[0] if isinstance(logits, list | tuple) else logits, target)
+
+        return Trainable(network, loss_of_first, torch.optim.Adam(network.parameters(), lr=1e-4))
+
+    return build
+
+
+SEGMENTATION_MODELS = {
+    "smp_segformer_b0": ("Segformer", "mit_b0"),
+    "smp_mobilenet_unet": ("Unet", "mobilenet_v2"),
+}
+"""Row of the table -> architecture and encoder of segmentation_models_pytorch."""
+
+
+def segmentation_model(architecture: str, encoder: str, channels: int, classes: int) -> nn.Module:
+    """Build a network of segmentation_models_pytorch with random weights; its logits are at full resolution.
+
+    Raises:
+        HRMedSegError: the library is not installed.
+    """
+    try:
+        import segmentation_models_pytorch
+    except ImportError:
+        raise HRMedSegError(
+            "This network is from segmentation_models_pytorch, which is not installed: "
+            "pip install 'nnunet_hrmedseg[benchmark]', or leave it out of --networks."
+        ) from None
+    build = getattr(segmentation_models_pytorch, architecture)
+    return build(encoder_name=encoder, encoder_weights=None, in_channels=channels, classes=classes)
+
+
+def segmentation_models(name: str) -> Callable[[int, int, int], Trainable]:
+    def build(channels: int, classes: int, side: int) -> Trainable:
+        network = segmentation_model(*SEGMENTATION_MODELS[name], channels, classes)
+        optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+        return Trainable(network, dice_and_cross_entropy(regions=False), optimizer)
+
+    return build
+
+
+CHANNELS_OF_FIVE_LEVELS = (32, 64, 128, 256, 512)
+
+CONTENDERS: dict[str, Contender] = {
+    "hrmedseg": Contender("HRMedSeg", ours("HRMedSeg", dice_and_focal)),
+    "hrmedseg_frugal": Contender("HRMedSeg, recompute", ours("HRMedSeg", dice_and_focal, recompute=True)),
+    "herseg": Contender("HER-Seg", ours("HERSeg", dice_and_cross_entropy)),
+    "herseg_frugal": Contender("HER-Seg, recompute", ours("HERSeg", dice_and_cross_entropy, recompute=True)),
+    "nnunet": Contender("nnU-Net", stock("ExperimentPlanner")),
+    # M and L differ in the GPU memory that they plan for; for the same patch they plan the same network
+    "resenc": Contender("nnU-Net ResEnc M, L", stock("nnUNetPlannerResEncL")),
+    "segmaformer": Contender("SegMaFormer", segmaformer(), dimensions=3),
+    "segmaformer_frugal": Contender("SegMaFormer, recompute", segmaformer(recompute=True), dimensions=3),
+    "nnunet_3d": Contender("nnU-Net", stock("ExperimentPlanner", 3), dimensions=3),
+    "resenc_3d": Contender("nnU-Net ResEnc M, L", stock("nnUNetPlannerResEncL", 3), dimensions=3),
+    "smp_segformer_b0": Contender("SegFormer-B0", segmentation_models("smp_segformer_b0")),
+    "smp_mobilenet_unet": Contender("U-Net, MobileNetV2", segmentation_models("smp_mobilenet_unet")),
+    "monai_unet": Contender(
+        "MONAI UNet",
+        monai(
+            lambda nets, channels, classes, side: nets.UNet(
+                2, channels, classes, CHANNELS_OF_FIVE_LEVELS, (2, 2, 2, 2), num_res_units=2
+            )
+        ),
+    ),
+    "monai_attention_unet": Contender(
+        "MONAI AttentionUnet",
+        monai(
+            lambda nets, channels, classes, side: nets.AttentionUnet(
+                2, channels, classes, CHANNELS_OF_FIVE_LEVELS, (2, 2, 2, 2)
+            )
+        ),
+    ),
+    "monai_unetplusplus": Contender(
+        "MONAI BasicUNetPlusPlus",
+        monai(lambda nets, channels, classes, side: nets.BasicUNetPlusPlus(2, channels, classes)),
+    ),
+    "monai_swinunetr": Contender(
+        "MONAI SwinUNETR",
+        monai(
+            lambda nets, channels, classes, side: nets.SwinUNETR(
+                in_channels=channels, out_channels=classes, feature_size=24, spatial_dims=2
+            )
+        ),
+    ),
+}
+OF_EXTRAS = ("monai_", "smp_")  # libraries that the extra [benchmark] installs
+DEFAULT_CONTENDERS = [
+    name for name, row in CONTENDERS.items() if row.dimensions == 2 and not name.startswith(OF_EXTRAS)
+]
+DEFAULT_CONTENDERS_3D = [name for name, row in CONTENDERS.items() if row.dimensions == 3]
+
+
+@cache
+def planned_architecture(planner: str, side: int, channels: int, dimensions: int = 2) -> dict[str, Any]:
+    """The `architecture` entry that one of nnU-Net's planners writes for a data set of side x side images, or cubes."""
+    from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner
+    from nnunetv2.experiment_planning.experiment_planners.residual_unets import residual_encoder_unet_planners
+
+    classes = {**vars(default_experiment_planner), **vars(residual_encoder_unet_planners)}
+    cases = 1000
+    flat = dimensions == 2
+    ending = ".png" if flat else ".nii.gz"
+    description = {
+        "channel_names": {str(channel): f"channel {channel}" for channel in range(channels)},
+        "labels": {"background": 0, "foreground": 1},
+        "numTraining": cases,
+        "file_ending": ending,
+        "overwrite_image_reader_writer": "NaturalImage2DIO" if flat else "SimpleITKIO",
+        "dataset": {"case": {"images": [f"case_0000{ending}"], "label": f"case{ending}"}},
+    }
+    intensities = {name: 1.0 for name in ("max", "mean", "median", "min", "percentile_00_5", "percentile_99_5", "std")}
+    fingerprint = {
+        "spacings": [[999.0 if flat else 1.0, 1.0, 1.0]] * cases,
+        "shapes_after_crop": [[1 if flat else side, side, side]] * cases,
+        "foreground_intensity_properties_per_channel": {str(channel): intensities for channel in range(channels)},
+        "median_relative_size_after_cropping": 1.0,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        raw, preprocessed = (Path(folder, name, "Dataset001_Benchmark") for name in ("raw", "preprocessed"))
+        for place, file, content in (
+            (raw, "dataset.json", description),
+            (preprocessed, "dataset_fingerprint.json", fingerprint),
+        ):
+            place.mkdir(parents=True)
+            (place / file).write_text(json.dumps(content))
+        # planners print their plan, and warn of a memory target that is not their own
+        with (
+            nnunet_folders(nnUNet_raw=raw.parent, nnUNet_preprocessed=preprocessed.parent),
+            redirect_stdout(StringIO()),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            plan = classes[planner]("Dataset001_Benchmark", gpu_memory_target_in_gb=10_000).plan_experiment()
+    configuration = plan["configurations"]["2d" if flat else "3d_fullres"]
+    if list(configuration["patch_size"]) != [side] * dimensions:
+        raise RuntimeError(f"{planner} plans a patch of {configuration['patch_size']} for images of side {side}")
+    return configuration["architecture"]

@@ -1,0 +1,203 @@
+"""The report's charts, as SVG text: one small chart each, so that they stand side by side or below one another."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib import ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nnunet_hrmedseg.evaluation.comparison.results import Results
+from nnunet_hrmedseg.measures import MEASURES
+
+__all__ = ["bland_altman", "colours", "differences", "distribution", "quality_against_cost", "wrapped"]
+
+BASELINE_COLOUR = "#6b7280"
+# Okabe and Ito's, which colour-blind readers can tell apart
+RIVAL_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+WIDTH = 4.2  # inches; the page scales it
+
+STYLE: Any = {
+    "svg.fonttype": "none",  # text stays text, in the reader's font
+    "svg.hashsalt": "hrmedseg",  # the same chart is the same file
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+}
+
+
+def colours(results: Results) -> dict[str, str]:
+    """One colour for each model, the same in all charts and pictures."""
+    rivals = {model: RIVAL_COLOURS[i % len(RIVAL_COLOURS)] for i, model in enumerate(results.rivals)}
+    return {results.baseline: BASELINE_COLOUR, **rivals}
+
+
+def distribution(results: Results, name: str, measure: str) -> str:
+    """All cases of a class: a dot each, a box over the quartiles, the median as a line."""
+    models = results.models
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _chart(0.75 + 0.62 * len(models), f"{name}: {measure}")
+        of_model = colours(results)
+        for place, model in enumerate(reversed(models)):
+            values = results.of(model, name, measure)[:, 0]
+            values = values[np.isfinite(values)]
+            if not len(values):
+                continue
+            low, median, high = np.percentile(values, (25, 50, 75))
+            axes.barh(place, high - low, left=low, height=0.34, color=of_model[model], alpha=0.28, linewidth=0)
+            axes.plot([median, median], [place - 0.2, place + 0.2], color=of_model[model], linewidth=2)
+            shift = np.random.default_rng(0).uniform(-0.15, 0.15, len(values))
+            axes.scatter(values, place + shift, s=6, color=of_model[model], alpha=0.6, linewidths=0)
+            axes.annotate(
+                wrapped(results.titles[model], 60),
+                (0, place + 0.28),
+                xycoords=("axes fraction", "data"),
+                fontsize=8,
+                color="#374151",
+            )
+        axes.set_ylim(-0.45, len(models) - 0.35)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        if MEASURES[measure].has_unit:
+            _logarithmic(axes, zero=any((results.of(model, name, measure) < 1).any() for model in models))
+        axes.set_xlabel(f"{measure}, {results.unit}" if MEASURES[measure].has_unit else measure)
+        return _svg(figure)
+
+
+def differences(results: Results, tests: list[dict[str, Any]], measure: str) -> str:
+    """Every rival's mean difference to the baseline with its 95 % interval, a line for each class."""
+    own = [test for test in tests if test["measure"] == measure and test["difference"]["mean"] is not None]
+    lines = len(results.rivals) + 1  # of a class: its name, and a line for each rival
+    with matplotlib.rc_context(STYLE):
+        height = 0.9 + 0.24 * lines * len(results.classes)
+        figure, axes = _chart(height, f"{measure}: difference to {results.titles[results.baseline]}")
+        of_model = colours(results)
+        for test in own:
+            interval, colour = test["difference"], of_model[test["model"]]
+            place = -lines * results.classes.index(test["class"]) - results.rivals.index(test["model"]) - 1
+            axes.plot([interval["low"], interval["high"]], [place, place], color=colour, linewidth=2)
+            axes.plot(interval["mean"], place, "o", color=colour, markersize=5)
+        for i, name in enumerate(results.classes):
+            axes.annotate(
+                name, (0, -lines * i), xycoords=("axes fraction", "data"), va="center", fontsize=8, color="#374151"
+            )
+        axes.axvline(0, color="#111827", linewidth=0.8)
+        axes.set_ylim(-lines * len(results.classes), 0.6)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        worse, better = ("worse", "better") if MEASURES[measure].higher_is_better else ("better", "worse")
+        axes.set_xlabel(f"{worse}  \N{LEFTWARDS ARROW}   0   \N{RIGHTWARDS ARROW}  {better}")
+        return _svg(figure)
+
+
+def bland_altman(results: Results, model: str, name: str) -> str:
+    """Predicted against true size: the difference over the mean of the two, bias and 95 % limits of agreement."""
+    index = results.classes.index(name)
+    truth, predicted = results.true_sizes[:, index], results.sizes[model][:, index]
+    difference, middle = predicted - truth, (predicted + truth) / 2
+    bias = difference.mean()
+    spread = 1.96 * difference.std(ddof=1) if len(difference) > 1 else 0.0
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _chart(2.7, f"{name}: {results.titles[model]}", title_width=44)
+        axes.scatter(middle, difference, s=9, color=colours(results)[model], alpha=0.65, linewidths=0)
+        for height, style in ((bias, "-"), (bias - spread, "--"), (bias + spread, "--")):
+            axes.axhline(height, color="#111827", linewidth=0.9, linestyle=style)
+            axes.annotate(
+                f"{_short(height)}",
+                (1, height),
+                xycoords=("axes fraction", "data"),
+                fontsize=8,
+                ha="right",
+                va="bottom",
+            )
+        what = "area" if results.dimensions == 2 else "volume"
+        unit = results.unit + ("\N{SUPERSCRIPT TWO}" if results.dimensions == 2 else "\N{SUPERSCRIPT THREE}")
+        axes.set_xlabel(f"mean of true and predicted {what}, {unit}")
+        axes.set_ylabel("predicted - true")
+        axes.ticklabel_format(scilimits=(-3, 4))
+        return _svg(figure)
+
+
+def quality_against_cost(results: Results, content: dict[str, Any], cost: str, label: str, scale: float) -> str | None:
+    """Mean Dice with its interval over one of the costs, on a logarithmic axis; None where nobody knows the cost.
+
+    Models are told by their colours alone: names beside the points would lie over each other.
+    """
+    points = []
+    for model in content["models"]:
+        known = model["cost"][cost] if isinstance(model["cost"], dict) else None
+        interval = model["measures"][results.rows[0]]["Dice"]
+        if known and interval["mean"] is not None:
+            points.append((model, known / scale, interval))
+    if not points:
+        return None
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _chart(2.8, label)
+        of_model = colours(results)
+        for model, x, interval in points:
+            colour = of_model[model["name"]]
+            axes.plot([x, x], [interval["low"], interval["high"]], color=colour, linewidth=1.5)
+            axes.plot(x, interval["mean"], "o", color=colour, markersize=6)
+        lowest, highest = min(x for _, x, _ in points), max(x for _, x, _ in points)
+        axes.set_xlim(lowest / 1.6, highest * 1.6)
+        _logarithmic(axes)
+        axes.set_xlabel(label)
+        axes.set_ylabel("Dice")
+        return _svg(figure)
+
+
+def wrapped(text: str, width: int) -> str:
+    """Lines of up to so many characters, broken at spaces and between the parts of a model's name."""
+    lines = [""]
+    for piece in re.findall(r".+?(?:__|\s|$)", text):
+        if lines[-1] and len(lines[-1] + piece.rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _chart(height: float, title: str, title_width: int = 52) -> tuple[Figure, Axes]:
+    title = wrapped(title, title_width)
+    figure = Figure(figsize=(WIDTH, height + 0.17 * title.count("\n")), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title)
+    return figure, axes
+
+
+def _logarithmic(axes: Axes, zero: bool = False) -> None:
+    """A logarithmic axis with plain numbers; `zero` keeps a place for values below 1, and 0 itself."""
+    if zero:
+        axes.set_xscale("symlog", linthresh=1)
+        axes.set_xlim(left=0)
+    else:
+        axes.set_xscale("log")
+        lowest, highest = axes.get_xlim()
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=[1, 2, 5] if highest < 100 * lowest else [1]))
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+
+
+def _short(value: float) -> str:
+    return f"{value:+.3g}" if abs(value) < 1000 else f"{value:+.2e}"
+
+
+def _svg(figure: Figure) -> str:
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    # the page decides the size
+    return re.sub(
+        r'<svg ([^>]*?)height="[^"]*" ([^>]*?)width="[^"]*"|<svg ([^>]*?)width="[^"]*" height="[^"]*"',
+        r"<svg \1\2\3",
+        svg,
+        count=1,
+    )

@@ -1,0 +1,116 @@
+"""What is compared: the cross-validation of trained models, nnU-Net's ensembles of them, or folders of predictions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.io.skipped import is_hidden
+
+__all__ = ["Model", "ensembles", "files_by_case", "prediction_folder", "trained_models"]
+
+ALL = "all"  # nnU-Net's name of the fold that is everything
+
+
+@dataclass(frozen=True, eq=False)  # equal is the same one: models are keys
+class Model:
+    """Predictions of one model for cases that it was not trained on.
+
+    `files` has, for each fold, case -> prediction. An ensemble and a folder of predictions have one entry, with all
+    the folds that it is made of as its key.
+    """
+
+    name: str
+    files: dict[tuple[str, ...], dict[str, Path]]
+    folder: Path | None = None  # of the trained model: plans, checkpoints, logs
+    notes: list[str] = field(default_factory=list)  # what is wrong with it, in words
+
+    @property
+    def folds(self) -> list[str]:
+        return sorted({fold for folds in self.files for fold in folds}, key=_by_number)
+
+    def of_folds(self, folds: Sequence[str]) -> dict[str, Path] | None:
+        """Case -> prediction for exactly these folds, or None where the model does not have them."""
+        if tuple(folds) in self.files:
+            return self.files[tuple(folds)]
+        if not all((fold,) in self.files for fold in folds):
+            return None
+        return {case: file for fold in folds for case, file in self.files[fold,].items()}
+
+
+def trained_models(
+    results: Path,
+    file_ending: str,
+    trainers: Sequence[str] | None = None,
+    plans: Sequence[str] | None = None,
+    configurations: Sequence[str] | None = None,
+) -> list[Model]:
+    """The models in a data set's folder of nnUNet_results that have validated at least one fold.
+
+    `trainers`, `plans` and `configurations` keep those of these names; None keeps all.
+    """
+    models = []
+    folders = results.iterdir() if results.is_dir() else ()
+    for folder in sorted(folders, key=lambda folder: folder.name.split("__")):
+        parts = folder.name.split("__")
+        wanted = zip(parts, (trainers, plans, configurations), strict=False)
+        if len(parts) != 3 or not all(names is None or part in names for part, names in wanted):
+            continue
+        files: dict[tuple[str, ...], dict[str, Path]] = {}
+        notes = []
+        for fold_folder in sorted(folder.glob("fold_*")):
+            fold = fold_folder.name.removeprefix("fold_")
+            predictions = files_by_case(fold_folder / "validation", file_ending)
+            if fold == ALL:
+                notes.append("fold_all is validated on its own training images and is left out")
+            elif predictions:
+                files[fold,] = predictions
+            else:
+                notes.append(f"fold {fold} is not validated yet (nnUNetv2_train ... --val)")
+        if files or notes:
+            models.append(Model(folder.name, files, folder, notes))
+    return models
+
+
+def ensembles(results: Path, file_ending: str) -> list[Model]:
+    """The ensembles that nnUNetv2_find_best_configuration left in a data set's folder of nnUNet_results."""
+    models = []
+    for folder in sorted((results / "ensembles").glob("ensemble___*")):
+        *members, folds = folder.name.removeprefix("ensemble___").split("___")
+        name = "ensemble of " + " and ".join(members)
+        models.append(Model(name, {tuple(folds.split("_")): files_by_case(folder, file_ending)}))
+    return models
+
+
+def prediction_folder(given: str, file_ending: str) -> Model:
+    """Return the predictions of NAME=FOLDER or FOLDER; a folder that exists under the whole text is taken first.
+
+    Raises:
+        HRMedSegError: there is no such folder, or nothing with this file ending in it.
+    """
+    name, separator, path = given.partition("=")
+    if not separator or Path(given).is_dir():  # lr=0.01 is a name of folders, too
+        name, path = Path(given).resolve().name, given
+    folder = Path(path)
+    if not folder.is_dir():
+        nor = f", nor {given}" if separator else ""
+        raise HRMedSegError(f"--predictions {given}: there is no folder {folder}{nor}.")
+    files = files_by_case(folder, file_ending)
+    if not files:
+        there = some(sorted(file.name for file in folder.iterdir())) or "nothing"
+        raise HRMedSegError(f"--predictions {given}: no file ends in {file_ending} there (there is {there}).")
+    return Model(name, {(ALL,): files})
+
+
+def files_by_case(folder: Path, file_ending: str) -> dict[str, Path]:
+    """Return case -> file for the files of a folder with this ending, hidden ones excepted; none if it is not there."""
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    files = [file for file in files if file.name.endswith(file_ending) and not is_hidden(file.name)]
+    return {file.name[: -len(file_ending)]: file for file in files}
+
+
+def _by_number(fold: str) -> tuple[int, str]:
+    return (int(fold), "") if re.fullmatch(r"\d+", fold) else (10**9, fold)

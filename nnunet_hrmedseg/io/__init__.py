@@ -1,0 +1,1 @@
+"""Reading and writing: one place each for files, images, cases, checkpoints and devices."""

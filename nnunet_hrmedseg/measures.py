@@ -1,0 +1,206 @@
+"""Dice, IoU, Dice per slice, Hausdorff distances and normalized surface Dice, per case and class.
+
+Dice and IoU are nnU-Net's own, counts and formulas, so they agree with its summary.json to the last digit; the surface
+measures are MONAI's. Rules for empty masks:
+
+| truth and prediction | Dice, IoU, Dice per slice | NSD | HD95, HD |
+|---|---|---|---|
+| both empty | not defined, left out of means | not defined | not defined |
+| one of them empty | 0 | 0 | the image's diagonal, the largest distance that there could be |
+
+Dice per slice is of volumes alone: the mean over the slices along the first axis that the reader gives, each of them
+under the same rules.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn, region_or_label_to_mask
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+
+from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.io.json_values import label_value
+from nnunet_hrmedseg.io.raw_cases import find_reader
+from nnunet_hrmedseg.io.stored_images import check_format
+
+__all__ = [
+    "MEASURES",
+    "Label",
+    "Measure",
+    "Task",
+    "slice_dice",
+    "surface_library",
+    "surface_measures",
+    "surface_measures_are_there",
+]
+
+Label = int | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A row of the table of measures."""
+
+    title: str
+    higher_is_better: bool = True
+    has_unit: bool = False  # pixels or mm
+    on_surfaces: bool = False  # needs MONAI
+    of_volumes: bool = False  # of volumes alone
+
+
+MEASURES = {
+    "Dice": Measure("Dice"),
+    "IoU": Measure("IoU"),
+    "SliceDice": Measure("Dice per slice", of_volumes=True),
+    "NSD": Measure("Normalised surface Dice", on_surfaces=True),
+    "HD95": Measure("95 % Hausdorff distance", higher_is_better=False, has_unit=True, on_surfaces=True),
+    "HD": Measure("Hausdorff distance (maximum)", higher_is_better=False, has_unit=True, on_surfaces=True),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """How the cases of a data set are read and measured."""
+
+    reader: BaseReaderWriter
+    classes: Mapping[str, Label]
+    ignore_label: int | None
+    tolerance: float  # of NSD, in the unit
+    surfaces: bool  # with the measures that need MONAI
+    unit: str  # of distances: px or mm
+    volumes: bool = False  # with the measures of volumes
+
+    @classmethod
+    def of_dataset(cls, dataset_json: dict[str, Any], example: Path, tolerance: float, surfaces: bool) -> Task:
+        """Make a task from a dataset.json and one reference segmentation, by which reader and measures are chosen."""
+        labels = {name: label_value(name, value) for name, value in dataset_json["labels"].items()}
+        ignore = labels.pop("ignore", None)
+        classes = {name: label for name, label in labels.items() if label not in (0, (0,))}
+        if not classes:
+            raise HRMedSegError(f"dataset.json lists no class to measure: only {some([*labels])}.")
+        try:
+            reader = find_reader(dataset_json, str(example))()
+        except RuntimeError as error:
+            raise HRMedSegError(f"nnU-Net has no reader for {example}: {error}") from error
+        unit = "px" if type(reader).__name__ == "NaturalImage2DIO" else "mm"
+        try:
+            volumes = reader.read_seg(str(example))[0].shape[1] > 1
+        except Exception:  # readers raise what they like; `measure` names the file
+            volumes = False
+        return cls(reader, classes, ignore, tolerance, surfaces, unit, volumes)
+
+    @property
+    def measures(self) -> list[str]:
+        return [
+            name
+            for name, measure in MEASURES.items()
+            if self.surfaces >= measure.on_surfaces and self.volumes >= measure.of_volumes
+        ]
+
+    def measure(self, truth: Path, prediction: Path) -> dict[str, dict[str, float]]:
+        """Class -> measure -> value, and its sizes in truth and prediction (area or volume) as size_truth, size.
+
+        Raises:
+            HRMedSegError: one of the two files cannot be read, or they are of different sizes.
+        """
+        try:
+            return self._measure(truth, prediction)
+        except Exception as error:  # readers and metrics raise what they like, and name no file
+            raise HRMedSegError(
+                f"{prediction} cannot be measured against {truth} ({type(error).__name__}: {error}). Is it damaged, or "
+                "of another size?"
+            ) from error
+
+    def _measure(self, truth: Path, prediction: Path) -> dict[str, dict[str, float]]:
+        for file in (truth, prediction):
+            check_format(str(file))
+        (reference, properties), (predicted, _) = (self.reader.read_seg(str(file)) for file in (truth, prediction))
+        seen = np.ones(reference[0].shape, bool) if self.ignore_label is None else reference[0] != self.ignore_label
+        measured = {}
+        for name, label in self.classes.items():
+            masks = [region_or_label_to_mask(image[0], label) for image in (reference, predicted)]
+            measured[name] = self.measure_masks(masks[0], masks[1], seen, properties["spacing"])
+        return measured
+
+    def measure_masks(
+        self, truth: np.ndarray, predicted: np.ndarray, seen: np.ndarray, spacing: Sequence[float]
+    ) -> dict[str, float]:
+        """The measures of one class, size_truth and size. All masks are boolean (Z, H, W); `seen` is what counts."""
+        of_slices = {"SliceDice": slice_dice(truth & seen, predicted & seen)} if self.volumes else {}
+        if len(truth) == 1:  # a 2D image; what nnU-Net says of its thickness is no size
+            truth, predicted, seen, spacing = truth[0], predicted[0], seen[0], spacing[1:]
+        tp, fp, fn, _ = compute_tp_fp_fn_tn(truth, predicted, ~seen)
+        empty, element = tp + fp + fn == 0, math.prod(spacing)
+        measured = {
+            "Dice": math.nan if empty else float(2 * tp / (2 * tp + fp + fn)),
+            "IoU": math.nan if empty else float(tp / (tp + fp + fn)),
+            "size_truth": (fn + tp) * element,
+            "size": (fp + tp) * element,
+            **of_slices,
+        }
+        return measured | (
+            surface_measures(truth & seen, predicted & seen, spacing, self.tolerance) if self.surfaces else {}
+        )
+
+
+def slice_dice(truth: np.ndarray, prediction: np.ndarray) -> float:
+    """Return the mean Dice of the slices of two boolean masks (Z, H, W) in which at least one of them is not empty."""
+    sizes = truth.sum((1, 2)) + prediction.sum((1, 2))
+    if not sizes.any():
+        return math.nan
+    return float((2 * (truth & prediction).sum((1, 2))[sizes > 0] / sizes[sizes > 0]).mean())
+
+
+def surface_measures(
+    truth: np.ndarray, prediction: np.ndarray, spacing: Sequence[float], tolerance: float
+) -> dict[str, float]:
+    """Return HD95, HD and NSD of two boolean masks, 2D or 3D, in the unit of `spacing` and `tolerance`.
+
+    HD95 is the larger of the two directions' 95th percentiles of distances between boundary pixels, HD the largest of
+    all these distances. NSD is the part of
+    both boundaries, by length (area), that lies within `tolerance` of the other (Nikolov et al., 2018).
+    """
+    from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+
+    if not truth.any() and not prediction.any():
+        return {"HD95": math.nan, "HD": math.nan, "NSD": math.nan}
+    if not truth.any() or not prediction.any():
+        diagonal = math.hypot(*(n * s for n, s in zip(truth.shape, spacing, strict=True)))
+        return {"HD95": diagonal, "HD": diagonal, "NSD": 0.0}
+    predicted, reference = (torch.from_numpy(np.ascontiguousarray(mask))[None, None] for mask in (prediction, truth))
+    sizes = [float(size) for size in spacing]
+    with warnings.catch_warnings():  # MONAI's, about its own next version
+        warnings.simplefilter("ignore", FutureWarning)
+        hd95, hd = (
+            compute_hausdorff_distance(
+                predicted, reference, include_background=True, percentile=percentile, spacing=sizes
+            )
+            for percentile in (95, None)
+        )
+        nsd = compute_surface_dice(
+            predicted, reference, [tolerance], include_background=True, use_subvoxels=True, spacing=sizes
+        )
+    return {"HD95": float(hd95), "HD": float(hd), "NSD": float(nsd)}
+
+
+def surface_measures_are_there() -> bool:
+    try:
+        import monai.metrics  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def surface_library() -> str:
+    """Return name and version of the library that computes the measures on surfaces: results differ between them."""
+    import monai
+
+    return f"MONAI {monai.__version__}"

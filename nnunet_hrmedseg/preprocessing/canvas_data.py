@@ -1,0 +1,369 @@
+"""The canvas data of a plan: is it whole and up to date, and if not, make it: once, whoever asks at the same time.
+
+Canvas data is nnU-Net's usual folder of preprocessed cases, `nnUNet_preprocessed/<data set>/<data_identifier>`, with
+a record beside the cases that says of which raw files it was made. Only a folder whose record and files agree is taken
+for complete: a new one is built under another name, gets its record last and is then renamed into place, so that
+nothing which a killed process leaves behind can pass for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+from filelock import BaseFileLock
+from nnunetv2.configuration import default_num_processes
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_hrmedseg import __version__
+from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.io.files import read_json, write_atomically
+from nnunet_hrmedseg.io.locks import LockHeld, lock, release_and_remove
+from nnunet_hrmedseg.io.raw_cases import RawCase, find_raw_cases, refuse_names_of_labels
+from nnunet_hrmedseg.plans.splits import SPLITS, cases_in_splits, missing_cases
+from nnunet_hrmedseg.preprocessing.case_workers import preprocess_cases
+from nnunet_hrmedseg.preprocessing.ground_truth import update_ground_truth
+from nnunet_hrmedseg.preprocessing.preprocessor import HRMedSegPreprocessor
+from nnunet_hrmedseg.preprocessing.raw_files import changes
+
+__all__ = ["CanvasDataStatus", "canvas_data_status", "ensure_canvas_data", "mark_in_use"]
+
+# nnU-Net tells the format of a data folder by the endings of all files in it, but does not look into sub-folders
+RECORD = Path("canvas_data", "record.json")
+USERS = Path("canvas_data", "in_use")  # a lock for each training that reads the data
+
+
+@dataclass(frozen=True)
+class CanvasDataStatus:
+    """State of a folder of canvas data; `reason` describes it for messages.
+
+    Attributes:
+        usable: whether nothing but the raw cases differs: the data is whole and can be trained with as it is.
+        missing: cases of the data that the raw data has no longer.
+        differing: cases whose raw files were added or changed since.
+        touched: records of cases whose raw files have the same content, but new times.
+    """
+
+    state: Literal["complete", "missing", "incomplete", "stale"]
+    reason: str
+    usable: bool = False
+    missing: tuple[str, ...] = ()
+    differing: tuple[str, ...] = ()
+    touched: dict[str, list[list]] = field(default_factory=dict)
+
+
+def ensure_canvas_data(
+    plans: dict[str, Any],
+    configuration: str,
+    dataset_json: dict[str, Any],
+    *,
+    raw: str | os.PathLike | None,
+    preprocessed: str | os.PathLike,
+    dataset_name: str | None = None,
+    num_processes: int = default_num_processes,
+    preprocessor: DefaultPreprocessor | None = None,
+    log: Callable[[str], Any] = print,
+    force: bool = False,
+    on_ready: Callable[[Path], Any] | None = None,
+) -> Path:
+    """Make sure that the canvas data of a configuration is there, whole and up to date. Returns its folder.
+
+    Any number of processes may call this at the same time: one preprocesses under a lock, the others wait for it. The
+    lock ends with the process that holds it, however that ends. A failure leaves what was there before as it was.
+
+    Data is never replaced while a training uses it (see `mark_in_use`), nor by data without cases that
+    `splits_final.json` names: a training then uses the data as it is, if it is whole, and the log says so.
+
+    Also brings `gt_segmentations` (the labels at original size, which nnU-Net's validation compares with) up to date.
+
+    Args:
+        plans: plans dict whose `configuration` is an HRMedSeg one (see `hrmedseg_plans`).
+        configuration: its name.
+        dataset_json: the data set's dataset.json.
+        raw: nnU-Net's folder nnUNet_raw; None where it is not set. Not needed when the canvas data is complete.
+        preprocessed: nnU-Net's folder nnUNet_preprocessed.
+        dataset_name: such as Dataset001_Name; default is the plan's.
+        num_processes: worker processes, at most one per CPU and case.
+        preprocessor: default is `HRMedSegPreprocessor`, silent.
+        log: takes lines of text.
+        force: preprocess even if complete data is there.
+        on_ready: called with the folder while no other process can replace it; a training calls `mark_in_use` in it.
+
+    Raises:
+        HRMedSegError: data must be made but the raw data is not there, the folder cannot be written to, a training
+            uses it, or cases that splits_final.json names would get lost; a case is wrong (named); a worker died.
+    """
+    dataset_name = dataset_name or plans["dataset_name"]
+    plans_manager = PlansManager(plans)
+    folder = Path(preprocessed, dataset_name, plans_manager.get_configuration(configuration).data_identifier)
+    raw_folder = None if raw is None else Path(raw, dataset_name)
+
+    with _locked(folder, log) as unwritable:
+        if unwritable is None:
+            _tidy_up_after_killed_process(folder)
+        cases = find_raw_cases(raw_folder, dataset_json)
+        status = canvas_data_status(folder, dataset_json, cases)
+        as_it_is = None
+        if force or status.state != "complete":
+            as_it_is = _needed_by_folds(folder, status, raw_folder)
+            if as_it_is is None and unwritable is not None:
+                raise HRMedSegError(_unwritable(folder, status, unwritable))
+            if cases is None:
+                raise HRMedSegError(_no_raw_data(folder, status, raw_folder, dataset_name))
+            as_it_is = as_it_is or _in_use(folder, status)
+            if as_it_is is not None and (force or not status.usable):
+                raise HRMedSegError(as_it_is)
+        if as_it_is is not None:
+            log(f"Warning: this training uses the canvas data as it is. {as_it_is}")
+        elif cases is not None and (force or status.state != "complete"):
+            refuse_names_of_labels(cases)
+            log(f"Resizing {len(cases)} cases to the canvas ({status.reason}). Data folder: {folder}")
+            with _new_folder_in_place_of(folder) as new_folder:
+                raw_files = preprocess_cases(
+                    cases,
+                    new_folder,
+                    preprocessor or HRMedSegPreprocessor(verbose=False),
+                    plans_manager,
+                    configuration,
+                    dataset_json,
+                    num_processes,
+                )
+                _write_record(new_folder, folder.name, dataset_json, raw_files)
+        elif status.touched:
+            _save_new_times(folder, status.touched)
+        if cases is not None and as_it_is is not None:
+            # validation compares with the labels of the data that is trained with
+            cases = {name: case for name, case in cases.items() if name not in status.differing}
+        update_ground_truth(cases, folder.parent / "gt_segmentations", dataset_json["file_ending"], log)
+        if on_ready is not None:
+            on_ready(folder)
+    return folder
+
+
+# ---- what is there ---------------------------------------------------------------------------------------------------
+
+
+def canvas_data_status(
+    folder: Path, dataset_json: dict[str, Any], cases: dict[str, RawCase] | None
+) -> CanvasDataStatus:
+    """Check whether `folder` holds complete canvas data, made of these raw cases as they are now.
+
+    Args:
+        folder: the data folder; its name is the plan's `data_identifier`.
+        dataset_json: the data set's dataset.json, whose labels the sampled class locations depend on.
+        cases: from `find_raw_cases`; None where the raw data is out of reach, and is then not compared with.
+    """
+    if not folder.is_dir():
+        return CanvasDataStatus("missing", "there is no canvas data yet")
+    record = _read_record(folder)
+    if record is None:
+        return CanvasDataStatus("incomplete", "the canvas data has no record that it was finished")
+    missing = () if cases is None else tuple(sorted(record["raw"].keys() - cases.keys()))
+    present = {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.is_file()}
+    lost = [name for name, size in record["files"].items() if present.get(name) != size]
+    if lost:
+        reason = f"files of the canvas data are missing or damaged: {some(lost)}"
+        return CanvasDataStatus("incomplete", reason, missing=missing)
+    if record["data_identifier"] != folder.name:
+        reason = f"the canvas data was made as {record['data_identifier']}"
+        return CanvasDataStatus("stale", reason, missing=missing)
+    if record["labels"] != _labels(dataset_json):
+        return CanvasDataStatus("stale", "the labels in dataset.json have changed", missing=missing)
+    if cases is None:
+        return CanvasDataStatus("complete", "the canvas data is complete", usable=True)
+    found, touched = changes(record["raw"], cases)
+    reasons = [f"{what}: {some(names)}" for what, names in found._asdict().items() if names]
+    if reasons:
+        reason = f"raw cases were {'; '.join(reasons)}"
+        differing = (*found.added, *found.changed)
+        return CanvasDataStatus("stale", reason, usable=True, missing=missing, differing=differing)
+    return CanvasDataStatus("complete", "the canvas data is complete", usable=True, touched=touched)
+
+
+def _labels(dataset_json: dict[str, Any]) -> dict[str, Any]:
+    labels = dataset_json["labels"]
+    values = [list(value) if isinstance(value, (list, tuple)) else value for value in labels.values()]
+    return {"values": values, "ignore": labels.get("ignore")}
+
+
+def _write_record(new_folder: Path, data_identifier: str, dataset_json: dict, raw_files: dict) -> None:
+    record = {
+        "nnunet_hrmedseg": __version__,
+        "data_identifier": data_identifier,
+        "labels": _labels(dataset_json),
+        "raw": raw_files,
+        "files": {entry.name: entry.stat().st_size for entry in os.scandir(new_folder) if entry.is_file()},
+    }
+    file = new_folder / RECORD
+    file.parent.mkdir()
+    file.write_text(json.dumps(record, indent=1))
+
+
+def _read_record(folder: Path) -> dict[str, Any] | None:
+    try:
+        record = read_json(folder / RECORD)
+    except (OSError, ValueError):
+        return None
+    needed = {"data_identifier": str, "labels": dict, "raw": dict, "files": dict}
+    whole = isinstance(record, dict) and all(isinstance(record.get(name), kind) for name, kind in needed.items())
+    if not whole or not all(isinstance(files, list) for files in record["raw"].values()):
+        return None
+    return record
+
+
+def _save_new_times(folder: Path, touched: dict[str, list[list]]) -> None:
+    """Save the new times of raw files with the same content; where that is not possible, they are read every time."""
+    record = _read_record(folder)
+    if record is not None:
+        record["raw"].update(touched)
+        with suppress(OSError):
+            write_atomically(folder / RECORD, json.dumps(record, indent=1).encode())
+
+
+# ---- who uses it -----------------------------------------------------------------------------------------------------
+
+
+def mark_in_use(folder: Path, user: str, trainer: object) -> None:
+    """Keep canvas data from being replaced as long as `trainer` and this process live.
+
+    Where the folder cannot be written to, it is not marked: whoever can write to it must not replace it.
+
+    Args:
+        user: name of the training, for messages; a part of a file name.
+    """
+    try:
+        (folder / USERS).mkdir(exist_ok=True)
+        held = lock(folder / USERS / f"{user}.{uuid4().hex[:8]}.lock")
+    except OSError:
+        return
+    weakref.finalize(trainer, _unmark, held, os.getpid())
+
+
+def _unmark(held: BaseFileLock, process: int) -> None:
+    if process == os.getpid():  # and not a forked worker of that process
+        release_and_remove(held)
+
+
+def _users(folder: Path) -> list[str]:
+    """Return the trainings that use the data now, and remove the marks of those that were killed."""
+    users = []
+    for mark in sorted((folder / USERS).glob("*.lock")):
+        try:
+            release_and_remove(lock(mark))
+        except LockHeld as held:
+            users.append(" ".join((mark.name.rsplit(".", 2)[0], str(held))).strip())
+        except OSError as error:
+            users.append(f"{mark.name.rsplit('.', 2)[0]} (or not: {mark} cannot be opened, {error}; delete it then)")
+    return users
+
+
+def _needed_by_folds(folder: Path, status: CanvasDataStatus, raw_folder: Path | None) -> str | None:
+    """Return a message on cases that folds need and that new data would not have; None if there are none."""
+    splits_file = folder.parent / SPLITS
+    needed = cases_in_splits(splits_file).intersection(status.missing) if status.missing else None
+    return missing_cases(needed, splits_file, str(raw_folder)) if needed else None
+
+
+def _in_use(folder: Path, status: CanvasDataStatus) -> str | None:
+    """Return a message on trainings that use the data, which must not be replaced then; None if there are none."""
+    users = _users(folder)
+    if users:
+        although = f", although {status.reason}" if status.state != "complete" else ""
+        return (
+            f"{folder} is not replaced while a training uses it{although}. Wait until that training has ended, or end "
+            f"it, and start this command again. In use by {some(users).rstrip('.')}."
+        )
+    return None
+
+
+# ---- once, and all or nothing ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _locked(folder: Path, log: Callable[[str], Any]) -> Iterator[OSError | None]:
+    """Hold the lock of a data folder. Yields what went wrong where the folder above cannot be written to."""
+    file = folder.with_name(f"{folder.name}.lock")
+    held, fault = None, None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        held = lock(
+            file,
+            on_wait=lambda: log(f"Waiting for another process that is making this canvas data (it holds {file})."),
+        )
+    except OSError as error:
+        fault = error
+    try:
+        yield fault
+    finally:
+        if held is not None:
+            held.release()
+
+
+def _replaced(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.replaced")
+
+
+@contextmanager
+def _new_folder_in_place_of(folder: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of `folder` when the block ends well, and disappears when it does not."""
+    # a name of its own: a worker that outlives its killed parent for a moment must not write among our files
+    new_folder = folder.with_name(f"{folder.name}.incomplete-{uuid4().hex[:8]}")
+    new_folder.mkdir()
+    try:
+        yield new_folder
+        if folder.exists():
+            os.rename(folder, _replaced(folder))
+        os.rename(new_folder, folder)
+    finally:
+        shutil.rmtree(new_folder, ignore_errors=True)
+        _put_back_or_remove_replaced(folder)
+
+
+def _tidy_up_after_killed_process(folder: Path) -> None:
+    for leftover in folder.parent.glob(f"{folder.name}.incomplete*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    _put_back_or_remove_replaced(folder)
+
+
+def _put_back_or_remove_replaced(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(_replaced(folder), ignore_errors=True)
+    elif _replaced(folder).exists():
+        os.rename(_replaced(folder), folder)
+
+
+# ---- words -----------------------------------------------------------------------------------------------------------
+
+
+def _no_raw_data(folder: Path, status: CanvasDataStatus, raw_folder: Path | None, dataset_name: str) -> str:
+    where = "the environment variable nnUNet_raw is not set" if raw_folder is None else f"{raw_folder} has none"
+    number = int(dataset_name[7:10])
+    return (
+        f"The data of {dataset_name} must be resized to the canvas ({status.reason} in {folder}), but there are no raw "
+        f"images to do it with: {where}. Either\n"
+        f"  - copy the raw data back to nnUNet_raw/{dataset_name} and start the same command again: training makes the "
+        f"canvas data itself; or\n"
+        f"  - make it where the raw data is, with\n"
+        f"        nnUNetv2_plan_and_preprocess -d {number} -c 2d -pl nnUNetPlannerHRMedSeg\n"
+        f"    or, if that was planned before, with\n"
+        f"        nnUNetv2_preprocess -d {number} -c 2d -plans_name nnUNetHRMedSegPlans\n"
+        f"    and copy the folders {folder.name} and gt_segmentations to {folder.parent}"
+    )
+
+
+def _unwritable(folder: Path, status: CanvasDataStatus, error: OSError) -> str:
+    return (
+        f"The canvas data must be made ({status.reason}), but {folder.parent} cannot be written to ({error}). Either\n"
+        f"  - get write access to that folder; or\n"
+        f"  - copy it to a folder of yours, and set nnUNet_preprocessed to the folder above the copy"
+        + ("; or\n  - unset nnUNet_raw, to train with the canvas data as it is" if status.usable else "")
+    )

@@ -1,0 +1,56 @@
+"""`gt_segmentations`: the labels at their original size, which nnU-Net's validation compares predictions with."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from nnunet_hrmedseg.io.raw_cases import RawCase
+
+__all__ = ["update_ground_truth"]
+
+
+def update_ground_truth(
+    cases: dict[str, RawCase] | None, target: Path, file_ending: str, log: Callable[[str], Any]
+) -> None:
+    """Copy the labels that are missing or differ, whichever file is newer. A kill leaves no half file."""
+    if cases is None:
+        if not target.is_dir():
+            log(
+                f"Warning: {target} is missing and nnUNet_raw has no labels to make it of. Training works without; the "
+                f"validation at its end does not. Copy the folder from where the data was preprocessed."
+            )
+        return
+    try:
+        target.mkdir(exist_ok=True)
+        for name, case in cases.items():
+            copy = target / f"{name}{file_ending}"
+            if _same(Path(case.label), copy):
+                continue
+            half = target / f".{copy.name}.{uuid4().hex[:8]}"
+            try:
+                shutil.copy2(case.label, half)
+                os.replace(half, copy)
+            finally:
+                with suppress(FileNotFoundError):
+                    half.unlink()
+    except OSError as error:
+        log(f"Warning: could not bring {target} up to date ({error}); the validation after training needs it.")
+
+
+def _same(label: Path, copy: Path) -> bool:
+    try:
+        was = os.stat(copy)
+    except FileNotFoundError:
+        return False
+    now = os.stat(label)
+    if was.st_size != now.st_size:
+        return False
+    # copy2 keeps the time, so that only files that were copied in another way are read
+    return was.st_mtime_ns == now.st_mtime_ns or filecmp.cmp(label, copy, shallow=False)

@@ -1,0 +1,87 @@
+"""Whether raw files are those that canvas data was made of: by size and time, and where only times differ, by content.
+
+Copying a dataset gives every file a new time, and a corrected label may come with an older one (unzip, tar, `cp -p`,
+`rsync -t`). So no time means "newer" here: files with the size and the time that were recorded are the same, and
+others are compared by content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from nnunet_hrmedseg.io.raw_cases import RawCase
+
+__all__ = ["Changes", "changes", "record_of", "states"]
+
+
+class Changes(NamedTuple):
+    """Names of the raw cases that differ from the recorded ones, sorted."""
+
+    added: list[str]
+    removed: list[str]
+    changed: list[str]
+
+
+def states(case: RawCase) -> list[list]:
+    """Return [file name, size in bytes, time of change in ns] of each file of a case; the folder may move."""
+    return [_state(file) for file in (*case.images, case.label)]
+
+
+def record_of(case: RawCase, before: list[list]) -> list[list]:
+    """Return the states of a case's files with their sha256, as a JSON record holds them.
+
+    Args:
+        before: the states from before the case was preprocessed. A file that changed since gets no sha256.
+    """
+    now = zip((*case.images, case.label), before, states(case), strict=True)
+    return [[*was, sha256(file) if was == is_ else None] for file, was, is_ in now]
+
+
+def changes(recorded: dict[str, Any], cases: dict[str, RawCase]) -> tuple[Changes, dict[str, list[list]]]:
+    """Compare raw cases with the record of those that canvas data was made of.
+
+    Returns:
+        What differs; and the records of the cases whose files have new times but the same content, which are to be
+        saved, so that they need not be read again.
+    """
+    now = {name: states(case) for name, case in cases.items()}
+    changed, touched = [], {}
+    for name in sorted(now.keys() & recorded.keys()):
+        was = recorded[name]
+        if len(was) != len(now[name]) or not all(isinstance(entry, list) and len(entry) >= 3 for entry in was):
+            changed.append(name)
+        elif [entry[:3] for entry in was] == now[name]:
+            continue
+        elif _same_content(was, now[name], cases[name]):
+            touched[name] = [[*state, *entry[3:]] for entry, state in zip(was, now[name], strict=True)]
+        else:
+            changed.append(name)
+    return Changes(sorted(now.keys() - recorded.keys()), sorted(recorded.keys() - now.keys()), changed), touched
+
+
+def sha256(file: str | os.PathLike) -> str:
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _same_content(was: list[list], now: list[list], case: RawCase) -> bool:
+    if [entry[:2] for entry in was] != [state[:2] for state in now]:  # names and sizes
+        return False
+    return all(
+        entry[2] == state[2] or (len(entry) > 3 and entry[3] is not None and entry[3] == sha256(file))
+        for entry, state, file in zip(was, now, (*case.images, case.label), strict=True)
+    )
+
+
+def _state(file: str) -> list:
+    try:
+        stat = os.stat(file)
+    except FileNotFoundError:
+        return [os.path.basename(file), None, None]
+    return [os.path.basename(file), stat.st_size, stat.st_mtime_ns]

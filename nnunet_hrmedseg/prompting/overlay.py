@@ -1,0 +1,50 @@
+"""Pictures of masks on their image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageColor, ImageDraw
+
+from nnunet_hrmedseg.io.colors import CLASS_COLOURS
+from nnunet_hrmedseg.prompting.prompts import Prompt
+
+__all__ = ["draw_overlay"]
+
+OPACITY = 0.35
+
+
+def draw_overlay(
+    image: Image.Image, objects: np.ndarray, values: Sequence[int], prompts: Sequence[Prompt]
+) -> Image.Image:
+    """The image in RGB with objects in the colours of their classes, outlined, and their boxes and points.
+
+    Args:
+        objects: (H, W), 0 or the number of an object, counted from 1.
+        values: class of each object, counted from 1.
+        prompts: of each object.
+    """
+    colours = np.array([ImageColor.getrgb(colour) for colour in CLASS_COLOURS], np.uint8)
+    of_object = np.concatenate([np.zeros((1, 3), np.uint8), colours[(np.array(values, int) - 1) % len(colours)]])
+    picture = np.array(image.convert("RGB"))
+    inside = objects > 0
+    outline = np.zeros(objects.shape, bool)
+    outline[:, 1:] |= objects[:, 1:] != objects[:, :-1]
+    outline[1:] |= objects[1:] != objects[:-1]
+    outline &= inside
+    # in floats no more than what is painted: an image may have 20,000 x 20,000 pixels
+    picture[inside] = ((1 - OPACITY) * picture[inside] + OPACITY * of_object[objects[inside]]).round()
+    picture[outline] = of_object[objects[outline]]
+    drawn = Image.fromarray(picture)
+    draw = ImageDraw.Draw(drawn)
+    line = max(1, round(max(image.size) / 700))
+    for prompt, colour in zip(prompts, of_object[1:].astype(int).tolist(), strict=True):
+        if prompt.box is not None:
+            x0, y0, x1, y1 = prompt.box
+            draw.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=tuple(colour), width=line)
+        for x, y, label in prompt.points:
+            radius = 3 * line
+            place = (x - radius, y - radius, x + radius, y + radius)
+            draw.ellipse(place, fill="#00c000" if label else "#e00000", outline="white", width=line)
+    return drawn

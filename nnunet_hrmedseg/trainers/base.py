@@ -1,0 +1,291 @@
+"""What our trainers share: one output, a learning rate that moves with every iteration, progress, whole checkpoints,
+and a fold that one process at a time trains."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import BaseFileLock
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunet_hrmedseg.errors import HRMedSegError, size
+from nnunet_hrmedseg.io.files import replacing
+from nnunet_hrmedseg.io.gpu import check_gpu, gpu_limitations, out_of_memory
+from nnunet_hrmedseg.io.locks import LockHeld, lock, release_and_remove
+from nnunet_hrmedseg.plans.overrides import STARTED_FROM
+from nnunet_hrmedseg.plans.splits import (
+    NNUNET_FOLDS,
+    SPLITS,
+    cases_in_splits,
+    missing_cases,
+    too_few_cases,
+    unused_cases,
+)
+from nnunet_hrmedseg.plans.trained_with import check_trained_with
+from nnunet_hrmedseg.trainers.gradient_layout import lay_out_gradients_as_weights
+from nnunet_hrmedseg.trainers.progress import EpochProgress
+from nnunet_hrmedseg.trainers.pseudo_dice import hard_counts_in_slabs
+from nnunet_hrmedseg.trainers.start import load_as_nnunet_does
+from nnunet_hrmedseg.trainers.weight_average import WeightAverage
+
+__all__ = ["WEIGHT_AVERAGE", "OneOutputTrainer"]
+
+WEIGHT_AVERAGE = "weight_average"  # in a checkpoint: what continues a training whose weights are averaged
+
+COMPILES = (
+    "The first iteration compiles the network for the GPU, which takes minutes and makes all others faster. For a "
+    "short training, switch compilation off with the environment variable nnUNet_compile=f."
+)
+
+
+class OneOutputTrainer(nnUNetTrainer):
+    """nnU-Net's trainer for light networks without deep supervision; its scheduler takes fractional epochs.
+
+    With `ema_decay` set, an exponential moving average of the weights is what is validated, saved in every checkpoint
+    as `network_weights`, and used in prediction. Training itself continues with its own weights, which the checkpoint
+    keeps under `weight_average`.
+
+    Raises:
+        HRMedSegError: a checkpoint that cannot be read, or was trained on another canvas or with another network than
+            the plans have now; a fold that another process is training; a fold with cases that are not in the
+            preprocessed data; an `ema_decay` that is not between 0 and 1; a GPU that torch cannot use, or whose memory
+            the batch does not fit into.
+    """
+
+    ema_decay: float | None = None  # None: no average; 0.999 averages over about 1,000 iterations
+    weight_average: WeightAverage | None = None  # made by on_train_start or load_checkpoint
+    planner_name: str  # of the planner whose plans can be edited
+    network: Any  # None, until it is built; then perhaps wrapped by torch.compile and DistributedDataParallel
+
+    # exactly nnU-Net's arguments: it records them by name for the checkpoint
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008
+    ):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.enable_deep_supervision = False
+        # a few million parameters: a checkpoint every epoch costs less than a second and a kill at most one epoch
+        self.save_every = 1
+        self.progress: EpochProgress  # of the epoch that runs
+        self.iteration = 0
+        self.fold_lock: BaseFileLock | None = None
+
+    @property
+    def plain_network(self) -> nn.Module:
+        """The network without the wrappers of DistributedDataParallel and torch.compile."""
+        network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
+        return getattr(network, "_orig_mod", network)
+
+    def initialize(self) -> None:
+        check_gpu(self.device)
+        super().initialize()
+        if self.is_ddp:
+            lay_out_gradients_as_weights(self.plain_network)
+        if self._do_i_compile():
+            self.print_to_log_file(COMPILES)
+        if self.device.type == "cuda" and self.local_rank == 0:
+            for line in gpu_limitations(torch.cuda.get_device_capability(self.device)):
+                self.print_to_log_file(line)
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """The network has one output; there is nothing to switch."""
+
+    def plot_network_architecture(self) -> None:
+        """nnU-Net's plot needs a library that no longer works; its failure would be all that the user sees."""
+
+    @property
+    def encoder_record(self) -> dict[str, str] | None:
+        """The weights that this training started from; they are recorded in the saved plans and in every checkpoint."""
+        return self.plans_manager.plans["configurations"][self.configuration_name].get(STARTED_FROM)
+
+    @encoder_record.setter
+    def encoder_record(self, value: dict[str, str] | None) -> None:
+        for plans in (self.plans_manager.plans, self.my_init_kwargs["plans"]):
+            configuration = plans["configurations"][self.configuration_name]
+            configuration.pop(STARTED_FROM, None)
+            if value is not None:
+                configuration[STARTED_FROM] = value
+
+    def on_train_start(self) -> None:
+        if self.local_rank == 0:
+            self.fold_lock = self._locked_fold()
+        super().on_train_start()
+        if self.ema_decay is not None and self.weight_average is None:
+            self.weight_average = WeightAverage(self.plain_network, self.ema_decay)
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        if self.fold_lock is not None:
+            release_and_remove(self.fold_lock)
+
+    def _locked_fold(self) -> BaseFileLock | None:
+        """Return the lock of this fold. It ends with this process, however that ends."""
+        file = Path(self.output_folder) / "training.lock"
+        try:
+            return lock(file)
+        except LockHeld as held:
+            raise HRMedSegError(
+                f"Another process is training this fold: it holds {file}. Two would overwrite each other's "
+                f"checkpoints. Wait for it or end it, or train another fold. {held}".rstrip()
+            ) from None
+        except OSError as error:
+            self.print_to_log_file(f"Warning: {file} cannot be locked ({error}). Do not train this fold twice at once.")
+            return None
+
+    def do_split(self):
+        """Split as nnU-Net does. Cases that are missing stop the training here: in a worker they would go unnamed.
+
+        Raises:
+            HRMedSegError: cases of this fold are not in the preprocessed data, or nnU-Net cannot make folds of so few.
+        """
+        present = set(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
+        splits_file = Path(self.preprocessed_dataset_folder_base) / SPLITS
+        if self.fold != "all" and len(present) < NNUNET_FOLDS and not splits_file.is_file():
+            raise HRMedSegError(too_few_cases(present, splits_file))
+        training, validation = super().do_split()
+        absent = {*training, *validation} - present
+        if absent:
+            raw = f"nnUNet_raw/{self.plans_manager.dataset_name}"
+            raise HRMedSegError(
+                f"Fold {self.fold} cannot be trained or validated: {missing_cases(absent, splits_file, raw)}"
+            )
+        return training, validation
+
+    def get_tr_and_val_datasets(self):
+        datasets = super().get_tr_and_val_datasets()
+        if self.fold != "all":
+            splits_file = Path(self.preprocessed_dataset_folder_base) / SPLITS
+            present = self.dataset_class.get_identifiers(self.preprocessed_dataset_folder)
+            unused = set(present) - cases_in_splits(splits_file)
+            if unused:
+                self.print_to_log_file(unused_cases(unused, splits_file))
+        return datasets
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self.iteration = 0
+        self.progress = EpochProgress(
+            f"Epoch {self.current_epoch} of {self.num_epochs}", self.num_iterations_per_epoch, show=self.local_rank == 0
+        )
+
+    def train_step(self, batch: dict) -> dict:
+        self.lr_scheduler.step(self.current_epoch + self.iteration / self.num_iterations_per_epoch)
+        try:
+            result = super().train_step(batch)
+        except torch.cuda.OutOfMemoryError as error:
+            configuration = self.configuration_manager
+            raise HRMedSegError(
+                out_of_memory(
+                    self.device,
+                    f"{self.batch_size} images of {size(configuration.patch_size)}",
+                    planner=self.planner_name,
+                    recomputes=configuration.network_arch_init_kwargs.get("recompute"),
+                    first=self.current_epoch == 0 and self.iteration == 0,
+                )
+            ) from error
+        if self.weight_average is not None:
+            self.weight_average.update()
+        self.iteration += 1
+        self.progress.update(loss=float(result["loss"]))
+        return result
+
+    def validation_step(self, batch: dict) -> dict:
+        """As nnU-Net's, whose values it returns, in memory that does not grow with the number of classes."""
+        data, target = (batch[name].to(self.device, non_blocking=True) for name in ("data", "target"))
+        # as in nnU-Net: only CUDA has an autocast that pays off and works
+        with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext(), not_compiled():
+            loss, counts = self.loss_and_counts(data, target)
+        first = 0 if self.label_manager.has_regions else 1  # without the background
+        tp, fp, fn = counts[:, first:].cpu().numpy().astype(np.float64)
+        return {"loss": loss.detach().cpu().numpy(), "tp_hard": tp, "fp_hard": fp, "fn_hard": fn}
+
+    def loss_and_counts(self, data: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of a validation batch, and its true and false positives and false negatives (3, heads)."""
+        output = self.plain_network(data)
+        manager = self.label_manager
+        # the loss first: whatever it does to the target, it does in nnU-Net's validation
+        loss = self.loss(output, target)
+        return loss, hard_counts_in_slabs(output, target, manager.has_regions, manager.ignore_label)
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        self.progress.close()
+        super().on_train_epoch_end(train_outputs)
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        if self.weight_average is not None:
+            self.weight_average.apply()
+
+    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
+        super().on_validation_epoch_end(val_outputs)
+        if self.weight_average is not None:
+            self.weight_average.restore()
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """As nnU-Net's, with the network as it was built: compiling it for prediction takes longer than it saves."""
+        wrapped, self.network = self.network, self.plain_network
+        try:
+            with self.averaged_weights():
+                super().perform_actual_validation(save_probabilities)
+        finally:
+            self.network = wrapped
+
+    def averaged_weights(self) -> AbstractContextManager[None]:
+        """Return a context in which the network has the average of its weights, where there is one."""
+        return nullcontext() if self.weight_average is None else self.weight_average.applied()
+
+    def save_checkpoint(self, filename: str) -> None:
+        """As nnU-Net's, but a kill or a full disk while writing leaves the previous checkpoint whole."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)  # writes nothing: what may lie there under another name is not ours
+            return
+        try:
+            with replacing(Path(filename)) as temporary, self.averaged_weights():
+                super().save_checkpoint(str(temporary))
+                if self.weight_average is not None:
+                    # nnU-Net leaves no other way to add to a checkpoint
+                    checkpoint = torch.load(temporary, map_location="cpu", weights_only=False)
+                    torch.save({**checkpoint, WEIGHT_AVERAGE: self.weight_average.state()}, temporary)
+        except (OSError, RuntimeError) as error:
+            raise HRMedSegError(
+                f"{filename} could not be saved ({error}); what was there before is untouched. Is the disk full? Make "
+                f"room, and go on with the same command and --c."
+            ) from error
+
+    def load_checkpoint(self, filename_or_checkpoint) -> None:
+        try:
+            trained: dict[str, Any] = {}
+            if isinstance(filename_or_checkpoint, str):  # before data is made for another canvas
+                trained = load_as_nnunet_does(filename_or_checkpoint)
+                check_trained_with(trained, self.plans_manager.plans, filename_or_checkpoint)
+            super().load_checkpoint(filename_or_checkpoint)
+            if self.ema_decay is not None:
+                self.weight_average = WeightAverage(self.plain_network, self.ema_decay)
+                if WEIGHT_AVERAGE in trained:  # not if it was trained without an average so far
+                    self.weight_average.load_state(trained[WEIGHT_AVERAGE])
+        except Exception as error:  # torch and pickle raise whatever they like at damaged files
+            if not isinstance(filename_or_checkpoint, str) or isinstance(error, HRMedSegError):
+                raise
+            file = Path(filename_or_checkpoint)
+            others = sorted(other.name for other in file.parent.glob("checkpoint_*.pth") if other != file)
+            raise HRMedSegError(
+                f"{file} cannot be loaded ({type(error).__name__}: {error}). It is damaged, or of another network. "
+                f"Rename or remove it, and --c goes on from {others[-1] if others else 'nothing: train anew'}."
+            ) from error
+        self.encoder_record = self.my_init_kwargs["plans"]["configurations"][self.configuration_name].get(STARTED_FROM)
+
+
+def not_compiled() -> AbstractContextManager[object]:
+    """Return a context in which functions that were compiled run as they were written; from torch 2.6 on."""
+    stance = getattr(torch.compiler, "set_stance", None)
+    return stance("force_eager") if stance is not None else nullcontext()

@@ -1,0 +1,439 @@
+import csv
+import errno
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from torch import nn
+
+from nnunet_hrmedseg.encoders import loop
+from nnunet_hrmedseg.encoders.loop import LoopSettings, prepare_folder, run_loop
+from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.io.processes import Processes, processes
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+
+
+class Line(nn.Module):
+    """Learns to double a number; draws random numbers as dropout does."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(1, 1)
+        self.fixed = nn.Parameter(torch.ones(1), requires_grad=False)
+        self.seen = []
+
+    def forward(self, batch):
+        self.seen.append(batch[0, 0].item())
+        return (self.layer(batch + 0.01 * torch.rand_like(batch)) - 2 * batch).square().mean()
+
+
+def _batches(epoch, first_step):
+    for step in range(first_step, 5):
+        yield torch.tensor([[epoch + step / 10]])
+
+
+def _settings(**changed):
+    values = {"epochs": 4, "steps_per_epoch": 5, "images_per_step": 2, "learning_rate": 1e-2, "decay": 0.9}
+    return LoopSettings(**{**values, "warmup_steps": 3, **changed})
+
+
+def _no_log(text):
+    pass
+
+
+@pytest.fixture
+def no_curve(monkeypatch):
+    """It takes longer to draw than these epochs to train."""
+    monkeypatch.setattr(loop, "draw_curve", lambda rows, file: None)
+
+
+def test_learns_logs_and_draws(tmp_path):
+    module = Line()
+    settings = _settings(epochs=10, learning_rate=0.1, decay=0.98)
+    history = run_loop(module, _batches, settings, tmp_path, ALONE, validate=lambda: 0.5, log=_no_log)
+    losses = [row["loss"] for row in history.rows]
+    assert losses[-1] < 0.1 * max(losses)
+    with open(tmp_path / "losses.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 50 and rows[-1]["epoch"] == "10" and rows[-1]["images"] == "100"
+    assert [row["validation_loss"] for row in rows[:5]] == ["", "", "", "", "0.5"]
+    assert (tmp_path / "losses.png").read_bytes().startswith(b"\x89PNG")
+    assert module.fixed.item() == 1 and not module.training
+    assert not list(tmp_path.glob("*.incomplete"))
+
+
+def test_the_learning_rate_warms_up_and_decays():
+    settings = _settings()
+    assert settings.learning_rate_at(0) == pytest.approx(1e-2 / 3)
+    assert settings.learning_rate_at(5) == pytest.approx(1e-2 * 0.9)
+    assert settings.learning_rate_at(20) == pytest.approx(1e-2 * 0.9**4)
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """What Adam finds at each of its steps: the learning rate, and the norm of the gradients."""
+    found = []
+    step = torch.optim.Adam.step
+
+    def noting(self, *arguments):
+        [group] = self.param_groups
+        gradients = [parameter.grad.flatten() for parameter in group["params"]]
+        found.append((group["lr"], torch.cat(gradients).norm().item()))
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", noting)
+    return found
+
+
+@pytest.mark.usefixtures("no_curve")
+@pytest.mark.parametrize("decay", [0.9, None])
+def test_every_step_is_taken_at_the_learning_rate_of_its_number(tmp_path, steps, decay):
+    settings = _settings(decay=decay)
+    run_loop(Line(), _batches, settings, tmp_path, ALONE, log=_no_log)
+    assert [rate for rate, _ in steps] == [settings.learning_rate_at(step) for step in range(20)]
+
+
+@pytest.mark.usefixtures("no_curve")
+def test_gradients_are_scaled_down_to_the_norm(tmp_path, steps):
+    class Steep(Line):
+        def forward(self, batch):
+            return super().forward(batch) * (1e6 if batch[0, 0] < 2 else 1e-3)
+
+    run_loop(Steep(), _batches, _settings(clip_norm=3.0), tmp_path, ALONE, log=_no_log)
+    norms = [norm for _, norm in steps]
+    assert norms[:10] == pytest.approx([3.0] * 10, rel=1e-3)
+    assert 0 < max(norms[10:]) < 0.1  # and those below it stay
+
+
+@pytest.mark.usefixtures("no_curve")
+def test_it_is_validated_as_it_predicts_and_trained_as_it_trains(tmp_path):
+    class Watched(Line):
+        def forward(self, batch):
+            modes.append(self.training)
+            return super().forward(batch)
+
+    modes, module = [], Watched()
+
+    def validate():
+        modes.append(module.training)
+        return 0.5
+
+    run_loop(module, _batches, _settings(), tmp_path, ALONE, validate=validate, log=_no_log)
+    assert modes == [*[True] * 5, False] * 4
+
+
+def test_without_a_decay_the_learning_rate_falls_as_nnunets():
+    settings, steps = _settings(decay=None), 20
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-2)
+    expected = PolyLRScheduler(optimizer, 1e-2, steps)
+    for step in range(3, steps):
+        expected.step(step)
+        assert settings.learning_rate_at(step) == pytest.approx(optimizer.param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize("stop_after", [1, 5, 8])
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, stop_after):
+    whole = Line()
+    (tmp_path / "whole").mkdir()
+    run_loop(whole, _batches, _settings(), tmp_path / "whole", ALONE, log=_no_log)
+
+    class Stop(Exception):
+        pass
+
+    def stopping(epoch, first_step):
+        for batch in _batches(epoch, first_step):
+            if len(first.seen) == stop_after:
+                raise Stop
+            yield batch
+
+    (tmp_path / "run").mkdir()
+    first = Line()
+    with pytest.raises(Stop):
+        run_loop(first, stopping, _settings(save_seconds=0), tmp_path / "run", ALONE, log=_no_log)
+    second = Line()
+    said = []
+    run_loop(second, _batches, _settings(save_seconds=0), tmp_path / "run", ALONE, log=said.append)
+    assert first.seen + second.seen == whole.seen
+    assert "Going on at epoch" in said[0]
+    for a, b in zip(whole.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    run_loop(Line(), _batches, _settings(), tmp_path, ALONE, log=_no_log)
+    again = Line()
+    history = run_loop(again, _batches, _settings(), tmp_path, ALONE, log=_no_log)
+    assert not again.seen and len(history.rows) == 20
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    run_loop(Line(), _batches, _settings(), tmp_path, ALONE, log=_no_log)
+    file = tmp_path / "checkpoint.pth"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(HRMedSegError, match="checkpoint.pth cannot be read"):
+        run_loop(Line(), _batches, _settings(), tmp_path, ALONE, log=_no_log)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    class Broken(Line):
+        def forward(self, batch):
+            return super().forward(batch) * float("nan")
+
+    with pytest.raises(HRMedSegError, match="not finite"):
+        run_loop(Broken(), _batches, _settings(), tmp_path, ALONE, log=_no_log)
+    assert not (tmp_path / "checkpoint.pth").exists()
+
+
+class Struck(Line):
+    """At its third step, something is not finite: the loss itself, or its gradient alone."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+
+    def forward(self, batch):
+        loss = super().forward(batch)
+        if len(self.seen) != 3:
+            return loss
+        if self.what == "loss":
+            return loss * math.nan
+        return loss + (0 * self.layer.weight).sqrt().sum()  # 0, and its gradient is 0 x infinity
+
+
+class OneOfTwo(Processes):
+    """As under torchrun, without the other process."""
+
+    def wrap(self, module):
+        return module
+
+    def mean(self, value):
+        return value
+
+    def wait(self):
+        pass
+
+
+def _hundred(epoch, first_step):
+    return [torch.tensor([[step / 100]]) for step in range(first_step, 100)]
+
+
+RARELY_A_ROW = {"epochs": 1, "steps_per_epoch": 100, "save_seconds": 0}  # of losses.csv, and a checkpoint at each step
+
+
+@pytest.mark.usefixtures("no_curve")
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("what", ["loss", "weights"])
+def test_nothing_that_is_not_finite_is_saved(tmp_path, what, rank):
+    group = OneOfTwo(rank, 2, torch.device("cpu"))
+    module = Struck(what)
+    with pytest.raises(HRMedSegError, match=f"The {what} .* not finite after 3 steps") as error:
+        run_loop(module, _hundred, _settings(**RARELY_A_ROW), tmp_path, group, log=_no_log)
+    assert "Begin anew with a smaller --lr (now 0.01), in another folder or with --overwrite" in str(error.value)
+    assert len(module.seen) == 3
+    if rank == 1:
+        assert not list(tmp_path.iterdir())
+        return
+    kept = torch.load(tmp_path / "checkpoint.pth", weights_only=True)
+    assert kept["step"] == 2 and all(value.isfinite().all() for value in kept["module"].values())
+    again = Line()
+    run_loop(again, _hundred, _settings(**RARELY_A_ROW), tmp_path, ALONE, log=_no_log)
+    assert len(again.seen) == 98
+
+
+def test_what_to_do_when_mixed_precision_was_too_coarse():
+    said = str(loop._not_finite("The loss is not finite after 7 steps.", 0.01, True))
+    assert said.startswith(
+        "The loss is not finite after 7 steps. Repeat the command with --no_amp: it goes on from the"
+    )
+    assert "If that does not help, begin anew with a smaller --lr (now 0.01)" in said
+
+
+@pytest.mark.usefixtures("no_curve")
+def test_a_run_goes_on_with_mixed_precision_after_steps_without(tmp_path):
+    run_loop(Line(), _batches, _settings(), tmp_path, ALONE, log=_no_log)
+    module, scaler = Line(), torch.amp.GradScaler("cpu", init_scale=8.0)
+    optimizer = torch.optim.Adam([parameter for parameter in module.parameters() if parameter.requires_grad])
+    step, _ = loop._load(tmp_path, module, optimizer, scaler, loop.History(), ALONE)
+    assert step == 20 and scaler.get_scale() == 8.0
+
+
+@pytest.mark.usefixtures("no_curve")
+def test_a_checkpoint_with_weights_that_are_not_finite_is_named(tmp_path):
+    run_loop(Line(), _batches, _settings(), tmp_path, ALONE, log=_no_log)
+    checkpoint = torch.load(tmp_path / "checkpoint.pth", weights_only=True)
+    checkpoint["module"]["layer.weight"][0] = math.inf
+    torch.save(checkpoint, tmp_path / "checkpoint.pth")
+    with pytest.raises(HRMedSegError, match=r"cannot be read .*weights are not finite.* --overwrite to begin anew"):
+        run_loop(Line(), _batches, _settings(), tmp_path, ALONE, log=_no_log)
+
+
+@pytest.fixture
+def locked(monkeypatch):
+    """Names of files whose place nothing can take, as on Windows while another program has them open."""
+    names = set()
+    replace = os.replace
+
+    def refusing(source, target):
+        if os.path.basename(target) in names:
+            raise PermissionError(13, "Access is denied", str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refusing)
+    return names
+
+
+def test_losses_that_are_open_elsewhere_do_not_end_a_run(tmp_path, locked):
+    locked |= {"losses.csv", "losses.png"}
+    said, epochs = [], []
+
+    def validate():
+        epochs.append(1)
+        if len(epochs) == 4:
+            locked.clear()
+        return 0.5
+
+    run_loop(Line(), _batches, _settings(save_seconds=0), tmp_path, ALONE, validate=validate, log=said.append)
+    assert len(said) == 2
+    for line, name in zip(said, ("losses.csv", "losses.png"), strict=True):
+        assert f"{tmp_path / name} cannot be written" in line and "Access is denied" in line and "close it" in line
+    with open(tmp_path / "losses.csv") as file:
+        assert len(list(csv.DictReader(file))) == 20
+    assert (tmp_path / "losses.png").exists()
+
+
+@pytest.mark.usefixtures("no_curve")
+def test_a_checkpoint_that_cannot_be_written_ends_the_run(tmp_path, locked):
+    locked.add("checkpoint.pth")
+    module = Line()
+    with pytest.raises(HRMedSegError, match="checkpoint.pth could not be written .*Access is denied.*Permit writing"):
+        run_loop(module, _batches, _settings(), tmp_path, ALONE, log=_no_log)
+    assert len(module.seen) == 5
+
+
+@pytest.mark.usefixtures("no_curve")
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"),
+    ],
+)
+def test_a_full_disk_keeps_the_last_checkpoint_to_continue_from(tmp_path, monkeypatch, error):
+    save, saved = torch.save, []
+
+    def full(content, file):
+        saved.append(content["step"])
+        if len(saved) == 3:
+            Path(file).write_bytes(b"half of it")
+            raise error
+        save(content, file)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(HRMedSegError, match="checkpoint.pth could not be written .*untouched.*continues from the last"):
+        run_loop(Line(), _batches, _settings(), tmp_path, ALONE, log=_no_log)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint.pth", "losses.csv"]
+    said = []
+    run_loop(Line(), _batches, _settings(), tmp_path, ALONE, log=said.append)
+    assert "Going on at epoch 2.00 of 4." in said
+
+
+def test_a_full_disk_for_the_settings_of_a_run_is_said(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(loop, "write_atomically", full)
+    with pytest.raises(HRMedSegError, match="run.json could not be written .*Make room"):
+        prepare_folder(tmp_path / "run", {}, overwrite=False)
+
+
+def test_a_file_is_no_folder_of_a_run(tmp_path):
+    (tmp_path / "run").write_text("kept")
+    for folder in (tmp_path / "run", tmp_path / "run" / "below"):
+        with pytest.raises(HRMedSegError, match="run is a file"):
+            loop.begin_run(folder, {}, ALONE, overwrite=True)
+    assert (tmp_path / "run").read_text() == "kept"
+
+
+def test_folders_of_runs(tmp_path):
+    run = tmp_path / "run"
+    assert prepare_folder(run, {"lr": 1, "canvas": (64, 64)}, overwrite=False) is False
+    (run / "checkpoint.pth").write_bytes(b"x")
+    assert prepare_folder(run, {"lr": 1, "canvas": [64, 64]}, overwrite=False) is True
+    with pytest.raises(HRMedSegError, match="lr 1 there and 2 now"):
+        prepare_folder(run, {"lr": 2, "canvas": [64, 64]}, overwrite=False)
+    assert (run / "checkpoint.pth").exists()
+    assert prepare_folder(run, {"lr": 2, "canvas": [64, 64]}, overwrite=True) is False
+    assert json.loads((run / "run.json").read_text())["lr"] == 2
+
+
+def test_losses_that_are_open_elsewhere_cannot_be_overwritten(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    prepare_folder(run, {"lr": 1}, overwrite=False)
+    (run / "losses.csv").write_text("x")
+    unlink = Path.unlink
+
+    def refusing(self, **options):
+        if self.name == "losses.csv":
+            raise PermissionError(13, "Access is denied", str(self))
+        unlink(self, **options)
+
+    monkeypatch.setattr(Path, "unlink", refusing)
+    with pytest.raises(HRMedSegError, match=r"losses\.csv cannot be removed .*Access is denied.* close it there"):
+        prepare_folder(run, {"lr": 2}, overwrite=True)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_with_other_files_is_left_alone(tmp_path, overwrite):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(HRMedSegError, match="holds other files"):
+        prepare_folder(tmp_path, {}, overwrite=overwrite)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_alone_without_torchrun(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with processes("cpu") as group:
+        assert (group.rank, group.count, group.first) == (0, 1, True)
+        module = nn.Linear(1, 1)
+        assert group.wrap(module) is module
+        group.wait()
+        assert group.mean(torch.tensor(3.0)) == 3
+
+
+def test_a_killed_process_loses_at_most_what_came_after_the_checkpoint(tmp_path):
+    """SIGKILL at some moment, as the system does when memory runs out; the checkpoint is whole and serves."""
+    code = (
+        "import time, torch\n"
+        "from pathlib import Path\n"
+        "from tests.encoders import test_loop as t\n"
+        "def slow(epoch, first):\n"
+        "    for batch in t._batches(epoch, first):\n"
+        "        time.sleep(0.005)\n"
+        "        yield batch\n"
+        f"t.run_loop(t.Line(), slow, t._settings(epochs=10000, save_seconds=0), Path({str(tmp_path)!r}), t.ALONE)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "losses.png").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
+    step = torch.load(tmp_path / "checkpoint.pth", weights_only=True)["step"]
+    assert step >= 5
+    again = Line()
+    end = _settings(epochs=step // 5 + 2)
+    run_loop(again, _batches, end, tmp_path, ALONE, log=_no_log)
+    assert len(again.seen) == end.epochs * 5 - step

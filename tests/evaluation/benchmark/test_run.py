@@ -1,0 +1,278 @@
+"""How `hrmedseg benchmark` goes about it: where the figures go, what is left out, what a network leaves to the next."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from nnunet_hrmedseg.cli import main
+from nnunet_hrmedseg.evaluation.benchmark import run
+from nnunet_hrmedseg.evaluation.benchmark.networks import CONTENDERS, Contender, Trainable
+from nnunet_hrmedseg.evaluation.benchmark.run import Case, run_once
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The names of two networks that are counted and measured in a moment; of the peak only its process takes long."""
+
+    def loss(logits, target):
+        return (logits.mean(1) - target.squeeze(1)).square().mean()
+
+    def build(channels, classes, side):
+        network = nn.Conv2d(channels, classes, 3, padding=1)
+        optimizer = torch.optim.SGD(network.parameters(), 0.1)
+        return Trainable(network, loss, optimizer)
+
+    for name in ("tiny", "other"):
+        monkeypatch.setitem(CONTENDERS, name, Contender(name.capitalize(), build))
+    monkeypatch.setattr(run, "_resident_peak", lambda case, args: {})
+    return ["tiny", "other"]
+
+
+def measured(tiny, file, *options):
+    """The exit status of a measurement of the tiny networks, at two sizes."""
+    batches = ["--training_batch_sizes", "1", "--inference_batch_sizes", "1", "--repeats", "2", "-device", "cpu"]
+    sizes = ["--sizes", "64", "128", "--classes", "2"]
+    return main(["benchmark", "--networks", *tiny, *sizes, *batches, "-o", str(file), *options])
+
+
+def test_a_new_folder_is_made_before_anything_is_measured(monkeypatch, tmp_path, tiny):
+    file, measure = tmp_path / "new" / "folder" / "b.json", run._measure
+    there = []
+
+    def noting(*args):
+        there.append(file.parent.is_dir())
+        return measure(*args)
+
+    monkeypatch.setattr(run, "_measure", noting)
+    assert measured(tiny, file) == 0
+    assert there == [True, True]
+    assert len(json.loads(file.read_text())["rows"]) == 2 * 2 * 2
+
+
+@pytest.mark.parametrize(
+    "output, message", [("", "is a folder: give the file"), ("file/b.json", "file is a file; a folder is needed")]
+)
+def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_measured(
+    monkeypatch, tmp_path, tiny, capsys, output, message
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(run, "_measure", lambda *args: pytest.fail("it was measured"))
+    assert measured(tiny, tmp_path / output) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_an_interruption_keeps_the_sizes_that_were_measured(monkeypatch, tmp_path, tiny):
+    measure = run._measure
+
+    def interrupted(names, size, classes, *args):
+        if (size, classes) == (128, 3):
+            raise KeyboardInterrupt
+        return measure(names, size, classes, *args)
+
+    monkeypatch.setattr(run, "_measure", interrupted)
+    assert measured(tiny, tmp_path / "b.json", "--classes", "2", "3") == 130
+    content = json.loads((tmp_path / "b.json").read_text())
+    assert Counter((row["size"], row["classes"]) for row in content["rows"]) == {(64, 2): 4, (64, 3): 4, (128, 2): 4}
+    assert "machine" in content and all(row["median_seconds"] > 0 for row in content["rows"])
+
+
+@pytest.mark.parametrize("at_run", [1, 2, 3])  # the first round, and each of two for timing
+def test_a_network_that_runs_out_of_gpu_memory_costs_its_own_row_alone(monkeypatch, tmp_path, tiny, capsys, at_run):
+    monkeypatch.setattr(run, "_turn", run._timed)  # one run each
+    networks, trainings = [], Counter()
+
+    def out_of_memory(trained, image, target, training, precision):
+        run_once(trained, image, target, training, precision)
+        networks.append(trained.network)
+        trainings[trained.network] += training
+        if training and trained.network is networks[0] and trainings[networks[0]] == at_run:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(run, "run_once", out_of_memory)
+    assert measured(tiny, tmp_path / "b.json", "--sizes", "64") == 0
+    rows = json.loads((tmp_path / "b.json").read_text())["rows"]
+    (left_out,) = [row for row in rows if "left_out" in row]
+    assert (left_out["network"], left_out["training"]) == ("tiny", True)
+    assert left_out["left_out"] == "out of GPU memory" and "median_seconds" not in left_out
+    assert all(len(row["seconds"]) == 2 for row in rows if row is not left_out)
+    assert "Tiny, training at batch 1: left out, out of GPU memory" in capsys.readouterr().out
+
+
+def _more_than_any_machine_has():
+    torch.empty(2**50)
+
+
+def _of_numpy():
+    raise MemoryError
+
+
+def _of_a_library():
+    raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+
+
+@pytest.mark.parametrize("fail", [_more_than_any_machine_has, _of_numpy, _of_a_library])
+def test_a_prediction_that_runs_out_of_memory_costs_its_own_row_alone(monkeypatch, tmp_path, tiny, capsys, fail):
+    def out_of_memory(trained, image, target, training, precision):
+        if not training and len(image) == 8:
+            fail()
+        run_once(trained, image, target, training, precision)
+
+    monkeypatch.setattr(run, "run_once", out_of_memory)
+    assert measured(tiny, tmp_path / "b.json", "--sizes", "64", "--inference_batch_sizes", "1", "8") == 0
+    rows = json.loads((tmp_path / "b.json").read_text())["rows"]
+    left_out = [row for row in rows if "left_out" in row]
+    assert [(row["network"], row["training"], row["batch_size"]) for row in left_out] == [
+        ("tiny", False, 8),
+        ("other", False, 8),
+    ]
+    assert {row["left_out"] for row in left_out} == {"out of memory"}
+    assert len([row for row in rows if "median_seconds" in row]) == 4
+    assert "Tiny, prediction at batch 8: left out, out of memory" in capsys.readouterr().out
+
+
+def test_other_errors_are_not_taken_for_memory(monkeypatch, tmp_path, tiny):
+    def broken(*_):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(run, "run_once", broken)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        measured(tiny, tmp_path / "b.json")
+
+
+def test_a_full_disk_leaves_the_last_figures_and_prints_all(monkeypatch, tmp_path, tiny, capsys):
+    file = tmp_path / "b.json"
+    written = []
+
+    def full(place, content):
+        written.append(place)
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        place.write_bytes(content)
+
+    monkeypatch.setattr(run, "write_atomically", full)
+    assert measured(tiny, file) == 1
+    said = capsys.readouterr()
+    assert "b.json could not be written ([Errno 28] No space left on device); what was there before" in said.err
+    assert {row["size"] for row in json.loads(file.read_text())["rows"]} == {64}
+    assert "\n128 x 128, 2 classes" in said.out
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_network_leaves_gradients_to_the_others(monkeypatch, tiny, fails):
+    def failing(trained, *args):
+        run_once(trained, *args)
+        assert all(p.grad is not None for p in trained.network.parameters())
+        if fails:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(run, "run_once", failing)
+    trained = CONTENDERS["tiny"].build(3, 2, 64)
+    args = SimpleNamespace(channels=3, precision="nnunet")
+    row = {}
+    run._unless_out_of_memory(row, lambda: run._timed(trained, Case("tiny", 64, 2, 1, True), CPU, args))
+    assert ("left_out" in row) == fails
+    assert all(p.grad is None for p in trained.network.parameters())
+
+
+# ---- peaks of resident memory ----------------------------------------------------------------------------------------
+
+
+def peak_of(monkeypatch, done):
+    """What _resident_peak says when its process comes to this end; None: it must not be started."""
+    started = []
+
+    def process(command, **options):
+        started.append(command)
+        assert done is not None, "a process was started"
+        return subprocess.CompletedProcess(command, *done)
+
+    monkeypatch.setattr(run.subprocess, "run", process)
+    args = SimpleNamespace(channels=3, precision="float32")
+    peak = run._resident_peak(Case("hrmedseg", 64, 2, 4, True), args)
+    return peak, started
+
+
+def test_without_proc_no_process_is_started_for_the_peak(monkeypatch, tmp_path):
+    monkeypatch.setattr(run, "RESETS_PEAK", tmp_path / "clear_refs")  # macOS, Windows
+    peak, started = peak_of(monkeypatch, None)
+    assert not started
+    assert peak == {run.NO_PEAK: f"only Linux tells it, and {tmp_path / 'clear_refs'} is not here"}
+
+
+@pytest.mark.parametrize(
+    "done, said",
+    [
+        ((-9, "", ""), "its process was killed, most likely for memory"),
+        ((-11, "", ""), "its process ended with status -11: no message"),
+        ((1, "", "Traceback\nPermissionError: clear_refs\n\n"), "ended with status 1: PermissionError: clear_refs"),
+        ((1, "", ""), "ended with status 1: no message"),
+    ],
+)
+def test_a_peak_that_could_not_be_measured_says_why(monkeypatch, tmp_path, done, said):
+    monkeypatch.setattr(run, "RESETS_PEAK", tmp_path)
+    peak, _ = peak_of(monkeypatch, done)
+    assert list(peak) == [run.NO_PEAK] and said in peak[run.NO_PEAK]
+
+
+def test_a_peak_that_was_measured_is_the_last_that_its_process_prints(monkeypatch, tmp_path):
+    monkeypatch.setattr(run, "RESETS_PEAK", tmp_path)
+    peak, (command,) = peak_of(monkeypatch, (0, "something\n4096\n", ""))
+    assert peak == {"peak_resident_bytes": 4096}
+    assert Case(**json.loads(command[-3])).batch_size == 4 and command[-2:] == ["3", "float32"]
+
+
+# ---- what is left out ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "batch_size, training, said",
+    [(4, True, None), (5, True, "would take about 75 s"), (5, False, None)],  # prediction: nothing is known yet
+)
+def test_what_would_take_longer_than_the_limit_is_left_out(monkeypatch, batch_size, training, said):
+    monkeypatch.setattr(run, "free_memory", lambda: None)
+    row = {"kept_for_backward_bytes": 10, "parameters": 1}
+    case = Case("hrmedseg", 64, 2, batch_size, training)
+    assert run._too_much(case, row, {("hrmedseg", True): 15.0}, CPU, 60.0, 3) == said
+
+
+@pytest.mark.parametrize(
+    "device, training, free, said",
+    [
+        ("cpu", True, 6 * 2**30 + 16_000, None),
+        ("cpu", True, 6 * 2**30 + 15_999, "would take about 6 GiB of memory"),
+        ("cpu", True, None, None),  # nothing says how much is free
+        ("cpu", False, 4 * 5 * 64 * 64, None),
+        ("cuda", True, 1, None),
+        ("cuda", False, 1, None),
+    ],
+)
+def test_what_would_take_more_memory_than_is_free_is_left_out(monkeypatch, device, training, free, said):
+    monkeypatch.setattr(run, "free_memory", lambda: free)
+    row = {"kept_for_backward_bytes": 3 * 2**30, "parameters": 1000}
+    case = Case("hrmedseg", 64, 2, 1, training)
+    assert run._too_much(case, row, {}, torch.device(device), 60.0, 3) == said
+
+
+@pytest.mark.parametrize("free, said", [(5 * 2**30, None), (5 * 2**30 - 1, "would take more than 5 GiB of memory")])
+def test_a_prediction_whose_image_and_logits_alone_are_too_large_is_left_out(monkeypatch, free, said):
+    monkeypatch.setattr(run, "free_memory", lambda: free)
+    case = Case("hrmedseg", 2**14, 2, 1, False)  # 3 channels and 2 classes, 1 GiB each
+    assert run._too_much(case, {}, {}, CPU, 60.0, 3) == said
+
+
+def test_what_is_too_much_is_not_run(monkeypatch, tmp_path, tiny):
+    monkeypatch.setattr(run, "_too_much", lambda *args: "would take about 100 s")
+    monkeypatch.setattr(run, "_timed", lambda *args: pytest.fail("it was run"))
+    assert measured(tiny, tmp_path / "b.json") == 0
+    rows = json.loads((tmp_path / "b.json").read_text())["rows"]
+    assert {row["left_out"] for row in rows} == {"would take about 100 s"}

@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import pytest
+
+from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.evaluation.comparison.matching import choose_baseline, match
+from nnunet_hrmedseg.evaluation.comparison.models import Model
+
+
+def model(name: str, folds: dict[str, str]) -> Model:
+    """Folds with a letter for each case."""
+    return Model(name, {(fold,): {case: Path(f"{name}/{case}.png") for case in cases} for fold, cases in folds.items()})
+
+
+TRUTH = {case: Path(f"{case}.png") for case in "abcdef"}
+STOCK = model("nnUNetTrainer__p__2d", {"0": "abc", "1": "def"})
+OURS = model("nnUNetTrainerHRMedSeg__p__2d", {"0": "abc", "1": "def"})
+
+
+def test_stock_nnunet_is_the_baseline_unless_told_otherwise() -> None:
+    assert choose_baseline([OURS, STOCK]) is STOCK
+    assert choose_baseline([OURS]) is OURS
+    assert choose_baseline([OURS, STOCK], "HRMedSeg") is OURS
+    assert choose_baseline([OURS, STOCK], STOCK.name) is STOCK
+
+
+def test_a_baseline_that_is_none_or_many_is_refused() -> None:
+    with pytest.raises(HRMedSegError, match="no model is called that. There are nnUNetTrainerHRMedSeg__p__2d"):
+        choose_baseline([OURS, STOCK], "swin")
+    with pytest.raises(HRMedSegError, match="fits 2 models"):
+        choose_baseline([OURS, STOCK], "nnUNetTrainer")
+
+
+def test_models_with_the_same_cases_are_compared_on_all_folds() -> None:
+    matched = match([OURS, STOCK], STOCK, TRUTH, None)
+    assert matched.folds == ["0", "1"]
+    assert list(matched.truth) == list("abcdef")
+    assert set(matched.files) == {OURS, STOCK}
+    assert matched.files[OURS]["d"] == Path("nnUNetTrainerHRMedSeg__p__2d/d.png")
+    assert not matched.warnings
+
+
+def test_one_fold_alone() -> None:
+    matched = match([OURS, STOCK], STOCK, TRUTH, ["1"])
+    assert list(matched.truth) == list("def")
+
+
+def test_a_model_without_a_fold_is_left_out_in_words() -> None:
+    short = model("short", {"0": "abc"})
+    matched = match([OURS, STOCK, short], STOCK, TRUTH, None)
+    assert set(matched.files) == {OURS, STOCK}
+    (warning,) = matched.warnings
+    assert "short is not compared: it has folds 0, the baseline nnUNetTrainer__p__2d 0, 1" in warning
+    assert set(match([OURS, STOCK, short], STOCK, TRUTH, ["0"]).files) == {OURS, STOCK, short}
+
+
+def test_a_model_of_other_splits_is_left_out_in_words() -> None:
+    other = model("other", {"0": "abd", "1": "cef"})
+    matched = match([STOCK, other], STOCK, TRUTH, ["0"])
+    assert set(matched.files) == {STOCK}
+    assert "only it: d; only the baseline: c" in matched.warnings[0]
+    assert "splits_final.json" in matched.warnings[0]
+    assert "Only one model is left" in matched.warnings[1]
+
+
+def test_other_splits_of_the_same_cases_can_be_compared_as_a_whole() -> None:
+    other = model("other", {"0": "abd", "1": "cef"})
+    assert set(match([STOCK, other], STOCK, TRUTH, None).files) == {STOCK, other}
+
+
+def test_predictions_without_truth_are_named_and_left_out() -> None:
+    matched = match([OURS, STOCK], STOCK, {case: TRUTH[case] for case in "abcde"}, None)
+    assert list(matched.truth) == list("abcde")
+    assert "1 predictions have no reference segmentation and are left out: f" in matched.warnings[0]
+    with pytest.raises(HRMedSegError, match="None of the 6 cases"):
+        match([OURS, STOCK], STOCK, {}, None)
+
+
+def test_a_baseline_without_the_fold_is_an_error() -> None:
+    with pytest.raises(HRMedSegError, match="has validated folds 0, 1, and not 4"):
+        match([OURS, STOCK], STOCK, TRUTH, ["4"])

@@ -1,0 +1,61 @@
+"""Which files of a raw dataset are its cases, who reads them, and what is left."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+from nnunet_hrmedseg.io.raw_cases import find_raw_cases, find_reader, read_dataset_json, skipped_in_raw_dataset
+from tests.encoders.tiny_datasets import write_labelled, write_sheared
+
+
+def test_hidden_files_are_no_cases(tmp_path):
+    folder = write_labelled(tmp_path / "Dataset001_Discs", 2)
+    for name in ("imagesTr/._case_00_0000.png", "labelsTr/._case_00.png"):
+        (folder / name).write_bytes(b"of macOS")
+    cases = find_raw_cases(folder, read_dataset_json(folder / "dataset.json"))
+    assert list(cases) == ["case_00", "case_01"]
+    assert [len(case.images) for case in cases.values()] == [1, 1]
+
+
+def test_what_is_in_no_case_is_named(tmp_path):
+    folder = write_labelled(tmp_path / "Dataset001_Discs", 2)
+    description = read_dataset_json(folder / "dataset.json")
+    assert skipped_in_raw_dataset(folder, find_raw_cases(folder, description).values()) == []
+    assert skipped_in_raw_dataset(folder, [], test=True) == []  # there are no test cases
+    (folder / "imagesTr" / "case_02_0000.jpg").touch()
+    (folder / "labelsTr" / "case_02.png").touch()
+    assert skipped_in_raw_dataset(folder, find_raw_cases(folder, description).values()) == [
+        f"Skipped in {folder / 'imagesTr'}: case_02_0000.jpg.",
+        f"Skipped in {folder / 'labelsTr'}: case_02.png.",
+    ]
+
+
+def test_cases_that_dataset_json_lists_are_in_use(tmp_path, monkeypatch):
+    folder = write_labelled(tmp_path / "Dataset001_Discs", 2)
+    description = read_dataset_json(folder / "dataset.json")
+    listed = {"images": ["./imagesTr/case_00_0000.png"], "label": "./labelsTr/case_00.png"}
+    (folder / "dataset.json").write_text(json.dumps({**description, "dataset": {"case_00": listed}}))
+    cases = find_raw_cases(folder, read_dataset_json(folder / "dataset.json"))
+    assert skipped_in_raw_dataset(folder, cases.values()) == [
+        f"Skipped in {folder / 'imagesTr'}: case_01_0000.png.",
+        f"Skipped in {folder / 'labelsTr'}: case_01.png.",
+    ]
+
+
+@pytest.mark.parametrize("sheared", [True, False])
+def test_nifti_is_read_by_the_first_reader_that_can(tmp_path, capfd, sheared):
+    """Without the traceback of the other, which nnU-Net prints."""
+    folder = write_sheared(tmp_path / "Dataset001_Sheared")
+    image = folder / "imagesTr" / "a_0000.nii.gz"
+    if not sheared:
+        nibabel.save(nibabel.Nifti1Image(np.zeros((5, 6, 7), np.uint8), np.eye(4)), image)
+    assert find_reader(read_dataset_json(folder / "dataset.json"), str(image)) is (
+        NibabelIO if sheared else SimpleITKIO
+    )
+    assert "Traceback" not in capfd.readouterr().err

@@ -1,0 +1,41 @@
+"""What of a folder is not used, in a sentence."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from nnunet_hrmedseg.io.skipped import not_used, skipped_in
+
+
+def test_names_of_files_and_folders(tmp_path):
+    for name in ("a.png", "b.jpg", ".DS_Store", "summary.json", "a.npz"):
+        (tmp_path / name).touch()
+    (tmp_path / "sub").mkdir()
+    used = [tmp_path / "a.png", str(tmp_path / "elsewhere" / "b.jpg")]
+    assert not_used(tmp_path, used, ["summary.json", ".npz"]) == [".DS_Store", "b.jpg", "sub/"]
+    assert not_used(tmp_path / "sub", []) == []
+
+
+def test_a_file_may_be_given_by_another_path(tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").touch()
+    (tmp_path / "linked").symlink_to(tmp_path / "images")
+    monkeypatch.chdir(tmp_path)
+    assert not_used(tmp_path / "images", ["linked/a.png"]) == []
+
+
+def test_a_sentence_names_some_and_counts_the_rest(tmp_path):
+    assert skipped_in(tmp_path, []) == []
+    names = [f"{i:02}.jpg" for i in range(12)]
+    assert skipped_in(tmp_path, names) == [f"Skipped in {tmp_path}: {', '.join(names[:10])} and 2 more."]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
+def test_names_that_are_no_text_can_be_printed(tmp_path):
+    with open(os.fsencode(tmp_path) + b"/\xff.png", "wb"):
+        pass
+    (name,) = not_used(tmp_path, [])
+    assert name.encode() == b"\\xff.png"

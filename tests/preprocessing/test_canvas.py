@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+
+from nnunet_hrmedseg.preprocessing.canvas import resize_images_to_canvas, resize_segmentation_to_canvas
+
+CANVAS = (32, 48)
+SIZES = {"grows": (20, 30), "shrinks": (70, 111), "grows and shrinks": (20, 150), "row": (1, 60), "pixel": (1, 1)}
+
+
+def random_labels(shape, values, seed=0):
+    """Blobs of a few pixels, so that every label has an inside."""
+    coarse = np.random.default_rng(seed).choice(values, size=[-(-side // 5) for side in shape])
+    return np.kron(coarse, np.ones((5, 5), dtype=coarse.dtype))[: shape[0], : shape[1]]
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=list(SIZES))
+def test_images_keep_shape_mean_and_range(size):
+    data = np.random.default_rng(0).normal(size=(2, 3, *size)).astype(np.float32)
+    resized = resize_images_to_canvas(data, CANVAS)
+    assert resized.shape == (2, 3, *CANVAS)
+    assert resized.dtype == np.float32
+    assert resized.min() >= data.min() - 1e-4 and resized.max() <= data.max() + 1e-4
+    np.testing.assert_allclose(resized.mean((2, 3)), data.mean((2, 3)), atol=0.15)
+
+
+def test_each_slice_and_channel_is_resized_by_itself():
+    data = np.random.default_rng(0).normal(size=(2, 3, 50, 40)).astype(np.float32)
+    resized = resize_images_to_canvas(data, CANVAS)
+    np.testing.assert_array_equal(resized[1:, 2:], resize_images_to_canvas(data[1:, 2:], CANVAS))
+
+
+def test_a_linear_ramp_stays_a_linear_ramp():
+    ramp = np.broadcast_to((np.arange(100) + 0.5) / 100, (1, 1, 20, 100)).astype(np.float32)
+    expected = (np.arange(48) + 0.5) / 48
+    np.testing.assert_allclose(resize_images_to_canvas(ramp, CANVAS)[0, 0, 5, 3:-3], expected[3:-3], atol=1e-3)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_fine_stripes_do_not_alias_along_the_axis_that_shrinks(axis):
+    shape = [8, 8]  # this axis grows at the same time
+    shape[axis] = CANVAS[axis] * 4
+    stripes = (np.indices(shape)[axis] % 2).astype(np.float32)
+    resized = resize_images_to_canvas(stripes[None, None], CANVAS)[0, 0, 1:-1, 1:-1]
+    np.testing.assert_allclose(resized, 0.5, atol=0.02)
+
+
+def test_what_has_the_size_of_the_canvas_is_not_touched():
+    data = np.random.default_rng(0).normal(size=(1, 2, *CANVAS)).astype(np.float32)
+    assert resize_images_to_canvas(data, CANVAS) is data
+    seg = random_labels(CANVAS, [0, 1, 2])[None, None]
+    assert resize_segmentation_to_canvas(seg, CANVAS) is seg
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=list(SIZES))
+@pytest.mark.parametrize("values", [[0, 1], [-1, 0, 1, 2], [-1, 3], [0, 7, 300, 32000], [5]], ids=str)
+def test_no_label_is_invented(size, values):
+    seg = random_labels(size, np.array(values, dtype=np.int16))[None, None]
+    resized = resize_segmentation_to_canvas(seg, CANVAS)
+    assert resized.shape == (1, 1, *CANVAS)
+    assert resized.dtype == seg.dtype
+    assert set(np.unique(resized)) <= set(np.unique(seg))
+
+
+@pytest.mark.parametrize("values", [[0, 1, 2], [-1, 0, 4]], ids=str)
+def test_enlarging_by_a_whole_factor_keeps_every_pixel_off_the_corners(values):
+    seg = random_labels((20, 30), np.array(values))
+    resized = resize_segmentation_to_canvas(seg[None, None], (60, 90))[0, 0]
+    np.testing.assert_array_equal(resized[1::3, 1::3], seg)  # centre of each block of 3 x 3
+    assert (resized == np.kron(seg, np.ones((3, 3), dtype=int))).mean() > 0.98
+
+
+def test_the_label_that_covers_most_wins():
+    seg = np.zeros((1, 1, 40, 40), dtype=np.int16)
+    seg[..., :, 11:] = 1  # block of columns 8 to 11: three of 0, one of 1
+    seg[..., :, 25:] = 2  # block of columns 24 to 27: one of 1, three of 2
+    resized = resize_segmentation_to_canvas(seg, (10, 10))[0, 0]
+    np.testing.assert_array_equal(resized, np.broadcast_to([0] * 3 + [1] * 3 + [2] * 4, (10, 10)))
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_edges_on_the_middle_of_a_pixel_do_not_change_the_area(axis, offset):
+    across = np.indices((64, 96))[axis]
+    seg = ((across >= 20 + offset) & (across < 40 + offset)).astype(np.int8)[None, None]
+    assert resize_segmentation_to_canvas(seg, (32, 48)).sum() * 4 == seg.sum()
+
+
+def test_background_outside_and_inside_count_together_against_a_foreground_label():
+    seg = np.zeros((1, 1, 30, 30), dtype=np.int8)
+    columns = np.arange(30) % 10
+    seg[..., columns < 3] = -1
+    seg[..., columns >= 6] = 1  # 40 % of every block of ten, more than either half of the background
+    assert 1 not in resize_segmentation_to_canvas(seg, (3, 3))
+
+
+def test_slices_do_not_influence_each_other():
+    seg = np.stack([random_labels((50, 40), [0, 1, 2], seed) for seed in range(3)])[None]
+    seg[0, 1] = 2
+    resized = resize_segmentation_to_canvas(seg, CANVAS)
+    assert (resized[0, 1] == 2).all()
+    for z in range(3):
+        np.testing.assert_array_equal(resized[:, z : z + 1], resize_segmentation_to_canvas(seg[:, z : z + 1], CANVAS))
+
+
+def test_labels_lie_where_the_resized_image_shows_them():
+    seg = random_labels((77, 101), np.array([0, 1]))[None, None]
+    image = resize_images_to_canvas(seg, CANVAS)
+    labels = resize_segmentation_to_canvas(seg, CANVAS)
+    assert (image[labels == 1] >= 0.499).all()
+    assert (image[labels == 0] <= 0.501).all()

@@ -1,0 +1,107 @@
+"""Which encoder goes with which SAM."""
+
+import pytest
+import torch
+
+from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.prompting.networks import HRMedSegSAM, HRMedSegSAM2, load_promptable, load_whole_sam
+from nnunet_hrmedseg.weights import BUNDLED
+from nnunet_hrmedseg.weights.student import encoder_architecture
+from tests.prompting.tiny_sams import (
+    SIDE,
+    decoder_id,
+    sam,
+    write_mobile_sam,
+    write_sam2,
+    write_sam_folder,
+    write_sam_pth,
+    write_student,
+)
+
+
+@pytest.fixture
+def pth(tmp_path):
+    return write_sam_pth(tmp_path / "sam.pth")
+
+
+def test_encoder_and_neck_are_the_files(tmp_path, pth):
+    file = write_student(tmp_path / "e.safetensors")
+    network = HRMedSegSAM(file.path, pth)
+    state = network.image_encoder.student.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in file.state.items())
+    assert not network.training and not any(p.requires_grad for p in network.parameters())
+    (level,) = network.embed(torch.rand(1, 3, SIDE, SIDE))
+    assert level.shape == (1, 32, SIDE // 16, SIDE // 16)
+
+
+def test_sam2_reads_three_levels(tmp_path):
+    file = write_student(tmp_path / "e.safetensors", "sam2")
+    network = load_promptable(file.path, write_sam2(tmp_path / "sam2"))
+    shapes = [tuple(level.shape) for level in network.embed(torch.rand(1, 3, SIDE, SIDE))]
+    assert shapes == [(1, 4, 16, 16), (1, 8, 8, 8), (1, 32, 4, 4)]
+
+
+def test_the_card_says_canvas_and_fit(tmp_path, pth):
+    small = write_student(tmp_path / "e.safetensors", recipe={"canvas": [96, 96]})
+    network = HRMedSegSAM(small.path, pth)
+    assert (network.canvas, network.fit) == (96, "stretch") and network.decoder.mask_side == 24
+    assert HRMedSegSAM(write_student(tmp_path / "p.safetensors").path, pth).fit == "pad"
+
+
+@pytest.mark.parametrize(
+    "changed, said",
+    [
+        ({"width": 16}, "gives an embedding of 16 channels, and the decoder .* reads 32"),
+        ({"kind": "sam2"}, r"was distilled from tiny sam2: the decoder of SAM cannot read"),
+        ({"teacher": {"kind": "nnunet", "name": "my nnU-Net"}}, "was distilled from my nnU-Net"),
+        ({"teacher": None}, "was not distilled: the decoder of SAM cannot read its embedding"),
+        ({"recipe": {"canvas": [64, 128]}}, "canvas of 64 x 128 pixels, and SAM's decoder reads square ones"),
+    ],
+    ids=str,
+)
+def test_encoders_of_another_kind(tmp_path, pth, changed, said):
+    file = write_student(tmp_path / "e.safetensors", **changed)
+    with pytest.raises(HRMedSegError, match=said) as raised:
+        load_promptable(file.path, pth)
+    assert "hrmedseg distill --promptable" in str(raised.value)
+
+
+def test_sam2_without_its_levels(tmp_path):
+    folder = write_sam2(tmp_path / "sam2")
+    file = write_student(
+        tmp_path / "e.safetensors",
+        teacher={"kind": "sam2", "name": "SAM2"},
+        architecture=encoder_architecture(embed_dim=24, depth=1, decoder_dim=32),
+    )
+    with pytest.raises(HRMedSegError, match=r"without --promptable.*--start .*e.safetensors --normalization imagenet"):
+        load_promptable(file.path, folder)
+
+
+def test_the_bundled_encoder_and_none(pth):
+    with pytest.raises(HRMedSegError, match="cannot read its embedding.*hrmedseg distill"):
+        load_promptable(BUNDLED, pth)
+    with pytest.raises(HRMedSegError, match="Give --encoder .*travels with the package was not made from a SAM"):
+        load_promptable(None, pth)
+
+
+def test_a_class_takes_its_own_sam(tmp_path, pth):
+    file = write_student(tmp_path / "e.safetensors")
+    with pytest.raises(HRMedSegError, match="is a sam, and HRMedSegSAM2 takes a sam2"):
+        HRMedSegSAM2(file.path, pth)
+
+
+def test_another_decoder_than_the_teachers_is_said(tmp_path, pth, capsys):
+    right = write_student(tmp_path / "right.safetensors", decoder_id=decoder_id(sam()))
+    load_promptable(right.path, pth)
+    load_promptable(right.path, write_mobile_sam(tmp_path / "mobile_sam.pt"))
+    assert not capsys.readouterr().err
+    wrong = write_student(tmp_path / "wrong.safetensors", decoder_id=decoder_id(sam(seed=1)))
+    load_promptable(wrong.path, pth)
+    assert "Note:" in (said := capsys.readouterr().err) and "another decoder" in said and "tiny sam" in said
+
+
+def test_whole_sams_that_cannot_be_had(tmp_path):
+    with pytest.raises(HRMedSegError, match="read from Meta's .pth, not from a folder"):
+        load_whole_sam(write_sam_folder(tmp_path / "sam"))
+    with pytest.raises(HRMedSegError, match="image_encoder.patch_embed.proj.weight"):
+        load_whole_sam(write_mobile_sam(tmp_path / "mobile_sam.pt"))

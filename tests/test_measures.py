@@ -1,0 +1,229 @@
+import importlib.metadata
+import math
+from itertools import permutations, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from nnunetv2.evaluation.evaluate_predictions import compute_metrics
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
+from PIL import Image
+from scipy.spatial.distance import directed_hausdorff
+
+from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.measures import Task, slice_dice, surface_library, surface_measures
+
+LABELS = {"channel_names": {"0": "grey"}, "file_ending": ".png", "numTraining": 1}
+
+
+def blob(shape: tuple[int, ...], seed: int, density: float = 0.25) -> np.ndarray:
+    """A random mask with structures of several pixels."""
+    generator = np.random.default_rng(seed)
+    noise = generator.random(shape)
+    for axis in range(len(shape)):
+        noise = (noise + np.roll(noise, 1, axis) + np.roll(noise, -1, axis)) / 3
+    return noise > np.quantile(noise, 1 - density)
+
+
+def boundary_points(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
+    """Pixels with a neighbour (across a side) that is not of the mask, or beyond the image; by looking at each."""
+    points = []
+    for place in product(*(range(n) for n in mask.shape)):
+        neighbours = []
+        for axis, step in product(range(mask.ndim), (-1, 1)):
+            other = list(place)
+            other[axis] += step
+            inside = 0 <= other[axis] < mask.shape[axis]
+            neighbours.append(bool(inside and mask[tuple(other)]))
+        if mask[place] and not all(neighbours):
+            points.append([p * s for p, s in zip(place, spacing, strict=True)])
+    return np.array(points)
+
+
+def contour_pieces(mask: np.ndarray, spacing: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Corners of pixels that the contour passes, and how much of its length is there (marching squares)."""
+    padded = np.pad(mask, 1)
+    corner = math.hypot(*spacing) / 2
+    points, lengths = [], []
+    for y, x in product(range(mask.shape[0] + 1), range(mask.shape[1] + 1)):
+        a, b, c, d = padded[y, x], padded[y, x + 1], padded[y + 1, x], padded[y + 1, x + 1]
+        inside = int(a) + int(b) + int(c) + int(d)
+        if inside in (0, 4):
+            continue
+        if inside in (1, 3):
+            length = corner
+        elif a == d:
+            length = 2 * corner
+        else:
+            length = spacing[1] if a == b else spacing[0]
+        points.append([y * spacing[0], x * spacing[1]])
+        lengths.append(length)
+    return np.array(points), np.array(lengths)
+
+
+def nearest(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    return np.sqrt(((points[:, None] - others[None]) ** 2).sum(-1)).min(1)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (0.5, 2.0)])
+def test_surface_measures_agree_with_an_independent_implementation(seed: int, spacing: tuple[float, float]) -> None:
+    a, b = blob((23, 31), seed), blob((23, 31), seed + 100, density=0.1)
+    measured = surface_measures(a, b, spacing, tolerance=1.5)
+    points_a, points_b = boundary_points(a, spacing), boundary_points(b, spacing)
+    hd95 = max(np.percentile(nearest(points_a, points_b), 95), np.percentile(nearest(points_b, points_a), 95))
+    assert measured["HD95"] == pytest.approx(hd95, rel=1e-5)
+    hd = max(nearest(points_a, points_b).max(), nearest(points_b, points_a).max())
+    assert measured["HD"] == pytest.approx(hd, rel=1e-5)
+    assert hd == pytest.approx(max(directed_hausdorff(p, q)[0] for p, q in permutations((points_a, points_b), 2)))
+    (points_a, lengths_a), (points_b, lengths_b) = contour_pieces(a, spacing), contour_pieces(b, spacing)
+    within = lengths_a[nearest(points_a, points_b) <= 1.5].sum() + lengths_b[nearest(points_b, points_a) <= 1.5].sum()
+    assert measured["NSD"] == pytest.approx(within / (lengths_a.sum() + lengths_b.sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_hausdorff_distance_of_volumes(seed: int) -> None:
+    spacing = (3.0, 1.0, 0.7)
+    a, b = blob((7, 11, 13), seed), blob((7, 11, 13), seed + 50, density=0.1)
+    points_a, points_b = boundary_points(a, spacing), boundary_points(b, spacing)
+    hd95 = max(np.percentile(nearest(points_a, points_b), 95), np.percentile(nearest(points_b, points_a), 95))
+    measured = surface_measures(a, b, spacing, tolerance=1.0)
+    assert measured["HD95"] == pytest.approx(hd95, rel=1e-5)
+    hd = max(directed_hausdorff(points_a, points_b)[0], directed_hausdorff(points_b, points_a)[0])
+    assert measured["HD"] == pytest.approx(hd, rel=1e-5)
+
+
+def test_the_same_mask_is_perfect_and_tolerance_forgives() -> None:
+    mask = np.zeros((20, 20), bool)
+    mask[5:12, 6:15] = True
+    assert surface_measures(mask, mask, (1, 1), 0.0) == {"HD95": 0.0, "HD": 0.0, "NSD": 1.0}
+    moved = np.roll(mask, 2, axis=1)
+    assert surface_measures(mask, moved, (1, 1), 1.9)["NSD"] < 1
+    assert surface_measures(mask, moved, (1, 1), 2.0)["NSD"] == 1
+    assert surface_measures(mask, moved, (1, 1), 0.0)["HD95"] == 2
+
+
+def test_empty_masks_follow_the_stated_rules() -> None:
+    empty, full = np.zeros((30, 40), bool), np.ones((30, 40), bool)
+    both = surface_measures(empty, empty, (1, 1), 2)
+    assert both.keys() == {"HD95", "HD", "NSD"} and all(math.isnan(value) for value in both.values())
+    for pair in ((empty, full), (full, empty)):
+        assert surface_measures(*pair, (0.1, 0.1), 2) == {
+            "HD95": pytest.approx(5.0),
+            "HD": pytest.approx(5.0),
+            "NSD": 0.0,
+        }
+
+
+def test_one_pixel_far_away_moves_the_maximum_alone() -> None:
+    mask = np.zeros((40, 60), bool)
+    mask[5:30, 5:30] = True
+    with_a_speck = mask.copy()
+    with_a_speck[10, 50] = True
+    measured = surface_measures(mask, with_a_speck, (1, 1), 2)
+    assert (measured["HD95"], measured["HD"]) == (0, 21)  # from column 50 to column 29
+
+
+def test_dice_per_slice_by_hand() -> None:
+    truth, prediction = np.zeros((5, 4, 4), bool), np.zeros((5, 4, 4), bool)
+    truth[0, :2] = prediction[0, :2] = True  # 1
+    truth[1, 0], prediction[1, :2] = True, True  # 2 x 4 / (4 + 8)
+    truth[2, 3] = True  # missed: 0
+    prediction[3, 0, 0] = True  # a false alarm: 0; in slice 4 there is nothing
+    assert slice_dice(truth, prediction) == pytest.approx((1 + 2 / 3) / 4)
+    assert math.isnan(slice_dice(truth[4:], prediction[4:]))
+
+
+def test_the_library_of_surface_measures_has_a_version() -> None:
+    assert surface_library() == f"MONAI {importlib.metadata.version('monai')}"
+
+
+def files(tmp_path: Path, *masks: np.ndarray) -> list[Path]:
+    paths = [tmp_path / f"{i}.png" for i in range(len(masks))]
+    for path, mask in zip(paths, masks, strict=True):
+        Image.fromarray(mask.astype(np.uint8)).save(path)
+    return paths
+
+
+def test_dice_and_iou_are_nnunets_to_the_last_digit(tmp_path: Path) -> None:
+    truth, prediction = (np.random.default_rng(seed).integers(0, 3, (33, 47)) for seed in (1, 2))
+    paths = files(tmp_path, truth, prediction)
+    task = Task.of_dataset({**LABELS, "labels": {"background": 0, "a": 1, "b": 2}}, paths[0], 2.0, surfaces=False)
+    own = compute_metrics(*map(str, paths), NaturalImage2DIO(), [1, 2])["metrics"]
+    measured = task.measure(*paths)
+    for name, label in (("a", 1), ("b", 2)):
+        assert measured[name]["Dice"] == own[label]["Dice"]
+        assert measured[name]["IoU"] == own[label]["IoU"]
+        assert measured[name]["size"] == own[label]["n_pred"]
+        assert measured[name]["size_truth"] == own[label]["n_ref"]
+    assert task.unit == "px"
+    assert task.measures == ["Dice", "IoU"] and set(measured["a"]) == {"Dice", "IoU", "size", "size_truth"}
+
+
+@pytest.mark.parametrize("content", ["damaged", "of another size"])
+def test_a_prediction_that_cannot_be_measured_is_named(tmp_path: Path, content: str) -> None:
+    truth, prediction = files(tmp_path, np.ones((8, 8)), np.ones((9, 8)))
+    if content == "damaged":
+        prediction.write_bytes(b"no image")
+    task = Task.of_dataset({**LABELS, "labels": {"background": 0, "a": 1}}, truth, 2.0, surfaces=False)
+    with pytest.raises(HRMedSegError, match=r"1\.png cannot be measured against .*0\.png"):
+        task.measure(truth, prediction)
+
+
+def test_regions_and_the_ignore_label(tmp_path: Path) -> None:
+    truth = np.zeros((20, 20), np.uint8)
+    truth[2:8, 2:8] = 1
+    truth[8:12, 2:8] = 2
+    prediction = truth.copy()
+    truth[:, 14:] = 3  # not annotated
+    prediction[5:15, 14:] = 1  # so nothing there is wrong
+    paths = files(tmp_path, truth, prediction)
+    description = {**LABELS, "labels": {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}}
+    task = Task.of_dataset({**description, "regions_class_order": [1, 2]}, paths[0], 2.0, surfaces=True)
+    assert list(task.classes) == ["whole", "core"]
+    for of_class in task.measure(*paths).values():
+        assert of_class["Dice"] == of_class["IoU"] == of_class["NSD"] == 1.0
+        assert of_class["HD95"] == 0.0
+        assert of_class["size"] == of_class["size_truth"]
+
+
+def test_volumes_are_measured_in_millimetres(tmp_path: Path) -> None:
+    truth = np.zeros((6, 12, 12), np.uint8)
+    truth[1:4, 3:9, 3:9] = 1
+    paths = []
+    for name, mask in (("a", truth), ("b", np.roll(truth, 1, axis=0))):
+        image = sitk.GetImageFromArray(mask)
+        image.SetSpacing((0.5, 0.5, 4.0))
+        paths.append(tmp_path / f"{name}.nii.gz")
+        sitk.WriteImage(image, str(paths[-1]))
+    description = {**LABELS, "file_ending": ".nii.gz", "labels": {"background": 0, "organ": 1}}
+    task = Task.of_dataset(description, paths[0], 2.0, surfaces=True)
+    measured = task.measure(*paths)["organ"]
+    assert task.unit == "mm"
+    assert task.measures == ["Dice", "IoU", "SliceDice", "NSD", "HD95", "HD"]
+    assert measured["HD95"] == measured["HD"] == pytest.approx(4.0)
+    assert measured["SliceDice"] == pytest.approx(2 / 4)  # two of four slices agree
+    assert measured["size"] == pytest.approx(3 * 6 * 6 * 4.0 * 0.25)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ({"background": 0}, "no class to measure: only background"),
+        ({"background": 0, "ignore": 1}, "no class to measure: only background"),
+        ({"0": "background", "1": "tumor"}, "gives 0 the value 'background'"),
+        ({"background": 0, "tumor": None}, "gives tumor the value None"),
+        ({"background": 0, "tumor": ["a"]}, "gives tumor the value"),
+    ],
+)
+def test_labels_that_cannot_be_measured_are_refused(labels, said):
+    with pytest.raises(HRMedSegError, match=said):
+        Task.of_dataset({**LABELS, "labels": labels}, Path("a.png"), 2.0, surfaces=False)
+
+
+def test_labels_are_numbers_in_whatever_form_nnunet_takes_them(tmp_path):
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    labels = {"background": "0", "a": "1", "both": ["1", 2]}
+    task = Task.of_dataset({**LABELS, "labels": labels}, tmp_path / "a.png", 2.0, surfaces=False)
+    assert task.classes == {"a": 1, "both": (1, 2)}

@@ -24,7 +24,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from tqdm import tqdm
 
-from nnunet_hrmedseg.io.files import finite
+from nnunet_hrmedseg.io.files import json_safe
 from nnunet_hrmedseg.io.machine import processor_name
 from nnunet_hrmedseg.measures import Task
 
@@ -60,7 +60,7 @@ def compare(folder: Path, fold: int, cases: int) -> dict:
     means = {key: float(np.nanmean([row[key] for row in rows])) for key in ("float32", "bfloat16", "each other")}
     difference = means["bfloat16"] - means["float32"]
     print(f"{name}: {means}, difference {difference:+.5f}")
-    return finite(
+    return json_safe(
         {"model": f"{name}/{folder.name}", "cases": len(rows), **means, "difference": difference, "rows": rows}
     )
 

@@ -1,24 +1,49 @@
-"""The error that a user reads: what was wrong, with which value, and what to do about it."""
+"""Errors that a user reads: what was wrong, with which value, and what to do about it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-__all__ = ["HRMedSegError", "one_line", "size", "some"]
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "HRMedSegError",
+    "PlanError",
+    "SetupError",
+    "format_names",
+    "format_shape",
+    "summarize_error",
+]
 
 
 class HRMedSegError(RuntimeError):
-    """Something that the user can mend. Carries one message only, so that it survives pickling between processes."""
+    """An error the user can fix. Carries one message only, so that it survives pickling between processes."""
 
 
-def some(names: Sequence[str], shown: int = 5) -> str:
+class PlanError(HRMedSegError):
+    """Plans, dataset.json or options that cannot be planned, trained or predicted with."""
+
+
+class DataError(HRMedSegError):
+    """Images, labels, masks, prompts or cases that are missing, unreadable, or do not fit together."""
+
+
+class CheckpointError(HRMedSegError):
+    """Checkpoints, encoder files, teachers or exported models that are missing, damaged, unsafe, or of another network."""
+
+
+class SetupError(HRMedSegError):
+    """The machine or the installation: missing packages, devices, environment variables, permissions, disk space."""
+
+
+def format_names(names: Sequence[str], shown: int = 5) -> str:
     """The first few names, and how many more there are."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(map(str, names[:shown])) + more
 
 
-def one_line(error: BaseException) -> str:
+def summarize_error(error: BaseException) -> str:
     """The first line of an error that says anything.
 
     Torch's advice to load a file with `weights_only=False` is left out: the file could do anything then.
@@ -28,6 +53,6 @@ def one_line(error: BaseException) -> str:
     return next(told, type(error).__name__)
 
 
-def size(shape: Sequence[object]) -> str:
+def format_shape(shape: Sequence[object]) -> str:
     """1024 x 768."""
     return " x ".join(map(str, shape))

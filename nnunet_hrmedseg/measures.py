@@ -26,14 +26,14 @@ import torch
 from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn, region_or_label_to_mask
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
-from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.errors import HRMedSegError, format_names
 from nnunet_hrmedseg.io.json_values import label_value
 from nnunet_hrmedseg.io.raw_cases import find_reader
 from nnunet_hrmedseg.io.stored_images import check_format
 
 __all__ = [
-    "MEASURES",
     "Label",
+    "MEASURES",
     "Measure",
     "Task",
     "slice_dice",
@@ -85,7 +85,7 @@ class Task:
         ignore = labels.pop("ignore", None)
         classes = {name: label for name, label in labels.items() if label not in (0, (0,))}
         if not classes:
-            raise HRMedSegError(f"dataset.json lists no class to measure: only {some([*labels])}.")
+            raise HRMedSegError(f"dataset.json lists no class to measure: only {format_names([*labels])}.")
         try:
             reader = find_reader(dataset_json, str(example))()
         except RuntimeError as error:

@@ -27,10 +27,10 @@ from nnunet_hrmedseg.evaluation.comparison.budget import Budget, Record
 from nnunet_hrmedseg.evaluation.comparison.cost import length_of_training
 from nnunet_hrmedseg.evaluation.comparison.summaries import check_summary
 from nnunet_hrmedseg.io.processes import processes
-from nnunet_hrmedseg.preprocessing.canvas_data import RECORD, canvas_data_status
+from nnunet_hrmedseg.preprocessing.canvas_dataset import RECORD, canvas_data_status
 from nnunet_hrmedseg.prompting.prompt_files import read_prompts
 from nnunet_hrmedseg.weights import read_encoder, write_encoder
-from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture, start_from
+from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture, load_student_weights
 from tests.weights.published_layout import write_published
 
 MUTATIONS = 40  # of each kind of file
@@ -130,7 +130,7 @@ def test_encoders_whose_card_agrees_with_the_damage(encoder):
 
     def read():
         found = read_encoder(encoder)
-        start_from(Student(ARCHITECTURE), str(encoder), ARCHITECTURE, Normalize("zscore"))
+        load_student_weights(Student(ARCHITECTURE), str(encoder), ARCHITECTURE, Normalize("zscore"))
         return found
 
     assert check(encoder, read, "both", whole=whole_encoder, again=again) > MUTATIONS // 4

@@ -31,10 +31,10 @@ from nnunet_hrmedseg.evaluation.comparison.missing import folds_of_splits
 from nnunet_hrmedseg.evaluation.comparison.summaries import check_summary
 from nnunet_hrmedseg.evaluation.comparison.train import is_validated
 from nnunet_hrmedseg.io.checkpoints import load_checkpoint
-from nnunet_hrmedseg.io.files import json_object, spreadsheet_text
+from nnunet_hrmedseg.io.files import escape_formula, read_json_object
 from nnunet_hrmedseg.io.processes import processes
 from nnunet_hrmedseg.io.raw_cases import find_raw_cases, find_reader, read_dataset_json
-from nnunet_hrmedseg.preprocessing.canvas_data import canvas_data_status
+from nnunet_hrmedseg.preprocessing.canvas_dataset import canvas_data_status
 from nnunet_hrmedseg.prompting.checkpoints import read_decoder
 from nnunet_hrmedseg.prompting.networks import StudentEncoder
 from nnunet_hrmedseg.prompting.prompt_files import read_prompts
@@ -337,7 +337,7 @@ JSON_READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "prompts": ("p.json", read_prompts),
     "run.json": ("run.json", lambda file: prepare_folder(file.parent, {"a": 1}, overwrite=False)),
     "budget.json": ("budget.json", Record.read),
-    "plans": ("plans.json", lambda file: json_object(file, "plan")["configurations"]),
+    "plans": ("plans.json", lambda file: read_json_object(file, "plan")["configurations"]),
     "dataset.json": ("dataset.json", read_dataset_json),
     "images of a data set": ("dataset.json", lambda file: find_images([_with_image(file.parent)])),
     "labelled data set": ("dataset.json", lambda file: find_labelled_dataset(file.parent)),
@@ -531,8 +531,8 @@ def test_formulas_are_written_as_text(tmp_path):
     written = [*csv.reader(io.StringIO(_as_csv([("a.png", 1, prompt.category, "0.9", 5)])))]
     assert written[1] == ["a.png", "1", f"'{formula}", "0.9", "5"]
     for text in ("=1", "+1", "-x", "@x", "\tx"):
-        assert spreadsheet_text(text) == f"'{text}"
-    assert spreadsheet_text("liver = 1") == "liver = 1"
+        assert escape_formula(text) == f"'{text}"
+    assert escape_formula("liver = 1") == "liver = 1"
 
 
 # ---- tar -------------------------------------------------------------------------------------------------------------

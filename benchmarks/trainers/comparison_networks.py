@@ -34,7 +34,7 @@ class nnUNetTrainerSegFormerB0(nnUNetTrainerHRMedSegScratch):
         """Build the network with random weights; the architecture of the plans is HRMedSeg's and is not used."""
         return segmentation_model(*SEGMENTATION_MODELS[cls.contender], num_input_channels, num_output_channels)
 
-    def memory_in_words(self) -> str:
+    def describe_memory(self) -> str:
         """Return what the log has in place of the memory estimate, which is of HRMedSeg."""
         architecture, encoder = SEGMENTATION_MODELS[self.contender]
         library = "segmentation_models_pytorch"

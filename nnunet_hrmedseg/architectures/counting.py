@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_hrmedseg.architectures.two_way_transformer import Attention
 
-__all__ = ["every_layer_called", "multiply_accumulates", "multiply_accumulates_like_thop", "parameters"]
+__all__ = ["disable_projection_fusion", "multiply_accumulates", "multiply_accumulates_like_thop", "parameters"]
 
 
 def parameters(network: nn.Module) -> dict[str, int]:
@@ -63,7 +63,7 @@ def multiply_accumulates_like_thop(network: nn.Module, input_shape: tuple[int, .
         for layer in part.modules()
     ]
     try:
-        with every_layer_called(network):
+        with disable_projection_fusion(network):
             _forward_without_data(network, input_shape)
     finally:
         for handle in handles:
@@ -72,17 +72,17 @@ def multiply_accumulates_like_thop(network: nn.Module, input_shape: tuple[int, .
 
 
 @contextmanager
-def every_layer_called(network: nn.Module) -> Iterator[None]:
+def disable_projection_fusion(network: nn.Module) -> Iterator[None]:
     """Within this context no attention absorbs its projections: the operations are those of the published code."""
     attentions = [module for module in network.modules() if isinstance(module, Attention)]
-    before = [attention.absorbs for attention in attentions]
+    before = [attention.fuse_projections for attention in attentions]
     for attention in attentions:
-        attention.absorbs = False
+        attention.fuse_projections = False
     try:
         yield
     finally:
-        for attention, absorbs in zip(attentions, before, strict=True):
-            attention.absorbs = absorbs
+        for attention, fuse_projections in zip(attentions, before, strict=True):
+            attention.fuse_projections = fuse_projections
 
 
 def _thop_count(layer: nn.Module, output: Tensor) -> int:

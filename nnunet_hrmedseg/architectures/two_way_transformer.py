@@ -109,7 +109,7 @@ class Attention(nn.Module):
     Of two sides the class queries are few and the image tokens many. Matrix products are associative, so a projection
     of the many can be taken over by the few: Q (K W)^T = (Q W^T) K^T, softmax(..) (V W) = (softmax(..) V) W. Each few
     then are num_heads vectors of width dim, and the many are never projected. As long as these vectors are fewer than
-    inner_dim, this takes less time and memory, and is done; the results are the same to rounding. With `absorbs` set to
+    inner_dim, this takes less time and memory, and is done; the results are the same to rounding. With `fuse_projections` set to
     False everything is projected, as in the published code.
     """
 
@@ -123,18 +123,18 @@ class Attention(nn.Module):
         self.key = nn.Linear(dim, inner_dim)
         self.value = nn.Linear(dim, inner_dim)
         self.projection = nn.Linear(inner_dim, dim)
-        self.absorbs = True
+        self.fuse_projections = True
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         few = self.num_heads * min(query.shape[1], key.shape[1]) < self.query.out_features
-        if not (self.absorbs and few):
+        if not (self.fuse_projections and few):
             out = F.scaled_dot_product_attention(
                 self._heads(self.query(query)), self._heads(self.key(key)), self._heads(self.value(value))
             )
             return self.projection(out.transpose(1, 2).flatten(2))
         if query.shape[1] < key.shape[1]:
             return self._few_queries(query, key, value)
-        return self._few_keys(query, key, value)
+        return self._attend_with_few_keys(query, key, value)
 
     def _few_queries(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Keys and values as they are: the queries take over the projection of the keys, the output that of the values.
@@ -147,7 +147,7 @@ class Attention(nn.Module):
         out = attended @ self.value.weight.unflatten(0, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, n, d)
         return self.projection(out.transpose(1, 2).flatten(2) + self.value.bias)
 
-    def _few_keys(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def _attend_with_few_keys(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Queries as they are: the keys take over their projection, the values that of the output."""
         absorbed, of_bias = self._absorbed(self.key(key), self.query)
         scores = torch.baddbmm(of_bias.unsqueeze(1), query, absorbed.transpose(1, 2))  # (B, n, heads * m)

@@ -18,7 +18,7 @@ from nnunet_hrmedseg.cli.deployment_arguments import add_export_arguments, add_p
 from nnunet_hrmedseg.cli.encoder_arguments import add_distill_arguments, add_encoder_arguments, add_pretrain_arguments
 from nnunet_hrmedseg.cli.prompting_arguments import add_segment_arguments, add_zeroshot_arguments
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.io.files import is_about_the_disk, remedy
+from nnunet_hrmedseg.io.files import disk_remedy, is_disk_error
 
 __all__ = ["build_parser", "main"]
 
@@ -64,9 +64,9 @@ def _run(args: argparse.Namespace) -> int:
     except HRMedSegError as error:
         message, status = str(error), 1
     except OSError as error:
-        if not is_about_the_disk(error):
+        if not is_disk_error(error):
             raise
-        message, status = f"{error}. {remedy(error)}, or give another place.", 1
+        message, status = f"{error}. {disk_remedy(error)}, or give another place.", 1
     except KeyboardInterrupt:
         if sys.stderr.isatty():
             print(file=sys.stderr)  # the cursor is behind ^C, or behind a progress bar

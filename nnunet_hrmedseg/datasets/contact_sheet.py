@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw
 
-from nnunet_hrmedseg.io.colors import CLASS_COLOURS
+from nnunet_hrmedseg.io.colors import CLASS_COLORS
 from nnunet_hrmedseg.io.image_formats import scaled_to_uint8
 
 __all__ = ["CASES_SHOWN", "contact_sheet", "thumbnail"]
@@ -33,7 +33,7 @@ def thumbnail(pixels: np.ndarray, labels: np.ndarray) -> Image.Image:
         edge[tuple(first)] |= different
         edge[tuple(last)] |= different
     edge &= small > 0
-    colors = np.array([ImageColor.getrgb(color) for color in CLASS_COLOURS], np.uint8)
+    colors = np.array([ImageColor.getrgb(color) for color in CLASS_COLORS], np.uint8)
     drawn = np.array(image)
     drawn[edge] = colors[(small[edge].astype(int) - 1) % len(colors)]
     return Image.fromarray(drawn)
@@ -51,7 +51,7 @@ def contact_sheet(tiles: Sequence[tuple[str, Image.Image]], classes: Sequence[st
         sheet.paste(tile, (left + (TILE - tile.width) // 2, top + TEXT + (TILE - tile.height) // 2))
     left, top = 8, sheet.height - TEXT - 4
     for index, name in enumerate(classes):
-        draw.rectangle((left, top, left + 12, top + 12), fill=CLASS_COLOURS[index % len(CLASS_COLOURS)])
+        draw.rectangle((left, top, left + 12, top + 12), fill=CLASS_COLORS[index % len(CLASS_COLORS)])
         draw.text((left + 18, top), name, fill="black")
         left += 34 + int(draw.textlength(name))
     return sheet

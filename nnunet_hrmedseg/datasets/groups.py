@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.errors import HRMedSegError, format_names
 
 __all__ = ["find_groups", "make_splits", "suspected_groups"]
 
@@ -41,7 +41,7 @@ def find_groups(cases: Sequence[str], rule: str) -> dict[str, str]:
         groups = {case: m.group(1 if pattern.groups else 0) for case, m in found.items() if m and m.group(0)}
     missing = [case for case in cases if not groups.get(case)]
     if missing:
-        raise HRMedSegError(f"--groups {rule!r} gives no group for {len(missing)} cases: {some(missing)}.")
+        raise HRMedSegError(f"--groups {rule!r} gives no group for {len(missing)} cases: {format_names(missing)}.")
     if len({groups[case] for case in cases}) < 2:
         raise HRMedSegError(f"--groups {rule!r} puts all cases into one group; at least two are needed to validate.")
     return {case: groups[case] for case in cases}
@@ -57,7 +57,9 @@ def _read_csv(file: Path) -> dict[str, str]:
     rows = csv.DictReader(text.splitlines(), delimiter=delimiter)
     columns = {name.strip().lower(): name for name in rows.fieldnames or []}
     if "case" not in columns or "group" not in columns:
-        raise HRMedSegError(f"{file} needs the columns case and group; it has {some(list(rows.fieldnames or []))}.")
+        raise HRMedSegError(
+            f"{file} needs the columns case and group; it has {format_names(list(rows.fieldnames or []))}."
+        )
     return {(row[columns["case"]] or "").strip(): (row[columns["group"]] or "").strip() for row in rows}
 
 

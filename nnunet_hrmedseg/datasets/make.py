@@ -23,8 +23,8 @@ from nnunet_hrmedseg.datasets.groups import find_groups, make_splits, suspected_
 from nnunet_hrmedseg.datasets.masks import Color
 from nnunet_hrmedseg.datasets.pixels import orientation, read_image
 from nnunet_hrmedseg.datasets.sources import MaskSource, find_source
-from nnunet_hrmedseg.errors import HRMedSegError, size, some
-from nnunet_hrmedseg.io.files import put_folder
+from nnunet_hrmedseg.errors import HRMedSegError, format_names, format_shape
+from nnunet_hrmedseg.io.files import replace_directory
 from nnunet_hrmedseg.plans.splits import NNUNET_FOLDS, SPLITS
 
 __all__ = ["DatasetSummary", "make_dataset"]
@@ -67,11 +67,13 @@ class DatasetSummary:
     def describe(self) -> str:
         """Return what a user wants to see before training, in lines."""
         heights, widths = zip(*self.sizes, strict=True)
-        extent = size((heights[0], widths[0]))
+        extent = format_shape((heights[0], widths[0]))
         if len(self.sizes) > 1:
             extent = f"{min(heights)} to {max(heights)} x {min(widths)} to {max(widths)}"
         colors = "grey" if self.channels == 1 else "RGB"
-        lines = [f"{len(self.cases)} cases, {colors}, {extent} pixels (height x width), {some(list(self.dtypes))}"]
+        lines = [
+            f"{len(self.cases)} cases, {colors}, {extent} pixels (height x width), {format_names(list(self.dtypes))}"
+        ]
         lines.append(f"masks: {self.coding}")
         lines.append(f"{'class':<24} {'value':>5} {'cases':>6} {'pixels':>8}")
         for name, value in self.labels.items():
@@ -148,7 +150,7 @@ def make_dataset(
         if group_of is not None:
             (incomplete / SPLITS).write_text(json.dumps(make_splits(group_of), indent=2), encoding="utf-8")
         _verify(incomplete)
-        put_folder(incomplete, folder)
+        replace_directory(incomplete, folder)
     finally:
         shutil.rmtree(incomplete, ignore_errors=True)
     summary.folder = folder
@@ -161,7 +163,9 @@ def _alike(cases: Sequence[str]) -> list[str]:
     alike = [case for case in cases if lower[case.lower()] > 1]
     if not alike:
         return []
-    return [f"{some(alike)} differ in upper and lower case alone: on Windows and macOS one would replace the other"]
+    return [
+        f"{format_names(alike)} differ in upper and lower case alone: on Windows and macOS one would replace the other"
+    ]
 
 
 def _free_folder(raw: Path, number: int, name: str, overwrite: bool) -> Path:
@@ -220,7 +224,7 @@ def _scan(source: MaskSource) -> tuple[DatasetSummary, list[tuple[str, Image.Ima
     summary.pixels = {name: counts[value] / total for name, value in source.labels.items()}
     empty = [name for name in source.classes if not summary.cases_with[name]]
     if empty:
-        summary.warnings.append(f"no case shows {some(empty)}")
+        summary.warnings.append(f"no case shows {format_names(empty)}")
     blank = len(summary.cases) - max(summary.cases_with[name] for name in source.classes)
     if len(source.classes) == 1 and blank:
         summary.warnings.append(f"{blank} masks are empty")

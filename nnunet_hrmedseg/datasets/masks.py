@@ -12,8 +12,8 @@ from PIL import Image, ImageColor, ImageOps
 
 from nnunet_hrmedseg.datasets.matching import Case
 from nnunet_hrmedseg.datasets.pixels import orientation, read_image
-from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.io.image_formats import FORMATS, large_images_allowed
+from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.io.image_formats import FORMATS, allow_large_images
 
 __all__ = ["Coding", "find_coding", "parse_colors", "read_mask"]
 
@@ -77,7 +77,9 @@ class Coding:
                 values = _as_values(pixels)
                 unknown = sorted(set(np.unique(values).tolist()) - set(self.of_value))
                 if unknown:
-                    raise HRMedSegError(f"it has the values {some(list(map(str, unknown)))}, which no class stands for")
+                    raise HRMedSegError(
+                        f"it has the values {format_names(list(map(str, unknown)))}, which no class stands for"
+                    )
                 for value, label in self.of_value.items():
                     if label:
                         result[values == value] = label
@@ -128,7 +130,7 @@ def _as_values(pixels: np.ndarray) -> np.ndarray:
 
 def _palette_indices(file: Path) -> np.ndarray | None:
     try:
-        with large_images_allowed(), Image.open(file, formats=FORMATS) as image:
+        with allow_large_images(), Image.open(file, formats=FORMATS) as image:
             if image.mode == "P":
                 return np.asarray(ImageOps.exif_transpose(image) if orientation(file) != 1 else image)
     except Exception:  # another format, or damaged: the reader of images says so
@@ -169,14 +171,14 @@ def find_coding(
         )
     if threshold is not None or objects:
         if len(names) > 1 or classes:
-            reason = f"the classes {some(list(classes))}" if classes else f"{len(names)} names"
+            reason = f"the classes {format_names(list(classes))}" if classes else f"{len(names)} names"
             raise HRMedSegError(f"A threshold, or a file for each object, makes one class, and there are {reason}.")
         kind = "files" if threshold is None else "values"
         return Coding(kind, _numbered(names or ["foreground"]), threshold=threshold)
     if classes:
         if names and sorted(names) != sorted(classes):
             raise HRMedSegError(
-                f"The files show the classes {some(list(classes))}; --classes names {some(list(names))}."
+                f"The files show the classes {format_names(list(classes))}; --classes names {format_names(list(names))}."
             )
         return Coding("files", _numbered(list(names or classes)))
     values, found, sets = _values_and_colors(files)
@@ -235,7 +237,7 @@ def _check_for_two_codings(values: Sequence[int], sets: set[frozenset[int]], ign
 
 def _palette(file: Path) -> bytes | None:
     try:
-        with large_images_allowed(), Image.open(file, formats=FORMATS) as image:
+        with allow_large_images(), Image.open(file, formats=FORMATS) as image:
             return bytes(image.getpalette() or []) if image.mode == "P" else None
     except Exception:
         return None
@@ -253,15 +255,15 @@ def _value_coding(values: Sequence[int], names: Sequence[str], ignore: int | Non
     default = ["foreground"] if len(foreground) == 1 else [f"class_{value}" for value in foreground]
     if names and len(names) != len(foreground):
         raise HRMedSegError(
-            f"--classes names {len(names)} classes ({some(list(names))}), and the masks have the values "
-            f"{some(list(map(str, foreground)), 20)} besides 0. Give a name for each value, in this order."
+            f"--classes names {len(names)} classes ({format_names(list(names))}), and the masks have the values "
+            f"{format_names(list(map(str, foreground)), 20)} besides 0. Give a name for each value, in this order."
         )
     labels = _numbered(names or default)
     of_value = {0: 0, **{value: index for index, value in enumerate(foreground, start=1)}}
     if ignore is not None:
         if ignore not in values:
             raise HRMedSegError(
-                f"--ignore {ignore}: no mask has this value; they have {some(list(map(str, values)), 20)}."
+                f"--ignore {ignore}: no mask has this value; they have {format_names(list(map(str, values)), 20)}."
             )
         labels["ignore"] = of_value[ignore] = len(labels)
     return Coding("values", labels, of_value)
@@ -293,5 +295,5 @@ def _numbered(names: Sequence[str]) -> dict[str, int]:
         if name in ("background", "ignore") or not name:
             raise HRMedSegError(f"A class cannot be called {name!r}: nnU-Net gives that name another meaning.")
     if len(set(names)) < len(names):
-        raise HRMedSegError(f"Two classes have the same name: {some(list(names))}.")
+        raise HRMedSegError(f"Two classes have the same name: {format_names(list(names))}.")
     return {"background": 0, **{name: index for index, name in enumerate(names, start=1)}}

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from nnunet_hrmedseg.datasets.pixels import is_image_file, stem
 from nnunet_hrmedseg.datasets.polygons import Annotation
-from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.errors import HRMedSegError, format_names
 
 __all__ = ["Case", "Matches", "assign_annotations", "case_names", "list_images", "match"]
 
@@ -141,12 +141,14 @@ def case_names(images: Sequence[Path], folder: Path) -> dict[str, Path]:
     labels = sorted(file.name for file, name in stems.items() if name.endswith("_seg"))
     if labels:
         raise HRMedSegError(
-            f"Names of images must not end in _seg: {some(labels)}. nnU-Net would take them for labels and not train "
+            f"Names of images must not end in _seg: {format_names(labels)}. nnU-Net would take them for labels and not train "
             f"with them. Rename these images and their masks."
         )
     twice = sorted(name for name, count in Counter(stems.values()).items() if count > 1)
     if twice:
-        raise HRMedSegError(f"Several images have the same name without suffix: {some(twice)}. Rename all but one.")
+        raise HRMedSegError(
+            f"Several images have the same name without suffix: {format_names(twice)}. Rename all but one."
+        )
     return {name: file for file, name in stems.items()}
 
 
@@ -174,7 +176,7 @@ def assign_annotations(
         scores = {image: _shared_folders(path, image.relative_to(folder)) for image in _same_name(path, by_stem)}
         best = [image for image, score in scores.items() if score == max(scores.values())]
         if len(best) > 1:
-            raise HRMedSegError(f"{path} in {place} may be any of {some(list(map(str, best)))}: {RENAME}")
+            raise HRMedSegError(f"{path} in {place} may be any of {format_names(list(map(str, best)))}: {RENAME}")
         fitting[best[0]].append((scores[best[0]], annotation))
     result = {}
     for image, own in fitting.items():

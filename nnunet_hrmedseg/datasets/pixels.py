@@ -11,8 +11,8 @@ import SimpleITK as sitk
 import tifffile
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from nnunet_hrmedseg.errors import HRMedSegError, size
-from nnunet_hrmedseg.io.image_formats import FORMATS, ORIENTATION, large_images_allowed
+from nnunet_hrmedseg.errors import HRMedSegError, format_shape
+from nnunet_hrmedseg.io.image_formats import FORMATS, ORIENTATION, allow_large_images
 
 __all__ = ["IMAGE_SUFFIXES", "is_image_file", "orientation", "read_image", "stem", "turn"]
 
@@ -63,14 +63,16 @@ def read_image(file: Path) -> np.ndarray:
     if pixels.ndim == 3 and pixels.shape[-1] == 4:
         pixels = pixels[..., :3]
     if pixels.ndim != 2 and not (pixels.ndim == 3 and pixels.shape[-1] == 3):
-        raise HRMedSegError(f"{file} has the shape {size(pixels.shape)}, which is neither a grey nor a color image.")
+        raise HRMedSegError(
+            f"{file} has the shape {format_shape(pixels.shape)}, which is neither a grey nor a color image."
+        )
     return pixels
 
 
 def orientation(file: Path) -> int:
     """Return the EXIF orientation, 1 to 8; 1 where there is none."""
     if file.name.lower().endswith((*NATURAL, *TIFF)):
-        with suppress(Exception), large_images_allowed(), Image.open(file, formats=FORMATS) as image:
+        with suppress(Exception), allow_large_images(), Image.open(file, formats=FORMATS) as image:
             value = image.getexif().get(ORIENTATION, 1)
             return value if value in range(1, 9) else 1
     return 1
@@ -91,7 +93,7 @@ def _read_natural(file: Path) -> np.ndarray:
     deep_color = _deep_color_png(file)
     if deep_color is not None:
         return turn(deep_color, orientation(file))
-    with large_images_allowed(), Image.open(file, formats=FORMATS) as opened:
+    with allow_large_images(), Image.open(file, formats=FORMATS) as opened:
         frames = getattr(opened, "n_frames", 1)
         if frames > 1:
             raise HRMedSegError(f"{file} holds {frames} images: save each as a file.")

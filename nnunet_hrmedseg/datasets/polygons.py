@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from nnunet_hrmedseg.datasets.pixels import is_image_file
-from nnunet_hrmedseg.errors import HRMedSegError, size
-from nnunet_hrmedseg.io.files import json_object
+from nnunet_hrmedseg.errors import HRMedSegError, format_shape
+from nnunet_hrmedseg.io.files import read_json_object
 
 __all__ = ["Annotation", "Shape", "is_annotation_source", "read_annotations"]
 
@@ -52,7 +52,7 @@ class Shape:
         if self.counts:
             if self.extent not in (None, (height, width)):
                 raise HRMedSegError(
-                    f"a run-length mask is of {size(self.extent or ())} pixels, the image of {size((height, width))}"
+                    f"a run-length mask is of {format_shape(self.extent or ())} pixels, the image of {format_shape((height, width))}"
                 )
             if sum(self.counts) != height * width:
                 raise HRMedSegError(f"a run-length mask is of {sum(self.counts)} pixels, the image of {height * width}")
@@ -115,13 +115,13 @@ def _json_files(folder: Path) -> list[Path]:
 
 def _has_shapes(file: Path) -> bool:
     try:
-        return isinstance(json_object(file, "labelme file").get("shapes"), list)
+        return isinstance(read_json_object(file, "labelme file").get("shapes"), list)
     except HRMedSegError:
         return False
 
 
 def _read_coco(file: Path) -> tuple[list[Annotation], list[str], list[str]]:
-    content = json_object(file, "COCO file")
+    content = read_json_object(file, "COCO file")
     left_out: Counter[str] = Counter()
     try:
         categories = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
@@ -157,7 +157,7 @@ def _read_labelme(files: Sequence[Path], folder: Path) -> tuple[list[Annotation]
     annotations: list[Annotation] = []
     left_out: Counter[str] = Counter()
     for file in files:
-        content = json_object(file, "labelme file")
+        content = read_json_object(file, "labelme file")
         try:
             # labelme itself finds the file by its name; the path in it is of the image before it was renamed
             paths = [file.relative_to(folder).with_suffix("").as_posix()]

@@ -12,7 +12,7 @@ from nnunet_hrmedseg.datasets.masks import Coding, Color, find_coding, read_mask
 from nnunet_hrmedseg.datasets.matching import Case, Matches, assign_annotations, case_names, list_images, match
 from nnunet_hrmedseg.datasets.pixels import orientation, turn
 from nnunet_hrmedseg.datasets.polygons import Annotation, is_annotation_source, read_annotations
-from nnunet_hrmedseg.errors import HRMedSegError, size, some
+from nnunet_hrmedseg.errors import HRMedSegError, format_names, format_shape
 
 __all__ = ["MaskSource", "find_source"]
 
@@ -67,13 +67,15 @@ class MaskFiles(MaskSource):
                 # drawn on the image as it is stored, which is shown turned by its EXIF orientation
                 pixels = turn(pixels, orientation(case.image))
             if pixels.shape[:2] != shape:
-                own = size(pixels.shape[:2])
-                raise HRMedSegError(f"{file} has {own} pixels, its image {case.image} {size(shape)} (height x width).")
+                own = format_shape(pixels.shape[:2])
+                raise HRMedSegError(
+                    f"{file} has {own} pixels, its image {case.image} {format_shape(shape)} (height x width)."
+                )
             masks.append((pixels, name))
         try:
             return self.coding.label_map(masks)
         except HRMedSegError as error:
-            raise HRMedSegError(f"{some([str(file) for file, _ in case.masks])}: {error}.") from error
+            raise HRMedSegError(f"{format_names([str(file) for file, _ in case.masks])}: {error}.") from error
 
 
 class Polygons(MaskSource):
@@ -83,7 +85,9 @@ class Polygons(MaskSource):
         annotations, found, notes = read_annotations(place)
         named = [name for name in found if name not in (*BACKGROUND, *IGNORE)]
         if classes and not set(named) <= set(classes):
-            raise HRMedSegError(f"{place} has the classes {some(named)}; --classes names {some(list(classes))}.")
+            raise HRMedSegError(
+                f"{place} has the classes {format_names(named)}; --classes names {format_names(list(classes))}."
+            )
         names = list(classes or named)
         if not names:
             raise HRMedSegError(f"{place} holds no shape with an area.")
@@ -110,9 +114,9 @@ class Polygons(MaskSource):
         if missing:
             self.notes.append(f"{len(missing)} images without annotation were left out: {_names(missing)}")
         if unknown:
-            self.notes.append(f"{len(unknown)} annotated images are missing: {some(unknown)}")
+            self.notes.append(f"{len(unknown)} annotated images are missing: {format_names(unknown)}")
         if not self.cases:
-            raise HRMedSegError(f"No image of {images_folder} is annotated in {place}: {some(unknown)} are.")
+            raise HRMedSegError(f"No image of {images_folder} is annotated in {place}: {format_names(unknown)} are.")
 
     def describe(self) -> str:
         return f"outlines in {self.place}"
@@ -123,7 +127,7 @@ class Polygons(MaskSource):
         turned = annotated != shape and annotated[::-1] == shape and orientation(case.image) in (5, 6, 7, 8)
         if annotated != shape and not turned:
             raise HRMedSegError(
-                f"{case.image} has {size(shape)} pixels; {self.place} annotates it at {size(annotated)} (height x "
+                f"{case.image} has {format_shape(shape)} pixels; {self.place} annotates it at {format_shape(annotated)} (height x "
                 f"width), so the outlines would lie in the wrong places. Take the image that was annotated, or correct "
                 f"the width and height in the annotation if they alone are wrong."
             )
@@ -184,4 +188,4 @@ def _notes(matches: Matches) -> list[str]:
 
 
 def _names(files: Sequence[Path]) -> str:
-    return some([file.name for file in files])
+    return format_names([file.name for file in files])

@@ -16,7 +16,7 @@ from nnunet_hrmedseg.demo.dataset import DATASET_ID, DATASET_NAME, build_dataset
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.io import shell
 from nnunet_hrmedseg.io.child_processes import run_in_group
-from nnunet_hrmedseg.io.files import output_folder
+from nnunet_hrmedseg.io.files import make_output_dir
 from nnunet_hrmedseg.io.machine import choose_device
 from nnunet_hrmedseg.nnunet_versions import nnunet_folder
 
@@ -53,7 +53,7 @@ def run_demo(output: str, *, device: str | None = None, overwrite: bool = False)
     print(f"A data set of {len(list((dataset / 'imagesTr').iterdir()))} training images and ", end="")
     print(f"{len(list((dataset / 'imagesTs').iterdir()))} held-out ones is at {dataset}\n")
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        print(shell.setting(name, environment[name]))
+        print(shell.format_export(name, environment[name]))
     for command in (
         ["nnUNetv2_plan_and_preprocess", "-d", str(DATASET_ID), "-c", "2d", "-npfp", workers, "-np", workers],
         ["nnUNetv2_train", str(DATASET_ID), "2d", "0", *model, *on_device],
@@ -83,7 +83,7 @@ def _own_folder(folder: Path, overwrite: bool) -> Path:
         if not overwrite:
             raise HRMedSegError(f"{folder} holds an earlier demo: add --overwrite, or name another folder with -o.")
         shutil.rmtree(folder)
-    output_folder(folder)
+    make_output_dir(folder)
     (folder / _MARK).touch()
     return folder
 

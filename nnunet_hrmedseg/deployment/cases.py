@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.errors import HRMedSegError, format_names
 from nnunet_hrmedseg.io.file_names import case_and_channel
-from nnunet_hrmedseg.io.skipped import OF_NNUNET, is_hidden, not_used, skipped_in
+from nnunet_hrmedseg.io.skipped import OF_NNUNET, describe_skipped, find_unused, is_hidden
 
 __all__ = ["Case", "find_cases", "skipped_inputs"]
 
@@ -58,7 +58,7 @@ def find_cases(inputs: Sequence[Path], file_ending: str, *, channels: int, reada
     for name, files in numbered.items():
         cases += _cases_of_files(name, files, file_ending, channels)
     if not cases:
-        raise HRMedSegError(f"{some(list(map(str, inputs)))}: hidden files are not read. Give image files.")
+        raise HRMedSegError(f"{format_names(list(map(str, inputs)))}: hidden files are not read. Give image files.")
     _check_unique(cases, file_ending)
     return sorted(cases, key=lambda case: case.name)
 
@@ -71,9 +71,9 @@ def skipped_inputs(inputs: Sequence[Path], used: Collection[Path]) -> list[str]:
     """
     sentences = []
     for folder in filter(Path.is_dir, inputs):
-        sentences += skipped_in(folder, not_used(folder, used, OF_NNUNET))
+        sentences += describe_skipped(folder, find_unused(folder, used, OF_NNUNET))
     hidden = [str(path) for path in inputs if path.is_file() and path not in used]
-    return sentences + ([f"Skipped: {some(hidden)}."] if hidden else [])
+    return sentences + ([f"Skipped: {format_names(hidden)}."] if hidden else [])
 
 
 def _in_folder(folder: Path, file_ending: str) -> dict[str, list[Path]]:
@@ -83,7 +83,7 @@ def _in_folder(folder: Path, file_ending: str) -> dict[str, list[Path]]:
         if named and file.is_file() and not is_hidden(file.name):
             cases[named[0]].append(file)
     if not cases:
-        there = some(sorted(file.name for file in folder.iterdir())) or "nothing"
+        there = format_names(sorted(file.name for file in folder.iterdir())) or "nothing"
         raise HRMedSegError(
             f"{folder} holds no images that are named as for nnU-Net: CASE_0000{file_ending}, and where channels are "
             f"files of their own CASE_0001{file_ending} and so on. There: {there}. Rename them, or give the files "
@@ -101,7 +101,7 @@ def _case_of_folder(name: str, files: list[Path], file_ending: str, channels: in
     if channels > 1:
         wanted += f" to {name}_{channels - 1:04}{file_ending}, or {wanted} alone with all channels"
     fault = (
-        f"There is {some([file.name for file in files])}; the model takes {wanted}. Add or remove what differs; or, if "
+        f"There is {format_names([file.name for file in files])}; the model takes {wanted}. Add or remove what differs; or, if "
         f"each file is an image of its own, give the files themselves in place of the folder."
     )
     return Case(name, tuple(files), fault)
@@ -123,7 +123,7 @@ def _check_unique(cases: list[Case], file_ending: str) -> None:
         # within one case: the same channel from two folders
         if len(same) > 1 or len({file.name for file in files}) < len(files):
             raise HRMedSegError(
-                f"Several images would have the label map {name}{file_ending}: {some(list(map(str, files)))}. "
+                f"Several images would have the label map {name}{file_ending}: {format_names(list(map(str, files)))}. "
                 f"Predict them one after the other, or rename them."
             )
 

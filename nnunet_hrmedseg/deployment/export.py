@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.io.hub import local_path
-from nnunet_hrmedseg.io.shell import quoted
+from nnunet_hrmedseg.io.shell import quote
 
 __all__ = ["export"]
 
@@ -45,7 +45,7 @@ def export(args: argparse.Namespace) -> int:
             weights=args.weights or "float32",
             overwrite=args.overwrite,
         )
-        command = f"hrmedseg predict-onnx -i IMAGES -o MASKS -m {quoted(str(written))}"
+        command = f"hrmedseg predict-onnx -i IMAGES -o MASKS -m {quote(str(written))}"
         print(f"Written: {written}. Predict with it: {command}")
         needed = package_needed(Sidecar.read(written).image_reader)
         if needed:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_hrmedseg.errors import HRMedSegError, size
+from nnunet_hrmedseg.errors import HRMedSegError, format_shape
 from nnunet_hrmedseg.io.file_names import case_and_channel
 from nnunet_hrmedseg.io.files import read_json
 from nnunet_hrmedseg.io.image_check import warn_of_lost_bits
@@ -93,8 +93,8 @@ def read_image(files: Sequence[Path], reader: str) -> Image:
             raise HRMedSegError(f"{file} cannot be read: {error} ({type(error).__name__}).") from error
         if channels and data.shape[1:] != channels[0].shape[1:]:
             raise HRMedSegError(
-                f"The channels differ in size: {files[0]} has {size(channels[0].shape[1:])}, {file} has "
-                f"{size(data.shape[1:])} (slices x rows x columns). All files of a case must show the same pixels."
+                f"The channels differ in size: {files[0]} has {format_shape(channels[0].shape[1:])}, {file} has "
+                f"{format_shape(data.shape[1:])} (slices x rows x columns). All files of a case must show the same pixels."
             )
         if geometries and geometry.get("spacing") != geometries[0].get("spacing"):
             raise HRMedSegError(

@@ -21,9 +21,15 @@ from nnunet_hrmedseg.deployment.onnx_predict import INPUT, OUTPUT, open_session
 from nnunet_hrmedseg.deployment.sidecar import READERS, SCHEMES, SIDECAR, Normalization, Sidecar
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.io.checkpoints import check_model_folder, load_checkpoint
-from nnunet_hrmedseg.io.files import check_output_folder, json_object, kept_if_not_written, output_folder, put_folder
+from nnunet_hrmedseg.io.files import (
+    check_output_dir,
+    make_output_dir,
+    read_json_object,
+    replace_directory,
+    reporting_write_errors,
+)
 from nnunet_hrmedseg.io.json_values import numeric_labels
-from nnunet_hrmedseg.plans.overrides import is_hrmedseg_configuration, resolved_configuration
+from nnunet_hrmedseg.plans.overrides import is_hrmedseg_configuration, resolve_configuration
 from nnunet_hrmedseg.plans.specs import network_name_of
 from nnunet_hrmedseg.plans.trained_with import check_trained_with
 
@@ -63,7 +69,7 @@ def export_onnx(
     """
     _refuse_missing_packages()
     _refuse_to_replace(output, overwrite)
-    check_output_folder(output.parent)
+    check_output_dir(output.parent)
     files = checkpoints_of(model, folds, checkpoint, all_beside_others=False)  # they are averaged over
     predictor = _loaded(model, files)
     network: Any = getattr(predictor.network, "_orig_mod", predictor.network)  # what torch.compile wraps
@@ -71,9 +77,9 @@ def export_onnx(
     network.cpu_bfloat16 = False
     sidecar = _sidecar(predictor, list(files), weights)
 
-    output_folder(output.parent)
+    make_output_dir(output.parent)
     graph = _graph(network, sidecar)
-    with kept_if_not_written(output):
+    with reporting_write_errors(output):
         _write(output, graph, network, predictor.list_of_parameters, sidecar)
     return output
 
@@ -88,7 +94,7 @@ def _write(output: Path, graph: Any, network: nn.Module, parameters: Sequence[An
             network.load_state_dict(of_fold)
             sidecar.logit_difference[fold] = _write_fold(graph, network, folder / name, sidecar)
         sidecar.write(folder)
-        put_folder(folder, output)
+        replace_directory(folder, output)
 
 
 def _refuse_missing_packages() -> None:
@@ -114,7 +120,7 @@ def _refuse_to_replace(output: Path, overwrite: bool) -> None:
 def _names_of_export(folder: Path) -> set[str]:
     """model.json and the files that it names, of whatever version; none where it cannot be read."""
     try:
-        content = json_object(folder / SIDECAR, "export")
+        content = read_json_object(folder / SIDECAR, "export")
         return {SIDECAR, *content["folds"].values()} if isinstance(content["format"], int) else set()
     except (HRMedSegError, KeyError, AttributeError, TypeError):
         return set()
@@ -122,14 +128,14 @@ def _names_of_export(folder: Path) -> set[str]:
 
 def _loaded(model: Path, files: Mapping[str, Path]) -> nnUNetPredictor:
     """nnU-Net's predictor with the model, if it is one of ours. files: of the folds."""
-    plans = json_object(model / "plans.json", "nnU-Net plan")
+    plans = read_json_object(model / "plans.json", "nnU-Net plan")
     file = next(iter(files.values()))
     saved = load_checkpoint(file)
     try:
         configuration, trainer = saved["init_args"]["configuration"], saved["trainer_name"]
     except (KeyError, TypeError) as error:
         raise HRMedSegError(f"{file} cannot be read as a checkpoint of nnU-Net: {error} is missing.") from error
-    resolved = resolved_configuration(plans, configuration, advice="Are checkpoint and plans.json of one training?")
+    resolved = resolve_configuration(plans, configuration, advice="Are checkpoint and plans.json of one training?")
     if not is_hrmedseg_configuration(resolved):
         network = resolved.get("architecture", {}).get("network_class_name", "another network")
         raise HRMedSegError(
@@ -148,7 +154,7 @@ def _loaded(model: Path, files: Mapping[str, Path]) -> nnUNetPredictor:
 
 def _sidecar(predictor: nnUNetPredictor, folds: Sequence[str], weights: str) -> Sidecar:
     plans, configuration = predictor.plans_manager, predictor.configuration_manager
-    _refuse_what_prediction_cannot_follow(predictor)
+    _check_exportable(predictor)
     intensities = plans.foreground_intensity_properties_per_channel
     names = predictor.dataset_json.get("channel_names") or predictor.dataset_json["modality"]
     normalization = [
@@ -176,7 +182,7 @@ def _sidecar(predictor: nnUNetPredictor, folds: Sequence[str], weights: str) -> 
     )
 
 
-def _refuse_what_prediction_cannot_follow(predictor: nnUNetPredictor) -> None:
+def _check_exportable(predictor: nnUNetPredictor) -> None:
     plans, configuration = predictor.plans_manager.plans, predictor.configuration_manager.configuration
     resampling = configuration["resampling_fn_probabilities"]
     arguments = configuration["resampling_fn_probabilities_kwargs"]

@@ -25,8 +25,8 @@ from nnunet_hrmedseg.deployment.nonzero import bounding_box
 from nnunet_hrmedseg.deployment.normalization import normalize
 from nnunet_hrmedseg.deployment.resizing import resize_to_canvas, resized_strips
 from nnunet_hrmedseg.deployment.sidecar import Sidecar
-from nnunet_hrmedseg.errors import HRMedSegError, size, some
-from nnunet_hrmedseg.io.files import check_output_folder, is_about_the_disk, kept_if_not_written, output_folder
+from nnunet_hrmedseg.errors import HRMedSegError, format_names, format_shape
+from nnunet_hrmedseg.io.files import check_output_dir, is_disk_error, make_output_dir, reporting_write_errors
 from nnunet_hrmedseg.io.hub import local_path
 from nnunet_hrmedseg.io.image_check import check_image
 
@@ -42,7 +42,7 @@ def predict_onnx(args: argparse.Namespace) -> int:
         HRMedSegError: no model, no images, onnxruntime is missing, or an image would be overwritten.
     """
     folder, inputs, output = local_path(args.model), [Path(path) for path in args.input], Path(args.output)
-    check_output_folder(output)
+    check_output_dir(output)
     model = OnnxModel(folder, folds=args.folds, mirror=not args.disable_tta, threads=args.threads)
     sidecar = model.sidecar
     cases = find_cases(
@@ -55,14 +55,14 @@ def predict_onnx(args: argparse.Namespace) -> int:
     used = {place for case in cases for file in case.files for place in files_read(file, sidecar.image_reader)}
     for sentence in skipped_inputs(inputs, used):
         print(sentence)
-    output_folder(output)
+    make_output_dir(output)
     failed = []
     for number, case in enumerate(cases, start=1):
         try:
             done = str(predict_case(model, case, output, save_probabilities=args.save_probabilities))
         except Exception as error:  # one case must not cost all others
-            if isinstance(error, OSError) and is_about_the_disk(error):  # all others would fail as this one
-                with kept_if_not_written(_label_map(case, output, sidecar)):
+            if isinstance(error, OSError) and is_disk_error(error):  # all others would fail as this one
+                with reporting_write_errors(_label_map(case, output, sidecar)):
                     raise
             kind = "" if isinstance(error, HRMedSegError) else f" ({type(error).__name__})"
             print(f"{number}/{len(cases)} {case.name} FAILED: {error}{kind}", file=sys.stderr)
@@ -82,7 +82,9 @@ def _refuse_to_replace_images(cases: Sequence[Case], output: Path, sidecar: Side
     written = [place for case in cases for place in files_written(_label_map(case, output, sidecar), reader)]
     hit = [str(file) for file in written if file.resolve() in inputs]
     if hit:
-        raise HRMedSegError(f"{some(hit)} would be overwritten, which are images to predict. Give -o another folder.")
+        raise HRMedSegError(
+            f"{format_names(hit)} would be overwritten, which are images to predict. Give -o another folder."
+        )
 
 
 def _label_map(case: Case, output: Path, sidecar: Sidecar) -> Path:
@@ -140,8 +142,8 @@ class OnnxModel:
         wanted = [len(self.sidecar.channels), height, width], [self.sidecar.num_outputs, height, width]
         if (taken.shape[1:], given.shape[1:]) != wanted:
             raise HRMedSegError(
-                f"{file} and model.json do not belong together: the file takes images of {size(taken.shape[1:])} and "
-                f"gives logits of {size(given.shape[1:])}, model.json says {size(wanted[0])} and {size(wanted[1])}. "
+                f"{file} and model.json do not belong together: the file takes images of {format_shape(taken.shape[1:])} and "
+                f"gives logits of {format_shape(given.shape[1:])}, model.json says {format_shape(wanted[0])} and {format_shape(wanted[1])}. "
                 f"Export the model again."
             )
         return session

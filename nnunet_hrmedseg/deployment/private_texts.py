@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PrivateTexts", "texts_in"]
+__all__ = ["PrivacyFilter", "iter_strings"]
 
 PATHS = (
     r"file://",
@@ -27,7 +27,7 @@ DISTINCTIVE = 5  # characters, with a digit among them: such a name is found wit
 NOBODY = {"root", "user", "users", "home", "admin", "ubuntu"}
 
 
-class PrivateTexts:
+class PrivacyFilter:
     """Finds them.
 
     Args:
@@ -70,7 +70,7 @@ class PrivateTexts:
         return isinstance(value, str) and self.found_in(value) is not None
 
 
-def texts_in(value: Any) -> Iterator[str]:
+def iter_strings(value: Any) -> Iterator[str]:
     """All texts in a value as JSON and PyTorch files hold it: names and entries of dictionaries, and of lists."""
     if isinstance(value, str):
         yield value
@@ -78,11 +78,11 @@ def texts_in(value: Any) -> Iterator[str]:
         yield value.decode("utf-8", "replace")
     elif isinstance(value, Mapping):
         for name, entry in value.items():
-            yield from texts_in(name)
-            yield from texts_in(entry)
+            yield from iter_strings(name)
+            yield from iter_strings(entry)
     elif isinstance(value, list | tuple | set | frozenset):
         for entry in value:
-            yield from texts_in(entry)
+            yield from iter_strings(entry)
 
 
 def _user() -> str:

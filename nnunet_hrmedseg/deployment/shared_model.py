@@ -13,10 +13,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
 
 from nnunet_hrmedseg.deployment.folds import checkpoints_of
-from nnunet_hrmedseg.deployment.private_texts import PrivateTexts, texts_in
-from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.deployment.private_texts import PrivacyFilter, iter_strings
+from nnunet_hrmedseg.errors import HRMedSegError, format_names
 from nnunet_hrmedseg.io.checkpoints import load_checkpoint
-from nnunet_hrmedseg.io.files import json_object, read_json
+from nnunet_hrmedseg.io.files import read_json, read_json_object
 from nnunet_hrmedseg.io.raw_cases import read_dataset_json
 from nnunet_hrmedseg.nnunet_versions import nnunet_folder
 from nnunet_hrmedseg.plans.overrides import STARTED_FROM
@@ -67,7 +67,7 @@ class SharedModel:
             ) from error
         found = {fold: self.summary_of(folder / f"fold_{fold}" / "validation" / "summary.json") for fold in folds}
         self.summaries = {fold: summary for fold, summary in found.items() if summary}
-        self.private = PrivateTexts(
+        self.private = PrivacyFilter(
             _cases(folder, dataset, self.summaries),
             [*map(str, public), *self.name.split("__"), self.dataset_name, self.dataset_name[11:]],
         )
@@ -95,7 +95,10 @@ class SharedModel:
                 f"DatasetNNN_Name/TRAINER__PLANS__CONFIGURATION, and is {resolved.parent.name}/{resolved.name}."
             )
         files = checkpoints_of(folder, folds, checkpoint, all_beside_others=True)
-        plans, dataset = json_object(folder / "plans.json", "nnU-Net plan"), read_dataset_json(folder / "dataset.json")
+        plans, dataset = (
+            read_json_object(folder / "plans.json", "nnU-Net plan"),
+            read_dataset_json(folder / "dataset.json"),
+        )
         return cls(folder, plans, dataset, {fold: _shared_checkpoint(file, plans) for fold, file in files.items()})
 
     @staticmethod
@@ -143,7 +146,7 @@ def _shared_checkpoint(file: Path, plans: dict[str, Any]) -> dict[str, Any]:
         axes = None if axes is None else tuple(int(axis) for axis in axes)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise HRMedSegError(
-            f"{file} is no checkpoint of nnU-Net v2 ({type(error).__name__}: {error}). It holds {some(list(trained))}."
+            f"{file} is no checkpoint of nnU-Net v2 ({type(error).__name__}: {error}). It holds {format_names(list(trained))}."
         ) from error
     if not whole:
         raise HRMedSegError(f"{file} is no checkpoint of nnU-Net v2: weights, trainer or configuration are missing.")
@@ -175,9 +178,9 @@ def _cases(folder: Path, dataset: Mapping[str, Any], summaries: Mapping[str, dic
     for fold in folder.glob("fold_*"):
         files += [entry.name for entry in fold.glob("validation/*") if entry.name.endswith(ending)]
     for summary in summaries.values():
-        files += [Path(text).name for text in texts_in(summary["metric_per_case"]) if text.endswith(ending)]
+        files += [Path(text).name for text in iter_strings(summary["metric_per_case"]) if text.endswith(ending)]
     listed = [dataset.get(part) for part in ("training", "test", "dataset")]
-    files += [Path(text).name for text in texts_in(listed) if text.endswith(ending)]
+    files += [Path(text).name for text in iter_strings(listed) if text.endswith(ending)]
     stems = {file[: -len(ending)] for file in files}
     names = stems | {re.sub(r"_000\d$", "", stem) for stem in stems}  # a channel's number, or a case's own
     if isinstance(dataset.get("dataset"), dict):
@@ -186,7 +189,7 @@ def _cases(folder: Path, dataset: Mapping[str, Any], summaries: Mapping[str, dic
     if preprocessed:
         splits = Path(preprocessed, folder.resolve().parent.name, "splits_final.json")
         try:
-            names |= {name for name in texts_in(read_json(splits)) if name not in ("train", "val")}
+            names |= {name for name in iter_strings(read_json(splits)) if name not in ("train", "val")}
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:

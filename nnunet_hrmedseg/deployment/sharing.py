@@ -34,19 +34,19 @@ import torch
 from nnunetv2.postprocessing.remove_connected_components import remove_all_but_largest_component_from_segmentation
 
 from nnunet_hrmedseg import __version__
-from nnunet_hrmedseg.deployment.private_texts import PrivateTexts, texts_in
+from nnunet_hrmedseg.deployment.private_texts import PrivacyFilter, iter_strings
 from nnunet_hrmedseg.deployment.shared_model import CHECKPOINT, SharedModel, channels_of, place_of, started_from
-from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.errors import HRMedSegError, format_names
 from nnunet_hrmedseg.io.checkpoints import load_checkpoint
 from nnunet_hrmedseg.io.files import (
-    check_output_folder,
-    finite,
-    json_object,
-    kept_if_not_written,
-    output_folder,
-    put_folder,
+    check_output_dir,
+    file_sha256,
+    json_safe,
+    make_output_dir,
     read_json,
-    sha256_of,
+    read_json_object,
+    replace_directory,
+    reporting_write_errors,
 )
 from nnunet_hrmedseg.io.json_values import numeric_labels
 from nnunet_hrmedseg.plans.overrides import is_hrmedseg_configuration
@@ -97,13 +97,13 @@ def share_model(
     folder, output = Path(folder).expanduser(), Path(output).expanduser()
     check_place(folder, output, overwrite)
     model = SharedModel.read(folder, folds, checkpoint)
-    with kept_if_not_written(output):
+    with reporting_write_errors(output):
         _share(model, output, licence)
     return output
 
 
 def _share(model: SharedModel, output: Path, licence: str) -> None:
-    output_folder(output.parent)
+    make_output_dir(output.parent)
     # beside the output: to rename it into place it must be on the same disk
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.incomplete-", dir=output.parent) as temporary:
         root = Path(temporary, "model")
@@ -116,7 +116,7 @@ def _share(model: SharedModel, output: Path, licence: str) -> None:
             _zip(root, unfinished)
             os.replace(unfinished, output)
         else:
-            put_folder(root, output)
+            replace_directory(root, output)
 
 
 def check_place(folder: Path, output: Path, overwrite: bool) -> None:
@@ -128,7 +128,7 @@ def check_place(folder: Path, output: Path, overwrite: bool) -> None:
     folder, output = folder.expanduser(), output.expanduser()
     if output.resolve().is_relative_to(folder.resolve()) or folder.resolve().is_relative_to(output.resolve()):
         raise HRMedSegError(f"{output} is in the model's folder {folder}, or around it. Give another place.")
-    check_output_folder(output.parent)
+    check_output_dir(output.parent)
     if not os.path.lexists(output):
         return
     if not overwrite:
@@ -175,7 +175,7 @@ def _write(model: SharedModel, target: Path, licence: str) -> None:
     (target / LICENCE).write_text(_licence_text(model, licence), encoding="utf-8")
     card = _card(model, licence, postprocessing)
     (target / README).write_text(_readme(model, card), encoding="utf-8")
-    files = {file.relative_to(target).as_posix(): sha256_of(file) for file in sorted(_files(target))}
+    files = {file.relative_to(target).as_posix(): file_sha256(file) for file in sorted(_files(target))}
     _write_json(target / CARD, {**card, "files": files})
 
 
@@ -187,7 +187,7 @@ def _write_crossvalidation(model: SharedModel, folder: Path) -> str:
         _write_json(folder / "summary.json", _means(summary))
     if not (source / "postprocessing.json").is_file():
         return "not determined"
-    content = json_object(source / "postprocessing.json", "postprocessing.json of nnU-Net")
+    content = read_json_object(source / "postprocessing.json", "postprocessing.json of nnU-Net")
     names: Any = content.get("postprocessing_fns")
     arguments: Any = content.get("postprocessing_kwargs")
     try:
@@ -209,7 +209,7 @@ def _write_crossvalidation(model: SharedModel, folder: Path) -> str:
 def _postprocessing_arguments(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """As nnU-Net has them; in JSON the tuples of regions became lists."""
     if name != POSTPROCESSING.__name__ or not arguments.keys() <= {"labels_or_regions", "background_label"}:
-        raise ValueError(f"{name} with {some(list(arguments))} is not nnU-Net's postprocessing")
+        raise ValueError(f"{name} with {format_names(list(arguments))} is not nnU-Net's postprocessing")
     labels = arguments["labels_or_regions"]
     if isinstance(labels, list):
         labels = [tuple(map(int, label)) if isinstance(label, list) else int(label) for label in labels]
@@ -328,7 +328,7 @@ def _readme(model: SharedModel, card: Mapping[str, Any]) -> str:
 
 def _write_json(file: Path, content: Any) -> None:
     file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(json_safe(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _zip(root: Path, file: Path) -> None:
@@ -347,7 +347,7 @@ def _files(folder: Path) -> Iterator[Path]:
 # ---- is anything private left ----------------------------------------------------------------------------------------
 
 
-def _check_written(target: Path, private: PrivateTexts) -> None:
+def _check_written(target: Path, private: PrivacyFilter) -> None:
     """Raises HRMedSegError if anything private is left in a file; all of them are read again for this."""
     # what is written by hand comes first, as the other files repeat it
     for file in sorted(_files(target), key=lambda file: (file.name not in ("plans.json", "dataset.json"), file)):
@@ -365,7 +365,7 @@ def _texts_of_json(file: Path) -> Iterator[str]:
     content = read_json(file)
     if file.name == CARD:
         content = {name: value for name, value in content.items() if name != "files"}  # the names of these files
-    return texts_in(content)
+    return iter_strings(content)
 
 
 def _texts_of_pickle(file: Path) -> Iterator[str]:
@@ -374,7 +374,7 @@ def _texts_of_pickle(file: Path) -> Iterator[str]:
 
 _READERS: dict[str, Callable[[Path], Iterator[str]]] = {
     ".json": _texts_of_json,
-    ".pth": lambda file: texts_in(load_checkpoint(file)),
+    ".pth": lambda file: iter_strings(load_checkpoint(file)),
     ".pkl": _texts_of_pickle,
     ".md": lambda file: iter(file.read_text(encoding="utf-8").splitlines()),
     ".txt": lambda file: iter(file.read_text(encoding="utf-8").splitlines()),

@@ -12,7 +12,14 @@ from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.io.files import read_json, write_atomically
 from nnunet_hrmedseg.io.json_values import is_dict, is_int, is_list, is_text
 
-__all__ = ["FORMAT", "READERS", "SCHEMES", "SIDECAR", "Normalization", "Sidecar"]
+__all__ = [
+    "FORMAT",
+    "Normalization",
+    "READERS",
+    "SCHEMES",
+    "SIDECAR",
+    "Sidecar",
+]
 
 SIDECAR = "model.json"
 FORMAT = 1
@@ -129,11 +136,11 @@ class Sidecar:
             )
         try:
             return _checked(content)
-        except _Wrong as wrong:
+        except _InvalidSidecarError as wrong:
             raise HRMedSegError(f"{file}: {wrong}. Export the model again.") from None
 
 
-class _Wrong(ValueError):
+class _InvalidSidecarError(ValueError):
     pass
 
 
@@ -141,26 +148,28 @@ def _checked(content: dict[str, Any]) -> Sidecar:
     names = [field.name for field in fields(Sidecar)]
     missing = [name for name in names if name not in content]
     if missing:
-        raise _Wrong(f"it lacks {', '.join(missing)}")
+        raise _InvalidSidecarError(f"it lacks {', '.join(missing)}")
     for name, (holds, what) in _EXPECTED.items():
         if not holds(content[name]):
-            raise _Wrong(f"{name} is {content[name]!r}; it must be {what}")
+            raise _InvalidSidecarError(f"{name} is {content[name]!r}; it must be {what}")
     if len(content["normalization"]) != len(content["channels"]):
-        raise _Wrong(f"{len(content['channels'])} channels have {len(content['normalization'])} normalisations")
+        raise _InvalidSidecarError(
+            f"{len(content['channels'])} channels have {len(content['normalization'])} normalisations"
+        )
     normalization = [_normalization(entry) for entry in content["normalization"]]
     sidecar = Sidecar(**{name: content[name] for name in names if name != "normalization"}, normalization=normalization)
     if sidecar.has_regions and sidecar.regions_class_order is None:
-        raise _Wrong("labels has regions, but regions_class_order is null")
+        raise _InvalidSidecarError("labels has regions, but regions_class_order is null")
     return sidecar
 
 
 def _normalization(entry: Any) -> Normalization:
     scheme = entry.get("scheme") if isinstance(entry, dict) else None
     if scheme not in SCHEMES:
-        raise _Wrong(f"normalisation {scheme!r} is unknown; there are {', '.join(SCHEMES)}")
+        raise _InvalidSidecarError(f"normalisation {scheme!r} is unknown; there are {', '.join(SCHEMES)}")
     intensities = entry.get("intensities")
     if scheme == "CTNormalization" and not (isinstance(intensities, dict) and set(INTENSITIES) <= set(intensities)):
-        raise _Wrong(f"CTNormalization needs intensities with {', '.join(INTENSITIES)}")
+        raise _InvalidSidecarError(f"CTNormalization needs intensities with {', '.join(INTENSITIES)}")
     return Normalization(scheme, bool(entry.get("use_mask")), intensities)
 
 

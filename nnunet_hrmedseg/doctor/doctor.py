@@ -17,13 +17,18 @@ from packaging.requirements import Requirement
 
 from nnunet_hrmedseg import __version__
 from nnunet_hrmedseg.doctor.places import places
-from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.errors import HRMedSegError, format_names
 from nnunet_hrmedseg.io import shell
 from nnunet_hrmedseg.io.child_processes import ignoring_ctrl_c
 from nnunet_hrmedseg.nnunet_versions import find_trainer, nnunet_folder
 from nnunet_hrmedseg.registration.names import REGISTERED
 
-__all__ = ["Finding", "CHECKS", "examine", "doctor"]
+__all__ = [
+    "CHECKS",
+    "Finding",
+    "doctor",
+    "examine",
+]
 
 _NOT_FOUND = "not found by nnU-Net's look-up"
 
@@ -83,9 +88,9 @@ def variables() -> Iterator[Finding]:
         if not value:
             yield Finding(False, f"{name} is not set ({content})", _set(name))
         elif not Path(value).is_dir():
-            yield Finding(False, f"{in_words} is {value}, which is not a folder", _command("make", shell.quoted(value)))
+            yield Finding(False, f"{in_words} is {value}, which is not a folder", _command("make", shell.quote(value)))
         elif name != "nnUNet_raw" and not os.access(value, os.W_OK):
-            mend = _command("permit", shell.quoted(value))
+            mend = _command("permit", shell.quote(value))
             yield Finding(
                 False, f"{in_words} is {value}, which is not writable: permit it, or use another folder", mend
             )
@@ -102,7 +107,7 @@ def _folder(name: str) -> str | None:
 
 def _set(name: str) -> str:
     folder = "C:\\a\\folder\\for\\" if shell.ON_WINDOWS else "/a/folder/for/"
-    return shell.setting(name, folder + name)
+    return shell.format_export(name, folder + name)
 
 
 def _command(what: str, *words: str) -> str:
@@ -146,7 +151,7 @@ def names() -> Iterator[Finding]:
                 found[name] = cls
         for fault, of in faults.items():
             mend = "hrmedseg link" if fault == _NOT_FOUND else "pip install --force-reinstall nnunet_hrmedseg"
-            yield Finding(False, f"{some(of, shown=1)}: {fault}", mend)
+            yield Finding(False, f"{format_names(of, shown=1)}: {fault}", mend)
         if not faults:
             base = [name for name in registered if "_" not in name]
             lengths = f", and {len(registered) - len(base)} of other lengths" if len(registered) > len(base) else ""

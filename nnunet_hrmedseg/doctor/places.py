@@ -10,7 +10,11 @@ from pathlib import Path
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.registration.names import PLACES
 
-__all__ = ["Place", "places", "LOOKUP_FOLDER"]
+__all__ = [
+    "LOOKUP_FOLDER",
+    "Place",
+    "places",
+]
 
 LOOKUP_FOLDER = Path(__file__).parents[1] / "registration" / "lookup"
 _NAME = "hrmedseg"

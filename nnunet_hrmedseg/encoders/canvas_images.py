@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nnunet_hrmedseg.encoders.image_sources import ImageCollection
-from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.io.fitting import fitted
-from nnunet_hrmedseg.io.stored_images import reason as reason_of
+from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.io.fitting import fit_image
+from nnunet_hrmedseg.io.stored_images import describe_read_error as reason_of
 
 __all__ = ["BrokenImages", "CanvasBatch", "CanvasImage", "CanvasImages"]
 
@@ -56,7 +56,7 @@ class CanvasImages(Dataset):
     def __getitem__(self, index: int) -> CanvasImage:
         stored = self.collection[index]
         try:
-            image = fitted(stored.read(), self.canvas, self.fit)
+            image = fit_image(stored.read(), self.canvas, self.fit)
         except Exception as error:
             return CanvasImage(index, None, reason_of(error))
         return CanvasImage(index, torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous())
@@ -95,10 +95,10 @@ class BrokenImages:
         if len(self.reasons) >= len(self.collection):
             raise HRMedSegError(
                 f"None of the {len(self.collection)} images can be read: {self.summary(names=3)}. Sources: "
-                f"{some(list(self.collection.counts))}. Check that the files are whole, and images."
+                f"{format_names(list(self.collection.counts))}. Check that the files are whole, and images."
             )
 
     def summary(self, names: int = 5) -> str:
         """How many, and the first few by name and reason; empty when there is none."""
         listed = [f"{self.collection[index].name} ({reason})" for index, reason in sorted(self.reasons.items())]
-        return f"{len(listed)} broken: {some(listed, names)}" if listed else ""
+        return f"{len(listed)} broken: {format_names(listed, names)}" if listed else ""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nnunet_hrmedseg import __version__
 from nnunet_hrmedseg.io import shell
-from nnunet_hrmedseg.io.files import kept_if_not_written
+from nnunet_hrmedseg.io.files import reporting_write_errors
 from nnunet_hrmedseg.io.machine import processor_name
 from nnunet_hrmedseg.io.processes import Processes
 from nnunet_hrmedseg.weights.encoder_file import EncoderFile, write_encoder
@@ -24,7 +24,7 @@ __all__ = ["environment", "image_statistics", "training_command", "write_result"
 def write_result(folder: Path, state: Mapping[str, Tensor], card: Mapping[str, Any]) -> EncoderFile:
     """The encoder file of a finished run, and what to do with it, in words."""
     target = folder / "encoder.safetensors"
-    with kept_if_not_written(target, "and repeat the command: the finished training is kept."):
+    with reporting_write_errors(target, "and repeat the command: the finished training is kept."):
         file = write_encoder(target, state, card)
     print(f"Encoder: {file.path} (sha256 {file.sha256}), card beside it, losses in losses.csv and losses.png.")
     print(f"Train from it:  {training_command(file.path.absolute())}", flush=True)
@@ -35,7 +35,7 @@ def training_command(encoder: Path) -> str:
     """A training that starts from this file, as it is typed into PowerShell or a POSIX shell."""
     if shell.ON_WINDOWS:
         return f'$env:HRMEDSEG_ENCODER_WEIGHTS = "{encoder}"; nnUNetv2_train ...'
-    return f"HRMEDSEG_ENCODER_WEIGHTS={shell.quoted(str(encoder))} nnUNetv2_train ..."
+    return f"HRMEDSEG_ENCODER_WEIGHTS={shell.quote(str(encoder))} nnUNetv2_train ..."
 
 
 def image_statistics(images: Sequence[Tensor]) -> dict[str, list[float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_hrmedseg.io.files import replacing
+from nnunet_hrmedseg.io.files import atomic_path
 
 __all__ = ["draw_curve"]
 
@@ -27,5 +27,5 @@ def draw_curve(rows: Sequence[dict[str, float | None]], file: Path) -> None:
         axes.set_yscale("log")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
-    with replacing(file) as temporary:
+    with atomic_path(file) as temporary:
         figure.savefig(temporary, format="png")

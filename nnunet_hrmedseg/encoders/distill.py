@@ -18,12 +18,18 @@ from nnunet_hrmedseg.encoders.embedding_cache import EmbeddingCache
 from nnunet_hrmedseg.encoders.image_sources import ImageCollection, find_images
 from nnunet_hrmedseg.encoders.loop import CHECKPOINT, CONTINUE, LoopSettings, begin_run, check_folder, run_loop
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.io.files import check_output_folder, kept_if_not_written, write_atomically
+from nnunet_hrmedseg.io.files import check_output_dir, reporting_write_errors, write_atomically
 from nnunet_hrmedseg.io.processes import Processes, processes
-from nnunet_hrmedseg.io.raw_cases import resolved_source
+from nnunet_hrmedseg.io.raw_cases import resolve_source
 from nnunet_hrmedseg.teachers import Teacher, load_teacher
 from nnunet_hrmedseg.weights.encoder_file import EncoderFile
-from nnunet_hrmedseg.weights.student import STUDENT_OPTIONS, Normalize, Student, encoder_architecture, start_from
+from nnunet_hrmedseg.weights.student import (
+    STUDENT_OPTIONS,
+    Normalize,
+    Student,
+    encoder_architecture,
+    load_student_weights,
+)
 
 __all__ = ["distill"]
 
@@ -47,7 +53,7 @@ def _distill(args: argparse.Namespace, group: Processes) -> int:
     if group.first:
         check_folder(folder)
     if args.cache:
-        check_output_folder(Path(args.cache))
+        check_output_dir(Path(args.cache))
     architecture = encoder_architecture(**{name: getattr(args, name) for name in STUDENT_OPTIONS})
     student = _student(args, architecture)
     options = {key: value for key, value in vars(args).items() if key in TEACHER_OPTIONS and value is not None}
@@ -57,9 +63,9 @@ def _distill(args: argparse.Namespace, group: Processes) -> int:
     if args.promptable:
         if canvas[0] != canvas[1]:
             raise HRMedSegError(f"Promptable networks see a square canvas, not {canvas[0]} x {canvas[1]} pixels.")
-        teacher.give_all_levels()
+        teacher.enable_multiscale()
     teacher_card = teacher.card()
-    if teacher.read_by_decoder and teacher.channels != args.decoder_dim:
+    if teacher.feeds_decoder and teacher.channels != args.decoder_dim:
         raise HRMedSegError(
             f"The teacher's embedding has {teacher.channels} channels and the student's {args.decoder_dim}: a decoder "
             f"that reads the teacher could not read the student. Use --decoder_dim {teacher.channels}."
@@ -79,7 +85,7 @@ def _distill(args: argparse.Namespace, group: Processes) -> int:
     def note(text: str) -> None:
         print(text, flush=True)
         # at once: a run that is killed has named it, too
-        with kept_if_not_written(folder / BROKEN, CONTINUE), open(folder / BROKEN, "a", encoding="utf-8") as file:
+        with reporting_write_errors(folder / BROKEN, CONTINUE), open(folder / BROKEN, "a", encoding="utf-8") as file:
             file.write(text.partition(": ")[2] + "\n")
 
     broken = BrokenImages(collection, log=note)
@@ -108,8 +114,8 @@ def _distill(args: argparse.Namespace, group: Processes) -> int:
     )
     normalization = args.normalization or ("imagenet" if args.promptable else "zscore")
     normalize = Normalize({"zscore": "zscore", "imagenet": "mean_std"}[normalization])
-    started_from = start_from(student, args.start, architecture, normalize) if args.start else None
-    module = Distillation(student, normalize, teacher.packed_channels, exact=teacher.read_by_decoder)
+    started_from = load_student_weights(student, args.start, architecture, normalize) if args.start else None
+    module = Distillation(student, normalize, teacher.packed_channels, exact=teacher.feeds_decoder)
     recipe = _recipe(args, teacher, group, started_from)
     identity = {
         "command": "distill",
@@ -123,7 +129,7 @@ def _distill(args: argparse.Namespace, group: Processes) -> int:
     begin_run(folder, identity, group, overwrite=args.overwrite)
     _check_readable(images, training, broken)
     module.to(group.device)
-    if not teacher.read_by_decoder and not (folder / CHECKPOINT).is_file():
+    if not teacher.feeds_decoder and not (folder / CHECKPOINT).is_file():
         module.set_statistics(_first_embeddings(batches, training))
     history = run_loop(
         module,
@@ -177,7 +183,7 @@ def _recipe(
     """What the card says of the training, and what must be the same when a run goes on."""
     what = "the embedding, and of each finer level" if teacher.fine_channels else "the embedding"
     return {
-        "objective": f"mean squared error of {what}" + ("" if teacher.read_by_decoder else ", standardised"),
+        "objective": f"mean squared error of {what}" + ("" if teacher.feeds_decoder else ", standardised"),
         "canvas": list(args.canvas),
         "epochs": args.epochs,
         "batch_size": args.batch_size * group.count,
@@ -258,7 +264,7 @@ def _broken_lines(file: Path) -> list[str]:
     if not file.is_file():
         return []
     lines = sorted(set(file.read_text(encoding="utf-8", errors="replace").splitlines()))
-    with kept_if_not_written(file, CONTINUE):
+    with reporting_write_errors(file, CONTINUE):
         write_atomically(file, "".join(f"{line}\n" for line in lines).encode())
     return lines
 
@@ -267,5 +273,5 @@ def _source_names(collection: ImageCollection) -> dict[str, int]:
     """How many images each source gave, by the last part of its path: a card tells nothing of the machine's folders."""
     names: Counter[str] = Counter()
     for source, count in collection.counts.items():
-        names[resolved_source(source).name] += count
+        names[resolve_source(source).name] += count
     return dict(names)

@@ -13,11 +13,11 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.errors import HRMedSegError, format_names
 from nnunet_hrmedseg.io.file_names import case_and_channel
 from nnunet_hrmedseg.io.files import read_json
 from nnunet_hrmedseg.io.image_formats import SUFFIXES
-from nnunet_hrmedseg.io.raw_cases import LOOKED_FOR, find_raw_cases, raw_reader, resolved_source
+from nnunet_hrmedseg.io.raw_cases import IMAGE_SOURCES, find_raw_cases, find_reader_by_trying, resolve_source
 from nnunet_hrmedseg.io.skipped import SHOWN, is_hidden
 from nnunet_hrmedseg.io.stored_images import (
     CaseFiles,
@@ -25,10 +25,10 @@ from nnunet_hrmedseg.io.stored_images import (
     RawSlice,
     StoredImage,
     TarMember,
+    describe_read_error,
     file_state,
     number_of_slices,
-    printable,
-    reason,
+    safe_path_str,
 )
 
 __all__ = ["ImageCollection", "find_images"]
@@ -79,18 +79,18 @@ def find_images(sources: Sequence[str | Path], *, limit: int | None = None) -> I
     for source in dict.fromkeys(sources):
         empty = True
         others: list[str] = []
-        for image in _images_of(resolved_source(source), faults, others):
+        for image in _images_of(resolve_source(source), faults, others):
             found.setdefault(image.identity, (image, str(source)))
             empty = False
         if others:
             faults.append(
-                f"{source}: {len(others):,} other files are skipped: {some(list(map(printable, others)), SHOWN)}"
+                f"{source}: {len(others):,} other files are skipped: {format_names(list(map(safe_path_str, others)), SHOWN)}"
             )
         if empty:
             faults.append(f"{source}: no image was found there")
     if not found:
         raise HRMedSegError(
-            f"No image was found in {some(list(map(str, sources))) or 'no source'}. Looked for: {LOOKED_FOR}."
+            f"No image was found in {format_names(list(map(str, sources))) or 'no source'}. Looked for: {IMAGE_SOURCES}."
             + "".join(f"\n  - {fault}" for fault in faults)
         )
     chosen = list(found.values())
@@ -112,7 +112,7 @@ def _images_of(path: Path, faults: list[str], others: list[str]) -> Iterator[Sto
     elif path.suffix.lower() in SUFFIXES:
         yield from _image_file(str(path), faults)
     else:
-        raise HRMedSegError(f"{path} is no kind of file that images are read from. A source may be {LOOKED_FOR}.")
+        raise HRMedSegError(f"{path} is no kind of file that images are read from. A source may be {IMAGE_SOURCES}.")
 
 
 def _images_in_folder(folder: Path, faults: list[str], others: list[str]) -> Iterator[StoredImage]:
@@ -208,7 +208,7 @@ def _images_in_raw_dataset(
     else:
         cases = _channel_files(folder / "imagesTr", ending, faults, others)
     cases += _channel_files(folder / "imagesTs", ending, faults, others)
-    reader = raw_reader(folder, dataset_json, cases)
+    reader = find_reader_by_trying(folder, dataset_json, cases)
     for files in cases:
         with _left_out(files[0], faults):
             case = CaseFiles.of(files, reader)
@@ -248,7 +248,7 @@ def _left_out(file: str, faults: list[str], what: str = "left out") -> Iterator[
     try:
         yield
     except Exception as error:
-        faults.append(f"{printable(file)}: {reason(error)}; {what}")
+        faults.append(f"{safe_path_str(file)}: {describe_read_error(error)}; {what}")
 
 
 def _is_image_name(name: str) -> bool:

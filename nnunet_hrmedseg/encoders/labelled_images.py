@@ -20,14 +20,27 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from nnunet_hrmedseg.architectures.lgvit import PATCH_SIZE
-from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.errors import HRMedSegError, format_names
 from nnunet_hrmedseg.io.files import read_json
 from nnunet_hrmedseg.io.image_check import all_digits
-from nnunet_hrmedseg.io.raw_cases import RawCase, find_raw_cases, raw_reader, resolved_source, skipped_in_raw_dataset
-from nnunet_hrmedseg.io.stored_images import CaseFiles, case_pixels, check_format, reason
+from nnunet_hrmedseg.io.raw_cases import (
+    RawCase,
+    describe_unused_files,
+    find_raw_cases,
+    find_reader_by_trying,
+    resolve_source,
+)
+from nnunet_hrmedseg.io.stored_images import CaseFiles, case_pixels, check_format, describe_read_error
 from nnunet_hrmedseg.weights.student import Normalize
 
-__all__ = ["LabelledImages", "LabelledDataset", "LabelledItem", "find_labelled_dataset", "read_labelled", "resized"]
+__all__ = [
+    "LabelledDataset",
+    "LabelledImages",
+    "LabelledItem",
+    "find_labelled_dataset",
+    "read_labelled",
+    "resized",
+]
 
 SCALES = (0.75, 0.875, 1.0, 1.125, 1.25)
 """Sides of the canvas from step to step, in parts of the one that was asked for."""
@@ -61,7 +74,7 @@ def find_labelled_dataset(source: str | Path) -> LabelledDataset:
     Raises:
         HRMedSegError: there is none, it has no labelled cases, they are volumes, or its dataset.json cannot be used.
     """
-    folder = resolved_source(source)
+    folder = resolve_source(source)
     file = folder / "dataset.json"
     if not file.is_file():
         raise HRMedSegError(f"{folder} is no nnU-Net raw data set: there is no dataset.json in it.")
@@ -78,16 +91,16 @@ def find_labelled_dataset(source: str | Path) -> LabelledDataset:
     cases = [found[name] for name in sorted(found)]
     absent = [case.label for case in cases if not Path(case.label).is_file()]
     if absent or not cases:
-        missing = f"these labels are missing: {some(absent)}" if absent else "there are none"
+        missing = f"these labels are missing: {format_names(absent)}" if absent else "there are none"
         raise HRMedSegError(f"{folder} has to hold labelled cases, in imagesTr and labelsTr: {missing}.")
-    reader = raw_reader(folder, description, [case.images for case in cases])
+    reader = find_reader_by_trying(folder, description, [case.images for case in cases])
     first = _read_label(reader, cases[0].label)
     if first.shape[1] != 1:
         raise HRMedSegError(
             f"{folder} holds volumes ({cases[0].label} has the shape {first.shape[1:]}): supervised pre-training takes "
             f"2D data sets. Volumes can serve as --images of `hrmedseg distill`."
         )
-    skipped = skipped_in_raw_dataset(folder, cases)
+    skipped = describe_unused_files(folder, cases)
     return LabelledDataset(folder.name, cases, reader, len(labels.all_labels), labels.ignore_label, tuple(skipped))
 
 
@@ -176,7 +189,7 @@ def read_labelled(dataset: LabelledDataset, case: RawCase) -> tuple[Tensor, Tens
     try:
         pixels = case_pixels(CaseFiles.of(case.images, dataset.reader))[0]
     except Exception as error:
-        raise HRMedSegError(f"{case.images[0]} cannot be read: {reason(error)}.") from error
+        raise HRMedSegError(f"{case.images[0]} cannot be read: {describe_read_error(error)}.") from error
     image = torch.from_numpy(np.array(pixels)).float() / 255
     image = image.expand(3, -1, -1) if image.ndim == 2 else image.permute(2, 0, 1)
     label = torch.from_numpy(_read_label(dataset.reader, case.label)[0].astype(np.float32))
@@ -237,7 +250,7 @@ def _read_label(reader: type[BaseReaderWriter], file: str) -> np.ndarray:
         check_format(file)
         return reader().read_seg(file)[0]
     except Exception as error:
-        raise HRMedSegError(f"The label {file} cannot be read: {reason(error)}.") from error
+        raise HRMedSegError(f"The label {file} cannot be read: {describe_read_error(error)}.") from error
 
 
 @lru_cache(maxsize=64)

@@ -28,13 +28,13 @@ from torch import nn
 from tqdm import tqdm
 
 from nnunet_hrmedseg.encoders.curve import draw_curve
-from nnunet_hrmedseg.errors import HRMedSegError, one_line, some
+from nnunet_hrmedseg.errors import HRMedSegError, format_names, summarize_error
 from nnunet_hrmedseg.io.files import (
-    check_output_folder,
-    json_object,
-    kept_if_not_written,
-    output_folder,
-    replacing,
+    atomic_path,
+    check_output_dir,
+    make_output_dir,
+    read_json_object,
+    reporting_write_errors,
     write_atomically,
 )
 from nnunet_hrmedseg.io.processes import Processes
@@ -131,20 +131,22 @@ def prepare_folder(folder: Path, settings: Mapping[str, Any], *, overwrite: bool
     """
     wanted = json.loads(json.dumps(settings))
     check_folder(folder)
-    file = output_folder(folder) / SETTINGS
+    file = make_output_dir(folder) / SETTINGS
     if any(folder.iterdir()):
         if overwrite:
             _remove([folder / old for old in _RESULTS])
         else:
-            there = json_object(file, "settings of a run")
+            there = read_json_object(file, "settings of a run")
             different = [key for key in {**there, **wanted} if there.get(key) != wanted.get(key)]
             if different:
-                said = some([f"{k} {there.get(k)!r:.200} there and {wanted.get(k)!r:.200} now" for k in different])
+                said = format_names(
+                    [f"{k} {there.get(k)!r:.200} there and {wanted.get(k)!r:.200} now" for k in different]
+                )
                 raise HRMedSegError(
                     f"{folder} holds another run ({said}). Give -o another folder, repeat the command that began it to "
                     f"go on with it, or add --overwrite to begin anew."
                 )
-    with kept_if_not_written(file):
+    with reporting_write_errors(file):
         write_atomically(file, (json.dumps(wanted, indent=2) + "\n").encode())
     return (folder / CHECKPOINT).is_file()
 
@@ -165,7 +167,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         HRMedSegError: it is a file, cannot be made or written to, or holds other files.
     """
-    if check_output_folder(folder).is_dir() and any(folder.iterdir()) and not (folder / SETTINGS).is_file():
+    if check_output_dir(folder).is_dir() and any(folder.iterdir()) and not (folder / SETTINGS).is_file():
         raise HRMedSegError(f"{folder} holds other files: give -o a folder that is new or empty.")
 
 
@@ -352,7 +354,7 @@ def _save(
         "seconds": spent,
         "random": torch.get_rng_state(),
     }
-    with kept_if_not_written(folder / CHECKPOINT, CONTINUE), replacing(folder / CHECKPOINT) as temporary:
+    with reporting_write_errors(folder / CHECKPOINT, CONTINUE), atomic_path(folder / CHECKPOINT) as temporary:
         torch.save(checkpoint, temporary)
 
 
@@ -389,7 +391,7 @@ def _load(
         return step, seconds
     except Exception as error:
         raise HRMedSegError(
-            f"The checkpoint {file} cannot be read ({type(error).__name__}: {one_line(error)}). Add --overwrite to "
+            f"The checkpoint {file} cannot be read ({type(error).__name__}: {summarize_error(error)}). Add --overwrite to "
             f"begin anew."
         ) from error
 

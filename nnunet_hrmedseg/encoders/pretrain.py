@@ -22,7 +22,7 @@ from nnunet_hrmedseg.encoders.supervised import SupervisedPretraining
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.io.processes import Processes, processes
 from nnunet_hrmedseg.teachers.loading import check_canvas
-from nnunet_hrmedseg.weights.student import STUDENT_OPTIONS, Normalize, encoder_architecture, start_from
+from nnunet_hrmedseg.weights.student import STUDENT_OPTIONS, Normalize, encoder_architecture, load_student_weights
 
 __all__ = ["pretrain"]
 
@@ -63,7 +63,7 @@ def _pretrain(args: argparse.Namespace, group: Processes) -> int:
     step_images = args.batch_size * group.count
     steps_per_epoch = max(1, round(args.image_steps / step_images / EPOCHS))
     normalize = Normalize("zscore")
-    started_from = start_from(module.network, args.start, architecture, normalize) if args.start else None
+    started_from = load_student_weights(module.network, args.start, architecture, normalize) if args.start else None
     stream = LabelledImages(
         datasets,
         canvas,

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from nnunet_hrmedseg.errors import HRMedSegError, one_line
-from nnunet_hrmedseg.io.file_kinds import recognized
-from nnunet_hrmedseg.io.files import json_object
+from nnunet_hrmedseg.errors import HRMedSegError, summarize_error
+from nnunet_hrmedseg.io.file_kinds import recognize_file
+from nnunet_hrmedseg.io.files import read_json_object
 from nnunet_hrmedseg.io.named_classes import check_named_classes
 
-__all__ = ["check_model_folder", "load_checkpoint", "names_in"]
+__all__ = ["check_model_folder", "load_checkpoint", "weight_names"]
 
 
 def load_checkpoint(file: Path) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
     """
     if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
         raise HRMedSegError(f"Loading {file} safely takes torch 2.6 or newer; this is torch {torch.__version__}.")
-    kind = recognized(file, text=True)
+    kind = recognize_file(file, text=True)
     if kind is not None:
         raise HRMedSegError(f"{file} is {kind}.")
     try:
@@ -47,7 +47,7 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
                 f"and save again nothing but its weights."
             ) from None
         raise HRMedSegError(
-            f"{file} is damaged or no file of PyTorch ({one_line(error)}). Copy or download it again."
+            f"{file} is damaged or no file of PyTorch ({summarize_error(error)}). Copy or download it again."
         ) from error
     if not isinstance(checkpoint, dict):
         raise HRMedSegError(f"{file} holds a {type(checkpoint).__name__} and not the named weights of a network.")
@@ -68,14 +68,14 @@ def check_model_folder(folder: Path, checkpoint: Path) -> None:
     """
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    trained, plans = load_checkpoint(checkpoint), json_object(folder / "plans.json", "nnU-Net plan")
+    trained, plans = load_checkpoint(checkpoint), read_json_object(folder / "plans.json", "nnU-Net plan")
     try:
         configuration = PlansManager(plans).get_configuration(trained["init_args"]["configuration"])
         configuration.network_arch_class_name  # noqa: B018  # is it there?
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise HRMedSegError(
             f"{folder / 'plans.json'} does not describe what {checkpoint} was trained with ({type(error).__name__}: "
-            f"{one_line(error)}). Copy the folder again."
+            f"{summarize_error(error)}). Copy the folder again."
         ) from error
     check_named_classes(folder, configuration)
 
@@ -88,6 +88,6 @@ def _numpy_numbers() -> list:
     return [np.dtype, *{type(np.dtype(number)) for number in numbers}, *((scalar, name) for name in names)]
 
 
-def names_in(part: Any) -> list[str]:
+def weight_names(part: Any) -> list[str]:
     """The names of the weights in a part of a checkpoint; none where it is something else."""
     return [name for name in part if isinstance(name, str)] if isinstance(part, dict) else []

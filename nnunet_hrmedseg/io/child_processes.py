@@ -11,7 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-__all__ = ["end_group", "ignoring_ctrl_c", "run_in_group"]
+__all__ = [
+    "ignoring_ctrl_c",
+    "run_in_group",
+    "terminate_group",
+]
 
 
 @contextmanager
@@ -43,10 +47,10 @@ def run_in_group(command: Sequence[str], environment: Mapping[str, str]) -> int:
         try:
             return process.wait()
         finally:
-            end_group(process)
+            terminate_group(process)
 
 
-def end_group(process: subprocess.Popen) -> None:
+def terminate_group(process: subprocess.Popen) -> None:
     """End the process and all in its group; on Windows, which has no groups, the process alone."""
     if sys.platform == "win32":
         process.kill()

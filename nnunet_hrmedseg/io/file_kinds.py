@@ -6,7 +6,9 @@ import re
 import zipfile
 from pathlib import Path
 
-__all__ = ["recognized"]
+__all__ = [
+    "recognize_file",
+]
 
 _START = 512
 _STARTS = (
@@ -27,7 +29,7 @@ _PAGE = re.compile(rb"\s*<(!doctype|html|head|\?xml|svg|error)\b", re.IGNORECASE
 _DOWNLOAD = "download the file itself"
 
 
-def recognized(file: Path, *, text: bool = False) -> str | None:
+def recognize_file(file: Path, *, text: bool = False) -> str | None:
     """Return a clause on a file that is of another kind than its name says, with advice; None where nothing is known.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-__all__ = ["case_and_channel", "printable"]
+__all__ = ["case_and_channel", "safe_path_str"]
 
 
 def case_and_channel(file_name: str, file_ending: str = "") -> tuple[str, int] | None:
@@ -14,6 +14,6 @@ def case_and_channel(file_name: str, file_ending: str = "") -> tuple[str, int] |
     return None if match is None else (match[1], int(match[2]))
 
 
-def printable(path: str) -> str:
+def safe_path_str(path: str) -> str:
     """Return a path that can be printed, whatever bytes it has."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -14,21 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.io.file_kinds import recognized
+from nnunet_hrmedseg.io.file_kinds import recognize_file
 
 __all__ = [
-    "check_output_folder",
-    "finite",
-    "is_about_the_disk",
-    "json_object",
-    "kept_if_not_written",
-    "output_folder",
-    "put_folder",
+    "atomic_path",
+    "check_output_dir",
+    "disk_remedy",
+    "escape_formula",
+    "file_sha256",
+    "is_disk_error",
+    "json_safe",
+    "make_output_dir",
     "read_json",
-    "remedy",
-    "replacing",
-    "sha256_of",
-    "spreadsheet_text",
+    "read_json_object",
+    "replace_directory",
+    "reporting_write_errors",
     "write_atomically",
 ]
 
@@ -39,19 +39,19 @@ SAID_BY_TORCH = ("inline_container", "PytorchStreamWriter", "iostream error")
 """In the messages of the RuntimeErrors that torch.save raises in place of an OSError."""
 
 
-def is_about_the_disk(error: OSError) -> bool:
+def is_disk_error(error: OSError) -> bool:
     """Return whether the disk is full, or a file or folder may not be read or written."""
     return error.errno in FULL | FORBIDDEN
 
 
-def remedy(error: Exception) -> str:
+def disk_remedy(error: Exception) -> str:
     """Return the beginning of a sentence on what to do about a failed write."""
     forbidden = isinstance(error, OSError) and error.errno in FORBIDDEN
     return "Permit writing there" if forbidden else "Make room on the disk"
 
 
 @contextmanager
-def kept_if_not_written(place: Path, then: str = "or give another place.") -> Iterator[None]:
+def reporting_write_errors(place: Path, then: str = "or give another place.") -> Iterator[None]:
     """Turn a failed write within this context into an error with advice; what is written there leaves `place` whole.
 
     Args:
@@ -72,15 +72,15 @@ def kept_if_not_written(place: Path, then: str = "or give another place.") -> It
                 raise
             reason = f"torch could not write all of it, as on a full disk: {reason}"
         raise HRMedSegError(
-            f"{place} could not be written ({reason}); what was there before is untouched. {remedy(error)}, {then}"
+            f"{place} could not be written ({reason}); what was there before is untouched. {disk_remedy(error)}, {then}"
         ) from error
 
 
-def check_output_folder(path: Path) -> Path:
+def check_output_dir(path: Path) -> Path:
     """Check, without making it, that a folder can be made at `path` and written to. Returns `path`.
 
     Raises:
-        HRMedSegError: as `output_folder`.
+        HRMedSegError: as `make_output_dir`.
     """
     # os.path, as Path.is_file raises where a folder above may not be looked into
     nearest = next(place for place in (path.absolute(), *path.absolute().parents) if os.path.lexists(place))
@@ -101,13 +101,13 @@ def check_output_folder(path: Path) -> Path:
     return path
 
 
-def output_folder(path: Path) -> Path:
+def make_output_dir(path: Path) -> Path:
     """Make the folder that a command was told to write to, if it is not there. Returns `path`.
 
     Raises:
         HRMedSegError: it is a file or below one, it cannot be made, or nothing can be written to it.
     """
-    check_output_folder(path)
+    check_output_dir(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -119,7 +119,7 @@ def output_folder(path: Path) -> Path:
 
 
 @contextmanager
-def replacing(file: Path) -> Iterator[Path]:
+def atomic_path(file: Path) -> Iterator[Path]:
     """A temporary name beside `file` to write to; at the end it takes the place of `file`.
 
     If anything fails, `file` is as it was, and nothing is left beside it; only a process that is killed leaves it.
@@ -136,11 +136,11 @@ def replacing(file: Path) -> Iterator[Path]:
 
 def write_atomically(file: Path, content: bytes) -> None:
     """The file with this content, or as it was before: never half of it."""
-    with replacing(file) as temporary:
+    with atomic_path(file) as temporary:
         temporary.write_bytes(content)
 
 
-def sha256_of(*files: Path) -> str:
+def file_sha256(*files: Path) -> str:
     """Return the sha256 of a file, or of several one after the other, which are read piece by piece."""
     digest = hashlib.sha256()
     for file in files:
@@ -150,7 +150,7 @@ def sha256_of(*files: Path) -> str:
     return digest.hexdigest()
 
 
-def put_folder(new: Path, place: Path) -> None:
+def replace_directory(new: Path, place: Path) -> None:
     """The folder `new` takes the place of `place`, which is as it was before if that fails. Both are on one disk."""
     old = new.with_name(f"{new.name}.replaced")
     if place.exists():
@@ -176,13 +176,13 @@ def read_json(file: Path) -> Any:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except ValueError as error:
-        kind = recognized(file)
+        kind = recognize_file(file)
         if kind is None:
             raise
         raise ValueError(f"it is {kind}") from error
 
 
-def json_object(file: Path, what: str) -> dict[str, Any]:
+def read_json_object(file: Path, what: str) -> dict[str, Any]:
     """The same of a file that has to hold names and values.
 
     Args:
@@ -200,15 +200,15 @@ def json_object(file: Path, what: str) -> dict[str, Any]:
     return content
 
 
-def finite(value: Any) -> Any:
+def json_safe(value: Any) -> Any:
     """For JSON, which has neither NaN nor infinity: the same with null in their place, and tuples as lists."""
     if isinstance(value, dict):
-        return {name: finite(entry) for name, entry in value.items()}
+        return {name: json_safe(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(entry) for entry in value]
+        return [json_safe(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def spreadsheet_text(text: str) -> str:
+def escape_formula(text: str) -> str:
     """For a cell of a CSV file: a spreadsheet would compute a text that begins like a formula, so it gets a quote."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

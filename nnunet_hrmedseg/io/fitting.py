@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from PIL import Image
 
-__all__ = ["fitted", "fitted_size"]
+__all__ = [
+    "fit_image",
+    "fit_size",
+]
 
 PADDING = (124, 116, 104)  # the mean of SAM, and of ImageNet, in whole numbers
 
 
-def fitted_size(size: tuple[int, int], canvas: tuple[int, int], fit: str) -> tuple[int, int]:
+def fit_size(size: tuple[int, int], canvas: tuple[int, int], fit: str) -> tuple[int, int]:
     """Height and width that an image of `size` (H, W) has on the canvas (H, W)."""
     if fit == "stretch":
         return canvas
@@ -24,9 +27,9 @@ def fitted_size(size: tuple[int, int], canvas: tuple[int, int], fit: str) -> tup
     return height, width
 
 
-def fitted(image: Image.Image, canvas: tuple[int, int], fit: str) -> Image.Image:
+def fit_image(image: Image.Image, canvas: tuple[int, int], fit: str) -> Image.Image:
     """The image in RGB on the canvas (H, W): bilinear, anti-aliased."""
-    height, width = fitted_size((image.height, image.width), canvas, fit)
+    height, width = fit_size((image.height, image.width), canvas, fit)
     resized = image.resize((width, height), Image.Resampling.BILINEAR).convert("RGB")
     if (height, width) == tuple(canvas):
         return resized

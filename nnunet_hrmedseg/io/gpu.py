@@ -9,7 +9,12 @@ import torch
 
 from nnunet_hrmedseg.errors import HRMedSegError
 
-__all__ = ["check_gpu", "gpu_limitations", "has_kernels_for", "out_of_memory"]
+__all__ = [
+    "check_gpu",
+    "describe_out_of_memory",
+    "gpu_limitations",
+    "has_kernels_for",
+]
 
 INSTALL = "pip install torch --index-url https://download.pytorch.org/whl/{build}"
 OTHERWISE = "Without a GPU, add -device cpu."
@@ -106,7 +111,9 @@ def gpu_limitations(capability: tuple[int, int]) -> list[str]:
     return limitations
 
 
-def out_of_memory(device: torch.device, batch: str, *, planner: str, recomputes: bool | None, first: bool) -> str:
+def describe_out_of_memory(
+    device: torch.device, batch: str, *, planner: str, recomputes: bool | None, first: bool
+) -> str:
     """Return the message for a training step that did not fit into the memory of the GPU.
 
     Args:

@@ -20,7 +20,15 @@ from urllib.parse import quote, unquote
 from nnunet_hrmedseg import __version__
 from nnunet_hrmedseg.errors import HRMedSegError
 
-__all__ = ["PREFIX", "HubCopy", "HubName", "download", "is_on_hub", "local_path", "upload_folder"]
+__all__ = [
+    "HubCopy",
+    "HubName",
+    "PREFIX",
+    "download",
+    "is_on_hub",
+    "local_path",
+    "upload_folder",
+]
 
 PREFIX = "hf://"
 _FORM = "hf://OWNER/NAME/FILE or hf://OWNER/NAME@REVISION/FILE"

@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from nnunet_hrmedseg.errors import HRMedSegError, size
+from nnunet_hrmedseg.errors import HRMedSegError, format_shape
 
 __all__ = ["all_digits", "check_image", "has_palette", "lines_of_pixels", "warn_of_lost_bits", "warn_once"]
 
@@ -60,7 +60,7 @@ def lines_of_pixels(shape: Sequence[float], what_has: str) -> str | None:
     if shape[0] == 1 or min(shape[1:]) > 1:
         return None
     return (
-        f"{what_has} {slices} slices of {size((rows, columns))} pixels: a network for images sees one line of pixels "
+        f"{what_has} {slices} slices of {format_shape((rows, columns))} pixels: a network for images sees one line of pixels "
         f"at a time. The axis of length 1 has to be the one along which the slices follow. nnU-Net takes the axis with "
         f"the largest spacing for it: save images and labels with a spacing that is largest along the axis of length "
         f"1, or save them as images (.png, .tif), and plan again."

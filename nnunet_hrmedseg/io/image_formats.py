@@ -20,10 +20,10 @@ __all__ = [
     "MAX_PIXELS",
     "ORIENTATION",
     "SUFFIXES",
+    "allow_large_images",
     "decode",
-    "large_images_allowed",
     "loses_bits",
-    "opened_image",
+    "open_image",
     "scaled_to_uint8",
 ]
 
@@ -58,7 +58,7 @@ def decode(file: str | io.BytesIO) -> Image.Image:
         Exception: whatever Pillow and tifffile raise for damaged files.
     """
     try:
-        with opened_image(file) as opened:
+        with open_image(file) as opened:
             if not loses_bits(opened):
                 return _as_8_bits(opened)
     except UnidentifiedImageError:
@@ -68,7 +68,7 @@ def decode(file: str | io.BytesIO) -> Image.Image:
 
 
 @contextmanager
-def opened_image(file: str | io.BytesIO) -> Iterator[Image.Image]:
+def open_image(file: str | io.BytesIO) -> Iterator[Image.Image]:
     """Open an image with Pillow, not decoded yet, and check what Pillow would drop without a message.
 
     A TIFF of colors with more than 8 bits is opened, because tifffile can decode it: see `decode`.
@@ -77,7 +77,7 @@ def opened_image(file: str | io.BytesIO) -> Iterator[Image.Image]:
         UnidentifiedImageError: not an image, or not of a format that is read.
         HRMedSegError: several pages or frames; or more than 8 bits for a color in a format other than TIFF.
     """
-    with large_images_allowed(), Image.open(file, formats=FORMATS) as opened:
+    with allow_large_images(), Image.open(file, formats=FORMATS) as opened:
         if opened.format == "TIFF":
             _check_pages_of_tif(file)
         else:
@@ -129,7 +129,7 @@ def scaled_to_uint8(values: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def large_images_allowed() -> Iterator[None]:
+def allow_large_images() -> Iterator[None]:
     """Within this context Pillow opens images of up to MAX_PIXELS, without a warning."""
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns above this number and refuses above twice as many

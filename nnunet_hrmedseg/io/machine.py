@@ -12,7 +12,13 @@ from nnunet_hrmedseg.errors import HRMedSegError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["choose_device", "free_memory", "free_memory_of", "processor_name", "usable_cores"]
+__all__ = [
+    "choose_device",
+    "free_device_memory",
+    "free_memory",
+    "processor_name",
+    "usable_cores",
+]
 
 MEMORY_INFORMATION = Path("/proc/meminfo")
 
@@ -58,7 +64,7 @@ def free_memory() -> int | None:
         return None
 
 
-def free_memory_of(device: torch.device) -> int | None:
+def free_device_memory(device: torch.device) -> int | None:
     """Return the bytes that can still be had where tensors of the device lie; None where nothing tells it (MPS)."""
     if device.type == "cuda":
         import torch

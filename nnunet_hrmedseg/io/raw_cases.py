@@ -17,27 +17,27 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.errors import HRMedSegError, format_names
 from nnunet_hrmedseg.io.file_names import case_and_channel
-from nnunet_hrmedseg.io.files import json_object
+from nnunet_hrmedseg.io.files import read_json_object
 from nnunet_hrmedseg.io.image_formats import SUFFIXES
-from nnunet_hrmedseg.io.skipped import is_hidden, not_used, skipped_in
+from nnunet_hrmedseg.io.skipped import describe_skipped, find_unused, is_hidden
 from nnunet_hrmedseg.nnunet_versions import nnunet_folder
 
 __all__ = [
-    "LOOKED_FOR",
+    "IMAGE_SOURCES",
     "RawCase",
+    "describe_unused_files",
     "find_raw_cases",
     "find_reader",
-    "raw_reader",
+    "find_reader_by_trying",
     "read_dataset_json",
-    "refuse_names_of_labels",
-    "resolved_source",
-    "skipped_in_raw_dataset",
+    "refuse_label_names",
+    "resolve_source",
 ]
 
 
-LOOKED_FOR = (
+IMAGE_SOURCES = (
     f"images ({', '.join(SUFFIXES)}) in a folder and all folders in it, SA-1B shards (sa_*.tar), or an nnU-Net raw "
     f"data set (a folder with dataset.json and imagesTr; or its name or number in nnUNet_raw)"
 )
@@ -89,7 +89,7 @@ def find_raw_cases(raw_folder: Path | None, dataset_json: dict[str, Any]) -> dic
     return cases or None
 
 
-def refuse_names_of_labels(cases: Iterable[str]) -> None:
+def refuse_label_names(cases: Iterable[str]) -> None:
     """Refuse case names that nnU-Net takes for the preprocessed labels of another case.
 
     Raises:
@@ -98,13 +98,13 @@ def refuse_names_of_labels(cases: Iterable[str]) -> None:
     names = [name for name in cases if name.endswith("_seg")]
     if names:
         raise HRMedSegError(
-            f"Names of cases must not end in _seg: {some(names)}. nnU-Net takes their preprocessed images for labels "
+            f"Names of cases must not end in _seg: {format_names(names)}. nnU-Net takes their preprocessed images for labels "
             f"of other cases, and would neither train nor validate with them. Rename their files in imagesTr and "
             f"labelsTr (and, if it lists them, in dataset.json), for example to {names[0].removesuffix('_seg')}_s."
         )
 
 
-def skipped_in_raw_dataset(folder: Path, cases: Collection[RawCase], test: bool = False) -> list[str]:
+def describe_unused_files(folder: Path, cases: Collection[RawCase], test: bool = False) -> list[str]:
     """Return sentences that name what is in the folders of images and labels, but in no case.
 
     Args:
@@ -114,7 +114,7 @@ def skipped_in_raw_dataset(folder: Path, cases: Collection[RawCase], test: bool 
     """
     used = [file for case in cases for file in (*case.images, case.label)]
     places = [folder / f"{kind}{'Ts' if test else 'Tr'}" for kind in ("images", "labels")]
-    sentences = (skipped_in(place, not_used(place, used)) for place in places if place.is_dir())
+    sentences = (describe_skipped(place, find_unused(place, used)) for place in places if place.is_dir())
     return [sentence for of_place in sentences for sentence in of_place]
 
 
@@ -124,7 +124,7 @@ def read_dataset_json(file: Path) -> dict[str, Any]:
     Raises:
         HRMedSegError: it cannot be read, or does not say that.
     """
-    content = json_object(file, "dataset.json of nnU-Net")
+    content = read_json_object(file, "dataset.json of nnU-Net")
     for name, kind in (("file_ending", str), ("labels", dict)):
         if not isinstance(content.get(name), kind) or not content[name]:
             raise HRMedSegError(
@@ -154,14 +154,14 @@ def find_reader(dataset_json: dict[str, Any], example: str | None = None) -> typ
     return reader
 
 
-def resolved_source(source: str | Path) -> Path:
+def resolve_source(source: str | Path) -> Path:
     """The existing file or folder that is meant, free of links, so that one file has one name."""
     path = Path(source).expanduser()
     is_number = isinstance(source, str) and re.fullmatch("[0-9]+", source)
     if is_number or (re.fullmatch(r"Dataset\d{3,}_[^/\\]+", str(source)) and not path.exists()):
         path = _in_nnunet_raw(str(source))
     if not path.exists():
-        raise HRMedSegError(f"The image source {source} does not exist. A source may be {LOOKED_FOR}.")
+        raise HRMedSegError(f"The image source {source} does not exist. A source may be {IMAGE_SOURCES}.")
     return path.resolve()
 
 
@@ -182,7 +182,7 @@ def _in_nnunet_raw(name_or_number: str) -> Path:
     return found[0]
 
 
-def raw_reader(folder: Path, dataset_json: dict[str, Any], cases: list[list[str]]) -> type[BaseReaderWriter]:
+def find_reader_by_trying(folder: Path, dataset_json: dict[str, Any], cases: list[list[str]]) -> type[BaseReaderWriter]:
     # nnU-Net has two readers for .tif, of images and of volumes, and two for NIfTI, of which SimpleITK refuses some
     # affines; it tells by trying, and the first files may be broken
     ending = dataset_json["file_ending"].lower()

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import shlex
 
-__all__ = ["quoted", "setting"]
+__all__ = [
+    "format_export",
+    "quote",
+]
 
 ON_WINDOWS = os.name == "nt"
 
 
-def quoted(text: str) -> str:
+def quote(text: str) -> str:
     """One word, whatever is in it."""
     return "'" + text.replace("'", "''") + "'" if ON_WINDOWS else shlex.quote(text)
 
 
-def setting(name: str, value: str) -> str:
+def format_export(name: str, value: str) -> str:
     """The line that gives an environment variable this value."""
-    return f"$env:{name} = {quoted(value)}" if ON_WINDOWS else f"export {name}={quoted(value)}"
+    return f"$env:{name} = {quote(value)}" if ON_WINDOWS else f"export {name}={quote(value)}"

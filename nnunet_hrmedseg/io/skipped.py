@@ -6,10 +6,16 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from nnunet_hrmedseg.errors import some
-from nnunet_hrmedseg.io.file_names import printable
+from nnunet_hrmedseg.errors import format_names
+from nnunet_hrmedseg.io.file_names import safe_path_str
 
-__all__ = ["OF_NNUNET", "SHOWN", "is_hidden", "not_used", "skipped_in"]
+__all__ = [
+    "OF_NNUNET",
+    "SHOWN",
+    "describe_skipped",
+    "find_unused",
+    "is_hidden",
+]
 
 SHOWN = 10
 """Names in a sentence; the rest is counted."""
@@ -25,7 +31,7 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".")
 
 
-def not_used(folder: Path, used: Iterable[Path | str], known: Sequence[str] = ()) -> list[str]:
+def find_unused(folder: Path, used: Iterable[Path | str], known: Sequence[str] = ()) -> list[str]:
     """Return the names of what is in a folder, but neither in `used` nor in `known`, in order; folders with a slash.
 
     Args:
@@ -35,9 +41,9 @@ def not_used(folder: Path, used: Iterable[Path | str], known: Sequence[str] = ()
     files = set(map(os.path.realpath, used))
     there = [entry for entry in sorted(folder.iterdir()) if os.path.realpath(entry) not in files]
     others = [entry for entry in there if not entry.name.endswith(tuple(known))]
-    return [printable(entry.name) + "/" * entry.is_dir() for entry in others]
+    return [safe_path_str(entry.name) + "/" * entry.is_dir() for entry in others]
 
 
-def skipped_in(folder: Path, names: Sequence[str]) -> list[str]:
+def describe_skipped(folder: Path, names: Sequence[str]) -> list[str]:
     """Return a sentence that names what is skipped in a folder; an empty list where there are no names."""
-    return [f"Skipped in {folder}: {some(names, SHOWN)}."] if names else []
+    return [f"Skipped in {folder}: {format_names(names, SHOWN)}."] if names else []

@@ -27,14 +27,14 @@ from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from PIL import Image, UnidentifiedImageError
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.io.file_names import printable
+from nnunet_hrmedseg.io.file_names import safe_path_str
 from nnunet_hrmedseg.io.image_formats import (
     FORMATS,
     MAX_PIXELS,
     SUFFIXES,
+    allow_large_images,
     decode,
-    large_images_allowed,
-    opened_image,
+    open_image,
     scaled_to_uint8,
 )
 
@@ -47,10 +47,10 @@ __all__ = [
     "VOLUMES_KEPT",
     "case_pixels",
     "check_format",
+    "describe_read_error",
     "file_state",
     "number_of_slices",
-    "printable",
-    "reason",
+    "safe_path_str",
 ]
 
 MAX_SLICES = 100_000
@@ -94,7 +94,7 @@ class ImageFile(StoredImage):
 
     @property
     def name(self) -> str:
-        return printable(self.path)
+        return safe_path_str(self.path)
 
     def read(self) -> Image.Image:
         return decode(self.path)
@@ -112,7 +112,7 @@ class TarMember(StoredImage):
 
     @property
     def name(self) -> str:
-        return f"{printable(self.tar)}!{self.member}"
+        return f"{safe_path_str(self.tar)}!{self.member}"
 
     def read(self) -> Image.Image:
         # opened anew each time: cheap beside decoding, and no handle whose position forked workers would share
@@ -149,7 +149,7 @@ class RawSlice(StoredImage):
 
     @property
     def name(self) -> str:
-        return printable(self.case.files[0]) + ("" if self.slice is None else f"#{self.slice:04d}")
+        return safe_path_str(self.case.files[0]) + ("" if self.slice is None else f"#{self.slice:04d}")
 
     @property
     def volume(self) -> CaseFiles | None:
@@ -165,13 +165,13 @@ def case_pixels(case: CaseFiles) -> np.ndarray:
     printed = io.StringIO()
     for file in case.files:
         if _is_natural(file):
-            with opened_image(file):
+            with open_image(file):
                 pass
     try:
-        with large_images_allowed(), redirect_stdout(printed):
+        with allow_large_images(), redirect_stdout(printed):
             channels, _ = case.reader().read_images(case.files)
     except Exception as error:  # nnU-Net's readers say by print what is wrong
-        raise HRMedSegError(reason(error) if str(error) else printed.getvalue() or repr(error)) from error
+        raise HRMedSegError(describe_read_error(error) if str(error) else printed.getvalue() or repr(error)) from error
     channels = channels[:3] if len(channels) >= 3 else channels[:1]
     if all(map(_is_uint8, case.files)) and channels.min() >= 0 and channels.max() <= 255:
         channels = channels.astype(np.uint8)
@@ -183,7 +183,7 @@ def case_pixels(case: CaseFiles) -> np.ndarray:
 def check_format(file: str) -> None:
     """nnU-Net's reader of natural images takes whatever Pillow knows. Raises UnidentifiedImageError."""
     if _is_natural(file):
-        with large_images_allowed(), Image.open(file, formats=FORMATS):
+        with allow_large_images(), Image.open(file, formats=FORMATS):
             pass
 
 
@@ -227,7 +227,7 @@ def _is_uint8(file: str) -> bool:
             with tifffile.TiffFile(file) as tif:
                 return tif.series[0].dtype == np.uint8
         if file.lower().endswith(SUFFIXES):
-            with large_images_allowed(), Image.open(file, formats=FORMATS) as image:
+            with allow_large_images(), Image.open(file, formats=FORMATS) as image:
                 return image.mode in ("L", "P", "RGB", "RGBA")
         if file.lower().endswith((".nii", ".nii.gz")):  # SimpleITK refuses some affines
             stored: Any = nibabel.load(file)
@@ -243,7 +243,7 @@ def _itk_header(file: str) -> sitk.ImageFileReader:
     return header
 
 
-def reason(error: Exception) -> str:
+def describe_read_error(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"it has more than {MAX_PIXELS:,} pixels"
     if isinstance(error, UnidentifiedImageError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import prod, sqrt
 
-from nnunet_hrmedseg.errors import size
+from nnunet_hrmedseg.errors import format_shape
 from nnunet_hrmedseg.plans.canvas_advice import THINNEST
 from nnunet_hrmedseg.plans.object_sizes import Thickness
 from nnunet_hrmedseg.plans.overrides import CANVAS, CANVAS_MULTIPLE
@@ -42,9 +42,9 @@ def advise_canvas(image: Sequence[int], thickness: Mapping[str, Thickness]) -> t
     height, width = image
     offered = canvases(image)
     if max(height, width) / min(height, width) >= ELONGATED and prod(image) > prod(SMALL_CANVAS):
-        return "2d_fit", f"images of {size(image)} are elongated, and a square canvas would stretch them"
+        return "2d_fit", f"images of {format_shape(image)} are elongated, and a square canvas would stretch them"
     if max(image) <= max(SMALL_CANVAS):
-        return "2d_512", f"images of {size(image)} hold no detail that a larger canvas could show"
+        return "2d_512", f"images of {format_shape(image)} hold no detail that a larger canvas could show"
     thin = _thinnest(thickness, offered["2d_512"])
     if thin and thin[1] >= 2 * THINNEST and max(image) <= max(CANVAS):
         name, pixels = thin
@@ -63,12 +63,12 @@ def describe_canvases(image: Sequence[int], thickness: Mapping[str, Thickness], 
         thickness: of the objects of each class.
         batch_sizes: configuration -> batch size.
     """
-    lines = [f"Median image: {size(image)} pixels (height x width). Canvases:"]
+    lines = [f"Median image: {format_shape(image)} pixels (height x width). Canvases:"]
     for name, canvas in canvases(image).items():
         thin = _thinnest(thickness, canvas)
         objects = f", thin objects ({thin[0]}) about {thin[1]:.0f} pixels thick" if thin else ""
         risk = f": below {THINNEST} pixels they are at risk" if thin and thin[1] < THINNEST else ""
-        lines.append(f"  {name:<7} {size(canvas):<12} batch size {batch_sizes[name]}{objects}{risk}")
+        lines.append(f"  {name:<7} {format_shape(canvas):<12} batch size {batch_sizes[name]}{objects}{risk}")
     advised, reason = advise_canvas(image, thickness)
     return "\n".join([*lines, f"Advised: {advised}, because {reason}."])
 

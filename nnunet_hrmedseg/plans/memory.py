@@ -18,17 +18,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
-from nnunet_hrmedseg.errors import size
+from nnunet_hrmedseg.errors import format_shape
 
 __all__ = [
     "AUTOCAST",
     "COMPILED",
     "FLOAT32",
-    "choice_in_words",
+    "describe_memory_without_recompute",
+    "describe_training_memory",
+    "format_recompute_tradeoff",
     "largest_batch_size",
     "must_recompute",
-    "room_in_words",
-    "said_in_words",
     "training_memory_gb",
 ]
 
@@ -131,7 +131,9 @@ def must_recompute(batch_size: int, canvas: Sequence[int], free_bytes: int | Non
     )
 
 
-def said_in_words(batch_size: int, canvas: Sequence[int], *, recompute: bool, mode: str = FLOAT32, **network) -> str:
+def describe_training_memory(
+    batch_size: int, canvas: Sequence[int], *, recompute: bool, mode: str = FLOAT32, **network
+) -> str:
     """Return for the log what training takes with `recompute` as it is, and what the other choice would take.
 
     network: the other keyword arguments of `training_memory_gb`.
@@ -140,10 +142,10 @@ def said_in_words(batch_size: int, canvas: Sequence[int], *, recompute: bool, mo
         choice: training_memory_gb(batch_size, canvas, recompute=choice, mode=mode, **network)
         for choice in (True, False)
     }
-    return choice_in_words(f"{batch_size} images of {size(canvas)}", gb, recompute, mode)
+    return format_recompute_tradeoff(f"{batch_size} images of {format_shape(canvas)}", gb, recompute, mode)
 
 
-def choice_in_words(batch: str, gb: Mapping[bool, float], recompute: bool, mode: str = FLOAT32) -> str:
+def format_recompute_tradeoff(batch: str, gb: Mapping[bool, float], recompute: bool, mode: str = FLOAT32) -> str:
     """Return the same for any network: `gb` is what training takes with recomputation (True) and without."""
     taken, other = (f"{value:.2g}" if value < 10 else f"{value:.0f}" for value in (gb[recompute], gb[not recompute]))
     price = "a quarter less time for a step" if recompute else "a third more time for a step"
@@ -155,7 +157,7 @@ def choice_in_words(batch: str, gb: Mapping[bool, float], recompute: bool, mode:
     )
 
 
-def room_in_words(kept_gb: float, total_gb: float, dataset: int) -> str | None:
+def describe_memory_without_recompute(kept_gb: float, total_gb: float, dataset: int) -> str | None:
     """Return how to train without recomputation where the GPU has room for it; None where it has not.
 
     Args:

@@ -33,7 +33,7 @@ __all__ = [
     "canvas_data_identifier",
     "hrmedseg_plans",
     "is_hrmedseg_configuration",
-    "resolved_configuration",
+    "resolve_configuration",
 ]
 
 CANVAS = (1024, 1024)
@@ -100,10 +100,8 @@ def hrmedseg_plans(
     Raises:
         HRMedSegError: unknown, 3D or cascaded configuration; a canvas that the network cannot take.
     """
-    resolved = resolved_configuration(
-        plans, configuration, advice="HRMedSeg is a 2D network: use the configuration 2d."
-    )
-    _refuse_what_does_not_fit(resolved, configuration)
+    resolved = resolve_configuration(plans, configuration, advice="HRMedSeg is a 2D network: use the configuration 2d.")
+    _validate_configuration(resolved, configuration)
     ours = is_hrmedseg_configuration(resolved)
 
     if not ours:
@@ -151,7 +149,7 @@ def is_hrmedseg_configuration(configuration: dict[str, Any]) -> bool:
     )
 
 
-def resolved_configuration(plans: dict[str, Any], configuration: str, *, advice: str) -> dict[str, Any]:
+def resolve_configuration(plans: dict[str, Any], configuration: str, *, advice: str) -> dict[str, Any]:
     """The configuration as one flat dict: `inherits_from` followed, formats of older nnU-Net versions converted.
 
     Raises:
@@ -202,7 +200,7 @@ def canvas_data_identifier(plans: dict[str, Any], configuration: dict[str, Any])
     return f"HRMedSeg_{height}x{width}_{digest[:8]}"
 
 
-def _refuse_what_does_not_fit(resolved: dict[str, Any], configuration: str) -> None:
+def _validate_configuration(resolved: dict[str, Any], configuration: str) -> None:
     if resolved.get("previous_stage"):
         raise HRMedSegError(
             f"Configuration {configuration!r} is the second stage of a cascade (previous_stage: "

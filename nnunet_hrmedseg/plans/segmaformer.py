@@ -14,7 +14,7 @@ from typing import Any
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.plans.overrides import DEFAULT_MEMORY_TARGET_GB, resolved_configuration
+from nnunet_hrmedseg.plans.overrides import DEFAULT_MEMORY_TARGET_GB, resolve_configuration
 from nnunet_hrmedseg.plans.segmaformer_memory import GPU_CONTEXT_GB, training_memory_gb
 from nnunet_hrmedseg.plans.specs import SEGMAFORMER
 
@@ -47,8 +47,8 @@ def segmaformer_plans(
         HRMedSegError: unknown, 2D or cascaded configuration.
     """
     advice = "SegMaFormer is a 3D network: use 3d_fullres of nnUNetPlans or nnUNetSegMaFormerPlans."
-    resolved = resolved_configuration(plans, configuration, advice=advice)
-    _refuse_what_does_not_fit(resolved, configuration)
+    resolved = resolve_configuration(plans, configuration, advice=advice)
+    _validate_configuration(resolved, configuration)
     resolved.pop("next_stage", None)  # there is no cascade to predict for
 
     architecture = resolved["architecture"]
@@ -104,7 +104,7 @@ def segmaformer_shape(patch_size: Sequence[int], spacing: Sequence[float]) -> di
     return {"strides": strides, "kernel_sizes": kernel_sizes, "reductions": [reduction, [1, 1, 1], [1, 1, 1]]}
 
 
-def _refuse_what_does_not_fit(resolved: dict[str, Any], configuration: str) -> None:
+def _validate_configuration(resolved: dict[str, Any], configuration: str) -> None:
     if len(resolved["patch_size"]) != 3:
         raise HRMedSegError(
             f"Configuration {configuration!r} is {len(resolved['patch_size'])}D (patch size {resolved['patch_size']}). "

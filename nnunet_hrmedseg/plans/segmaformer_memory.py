@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from nnunet_hrmedseg.errors import size
-from nnunet_hrmedseg.plans.memory import BYTES_PER_PARAMETER, GPU_CONTEXT_GB, choice_in_words
+from nnunet_hrmedseg.errors import format_shape
+from nnunet_hrmedseg.plans.memory import BYTES_PER_PARAMETER, GPU_CONTEXT_GB, format_recompute_tradeoff
 
-__all__ = ["GPU_CONTEXT_GB", "said_in_words", "tokens_of_stages", "training_memory_gb"]
+__all__ = ["GPU_CONTEXT_GB", "describe_training_memory", "tokens_of_stages", "training_memory_gb"]
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ def training_memory_gb(
     return (batch_size * patch + BYTES_PER_PARAMETER * PARAMETERS) / 1e9
 
 
-def said_in_words(batch_size: int, patch_size: Sequence[int], *, recompute: bool, **network) -> str:
+def describe_training_memory(batch_size: int, patch_size: Sequence[int], *, recompute: bool, **network) -> str:
     """What training takes with `recompute` as it is, and what the other choice would cost; for the log.
 
     network: the other keyword arguments of `training_memory_gb`.
     """
     gb = {choice: training_memory_gb(batch_size, patch_size, recompute=choice, **network) for choice in (True, False)}
-    return choice_in_words(f"{batch_size} patches of {size(patch_size)}", gb, recompute)
+    return format_recompute_tradeoff(f"{batch_size} patches of {format_shape(patch_size)}", gb, recompute)

@@ -8,7 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["NETWORKS", "SEGMAFORMER", "Network", "arguments_of", "network_name_of"]
+__all__ = [
+    "NETWORKS",
+    "Network",
+    "SEGMAFORMER",
+    "arguments_of",
+    "network_name_of",
+]
 
 
 @dataclass(frozen=True)

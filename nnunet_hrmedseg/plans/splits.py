@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.errors import HRMedSegError, format_names
 from nnunet_hrmedseg.io.files import read_json
 
 __all__ = ["NNUNET_FOLDS", "SPLITS", "cases_in_splits", "missing_cases", "too_few_cases", "unused_cases"]
@@ -40,7 +40,7 @@ def missing_cases(names: Collection[str], splits_file: Path, raw_folder: str) ->
     """
     names = sorted(names)
     return (
-        f"{splits_file} names cases that are missing: {some(names)}. Either\n"
+        f"{splits_file} names cases that are missing: {format_names(names)}. Either\n"
         f"  - restore them: put their images and labels back to {raw_folder}; or\n"
         f"  - remove them from {splits_file.name}: the canvas data is then made again without them; or\n"
         f"  - begin again: delete {splits_file.name} and run nnUNetv2_preprocess. nnU-Net makes new folds, and folds "
@@ -51,7 +51,7 @@ def missing_cases(names: Collection[str], splits_file: Path, raw_folder: str) ->
 def too_few_cases(names: Collection[str], splits_file: Path) -> str:
     """Return a message on cases that are fewer than nnU-Net's folds."""
     return (
-        f"The preprocessed data has {'1 case' if len(names) == 1 else f'{len(names)} cases'} ({some(sorted(names))}), "
+        f"The preprocessed data has {'1 case' if len(names) == 1 else f'{len(names)} cases'} ({format_names(sorted(names))}), "
         f"and nnU-Net needs at least {NNUNET_FOLDS} to make its {NNUNET_FOLDS} folds. Either\n"
         f"  - train with all cases: give all in the place of the fold; or\n"
         f"  - write {splits_file} yourself: a list of folds, each with the names under train and val; or\n"
@@ -64,7 +64,7 @@ def unused_cases(names: Collection[str], splits_file: Path) -> str:
     """Return a message on cases that were added after nnU-Net made its folds."""
     verb = "is" if len(names) == 1 else "are"
     return (
-        f"Warning: {some(sorted(names))} {verb} in the preprocessed data but in no fold of {splits_file}, which was "
+        f"Warning: {format_names(sorted(names))} {verb} in the preprocessed data but in no fold of {splits_file}, which was "
         f"made before: no fold trains or validates with {'it' if len(names) == 1 else 'them'}. Add the names to the "
         f"folds in that file, or delete it for new folds (folds that were trained before must then be trained again)."
     )

@@ -9,7 +9,7 @@ from typing import Any
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.io.raw_cases import refuse_names_of_labels
+from nnunet_hrmedseg.io.raw_cases import refuse_label_names
 
 __all__ = ["StockPlanning", "check_description"]
 
@@ -21,7 +21,7 @@ class StockPlanning(ExperimentPlanner):
 
     def plan_experiment(self) -> dict[str, Any]:
         check_description(self.dataset_json)
-        refuse_names_of_labels(self.dataset)
+        refuse_label_names(self.dataset)
         super().plan_experiment()
         return self.plans
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from nnunet_hrmedseg.errors import HRMedSegError, size, some
+from nnunet_hrmedseg.errors import HRMedSegError, format_names, format_shape
 from nnunet_hrmedseg.io.files import read_json
 from nnunet_hrmedseg.plans.plan_check import plans_file
 from nnunet_hrmedseg.plans.specs import arguments_of
@@ -79,7 +79,7 @@ def check_folds(model: Path, fold: int | str, plans: Mapping[str, Any], configur
     differing = _differences(before, plans, configuration)
     if differing:
         raise HRMedSegError(
-            f"{some(trained)} of {model} {'was' if len(trained) == 1 else 'were'} trained with other values of the "
+            f"{format_names(trained)} of {model} {'was' if len(trained) == 1 else 'were'} trained with other values of the "
             f"configuration {configuration!r} than {plans_file(plans)} has now: {differing}. All folds share the "
             f"plans.json there, which this training would replace: what was trained before would be predicted with the "
             f"new values. {_WAYS_OUT} To train everything again, move that folder away first."
@@ -101,8 +101,8 @@ def check_canvas_of_data(plans: PlansManager, configuration: ConfigurationManage
         trained_canvas = [int(side) for side in trained]
         if trained_canvas != canvas:
             raise HRMedSegError(
-                f"This model was trained on a canvas of {size(trained_canvas)}, but patch_size in its plans.json is "
-                f'{size(canvas)}. Put "patch_size": {trained_canvas} back: on another canvas the same weights predict '
+                f"This model was trained on a canvas of {format_shape(trained_canvas)}, but patch_size in its plans.json is "
+                f'{format_shape(canvas)}. Put "patch_size": {trained_canvas} back: on another canvas the same weights predict '
                 f"worse. For another canvas, add a configuration and train it (docs/fixed_canvas.md)."
             )
 
@@ -124,7 +124,11 @@ def _compared(before: Any, now: Mapping[str, Any], configuration: Any) -> Iterat
     if defaults is None:
         return  # of others: what their weights depend on is not known here
     volumes = len(is_now["patch_size"]) == 3
-    yield "patch_size" if volumes else "canvas (patch_size)", size(was["patch_size"]), size(is_now["patch_size"])
+    yield (
+        "patch_size" if volumes else "canvas (patch_size)",
+        format_shape(was["patch_size"]),
+        format_shape(is_now["patch_size"]),
+    )
     for key in ("normalization_schemes", "use_mask_for_norm", *(["spacing"] if volumes else [])):
         yield key, _shown(was[key]), _shown(is_now[key])
     yield "transpose_forward", _shown(before["transpose_forward"]), _shown(now["transpose_forward"])

@@ -19,10 +19,10 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tqdm import tqdm
 
-from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.errors import HRMedSegError, format_names
 from nnunet_hrmedseg.io.machine import usable_cores
 from nnunet_hrmedseg.io.raw_cases import RawCase
-from nnunet_hrmedseg.preprocessing.raw_files import record_of, states
+from nnunet_hrmedseg.preprocessing.raw_files import file_states, record_files
 
 __all__ = ["preprocess_cases"]
 
@@ -42,11 +42,13 @@ def preprocess_cases(
     """Write the three files of every case: the first cases here, the rest, if that takes long, in spawned workers.
 
     Returns:
-        Case -> what it was made of, see `raw_files.record_of`.
+        Case -> what it was made of, see `raw_files.record_files`.
     """
     absent = [file for case in cases.values() for file in (*case.images, case.label) if not os.path.isfile(file)]
     if absent:
-        raise HRMedSegError(f"Raw files are missing: {some(absent)}. Every case needs its images and its labels.")
+        raise HRMedSegError(
+            f"Raw files are missing: {format_names(absent)}. Every case needs its images and its labels."
+        )
     settings = (plans_manager, plans_manager.get_configuration(configuration), dataset_json)
     jobs = deque(
         (name, _preprocess_case, (preprocessor.run_case_save, str(new_folder / name), case, *settings))
@@ -69,9 +71,9 @@ def preprocess_cases(
 
 
 def _preprocess_case(run_case_save: Callable, output: str, case: RawCase, *settings: Any) -> list[list]:
-    before = states(case)
+    before = file_states(case)
     run_case_save(output, case.images, case.label, *settings)
-    return record_of(case, before)
+    return record_files(case, before)
 
 
 def _run_in_workers(jobs: deque, workers: int, records: dict[str, list[list]], on_done: Callable[[], Any]) -> None:
@@ -108,12 +110,12 @@ def _start_worker(num_threads: int) -> None:
     torch.set_num_threads(num_threads)
     parent = multiprocessing.parent_process()
 
-    def end_with_parent() -> None:
+    def exit_with_parent() -> None:
         if parent is not None:
             parent.join()
             os._exit(1)
 
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from nnunet_hrmedseg.errors import HRMedSegError, size
+from nnunet_hrmedseg.errors import HRMedSegError, format_shape
 from nnunet_hrmedseg.io.image_check import (
     all_digits,
     check_image,
@@ -122,7 +122,7 @@ class HRMedSegPreprocessor(DefaultPreprocessor):
         """
         from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
         from nnunet_hrmedseg.plans.plan_check import check_channels
-        from nnunet_hrmedseg.preprocessing.canvas_data import ensure_canvas_data
+        from nnunet_hrmedseg.preprocessing.canvas_dataset import ensure_canvas_data
 
         dataset_name = maybe_convert_to_dataset_name(dataset_name_or_id)
         preprocessed = required_nnunet_folder("nnUNet_preprocessed")
@@ -180,7 +180,7 @@ def _checked_segmentation(
         )
     if seg.shape[1:] != image_shape:
         raise HRMedSegError(
-            f"Image and segmentation differ in size: {size(image_shape)} and {size(seg.shape[1:])} (slices x rows x "
+            f"Image and segmentation differ in size: {format_shape(image_shape)} and {format_shape(seg.shape[1:])} (slices x rows x "
             f"columns). The segmentation must be drawn on exactly this image."
         )
     label_manager = plans_manager.get_label_manager(dataset_json)

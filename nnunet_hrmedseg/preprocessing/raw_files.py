@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from nnunet_hrmedseg.io.raw_cases import RawCase
 
-__all__ = ["Changes", "changes", "record_of", "states"]
+__all__ = [
+    "Changes",
+    "file_states",
+    "find_changes",
+    "record_files",
+]
 
 
 class Changes(NamedTuple):
@@ -25,29 +30,29 @@ class Changes(NamedTuple):
     changed: list[str]
 
 
-def states(case: RawCase) -> list[list]:
+def file_states(case: RawCase) -> list[list]:
     """Return [file name, size in bytes, time of change in ns] of each file of a case; the folder may move."""
     return [_state(file) for file in (*case.images, case.label)]
 
 
-def record_of(case: RawCase, before: list[list]) -> list[list]:
+def record_files(case: RawCase, before: list[list]) -> list[list]:
     """Return the states of a case's files with their sha256, as a JSON record holds them.
 
     Args:
         before: the states from before the case was preprocessed. A file that changed since gets no sha256.
     """
-    now = zip((*case.images, case.label), before, states(case), strict=True)
+    now = zip((*case.images, case.label), before, file_states(case), strict=True)
     return [[*was, sha256(file) if was == is_ else None] for file, was, is_ in now]
 
 
-def changes(recorded: dict[str, Any], cases: dict[str, RawCase]) -> tuple[Changes, dict[str, list[list]]]:
+def find_changes(recorded: dict[str, Any], cases: dict[str, RawCase]) -> tuple[Changes, dict[str, list[list]]]:
     """Compare raw cases with the record of those that canvas data was made of.
 
     Returns:
         What differs; and the records of the cases whose files have new times but the same content, which are to be
         saved, so that they need not be read again.
     """
-    now = {name: states(case) for name, case in cases.items()}
+    now = {name: file_states(case) for name, case in cases.items()}
     changed, touched = [], {}
     for name in sorted(now.keys() & recorded.keys()):
         was = recorded[name]

@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from nnunet_hrmedseg.errors import HRMedSegError, one_line, some
-from nnunet_hrmedseg.io.checkpoints import load_checkpoint, names_in
+from nnunet_hrmedseg.errors import HRMedSegError, format_names, summarize_error
+from nnunet_hrmedseg.io.checkpoints import load_checkpoint, weight_names
 from nnunet_hrmedseg.io.files import read_json
 from nnunet_hrmedseg.io.hub import local_path
 from nnunet_hrmedseg.teachers.loading import GRID, numbers_of_config
@@ -108,11 +108,11 @@ def _from_checkpoint(path: Path) -> DecoderFile:
         hint = ""
         if "network_weights" in checkpoint:
             hint = " It is a checkpoint of nnU-Net."
-        elif any(name.startswith("sam_mask_decoder.") for name in names_in(checkpoint.get("model"))):
+        elif any(name.startswith("sam_mask_decoder.") for name in weight_names(checkpoint.get("model"))):
             hint = " It is SAM2 in Meta's own format: give a folder of it in the format of transformers instead."
         raise HRMedSegError(
             f"{path} is no checkpoint of SAM: its prompt encoder or mask decoder lacks {error}; it has "
-            f"{some(list(map(str, checkpoint)))}.{hint} {WHERE_FROM}"
+            f"{format_names(list(map(str, checkpoint)))}.{hint} {WHERE_FROM}"
         ) from error
     # a plain ViT says for what grid it was made; other image encoders (MobileSAM's) do not, and are all made for 1024
     positions = weights.get("image_encoder.pos_embed")
@@ -125,7 +125,7 @@ def _from_folder(path: Path) -> DecoderFile:
         config = read_json(path / CONFIG)
         model_type = config["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise HRMedSegError(f"{path} has no readable {CONFIG} ({one_line(error)}). {WHERE_FROM}") from error
+        raise HRMedSegError(f"{path} has no readable {CONFIG} ({summarize_error(error)}). {WHERE_FROM}") from error
     if not isinstance(model_type, str) or model_type not in KINDS:
         raise HRMedSegError(
             f"{path / CONFIG} says model_type {model_type!r:.100}, not {', '.join(KINDS)}. {WHERE_FROM}"

@@ -11,12 +11,12 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TypeVar
 from unicodedata import normalize
 
-from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.errors import HRMedSegError, format_names
 from nnunet_hrmedseg.io.image_formats import SUFFIXES
 
 __all__ = ["check_suffix", "named_images", "prompts_of_image"]
 
-Given = TypeVar("Given")
+ComparisonInputs = TypeVar("ComparisonInputs")
 
 
 def named_images(folder: Path, names: Iterable[str], source: str) -> dict[str, PurePosixPath]:
@@ -51,19 +51,21 @@ def named_images(folder: Path, names: Iterable[str], source: str) -> dict[str, P
         if shortened:
             moved.append(f"{folder / path} for {name}")
     if missing:
-        raise HRMedSegError(f"{source} names images that are not there: {some(missing)}.")
+        raise HRMedSegError(f"{source} names images that are not there: {format_names(missing)}.")
     by_path: dict[PurePosixPath, list[str]] = {}
     for name, path in found.items():
         by_path.setdefault(path, []).append(name)
     twice = [f"{path} ({', '.join(of_path)})" for path, of_path in by_path.items() if len(of_path) > 1]
     if twice:
-        raise HRMedSegError(f"{source} has several names for one image: {some(twice)}. Use one name for each image.")
+        raise HRMedSegError(
+            f"{source} has several names for one image: {format_names(twice)}. Use one name for each image."
+        )
     if moved:
-        print(f"Note: {source} has paths from elsewhere; taken instead: {some(moved)}.", file=sys.stderr)
+        print(f"Note: {source} has paths from elsewhere; taken instead: {format_names(moved)}.", file=sys.stderr)
     return found
 
 
-def prompts_of_image(image: Path, given: Mapping[str, Given], source: str) -> Given:
+def prompts_of_image(image: Path, given: Mapping[str, ComparisonInputs], source: str) -> ComparisonInputs:
     """The prompts of a single image among those of a file, by the same rules.
 
     Raises:
@@ -80,12 +82,12 @@ def prompts_of_image(image: Path, given: Mapping[str, Given], source: str) -> Gi
         if len(names) == 1:
             print(f"Note: the prompts of {names[0]} in {source} are taken for {image}.", file=sys.stderr)
     if not names:
-        raise HRMedSegError(f"{source} has no prompt for {image.name}, but for {some(list(given))}.")
+        raise HRMedSegError(f"{source} has no prompt for {image.name}, but for {format_names(list(given))}.")
     if len(names) > 1 and image.name in names and all("/" not in n and "\\" not in n for n in names):
         names = [image.name]  # not the one in other letters
     if len(names) > 1:
         raise HRMedSegError(
-            f"{source} has several images that {image} may be: {some(names)}. Give the folder of the images instead."
+            f"{source} has several images that {image} may be: {format_names(names)}. Give the folder of the images instead."
         )
     return given[names[0]]
 
@@ -131,7 +133,7 @@ class _Index:
             candidates = self._by_name.get(end, [])
             if len(candidates) > 1:
                 raise HRMedSegError(
-                    f"{source}: {name} may be any of {some(list(map(str, candidates)))}. Write its ending too."
+                    f"{source}: {name} may be any of {format_names(list(map(str, candidates)))}. Write its ending too."
                 )
             if candidates:
                 return candidates[0], start > 0 or name.startswith(("/", "\\"))

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.io.files import check_output_folder
-from nnunet_hrmedseg.io.image_formats import opened_image
+from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.io.files import check_output_dir
+from nnunet_hrmedseg.io.image_formats import open_image
 from nnunet_hrmedseg.nnunet_versions import nnunet_folder
 
 __all__ = ["NewDataset"]
@@ -40,11 +40,11 @@ class NewDataset:
         if not re.fullmatch(r"Dataset\d{3}_[A-Za-z0-9_-]+", name):
             raise HRMedSegError(f"{name!r} is no name of a data set: nnU-Net's are like Dataset123_Nuclei.")
         others = map(nnunet_folder, ("nnUNet_preprocessed", "nnUNet_results"))
-        check_output_folder(Path(raw))
+        check_output_dir(Path(raw))
         folders = [Path(folder) for folder in (raw, *others) if folder]
         taken = [str(path) for folder in folders for path in sorted(folder.glob(f"{name[:10]}_*"))]
         if taken:
-            raise HRMedSegError(f"The number of {name} is taken by {some(taken)}. Choose another one.")
+            raise HRMedSegError(f"The number of {name} is taken by {format_names(taken)}. Choose another one.")
         self.folder, self.classes, self.grey = Path(raw, name), classes, grey
         self.incomplete = Path(raw, f"incomplete_{name}")
         self.cases: set[str] = set()
@@ -81,7 +81,7 @@ class NewDataset:
 def _sixteen_bit(file: Path) -> Image.Image | None:
     """A grey image of 16 bits with all of them; None for others."""
     try:
-        with opened_image(str(file)) as opened:
+        with open_image(str(file)) as opened:
             if not (opened.mode == "I" or opened.mode.startswith("I;16")):
                 return None
             pixels = np.asarray(ImageOps.exif_transpose(opened))

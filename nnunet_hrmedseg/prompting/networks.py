@@ -133,7 +133,7 @@ class TeacherEncoder(nn.Module):
 
     def __init__(self, teacher: Teacher) -> None:
         super().__init__()
-        teacher.give_all_levels()
+        teacher.enable_multiscale()
         self.teacher = teacher
         self.network = teacher.network  # type: ignore[attr-defined]  # so that it moves with this module
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw
 
-from nnunet_hrmedseg.io.colors import CLASS_COLOURS
+from nnunet_hrmedseg.io.colors import CLASS_COLORS
 from nnunet_hrmedseg.prompting.prompts import Prompt
 
 __all__ = ["draw_overlay"]
@@ -25,7 +25,7 @@ def draw_overlay(
         values: class of each object, counted from 1.
         prompts: of each object.
     """
-    colours = np.array([ImageColor.getrgb(colour) for colour in CLASS_COLOURS], np.uint8)
+    colours = np.array([ImageColor.getrgb(colour) for colour in CLASS_COLORS], np.uint8)
     of_object = np.concatenate([np.zeros((1, 3), np.uint8), colours[(np.array(values, int) - 1) % len(colours)]])
     picture = np.array(image.convert("RGB"))
     inside = objects > 0

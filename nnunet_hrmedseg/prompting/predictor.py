@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.io.fitting import fitted_size
+from nnunet_hrmedseg.io.fitting import fit_size
 from nnunet_hrmedseg.io.image_formats import loses_bits, scaled_to_uint8
 from nnunet_hrmedseg.prompting.networks import PromptableNetwork
 from nnunet_hrmedseg.prompting.prompts import Prompt, check_pixels, check_some_point_inside, placed_box, placed_points
@@ -67,7 +67,7 @@ class Predictor:
         picture = _as_picture(image)
         size = picture.height, picture.width
         canvas = self.network.canvas
-        height, width = self._fitted = fitted_size(size, (canvas, canvas), self.network.fit)
+        height, width = self._fitted = fit_size(size, (canvas, canvas), self.network.fit)
         resized = np.array(picture.resize((width, height), Image.Resampling.BILINEAR).convert("RGB"))
         # where there is no image, SAM's normalisation gives 0
         batch = torch.tensor(IMAGENET["mean"]).view(1, 3, 1, 1).repeat(1, 1, canvas, canvas)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nnunet_hrmedseg.errors import HRMedSegError, one_line
+from nnunet_hrmedseg.errors import HRMedSegError, summarize_error
 from nnunet_hrmedseg.prompting.checkpoints import DecoderFile
 from nnunet_hrmedseg.teachers.loading import GRID, fingerprint
 
@@ -109,7 +109,7 @@ def _build(file: DecoderFile, canvas: int) -> Any:
         from transformers import Sam2Config, Sam2Model, SamConfig, SamModel
     except ImportError as error:
         raise HRMedSegError(
-            f"Promptable networks take the package transformers, 4.56 or newer ({one_line(error)}). "
+            f"Promptable networks take the package transformers, 4.56 or newer ({summarize_error(error)}). "
             f"Install it with: pip install 'nnunet_hrmedseg[promptable]'"
         ) from error
     parts: dict[str, Any] = {

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.errors import HRMedSegError, format_names
 from nnunet_hrmedseg.prompting.prompts import Box, Point, Prompt
 
 __all__ = ["read_prompts"]
@@ -111,7 +111,7 @@ def _entries_of_csv(file: Path, text: str) -> list[tuple[str, Mapping[str, Any]]
         )
     twice = sorted({column for column in columns if column in (*KEYS, *SIDES) and columns.count(column) > 1})
     if twice:
-        raise HRMedSegError(f"{file} has several columns {some(twice)}. Keep one of each.")
+        raise HRMedSegError(f"{file} has several columns {format_names(twice)}. Keep one of each.")
     entries: list[tuple[str, Mapping[str, Any]]] = []
     for cells in rows:
         cells = ["" if cell.strip().lower() == "nan" else cell.strip() for cell in cells]  # of pandas
@@ -174,7 +174,7 @@ def _entries_of_json(file: Path, text: str) -> list[tuple[str, Mapping[str, Any]
         where = f"{file}, entry {number}"
         named = {_name(key): value for key, value in entry.items()}
         if len(named) < len(entry):
-            raise HRMedSegError(f"{where} has a key twice, in capitals and not: {_short(some(list(entry)))}.")
+            raise HRMedSegError(f"{where} has a key twice, in capitals and not: {_short(format_names(list(entry)))}.")
         entries.append((where, named))
     return entries
 
@@ -189,7 +189,7 @@ def _prompt(where: str, entry: Mapping[str, Any]) -> Prompt | None:
     others = [name for name, value in entry.items() if name not in ("image", "box", "points") and _is_given(value)]
     if is_empty and others:
         raise HRMedSegError(
-            f"{where} has neither a box nor points, but {_short(some(others))}. A prompt needs {', '.join(SIDES)} (in "
+            f"{where} has neither a box nor points, but {_short(format_names(others))}. A prompt needs {', '.join(SIDES)} (in "
             f"JSON, box: [x0, y0, x1, y1]) or points; for an image with nothing in it, give the image alone."
         )
     if is_empty:

@@ -14,12 +14,12 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.io.files import check_output_folder, kept_if_not_written, spreadsheet_text, write_atomically
-from nnunet_hrmedseg.io.image_formats import ORIENTATION, decode, opened_image
+from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.io.files import check_output_dir, escape_formula, reporting_write_errors, write_atomically
+from nnunet_hrmedseg.io.image_formats import ORIENTATION, decode, open_image
 from nnunet_hrmedseg.io.processes import processes
-from nnunet_hrmedseg.io.skipped import not_used, skipped_in
-from nnunet_hrmedseg.io.stored_images import reason
+from nnunet_hrmedseg.io.skipped import describe_skipped, find_unused
+from nnunet_hrmedseg.io.stored_images import describe_read_error
 from nnunet_hrmedseg.prompting.image_names import check_suffix, named_images, prompts_of_image
 from nnunet_hrmedseg.prompting.label_maps import Objects, class_values, find_objects
 from nnunet_hrmedseg.prompting.labelling import NewDataset
@@ -80,7 +80,7 @@ def segment(args: argparse.Namespace) -> int:
 
         def write(job: Job, image: Image.Image, objects: Objects) -> None:
             if args.dataset:
-                with kept_if_not_written(dataset.folder, "and repeat the command."):
+                with reporting_write_errors(dataset.folder, "and repeat the command."):
                     dataset.add(job.case, job.file, image, objects.label_map())
             else:
                 _write_image(_mask_file(job, output, args), Image.fromarray(objects.label_map(args.instances)))
@@ -96,7 +96,7 @@ def segment(args: argparse.Namespace) -> int:
         print(f"{count} mask{'s' * (count != 1)} in {folder}: {', '.join(['0 background', *meaning])}.")
         print(_sizes_of_boxes([prompt.box for job in jobs for prompt in job.prompts if prompt.box]), end="")
         if _has_scores_file(args):
-            with kept_if_not_written(folder / SCORES):
+            with reporting_write_errors(folder / SCORES):
                 write_atomically(folder / SCORES, _as_csv(scores).encode())
         else:
             print("Predicted IoU: " + ", ".join(score for *_, score, _ in scores))
@@ -104,7 +104,7 @@ def segment(args: argparse.Namespace) -> int:
             print(f"Look at {folder / 'overlays'}, mend labels in {folder / 'labelsTr'}, then:")
             print(f"nnUNetv2_plan_and_preprocess -d {int(args.dataset[7:10])} -c 2d --verify_dataset_integrity")
     if faults:
-        raise HRMedSegError(f"{len(faults)} of {len(jobs)} images could not be segmented: {some(faults)}")
+        raise HRMedSegError(f"{len(faults)} of {len(jobs)} images could not be segmented: {format_names(faults)}")
     return 0
 
 
@@ -144,7 +144,7 @@ def _skipped(jobs: list[Job], args: argparse.Namespace) -> list[str]:
         return []
     folders = {top, *(place for job in jobs for place in job.file.parents if place.is_relative_to(top))}
     used = [args.prompts, *(job.file for job in jobs), *folders]
-    sentences = (skipped_in(folder, not_used(folder, used)) for folder in sorted(folders))
+    sentences = (describe_skipped(folder, find_unused(folder, used)) for folder in sorted(folders))
     return [sentence for of_folder in sentences for sentence in of_folder]
 
 
@@ -170,16 +170,18 @@ def _placed(jobs: list[Job], normalized: bool) -> tuple[list[Job], bool]:
             all_grey &= grey
             placed.append(replace(job, prompts=[prompt.placed(size, normalized=normalized) for prompt in job.prompts]))
         except Exception as error:  # readers raise what they like
-            faults.append(f"{job.file.name}: {reason(error)}")
+            faults.append(f"{job.file.name}: {describe_read_error(error)}")
     if faults:
-        raise HRMedSegError(f"{len(faults)} of {len(jobs)} images or their prompts cannot be used: {some(faults)}")
+        raise HRMedSegError(
+            f"{len(faults)} of {len(jobs)} images or their prompts cannot be used: {format_names(faults)}"
+        )
     return placed, all_grey
 
 
 def _size_and_grey(file: Path) -> tuple[tuple[int, int], bool]:
     """Height and width as the image is read, and whether it is grey; from its head where Pillow knows the format."""
     try:
-        with opened_image(str(file)) as opened:
+        with open_image(str(file)) as opened:
             # of a PNG, in which hardly any camera writes, Pillow would decode everything to know
             turned = opened.format != "PNG" and opened.getexif().get(ORIENTATION, 1) >= 5  # on its side
             width, height = opened.size[::-1] if turned else opened.size
@@ -221,7 +223,7 @@ def _run(
             for prompt in job.prompts:
                 prompt.placed((image.height, image.width))
         except Exception as error:  # readers raise what they like
-            faults.append(f"{job.file.name}: {reason(error)}")
+            faults.append(f"{job.file.name}: {describe_read_error(error)}")
             continue
         objects = find_objects(predictor, image, job.prompts, classes, multimask)
         write(job, image, objects)
@@ -241,7 +243,7 @@ def _as_csv(scores: list[tuple[str, int, str, str, int]]) -> str:
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["image", "object", "class", "score", "pixels"])
     for image, number, category, score, pixels in scores:
-        rows.writerow([spreadsheet_text(image), number, spreadsheet_text(category), score, pixels])
+        rows.writerow([escape_formula(image), number, escape_formula(category), score, pixels])
     return text.getvalue()
 
 
@@ -265,29 +267,35 @@ def _check_output(jobs: list[Job], output: Path, args: argparse.Namespace) -> No
     files += [] if args.no_overlay else [_overlay_file(job, output) for job in jobs]
     files += [output / SCORES] if _has_scores_file(args) else []
     for folder in sorted({file.parent for file in files}):
-        check_output_folder(folder)
+        check_output_dir(folder)
     in_the_way = [str(file) for file in files if file.is_dir()]
     if in_the_way:
-        raise HRMedSegError(f"{some(in_the_way)}: a file is to be written there, and it is a folder. Give -o another.")
+        raise HRMedSegError(
+            f"{format_names(in_the_way)}: a file is to be written there, and it is a folder. Give -o another."
+        )
     inputs = {job.file.resolve() for job in jobs}
     hit = [str(file) for file in files if file.resolve() in inputs]
     if hit:
-        raise HRMedSegError(f"{some(hit)} would be overwritten, which are images to segment. Give -o another folder.")
+        raise HRMedSegError(
+            f"{format_names(hit)} would be overwritten, which are images to segment. Give -o another folder."
+        )
     there = [str(file) for file in files if file.exists()]
     if there and not args.overwrite:
-        raise HRMedSegError(f"{some(there)} exist already. Give -o another folder, or --overwrite to replace them.")
+        raise HRMedSegError(
+            f"{format_names(there)} exist already. Give -o another folder, or --overwrite to replace them."
+        )
 
 
 def _check_unique(names: list[str]) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise HRMedSegError(f"Several images would have the same name: {some(twice)}. Rename one of them.")
+        raise HRMedSegError(f"Several images would have the same name: {format_names(twice)}. Rename one of them.")
 
 
 def _write_image(file: Path, image: Image.Image) -> None:
     content = io.BytesIO()
     formats = {".jpg": "JPEG", ".bmp": "BMP", ".png": "PNG"}
     image.save(content, formats.get(file.suffix, "TIFF"), **({"quality": 90} if file.suffix == ".jpg" else {}))
-    with kept_if_not_written(file):
+    with reporting_write_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, content.getvalue())

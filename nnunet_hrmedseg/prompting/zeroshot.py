@@ -22,22 +22,22 @@ from nnunetv2.evaluation.evaluate_predictions import region_or_label_to_mask
 from scipy import ndimage
 from tqdm import tqdm
 
-from nnunet_hrmedseg.errors import HRMedSegError, size, some
+from nnunet_hrmedseg.errors import HRMedSegError, format_names, format_shape
 from nnunet_hrmedseg.io.files import (
-    check_output_folder,
-    kept_if_not_written,
-    output_folder,
-    spreadsheet_text,
+    check_output_dir,
+    escape_formula,
+    make_output_dir,
+    reporting_write_errors,
     write_atomically,
 )
 from nnunet_hrmedseg.io.processes import processes
 from nnunet_hrmedseg.io.raw_cases import (
     RawCase,
+    describe_unused_files,
     find_raw_cases,
-    raw_reader,
+    find_reader_by_trying,
     read_dataset_json,
-    resolved_source,
-    skipped_in_raw_dataset,
+    resolve_source,
 )
 from nnunet_hrmedseg.io.skipped import is_hidden
 from nnunet_hrmedseg.io.stored_images import CaseFiles, case_pixels, check_format
@@ -69,17 +69,17 @@ def zeroshot(args: argparse.Namespace) -> int:
     Raises:
         HRMedSegError: whatever the user can mend.
     """
-    check_output_folder(Path(args.output or "."))
+    check_output_dir(Path(args.output or "."))
     folder, dataset_json, cases = _cases(args)
     surfaces = surface_measures_are_there()
     if not surfaces:
         print("HD95 and HD are left out: they need MONAI. pip install 'nnunet_hrmedseg[compare]'")
     task = Task.of_dataset(dataset_json, Path(next(iter(cases.values()))[1]), 0.0, surfaces)
-    reader = raw_reader(folder, dataset_json, [images for images, _ in cases.values()])
+    reader = find_reader_by_trying(folder, dataset_json, [images for images, _ in cases.values()])
     output = Path(args.output or f"hrmedseg_zeroshot_{folder.name}")
     if (output / "cases.csv").exists():
         raise HRMedSegError(f"{output / 'cases.csv'} exists already. Give -o another folder.")
-    output_folder(output)
+    make_output_dir(output)
     rows: list[Row] = []
     with processes(args.device) as group:
         network = load_promptable(args.encoder, args.sam)
@@ -96,7 +96,9 @@ def zeroshot(args: argparse.Namespace) -> int:
             except Exception as error:  # readers raise what they like
                 raise HRMedSegError(f"Case {case} cannot be read: {error}") from error
             if pixels.shape[:3] != truth[0].shape:
-                sizes = [size(shape[1:] if shape[0] == 1 else shape) for shape in (pixels.shape[:3], truth[0].shape)]
+                sizes = [
+                    format_shape(shape[1:] if shape[0] == 1 else shape) for shape in (pixels.shape[:3], truth[0].shape)
+                ]
                 raise HRMedSegError(f"Case {case}: its image is {sizes[0]}, its label {sizes[1]} pixels in size.")
             random = np.random.default_rng([args.seed, number])
             masks = {name: region_or_label_to_mask(truth[0], value) for name, value in task.classes.items()}
@@ -112,7 +114,7 @@ def zeroshot(args: argparse.Namespace) -> int:
         raise HRMedSegError(f"There is no foreground in the labels of {folder}: nothing to draw boxes around.")
     means = {name: _means(rows, name, list(task.classes)) for name in predictors}
     print(_table(means, len(cases), task.unit))
-    with kept_if_not_written(output / "cases.csv"):
+    with reporting_write_errors(output / "cases.csv"):
         write_atomically(output / "cases.csv", _as_csv(rows).encode())
     summary = {
         "dataset": folder.name,
@@ -128,7 +130,7 @@ def zeroshot(args: argparse.Namespace) -> int:
         "surface_library": surface_library() if surfaces else None,
         "means": means,
     }
-    with kept_if_not_written(output / "summary.json"):
+    with reporting_write_errors(output / "summary.json"):
         write_atomically(output / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     print(f"Wrote {output / 'cases.csv'} and summary.json beside it.")
     return 0
@@ -149,7 +151,7 @@ def boxes_of(mask: np.ndarray, per: str) -> list[Box]:
 
 def jittered(box: Box, size: tuple[int, int], jitter: float, random: np.random.Generator) -> Box:
     """Each side moved by up to `jitter` pixels (below 1: parts of the box's width and height), uniformly; the box stays
-    in an image of `size` (H, W), and a pixel of it is left.
+    in an image of `format_shape` (H, W), and a pixel of it is left.
     """
     if not jitter:
         return box
@@ -224,7 +226,7 @@ def _as_csv(rows: list[Row]) -> str:
     writer.writerow(["network", "case", "class", "boxes", *SHOWN])
     for row in rows:
         texts = [f"{row.measures[m]:.{3 if MEASURES[m].has_unit else 5}f}" if m in row.measures else "" for m in SHOWN]
-        names = map(spreadsheet_text, (row.network, row.case, row.category))
+        names = map(escape_formula, (row.network, row.case, row.category))
         writer.writerow([*names, row.boxes, *texts])
     return text.getvalue()
 
@@ -234,7 +236,7 @@ def _as_csv(rows: list[Row]) -> str:
 
 def _cases(args: argparse.Namespace) -> tuple[Path, dict[str, Any], dict[str, tuple[list[str], str]]]:
     """Folder, dataset.json, and case -> images, label."""
-    folder = resolved_source(args.dataset)
+    folder = resolve_source(args.dataset)
     try:
         dataset_json = read_dataset_json(folder / "dataset.json")
     except HRMedSegError as error:
@@ -254,8 +256,8 @@ def _cases(args: argparse.Namespace) -> tuple[Path, dict[str, Any], dict[str, tu
         raise HRMedSegError(f"{folder} has no labelled cases in {'labelsTs' if args.test else 'imagesTr'}.")
     wrong = [name for name, (images, label) in cases.items() if not images or not Path(label).is_file()]
     if wrong:
-        raise HRMedSegError(f"Cases of {folder} without image or label: {some(wrong)}.")
-    for sentence in skipped_in_raw_dataset(folder, [RawCase(*files) for files in cases.values()], args.test):
+        raise HRMedSegError(f"Cases of {folder} without image or label: {format_names(wrong)}.")
+    for sentence in describe_unused_files(folder, [RawCase(*files) for files in cases.values()], args.test):
         print(sentence)
     if args.limit is not None and args.limit < len(cases):
         chosen = np.linspace(0, len(cases) - 1, args.limit).round().astype(int).tolist()

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["EPOCHS", "REGISTERED", "PLACES", "TRAINERS", "trainer_variant_name"]
+__all__ = [
+    "EPOCHS",
+    "PLACES",
+    "REGISTERED",
+    "TRAINERS",
+    "trainer_variant_name",
+]
 
 EPOCHS = (1, 5, 10, 20, 50, 100, 250)
 """Training lengths that exist as trainer variants."""

@@ -42,11 +42,11 @@ def load_teacher(
     if not path.exists():
         raise HRMedSegError(f"There is no teacher at {path}: no such file or folder. {_kinds()}")
     if kind is None:
-        kind = next((name for name, cls in TEACHERS.items() if cls.recognises(path)), None)
+        kind = next((name for name, cls in TEACHERS.items() if cls.recognizes(path)), None)
     if kind is None:
         raise HRMedSegError(f"{path} looks like no kind of teacher. {_kinds()}")
     return TEACHERS[kind].load(path, canvas=canvas, **options)
 
 
 def _kinds() -> str:
-    return "The kinds there are:" + "".join(f"\n  {kind}: {cls.looks_like}" for kind, cls in TEACHERS.items())
+    return "The kinds there are:" + "".join(f"\n  {kind}: {cls.description}" for kind, cls in TEACHERS.items())

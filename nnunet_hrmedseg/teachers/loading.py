@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from nnunet_hrmedseg.architectures.lgvit import PATCH_SIZE
-from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.errors import HRMedSegError, format_names
 
 __all__ = ["check_canvas", "fingerprint", "numbers_of_config", "refuse_unknown_options"]
 
@@ -51,4 +51,4 @@ def refuse_unknown_options(kind: str, options: Iterable[str], known: Iterable[st
     unknown = sorted(options)
     if unknown:
         has = ", ".join(known) or "none"
-        raise HRMedSegError(f"A teacher of kind {kind} does not know {some(unknown)}. Its options: {has}.")
+        raise HRMedSegError(f"A teacher of kind {kind} does not know {format_names(unknown)}. Its options: {has}.")

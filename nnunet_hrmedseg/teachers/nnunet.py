@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures import HRMedSeg
-from nnunet_hrmedseg.errors import HRMedSegError, one_line, some
+from nnunet_hrmedseg.errors import HRMedSegError, format_names, summarize_error
 from nnunet_hrmedseg.io.checkpoints import load_checkpoint
-from nnunet_hrmedseg.io.files import json_object, sha256_of
+from nnunet_hrmedseg.io.files import file_sha256, read_json_object
 from nnunet_hrmedseg.io.named_classes import check_named_classes
 from nnunet_hrmedseg.nnunet_versions import build_network, find_trainer
 from nnunet_hrmedseg.teachers.loading import GRID, check_canvas, refuse_unknown_options
-from nnunet_hrmedseg.teachers.nnunet_normalisation import NORMALISATIONS, normalise
+from nnunet_hrmedseg.teachers.nnunet_normalization import NORMALISATIONS, normalise
 from nnunet_hrmedseg.teachers.teacher import Teacher
 
 __all__ = ["NNUNetTeacher"]
@@ -44,7 +44,7 @@ class NNUNetTeacher(Teacher):
     """
 
     kind = "nnunet"
-    looks_like = "a trained 2D nnU-Net: a folder trainer__plans__2d with dataset.json, plans.json, fold_0, ..."
+    description = "a trained 2D nnU-Net: a folder trainer__plans__2d with dataset.json, plans.json, fold_0, ..."
 
     def __init__(
         self, file: Path, network: Any, configuration: Any, *, target: str, scale: float, described: dict[str, Any]
@@ -65,11 +65,11 @@ class NNUNetTeacher(Teacher):
         except Exception as error:  # the network may be of any package
             raise HRMedSegError(
                 f"{file}: {type(network).__name__} cannot be run on an image of {2 * self.multiple[0]} x "
-                f"{2 * self.multiple[1]} pixels ({one_line(error)}). A teacher must take images of any size."
+                f"{2 * self.multiple[1]} pixels ({summarize_error(error)}). A teacher must take images of any size."
             ) from error
 
     @classmethod
-    def recognises(cls, path: Path) -> bool:
+    def recognizes(cls, path: Path) -> bool:
         return (path / "plans.json").is_file() and (path / "dataset.json").is_file()
 
     @classmethod
@@ -105,7 +105,7 @@ class NNUNetTeacher(Teacher):
             raise HRMedSegError(f"target must be one of {', '.join(TARGETS)}, not {target!r}.")
         scale = _checked_scale(scale, canvas)
         plans, dataset = (
-            json_object(path / name, f"{name} of a trained model's folder (with fold_0, fold_1, ... in it)")
+            read_json_object(path / name, f"{name} of a trained model's folder (with fold_0, fold_1, ... in it)")
             for name in ("plans.json", "dataset.json")
         )
         file = find_checkpoint(path, fold, checkpoint)
@@ -115,7 +115,7 @@ class NNUNetTeacher(Teacher):
             configuration_name = trained["init_args"]["configuration"]
         except (KeyError, TypeError) as error:
             raise HRMedSegError(
-                f"{file} is no checkpoint of nnU-Net v2: {error} is missing. It holds {some(list(trained))}."
+                f"{file} is no checkpoint of nnU-Net v2: {error} is missing. It holds {format_names(list(trained))}."
             ) from error
 
         configuration, network = _build(path, plans, dataset, configuration_name, trainer)
@@ -178,7 +178,7 @@ class NNUNetTeacher(Teacher):
             **self.described,
             "target": self.target,
             "scale": self.scale,
-            "sha256": sha256_of(self.file),
+            "sha256": file_sha256(self.file),
             "parameters": sum(p.numel() for part in parts for p in part.parameters()),
             "embedding": f"{how}, {self.channels} channels at 1/{GRID}",
         }
@@ -218,7 +218,7 @@ class NNUNetTeacher(Teacher):
         if not fitting:
             raise HRMedSegError(
                 f"{self.file}: no map of the encoder of {name} is 1/{GRID} of the image or can be pooled to it; their "
-                f"strides are {some([f'{y} x {x}' for y, x in strides])}. Use target 'logits'."
+                f"strides are {format_names([f'{y} x {x}' for y, x in strides])}. Use target 'logits'."
             )
         self.level = max(fitting, key=lambda level: (strides[level][0] * strides[level][1], level))
         self.pooling = GRID // strides[self.level][0], GRID // strides[self.level][1]
@@ -251,7 +251,7 @@ def find_checkpoint(folder: Path, fold: int | str | None = None, checkpoint: str
                 return file
     asked = "fold" if fold is None else f"fold {fold}"
     raise HRMedSegError(
-        f"{folder}: no {asked} has {' or '.join(names)}. The folds there: {some(there) if there else 'none'}."
+        f"{folder}: no {asked} has {' or '.join(names)}. The folds there: {format_names(there) if there else 'none'}."
     )
 
 
@@ -274,7 +274,7 @@ def _build(
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise HRMedSegError(
             f"{path}: plans.json and dataset.json do not describe the configuration {configuration_name!r} that the "
-            f"checkpoint was trained with ({type(error).__name__}: {one_line(error)})."
+            f"checkpoint was trained with ({type(error).__name__}: {summarize_error(error)})."
         ) from error
     try:
         trainer_class = find_trainer(trainer)
@@ -289,7 +289,7 @@ def _build(
     except Exception as error:  # the network may be of any package
         raise HRMedSegError(
             f"{path}: the network {configuration.network_arch_class_name} cannot be built "
-            f"({type(error).__name__}: {one_line(error)}). Is the package that has it installed?"
+            f"({type(error).__name__}: {summarize_error(error)}). Is the package that has it installed?"
         ) from error
 
 

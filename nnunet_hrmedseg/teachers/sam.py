@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunet_hrmedseg.errors import HRMedSegError, one_line, some
-from nnunet_hrmedseg.io.checkpoints import load_checkpoint, names_in
-from nnunet_hrmedseg.io.files import sha256_of
+from nnunet_hrmedseg.errors import HRMedSegError, format_names, summarize_error
+from nnunet_hrmedseg.io.checkpoints import load_checkpoint, weight_names
+from nnunet_hrmedseg.io.files import file_sha256
 from nnunet_hrmedseg.teachers.loading import check_canvas, fingerprint, refuse_unknown_options
 from nnunet_hrmedseg.teachers.sam_weights import sam_weights
 from nnunet_hrmedseg.teachers.teacher import Teacher
@@ -75,11 +75,11 @@ class SAMTeacher(Teacher):
     """
 
     kind = "sam"
-    looks_like = (
+    description = (
         "a checkpoint of SAM under the names of its original files (.pth, .pt, .ckpt), such as sam_vit_h_4b8939.pth"
     )
     fit = "pad"
-    read_by_decoder = True
+    feeds_decoder = True
 
     def __init__(self, file: Path, network: nn.Module, architecture: ViTArchitecture) -> None:
         self.file = file
@@ -90,7 +90,7 @@ class SAMTeacher(Teacher):
         self.variant = names.get(architecture, f"ViT of width {architecture.width} and depth {architecture.depth}")
 
     @classmethod
-    def recognises(cls, path: Path) -> bool:
+    def recognizes(cls, path: Path) -> bool:
         return path.is_file() and path.suffix in (".pth", ".pt", ".ckpt")
 
     @classmethod
@@ -112,7 +112,9 @@ class SAMTeacher(Teacher):
         try:
             architecture = vit_architecture({name: tuple(weight.shape) for name, weight in weights.items()})
         except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
-            raise HRMedSegError(f"{path}: its image encoder is not that of a SAM ViT ({one_line(error)}).") from error
+            raise HRMedSegError(
+                f"{path}: its image encoder is not that of a SAM ViT ({summarize_error(error)})."
+            ) from error
         if architecture.patch_size < 1 or any(size % architecture.patch_size for size in canvas):
             raise HRMedSegError(f"{path} needs a canvas in multiples of {architecture.patch_size}, not {canvas}.")
         try:
@@ -135,7 +137,7 @@ class SAMTeacher(Teacher):
         return self.network.forward_features((images * 255 - mean) / std).float()  # type: ignore[operator]
 
     def card(self) -> dict[str, Any]:
-        sha256 = sha256_of(self.file)
+        sha256 = file_sha256(self.file)
         return {
             "kind": self.kind,
             "name": f"SAM {self.variant}",
@@ -227,12 +229,12 @@ def _what_else(path: Path, checkpoint: Mapping[str, Any], state: Mapping[str, Te
     hint = ""
     if "network_weights" in checkpoint:
         hint = " It is a checkpoint of nnU-Net: give the model's folder instead, the one with plans.json in it."
-    elif "image_encoder.trunk." in " ".join(names_in(checkpoint.get("model"))):
+    elif "image_encoder.trunk." in " ".join(weight_names(checkpoint.get("model"))):
         hint = " It is SAM2 in Meta's own format: give a folder of it in the format of transformers instead."
     elif any(name.startswith(PREFIX) for name in state):
         hint = " Its image encoder is of another kind, as MobileSAM's, which cannot be a teacher."
     missing = f"{PREFIX}patch_embed.proj.weight"
-    return f"{path} is no checkpoint of SAM: it has no {missing}, but {some(list(checkpoint))}.{hint}"
+    return f"{path} is no checkpoint of SAM: it has no {missing}, but {format_names(list(checkpoint))}.{hint}"
 
 
 def _all_lines(error: BaseException) -> str:

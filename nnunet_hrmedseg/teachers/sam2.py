@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures.fine_levels import pack
-from nnunet_hrmedseg.errors import HRMedSegError, one_line, some
+from nnunet_hrmedseg.errors import HRMedSegError, format_names, summarize_error
 from nnunet_hrmedseg.io.files import read_json
 from nnunet_hrmedseg.teachers.loading import GRID, check_canvas, fingerprint, numbers_of_config, refuse_unknown_options
 from nnunet_hrmedseg.teachers.teacher import Teacher
@@ -43,8 +43,8 @@ class SAM2Teacher(Teacher):
     """
 
     kind = "sam2"
-    looks_like = "SAM2 or SAM2.1 in the format of transformers: a folder with config.json and model.safetensors"
-    read_by_decoder = True
+    description = "SAM2 or SAM2.1 in the format of transformers: a folder with config.json and model.safetensors"
+    feeds_decoder = True
 
     def __init__(self, folder: Path, network: Any, weights: WeightFolder) -> None:
         self.folder, self.weights = folder, weights
@@ -57,7 +57,7 @@ class SAM2Teacher(Teacher):
         self.multiple = math.lcm(coarsest, stride * backbone.window_size_per_stage[0])
 
     @classmethod
-    def recognises(cls, path: Path) -> bool:
+    def recognizes(cls, path: Path) -> bool:
         try:
             return read_json(path / CONFIG).get("model_type") in MODEL_TYPES
         except (OSError, ValueError, AttributeError):
@@ -78,7 +78,7 @@ class SAM2Teacher(Teacher):
             from transformers import Sam2Config, Sam2Model
         except ImportError as error:
             raise HRMedSegError(
-                f"A SAM2 teacher takes the package transformers, 4.56 or newer ({one_line(error)}). "
+                f"A SAM2 teacher takes the package transformers, 4.56 or newer ({summarize_error(error)}). "
                 f"Install it with: pip install 'nnunet_hrmedseg[sam2]'"
             ) from error
         try:
@@ -93,12 +93,14 @@ class SAM2Teacher(Teacher):
             )
         except Exception as error:  # transformers and safetensors raise errors of many kinds for a damaged folder
             raise HRMedSegError(
-                f"{path} is damaged, or {CONFIG} does not fit {weights.name} ({one_line(error)}). Copy or download it "
+                f"{path} is damaged, or {CONFIG} does not fit {weights.name} ({summarize_error(error)}). Copy or download it "
                 f"again."
             ) from error
         network, report = loaded
         if report["missing_keys"]:
-            raise HRMedSegError(f"{path / weights.name} lacks weights of SAM2: {some(sorted(report['missing_keys']))}.")
+            raise HRMedSegError(
+                f"{path / weights.name} lacks weights of SAM2: {format_names(sorted(report['missing_keys']))}."
+            )
         teacher = cls(path, network.eval().requires_grad_(False), weights)
         teacher.decoder_id = fingerprint(network.mask_decoder.iou_token.weight)
         return teacher
@@ -116,7 +118,7 @@ class SAM2Teacher(Teacher):
         sizes = [[factor * side for side in grid] for factor in (4, 2, 1)]
         return pack([_resized(level.float(), size) for level, size in zip(levels, sizes, strict=True)])
 
-    def give_all_levels(self) -> None:
+    def enable_multiscale(self) -> None:
         decoder = self.network.mask_decoder
         self.fine_channels = decoder.conv_s0.out_channels, decoder.conv_s1.out_channels
 
@@ -158,7 +160,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = read_json(folder / CONFIG)
     except (OSError, ValueError) as error:
-        raise HRMedSegError(f"{folder} has no readable {CONFIG} ({one_line(error)}).") from error
+        raise HRMedSegError(f"{folder} has no readable {CONFIG} ({summarize_error(error)}).") from error
     model_type = config.get("model_type") if isinstance(config, dict) else None
     if model_type not in MODEL_TYPES:
         raise HRMedSegError(

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.io.checkpoints import names_in
+from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.io.checkpoints import weight_names
 
 __all__ = ["sam_weights"]
 
@@ -33,14 +33,14 @@ def sam_weights(path: Path, checkpoint: dict[str, Any]) -> tuple[dict[str, Tenso
         HRMedSegError: the weights of several networks are there.
     """
     for keys, part in _parts(checkpoint):
-        names = names_in(part)
+        names = weight_names(part)
         prefixes = sorted({name.removesuffix(known) for known in KNOWN for name in names if name.endswith(known)})
         prefixes = [prefix for prefix in prefixes if not prefix or prefix.endswith(".")]
         if "" in prefixes:
             prefixes = [""]
         if len(prefixes) > 1:
             raise HRMedSegError(
-                f"{path} holds several SAMs, with names that begin with {some(prefixes)}. Save one of them alone."
+                f"{path} holds several SAMs, with names that begin with {format_names(prefixes)}. Save one of them alone."
             )
         if prefixes:
             [prefix] = prefixes
@@ -49,7 +49,7 @@ def sam_weights(path: Path, checkpoint: dict[str, Any]) -> tuple[dict[str, Tenso
             told += [f"with {prefix!r} before each name"] if prefix else []
             sentence = f"The weights of SAM in {path} are {', '.join(told)}." if told else ""
             return {name: value for name, value in kept.items() if isinstance(value, Tensor)}, sentence
-    return {name: checkpoint[name] for name in names_in(checkpoint) if isinstance(checkpoint[name], Tensor)}, ""
+    return {name: checkpoint[name] for name in weight_names(checkpoint) if isinstance(checkpoint[name], Tensor)}, ""
 
 
 def _parts(part: dict[str, Any], keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:

@@ -18,7 +18,7 @@ __all__ = ["Teacher"]
 class Teacher(ABC):
     """A frozen network and its image embedding. Another teacher is another file with one subclass of this.
 
-    A subclass sets `channels` and `read_by_decoder` when it has loaded its file, and moves to the GPU by `to`.
+    A subclass sets `channels` and `feeds_decoder` when it has loaded its file, and moves to the GPU by `to`.
 
     Attributes:
         kind: the word by which the command line names this kind of teacher.
@@ -30,22 +30,22 @@ class Teacher(ABC):
         fit: how its own predictor puts images on the canvas, a word of `pretraining.fitting`.
         decoder_id: of that decoder; the same in all files that hold the same one.
         note: what the user should know about how its file was read; empty if nothing.
-        fine_channels: widths of the levels at 1/4 and 1/8 that the decoder reads as well, once `give_all_levels` was
+        fine_channels: widths of the levels at 1/4 and 1/8 that the decoder reads as well, once `enable_multiscale` was
             called.
     """
 
     kind: ClassVar[str]
-    looks_like: ClassVar[str]
+    description: ClassVar[str]
     fit: ClassVar[str] = "stretch"
     channels: int
-    read_by_decoder: bool = False
+    feeds_decoder: bool = False
     decoder_id: str | None = None
     note: str = ""
     fine_channels: tuple[int, ...] = ()
 
     @classmethod
     @abstractmethod
-    def recognises(cls, path: Path) -> bool:
+    def recognizes(cls, path: Path) -> bool:
         """Whether the file or folder looks like one of this kind. Reads no more than names and small JSON files."""
 
     @classmethod
@@ -71,17 +71,17 @@ class Teacher(ABC):
         """RGB images (B, 3, H, W), float32 in 0..1, of the canvas' size -> embedding (B, channels, h, w), float32.
 
         The teacher normalises the images itself. h and w are about H/16 and W/16: where they differ, the embedding is
-        resized. Runs without gradients, under whatever autocast the caller has set. After `give_all_levels` the
+        resized. Runs without gradients, under whatever autocast the caller has set. After `enable_multiscale` the
         embedding is packed with the finer levels: (B, packed_channels, h, w).
         """
 
-    def give_all_levels(self) -> None:
+    def enable_multiscale(self) -> None:
         """From now on `embed` gives everything that the prompt-driven decoder reads.
 
         Raises:
             HRMedSegError: there is no such decoder.
         """
-        if not self.read_by_decoder:
+        if not self.feeds_decoder:
             raise HRMedSegError(
                 f"Promptable networks take the decoder of SAM or SAM2, and so an encoder that was made from one; a "
                 f"teacher of kind {self.kind} has none. Leave --promptable out, or give a SAM or SAM2."

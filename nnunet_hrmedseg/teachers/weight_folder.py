@@ -9,9 +9,9 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import Tensor
 
-from nnunet_hrmedseg.errors import HRMedSegError, one_line, some
-from nnunet_hrmedseg.io.file_kinds import recognized
-from nnunet_hrmedseg.io.files import json_object, sha256_of
+from nnunet_hrmedseg.errors import HRMedSegError, format_names, summarize_error
+from nnunet_hrmedseg.io.file_kinds import recognize_file
+from nnunet_hrmedseg.io.files import file_sha256, read_json_object
 
 __all__ = ["WeightFolder", "find_weights"]
 
@@ -35,7 +35,7 @@ class WeightFolder:
 
     def sha256(self) -> str:
         """Return the sha256 of the file; of several files, that of their sha256 in the order of their names."""
-        sums = [sha256_of(file) for file in self.files]
+        sums = [file_sha256(file) for file in self.files]
         return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
 
     def read(self, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
@@ -50,7 +50,9 @@ class WeightFolder:
                 with safe_open(file, "pt") as opened:
                     state |= {n: opened.get_tensor(n).float() for n in opened.keys() if n.startswith(prefixes)}
             except Exception as error:  # SafetensorError, and what torch and Python raise for a wrong type or shape
-                raise HRMedSegError(f"{file} is damaged ({one_line(error)}). Copy or download it again.") from error
+                raise HRMedSegError(
+                    f"{file} is damaged ({summarize_error(error)}). Copy or download it again."
+                ) from error
         return state
 
 
@@ -66,19 +68,19 @@ def find_weights(folder: Path) -> WeightFolder:
         others = sorted(
             f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
         )
-        has = f", but {some(others)}" if others else ""
+        has = f", but {format_names(others)}" if others else ""
         raise HRMedSegError(
             f"{folder} has no {WEIGHTS}{has}. Only safetensors are read, because loading them executes nothing: "
             f"download that file of the model, or save the model again with save_pretrained."
         )
     if len({variant for _, variant in found}) > 1:
         raise HRMedSegError(
-            f"{folder} has weights of several variants and no {WEIGHTS}: {some([name for name, _ in found])}. Keep one."
+            f"{folder} has weights of several variants and no {WEIGHTS}: {format_names([name for name, _ in found])}. Keep one."
         )
     name, variant = found[0]
     files = (folder / name,) if name.endswith(".safetensors") else _files_of_index(folder / name)
     for file in files:
-        kind = recognized(file, text=True) if file.is_file() else None
+        kind = recognize_file(file, text=True) if file.is_file() else None
         if kind is not None and "safetensors" not in kind:
             raise HRMedSegError(f"{file} is {kind}.")
     return WeightFolder(name, files, variant)
@@ -97,18 +99,18 @@ def _variants(folder: Path) -> list[tuple[str, str]]:
 
 
 def _files_of_index(index: Path) -> tuple[Path, ...]:
-    listed = json_object(index, "index of weights").get("weight_map")
+    listed = read_json_object(index, "index of weights").get("weight_map")
     if not isinstance(listed, dict) or not listed:
         raise HRMedSegError(f"{index} does not say which file holds which weight. Copy or download it again.")
     names = sorted({str(name) for name in listed.values()})
     wrong = [name for name in names if Path(name).name != name or "\\" in name or not name.endswith(".safetensors")]
     if wrong:
         wrong = [name[:100] for name in wrong]
-        raise HRMedSegError(f"{index} lists {some(wrong)}, which are not safetensors files of its own folder.")
+        raise HRMedSegError(f"{index} lists {format_names(wrong)}, which are not safetensors files of its own folder.")
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise HRMedSegError(
-            f"{index.parent} lacks {some([name[:100] for name in missing])}, which {index.name} lists. Download all "
+            f"{index.parent} lacks {format_names([name[:100] for name in missing])}, which {index.name} lists. Download all "
             f"files of the model."
         )
     return tuple(index.parent / name for name in names)

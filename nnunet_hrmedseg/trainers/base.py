@@ -14,9 +14,9 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_hrmedseg.errors import HRMedSegError, size
-from nnunet_hrmedseg.io.files import replacing
-from nnunet_hrmedseg.io.gpu import check_gpu, gpu_limitations, out_of_memory
+from nnunet_hrmedseg.errors import HRMedSegError, format_shape
+from nnunet_hrmedseg.io.files import atomic_path
+from nnunet_hrmedseg.io.gpu import check_gpu, describe_out_of_memory, gpu_limitations
 from nnunet_hrmedseg.io.locks import LockHeld, lock, release_and_remove
 from nnunet_hrmedseg.plans.overrides import STARTED_FROM
 from nnunet_hrmedseg.plans.splits import (
@@ -34,7 +34,10 @@ from nnunet_hrmedseg.trainers.pseudo_dice import hard_counts_in_slabs
 from nnunet_hrmedseg.trainers.start import load_as_nnunet_does
 from nnunet_hrmedseg.trainers.weight_average import WeightAverage
 
-__all__ = ["WEIGHT_AVERAGE", "OneOutputTrainer"]
+__all__ = [
+    "BaseTrainer",
+    "WEIGHT_AVERAGE",
+]
 
 WEIGHT_AVERAGE = "weight_average"  # in a checkpoint: what continues a training whose weights are averaged
 
@@ -44,7 +47,7 @@ COMPILES = (
 )
 
 
-class OneOutputTrainer(nnUNetTrainer):
+class BaseTrainer(nnUNetTrainer):
     """nnU-Net's trainer for light networks without deep supervision; its scheduler takes fractional epochs.
 
     With `ema_decay` set, an exponential moving average of the weights is what is validated, saved in every checkpoint
@@ -185,9 +188,9 @@ class OneOutputTrainer(nnUNetTrainer):
         except torch.cuda.OutOfMemoryError as error:
             configuration = self.configuration_manager
             raise HRMedSegError(
-                out_of_memory(
+                describe_out_of_memory(
                     self.device,
-                    f"{self.batch_size} images of {size(configuration.patch_size)}",
+                    f"{self.batch_size} images of {format_shape(configuration.patch_size)}",
                     planner=self.planner_name,
                     recomputes=configuration.network_arch_init_kwargs.get("recompute"),
                     first=self.current_epoch == 0 and self.iteration == 0,
@@ -250,7 +253,7 @@ class OneOutputTrainer(nnUNetTrainer):
             super().save_checkpoint(filename)  # writes nothing: what may lie there under another name is not ours
             return
         try:
-            with replacing(Path(filename)) as temporary, self.averaged_weights():
+            with atomic_path(Path(filename)) as temporary, self.averaged_weights():
                 super().save_checkpoint(str(temporary))
                 if self.weight_average is not None:
                     # nnU-Net leaves no other way to add to a checkpoint

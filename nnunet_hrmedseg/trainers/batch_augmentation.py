@@ -32,7 +32,7 @@ from batchgeneratorsv2.transforms.utils.seg_to_regions import ConvertSegmentatio
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["BatchAugmentation", "NotOnBatches"]
+__all__ = ["BatchAugmentation", "UnsupportedTransformError"]
 
 GAMMA_EPSILON = 1e-7  # batchgeneratorsv2's
 
@@ -41,7 +41,7 @@ Step = Callable[[Any, Tensor, Tensor, Sequence[int], Sequence[int]], tuple[Tenso
 """(transform, image, segmentation, samples that it was drawn for, labels) -> image, segmentation"""
 
 
-class NotOnBatches(Exception):
+class UnsupportedTransformError(Exception):
     """A transform, or an option of one, that BatchAugmentation does not know."""
 
 
@@ -63,7 +63,7 @@ class BatchAugmentation:
             chance = step if isinstance(step, RandomTransform) else None
             transform = step.transform if isinstance(step, RandomTransform) else step
             if type(transform) not in ON_BATCHES:
-                raise NotOnBatches(f"there is no {type(transform).__name__} for batches")
+                raise UnsupportedTransformError(f"there is no {type(transform).__name__} for batches")
             if isinstance(transform, SpatialTransform):
                 check_spatial(transform)
             self.steps.append((chance, transform))
@@ -254,12 +254,16 @@ def check_spatial(transform: SpatialTransform) -> None:
     }
     for name, value in expected.items():
         if getattr(transform, name, value) != value:
-            raise NotOnBatches(f"SpatialTransform with {name}={getattr(transform, name)!r} is not done on batches")
+            raise UnsupportedTransformError(
+                f"SpatialTransform with {name}={getattr(transform, name)!r} is not done on batches"
+            )
 
 
 def spatial(transform, image, segmentation, samples, labels):
     if list(transform.patch_size) != list(image.shape[2:]):
-        raise NotOnBatches(f"images of {list(image.shape[2:])} are not cropped to {list(transform.patch_size)} here")
+        raise UnsupportedTransformError(
+            f"images of {list(image.shape[2:])} are not cropped to {list(transform.patch_size)} here"
+        )
     probe = copy.copy(transform)  # draws for a patch of one pixel, whose grid costs nothing
     probe.patch_size, probe._grid_cache = (1, 1), {}
     moved, matrices = [], []

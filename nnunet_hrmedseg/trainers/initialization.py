@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from nnunet_hrmedseg.architectures import HRMedSeg
 from nnunet_hrmedseg.architectures.lgvit import group_depths
-from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.errors import HRMedSegError, format_names
 from nnunet_hrmedseg.io.files import read_json
 from nnunet_hrmedseg.io.hub import HubName
 from nnunet_hrmedseg.plans.overrides import STARTED_FROM
@@ -262,12 +262,12 @@ def check_weights(file: EncoderFile, network: nn.Module) -> None:
     if wrong and not isinstance(network, HRMedSeg):
         raise HRMedSegError(
             f"{type(network).__name__}, the network of this trainer, does not have the encoder of HRMedSeg, so it "
-            f"cannot start from {file.path}: {some(wrong)} differ. Switch the encoder off: encoder_weights = "
+            f"cannot start from {file.path}: {format_names(wrong)} differ. Switch the encoder off: encoder_weights = "
             f'"none" in the class of the trainer, or {ENVIRONMENT_VARIABLE}=none for one training.'
         )
     if wrong:
         raise HRMedSegError(
-            f"{file.path} does not hold the weights that its card describes: {some(wrong)} are missing, too many, or "
+            f"{file.path} does not hold the weights that its card describes: {format_names(wrong)} are missing, too many, or "
             f"of another shape. Make the encoder again, or copy it from where it was made."
         )
 

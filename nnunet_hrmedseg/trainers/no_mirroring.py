@@ -13,10 +13,10 @@ from nnunet_hrmedseg.trainers.trainer import (
 )
 
 __all__ = [
-    "nnUNetTrainerHRMedSegNoMirroring",
-    "nnUNetTrainerHRMedSegScratchNoMirroring",
     "nnUNetTrainerHERSegNoMirroring",
     "nnUNetTrainerHERSegScratchNoMirroring",
+    "nnUNetTrainerHRMedSegNoMirroring",
+    "nnUNetTrainerHRMedSegScratchNoMirroring",
 ]
 
 

@@ -7,13 +7,13 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-__all__ = ["encoder_and_rest", "split_groups_of_older_checkpoints"]
+__all__ = ["encoder_decoder_groups", "split_groups_of_older_checkpoints"]
 
 
-def encoder_and_rest(
+def encoder_decoder_groups(
     network: nn.Module, learning_rate: float, encoder_learning_rate: float | None = None
 ) -> list[dict[str, Any]]:
-    """Two parameter groups for an optimiser: the encoder, and with ``behind_encoder`` set neck and decoder.
+    """Two parameter groups for an optimiser: the encoder, and with ``decoder_parameters`` set neck and decoder.
 
     The encoder has the same learning rate unless its own is given. One after the other the groups are
     ``network.parameters()``: the state of an optimizer refers to parameters by their order.

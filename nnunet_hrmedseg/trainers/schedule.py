@@ -8,8 +8,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 __all__ = [
-    "POLY_EXPONENT",
     "LengthAwareLRScheduler",
+    "POLY_EXPONENT",
     "PaperLRScheduler",
     "WarmupCosineLRScheduler",
     "WarmupPolyLRScheduler",
@@ -61,13 +61,13 @@ class WarmupPolyLRScheduler(FractionalEpochLRScheduler):
 class LengthAwareLRScheduler(WarmupPolyLRScheduler):
     """`WarmupPolyLRScheduler`, and the longer the training the slower goes what is behind the encoder.
 
-    Parameter groups with ``behind_encoder`` set get the part 150 / N of the rate, where N is the number of iterations
+    Parameter groups with ``decoder_parameters`` set get the part 150 / N of the rate, where N is the number of iterations
     of the whole training, and at least a tenth. Where a training has a length in minutes N shows only as it goes on, so
     it is taken from the iterations that the optimiser has done and the part of the training that they were.
     """
 
     def __init__(self, optimizer: Optimizer, num_epochs: int, warmup_epochs: float = 0.0):
-        self.behind_encoder = [group.get("behind_encoder", False) for group in optimizer.param_groups]
+        self.decoder_parameters = [group.get("behind_encoder", False) for group in optimizer.param_groups]
         super().__init__(optimizer, num_epochs, warmup_epochs)
 
     def step(self, epoch: float | None = None) -> None:
@@ -77,8 +77,8 @@ class LengthAwareLRScheduler(WarmupPolyLRScheduler):
         if epoch and iterations:
             length = iterations * self.num_epochs / epoch
             part = min(1.0, max(SLOWEST, SHORT_TRAINING / length))
-        for group, behind_encoder in zip(self.optimizer.param_groups, self.behind_encoder, strict=True):
-            group["lr"] *= part if behind_encoder else 1.0
+        for group, decoder_parameters in zip(self.optimizer.param_groups, self.decoder_parameters, strict=True):
+            group["lr"] *= part if decoder_parameters else 1.0
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
 

@@ -17,8 +17,8 @@ from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.nnunet_versions import given_pretrained_weights
 from nnunet_hrmedseg.plans.plan_check import check_channels
 from nnunet_hrmedseg.plans.segmaformer import segmaformer_plans
-from nnunet_hrmedseg.plans.segmaformer_memory import said_in_words
-from nnunet_hrmedseg.trainers.base import OneOutputTrainer
+from nnunet_hrmedseg.plans.segmaformer_memory import describe_training_memory
+from nnunet_hrmedseg.trainers.base import BaseTrainer
 from nnunet_hrmedseg.trainers.schedule import WarmupCosineLRScheduler
 from nnunet_hrmedseg.trainers.start import check_pretrained_weights, checked_network
 
@@ -29,7 +29,7 @@ BETAS = (0.9, 0.98)
 FINAL_LR = 1e-6
 
 
-class nnUNetTrainerSegMaFormer(OneOutputTrainer):
+class nnUNetTrainerSegMaFormer(BaseTrainer):
     """SegMaFormer: Dice + cross-entropy, AdamW 3e-4, warm-up, cosine to 1e-6, over nnU-Net's 1000 epochs.
 
     Loss, augmentation, patch and batch are nnU-Net's.
@@ -79,7 +79,7 @@ class nnUNetTrainerSegMaFormer(OneOutputTrainer):
     def on_train_start(self) -> None:
         super().on_train_start()
         network = self.configuration_manager.network_arch_init_kwargs
-        words = said_in_words(
+        words = describe_training_memory(
             self.configuration_manager.batch_size,
             self.configuration_manager.patch_size,
             recompute=network["recompute"],

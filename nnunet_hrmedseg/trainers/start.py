@@ -12,8 +12,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from torch import nn
 
-from nnunet_hrmedseg.errors import HRMedSegError, size
-from nnunet_hrmedseg.io.files import sha256_of
+from nnunet_hrmedseg.errors import HRMedSegError, format_shape
+from nnunet_hrmedseg.io.files import file_sha256
 from nnunet_hrmedseg.nnunet_versions import build_network
 from nnunet_hrmedseg.plans.plan_check import plans_file
 from nnunet_hrmedseg.plans.trained_with import check_folds
@@ -76,15 +76,15 @@ def check_pretrained_weights(file: str, network: nn.Module, channels: int) -> di
     own = {name: tuple(value.shape) for name, value in network.state_dict().items() if _OF_CLASSES not in name}
     wrong = [name for name, shape in own.items() if weights.get(name) != shape]
     if wrong:
-        theirs = "missing" if wrong[0] not in weights else size(weights[wrong[0]])
+        theirs = "missing" if wrong[0] not in weights else format_shape(weights[wrong[0]])
         raise HRMedSegError(
             f"-pretrained_weights {file} does not fit: it is of {_described(checkpoint)}, and this training is of "
             f"{type(network).__name__} with {_images(channels)}. The file has to be of the same network with the same "
             f"arch_kwargs and number of image channels, but {len(wrong)} of {len(own)} weights are missing or of "
-            f"another shape, such as {wrong[0]} ({theirs} in the file, {size(own[wrong[0]])} here). docs/encoders.md "
+            f"another shape, such as {wrong[0]} ({theirs} in the file, {format_shape(own[wrong[0]])} here). docs/encoders.md "
             f"explains how to start from the encoder of another network."
         )
-    return {"file": str(Path(file).absolute()), "sha256": sha256_of(Path(file)), "name": _described(checkpoint)}
+    return {"file": str(Path(file).absolute()), "sha256": file_sha256(Path(file)), "name": _described(checkpoint)}
 
 
 def load_as_nnunet_does(file: str) -> dict[str, Any]:

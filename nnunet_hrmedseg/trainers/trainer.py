@@ -20,29 +20,29 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, distributed
 
 from nnunet_hrmedseg.io.gpu import check_gpu
-from nnunet_hrmedseg.io.machine import free_memory_of
+from nnunet_hrmedseg.io.machine import free_device_memory
 from nnunet_hrmedseg.nnunet_versions import (
     building_after,
     given_pretrained_weights,
     nnunet_folder,
     required_nnunet_folder,
 )
-from nnunet_hrmedseg.plans.canvas_advice import canvas_in_words
+from nnunet_hrmedseg.plans.canvas_advice import describe_canvas
 from nnunet_hrmedseg.plans.memory import (
     AUTOCAST,
     COMPILED,
     FLOAT32,
+    describe_memory_without_recompute,
+    describe_training_memory,
     must_recompute,
-    room_in_words,
-    said_in_words,
     training_memory_gb,
 )
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 from nnunet_hrmedseg.plans.plan_check import check_channels
 from nnunet_hrmedseg.plans.trained_with import check_canvas_of_data
-from nnunet_hrmedseg.preprocessing.canvas_data import ensure_canvas_data, mark_in_use
-from nnunet_hrmedseg.trainers.base import OneOutputTrainer
-from nnunet_hrmedseg.trainers.batch_augmentation import BatchAugmentation, NotOnBatches
+from nnunet_hrmedseg.preprocessing.canvas_dataset import ensure_canvas_data, mark_in_use
+from nnunet_hrmedseg.trainers.base import BaseTrainer
+from nnunet_hrmedseg.trainers.batch_augmentation import BatchAugmentation, UnsupportedTransformError
 from nnunet_hrmedseg.trainers.compact_loading import CompactDataLoader, image_dtype, loads_with
 from nnunet_hrmedseg.trainers.initialization import (
     check_weights,
@@ -52,17 +52,22 @@ from nnunet_hrmedseg.trainers.initialization import (
     recorded_by_other_folds,
 )
 from nnunet_hrmedseg.trainers.losses import SMALL_STRIP, DiceAndPixelLoss, dice_and_cross_entropy, dice_and_focal
-from nnunet_hrmedseg.trainers.parameter_groups import encoder_and_rest, split_groups_of_older_checkpoints
+from nnunet_hrmedseg.trainers.parameter_groups import encoder_decoder_groups, split_groups_of_older_checkpoints
 from nnunet_hrmedseg.trainers.schedule import LengthAwareLRScheduler
 from nnunet_hrmedseg.trainers.start import check_pretrained_weights, checked_network
 from nnunet_hrmedseg.weights.encoder_file import EncoderFile
 
-__all__ = ["nnUNetTrainerHRMedSeg", "nnUNetTrainerHRMedSegScratch", "nnUNetTrainerHERSeg", "nnUNetTrainerHERSegScratch"]
+__all__ = [
+    "nnUNetTrainerHERSeg",
+    "nnUNetTrainerHERSegScratch",
+    "nnUNetTrainerHRMedSeg",
+    "nnUNetTrainerHRMedSegScratch",
+]
 
 BETAS = 0.9, 0.95  # of Adam, whose squared gradients are of about 20 steps: targets of a few pixels need it
 
 
-class nnUNetTrainerHRMedSeg(OneOutputTrainer):
+class nnUNetTrainerHRMedSeg(BaseTrainer):
     """HRMedSeg (v1): Dice + focal loss, Adam, 200 epochs; nnU-Net's polynomial from 1e-3, and nnU-Net's augmentation.
 
     Neck and decoder start at the papers' 1e-4 in a whole training, and higher in a short one, which would not come far
@@ -143,8 +148,8 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
         self.recompute_where_memory_is_short()
         if fresh:
             self.encoder_record = started_from
-            self.print_to_log_file(self.canvas_in_words())
-            self.print_to_log_file(self.memory_in_words())
+            self.print_to_log_file(self.describe_canvas())
+            self.print_to_log_file(self.describe_memory())
 
     def _use_canvas_data(self, folder: Path) -> None:
         """Keep other processes from replacing the data while this trainer lives."""
@@ -176,19 +181,19 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
             self.optimizer, self.lr_scheduler = self.configure_optimizers()
             self.optimizer.load_state_dict(state)
 
-    def canvas_in_words(self) -> str:
+    def describe_canvas(self) -> str:
         _, *images = self.plans_manager.plans["original_median_shape_after_transp"]
-        return canvas_in_words(images, self.configuration_manager.patch_size)
+        return describe_canvas(images, self.configuration_manager.patch_size)
 
-    def memory_in_words(self) -> str:
-        said = said_in_words(
+    def describe_memory(self) -> str:
+        said = describe_training_memory(
             self.batch_size, self.configuration_manager.patch_size, recompute=self.recomputes, **self.memory_arguments
         )
         if not self.recomputes or self.device.type != "cuda":
             return said
         kept = training_memory_gb(self.batch_size, self.configuration_manager.patch_size, **self.memory_arguments)
         total = torch.cuda.get_device_properties(self.device).total_memory / 1e9
-        room = room_in_words(kept, total, int(self.plans_manager.dataset_name[7:10]))
+        room = describe_memory_without_recompute(kept, total, int(self.plans_manager.dataset_name[7:10]))
         return said if room is None else f"{said} {room}"
 
     @property
@@ -214,7 +219,7 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
         self.recomputes = self.configuration_manager.network_arch_init_kwargs.get("recompute", False)
         if self.recomputes:
             return
-        free = free_memory_of(self.device)
+        free = free_device_memory(self.device)
         short = must_recompute(self.batch_size, self.configuration_manager.patch_size, free, **self.memory_arguments)
         if self.is_ddp:  # layers that synchronize are evaluated equally often by all processes
             of_all: list[bool | None] = [None] * distributed.get_world_size()
@@ -234,7 +239,9 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
         )
 
     def configure_optimizers(self):
-        groups = encoder_and_rest(self.network, self.initial_lr, self.encoder_lr if self.starts_from_encoder else None)
+        groups = encoder_decoder_groups(
+            self.network, self.initial_lr, self.encoder_lr if self.starts_from_encoder else None
+        )
         optimizer = torch.optim.Adam(groups, betas=BETAS, weight_decay=self.weight_decay)
         split_groups_of_older_checkpoints(optimizer)
         warmup_epochs = self.warmup_iterations / self.num_iterations_per_epoch
@@ -272,7 +279,7 @@ class nnUNetTrainerHRMedSeg(OneOutputTrainer):
         ignored = [manager.ignore_label] if manager.has_ignore_label else []
         try:
             self.batch_augmentation = BatchAugmentation(transforms, [0, *manager.all_labels, *ignored])
-        except NotOnBatches as reason:
+        except UnsupportedTransformError as reason:
             self.print_to_log_file(f"Augmentation stays with the workers: {reason}.")
             return transforms
         return None

@@ -23,17 +23,17 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from nnunet_hrmedseg.architectures.lgvit import group_depths
-from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.io.file_kinds import recognized
+from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.io.file_kinds import recognize_file
 from nnunet_hrmedseg.io.files import read_json, write_atomically
 from nnunet_hrmedseg.io.hub import HubCopy, download, is_on_hub
 
 __all__ = [
     "BUNDLED",
     "ENCODER_ARGUMENTS",
+    "EncoderFile",
     "IMAGENET",
     "NECK_ARGUMENTS",
-    "EncoderFile",
     "read_encoder",
     "write_encoder",
 ]
@@ -157,7 +157,7 @@ def read_encoder(path: str | os.PathLike) -> EncoderFile:
         raise HRMedSegError(f"{path} cannot be read: {error}.") from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        kind = recognized(path)
+        kind = recognize_file(path)
         if kind is not None and "safetensors" not in kind:
             raise HRMedSegError(f"{path} is {kind}.")
         raise HRMedSegError(
@@ -172,7 +172,9 @@ def read_encoder(path: str | os.PathLike) -> EncoderFile:
         raise HRMedSegError(f"{path} is no safetensors file ({error!s:.500}). Copy it again.") from error
     wrong = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if wrong:
-        raise HRMedSegError(f"{path} has values that are not finite in {some(wrong)}. Copy it, or make it again.")
+        raise HRMedSegError(
+            f"{path} has values that are not finite in {format_names(wrong)}. Copy it, or make it again."
+        )
     return EncoderFile(path, found, card, state)
 
 

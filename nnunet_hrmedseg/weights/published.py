@@ -17,11 +17,11 @@ from torch import Tensor
 
 from nnunet_hrmedseg.architectures.lgvit import PATCH_SIZE, LGViT, group_depths
 from nnunet_hrmedseg.architectures.neck import NECKS, Neck
-from nnunet_hrmedseg.errors import HRMedSegError, some
-from nnunet_hrmedseg.io.files import output_folder, sha256_of
+from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.io.files import file_sha256, make_output_dir
 from nnunet_hrmedseg.io.hub import download, is_on_hub
 from nnunet_hrmedseg.weights.encoder_file import IMAGENET, LARGEST_DEPTH, LARGEST_WIDTH, EncoderFile, write_encoder
-from nnunet_hrmedseg.weights.unwrapping import unwrapped
+from nnunet_hrmedseg.weights.unwrapping import unwrap
 
 __all__ = ["NORMALIZATIONS", "import_encoder", "read_published"]
 
@@ -80,7 +80,7 @@ def read_published(path: Path, normalization: str = "distillation") -> EncoderFi
     if normalization not in NORMALIZATIONS:
         raise HRMedSegError(f"There is no normalization {normalization!r}; there are {', '.join(NORMALIZATIONS)}.")
     checkpoint = load_checkpoint(path)
-    published = unwrapped(checkpoint)
+    published = unwrap(checkpoint)
     _check_kind(path, checkpoint, published)
     parts = {name: value for name, value in published.items() if name.startswith(("image_encoder.", "neck."))}
     try:
@@ -92,7 +92,7 @@ def read_published(path: Path, normalization: str = "distillation") -> EncoderFi
     left_out = Counter("rotation tables" if name.endswith(_ROTATIONS) else "" for name in parts)
     left_out.update(name.partition(".")[0] for name in published.keys() - parts.keys())
     del left_out[""]
-    card = _card(path, sha256_of(path), architecture, normalization, _canvas(parts), dict(sorted(left_out.items())))
+    card = _card(path, file_sha256(path), architecture, normalization, _canvas(parts), dict(sorted(left_out.items())))
     return EncoderFile(path, card["source"]["sha256"], card, state)
 
 
@@ -116,7 +116,9 @@ def import_encoder(
     file = Path(folder).expanduser() / "encoder.safetensors"
     existing = [str(part) for part in (file, file.with_suffix(".json")) if part.exists()]
     if existing and not overwrite:
-        raise HRMedSegError(f"{some(existing)} exist already. Give another folder, or overwrite them (--overwrite).")
+        raise HRMedSegError(
+            f"{format_names(existing)} exist already. Give another folder, or overwrite them (--overwrite)."
+        )
     copy = download(str(source)) if is_on_hub(source) else None
     published = read_published(Path(source).expanduser() if copy is None else copy.path, normalization)
     card = (
@@ -124,7 +126,7 @@ def import_encoder(
         if copy is None
         else {**published.card, "source": {**published.card["source"], "hub": copy.pinned}}
     )
-    output_folder(file.parent)
+    make_output_dir(file.parent)
     try:
         return write_encoder(file, published.state, card)
     except OSError as error:
@@ -232,7 +234,7 @@ def _converted(path: Path, parts: Mapping[str, Tensor], architecture: Mapping[st
         if value.shape != wanted[name].shape or not _is_plain(value)
     ]
     problems = [f"{what}: {_some(names)}" for what, names in (("missing", missing), ("unknown", unknown)) if names]
-    problems += [f"of another shape or type: {some(sorted(misshapen))}"] if misshapen else []
+    problems += [f"of another shape or type: {format_names(sorted(misshapen))}"] if misshapen else []
     if problems:
         raise HRMedSegError(
             f"{path} does not fit the published encoder of HRMedSeg. Weights {'; '.join(problems)}. {_HOW}"
@@ -294,7 +296,7 @@ def _their_name(name: str, groups: Sequence[int]) -> str:
 
 def _some(names: Iterable[Any]) -> str:
     """Return a few names, each shortened: a file may contain any."""
-    return some([str(name)[:100] for name in names])
+    return format_names([str(name)[:100] for name in names])
 
 
 def _is_plain(value: Tensor) -> bool:

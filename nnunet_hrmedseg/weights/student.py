@@ -10,11 +10,17 @@ from torch import Tensor, nn
 from nnunet_hrmedseg.architectures.fine_levels import FineLevels, pack, packed_channels
 from nnunet_hrmedseg.architectures.lgvit import LGViT
 from nnunet_hrmedseg.architectures.neck import Neck
-from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.errors import HRMedSegError, format_names
 from nnunet_hrmedseg.plans.specs import NETWORKS
 from nnunet_hrmedseg.weights.encoder_file import ENCODER_ARGUMENTS, IMAGENET, NECK_ARGUMENTS, EncoderFile, read_encoder
 
-__all__ = ["STUDENT_OPTIONS", "Normalize", "Student", "encoder_architecture", "start_from"]
+__all__ = [
+    "Normalize",
+    "STUDENT_OPTIONS",
+    "Student",
+    "encoder_architecture",
+    "load_student_weights",
+]
 
 STUDENT_OPTIONS = ("embed_dim", "depth", "neck", "decoder_dim")
 """What of the architecture the command lines let choose."""
@@ -62,7 +68,9 @@ class Student(nn.Module):
         return [*finer, self.neck(features)]
 
 
-def start_from(module: nn.Module, path: str, architecture: dict[str, Any], normalize: Normalize) -> EncoderFile:
+def load_student_weights(
+    module: nn.Module, path: str, architecture: dict[str, Any], normalize: Normalize
+) -> EncoderFile:
     """Put the weights of an encoder file into `module.encoder` and `module.neck`, and into `module.fine_levels` where
     both have them.
 
@@ -81,7 +89,7 @@ def start_from(module: nn.Module, path: str, architecture: dict[str, Any], norma
     other = [name for name, value in file.state.items() if name in own and own[name].shape != value.shape]
     if missing or other:
         raise HRMedSegError(
-            f"{path} does not hold the weights that its card describes: {some(missing + other)} are missing or of "
+            f"{path} does not hold the weights that its card describes: {format_names(missing + other)} are missing or of "
             f"another shape. Make the encoder again, or copy it from where it was made."
         )
     module.load_state_dict({**own, **{name: value for name, value in file.state.items() if name in own}})

@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["unwrapped"]
+__all__ = ["unwrap"]
 
 _KEYS = ("state_dict", "model_state_dict", "model", "net", "network")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 _DEEPEST = 4  # wrappers inside each other; a hostile file could nest them without end
 
 
-def unwrapped(checkpoint: Mapping[Any, Any]) -> dict[str, Tensor]:
+def unwrap(checkpoint: Mapping[Any, Any]) -> dict[str, Tensor]:
     """Return the named tensors of a checkpoint, without wrapper keys and without common prefixes of their names.
 
     Training scripts save a state dict beside other things (`{"model": ..., "optimizer": ...}`, Lightning's

@@ -174,7 +174,7 @@ def test_absorbed_projections_change_nothing(tokens, others):
     inputs = [torch.randn(3, n, 32, dtype=torch.float64, requires_grad=True) for n in (tokens, others, others)]
     parameters = [*inputs, *attention.parameters()]
     results = []
-    for attention.absorbs in (False, True):
+    for attention.fuse_projections in (False, True):
         out = attention(*inputs)
         results.append([out, *torch.autograd.grad((out**2).sum(), parameters)])
     for plain, absorbed in zip(*results, strict=True):

@@ -10,7 +10,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from nnunet_hrmedseg.architectures import HERSeg, HRMedSeg
 from nnunet_hrmedseg.architectures.lgvit import LGViT
 from nnunet_hrmedseg.architectures.recompute import recomputed
-from nnunet_hrmedseg.evaluation.benchmark.memory import kept_for_backward
+from nnunet_hrmedseg.evaluation.benchmark.memory import saved_activation_bytes
 from nnunet_hrmedseg.trainers.losses import dice_and_focal
 
 MIB = 2**20
@@ -55,7 +55,7 @@ def test_bytes_kept_for_an_image_of_1024_x_1024(classes, limit):
     network.upsample_in_training = False
     image = torch.rand(1, 3, 1024, 1024)
     target = torch.randint(0, classes, (1, 1, 1024, 1024), dtype=torch.int16)
-    kept = kept_for_backward(network, dice_and_focal(regions=False), image, target)
+    kept = saved_activation_bytes(network, dice_and_focal(regions=False), image, target)
     assert 40 * MIB < kept <= limit * MIB  # below the lower limit the count would be wrong
 
 

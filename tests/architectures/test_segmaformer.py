@@ -18,7 +18,7 @@ from nnunet_hrmedseg.architectures import SegMaFormer
 from nnunet_hrmedseg.architectures.counting import multiply_accumulates, parameters
 from nnunet_hrmedseg.architectures.layers import to_map, to_tokens
 from nnunet_hrmedseg.architectures.segmaformer import PatchEmbedding
-from nnunet_hrmedseg.evaluation.benchmark.memory import kept_for_backward
+from nnunet_hrmedseg.evaluation.benchmark.memory import saved_activation_bytes
 from nnunet_hrmedseg.evaluation.benchmark.networks import nnunet_loss
 from nnunet_hrmedseg.plans.specs import SEGMAFORMER
 
@@ -198,7 +198,9 @@ def test_recomputation_gives_the_same_step():
 
 def test_bytes_kept_for_a_patch_of_64():
     image, target = torch.rand(1, 1, 64, 64, 64), torch.randint(0, 2, (1, 1, 64, 64, 64), dtype=torch.int16)
-    plain, frugal = (kept_for_backward(SegMaFormer(1, 2, recompute=r), nnunet_loss(), image, target) for r in (0, 1))
+    plain, frugal = (
+        saved_activation_bytes(SegMaFormer(1, 2, recompute=r), nnunet_loss(), image, target) for r in (0, 1)
+    )
     assert 50 * MIB < plain < 70 * MIB
     assert 5 * MIB < frugal < 0.25 * plain
 

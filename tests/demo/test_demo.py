@@ -118,7 +118,7 @@ def test_the_picture_is_of_the_best_the_worst_and_two_between(tmp_path, monkeypa
 )
 def test_what_is_printed_can_be_pasted_into_the_systems_shell(monkeypatch, capsys, platform, folder, setting, quoted):
     monkeypatch.setattr(shell, "ON_WINDOWS", platform == "win32")
-    assert shell.setting("nnUNet_raw", folder) == setting
+    assert shell.format_export("nnUNet_raw", folder) == setting
     with pytest.raises(HRMedSegError):
         run._run(["nnUNetv2_nothing", "-i", folder], {})
     assert capsys.readouterr().out == f"\n$ nnUNetv2_nothing -i {quoted}\n"

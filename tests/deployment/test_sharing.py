@@ -13,7 +13,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_hrmedseg.deployment.private_texts import PrivateTexts, texts_in
+from nnunet_hrmedseg.deployment.private_texts import PrivacyFilter, iter_strings
 from nnunet_hrmedseg.deployment.sharing import share_model
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.io.checkpoints import load_checkpoint
@@ -177,7 +177,7 @@ def test_nothing_private_is_in_any_file(trained, tmp_path):
                 "network_weights", "trainer_name", "init_args", "inference_allowed_mirroring_axes"
             }  # fmt: skip
             assert content["init_args"] == {"configuration": "2d"}
-            texts = [*texts_in(content)]
+            texts = [*iter_strings(content)]
         else:
             texts = [file.read_text()] if file.is_file() else []
         assert not [name for name in private for text in texts if name in text], file
@@ -487,18 +487,18 @@ def test_folders_that_are_no_models_are_named(trained, tmp_path):
     ],
 )
 def test_what_is_private(text, found):
-    private = PrivateTexts(["case_001", "tumor", "7", "label"], public=["label"])
+    private = PrivacyFilter(["case_001", "tumor", "7", "label"], public=["label"])
     assert (private.found_in(text) is not None) is found
 
 
 def test_private_entries_are_removed_wherever_they_are():
-    private = PrivateTexts(["case_001"])
+    private = PrivacyFilter(["case_001"])
     value = {"a": "/data/x/y", "b": {"case_001": 1, "c": ["x", "case_001", ("./a", 2)]}, "d": 3}
     assert private.removed_from(value) == {"b": {"c": ["x", [2]]}, "d": 3}
 
 
 def test_the_test_data_is_private_indeed(trained):
     folder = Path(trained())
-    private = PrivateTexts(CASES)
+    private = PrivacyFilter(CASES)
     content = load_checkpoint(folder / "fold_0" / "checkpoint_final.pth")
-    assert sum(private.found_in(text) is not None for text in texts_in(content)) > 10
+    assert sum(private.found_in(text) is not None for text in iter_strings(content)) > 10

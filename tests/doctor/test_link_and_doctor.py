@@ -294,7 +294,7 @@ def test_quotes_in_names_of_folders(monkeypatch):
     quoted = []
     for windows in (False, True):
         monkeypatch.setattr(shell, "ON_WINDOWS", windows)
-        quoted += [shell.quoted(name) for name in ("/data", "it's")]
+        quoted += [shell.quote(name) for name in ("/data", "it's")]
     assert quoted == ["/data", "'it'\"'\"'s'", "'/data'", "'it''s'"]
 
 

@@ -306,7 +306,7 @@ def test_cached_equals_uncached(teachers, pictures, tmp_path, capsys, monkeypatc
         assert not images.any()
         return embed(self, images)
 
-    cls = next(cls for cls in TEACHERS.values() if cls.recognises(teachers / name))
+    cls = next(cls for cls in TEACHERS.values() if cls.recognizes(teachers / name))
     embed = cls.embed
     monkeypatch.setattr(cls, "embed", only_zeros)
     assert distill(teachers / name, pictures, second, *cache) == 0

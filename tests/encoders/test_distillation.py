@@ -27,14 +27,14 @@ CANVAS = (32, 48)
 class Averages(Teacher):
     """Red, green, blue and their squares, averaged over each pixel of the embedding."""
 
-    kind = looks_like = "averages"
+    kind = description = "averages"
     channels = 6
 
     def __init__(self):
         self.asked = 0
 
     @classmethod
-    def recognises(cls, path):
+    def recognizes(cls, path):
         return False
 
     @classmethod

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nnunet_hrmedseg.errors import HRMedSegError, one_line
+from nnunet_hrmedseg.errors import HRMedSegError, summarize_error
 from nnunet_hrmedseg.io.checkpoints import load_checkpoint
-from nnunet_hrmedseg.io.file_kinds import recognized
+from nnunet_hrmedseg.io.file_kinds import recognize_file
 from nnunet_hrmedseg.io.files import read_json
 from nnunet_hrmedseg.weights import read_encoder
 from tests.prompting.tiny_sams import write_student
@@ -93,9 +93,9 @@ def test_text_in_the_place_of_weights(tmp_path, kind):
 @pytest.mark.parametrize("old", [False, True])
 def test_checkpoints_are_nothing_else(tmp_path, old):
     torch.save({"a": torch.ones(2)}, tmp_path / "a.pth", _use_new_zipfile_serialization=not old)
-    assert recognized(tmp_path / "a.pth", text=True) is None
+    assert recognize_file(tmp_path / "a.pth", text=True) is None
     assert load_checkpoint(tmp_path / "a.pth")["a"].tolist() == [1, 1]
-    assert recognized(tmp_path / "nowhere.pth") is None
+    assert recognize_file(tmp_path / "nowhere.pth") is None
 
 
 @pytest.mark.parametrize("content", [b"\x80\x02\x93NONSENSE", b"\x80\x02cnumpy\nnonsense\nq\x00.", b"\x00\x01\x02"])
@@ -112,12 +112,12 @@ def test_a_line_without_torchs_advice():
         "Please file an issue so that we can make `weights_only=True` compatible: WeightsUnpickler error: \n\n"
         "Unsupported operand 118\n\nCheck the documentation of torch.load to learn more about types"
     )
-    assert one_line(RuntimeError(message)) == "Unsupported operand 118"
-    assert one_line(RuntimeError("Weights only load failed. ``x`` must be imported\n weights_only")) == (
+    assert summarize_error(RuntimeError(message)) == "Unsupported operand 118"
+    assert summarize_error(RuntimeError("Weights only load failed. ``x`` must be imported\n weights_only")) == (
         "``x`` must be imported"
     )
-    assert one_line(RuntimeError("Cannot use ``weights_only=True`` with it")) == "RuntimeError"
-    assert one_line(KeyError("a\nb")) == r"'a\nb'"
+    assert summarize_error(RuntimeError("Cannot use ``weights_only=True`` with it")) == "RuntimeError"
+    assert summarize_error(KeyError("a\nb")) == r"'a\nb'"
 
 
 @pytest.mark.parametrize("content, kind", [(POINTER, "a Git LFS pointer"), (PAGE, "a web page"), (b"", "empty")])

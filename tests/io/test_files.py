@@ -11,12 +11,12 @@ import torch
 
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.io.files import (
-    check_output_folder,
-    is_about_the_disk,
-    kept_if_not_written,
-    output_folder,
-    put_folder,
-    replacing,
+    atomic_path,
+    check_output_dir,
+    is_disk_error,
+    make_output_dir,
+    replace_directory,
+    reporting_write_errors,
     write_atomically,
 )
 
@@ -29,13 +29,13 @@ def _folder(place, text):
 
 def test_a_folder_takes_the_place_of_another(tmp_path):
     new, place = _folder(tmp_path / "new", "new"), _folder(tmp_path / "place", "old")
-    put_folder(new, place)
+    replace_directory(new, place)
     assert (place / "file").read_text() == "new"
     assert [entry.name for entry in tmp_path.iterdir()] == ["place"]
 
 
 def test_a_folder_takes_an_empty_place(tmp_path):
-    put_folder(_folder(tmp_path / "new", "new"), tmp_path / "place")
+    replace_directory(_folder(tmp_path / "new", "new"), tmp_path / "place")
     assert (tmp_path / "place" / "file").read_text() == "new"
 
 
@@ -50,7 +50,7 @@ def test_what_was_there_stays_where_the_new_folder_cannot_be_put(tmp_path, monke
 
     monkeypatch.setattr(os, "rename", full)
     with pytest.raises(OSError, match="no space left"):
-        put_folder(new, place)
+        replace_directory(new, place)
     assert (place / "file").read_text() == "old"
 
 
@@ -85,7 +85,7 @@ def test_a_write_that_fails_halfway_leaves_what_was_there(tmp_path, monkeypatch,
 def test_what_fails_while_it_is_written_leaves_nothing(tmp_path):
     file = tmp_path / "file"
     file.write_bytes(b"old")
-    with pytest.raises(KeyboardInterrupt), replacing(file) as temporary:
+    with pytest.raises(KeyboardInterrupt), atomic_path(file) as temporary:
         assert temporary != file and temporary.parent == tmp_path
         temporary.write_bytes(b"half of")
         assert file.read_bytes() == b"old"
@@ -94,7 +94,7 @@ def test_what_fails_while_it_is_written_leaves_nothing(tmp_path):
 
 
 def test_what_fails_before_anything_is_written_says_so_itself(tmp_path):
-    with pytest.raises(ZeroDivisionError), replacing(tmp_path / "file"):
+    with pytest.raises(ZeroDivisionError), atomic_path(tmp_path / "file"):
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
 
@@ -111,18 +111,18 @@ def test_a_file_that_cannot_take_its_place_leaves_nothing(tmp_path):
 
 def test_a_folder_to_write_to_is_made(tmp_path):
     folder = tmp_path / "new" / "below"
-    assert output_folder(folder) == folder and folder.is_dir()
+    assert make_output_dir(folder) == folder and folder.is_dir()
     (folder / "kept").touch()
-    assert output_folder(folder) == folder and (folder / "kept").is_file()
+    assert make_output_dir(folder) == folder and (folder / "kept").is_file()
 
 
 def test_a_file_is_no_folder_to_write_to(tmp_path):
     file = tmp_path / "masks"
     file.write_text("kept")
     with pytest.raises(HRMedSegError, match="masks is a file; a folder is needed .* another place"):
-        output_folder(file)
+        make_output_dir(file)
     with pytest.raises(HRMedSegError, match=r"below cannot be made: .*masks is a file\. .* another place"):
-        output_folder(file / "further" / "below")
+        make_output_dir(file / "further" / "below")
     assert file.read_text() == "kept"
 
 
@@ -132,34 +132,34 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "mkdir", forbidden)
     with pytest.raises(HRMedSegError, match=r"folder .*masks cannot be made \(Permission denied\)\. .* another place"):
-        output_folder(tmp_path / "masks")
+        make_output_dir(tmp_path / "masks")
 
 
 def test_a_folder_that_nothing_can_be_written_to_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: not (path == tmp_path and mode & os.W_OK))
     with pytest.raises(HRMedSegError, match=f"written to the folder {tmp_path}: permit it"):
-        output_folder(tmp_path)
+        make_output_dir(tmp_path)
 
 
 def test_a_folder_to_write_to_is_checked_without_making_it(tmp_path, monkeypatch):
-    assert check_output_folder(tmp_path / "new" / "below") == tmp_path / "new" / "below"
+    assert check_output_dir(tmp_path / "new" / "below") == tmp_path / "new" / "below"
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
     (tmp_path / "lost").symlink_to(tmp_path / "nothing")
     with pytest.raises(HRMedSegError, match=r"file is a file; a folder is needed"):
-        check_output_folder(tmp_path / "file")
+        check_output_dir(tmp_path / "file")
     with pytest.raises(HRMedSegError, match=r"below cannot be made: .*file is a file"):
-        check_output_folder(tmp_path / "file" / "below")
+        check_output_dir(tmp_path / "file" / "below")
     with pytest.raises(HRMedSegError, match=r"lost is not a folder"):
-        check_output_folder(tmp_path / "lost")
+        check_output_dir(tmp_path / "lost")
     monkeypatch.setattr(os, "access", lambda path, mode: not (path == tmp_path and mode & os.W_OK))
     with pytest.raises(HRMedSegError, match=f"new cannot be made: nothing can be written to {tmp_path}. Permit it"):
-        check_output_folder(tmp_path / "new")
+        check_output_dir(tmp_path / "new")
 
 
 def test_a_relative_folder_is_checked(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert check_output_folder(Path("masks")) == Path("masks") and check_output_folder(Path(".")) == Path(".")
+    assert check_output_dir(Path("masks")) == Path("masks") and check_output_dir(Path(".")) == Path(".")
 
 
 # ---- full disks ------------------------------------------------------------------------------------------------------
@@ -168,10 +168,10 @@ def test_a_relative_folder_is_checked(tmp_path, monkeypatch):
 def test_a_failed_write_is_an_error_with_advice(tmp_path):
     error = OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(HRMedSegError, match=r"b.json could not be written \(.*No space left.*untouched.*Make room"):
-        with kept_if_not_written(tmp_path / "b.json"):
+        with reporting_write_errors(tmp_path / "b.json"):
             raise error
     with pytest.raises(HRMedSegError, match=r"untouched.*Make room on the disk, and repeat it\.$"):
-        with kept_if_not_written(tmp_path, "and repeat it."):
+        with reporting_write_errors(tmp_path, "and repeat it."):
             raise error
 
 
@@ -179,22 +179,22 @@ def test_a_failed_write_is_an_error_with_advice(tmp_path):
 @pytest.mark.parametrize("numbers", [10, 100_000])
 def test_a_full_disk_under_torch_is_recognized(numbers):
     with pytest.raises(HRMedSegError, match=r"could not be written \(torch could not write all of it"):
-        with kept_if_not_written(Path("checkpoint.pth")):
+        with reporting_write_errors(Path("checkpoint.pth")):
             torch.save({"weights": torch.zeros(numbers)}, "/dev/full")
 
 
 def test_a_forbidden_write_is_not_taken_for_a_full_disk(tmp_path):
     with pytest.raises(HRMedSegError, match=r"untouched\. Permit writing there, or give another place\.$"):
-        with kept_if_not_written(tmp_path / "b.json"):
+        with reporting_write_errors(tmp_path / "b.json"):
             raise PermissionError(errno.EACCES, "Permission denied")
 
 
 def test_other_errors_stay_what_they_are(tmp_path):
     for error in (RuntimeError("shapes differ"), HRMedSegError("iostream error"), ValueError("it")):
-        with pytest.raises(type(error), match=f"^{error}$"), kept_if_not_written(tmp_path):
+        with pytest.raises(type(error), match=f"^{error}$"), reporting_write_errors(tmp_path):
             raise error
 
 
 @pytest.mark.parametrize("number, is_so", [(errno.ENOSPC, True), (errno.EACCES, True), (errno.ENOENT, False)])
 def test_errors_about_the_disk(number, is_so):
-    assert is_about_the_disk(OSError(number, "")) is is_so
+    assert is_disk_error(OSError(number, "")) is is_so

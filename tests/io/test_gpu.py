@@ -107,7 +107,7 @@ def test_too_little_memory_is_reported_with_the_numbers(monkeypatch, first):
 
     def message(recomputes):
         options = {"planner": "nnUNetPlannerHRMedSeg", "recomputes": recomputes, "first": first}
-        return gpu.out_of_memory(CUDA, "16 images of 1024 x 1024", **options)
+        return gpu.describe_out_of_memory(CUDA, "16 images of 1024 x 1024", **options)
 
     for text in ("16 images of 1024 x 1024", "has 8.0 GB", "3.0 GB", "3.0 GB are taken by", "end the other programs"):
         assert text in message(False)

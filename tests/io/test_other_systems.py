@@ -37,7 +37,7 @@ def test_a_training_is_ended_without_process_groups(monkeypatch):
     monkeypatch.setattr(child_processes, "sys", SimpleNamespace(platform="win32"))
     monkeypatch.delattr(os, "killpg", raising=False)
     killed = []
-    child_processes.end_group(SimpleNamespace(kill=lambda: killed.append(True)))
+    child_processes.terminate_group(SimpleNamespace(kill=lambda: killed.append(True)))
     assert killed == [True]
 
 

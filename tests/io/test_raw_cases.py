@@ -10,7 +10,7 @@ import pytest
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-from nnunet_hrmedseg.io.raw_cases import find_raw_cases, find_reader, read_dataset_json, skipped_in_raw_dataset
+from nnunet_hrmedseg.io.raw_cases import describe_unused_files, find_raw_cases, find_reader, read_dataset_json
 from tests.encoders.tiny_datasets import write_labelled, write_sheared
 
 
@@ -26,11 +26,11 @@ def test_hidden_files_are_no_cases(tmp_path):
 def test_what_is_in_no_case_is_named(tmp_path):
     folder = write_labelled(tmp_path / "Dataset001_Discs", 2)
     description = read_dataset_json(folder / "dataset.json")
-    assert skipped_in_raw_dataset(folder, find_raw_cases(folder, description).values()) == []
-    assert skipped_in_raw_dataset(folder, [], test=True) == []  # there are no test cases
+    assert describe_unused_files(folder, find_raw_cases(folder, description).values()) == []
+    assert describe_unused_files(folder, [], test=True) == []  # there are no test cases
     (folder / "imagesTr" / "case_02_0000.jpg").touch()
     (folder / "labelsTr" / "case_02.png").touch()
-    assert skipped_in_raw_dataset(folder, find_raw_cases(folder, description).values()) == [
+    assert describe_unused_files(folder, find_raw_cases(folder, description).values()) == [
         f"Skipped in {folder / 'imagesTr'}: case_02_0000.jpg.",
         f"Skipped in {folder / 'labelsTr'}: case_02.png.",
     ]
@@ -42,7 +42,7 @@ def test_cases_that_dataset_json_lists_are_in_use(tmp_path, monkeypatch):
     listed = {"images": ["./imagesTr/case_00_0000.png"], "label": "./labelsTr/case_00.png"}
     (folder / "dataset.json").write_text(json.dumps({**description, "dataset": {"case_00": listed}}))
     cases = find_raw_cases(folder, read_dataset_json(folder / "dataset.json"))
-    assert skipped_in_raw_dataset(folder, cases.values()) == [
+    assert describe_unused_files(folder, cases.values()) == [
         f"Skipped in {folder / 'imagesTr'}: case_01_0000.png.",
         f"Skipped in {folder / 'labelsTr'}: case_01.png.",
     ]

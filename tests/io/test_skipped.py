@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from nnunet_hrmedseg.io.skipped import not_used, skipped_in
+from nnunet_hrmedseg.io.skipped import describe_skipped, find_unused
 
 
 def test_names_of_files_and_folders(tmp_path):
@@ -15,8 +15,8 @@ def test_names_of_files_and_folders(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "sub").mkdir()
     used = [tmp_path / "a.png", str(tmp_path / "elsewhere" / "b.jpg")]
-    assert not_used(tmp_path, used, ["summary.json", ".npz"]) == [".DS_Store", "b.jpg", "sub/"]
-    assert not_used(tmp_path / "sub", []) == []
+    assert find_unused(tmp_path, used, ["summary.json", ".npz"]) == [".DS_Store", "b.jpg", "sub/"]
+    assert find_unused(tmp_path / "sub", []) == []
 
 
 def test_a_file_may_be_given_by_another_path(tmp_path, monkeypatch):
@@ -24,18 +24,18 @@ def test_a_file_may_be_given_by_another_path(tmp_path, monkeypatch):
     (tmp_path / "images" / "a.png").touch()
     (tmp_path / "linked").symlink_to(tmp_path / "images")
     monkeypatch.chdir(tmp_path)
-    assert not_used(tmp_path / "images", ["linked/a.png"]) == []
+    assert find_unused(tmp_path / "images", ["linked/a.png"]) == []
 
 
 def test_a_sentence_names_some_and_counts_the_rest(tmp_path):
-    assert skipped_in(tmp_path, []) == []
+    assert describe_skipped(tmp_path, []) == []
     names = [f"{i:02}.jpg" for i in range(12)]
-    assert skipped_in(tmp_path, names) == [f"Skipped in {tmp_path}: {', '.join(names[:10])} and 2 more."]
+    assert describe_skipped(tmp_path, names) == [f"Skipped in {tmp_path}: {', '.join(names[:10])} and 2 more."]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
 def test_names_that_are_no_text_can_be_printed(tmp_path):
     with open(os.fsencode(tmp_path) + b"/\xff.png", "wb"):
         pass
-    (name,) = not_used(tmp_path, [])
+    (name,) = find_unused(tmp_path, [])
     assert name.encode() == b"\\xff.png"

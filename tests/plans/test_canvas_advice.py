@@ -1,6 +1,6 @@
 import pytest
 
-from nnunet_hrmedseg.plans.canvas_advice import canvas_in_words
+from nnunet_hrmedseg.plans.canvas_advice import describe_canvas
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from nnunet_hrmedseg.plans.canvas_advice import canvas_in_words
     ],
 )
 def test_a_canvas_of_another_order_is_said_with_what_to_do(images, canvas, words):
-    said = canvas_in_words(images, canvas)
+    said = describe_canvas(images, canvas)
     assert words in said
     assert said.endswith("How to change it: docs/fixed_canvas.md.")
 
@@ -33,7 +33,7 @@ def test_a_canvas_of_another_order_is_said_with_what_to_do(images, canvas, words
     ],
 )
 def test_a_canvas_that_suits_is_said_without_advice(images, canvas):
-    said = canvas_in_words(images, canvas)
+    said = describe_canvas(images, canvas)
     assert said == (
         f"Images of {images[0]} x {images[1]} pixels (the median) are resized to a canvas of {canvas[0]} x {canvas[1]}."
     )

@@ -7,10 +7,10 @@ from nnunet_hrmedseg.plans.memory import (
     AUTOCAST,
     COMPILED,
     GPU_CONTEXT_GB,
+    describe_memory_without_recompute,
+    describe_training_memory,
     largest_batch_size,
     must_recompute,
-    room_in_words,
-    said_in_words,
     training_memory_gb,
 )
 from nnunet_hrmedseg.trainers.losses import dice_and_focal
@@ -59,7 +59,7 @@ def test_no_memory_is_no_image():
 
 
 def test_large_memory_is_said_in_plain_digits():
-    words = said_in_words(16, (4096, 4096), recompute=False, **NETWORK)
+    words = describe_training_memory(16, (4096, 4096), recompute=False, **NETWORK)
     assert "about 134 GB in float32 for 16 images of 4096 x 4096" in words and "e+" not in words
 
 
@@ -97,9 +97,9 @@ def test_layers_are_recomputed_where_memory_is_short(free, expected):
 
 
 def test_a_larger_gpu_is_told_how_to_use_its_memory():
-    words = room_in_words(26.2, 80, 3)
+    words = describe_memory_without_recompute(26.2, 80, 3)
     assert "-gpu_memory_target 27" in words and "-d 3" in words and "80 GB" in words
-    assert room_in_words(26.2, 24, 3) is None
+    assert describe_memory_without_recompute(26.2, 24, 3) is None
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from copy import deepcopy
 import pytest
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.plans.overrides import hrmedseg_plans, resolved_configuration
+from nnunet_hrmedseg.plans.overrides import hrmedseg_plans, resolve_configuration
 from nnunet_hrmedseg.plans.plan_check import check_channels
 from nnunet_hrmedseg.plans.segmaformer import segmaformer_plans
 from tests.plans.stock_plans import inheriting_plans, stock_plans, volume_plans
@@ -178,7 +178,7 @@ def test_a_3d_configuration(key, value):
 
 
 def _channels(plans, dataset_json):
-    check_channels(plans, "2d", resolved_configuration(plans, "2d", advice=""), dataset_json)
+    check_channels(plans, "2d", resolve_configuration(plans, "2d", advice=""), dataset_json)
 
 
 def test_as_many_channels_as_the_dataset():

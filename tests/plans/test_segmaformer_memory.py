@@ -1,7 +1,7 @@
 import pytest
 
 from benchmarks.segmaformer_memory import DEFAULTS, counted_gb, estimated_gb
-from nnunet_hrmedseg.plans.segmaformer_memory import said_in_words
+from nnunet_hrmedseg.plans.segmaformer_memory import describe_training_memory
 
 SHAPE = {"num_input_channels": 1, "num_classes": 3, "strides": [[4, 4, 4], [2, 2, 2], [2, 2, 2], [2, 2, 2]]}
 
@@ -14,7 +14,7 @@ def test_the_estimate_is_what_is_counted(changes, recompute):
 
 
 def test_words():
-    kept, recomputed = (said_in_words(2, [128, 128, 128], recompute=r, **SHAPE) for r in (False, True))
+    kept, recomputed = (describe_training_memory(2, [128, 128, 128], recompute=r, **SHAPE) for r in (False, True))
     assert "about 1.3 GB in float32 for 2 patches of 128 x 128 x 128" in kept
     assert 'With "recompute": true' in kept and "about 0.55 GB" in kept and "more time" in kept
     assert "about 0.55 GB in float32" in recomputed and "less time" in recomputed

@@ -14,13 +14,13 @@ from nnunet_hrmedseg.cli import main
 from nnunet_hrmedseg.encoders.canvas_images import CanvasImages
 from nnunet_hrmedseg.encoders.distillation import Distillation
 from nnunet_hrmedseg.encoders.image_sources import find_images
-from nnunet_hrmedseg.io.fitting import PADDING, fitted, fitted_size
+from nnunet_hrmedseg.io.fitting import PADDING, fit_image, fit_size
 from nnunet_hrmedseg.prompting.networks import load_promptable, load_whole_sam
 from nnunet_hrmedseg.prompting.predictor import Predictor
 from nnunet_hrmedseg.teachers import load_teacher
 from nnunet_hrmedseg.trainers.initialization import initialize_encoder
 from nnunet_hrmedseg.weights import read_encoder
-from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture, start_from
+from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture, load_student_weights
 from tests.encoders.tiny_datasets import discs, write_folder
 from tests.prompting.tiny_sams import SIDE, decoder_id, sam, sam2, write_sam2, write_sam_pth, write_student
 from tests.teachers.tiny_teachers import write_nnunet
@@ -57,16 +57,16 @@ def distill(teacher, images, output, *options):
      ((1200, 1800), (683, 1024)), ((10, 20), (512, 1024))],
 )  # fmt: skip
 def test_the_longer_side_fills_the_canvas(size, expected):
-    assert fitted_size(size, (1024, 1024), "pad") == expected
-    assert fitted_size(size, (1024, 512), "stretch") == (1024, 512)
+    assert fit_size(size, (1024, 1024), "pad") == expected
+    assert fit_size(size, (1024, 512), "stretch") == (1024, 512)
 
 
 def test_padding_is_below_and_on_the_right(tmp_path):
     image = Image.fromarray(np.full((20, 40, 3), 9, np.uint8))
-    pixels = np.asarray(fitted(image, (64, 64), "pad"))
+    pixels = np.asarray(fit_image(image, (64, 64), "pad"))
     assert (pixels[:32] == 9).all() and (pixels[32:] == PADDING).all()
-    assert (np.asarray(fitted(image.rotate(90, expand=True), (64, 64), "pad"))[:, 32:] == PADDING).all()
-    assert (np.asarray(fitted(image, (64, 64), "stretch")) == 9).all()
+    assert (np.asarray(fit_image(image.rotate(90, expand=True), (64, 64), "pad"))[:, 32:] == PADDING).all()
+    assert (np.asarray(fit_image(image, (64, 64), "stretch")) == 9).all()
     image.save(tmp_path / "a.png")
     item = CanvasImages(find_images([tmp_path]), (64, 64), "pad")[0]
     assert np.array_equal(item.image.permute(1, 2, 0), pixels)
@@ -81,7 +81,7 @@ def test_sam2_gives_its_levels_when_asked(sams):
     embedding = teacher.embed(images)
     described = teacher.card()
     assert teacher.packed_channels == 32 and embedding.shape == (2, 32, 4, 4)
-    teacher.give_all_levels()
+    teacher.enable_multiscale()
     packed = teacher.embed(images)
     with torch.no_grad():
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -94,14 +94,14 @@ def test_sam2_gives_its_levels_when_asked(sams):
 
 def test_levels_on_a_canvas_that_sam2_enlarges(sams):
     teacher = load_teacher(sams / "sam2", canvas=(80, 80))
-    teacher.give_all_levels()
+    teacher.enable_multiscale()
     assert teacher.embed(torch.rand(1, 3, 80, 80)).shape == (1, 128, 5, 5)
 
 
 def test_sam_has_one_level(sams):
     teacher = load_teacher(sams / "sam.pth", canvas=(SIDE, SIDE))
     before = teacher.embed(torch.ones(1, 3, SIDE, SIDE))
-    teacher.give_all_levels()
+    teacher.enable_multiscale()
     assert torch.equal(teacher.embed(torch.ones(1, 3, SIDE, SIDE)), before) and teacher.fine_channels == ()
     assert teacher.decoder_id == decoder_id(sam())
 
@@ -184,7 +184,7 @@ def test_with_and_without_levels_can_start_from_each_other(sams, with_levels, tm
     assert distill(sams / "sam2", images, tmp_path / "again", "--promptable", "--epochs", 1, "--start", start) == 0
     architecture = encoder_architecture(embed_dim=24, depth=2, decoder_dim=32)
     student = Student({**architecture, "fine_channels": [4, 8]})
-    file = start_from(student, str(encoder), {**architecture, "fine_channels": [4, 8]}, Normalize("mean_std"))
+    file = load_student_weights(student, str(encoder), {**architecture, "fine_channels": [4, 8]}, Normalize("mean_std"))
     assert all(torch.equal(student.state_dict()[name], value) for name, value in file.state.items())
 
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from nnunet_hrmedseg.io.colors import CLASS_COLOURS
+from nnunet_hrmedseg.io.colors import CLASS_COLORS
 from nnunet_hrmedseg.prompting.overlay import OPACITY, draw_overlay
 from nnunet_hrmedseg.prompting.prompts import Prompt
 
 GREY = 100
-FIRST, SECOND = (np.array(ImageColor.getrgb(colour)) for colour in CLASS_COLOURS[:2])
+FIRST, SECOND = (np.array(ImageColor.getrgb(colour)) for colour in CLASS_COLORS[:2])
 
 
 @pytest.fixture

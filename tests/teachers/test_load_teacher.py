@@ -26,7 +26,7 @@ def _write(kind, folder):
 @pytest.mark.parametrize("kind", TEACHERS)
 def test_kinds_are_recognised(kind, tmp_path):
     path = _write(kind, tmp_path)
-    assert [name for name, cls in TEACHERS.items() if cls.recognises(path)] == [kind]
+    assert [name for name, cls in TEACHERS.items() if cls.recognizes(path)] == [kind]
     for teacher in (load_teacher(path, canvas=CANVAS), load_teacher(str(path), kind=kind, canvas=CANVAS)):
         assert isinstance(teacher, TEACHERS[kind]) and isinstance(teacher, Teacher)
         assert teacher.embed(torch.rand(1, 3, *CANVAS)).shape == (1, teacher.channels, 4, 4)
@@ -79,7 +79,7 @@ def test_nothing_there_or_nothing_known(tmp_path):
         with pytest.raises(HRMedSegError, match=message) as raised:
             load_teacher(path, canvas=CANVAS)
         for kind, cls in TEACHERS.items():
-            assert f"{kind}: {cls.looks_like}" in str(raised.value)
+            assert f"{kind}: {cls.description}" in str(raised.value)
     with pytest.raises(HRMedSegError, match="no kind of teacher named 'dino'"):
         load_teacher(tmp_path, kind="dino", canvas=CANVAS)
 

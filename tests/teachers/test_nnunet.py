@@ -16,7 +16,7 @@ from nnunet_hrmedseg.architectures import HRMedSeg
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.io.checkpoints import load_checkpoint
 from nnunet_hrmedseg.teachers.nnunet import NNUNetTeacher
-from nnunet_hrmedseg.teachers.nnunet_normalisation import normalise
+from nnunet_hrmedseg.teachers.nnunet_normalization import normalise
 from tests.plans.stock_plans import volume_plans
 from tests.teachers.tiny_teachers import ARCHITECTURES, Payload, nnunet_plans, write_nnunet
 
@@ -211,7 +211,7 @@ def test_frozen_and_described(folder):
     teacher = NNUNetTeacher.load(folder, canvas=CANVAS, target="logits").to(CPU)
     assert not any(module.training for module in teacher.network.modules())
     assert not any(parameter.requires_grad for parameter in teacher.network.parameters())
-    assert not teacher.read_by_decoder
+    assert not teacher.feeds_decoder
     embedding = teacher.embed(torch.rand(1, 3, *CANVAS, requires_grad=True))
     assert embedding.dtype == torch.float32 and not embedding.requires_grad and not embedding.is_inference()
 

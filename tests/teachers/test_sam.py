@@ -134,7 +134,7 @@ def test_frozen_and_described(file):
     teacher = SAMTeacher.load(file, canvas=NATIVE).to(torch.device("cpu"))
     assert not teacher.network.training
     assert not any(parameter.requires_grad for parameter in teacher.network.parameters())
-    assert teacher.channels == 16 and teacher.read_by_decoder
+    assert teacher.channels == 16 and teacher.feeds_decoder
     embedding = teacher.embed(_images(*NATIVE).requires_grad_())
     assert not embedding.requires_grad and not embedding.is_inference()
 

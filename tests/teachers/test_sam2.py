@@ -84,7 +84,7 @@ def test_frozen_and_described(written):
     teacher = SAM2Teacher.load(written, canvas=NATIVE).to(torch.device("cpu"))
     assert not teacher.network.training
     assert not any(parameter.requires_grad for parameter in teacher.network.parameters())
-    assert teacher.channels == 32 and teacher.read_by_decoder
+    assert teacher.channels == 32 and teacher.feeds_decoder
     embedding = teacher.embed(_images(_pictures(*NATIVE)).requires_grad_())
     assert embedding.dtype == torch.float32 and not embedding.requires_grad and not embedding.is_inference()
 
@@ -104,7 +104,7 @@ def test_licence_of_the_model_card(folder):
 
 def test_without_transformers(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    assert SAM2Teacher.recognises(folder)
+    assert SAM2Teacher.recognizes(folder)
     with pytest.raises(HRMedSegError, match=r"pip install 'nnunet_hrmedseg\[sam2\]'"):
         SAM2Teacher.load(folder, canvas=NATIVE)
 

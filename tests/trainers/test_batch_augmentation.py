@@ -23,7 +23,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nnunet_hrmedseg.trainers.batch_augmentation import BatchAugmentation, NotOnBatches
+from nnunet_hrmedseg.trainers.batch_augmentation import BatchAugmentation, UnsupportedTransformError
 from tests.nnunet_releases import since_nnunet
 
 OUTSIDE_IS_TOLD_APART = since_nnunet("2.7", "pixels outside the image are told apart from background")
@@ -146,12 +146,12 @@ def test_in_a_batch_every_image_is_drawn_for_on_its_own():
 
 
 def test_a_transform_that_is_not_known_is_named():
-    with pytest.raises(NotOnBatches, match="InvertImageTransform"):
+    with pytest.raises(UnsupportedTransformError, match="InvertImageTransform"):
         BatchAugmentation(ComposeTransforms([RandomTransform(InvertImageTransform(1, 1, 1), 0.5)]), LABELS)
 
 
 def test_an_option_that_is_not_known_is_named():
-    with pytest.raises(NotOnBatches, match="p_elastic_deform=0.5"):
+    with pytest.raises(UnsupportedTransformError, match="p_elastic_deform=0.5"):
         BatchAugmentation(SpatialTransform(SIZE, 0, False, p_elastic_deform=0.5), LABELS)
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from nnunet_hrmedseg.trainers.parameter_groups import encoder_and_rest, split_groups_of_older_checkpoints
+from nnunet_hrmedseg.trainers.parameter_groups import encoder_decoder_groups, split_groups_of_older_checkpoints
 
 
 class Network(nn.Module):
@@ -29,7 +29,7 @@ def _ids(parameters):
 @pytest.mark.parametrize("wrap", [lambda network: network, Compiled], ids=["plain", "compiled"])
 def test_encoder_and_what_is_behind_it_in_the_order_of_the_parameters(wrap):
     network = Network()
-    encoder, behind = encoder_and_rest(wrap(network), 2e-3)
+    encoder, behind = encoder_decoder_groups(wrap(network), 2e-3)
     assert _ids(encoder["params"]) == _ids(network.encoder.parameters())
     assert _ids([*encoder["params"], *behind["params"]]) == _ids(network.parameters())
     assert (encoder["behind_encoder"], behind["behind_encoder"]) == (False, True)
@@ -37,8 +37,8 @@ def test_encoder_and_what_is_behind_it_in_the_order_of_the_parameters(wrap):
 
 
 def test_the_encoder_may_have_a_learning_rate_of_its_own():
-    assert [group["lr"] for group in encoder_and_rest(Network(), 2e-3, 1e-4)] == [1e-4, 2e-3]
-    assert [group["lr"] for group in encoder_and_rest(Network(), 2e-3, 0.0)] == [0.0, 2e-3]  # frozen
+    assert [group["lr"] for group in encoder_decoder_groups(Network(), 2e-3, 1e-4)] == [1e-4, 2e-3]
+    assert [group["lr"] for group in encoder_decoder_groups(Network(), 2e-3, 0.0)] == [0.0, 2e-3]  # frozen
 
 
 def _step(network, optimizer):
@@ -47,7 +47,7 @@ def _step(network, optimizer):
 
 
 def _new_optimizer(network):
-    optimizer = torch.optim.Adam(encoder_and_rest(network, 1e-3), betas=(0.9, 0.95))
+    optimizer = torch.optim.Adam(encoder_decoder_groups(network, 1e-3), betas=(0.9, 0.95))
     split_groups_of_older_checkpoints(optimizer)
     return optimizer
 

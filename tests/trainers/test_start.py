@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.io.files import sha256_of
+from nnunet_hrmedseg.io.files import file_sha256
 from nnunet_hrmedseg.nnunet_versions import build_network
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 from nnunet_hrmedseg.trainers.start import checked_network
@@ -123,7 +123,7 @@ def test_the_canvas_of_another_configuration_may_differ(dataset):
     maybe_load_checkpoint(trainer, False, False, str(file))  # from the weights of the other canvas
     trainer.on_train_start()
     assert trainer.configuration_manager.patch_size == [64, 64]
-    assert trainer.encoder_record["sha256"] == sha256_of(file)
+    assert trainer.encoder_record["sha256"] == file_sha256(file)
 
 
 def test_the_same_canvas_is_continued_with_another_batch_size(dataset):
@@ -162,7 +162,7 @@ def test_pretrained_weights_are_recorded(dataset, tmp_path, encoder):
     trainer.on_train_start()
     expected = {
         "file": str(file),
-        "sha256": sha256_of(file),
+        "sha256": file_sha256(file),
         "name": "HRMedSeg with 3 image channels (Dataset001_Test, nnUNetTrainerHRMedSeg)",
     }
     assert trainer.encoder_record == expected

@@ -22,10 +22,9 @@ from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.io import locks
 from nnunet_hrmedseg.nnunet_versions import build_network
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
-from nnunet_hrmedseg.preprocessing.canvas_data import ensure_canvas_data
+from nnunet_hrmedseg.preprocessing.canvas_dataset import ensure_canvas_data
 from nnunet_hrmedseg.registration.names import EPOCHS, TRAINERS
-from nnunet_hrmedseg.trainers import base as one_output
-from nnunet_hrmedseg.trainers import variants
+from nnunet_hrmedseg.trainers import base, variants
 from nnunet_hrmedseg.trainers.initialization import ENVIRONMENT_VARIABLE
 from nnunet_hrmedseg.trainers.losses import LARGE_STRIP, SMALL_STRIP
 from nnunet_hrmedseg.trainers.trainer import (
@@ -387,7 +386,7 @@ def test_a_fold_that_cannot_be_locked_is_trained(dataset, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(one_output, "lock", refuse)
+    monkeypatch.setattr(base, "lock", refuse)
     trainer = _trainer(dataset(LABELS))
     trainer.on_train_start()
     assert "training.lock cannot be locked ([Errno 13] Permission denied)" in _log_of(trainer)
@@ -636,7 +635,7 @@ def test_the_log_says_what_canvas_and_memory_come_to(dataset):
 @pytest.mark.parametrize("free, recomputes", [(10**6, True), (10**12, False), (None, False)])
 def test_layers_are_recomputed_where_memory_is_short(dataset, monkeypatch, free, recomputes):
     """Plans are made for a GPU's mixed precision: in float32 the same batch may not fit."""
-    monkeypatch.setattr("nnunet_hrmedseg.trainers.trainer.free_memory_of", lambda device: free)
+    monkeypatch.setattr("nnunet_hrmedseg.trainers.trainer.free_device_memory", lambda device: free)
     trainer = _trainer(dataset(LABELS))
     trainer.initialize()
     network, in_log = trainer.plain_network, "Layers are recomputed in the backward pass" in _log_of(trainer)
@@ -651,12 +650,12 @@ def test_a_gpu_with_room_is_told_how_to_keep_the_layers(dataset, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
     trainer = _trainer(dataset(LABELS), plans=_plans(recompute=True))
     trainer.initialize()
-    assert "-gpu_memory_target" not in trainer.memory_in_words()
+    assert "-gpu_memory_target" not in trainer.describe_memory()
     trainer.device = torch.device("cuda")
-    words = trainer.memory_in_words()
+    words = trainer.describe_memory()
     assert "in mixed precision, compiled" in words and "-d 1 -pl nnUNetPlannerHRMedSeg -gpu_memory_target 1," in words
     gpu.total_memory = 0.4e9
-    assert "-gpu_memory_target" not in trainer.memory_in_words()
+    assert "-gpu_memory_target" not in trainer.describe_memory()
 
 
 def test_the_optimiser_trains_the_weights_that_were_loaded(dataset, encoder):
@@ -783,10 +782,10 @@ def test_a_batch_that_does_not_fit_into_the_gpu_says_what_to_change(dataset, mon
     trainer.on_train_start()
     trainer.on_train_epoch_start()
 
-    def out_of_memory(self, batch):
+    def describe_out_of_memory(self, batch):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
 
-    monkeypatch.setattr(nnUNetTrainer, "train_step", out_of_memory)
+    monkeypatch.setattr(nnUNetTrainer, "train_step", describe_out_of_memory)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 4 * 10**9))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 * 10**9)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 4 * 10**9)

@@ -7,7 +7,7 @@ from nnunet_hrmedseg.architectures import HRMedSeg
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.plans.specs import NETWORKS
 from nnunet_hrmedseg.weights import write_encoder
-from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture, start_from
+from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture, load_student_weights
 
 TINY = {"embed_dim": 24, "depth": 2, "decoder_dim": 16}
 
@@ -51,10 +51,10 @@ def encoder(tmp_path):
 def test_starting_from_a_file(encoder):
     architecture = encoder_architecture(**TINY)
     student = Student(architecture)
-    assert start_from(student, str(encoder.path), architecture, Normalize("zscore")).sha256 == encoder.sha256
+    assert load_student_weights(student, str(encoder.path), architecture, Normalize("zscore")).sha256 == encoder.sha256
     assert all(torch.equal(value, encoder.state[name]) for name, value in student.state_dict().items())
     network = HRMedSeg(3, 2, decoder_heads=2, decoder_mlp_dim=16, **architecture)
-    start_from(network, str(encoder.path), architecture, Normalize("zscore"))
+    load_student_weights(network, str(encoder.path), architecture, Normalize("zscore"))
     assert all(torch.equal(network.state_dict()[name], value) for name, value in encoder.state.items())
 
 
@@ -69,4 +69,4 @@ def test_starting_from_a_file(encoder):
 def test_a_file_that_does_not_fit_is_refused(encoder, changed, scheme, said):
     architecture = encoder_architecture(**{**TINY, **changed})
     with pytest.raises(HRMedSegError, match=said):
-        start_from(Student(architecture), str(encoder.path), architecture, Normalize(scheme))
+        load_student_weights(Student(architecture), str(encoder.path), architecture, Normalize(scheme))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from nnunet_hrmedseg.weights.unwrapping import unwrapped
+from nnunet_hrmedseg.weights.unwrapping import unwrap
 
 STATE = {"image_encoder.a": torch.ones(2), "neck.b": torch.zeros(3)}
 
@@ -25,22 +25,22 @@ def prefixed(prefix):
     ids=["plain", "parallel", "compiled", "model", "lightning", "model_state_dict", "nested", "with other entries"],
 )
 def test_the_state_dict_is_found(checkpoint):
-    found = unwrapped(checkpoint)
+    found = unwrap(checkpoint)
     assert found.keys() == STATE.keys()
     assert all(found[name] is value for name, value in STATE.items())
 
 
 def test_a_prefix_that_only_some_names_have_stays():
     state = {"module.a": torch.ones(1), "b": torch.ones(1)}
-    assert unwrapped(state) == state
+    assert unwrap(state) == state
 
 
 @pytest.mark.parametrize("checkpoint", [{}, {"epoch": 1}, {"model": 3}, {"model": {}}, {1: torch.ones(1)}])
 def test_without_tensors_nothing_is_found(checkpoint):
-    assert unwrapped(checkpoint) == {}
+    assert unwrap(checkpoint) == {}
 
 
 def test_endless_nesting_ends():
     checkpoint: dict = {}
     checkpoint["model"] = checkpoint
-    assert unwrapped(checkpoint) == {}
+    assert unwrap(checkpoint) == {}

@@ -12,10 +12,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunet_hrmedseg.evaluation.benchmark.networks import Trainable
 
-__all__ = ["kept_for_backward", "kept_without_running"]
+__all__ = ["saved_activation_bytes", "saved_activation_bytes_fake"]
 
 
-def kept_for_backward(network: nn.Module, loss: Callable[[Any, Tensor], Tensor], image: Tensor, target: Tensor) -> int:
+def saved_activation_bytes(
+    network: nn.Module, loss: Callable[[Any, Tensor], Tensor], image: Tensor, target: Tensor
+) -> int:
     """Bytes that forward pass and loss leave for the backward pass; parameters and buffers are not among them.
 
     image: (B, C, H, W); target: (B, 1, H, W); or with three axes. Both count where they are kept.
@@ -32,7 +34,7 @@ def kept_for_backward(network: nn.Module, loss: Callable[[Any, Tensor], Tensor],
     return sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in own)
 
 
-def kept_without_running(
+def saved_activation_bytes_fake(
     trained: Trainable,
     image_shapes: Sequence[tuple[int, ...]],
     device: torch.device = torch.device("cpu"),  # noqa: B008
@@ -67,5 +69,5 @@ def kept_without_running(
             image = torch.zeros(images, channels, *size, device=device)
             target = torch.zeros(images, 1, *size, dtype=torch.int16, device=device)  # as nnU-Net stores labels
             with autocast():
-                kept.append(kept_for_backward(trained.network, trained.loss, image, target))
+                kept.append(saved_activation_bytes(trained.network, trained.loss, image, target))
     return kept

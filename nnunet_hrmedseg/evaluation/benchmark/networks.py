@@ -29,13 +29,13 @@ from nnunet_hrmedseg.trainers.losses import dice_and_cross_entropy, dice_and_foc
 
 __all__ = [
     "CONTENDERS",
+    "Contender",
     "DEFAULT_CONTENDERS",
     "DEFAULT_CONTENDERS_3D",
     "SEGMENTATION_MODELS",
-    "Contender",
     "Trainable",
-    "as_nnunet_trains",
     "nnunet_loss",
+    "nnunet_trainable",
     "segmentation_model",
 ]
 
@@ -108,12 +108,12 @@ def stock(planner: str, dimensions: int = 2) -> Callable[[int, int, int], Traina
             classes,
             deep_supervision=True,
         )
-        return as_nnunet_trains(network)
+        return nnunet_trainable(network)
 
     return build
 
 
-def as_nnunet_trains(network: nn.Module) -> Trainable:
+def nnunet_trainable(network: nn.Module) -> Trainable:
     """A network with deep supervision, with nnUNetTrainer's loss and optimiser; 2D or 3D."""
     from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 

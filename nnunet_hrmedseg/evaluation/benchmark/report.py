@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-from nnunet_hrmedseg.errors import some
+from nnunet_hrmedseg.errors import format_names
 from nnunet_hrmedseg.evaluation.benchmark.networks import CONTENDERS
 
 __all__ = ["NO_PEAK", "table"]
@@ -61,7 +61,7 @@ def _without_peak(rows: list[dict[str, Any]]) -> list[str]:
         if NO_PEAK in row:
             case = f"{CONTENDERS[row['network']].title} at batch {row['batch_size']}"
             cases.setdefault(row[NO_PEAK], []).append(case)
-    return [f"No peak of {some(of_reason, 3)}: {reason}" for reason, of_reason in cases.items()]
+    return [f"No peak of {format_names(of_reason, 3)}: {reason}" for reason, of_reason in cases.items()]
 
 
 def _cell(row: dict[str, Any] | None, key: str, unit: float) -> str:

@@ -33,7 +33,7 @@ from nnunet_hrmedseg.architectures.counting import multiply_accumulates, paramet
 from nnunet_hrmedseg.architectures.cpu_precision import predicts_in_bfloat16
 from nnunet_hrmedseg.cli.benchmark_arguments import DEFAULTS
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.evaluation.benchmark.memory import kept_without_running
+from nnunet_hrmedseg.evaluation.benchmark.memory import saved_activation_bytes_fake
 from nnunet_hrmedseg.evaluation.benchmark.networks import (
     CONTENDERS,
     DEFAULT_CONTENDERS,
@@ -41,7 +41,7 @@ from nnunet_hrmedseg.evaluation.benchmark.networks import (
     Trainable,
 )
 from nnunet_hrmedseg.evaluation.benchmark.report import NO_PEAK, table
-from nnunet_hrmedseg.io.files import kept_if_not_written, output_folder, write_atomically
+from nnunet_hrmedseg.io.files import make_output_dir, reporting_write_errors, write_atomically
 from nnunet_hrmedseg.io.machine import free_memory, processor_name
 
 __all__ = ["benchmark"]
@@ -90,7 +90,7 @@ def benchmark(args: argparse.Namespace) -> int:
         for classes in args.classes:
             content["rows"] += _measure(names, size, classes, device, args)
             try:
-                with kept_if_not_written(file, "and repeat the command."):
+                with reporting_write_errors(file, "and repeat the command."):
                     write_atomically(file, (json.dumps(content, indent=1) + "\n").encode())
             except HRMedSegError:
                 print(table(content))  # at least to be read: it may have taken an hour
@@ -104,7 +104,7 @@ def _output_file(file: Path) -> Path:
     """Where the figures go. Its folder is made now: what was measured in an hour must not be lost for want of it."""
     if file.is_dir():
         raise HRMedSegError(f"-o {file} is a folder: give the file to write the figures to, such as {file / 'b.json'}.")
-    output_folder(file.parent)
+    make_output_dir(file.parent)
     return file
 
 
@@ -114,7 +114,7 @@ def _surroundings(device: torch.device, args: argparse.Namespace) -> dict[str, A
         "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "device": device.type,
         "threads": torch.get_num_threads(),
-        "precision": precision_in_words(args.precision, device),
+        "precision": describe_precision(args.precision, device),
         "processor": torch.backends.cpu.get_cpu_capability(),
         "versions": {"nnunet_hrmedseg": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "date": datetime.date.today().isoformat(),
@@ -179,7 +179,7 @@ def _counted(
     rows: dict[Case, dict[str, Any]] = {case: {**vars(case), **counts} for case in (*trainings, *predictions)}
     shapes = [case.image_shape(args.channels) for case in trainings]
     another = CONTENDERS[name].build(args.channels, classes, size)
-    kept = kept_without_running(another, shapes, device, partial(_autocast, device, args.precision))
+    kept = saved_activation_bytes_fake(another, shapes, device, partial(_autocast, device, args.precision))
     for case, of_batch in zip(trainings, kept, strict=True):
         rows[case]["kept_for_backward_bytes"] = of_batch
     return rows
@@ -365,7 +365,7 @@ def run_once(trained: Trainable, image: Tensor, target: Tensor, training: bool, 
     scaler.update()
 
 
-def precision_in_words(wanted: str, device: torch.device) -> str:
+def describe_precision(wanted: str, device: torch.device) -> str:
     """What was measured, in words: what "nnunet" comes to depends on the machine."""
     if wanted != "nnunet":
         return wanted

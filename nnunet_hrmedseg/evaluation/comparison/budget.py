@@ -18,8 +18,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.optim import Optimizer
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.io.files import json_object, kept_if_not_written, replacing, write_atomically
-from nnunet_hrmedseg.trainers.base import OneOutputTrainer
+from nnunet_hrmedseg.io.files import atomic_path, read_json_object, reporting_write_errors, write_atomically
+from nnunet_hrmedseg.trainers.base import BaseTrainer
 
 __all__ = ["BUDGET_FILE", "Budget", "with_budget"]
 
@@ -87,7 +87,7 @@ class Record:
             "seconds_per_epoch": [round(seconds, 3) for seconds in self.seconds],
             "iterations_per_epoch": self.iterations,
         }
-        with kept_if_not_written(file, CONTINUE):
+        with reporting_write_errors(file, CONTINUE):
             write_atomically(file, json.dumps(content, indent=2).encode())
 
     @classmethod
@@ -97,7 +97,7 @@ class Record:
         Raises:
             HRMedSegError: it cannot be read, or holds something else.
         """
-        content = json_object(file, "record of a training's budget")
+        content = read_json_object(file, "record of a training's budget")
         try:
             epochs, minutes, num_epochs = content["epochs"], content["minutes"], content.get("num_epochs")
             seconds, iterations = content["seconds_per_epoch"], content["iterations_per_epoch"]
@@ -143,7 +143,7 @@ def with_budget(
     return type(trainer_class.__name__, (_WithBudget, trainer_class), {**names, "budget": Budget(epochs, minutes)})
 
 
-class _NoMoreEpochs(Exception):
+class _StopTraining(Exception):
     """Ends nnU-Net's loop before the number of epochs that it was begun with."""
 
 
@@ -169,15 +169,15 @@ class _WithBudget(nnUNetTrainer):
     def run_training(self) -> None:
         try:
             super().run_training()
-        except _NoMoreEpochs:
+        except _StopTraining:
             self.on_train_end()
 
     def save_checkpoint(self, filename: str) -> None:
         """Save as the trainer does, but let a full disk leave the previous checkpoint whole, as our trainers do."""
-        if self.local_rank != 0 or self.disable_checkpointing or isinstance(self, OneOutputTrainer):
+        if self.local_rank != 0 or self.disable_checkpointing or isinstance(self, BaseTrainer):
             super().save_checkpoint(filename)
             return
-        with kept_if_not_written(Path(filename), CONTINUE), replacing(Path(filename)) as temporary:
+        with reporting_write_errors(Path(filename), CONTINUE), atomic_path(Path(filename)) as temporary:
             super().save_checkpoint(str(temporary))
 
     def on_train_start(self) -> None:
@@ -215,7 +215,7 @@ class _WithBudget(nnUNetTrainer):
 
     def on_epoch_start(self) -> None:
         if self.current_epoch >= self.num_epochs:
-            raise _NoMoreEpochs
+            raise _StopTraining
         if self.budget.minutes is not None:
             if self.record.iterations:
                 self.num_iterations_per_epoch = self._iterations_of_next_epoch(60 * self.budget.minutes)
@@ -271,11 +271,11 @@ class _WithBudget(nnUNetTrainer):
         # twice: a checkpoint must never know of an epoch that the record lacks, and saving it takes time
         self._time_epoch()
         if self.budget.minutes is not None and len(self.record.seconds) == 1:
-            self._refuse_epochs_that_do_not_fit(60 * self.budget.minutes)
+            self._shrink_epochs(60 * self.budget.minutes)
         super().on_epoch_end()
         self.epoch_began = self._time_epoch()
 
-    def _refuse_epochs_that_do_not_fit(self, budget_seconds: float) -> None:
+    def _shrink_epochs(self, budget_seconds: float) -> None:
         """After the first: the others have one iteration and one validation iteration at least."""
         shortest = self.fastest_step * (1 + VALIDATION_TIME)
         fitting = 1 + max(0, int((budget_seconds - self.record.seconds[0]) / shortest))

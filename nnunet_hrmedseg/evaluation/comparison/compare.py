@@ -18,18 +18,18 @@ import torch
 from nnunetv2.configuration import default_num_processes
 from tqdm import tqdm
 
-from nnunet_hrmedseg.errors import some
+from nnunet_hrmedseg.errors import format_names
 from nnunet_hrmedseg.evaluation.comparison.content import as_content, as_csv, as_table
 from nnunet_hrmedseg.evaluation.comparison.cost import costs
 from nnunet_hrmedseg.evaluation.comparison.gallery import Panel, chosen_cases, panels
-from nnunet_hrmedseg.evaluation.comparison.given import Given, given_by
+from nnunet_hrmedseg.evaluation.comparison.given import ComparisonInputs, load_inputs
 from nnunet_hrmedseg.evaluation.comparison.matching import Matched, choose_baseline, match
 from nnunet_hrmedseg.evaluation.comparison.models import Model
 from nnunet_hrmedseg.evaluation.comparison.report import report
 from nnunet_hrmedseg.evaluation.comparison.results import Results
 from nnunet_hrmedseg.evaluation.comparison.summaries import check_summary
 from nnunet_hrmedseg.io.child_processes import ignoring_ctrl_c
-from nnunet_hrmedseg.io.files import check_output_folder, kept_if_not_written, output_folder, replacing
+from nnunet_hrmedseg.io.files import atomic_path, check_output_dir, make_output_dir, reporting_write_errors
 from nnunet_hrmedseg.io.machine import choose_device
 from nnunet_hrmedseg.measures import Task, surface_library, surface_measures_are_there
 
@@ -47,13 +47,13 @@ def compare(args: argparse.Namespace) -> int:
         HRMedSegError: nothing to compare, arguments that do not go together (see the modules of this package), or an
             output folder that cannot be written to.
     """
-    check_output_folder(Path(args.output or "."))  # before hours of training
+    check_output_dir(Path(args.output or "."))  # before hours of training
     device = choose_device(args.device)
-    given = given_by(args)
+    given = load_inputs(args)
     baseline = choose_baseline(given.models, args.baseline)
     matched = match(given.models, baseline, given.truth, args.f)
     matched.warnings += given.notes
-    output = output_folder(Path(args.output or f"hrmedseg_comparison_{given.name}"))  # refused before the long work
+    output = make_output_dir(Path(args.output or f"hrmedseg_comparison_{given.name}"))  # refused before the long work
 
     surfaces = surface_measures_are_there()
     if not surfaces:
@@ -119,11 +119,11 @@ def _one_thread(task: Task, truth: Path, prediction: Path) -> dict[str, dict[str
 def _write(output: Path, texts: Mapping[str, str]) -> None:
     """Write the files of a report: all of them, or, if one cannot be written, none."""
     with (
-        kept_if_not_written(output, "Make room, and repeat the command, or give -o another folder."),
+        reporting_write_errors(output, "Make room, and repeat the command, or give -o another folder."),
         ExitStack() as stack,
     ):
         for name, text in texts.items():
-            stack.enter_context(replacing(output / name)).write_bytes(text.encode())
+            stack.enter_context(atomic_path(output / name)).write_bytes(text.encode())
 
 
 def _check_summaries(matched: Matched, task: Task, measured: dict[Model, Measured]) -> None:
@@ -160,7 +160,7 @@ def _results(name: str, baseline: Model, matched: Matched, task: Task, measured:
     )
 
 
-def _costs(matched: Matched, given: Given, number: int, device: torch.device) -> dict[str, Any]:
+def _costs(matched: Matched, given: ComparisonInputs, number: int, device: torch.device) -> dict[str, Any]:
     trained = {model.name: (model.folder, matched.folds[0]) for model in matched.files if model.folder}
     with_images = [given.images[case] for case in matched.truth if case in given.images]
     if trained and number and not with_images:
@@ -169,7 +169,9 @@ def _costs(matched: Matched, given: Given, number: int, device: torch.device) ->
     return costs(trained, evenly, device, matched.warnings)
 
 
-def _gallery(results: Results, matched: Matched, given: Given, task: Task) -> Iterable[tuple[str, str, list[Panel]]]:
+def _gallery(
+    results: Results, matched: Matched, given: ComparisonInputs, task: Task
+) -> Iterable[tuple[str, str, list[Panel]]]:
     by_name = {model.name: files for model, files in matched.files.items()}
     if not given.images:
         results.warnings.append("There are no pictures: the raw images of the cases are not in reach.")
@@ -185,5 +187,5 @@ def _gallery(results: Results, matched: Matched, given: Given, task: Task) -> It
         try:
             yield why, case, panels(given.images[case], matched.truth[case], captions, task)
         except Exception as error:  # readers raise what they like; the rest of the report does not depend on it
-            files = some([os.fspath(file) for file in given.images[case]])
+            files = format_names([os.fspath(file) for file in given.images[case]])
             results.warnings.append(f"No picture of {case}: {files} cannot be read ({type(error).__name__}: {error}).")

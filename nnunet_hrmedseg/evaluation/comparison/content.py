@@ -16,7 +16,7 @@ import torch
 from nnunet_hrmedseg import __version__
 from nnunet_hrmedseg.evaluation.comparison.cost import COUNTED, FROM_LOGS, MEASURED, Cost
 from nnunet_hrmedseg.evaluation.comparison.results import Results
-from nnunet_hrmedseg.io.files import finite, spreadsheet_text
+from nnunet_hrmedseg.io.files import escape_formula, json_safe
 from nnunet_hrmedseg.io.machine import processor_name
 from nnunet_hrmedseg.measures import MEASURES
 
@@ -26,7 +26,7 @@ __all__ = ["as_content", "as_csv", "as_table", "number", "p_value"]
 def as_content(results: Results, device: str) -> dict[str, Any]:
     """Everything in numbers, for the JSON file and the report. Undefined values are None."""
     tests = results.tests()
-    return finite(
+    return json_safe(
         {
             "dataset": results.dataset,
             "baseline": results.baseline,
@@ -98,7 +98,7 @@ def as_csv(results: Results) -> str:
         for i, case in enumerate(results.cases):
             for j, name in enumerate(results.classes):
                 values = ["" if math.isnan(value) else value for value in results.values[model][i, j].tolist()]
-                names = map(spreadsheet_text, (model, case, name))
+                names = map(escape_formula, (model, case, name))
                 writer.writerow([*names, *values, results.true_sizes[i, j], results.sizes[model][i, j]])
     return text.getvalue()
 

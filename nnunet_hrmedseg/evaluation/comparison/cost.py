@@ -21,17 +21,23 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from torch import nn
 
 from nnunet_hrmedseg.architectures.counting import multiply_accumulates, parameters
-from nnunet_hrmedseg.evaluation.benchmark.memory import kept_without_running
-from nnunet_hrmedseg.evaluation.benchmark.networks import Trainable, as_nnunet_trains, nnunet_loss
+from nnunet_hrmedseg.evaluation.benchmark.memory import saved_activation_bytes_fake
+from nnunet_hrmedseg.evaluation.benchmark.networks import Trainable, nnunet_loss, nnunet_trainable
 from nnunet_hrmedseg.evaluation.comparison.budget import BUDGET_FILE
 from nnunet_hrmedseg.io.checkpoints import check_model_folder
 from nnunet_hrmedseg.io.files import read_json
 from nnunet_hrmedseg.io.stored_images import check_format
 from nnunet_hrmedseg.nnunet_versions import build_network, find_trainer
-from nnunet_hrmedseg.trainers.base import OneOutputTrainer
+from nnunet_hrmedseg.trainers.base import BaseTrainer
 from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSeg
 
-__all__ = ["COUNTED", "FROM_LOGS", "MEASURED", "Cost", "costs"]
+__all__ = [
+    "COUNTED",
+    "Cost",
+    "FROM_LOGS",
+    "MEASURED",
+    "costs",
+]
 
 COUNTED, FROM_LOGS, MEASURED = "counted", "read from its logs", "measured here"
 
@@ -109,20 +115,20 @@ def count(predictor: nnUNetPredictor) -> Cost:
     shape = (1, channels, *patch)
     trainer = find_trainer(predictor.trainer_name)
     classes = predictor.label_manager.num_segmentation_heads
-    ours = issubclass(trainer, OneOutputTrainer)
+    ours = issubclass(trainer, BaseTrainer)
     network = build_network(trainer, plans, configuration, channels, classes, not ours)
     recompute = configuration.network_arch_init_kwargs.get("recompute", False)
-    trainable = as_ours_train(trainer, network, recompute) if ours else as_nnunet_trains(network)
+    trainable = hrmedseg_trainable(trainer, network, recompute) if ours else nnunet_trainable(network)
     return Cost(
         patch_size=patch,
         batch_size=int(configuration.batch_size),
         parameters=parameters(predictor.network)["total"],
         multiply_accumulates=multiply_accumulates(predictor.network, shape)["total"],
-        training_bytes=kept_without_running(trainable, [shape])[0],
+        training_bytes=saved_activation_bytes_fake(trainable, [shape])[0],
     )
 
 
-def as_ours_train(trainer: type[OneOutputTrainer], network: nn.Module, recompute: bool) -> Trainable:
+def hrmedseg_trainable(trainer: type[BaseTrainer], network: nn.Module, recompute: bool) -> Trainable:
     """The network with the loss that its trainer trains it with, where its plan says to `recompute` or not."""
     loss = nnunet_loss()
     if issubclass(trainer, nnUNetTrainerHRMedSeg):

@@ -16,7 +16,7 @@ from skimage.measure import find_contours
 from skimage.transform import resize
 
 from nnunet_hrmedseg.evaluation.comparison.results import Results
-from nnunet_hrmedseg.io.colors import CLASS_COLOURS
+from nnunet_hrmedseg.io.colors import CLASS_COLORS
 from nnunet_hrmedseg.io.stored_images import check_format
 from nnunet_hrmedseg.measures import Label, Task
 
@@ -137,7 +137,7 @@ def _panel(
     draw = ImageDraw.Draw(picture)
     for segmentation, colour in drawn:
         for number, label in enumerate(classes.values()):
-            outline = colour or CLASS_COLOURS[number % len(CLASS_COLOURS)]
+            outline = colour or CLASS_COLORS[number % len(CLASS_COLORS)]
             mask = np.pad(region_or_label_to_mask(segmentation, label), 1)
             for contour in find_contours(mask.astype(np.float32), 0.5):
                 points = [((x - 0.5) * scale, (y - 0.5) * scale) for y, x in contour]

@@ -10,7 +10,7 @@ from typing import Any
 
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
-from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.errors import HRMedSegError, format_names
 from nnunet_hrmedseg.evaluation.comparison.missing import train_missing
 from nnunet_hrmedseg.evaluation.comparison.models import (
     Model,
@@ -21,14 +21,14 @@ from nnunet_hrmedseg.evaluation.comparison.models import (
 )
 from nnunet_hrmedseg.io.file_names import case_and_channel
 from nnunet_hrmedseg.io.raw_cases import find_raw_cases, read_dataset_json
-from nnunet_hrmedseg.io.skipped import OF_NNUNET, not_used, skipped_in
+from nnunet_hrmedseg.io.skipped import OF_NNUNET, describe_skipped, find_unused
 from nnunet_hrmedseg.nnunet_versions import nnunet_folder, required_nnunet_folder
 
-__all__ = ["Given", "given_by"]
+__all__ = ["ComparisonInputs", "load_inputs"]
 
 
 @dataclass
-class Given:
+class ComparisonInputs:
     """Models to compare, and what their cases are measured and shown with."""
 
     name: str  # of the data set
@@ -40,7 +40,7 @@ class Given:
     notes: list[str] = field(default_factory=list)  # on files that are not used
 
 
-def given_by(args: argparse.Namespace) -> Given:
+def load_inputs(args: argparse.Namespace) -> ComparisonInputs:
     """Find it, and with --train make what is missing of it.
 
     Raises:
@@ -95,7 +95,7 @@ def _dataset_name(given: str | None) -> str:
         raise HRMedSegError(f"-d {given}: {error}") from None
 
 
-def _from_results(args: argparse.Namespace, name: str) -> Given:
+def _from_results(args: argparse.Namespace, name: str) -> ComparisonInputs:
     results = required_nnunet_folder("nnUNet_results")
     folder = Path(results) / name
     descriptions = sorted(folder.glob("*__*__*/dataset.json"))
@@ -115,10 +115,10 @@ def _from_results(args: argparse.Namespace, name: str) -> Given:
         raise HRMedSegError(f"There are no reference segmentations of {name}; looked in {places}.")
     cases = find_raw_cases(Path(raw) / name, dataset_json) if raw else None
     images = {case: [Path(file) for file in files.images] for case, files in (cases or {}).items()}
-    return Given(name, dataset_json, models, truth, images, f"nnUNet_raw/{name}")
+    return ComparisonInputs(name, dataset_json, models, truth, images, f"nnUNet_raw/{name}")
 
 
-def _from_folders(args: argparse.Namespace) -> Given:
+def _from_folders(args: argparse.Namespace) -> ComparisonInputs:
     missing = [name for name, value in (("--truth", args.truth), ("-djfile", args.djfile)) if not value]
     if missing:
         raise HRMedSegError(f"--predictions needs {' and '.join(missing)} as well.")
@@ -133,21 +133,21 @@ def _from_folders(args: argparse.Namespace) -> Given:
         raise HRMedSegError(f"--predictions {' '.join(names)}: two have the same name. Name them: NAME=FOLDER.")
     truth = files_by_case(Path(args.truth), ending)
     if not truth:
-        there = some(sorted(file.name for file in Path(args.truth).iterdir())) or "nothing"
+        there = format_names(sorted(file.name for file in Path(args.truth).iterdir())) or "nothing"
         raise HRMedSegError(f"--truth {args.truth}: no file ends in {ending} there (there is {there}).")
     images = _images_by_case(Path(args.images), ending, truth) if args.images else {}
     name = args.dataset or Path(args.djfile).resolve().parent.name
-    notes = skipped_in(Path(args.truth), not_used(Path(args.truth), [*truth.values()], OF_NNUNET))
+    notes = describe_skipped(Path(args.truth), find_unused(Path(args.truth), [*truth.values()], OF_NNUNET))
     for model in models:
         (files,) = (list(of_case.values()) for of_case in model.files.values())
-        notes += skipped_in(files[0].parent, not_used(files[0].parent, files, (*OF_NNUNET, ".npz", ".pkl")))
+        notes += describe_skipped(files[0].parent, find_unused(files[0].parent, files, (*OF_NNUNET, ".npz", ".pkl")))
     if args.images:
         shown = [file for case, files in images.items() if case in truth for file in files]
-        notes += skipped_in(Path(args.images), not_used(Path(args.images), shown, OF_NNUNET))
+        notes += describe_skipped(Path(args.images), find_unused(Path(args.images), shown, OF_NNUNET))
     unpredicted = sorted(set(truth).difference(*(files for model in models for files in model.files.values())))
     if unpredicted:
-        notes.append(f"No model predicted {some(unpredicted)}: these reference segmentations are left out.")
-    return Given(name, dataset_json, models, truth, images, f"--images {args.images}", notes)
+        notes.append(f"No model predicted {format_names(unpredicted)}: these reference segmentations are left out.")
+    return ComparisonInputs(name, dataset_json, models, truth, images, f"--images {args.images}", notes)
 
 
 def _images_by_case(folder: Path, ending: str, cases: Collection[str]) -> dict[str, list[Path]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.errors import HRMedSegError, format_names
 from nnunet_hrmedseg.evaluation.comparison.models import Model
 
 __all__ = ["Matched", "choose_baseline", "match"]
@@ -60,11 +60,13 @@ def match(models: Sequence[Model], baseline: Model, truth: dict[str, Path], fold
     warnings = [f"{model.name}: {note}." for model in models for note in model.notes]
     untrue = sorted(set(wanted) - set(truth))
     if untrue:
-        warnings.append(f"{len(untrue)} predictions have no reference segmentation and are left out: {some(untrue)}.")
+        warnings.append(
+            f"{len(untrue)} predictions have no reference segmentation and are left out: {format_names(untrue)}."
+        )
     cases = sorted(set(wanted) & set(truth))
     if not cases:
         raise HRMedSegError(
-            f"None of the {len(wanted)} cases of {baseline.name} has a reference segmentation ({some(sorted(wanted))})."
+            f"None of the {len(wanted)} cases of {baseline.name} has a reference segmentation ({format_names(sorted(wanted))})."
         )
     matched = Matched(folds, {case: truth[case] for case in cases}, warnings=warnings)
     for model in models:
@@ -75,7 +77,7 @@ def match(models: Sequence[Model], baseline: Model, truth: dict[str, Path], fold
                 f"{baseline.name} {', '.join(folds)}. Train what is missing, or give the folds that all have: -f ..."
             )
         elif set(files) != set(wanted):
-            only = [some(sorted(a - b)) or "none" for a, b in _both_ways(set(files), set(wanted))]
+            only = [format_names(sorted(a - b)) or "none" for a, b in _both_ways(set(files), set(wanted))]
             matched.warnings.append(
                 f"{model.name} is not compared: it predicted other cases than the baseline {baseline.name} (only it: "
                 f"{only[0]}; only the baseline: {only[1]}). Were they trained with the same splits_final.json?"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.errors import HRMedSegError, format_names
 from nnunet_hrmedseg.io.skipped import is_hidden
 
 __all__ = ["Model", "ensembles", "files_by_case", "prediction_folder", "trained_models"]
@@ -100,7 +100,7 @@ def prediction_folder(given: str, file_ending: str) -> Model:
         raise HRMedSegError(f"--predictions {given}: there is no folder {folder}{nor}.")
     files = files_by_case(folder, file_ending)
     if not files:
-        there = some(sorted(file.name for file in folder.iterdir())) or "nothing"
+        there = format_names(sorted(file.name for file in folder.iterdir())) or "nothing"
         raise HRMedSegError(f"--predictions {given}: no file ends in {file_ending} there (there is {there}).")
     return Model(name, {(ALL,): files})
 

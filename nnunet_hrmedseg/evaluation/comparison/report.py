@@ -19,7 +19,7 @@ from nnunet_hrmedseg.evaluation.comparison.figures import (
 )
 from nnunet_hrmedseg.evaluation.comparison.gallery import Panel
 from nnunet_hrmedseg.evaluation.comparison.results import Results
-from nnunet_hrmedseg.io.colors import CLASS_COLOURS
+from nnunet_hrmedseg.io.colors import CLASS_COLORS
 from nnunet_hrmedseg.measures import MEASURES
 
 __all__ = ["breakable", "report"]
@@ -63,7 +63,7 @@ def report(results: Results, content: dict[str, Any], gallery: list[tuple[str, s
         titles={measure: MEASURES[measure].title for measure in results.measures},
         best=_best(content),
         colours=colours(results),
-        class_colours=dict(zip(results.classes, CLASS_COLOURS * len(results.classes), strict=False)),
+        class_colours=dict(zip(results.classes, CLASS_COLORS * len(results.classes), strict=False)),
         area="area" if results.dimensions == 2 else "volume",
     )
 

@@ -12,8 +12,8 @@ from collections import deque
 from pathlib import Path
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.io.child_processes import end_group
-from nnunet_hrmedseg.io.files import json_object
+from nnunet_hrmedseg.io.child_processes import terminate_group
+from nnunet_hrmedseg.io.files import read_json_object
 
 __all__ = ["is_validated", "main", "train_fold"]
 
@@ -52,7 +52,7 @@ def train_fold(
     command += ["--npz"] * npz
     # a group of its own: nnU-Net's workers outlive a training that was killed, and are ended with the group
     process = subprocess.Popen(
-        [*command, "--end_with_input"],
+        [*command, "--exit_when_stdin_closes"],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -66,7 +66,7 @@ def train_fold(
     try:
         status = process.wait()
     finally:
-        end_group(process)
+        terminate_group(process)
     shown.join()
     if status != 0:
         raise HRMedSegError(
@@ -75,7 +75,7 @@ def train_fold(
         )
 
 
-def end_with_input() -> None:
+def exit_when_stdin_closes() -> None:
     """End this process and all in its group as soon as nobody holds the other end of its standard input any more: so a
     training does not outlive the command that started it, however that is killed."""
 
@@ -107,10 +107,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, help="train for so long")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), default="cuda")
     parser.add_argument("--npz", action="store_true", help="keep the validation's probabilities")
-    parser.add_argument("--end_with_input", action="store_true", help="when the standard input is closed")
+    parser.add_argument("--exit_when_stdin_closes", action="store_true", help="when the standard input is closed")
     args = parser.parse_args(arguments)
-    if args.end_with_input:
-        end_with_input()
+    if args.exit_when_stdin_closes:
+        exit_when_stdin_closes()
     try:
         _train(args)
     except HRMedSegError as error:
@@ -149,10 +149,10 @@ def _train(args: argparse.Namespace) -> None:
     trainer_class = with_budget(find_trainer(args.tr), epochs=args.epochs, minutes=args.minutes)
     continued = not trained and (folder / "checkpoint_latest.pth").is_file()
     trainer = trainer_class(
-        plans={**json_object(plans_file, "nnU-Net plan"), "continue_training": continued},
+        plans={**read_json_object(plans_file, "nnU-Net plan"), "continue_training": continued},
         configuration=args.configuration,
         fold=args.fold,
-        dataset_json=json_object(preprocessed / "dataset.json", "dataset.json of nnU-Net"),
+        dataset_json=read_json_object(preprocessed / "dataset.json", "dataset.json of nnU-Net"),
         device=torch.device(args.device),
     )
     maybe_load_checkpoint(trainer, continued, trained)
@@ -166,7 +166,7 @@ def is_validated(folder: Path, npz: bool) -> bool:
     summary = folder / "summary.json"
     if not summary.is_file():
         return False
-    cases = json_object(summary, "summary.json of nnU-Net").get("metric_per_case")
+    cases = read_json_object(summary, "summary.json of nnU-Net").get("metric_per_case")
     return not npz or (isinstance(cases, list) and len(list(folder.glob("*.npz"))) == len(cases))
 
 

@@ -12,7 +12,7 @@ import torch
 from nnunet_hrmedseg.architectures import HRMedSeg
 from nnunet_hrmedseg.cli import main
 from nnunet_hrmedseg.evaluation.benchmark import run
-from nnunet_hrmedseg.evaluation.benchmark.memory import kept_for_backward, kept_without_running
+from nnunet_hrmedseg.evaluation.benchmark.memory import saved_activation_bytes, saved_activation_bytes_fake
 from nnunet_hrmedseg.evaluation.benchmark.networks import (
     CONTENDERS,
     DEFAULT_CONTENDERS,
@@ -22,7 +22,7 @@ from nnunet_hrmedseg.evaluation.benchmark.networks import (
     planned_architecture,
 )
 from nnunet_hrmedseg.evaluation.benchmark.report import table
-from nnunet_hrmedseg.evaluation.benchmark.run import precision_in_words, random_batch, run_once
+from nnunet_hrmedseg.evaluation.benchmark.run import describe_precision, random_batch, run_once
 
 CPU = torch.device("cpu")
 
@@ -80,7 +80,7 @@ def noting_precision(forward, seen):
 
 
 def test_mixed_precision_on_cuda_is_said():
-    assert precision_in_words("nnunet", torch.device("cuda")) == "mixed precision (fp16), not compiled"
+    assert describe_precision("nnunet", torch.device("cuda")) == "mixed precision (fp16), not compiled"
 
 
 def test_bytes_kept_on_cuda_are_those_of_mixed_precision():
@@ -89,8 +89,8 @@ def test_bytes_kept_on_cuda_are_those_of_mixed_precision():
     build = CONTENDERS["nnunet"].build
     autocast = partial(run._autocast, torch.device("cuda"), "nnunet")
     with mock.patch("torch.cuda.amp.common.amp_definitely_not_available", return_value=False):
-        one, two = kept_without_running(build(3, 2, 64), shapes, torch.device("cuda"), autocast)
-    one_in_float32, two_in_float32 = kept_without_running(build(3, 2, 64), shapes)
+        one, two = saved_activation_bytes_fake(build(3, 2, 64), shapes, torch.device("cuda"), autocast)
+    one_in_float32, two_in_float32 = saved_activation_bytes_fake(build(3, 2, 64), shapes)
     # of an image: a second one adds no copy of the weights
     assert 0.4 < (two - one) / (two_in_float32 - one_in_float32) < 0.8
 
@@ -151,10 +151,10 @@ CASES = [(name, (64, 64)) for name in DEFAULT_CONTENDERS] + [(name, (16, 16, 16)
 @pytest.mark.parametrize("name, size", CASES)
 def test_counting_without_running_is_counting(name, size):
     build = CONTENDERS[name].build
-    one, counted = kept_without_running(build(3, 4, size[0]), [(1, 3, *size), (2, 3, *size)])
+    one, counted = saved_activation_bytes_fake(build(3, 4, size[0]), [(1, 3, *size), (2, 3, *size)])
     trained = build(3, 4, size[0])
     trained.mode(training=True)
-    kept = kept_for_backward(trained.network, trained.loss, *random_batch((2, 3, *size), 4, CPU))
+    kept = saved_activation_bytes(trained.network, trained.loss, *random_batch((2, 3, *size), 4, CPU))
     # with AVX512, 3D convolutions of channels_last maps put out the same layout, which then saves a copy
     assert one < counted == pytest.approx(kept, rel=0 if len(size) == 2 else 0.02)
 

@@ -91,14 +91,14 @@ def test_a_network_that_runs_out_of_gpu_memory_costs_its_own_row_alone(monkeypat
     monkeypatch.setattr(run, "_turn", run._timed)  # one run each
     networks, trainings = [], Counter()
 
-    def out_of_memory(trained, image, target, training, precision):
+    def describe_out_of_memory(trained, image, target, training, precision):
         run_once(trained, image, target, training, precision)
         networks.append(trained.network)
         trainings[trained.network] += training
         if training and trained.network is networks[0] and trainings[networks[0]] == at_run:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(run, "run_once", out_of_memory)
+    monkeypatch.setattr(run, "run_once", describe_out_of_memory)
     assert measured(tiny, tmp_path / "b.json", "--sizes", "64") == 0
     rows = json.loads((tmp_path / "b.json").read_text())["rows"]
     (left_out,) = [row for row in rows if "left_out" in row]
@@ -122,12 +122,12 @@ def _of_a_library():
 
 @pytest.mark.parametrize("fail", [_more_than_any_machine_has, _of_numpy, _of_a_library])
 def test_a_prediction_that_runs_out_of_memory_costs_its_own_row_alone(monkeypatch, tmp_path, tiny, capsys, fail):
-    def out_of_memory(trained, image, target, training, precision):
+    def describe_out_of_memory(trained, image, target, training, precision):
         if not training and len(image) == 8:
             fail()
         run_once(trained, image, target, training, precision)
 
-    monkeypatch.setattr(run, "run_once", out_of_memory)
+    monkeypatch.setattr(run, "run_once", describe_out_of_memory)
     assert measured(tiny, tmp_path / "b.json", "--sizes", "64", "--inference_batch_sizes", "1", "8") == 0
     rows = json.loads((tmp_path / "b.json").read_text())["rows"]
     left_out = [row for row in rows if "left_out" in row]

@@ -11,16 +11,16 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunet_hrmedseg.evaluation.benchmark.memory import kept_for_backward
-from nnunet_hrmedseg.evaluation.benchmark.networks import as_nnunet_trains
+from nnunet_hrmedseg.evaluation.benchmark.memory import saved_activation_bytes
+from nnunet_hrmedseg.evaluation.benchmark.networks import nnunet_trainable
 from nnunet_hrmedseg.evaluation.comparison import cost as module
 from nnunet_hrmedseg.evaluation.comparison.cost import (
     Cost,
-    as_ours_train,
     cache_tile_weights,
     costs,
     count,
     epochs_of_logs,
+    hrmedseg_trainable,
     length_of_training,
     load,
 )
@@ -59,7 +59,7 @@ def test_a_model_that_cannot_be_loaded_is_a_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("recompute", "strip"), [(True, SMALL_STRIP), (False, LARGE_STRIP)])
 def test_memory_is_counted_with_the_strips_that_the_trainer_would_take(recompute: bool, strip: int) -> None:
-    trainable = as_ours_train(nnUNetTrainerHRMedSeg, nn.Conv2d(3, 2, 1), recompute)
+    trainable = hrmedseg_trainable(nnUNetTrainerHRMedSeg, nn.Conv2d(3, 2, 1), recompute)
     assert trainable.loss.logits_in_a_strip == strip
 
 
@@ -86,7 +86,7 @@ def test_a_model_of_ours_costs_what_its_network_does_when_it_is_trained(tmp_path
     network.train().upsample_in_training = False
     loss = nnUNetTrainerHRMedSeg.build_loss(regions=False, frugal=recompute)
     target = torch.zeros(1, 1, 64, 48, dtype=torch.int16)
-    assert cost.training_bytes == kept_for_backward(network, loss, image, target)
+    assert cost.training_bytes == saved_activation_bytes(network, loss, image, target)
 
 
 def test_a_stock_model_is_counted_with_deep_supervision() -> None:
@@ -110,11 +110,11 @@ def test_a_stock_model_is_counted_with_deep_supervision() -> None:
 
     image = torch.randn(1, 3, 32, 48)
     assert (cost.parameters, cost.multiply_accumulates) == counted_by_running(network, image)
-    trained = as_nnunet_trains(network)
+    trained = nnunet_trainable(network)
     trained.mode(training=True)
     assert len(network(image)) == 2
     target = torch.zeros(1, 1, 32, 48, dtype=torch.int16)
-    assert cost.training_bytes == kept_for_backward(network, trained.loss, image, target)
+    assert cost.training_bytes == saved_activation_bytes(network, trained.loss, image, target)
 
 
 def test_the_time_of_a_prediction_leaves_the_first_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from nnunet_hrmedseg.cli.compare_arguments import add_compare_arguments
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.evaluation.comparison.given import Given, _images_by_case, given_by
+from nnunet_hrmedseg.evaluation.comparison.given import ComparisonInputs, _images_by_case, load_inputs
 from tests.evaluation.comparison.folders import DESCRIPTION
 
 
@@ -22,11 +22,11 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def given(*words: str, images: bool = True) -> Given:
+def given(*words: str, images: bool = True) -> ComparisonInputs:
     parser = argparse.ArgumentParser()
     add_compare_arguments(parser)
     options = ["--truth", "truth", "-djfile", "dataset.json", *(["--images", "images"] if images else [])]
-    return given_by(parser.parse_args([*options, *words]))
+    return load_inputs(parser.parse_args([*options, *words]))
 
 
 def test_everything_in_the_folders_that_is_not_used_is_named(folders: Path) -> None:
@@ -83,7 +83,7 @@ def test_options_of_a_training_need_a_training() -> None:
     parser = argparse.ArgumentParser()
     add_compare_arguments(parser)
     with pytest.raises(HRMedSegError, match="--minutes, --npz: for --train alone"):
-        given_by(parser.parse_args(["-d", "1", "--minutes", "3", "--npz"]))
+        load_inputs(parser.parse_args(["-d", "1", "--minutes", "3", "--npz"]))
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.io import locks
 from nnunet_hrmedseg.io.raw_cases import find_raw_cases
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
-from nnunet_hrmedseg.preprocessing import canvas_data, case_workers, ground_truth, raw_files
-from nnunet_hrmedseg.preprocessing.canvas_data import canvas_data_status, ensure_canvas_data
+from nnunet_hrmedseg.preprocessing import canvas_dataset, case_workers, ground_truth, raw_files
+from nnunet_hrmedseg.preprocessing.canvas_dataset import canvas_data_status, ensure_canvas_data
 from nnunet_hrmedseg.preprocessing.preprocessor import HRMedSegPreprocessor
 from tests.plans.stock_plans import stock_plans
 
@@ -137,11 +137,11 @@ def test_makes_what_nnunet_can_read(data):
 
 def test_complete_data_is_left_alone_unless_forced(data):
     data.ensure()
-    made = (data.folder / canvas_data.RECORD).stat().st_mtime_ns
+    made = (data.folder / canvas_dataset.RECORD).stat().st_mtime_ns
     _, lines = data.ensure()
-    assert not lines and (data.folder / canvas_data.RECORD).stat().st_mtime_ns == made
+    assert not lines and (data.folder / canvas_dataset.RECORD).stat().st_mtime_ns == made
     _, lines = data.ensure(force=True)
-    assert len(lines) == 1 and (data.folder / canvas_data.RECORD).stat().st_mtime_ns > made
+    assert len(lines) == 1 and (data.folder / canvas_dataset.RECORD).stat().st_mtime_ns > made
     assert not data.leftovers()
 
 
@@ -179,9 +179,9 @@ LOSSES = {
     "b_seg.b2nd": lambda folder: (folder / "b_seg.b2nd").unlink(),
     "c.pkl": lambda folder: (folder / "c.pkl").unlink(),
     "a.b2nd ": lambda folder: os.truncate(folder / "a.b2nd", 10),
-    "no record": lambda folder: (folder / canvas_data.RECORD).unlink(),
-    "no record ": lambda folder: (folder / canvas_data.RECORD).write_text('{"half'),
-    "no record  ": lambda folder: (folder / canvas_data.RECORD).write_text("[]"),
+    "no record": lambda folder: (folder / canvas_dataset.RECORD).unlink(),
+    "no record ": lambda folder: (folder / canvas_dataset.RECORD).write_text('{"half'),
+    "no record  ": lambda folder: (folder / canvas_dataset.RECORD).write_text("[]"),
 }
 
 
@@ -215,7 +215,7 @@ def test_raw_files_that_dataset_json_lists(data):
     }
     data.ensure()
     assert data.status().state == "complete"
-    assert sorted(json.loads((data.folder / canvas_data.RECORD).read_text())["raw"]) == list(CASES)
+    assert sorted(json.loads((data.folder / canvas_dataset.RECORD).read_text())["raw"]) == list(CASES)
 
 
 def test_preprocess_command_makes_it_for_the_canvas_that_stands_in_the_plans_file(data, monkeypatch):
@@ -249,7 +249,7 @@ def test_preprocess_command_makes_complete_data_anew(data, monkeypatch):
     for name, content in (("plans", data.plans), ("dataset", data.json)):
         (data.preprocessed / NAME / f"{name}.json").write_text(json.dumps(content))
     data.ensure()
-    files = [data.folder / canvas_data.RECORD, data.folder / "a.b2nd"]
+    files = [data.folder / canvas_dataset.RECORD, data.folder / "a.b2nd"]
     made = [file.stat().st_mtime_ns for file in files]
     HRMedSegPreprocessor(verbose=False).run(NAME, "2d", "plans", 1)
     assert data.status().state == "complete"
@@ -269,7 +269,7 @@ def copy_with_new_times(data):
 
 def test_a_copy_of_the_raw_data_is_the_same_data(data, monkeypatch):
     data.ensure()
-    before = {name: content for name, content in data.content().items() if name != canvas_data.RECORD}
+    before = {name: content for name, content in data.content().items() if name != canvas_dataset.RECORD}
     copy_with_new_times(data)
     assert data.status().state == "complete" and sorted(data.status().touched) == list(CASES)
     assert not data.ensure()[1]
@@ -283,7 +283,7 @@ def test_a_copy_of_the_raw_data_is_the_same_data(data, monkeypatch):
 
 def test_a_record_of_an_older_version_without_digests(data):
     data.ensure()
-    file = data.folder / canvas_data.RECORD
+    file = data.folder / canvas_dataset.RECORD
     record = json.loads(file.read_text())
     record["raw"] = {name: [entry[:3] for entry in files] for name, files in record["raw"].items()}
     file.write_text(json.dumps(record))
@@ -295,7 +295,7 @@ def test_a_record_of_an_older_version_without_digests(data):
 @pytest.mark.parametrize("raw", [{"a": 1}, {"a": ["x"]}, {"a": [[]]}, {name: [[1]] for name in CASES}])
 def test_a_record_that_was_edited(data, raw):
     data.ensure()
-    file = data.folder / canvas_data.RECORD
+    file = data.folder / canvas_dataset.RECORD
     file.write_text(json.dumps({**json.loads(file.read_text()), "raw": raw}))
     assert data.status().state in ("incomplete", "stale")
 
@@ -323,7 +323,7 @@ def read_only(monkeypatch):
 
     def close():
         for name in ("lock", "write_atomically"):
-            monkeypatch.setattr(canvas_data, name, refuse)
+            monkeypatch.setattr(canvas_dataset, name, refuse)
         monkeypatch.setattr(ground_truth.shutil, "copy2", refuse)
 
     return close
@@ -333,7 +333,7 @@ def test_complete_data_in_a_read_only_folder(data, read_only):
     data.ensure()
     copy_with_new_times(data)
     read_only()
-    folder, lines = data.ensure(on_ready=lambda folder: canvas_data.mark_in_use(folder, "a training", data))
+    folder, lines = data.ensure(on_ready=lambda folder: canvas_dataset.mark_in_use(folder, "a training", data))
     assert folder == data.folder and not lines
 
 
@@ -412,7 +412,7 @@ class Training:
     """What keeps the data from being replaced, as long as this object lives."""
 
     def __init__(self, data):
-        data.ensure(on_ready=lambda folder: canvas_data.mark_in_use(folder, "model fold_0", self))
+        data.ensure(on_ready=lambda folder: canvas_dataset.mark_in_use(folder, "model fold_0", self))
 
 
 IN_USE = "In use by model fold_0"
@@ -434,7 +434,7 @@ def test_data_is_not_replaced_under_a_running_training(data, words):
     assert data.content() == before
 
     del training
-    assert not list((data.folder / canvas_data.USERS).iterdir())
+    assert not list((data.folder / canvas_dataset.USERS).iterdir())
     _, lines = data.ensure()
     assert lines[0].startswith("Resizing") and data.status().state == "complete"
 
@@ -461,10 +461,10 @@ def test_data_in_use_on_a_file_system_without_locks(data, monkeypatch):
     training = Training(data)
     data.write("b", seed=7)
     (line,) = data.ensure()[1]
-    (marker,) = (data.folder / canvas_data.USERS).glob("*.holder")
+    (marker,) = (data.folder / canvas_dataset.USERS).glob("*.holder")
     assert IN_USE in line and f"the file {marker} stands for one" in line
     del training
-    assert not list((data.folder / canvas_data.USERS).iterdir())
+    assert not list((data.folder / canvas_dataset.USERS).iterdir())
     assert data.ensure()[1][0].startswith("Resizing")
 
 

@@ -25,15 +25,15 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg import __version__
-from nnunet_hrmedseg.errors import HRMedSegError, some
+from nnunet_hrmedseg.errors import HRMedSegError, format_names
 from nnunet_hrmedseg.io.files import read_json, write_atomically
 from nnunet_hrmedseg.io.locks import LockHeld, lock, release_and_remove
-from nnunet_hrmedseg.io.raw_cases import RawCase, find_raw_cases, refuse_names_of_labels
+from nnunet_hrmedseg.io.raw_cases import RawCase, find_raw_cases, refuse_label_names
 from nnunet_hrmedseg.plans.splits import SPLITS, cases_in_splits, missing_cases
 from nnunet_hrmedseg.preprocessing.case_workers import preprocess_cases
 from nnunet_hrmedseg.preprocessing.ground_truth import update_ground_truth
 from nnunet_hrmedseg.preprocessing.preprocessor import HRMedSegPreprocessor
-from nnunet_hrmedseg.preprocessing.raw_files import changes
+from nnunet_hrmedseg.preprocessing.raw_files import find_changes
 
 __all__ = ["CanvasDataStatus", "canvas_data_status", "ensure_canvas_data", "mark_in_use"]
 
@@ -125,7 +125,7 @@ def ensure_canvas_data(
         if as_it_is is not None:
             log(f"Warning: this training uses the canvas data as it is. {as_it_is}")
         elif cases is not None and (force or status.state != "complete"):
-            refuse_names_of_labels(cases)
+            refuse_label_names(cases)
             log(f"Resizing {len(cases)} cases to the canvas ({status.reason}). Data folder: {folder}")
             with _new_folder_in_place_of(folder) as new_folder:
                 raw_files = preprocess_cases(
@@ -171,7 +171,7 @@ def canvas_data_status(
     present = {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.is_file()}
     lost = [name for name, size in record["files"].items() if present.get(name) != size]
     if lost:
-        reason = f"files of the canvas data are missing or damaged: {some(lost)}"
+        reason = f"files of the canvas data are missing or damaged: {format_names(lost)}"
         return CanvasDataStatus("incomplete", reason, missing=missing)
     if record["data_identifier"] != folder.name:
         reason = f"the canvas data was made as {record['data_identifier']}"
@@ -180,8 +180,8 @@ def canvas_data_status(
         return CanvasDataStatus("stale", "the labels in dataset.json have changed", missing=missing)
     if cases is None:
         return CanvasDataStatus("complete", "the canvas data is complete", usable=True)
-    found, touched = changes(record["raw"], cases)
-    reasons = [f"{what}: {some(names)}" for what, names in found._asdict().items() if names]
+    found, touched = find_changes(record["raw"], cases)
+    reasons = [f"{what}: {format_names(names)}" for what, names in found._asdict().items() if names]
     if reasons:
         reason = f"raw cases were {'; '.join(reasons)}"
         differing = (*found.added, *found.changed)
@@ -280,7 +280,7 @@ def _in_use(folder: Path, status: CanvasDataStatus) -> str | None:
         although = f", although {status.reason}" if status.state != "complete" else ""
         return (
             f"{folder} is not replaced while a training uses it{although}. Wait until that training has ended, or end "
-            f"it, and start this command again. In use by {some(users).rstrip('.')}."
+            f"it, and start this command again. In use by {format_names(users).rstrip('.')}."
         )
     return None
 

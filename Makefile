@@ -1,6 +1,6 @@
 # make demo   install into .venv, train and predict on real images, write hrmedseg_demo/demo.png
 # make test   install into .venv, run all tests (make test-fast, make test-end-to-end: a part of them)
-# make lint   ruff and mypy
+# make lint   ruff, mypy, and import-linter for the layers of the package
 # make fake-gpu   a training with -device cuda on a stand-in for CUDA; needs g++ and a torch built for CUDA 13
 
 PYTHON ?= python3
@@ -33,6 +33,7 @@ lint: $(VENV)/dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # builds, installs, tries and uninstalls the wheel, over what is in .venv
 wheel: $(VENV)/dependencies

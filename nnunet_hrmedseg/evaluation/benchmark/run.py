@@ -31,8 +31,8 @@ from nnunet_hrmedseg import __version__
 from nnunet_hrmedseg.architectures import HRMedSeg
 from nnunet_hrmedseg.architectures.counting import multiply_accumulates, parameters
 from nnunet_hrmedseg.architectures.cpu_precision import predicts_in_bfloat16
-from nnunet_hrmedseg.cli.benchmark_arguments import DEFAULTS
 from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.evaluation.benchmark.defaults import DEFAULTS
 from nnunet_hrmedseg.evaluation.benchmark.memory import saved_activation_bytes_fake
 from nnunet_hrmedseg.evaluation.benchmark.networks import (
     CONTENDERS,

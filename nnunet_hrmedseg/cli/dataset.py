@@ -1,14 +1,21 @@
-"""Arguments and call of `hrmedseg dataset`."""
+"""`hrmedseg dataset`."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-__all__ = ["add_dataset_arguments", "dataset"]
+__all__ = ["DESCRIPTION", "SUMMARY", "add_arguments", "run"]
+
+SUMMARY = "make an nnU-Net raw dataset out of images and their masks"
+DESCRIPTION = (
+    "Make an nnU-Net raw dataset out of a folder of images and a folder of masks (or COCO or labelme files): "
+    "match names, convert without loss, write dataset.json and a contact sheet, and run nnU-Net's integrity "
+    "check. Prints sizes and classes first. Required: IMAGES, MASKS, -d and -n."
+)
 
 
-def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "images",
         type=Path,
@@ -52,7 +59,7 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the dataset of this number and name")
 
 
-def dataset(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit status."""
     from nnunet_hrmedseg.datasets.make import SHEET, make_dataset
     from nnunet_hrmedseg.datasets.masks import parse_colors

@@ -1,4 +1,4 @@
-"""The command line of `hrmedseg compare`. Imports nothing heavy."""
+"""`hrmedseg compare`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ import argparse
 
 from nnunet_hrmedseg.cli.argument_types import fold, not_negative_float, not_negative_int, positive_float, positive_int
 
-__all__ = ["add_compare_arguments"]
+__all__ = ["DESCRIPTION", "SUMMARY", "add_arguments", "run"]
+
+SUMMARY = "compare trained models of a dataset: statistics, cost, and an HTML report"
+DESCRIPTION = (
+    "Measure trained models of a dataset, or folders of predictions, on the same cases: Dice, IoU, surface "
+    "distances, tests against a baseline, cost. Writes report.html, comparison.json and cases.csv. Required: -d "
+    "DATASET; or --predictions, --truth and -djfile."
+)
+ON_INTERRUPTION = "Trained folds are kept: with --train, repeat the command to continue."
 
 
-def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     models = parser.add_argument_group(
         "trained models", "By default every model of the dataset in nnUNet_results that has a validated fold."
     )
@@ -115,3 +123,9 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="folder to write the report to [default: hrmedseg_comparison_DATASET, in the current folder]",
     )
+
+
+def run(args: argparse.Namespace) -> int:
+    from nnunet_hrmedseg.evaluation.comparison.compare import compare
+
+    return compare(args)

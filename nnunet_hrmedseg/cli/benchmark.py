@@ -1,21 +1,24 @@
-"""The command line of `hrmedseg benchmark`. Imports nothing heavy."""
+"""`hrmedseg benchmark`."""
 
 from __future__ import annotations
 
 import argparse
 
 from nnunet_hrmedseg.cli.argument_types import positive_float, positive_int
+from nnunet_hrmedseg.evaluation.benchmark.defaults import DEFAULTS
 
-__all__ = ["DEFAULTS", "add_benchmark_arguments"]
+__all__ = ["DESCRIPTION", "SUMMARY", "add_arguments", "run"]
 
-DEFAULTS: dict[int, dict[str, list[int]]] = {
-    2: {"sizes": [512, 1024, 2048], "training_batch_sizes": [1, 4, 16], "inference_batch_sizes": [1, 8]},
-    3: {"sizes": [64, 128], "training_batch_sizes": [1, 2], "inference_batch_sizes": [1]},
-}
-"""What is measured unless the command line says otherwise, for images and for volumes."""
+SUMMARY = "measure parameters, memory and speed beside the networks that nnU-Net plans, on this machine"
+DESCRIPTION = (
+    "Measure parameters, multiply-accumulates, memory (bytes) and time (seconds) of training steps and "
+    "predictions, for HRMedSeg and for the networks that nnU-Net plans for images of the same size, in turns on "
+    "this machine, with random images. Prints a table and writes a JSON file. Nothing is required."
+)
+ON_INTERRUPTION = "The output file holds all sizes that were finished."
 
 
-def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dimensions",
         type=int,
@@ -90,3 +93,9 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="JSON file to write the figures to, replaced if it is there [default: %(default)s]",
     )
+
+
+def run(args: argparse.Namespace) -> int:
+    from nnunet_hrmedseg.evaluation.benchmark.run import benchmark
+
+    return benchmark(args)

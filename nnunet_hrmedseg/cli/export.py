@@ -1,18 +1,23 @@
-"""The command lines of `hrmedseg export` and `hrmedseg predict-onnx`. Imports nothing heavy."""
+"""`hrmedseg export`."""
 
 from __future__ import annotations
 
 import argparse
 
-from nnunet_hrmedseg.cli.argument_types import fold, positive_int
+from nnunet_hrmedseg.cli.argument_types import fold
 
-__all__ = ["WEIGHTS", "add_export_arguments", "add_predict_onnx_arguments"]
+__all__ = ["DESCRIPTION", "SUMMARY", "add_arguments", "run"]
 
+SUMMARY = "write a trained model as ONNX files, or as a clean folder or zip to share"
+DESCRIPTION = (
+    "Write a trained model as ONNX files for prediction without torch and nnU-Net, or as a folder or zip to "
+    "share, without names of cases and paths. Required: MODEL_FOLDER, and --onnx, --share or both."
+)
 WEIGHTS = ("float32", "float16", "int8")
 """How the weights of an ONNX file are stored; computed is in float32."""
 
 
-def add_export_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL_FOLDER",
@@ -66,42 +71,7 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_predict_onnx_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-i",
-        "--input",
-        nargs="+",
-        required=True,
-        metavar="INPUT",
-        help="folder of images named as for nnU-Net (CASE_0000.png, ...), or image files",
-    )
-    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="folder to write the label maps to")
-    parser.add_argument(
-        "-m", "--model", required=True, metavar="FOLDER", help="folder that hrmedseg export --onnx wrote"
-    )
-    parser.add_argument(
-        "-f",
-        "--folds",
-        nargs="+",
-        type=fold,
-        default=None,
-        metavar="FOLD",
-        help="folds whose outputs are averaged [default: every fold in the model's folder]",
-    )
-    parser.add_argument(
-        "--disable_tta",
-        action="store_true",
-        help="predict without mirroring: up to four times as fast, slightly less accurate [default: with mirroring]",
-    )
-    parser.add_argument(
-        "--save_probabilities",
-        action="store_true",
-        help="write the probabilities of each case as well, as .npz beside its label map [default: label maps alone]",
-    )
-    parser.add_argument(
-        "--threads",
-        type=positive_int,
-        default=None,
-        metavar="N",
-        help="number of CPU threads that the network uses [default: one for each core]",
-    )
+def run(args: argparse.Namespace) -> int:
+    from nnunet_hrmedseg.deployment.export import export
+
+    return export(args)

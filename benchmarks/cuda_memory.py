@@ -53,7 +53,7 @@ def measured_gb(row: dict, *, recompute: bool, compiled: bool) -> tuple[float, f
         row["channels"], row["classes"], embed_dim=row["embed_dim"], depth=row["depth"], recompute=recompute
     )
     network.cuda().train().upsample_in_training = False
-    loss, model = dice_and_focal(regions=False, frugal=recompute), network
+    loss, model = dice_and_focal(regions=False, recompute=recompute), network
     if compiled:
         model, loss.evaluate_strip = torch.compile(network), torch.compile(loss.evaluate_strip)
     optimizer, scaler = torch.optim.Adam(network.parameters(), lr=1e-3), torch.amp.GradScaler("cuda")

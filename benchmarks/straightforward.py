@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures import HRMedSeg
-from nnunet_hrmedseg.architectures.cpu_precision import processor_computes_in_bfloat16
 from nnunet_hrmedseg.architectures.layers import LayerNorm2d
 from nnunet_hrmedseg.architectures.lgvit import PatchEmbedding
 from nnunet_hrmedseg.architectures.linear_attention import EPSILON, DualGatedLinearAttention
 from nnunet_hrmedseg.architectures.multiscale_pooling import MultiscalePooling
+from nnunet_hrmedseg.io.cpu_precision import processor_supports_bfloat16
 from nnunet_hrmedseg.io.machine import processor_name
 from nnunet_hrmedseg.trainers.losses import dice_and_focal
 
@@ -100,11 +100,11 @@ def main() -> None:
     target = torch.randint(0, 2, (1, 1, args.size, args.size), dtype=torch.int16)
     for network in networks.values():
         network.cpu_bfloat16 = False
-    if processor_computes_in_bfloat16():  # as it predicts by default there
+    if processor_supports_bfloat16():  # as it predicts by default there
         networks["HRMedSeg, bfloat16"] = copy.deepcopy(ours)
         networks["HRMedSeg, bfloat16"].cpu_bfloat16 = True
-    losses = {network: dice_and_focal(regions=False, frugal=False) for network in networks.values()}
-    losses[networks["HRMedSeg, recompute"]] = dice_and_focal(regions=False, frugal=True)
+    losses = {network: dice_and_focal(regions=False, recompute=False) for network in networks.values()}
+    losses[networks["HRMedSeg, recompute"]] = dice_and_focal(regions=False, recompute=True)
     for network in networks.values():
         network.upsample_in_training = network is networks["straightforward"]
 

@@ -105,7 +105,7 @@ def learn(
     options = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]
     network = getattr(architectures, name)(1, 2, **options).train()
     network.upsample_in_training = False
-    loss = LOSSES[name](regions=False, frugal=False)
+    loss = LOSSES[name](regions=False, recompute=False)
     groups = with_decoder_rate(network, settings.learning_rate, settings.decoder_rate)
     optimizer = torch.optim.Adam(groups, betas=(0.9, settings.beta2))
     rates = [group["lr"] for group in optimizer.param_groups]

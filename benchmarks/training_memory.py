@@ -103,7 +103,7 @@ def counted_gb(row: dict) -> float:
         recompute=row["recompute"],
     ).train()
     network.upsample_in_training = False
-    loss = dice_and_focal(regions=row["classes"] == 1, frugal=row["recompute"])
+    loss = dice_and_focal(regions=row["classes"] == 1, recompute=row["recompute"])
     return step_gb(network, loss, (row["batch_size"], row["channels"], *row["canvas"]), max(2, row["classes"]))
 
 

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 __all__ = [
     "SUPPORTED",
     "build_network",
-    "building_after",
     "find_trainer",
     "given_pretrained_weights",
     "nnunet_folder",
     "nnunet_folders",
+    "network_builder",
     "required_nnunet_folder",
     "warn_outside_supported",
 ]
@@ -126,23 +126,31 @@ def required_nnunet_folder(name: str) -> str:
     return folder
 
 
-def building_after(check: Callable[[PlansManager, ConfigurationManager], None]) -> Callable[..., nn.Module]:
-    """Return nnU-Net's `build_network_architecture` for a trainer, which calls `check` first.
+def network_builder(
+    check: Callable[[PlansManager, ConfigurationManager], None], finish: Callable[[nn.Module], None]
+) -> Callable[..., nn.Module]:
+    """Return nnU-Net's `build_network_architecture` for a trainer, with a check before it and a step after it.
 
-    Before 2.7 nnU-Net does not hand over what the network is built from, and nothing is checked.
+    Args:
+        check: called with the plans before the network is built. nnU-Net before 2.7 does not pass the plans, so there
+            nothing is checked.
+        finish: called with the network.
     """
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     build = nnUNetTrainer.build_network_architecture
-    if "plans_manager" not in inspect.signature(build).parameters:
-        return build
+    signature = inspect.signature(build)
 
-    @wraps(build)
-    def checked(plans_manager, configuration_manager, *arguments, **named):
-        check(plans_manager, configuration_manager)
-        return build(plans_manager, configuration_manager, *arguments, **named)
+    @wraps(build)  # keeps the signature, which nnU-Net inspects
+    def build_checked(*arguments, **named):
+        if "plans_manager" in signature.parameters:
+            given = signature.bind(*arguments, **named).arguments
+            check(given["plans_manager"], given["configuration_manager"])
+        network = build(*arguments, **named)
+        finish(network)
+        return network
 
-    return checked
+    return build_checked
 
 
 def given_pretrained_weights() -> str | None:

@@ -13,13 +13,13 @@ from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures.layers import LayerNorm2d, Mlp, at_least_float32, to_map, to_tokens, without_autocast
 from nnunet_hrmedseg.architectures.multiscale_pooling import MultiscalePooling
-from nnunet_hrmedseg.architectures.recompute import recomputed
+from nnunet_hrmedseg.architectures.recompute import Recomputable, recomputed
 from nnunet_hrmedseg.architectures.two_way_transformer import RandomFourierEncoding, TwoWayTransformer
 
 __all__ = ["ECMDecoder"]
 
 
-class ECMDecoder(nn.Module):
+class ECMDecoder(Recomputable):
     """Mask decoder with one learned query per class (Eq. 6-8).
 
     Everything whose shape depends on the number of classes lives in ``seg_layers``, and nothing else does: nnU-Net
@@ -33,7 +33,6 @@ class ECMDecoder(nn.Module):
         pool_sizes: sizes of these pools.
         class_mlp: "shared", one F_MLP for all classes, as Eq. 8 has it; or "per_class", one for each.
         upscaling: F_trans, "two_2x2" (first version of the paper) or "one_4x4" (second version).
-        recompute: in training, keep each layer's input alone and evaluate the layer again in the backward pass.
 
     Raises:
         ValueError: for an option that does not exist or a width that cannot be built.
@@ -51,10 +50,8 @@ class ECMDecoder(nn.Module):
         pool_sizes: Sequence[int] = (5, 9, 13),
         class_mlp: str = "shared",
         upscaling: str = "two_2x2",
-        recompute: bool = False,
     ) -> None:
         super().__init__()
-        self.recompute = recompute
         if num_classes < 1:
             raise ValueError(f"num_classes must be 1 or more, got {num_classes}")
         if class_mlp not in ("shared", "per_class"):
@@ -70,7 +67,6 @@ class ECMDecoder(nn.Module):
             num_heads,
             mlp_dim,
             MultiscalePooling(pool_sizes) if multiscale_pooling else nn.Identity(),
-            recompute=recompute,
         )
         self.upscaling = UPSCALINGS[upscaling](dim)
         self.class_mlp: nn.Module = Mlp(widths, nn.ReLU) if class_mlp == "shared" else nn.Identity()

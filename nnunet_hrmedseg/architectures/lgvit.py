@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures.layers import DropPath, Mlp, to_map, to_tokens, without_autocast
 from nnunet_hrmedseg.architectures.linear_attention import DualGatedLinearAttention
-from nnunet_hrmedseg.architectures.recompute import breaks_graphs, recomputed, uncompiled
+from nnunet_hrmedseg.architectures.recompute import Recomputable, breaks_graphs, recomputed, uncompiled
 from nnunet_hrmedseg.architectures.rotary import Rotation, grid_rotation
 
 __all__ = ["LGViT", "PATCH_SIZE"]
@@ -21,7 +21,7 @@ __all__ = ["LGViT", "PATCH_SIZE"]
 PATCH_SIZE = 16
 
 
-class LGViT(nn.Module):
+class LGViT(Recomputable):
     """Image encoder: patch embedding, channel-interactive layers, token-interactive layers.
 
     All layers work at the same width C and the same resolution, 1/16 of the image.
@@ -39,7 +39,6 @@ class LGViT(nn.Module):
         exter_gate: gate the output of the attention (Eq. 5).
         rotary: turn queries and keys by 2D rotary positions.
         drop_path: stochastic depth of the last token-interactive block; the rate rises to it linearly from 0.
-        recompute: in training, keep each layer's input alone and evaluate the layer again in the backward pass.
 
     Raises:
         ValueError: for a depth, width or number of layers that cannot be built.
@@ -58,7 +57,6 @@ class LGViT(nn.Module):
         exter_gate: bool = True,
         rotary: bool = True,
         drop_path: float = 0.1,
-        recompute: bool = False,
     ) -> None:
         super().__init__()
         if embed_dim < 4 or embed_dim % 4:
@@ -72,7 +70,6 @@ class LGViT(nn.Module):
         self.input_channels = input_channels
         self.embed_dim = embed_dim
         self.rotary = rotary
-        self.recompute = recompute
         self.patch_embedding = PatchEmbedding(input_channels, embed_dim)
         self.channel_interactive = ChannelInteractiveLayers(
             *(ChannelInteractiveLayer(embed_dim, expansion) for _ in range(channel_interactive_layers))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from nnunet_hrmedseg.architectures.layers import LayerNorm2d, at_least_float32, without_autocast
-from nnunet_hrmedseg.architectures.recompute import recomputed
+from nnunet_hrmedseg.architectures.recompute import Recomputable, recomputed
 
 __all__ = ["NECKS", "Neck"]
 
@@ -16,7 +16,7 @@ NECKS = {
 """Kernel sizes of the two convolutions, in order."""
 
 
-class Neck(nn.Module):
+class Neck(Recomputable):
     """Two convolutions without bias, each followed by LayerNorm2d: (B, C, h, w) -> (B, D, h, w).
 
     The first one changes the width from C to D, whatever its kernel.
@@ -25,17 +25,13 @@ class Neck(nn.Module):
         channels: C, width of the encoder.
         out_channels: D, width of the decoder.
         order: a row of NECKS.
-        recompute: in training, evaluate the first convolution and norm again in the backward pass.
 
     Raises:
         ValueError: if there is no such row.
     """
 
-    def __init__(
-        self, channels: int, out_channels: int = 256, order: str = "1x1_3x3", *, recompute: bool = False
-    ) -> None:
+    def __init__(self, channels: int, out_channels: int = 256, order: str = "1x1_3x3") -> None:
         super().__init__()
-        self.recompute = recompute
         if order not in NECKS:
             raise ValueError(f"neck must be one of {list(NECKS)}, got {order!r}")
         first, second = NECKS[order]

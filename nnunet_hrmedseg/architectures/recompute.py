@@ -1,4 +1,4 @@
-"""Parts of a network that are evaluated again in the backward pass instead of keeping what they computed."""
+"""Activation checkpointing: layers that are evaluated again in the backward pass instead of keeping their results."""
 
 from __future__ import annotations
 
@@ -11,11 +11,30 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["breaks_graphs", "recomputed", "uncompiled"]
+__all__ = ["Recomputable", "breaks_graphs", "recomputed", "uncompiled"]
 
 Result = TypeVar("Result")
 
 NORMS_THAT_COMPILE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class Recomputable(nn.Module):
+    """A module that can evaluate its layers again in the backward pass.
+
+    Subclasses wrap their layers in `recomputed(..., enabled=self.recompute)`.
+    """
+
+    recompute = False
+
+    def set_activation_checkpointing(self, enable: bool = True) -> None:
+        """Switch recomputation on or off in this module and in everything below it.
+
+        In training, each layer then keeps only its input, and is evaluated again in the backward pass. The results and
+        gradients are the same.
+        """
+        for module in self.modules():
+            if isinstance(module, Recomputable):
+                module.recompute = enable
 
 
 def recomputed(function: Callable[..., Result], *arguments: Any, enabled: bool = True, random: bool = False) -> Result:

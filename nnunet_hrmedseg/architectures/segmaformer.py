@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from nnunet_hrmedseg.architectures.ecm_decoder import refuse_deep_supervision
 from nnunet_hrmedseg.architectures.layers import to_map, to_tokens
 from nnunet_hrmedseg.architectures.mamba import Mamba
-from nnunet_hrmedseg.architectures.recompute import recomputed
+from nnunet_hrmedseg.architectures.recompute import Recomputable, recomputed
 from nnunet_hrmedseg.architectures.rotary import grid_rotation, rotate
 
 __all__ = ["SegMaFormer"]
@@ -29,7 +29,7 @@ Axes = Sequence[int]
 LAYER_SCALE = 1e-4  # how much of each branch of a Mamba block is added at first
 
 
-class SegMaFormer(nn.Module):
+class SegMaFormer(Recomputable):
     """Volume to logits. Any size of patch: what the strides do not divide is padded with 0 and cropped inside.
 
     Args:
@@ -44,7 +44,7 @@ class SegMaFormer(nn.Module):
         num_heads: of the attention in the last stage.
         mlp_ratios: hidden widths of the blocks' MLPs, in units of their stage's width.
         decoder_dim: width of the decoder.
-        recompute: in training, keep each block's input alone and evaluate the block again in the backward pass.
+        recompute: activation checkpointing, see `set_activation_checkpointing`.
         deep_supervision: nnU-Net passes it to every network; there is none here, so it must be False.
 
     With 4 input channels and 3 classes it has 2,018,505 parameters (published: 2.02 M).
@@ -90,9 +90,10 @@ class SegMaFormer(nn.Module):
                     continue
                 mamba = Mamba(width, state_size=state_sizes[i], conv_width=conv_width, expansion=expansions[i])
                 blocks.append(MambaBlock(mamba, width, reductions[i], mlp_ratios[i]))
-            stages.append(Stage(embedding, blocks, last_norm=(i == 3), recompute=recompute))
+            stages.append(Stage(embedding, blocks, last_norm=(i == 3)))
         self.encoder = Encoder(stages)
-        self.decoder = AllMlpDecoder(embed_dims, num_classes, decoder_dim, recompute=recompute)
+        self.decoder = AllMlpDecoder(embed_dims, num_classes, decoder_dim)
+        self.set_activation_checkpointing(recompute)
 
     def forward(self, image: Tensor) -> Tensor:
         """Volume (B, input_channels, Z, Y, X) -> logits (B, num_classes, Z, Y, X).
@@ -134,15 +135,12 @@ class Encoder(nn.Module):
         return maps
 
 
-class Stage(nn.Module):
+class Stage(Recomputable):
     """Patch embedding, blocks, and a normalisation over all channels: (B, C_in, Z, Y, X) -> (B, C, Z/s, Y/s, X/s)."""
 
-    def __init__(
-        self, embedding: PatchEmbedding, blocks: Sequence[nn.Module], *, last_norm: bool, recompute: bool
-    ) -> None:
+    def __init__(self, embedding: PatchEmbedding, blocks: Sequence[nn.Module], *, last_norm: bool) -> None:
         super().__init__()
         width = embedding.norm.normalized_shape[0]
-        self.recompute = recompute
         self.embedding = embedding
         self.blocks = nn.ModuleList(blocks)
         self.token_norm = nn.LayerNorm(width) if last_norm else nn.Identity()
@@ -258,7 +256,7 @@ class ConvolutionalMlp(nn.Module):
         return self.fc2(to_tokens(F.gelu(x)))
 
 
-class AllMlpDecoder(nn.Module):
+class AllMlpDecoder(Recomputable):
     """Each stage to the decoder's width, all at the resolution of the first stage, fused, classified.
 
     The paper upsamples, concatenates, and then fuses by a 1 x 1 x 1 convolution without bias. A convolution of one
@@ -270,9 +268,8 @@ class AllMlpDecoder(nn.Module):
     leaves parameters of that name alone when it loads weights pretrained with other classes.
     """
 
-    def __init__(self, embed_dims: Sequence[int], num_classes: int, dim: int, *, recompute: bool = False) -> None:
+    def __init__(self, embed_dims: Sequence[int], num_classes: int, dim: int) -> None:
         super().__init__()
-        self.recompute = recompute
         self.projections = nn.ModuleList(
             nn.Sequential(nn.Linear(width, dim), nn.LayerNorm(dim)) for width in embed_dims
         )

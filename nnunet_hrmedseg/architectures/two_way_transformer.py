@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures.layers import Mlp, to_map, to_tokens, without_autocast
-from nnunet_hrmedseg.architectures.recompute import recomputed
+from nnunet_hrmedseg.architectures.recompute import Recomputable, recomputed
 
 __all__ = ["RandomFourierEncoding", "TwoWayTransformer"]
 
 
-class TwoWayTransformer(nn.Module):
+class TwoWayTransformer(Recomputable):
     """Layers of Eq. 6-7, then a last attention from the queries to the image.
 
     Args:
@@ -25,14 +25,10 @@ class TwoWayTransformer(nn.Module):
         num_heads: heads of every attention.
         mlp_dim: hidden width of the queries' MLP.
         delta: the multi-scale module of Eq. 6-7, (B, dim, h, w) -> the same.
-        recompute: in training, keep each layer's input alone and evaluate the layer again in the backward pass.
     """
 
-    def __init__(
-        self, dim: int, depth: int, num_heads: int, mlp_dim: int, delta: nn.Module, *, recompute: bool = False
-    ) -> None:
+    def __init__(self, dim: int, depth: int, num_heads: int, mlp_dim: int, delta: nn.Module) -> None:
         super().__init__()
-        self.recompute = recompute
         self.layers = nn.ModuleList(TwoWayLayer(dim, num_heads, mlp_dim, first=(index == 0)) for index in range(depth))
         self.final_attention = Attention(dim, dim // 2, num_heads)
         self.final_norm = nn.LayerNorm(dim)

@@ -53,8 +53,8 @@ class DiceAndPixelLoss(nn.Module):
             them.
         batch_dice: nnU-Net's: Dice over the batch instead of per image.
         ddp: gather the sums over processes, so that the mean of their losses is the loss of all their images.
-        frugal: many small strips rather than few large ones, as befits a network that recomputes its layers; where
-            those are kept, large strips do not raise the peak of memory and save the overhead of the small.
+        recompute: use many small strips, for a network that recomputes its layers. Otherwise strips are large: they
+            do not raise the peak of memory then, and have less overhead.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class DiceAndPixelLoss(nn.Module):
         ignore_label: int | None = None,
         batch_dice: bool = True,
         ddp: bool = False,
-        frugal: bool = True,
+        recompute: bool = True,
         weight_dice: float = 1.0,
         weight_pixel: float = 1.0,
     ):
@@ -73,7 +73,7 @@ class DiceAndPixelLoss(nn.Module):
         self.pixel_loss = pixel_loss
         self.regions, self.ignore_label, self.batch_dice, self.ddp = regions, ignore_label, batch_dice, ddp
         self.weight_dice, self.weight_pixel = weight_dice, weight_pixel
-        self.logits_in_a_strip = SMALL_STRIP if frugal else LARGE_STRIP
+        self.logits_in_a_strip = SMALL_STRIP if recompute else LARGE_STRIP
         self.evaluate_strip: Callable[..., Tensor] = self.recomputed_sums_of_strip  # or compiled
 
     def forward(self, net_output: Tensor, target: Tensor) -> Tensor:

@@ -19,11 +19,13 @@ from nnunetv2.configuration import default_num_processes
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, distributed
 
+from nnunet_hrmedseg.architectures.recompute import Recomputable
+from nnunet_hrmedseg.io.cpu_precision import set_cpu_precision
 from nnunet_hrmedseg.io.gpu import check_gpu
 from nnunet_hrmedseg.io.machine import free_device_memory
 from nnunet_hrmedseg.nnunet_versions import (
-    building_after,
     given_pretrained_weights,
+    network_builder,
     nnunet_folder,
     required_nnunet_folder,
 )
@@ -92,7 +94,8 @@ class nnUNetTrainerHRMedSeg(BaseTrainer):
     optimizer: torch.optim.Optimizer
     num_iterations_per_epoch: int
     num_val_iterations_per_epoch: int
-    build_network_architecture = staticmethod(building_after(check_canvas_of_data))
+    # nnU-Net's predictor calls it too
+    build_network_architecture = staticmethod(network_builder(check_canvas_of_data, set_cpu_precision))
 
     # exactly nnU-Net's arguments: it records them by name for the checkpoint
     def __init__(
@@ -228,9 +231,8 @@ class nnUNetTrainerHRMedSeg(BaseTrainer):
         if not short:
             return
         self.recomputes = True
-        for module in self.plain_network.modules():
-            if isinstance(getattr(module, "recompute", None), bool):
-                module.recompute = True  # type: ignore[assignment]
+        if isinstance(self.plain_network, Recomputable):
+            self.plain_network.set_activation_checkpointing()
         if isinstance(self.loss, DiceAndPixelLoss):
             self.loss.logits_in_a_strip = SMALL_STRIP
         self.print_to_log_file(
@@ -253,7 +255,7 @@ class nnUNetTrainerHRMedSeg(BaseTrainer):
             ignore_label=self.label_manager.ignore_label,
             batch_dice=self.configuration_manager.batch_dice,
             ddp=self.is_ddp,
-            frugal=self.configuration_manager.network_arch_init_kwargs.get("recompute", False),
+            recompute=self.configuration_manager.network_arch_init_kwargs.get("recompute", False),
         )
         if self._do_i_compile():
             loss.evaluate_strip = torch.compile(loss.evaluate_strip)

@@ -8,8 +8,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nnunet_hrmedseg.architectures import HERSeg, HRMedSeg
-from nnunet_hrmedseg.architectures.cpu_precision import ENVIRONMENT_VARIABLE, predicts_in_bfloat16
-from nnunet_hrmedseg.errors import HRMedSegError
 
 SMALL = {"embed_dim": 24, "depth": 3, "decoder_dim": 32, "decoder_heads": 2, "decoder_mlp_dim": 32}
 
@@ -114,13 +112,12 @@ def test_compiled_whole_equals_eager(training, recompute):
         torch.testing.assert_close(gradient, reference, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("wanted, dtype", [("1", torch.bfloat16), ("0", torch.float32)])
-def test_bfloat16_on_the_cpu_is_for_prediction_alone(monkeypatch, wanted, dtype):
-    monkeypatch.setenv(ENVIRONMENT_VARIABLE, wanted)
+@pytest.mark.parametrize("bfloat16, dtype", [(True, torch.bfloat16), (False, torch.float32)])
+def test_bfloat16_on_the_cpu_applies_to_prediction_only(bfloat16, dtype):
     net, image = small(), torch.randn(1, 3, 64, 96)
+    net.cpu_bfloat16 = bfloat16
     seen = []
     net.decoder.transformer.layers[0].mlp[0].register_forward_hook(lambda module, inputs, out: seen.append(out.dtype))
-    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "0")
     expected = small().eval()(image)
     net.eval()
     with torch.no_grad():
@@ -129,21 +126,12 @@ def test_bfloat16_on_the_cpu_is_for_prediction_alone(monkeypatch, wanted, dtype)
     net.train()(image)
     assert seen == [dtype, torch.float32, torch.float32]
     assert logits.dtype == torch.float32
-    assert (logits - expected).abs().max() < (0.05 * expected.abs().max() if wanted == "1" else 1e-5)
+    assert (logits - expected).abs().max() < (0.05 * expected.abs().max() if bfloat16 else 1e-5)
 
 
-def test_bfloat16_on_the_cpu_follows_the_processor(monkeypatch):
-    monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
-    for able in (True, False):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda able=able: able)
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-        assert predicts_in_bfloat16() is able
-
-
-def test_bfloat16_variable_with_a_typing_error(monkeypatch):
-    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "yes")
-    with pytest.raises(HRMedSegError, match="HRMEDSEG_CPU_BFLOAT16=yes"):
-        small()
+def test_networks_do_not_read_the_environment(monkeypatch):
+    monkeypatch.setenv("HRMEDSEG_CPU_BFLOAT16", "1")
+    assert small().cpu_bfloat16 is False
 
 
 def test_compiled_under_autocast():

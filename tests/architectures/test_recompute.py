@@ -31,22 +31,39 @@ def test_the_same_step(network, options):
     for recompute in (False, True):
         torch.manual_seed(0)
         networks.append(network(3, 3, embed_dim=24, drop_path=0.3, recompute=recompute, **options))
-    plain, frugal = networks
+    plain, recomputing = networks
     for layer in plain.encoder.channel_interactive:
         nn.init.ones_(layer.project[-1].weight)  # starts at 0, which holds gradients back
-    frugal.load_state_dict(plain.state_dict())
-    frugal.upsample_in_training = False
+    recomputing.load_state_dict(plain.state_dict())
+    recomputing.upsample_in_training = False
     loss = dice_and_focal(regions=False)
 
-    torch.testing.assert_close(step(frugal, image, target, loss), step(plain, image, target, loss))
-    for (name, expected), parameter in zip(plain.named_parameters(), frugal.parameters(), strict=True):
+    torch.testing.assert_close(step(recomputing, image, target, loss), step(plain, image, target, loss))
+    for (name, expected), parameter in zip(plain.named_parameters(), recomputing.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad, expected.grad, msg=lambda text, name=name: f"{name}: {text}")
     for name, value in plain.state_dict().items():  # running statistics and their counter among them
-        torch.testing.assert_close(frugal.state_dict()[name], value, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(recomputing.state_dict()[name], value, msg=lambda text, name=name: f"{name}: {text}")
 
-    plain.eval(), frugal.eval()
+    plain.eval(), recomputing.eval()
     with torch.no_grad():
-        torch.testing.assert_close(frugal(image), plain(image), rtol=0, atol=0)
+        torch.testing.assert_close(recomputing(image), plain(image), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("network", [HRMedSeg, HERSeg])
+def test_activation_checkpointing_can_be_switched_after_construction(network):
+    image, target = torch.randn(1, 3, 64, 64), torch.randint(0, 2, (1, 1, 64, 64))
+    net, built = network(3, 2, embed_dim=24, depth=4), network(3, 2, embed_dim=24, depth=4, recompute=True)
+    for each in (net, built):
+        each.upsample_in_training = False
+
+    def saved(each):
+        return saved_activation_bytes(each, dice_and_focal(regions=False), image, target)
+
+    kept = saved(net)
+    net.set_activation_checkpointing()
+    assert saved(net) == saved(built) < 0.6 * kept
+    net.set_activation_checkpointing(False)
+    assert saved(net) == kept
 
 
 @pytest.mark.parametrize("classes, limit", [(2, 64), (14, 96)])
@@ -96,9 +113,10 @@ class Synchronized(nn.SyncBatchNorm):
         assert x.ndim == 4
 
 
-def _encoder(norm, **options):
+def _encoder(norm, recompute=False):
     torch.manual_seed(0)
-    encoder = LGViT(1, 8, 1, channel_interactive_layers=1, drop_path=0.0, **options)
+    encoder = LGViT(1, 8, 1, channel_interactive_layers=1, drop_path=0.0)
+    encoder.set_activation_checkpointing(recompute)
     for layer in encoder.channel_interactive:
         nn.init.ones_(layer.project[-1].weight)
         for part in (layer.expand, layer.depthwise, layer.project):

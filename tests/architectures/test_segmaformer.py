@@ -184,25 +184,25 @@ def test_volumes_that_do_not_fit(shape, message):
 
 
 def test_recomputation_gives_the_same_step():
-    plain, frugal = small(), small(recompute=True)
+    plain, recomputing = small(), small(recompute=True)
     image, target = torch.randn(1, 2, 16, 32, 32), torch.randint(0, 3, (1, 1, 16, 32, 32))
     loss = nnunet_loss()
     values = []
-    for network in (plain, frugal):
+    for network in (plain, recomputing):
         values.append(loss(network(image), target))
         values[-1].backward()
     torch.testing.assert_close(values[0], values[1])
-    for (name, expected), parameter in zip(plain.named_parameters(), frugal.parameters(), strict=True):
+    for (name, expected), parameter in zip(plain.named_parameters(), recomputing.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad, expected.grad, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_bytes_kept_for_a_patch_of_64():
     image, target = torch.rand(1, 1, 64, 64, 64), torch.randint(0, 2, (1, 1, 64, 64, 64), dtype=torch.int16)
-    plain, frugal = (
+    plain, recomputing = (
         saved_activation_bytes(SegMaFormer(1, 2, recompute=r), nnunet_loss(), image, target) for r in (0, 1)
     )
     assert 50 * MIB < plain < 70 * MIB
-    assert 5 * MIB < frugal < 0.25 * plain
+    assert 5 * MIB < recomputing < 0.25 * plain
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 0.1), (torch.float16, 0.02)])

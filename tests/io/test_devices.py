@@ -36,7 +36,9 @@ def test_forward_pass_and_loss_stay_on_their_device(network, make_loss, recomput
         built = network(3, 3, recompute=recompute, **SMALL).train()
         built.upsample_in_training = False
         for kind in KINDS.values():
-            _forward(built, make_loss(frugal=recompute, **kind), torch.empty(2, 3, 64, 64), _target(kind, 64), autocast)
+            _forward(
+                built, make_loss(recompute=recompute, **kind), torch.empty(2, 3, 64, 64), _target(kind, 64), autocast
+            )
         assert mode.operators > 500
 
 

@@ -42,9 +42,9 @@ def test_the_estimate_is_what_is_counted(changes, recompute):
 @pytest.mark.parametrize("batch_size, published_gb", [(1, 0.59), (4, 2.6), (16, 9.4)])
 def test_the_estimate_beside_the_published_memory(batch_size, published_gb):
     """Both versions of the paper: 0.59 GB per 1024 x 1024 image, 9.4 GB for a batch of 16 (float32)."""
-    fast, frugal = (training_memory_gb(batch_size, (1024, 1024), **NETWORK, recompute=r) for r in (False, True))
+    fast, recomputed = (training_memory_gb(batch_size, (1024, 1024), **NETWORK, recompute=r) for r in (False, True))
     assert 0.8 * published_gb < fast < published_gb
-    assert frugal < published_gb / 3
+    assert recomputed < published_gb / 3
 
 
 @pytest.mark.parametrize("target", [1.5, 4, 8, 11, 24])

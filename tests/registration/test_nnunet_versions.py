@@ -16,9 +16,9 @@ import nnunet_hrmedseg
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.nnunet_versions import (
     build_network,
-    building_after,
     find_trainer,
     given_pretrained_weights,
+    network_builder,
     nnunet_folder,
     nnunet_folders,
     required_nnunet_folder,
@@ -61,24 +61,25 @@ def test_networks_are_built_as_the_trainer_has_it():
     assert build_network(Before27, "plans", configuration, 3, 2, False) == ("Net", {"depth": 1}, ["op"], 3, 2, False)
 
 
-def test_networks_are_built_after_a_check(monkeypatch):
-    checked = []
+def test_networks_are_built_between_a_check_and_a_last_step(monkeypatch):
+    checked, finished = [], []
 
     def build(plans_manager, configuration_manager, inputs, outputs, enable_deep_supervision=True):
         return plans_manager, configuration_manager, inputs, outputs, enable_deep_supervision
 
     def build_before_27(architecture_class_name, init_kwargs, req_import, inputs, outputs):
-        raise AssertionError
+        return architecture_class_name
 
     monkeypatch.setattr(nnUNetTrainer, "build_network_architecture", staticmethod(build))
-    after_check = building_after(lambda *arguments: checked.append(arguments))
-    assert "plans_manager" in inspect.signature(after_check).parameters  # what nnU-Net goes by
-    assert after_check("plans", "configuration", 3, 2, enable_deep_supervision=False) == build(
-        "plans", "configuration", 3, 2, False
-    )
-    assert checked == [("plans", "configuration")]
+    builder = network_builder(lambda *arguments: checked.append(arguments), finished.append)
+    assert "plans_manager" in inspect.signature(builder).parameters  # which nnU-Net inspects
+    network = builder("plans", configuration_manager="configuration", inputs=3, outputs=2)
+    assert network == build("plans", "configuration", 3, 2)
+    assert checked == [("plans", "configuration")] and finished == [network]
     monkeypatch.setattr(nnUNetTrainer, "build_network_architecture", staticmethod(build_before_27))
-    assert building_after(lambda *arguments: None) is build_before_27
+    builder = network_builder(lambda *arguments: checked.append(arguments), finished.append)
+    assert "plans_manager" not in inspect.signature(builder).parameters
+    assert builder("path", {}, [], 3, 2) == "path" and finished[1:] == ["path"] and len(checked) == 1
 
 
 @pytest.mark.parametrize(

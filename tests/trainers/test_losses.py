@@ -32,21 +32,21 @@ def _regions(ignore=False, size=(8, 10), factor=1):
     return torch.randn(2, 2, *size, generator=generator, requires_grad=True), target
 
 
-@pytest.mark.parametrize("frugal, expected", [(True, [2, 4, 8, 16]), (False, [1, 1, 2, 16])])
-def test_strips_are_few_for_small_batches_and_at_most_sixteen(frugal, expected):
-    size = dice_and_focal(regions=False, frugal=frugal).logits_in_a_strip
+@pytest.mark.parametrize("recompute, expected", [(True, [2, 4, 8, 16]), (False, [1, 1, 2, 16])])
+def test_strips_are_few_for_small_batches_and_at_most_sixteen(recompute, expected):
+    size = dice_and_focal(regions=False, recompute=recompute).logits_in_a_strip
     sizes = ((1, 1), (1, 2), (2, 2), (16, 14))
     assert [len(losses.strips(torch.zeros(b, k, 256, 256), 4, size)) for b, k in sizes] == expected
 
 
-@pytest.mark.parametrize("frugal", [True, False])
-def test_strips_grow_with_the_batch_on_a_gpu(frugal):
+@pytest.mark.parametrize("recompute", [True, False])
+def test_strips_grow_with_the_batch_on_a_gpu(recompute):
     """A strip costs launches there, and memory that images take anyway."""
-    loss = dice_and_focal(regions=False, frugal=frugal)
+    loss = dice_and_focal(regions=False, recompute=recompute)
     sizes = ((1, 2), (2, 2), (16, 2), (16, 14), (16, 50))
     outputs = [torch.zeros(b, k, 256, 256, device="meta") for b, k in sizes]
     numbers = [len(losses.strips(output, 4, loss.strip_size(output, 4))) for output in outputs]
-    assert numbers == [2 if frugal else 1, 2, 2, 14, 16]
+    assert numbers == [2 if recompute else 1, 2, 2, 14, 16]
 
 
 KINDS = pytest.mark.parametrize("make, regions", [(_labels, False), (_regions, True)], ids=["labels", "regions"])

@@ -75,7 +75,7 @@ def ours(name: str, make_loss: Callable[..., nn.Module], **arguments: Any) -> Ca
         row = OURS[name]
         network = get_network_from_plans(row.class_path, {**row.arguments, **arguments}, [], channels, classes)
         network.upsample_in_training = False
-        loss = make_loss(regions=False, frugal=arguments.get("recompute", False))
+        loss = make_loss(regions=False, recompute=arguments.get("recompute", False))
         return Trainable(network, loss, torch.optim.Adam(network.parameters(), lr=1e-4))
 
     return build

@@ -28,9 +28,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from nnunet_hrmedseg import __version__
-from nnunet_hrmedseg.architectures import HRMedSeg
 from nnunet_hrmedseg.architectures.counting import multiply_accumulates, parameters
-from nnunet_hrmedseg.architectures.cpu_precision import predicts_in_bfloat16
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.evaluation.benchmark.defaults import DEFAULTS
 from nnunet_hrmedseg.evaluation.benchmark.memory import saved_activation_bytes_fake
@@ -41,6 +39,7 @@ from nnunet_hrmedseg.evaluation.benchmark.networks import (
     Trainable,
 )
 from nnunet_hrmedseg.evaluation.benchmark.report import NO_PEAK, table
+from nnunet_hrmedseg.io.cpu_precision import predicts_in_bfloat16, set_cpu_precision
 from nnunet_hrmedseg.io.files import make_output_dir, reporting_write_errors, write_atomically
 from nnunet_hrmedseg.io.machine import free_memory, processor_name
 
@@ -167,8 +166,8 @@ def _counted(
     """The rows of one network, with all that is counted and not measured. The network is on the CPU still."""
     trained.mode(training=False)
     network = trained.network
-    if args.precision == "float32" and isinstance(network, HRMedSeg):
-        network.cpu_bfloat16 = False
+    if args.precision != "float32":
+        set_cpu_precision(network)
     one_image = Case(name, size, classes, 1, False).image_shape(args.channels)
     counts = {
         "parameters": parameters(network)["total"],

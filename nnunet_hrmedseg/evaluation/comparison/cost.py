@@ -133,7 +133,7 @@ def hrmedseg_trainable(trainer: type[BaseTrainer], network: nn.Module, recompute
     loss = nnunet_loss()
     if issubclass(trainer, nnUNetTrainerHRMedSeg):
         network.upsample_in_training = False  # type: ignore[assignment]  # as the trainer sets it
-        loss = trainer.build_loss(regions=False, frugal=recompute)
+        loss = trainer.build_loss(regions=False, recompute=recompute)
     return Trainable(network, loss, torch.optim.Adam(network.parameters()))
 
 

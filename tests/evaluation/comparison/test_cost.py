@@ -84,7 +84,7 @@ def test_a_model_of_ours_costs_what_its_network_does_when_it_is_trained(tmp_path
     assert (cost.parameters, cost.multiply_accumulates) == counted_by_running(network, image)
     assert (cost.patch_size, cost.batch_size) == ([64, 48], 7)
     network.train().upsample_in_training = False
-    loss = nnUNetTrainerHRMedSeg.build_loss(regions=False, frugal=recompute)
+    loss = nnUNetTrainerHRMedSeg.build_loss(regions=False, recompute=recompute)
     target = torch.zeros(1, 1, 64, 48, dtype=torch.int16)
     assert cost.training_bytes == saved_activation_bytes(network, loss, image, target)
 

@@ -1,28 +1,22 @@
-"""HRMedSeg and HER-Seg, assembled (arXiv 2504.06205, first and second version)."""
+"""HRMedSeg and HER-Seg (arXiv 2504.06205, first and second version)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-from nnunet_hrmedseg.architectures.cpu_precision import predicts_in_bfloat16
-from nnunet_hrmedseg.architectures.ecm_decoder import ECMDecoder, refuse_deep_supervision
+from nnunet_hrmedseg.architectures.ecm_decoder import ECMDecoder
+from nnunet_hrmedseg.architectures.encoder_decoder import EncoderDecoder
 from nnunet_hrmedseg.architectures.lgvit import LGViT
 from nnunet_hrmedseg.architectures.neck import Neck
 
 __all__ = ["HERSeg", "HRMedSeg"]
 
 
-class HRMedSeg(nn.Module):
+class HRMedSeg(EncoderDecoder):
     """HRMedSeg (arXiv 2504.06205v1): LGViT, neck and ECM-Decoder, from image to logits.
 
-    The final non-linearity of Eq. 8 is left to loss and inference. Logits are float32 under any autocast: the usual
-    losses widen them anyway, and half precision would add a copy instead of saving one, and round what becomes a label.
+    The final non-linearity of Eq. 8 is left to loss and inference.
 
     Args:
         input_channels: channels of the image.
@@ -31,15 +25,19 @@ class HRMedSeg(nn.Module):
         expansion: hidden width of the encoder's layers, in units of embed_dim.
         neck: order of the neck's two convolutions, "1x1_3x3" or "3x3_1x1".
         decoder_dim: D, width between neck and decoder.
-        decoder_depth, decoder_heads, decoder_mlp_dim: of the two-way transformer.
+        decoder_depth, decoder_heads, decoder_mlp_dim: depth, heads and hidden width of the two-way transformer.
         multiscale_pooling, pool_sizes, class_mlp, upscaling: see ECMDecoder.
-        recompute: in training, keep the input of each layer alone and evaluate the layer again in the backward pass:
-            an eighth of the memory for more time (docs/performance.md).
+        recompute: activation checkpointing, see `set_activation_checkpointing`. It reduces the memory of training to a
+            quarter and makes each step about a third longer.
         deep_supervision: nnU-Net passes it to every network; there is none here, so it must be False.
 
     Raises:
-        ValueError: for arguments from which no network can be built, or if deep supervision is asked for.
+        ValueError: arguments from which no network can be built, or deep supervision is requested.
     """
+
+    encoder: LGViT
+    neck: Neck
+    decoder: ECMDecoder
 
     # Where pretraining frameworks (nnssl, dynamic-network-architectures) find the parts that they exchange.
     key_to_encoder = "encoder"
@@ -73,9 +71,7 @@ class HRMedSeg(nn.Module):
         recompute: bool = False,
         deep_supervision: bool = False,
     ) -> None:
-        super().__init__()
-        refuse_deep_supervision(deep_supervision)
-        self.encoder = LGViT(
+        encoder = LGViT(
             input_channels,
             embed_dim,
             depth,
@@ -86,10 +82,9 @@ class HRMedSeg(nn.Module):
             exter_gate=exter_gate,
             rotary=rotary,
             drop_path=drop_path,
-            recompute=recompute,
         )
-        self.neck = Neck(embed_dim, decoder_dim, neck, recompute=recompute)
-        self.decoder = ECMDecoder(
+        neck_module = Neck(embed_dim, decoder_dim, neck)
+        decoder = ECMDecoder(
             num_classes,
             decoder_dim,
             depth=decoder_depth,
@@ -99,44 +94,22 @@ class HRMedSeg(nn.Module):
             pool_sizes=pool_sizes,
             class_mlp=class_mlp,
             upscaling=upscaling,
-            recompute=recompute,
         )
-        self.upsample_in_training = True
-        self.cpu_bfloat16 = predicts_in_bfloat16()
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Image (B, input_channels, H, W) -> logits (B, num_classes, H, W), H and W multiples of 16.
-
-        In training mode with ``upsample_in_training`` set to False: logits (B, num_classes, H/4, W/4), for a loss that
-        upsamples them itself, strip by strip.
-
-        Raises:
-            ValueError: if the image has other channels than the network, or another size.
-        """
-        logits = self.quarter_logits(image)
-        if self.training and not self.upsample_in_training:
-            return logits
-        return F.interpolate(logits, size=image.shape[2:], mode="bilinear", align_corners=False)
-
-    def quarter_logits(self, image: Tensor) -> Tensor:
-        """Image (B, input_channels, H, W) -> logits (B, num_classes, H/4, W/4), before `forward` upsamples them."""
-        bfloat16 = self.cpu_bfloat16 and image.device.type == "cpu" and not (self.training or torch.is_grad_enabled())
-        with torch.autocast("cpu", torch.bfloat16) if bfloat16 else nullcontext():
-            return self.decoder(self.neck(self.encoder(image)))
+        super().__init__(encoder, neck_module, decoder, recompute=recompute, deep_supervision=deep_supervision)
 
 
 class HERSeg(HRMedSeg):
     """HER-Seg (arXiv 2504.06205v2): HRMedSeg with another order of the neck and one 4 x 4 transposed convolution.
 
-    Built as the text has it: neck 3 x 3 (C -> D) then 1 x 1 (D -> D); F_trans one transposed convolution D -> D/8 of
-    kernel and stride 4, followed by GELU as the last one of HRMedSeg; one class MLP for all queries. The softmax of its
-    Eq. 8 is left to nnU-Net. All arguments of HRMedSeg can be given.
+    It follows the text: neck 3 x 3 (C -> D) then 1 x 1 (D -> D); F_trans one transposed convolution D -> D/8 with
+    kernel and stride 4, followed by GELU like the last one of HRMedSeg; one class MLP for all queries. The softmax of
+    its Eq. 8 is left to nnU-Net. It takes all arguments of HRMedSeg.
 
     With 3 input channels and 2 classes it has 2,969,488 parameters (encoder 957,648, neck 287,744, decoder 1,724,096)
     and 6.62 G multiply-accumulates at 1024 x 1024. The published 3.67 M cannot be reached from the text. It is the
     count of HRMedSeg's layers with a fourth class MLP, HRMedSeg(3, 4, class_mlp="per_class"): 3,659,952, and 3,666,428
-    with one token more and the unused prompt encoder, as in the public implementation. The other published figures,
-    9.39 G and a backbone 405.8 times smaller than that of SAM-H (1.57 M), are those of HRMedSeg, too.
+    with one more token and the unused prompt encoder, as in the public implementation. The other published figures,
+    9.39 G and a backbone 405.8 times smaller than that of SAM-H (1.57 M), are also those of HRMedSeg.
     """
 
     def __init__(

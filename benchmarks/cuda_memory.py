@@ -19,7 +19,8 @@ from torch import nn
 
 from benchmarks.training_memory import RESULTS
 from nnunet_hrmedseg.architectures import HERSeg, HRMedSeg
-from nnunet_hrmedseg.plans.memory import AUTOCAST, COMPILED, training_memory_gb
+from nnunet_hrmedseg.plans.hrmedseg_memory import HRMedSegMemory
+from nnunet_hrmedseg.plans.memory import AUTOCAST, COMPILED
 from nnunet_hrmedseg.trainers.losses import dice_and_focal
 
 SIDE = 1024
@@ -85,7 +86,7 @@ def main() -> None:
         for changes in ROWS:
             row = {**DEFAULTS, **changes}
             training, validation = measured_gb(row, recompute=recompute, compiled=args.compile)
-            estimate = training_memory_gb(
+            estimate = HRMedSegMemory().training_gb(
                 row["batch_size"],
                 (SIDE, SIDE),
                 num_input_channels=row["channels"],

@@ -274,7 +274,7 @@ def train(work: Path, task: str, start: str, seed: int) -> None:
         return
     import torch
 
-    from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSeg
+    from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHRMedSeg
 
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)

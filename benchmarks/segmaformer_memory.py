@@ -1,7 +1,7 @@
 """Peak memory of one training step of SegMaFormer, counted tensor by tensor, beside the estimate of the plans.
 
     python -m benchmarks.segmaformer_memory          prints the table, writes results/segmaformer_memory.json
-    python -m benchmarks.segmaformer_memory --fit    prints coefficients for plans/segmaformer_memory.py from that file
+    python -m benchmarks.segmaformer_memory --fit    prints coefficients for plans/segmaformer.py from that file
 
 Counted as in training_memory.py, with nnU-Net's loss.
 """
@@ -15,15 +15,14 @@ import numpy as np
 from benchmarks.training_memory import RESULTS, measure_or_fit, step_gb
 from nnunet_hrmedseg.architectures import SegMaFormer
 from nnunet_hrmedseg.evaluation.benchmark.networks import nnunet_loss
-from nnunet_hrmedseg.plans.segmaformer import segmaformer_shape
-from nnunet_hrmedseg.plans.segmaformer_memory import (
-    BYTES_PER_PARAMETER,
+from nnunet_hrmedseg.plans.memory import BYTES_PER_PARAMETER
+from nnunet_hrmedseg.plans.segmaformer import (
     CHANNELS,
     PARAMETERS,
+    SegMaFormerMemory,
+    segmaformer_shape,
     tokens_of_stages,
-    training_memory_gb,
 )
-from nnunet_hrmedseg.plans.specs import SEGMAFORMER
 
 DEFAULTS = {"patch": (64, 64, 64), "spacing": (1, 1, 1), "batch_size": 1, "classes": 3, "channels": 1}
 ROWS = [
@@ -46,14 +45,14 @@ ROWS = [
 def counted_gb(row: dict) -> float:
     """GB (1e9 bytes) that one training step holds at its peak."""
     shape = segmaformer_shape(row["patch"], row["spacing"])
-    arguments = {**SEGMAFORMER.arguments, **shape, "recompute": row["recompute"]}
+    arguments = {**shape, "recompute": row["recompute"]}
     network = SegMaFormer(row["channels"], row["classes"], **arguments).train()
     return step_gb(network, nnunet_loss(), (row["batch_size"], row["channels"], *row["patch"]), row["classes"])
 
 
 def estimated_gb(row: dict) -> float:
     """The same by the model that the plans use."""
-    return training_memory_gb(
+    return SegMaFormerMemory().training_gb(
         row["batch_size"],
         row["patch"],
         num_input_channels=row["channels"],

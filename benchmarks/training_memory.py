@@ -24,12 +24,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nnunet_hrmedseg.architectures import HRMedSeg
-from nnunet_hrmedseg.plans.memory import (
-    BYTES_PER_PARAMETER,
+from nnunet_hrmedseg.plans.hrmedseg_memory import (
     PARAMETERS_PER_LAYER_AND_SQUARED_WIDTH,
     PARAMETERS_WITHOUT_ENCODER,
-    training_memory_gb,
+    HRMedSegMemory,
 )
+from nnunet_hrmedseg.plans.memory import BYTES_PER_PARAMETER
 from nnunet_hrmedseg.trainers.losses import dice_and_focal
 
 RESULTS = Path(__file__).parent / "results"
@@ -121,7 +121,7 @@ def step_gb(network: nn.Module, loss: nn.Module, image_shape: tuple[int, ...], l
 
 def estimated_gb(row: dict) -> float:
     """The same by the model that the plans use."""
-    return training_memory_gb(
+    return HRMedSegMemory().training_gb(
         row["batch_size"],
         row["canvas"],
         num_input_channels=row["channels"],

@@ -108,7 +108,7 @@ def test_python_compiles_and_json_is_json(page):
 
 def test_a_trainer_of_ones_own_as_it_is_shown():
     from nnunet_hrmedseg.architectures import HRMedSeg
-    from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSeg
+    from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHRMedSeg
 
     (block,) = blocks(ROOT / "docs" / "extending.md", "python")
     names: dict = {}

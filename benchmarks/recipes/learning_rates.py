@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Adam
 
+from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHRMedSegScratch
 from nnunet_hrmedseg.trainers.schedule import PaperLRScheduler, WarmupPolyLRScheduler
-from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSegScratch
 
 
 def with_decoder_rate(

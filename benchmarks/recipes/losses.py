@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHERSegScratch
 from nnunet_hrmedseg.trainers.losses import dice_and_focal
-from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHERSegScratch
 
 
 class nnUNetTrainerHERSegDiceFocal(nnUNetTrainerHERSegScratch):

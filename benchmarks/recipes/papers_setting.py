@@ -9,13 +9,13 @@ import os
 
 import torch
 
-from nnunet_hrmedseg.trainers.schedule import PaperLRScheduler
-from nnunet_hrmedseg.trainers.trainer import (
+from nnunet_hrmedseg.trainers.hrmedseg import (
     nnUNetTrainerHERSeg,
     nnUNetTrainerHERSegScratch,
     nnUNetTrainerHRMedSeg,
     nnUNetTrainerHRMedSegScratch,
 )
+from nnunet_hrmedseg.trainers.schedule import PaperLRScheduler
 
 
 class _Passes:

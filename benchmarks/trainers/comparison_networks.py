@@ -14,7 +14,7 @@ from importlib.metadata import version
 from torch import nn
 
 from nnunet_hrmedseg.evaluation.benchmark.networks import SEGMENTATION_MODELS, segmentation_model
-from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSegScratch
+from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHRMedSegScratch
 
 
 class nnUNetTrainerSegFormerB0(nnUNetTrainerHRMedSegScratch):

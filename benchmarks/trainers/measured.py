@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nnunet_hrmedseg.evaluation.comparison import budget
 from nnunet_hrmedseg.io.files import write_atomically
-from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHERSeg, nnUNetTrainerHRMedSeg
+from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHERSeg, nnUNetTrainerHRMedSeg
 
 ROW: dict[str, Any] = json.loads(Path(os.environ["FULL_TRAINING_ROW"]).read_text())
 CURVE = "curve.jsonl"

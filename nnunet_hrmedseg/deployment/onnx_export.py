@@ -29,8 +29,9 @@ from nnunet_hrmedseg.io.files import (
     reporting_write_errors,
 )
 from nnunet_hrmedseg.io.json_values import numeric_labels
-from nnunet_hrmedseg.plans.overrides import is_hrmedseg_configuration, resolve_configuration
-from nnunet_hrmedseg.plans.specs import network_name_of
+from nnunet_hrmedseg.plans.configurations import resolve_configuration
+from nnunet_hrmedseg.plans.overrides import is_hrmedseg_configuration
+from nnunet_hrmedseg.plans.specs import find_spec as find_network
 from nnunet_hrmedseg.plans.trained_with import check_trained_with
 
 __all__ = ["LARGEST_DIFFERENCE", "export_onnx"]
@@ -155,6 +156,8 @@ def _loaded(model: Path, files: Mapping[str, Path]) -> nnUNetPredictor:
 def _sidecar(predictor: nnUNetPredictor, folds: Sequence[str], weights: str) -> Sidecar:
     plans, configuration = predictor.plans_manager, predictor.configuration_manager
     _check_exportable(predictor)
+    spec = find_network(configuration.network_arch_class_name)
+    assert spec is not None  # checked when the model was loaded
     intensities = plans.foreground_intensity_properties_per_channel
     names = predictor.dataset_json.get("channel_names") or predictor.dataset_json["modality"]
     normalization = [
@@ -164,7 +167,7 @@ def _sidecar(predictor: nnUNetPredictor, folds: Sequence[str], weights: str) -> 
         )
     ]
     return Sidecar(
-        network=str(network_name_of(configuration.network_arch_class_name)),
+        network=spec.name,
         trainer=predictor.trainer_name,
         dataset=plans.dataset_name,
         channels=[str(name) for name in names.values()],

@@ -1,175 +1,176 @@
-"""How much memory training takes, and so how many images fit into a batch.
+"""Estimate how much memory training takes, which decides batch size and recomputation.
 
-A straight line through counted allocations: HRMedSeg keeps everything but the image at 1/16 or 1/4 resolution, so
-memory grows with the number of pixels, and per pixel with the width and depth of the encoder. There is a line for each
-way of training: in float32 (CPU), and in mixed precision on a GPU, as written or compiled. The first was fitted to the
-peak of live tensors in forward pass, loss, backward pass and optimizer state (benchmarks/training_memory.py; the result
-file says on what), the others to the peak of torch's CUDA allocator, which counts the same without a GPU behind it. All
-of them cover the validation step, which takes less.
-
-Plans are the same for every device, and their memory target is that of a GPU: they follow from the line of mixed
-precision as written, which takes more than compiled. In float32 the same batch takes about a quarter more; trainers
-compare that with the memory that is free when they start (`must_recompute`).
+Every network has a `MemoryModel`. Estimates cover forward pass, loss, backward pass and optimizer state; validation
+takes less. Plans are the same for every device, and their memory target is that of a GPU: they follow from the estimate
+for mixed precision without compilation, which takes more than compiled. In float32 the same batch takes about a quarter
+more; trainers compare that with the free memory when they start (`MemoryModel.must_recompute`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, prod
+from typing import Any
 
 from nnunet_hrmedseg.errors import format_shape
 
 __all__ = [
     "AUTOCAST",
+    "BYTES_PER_PARAMETER",
     "COMPILED",
+    "DEFAULT_MEMORY_TARGET_GB",
     "FLOAT32",
+    "GPU_CONTEXT_GB",
+    "LinearMemory",
+    "MemoryModel",
     "describe_memory_without_recompute",
-    "describe_training_memory",
-    "format_recompute_tradeoff",
-    "largest_batch_size",
-    "must_recompute",
-    "training_memory_gb",
 ]
 
-
-@dataclass(frozen=True)
-class Coefficients:
-    """Bytes per pixel of the canvas: a constant, and per unit of each of these."""
-
-    constant: float
-    width: float
-    width_and_layer: float
-    classes: float
-    channels: float
-
-
 FLOAT32, AUTOCAST, COMPILED = "float32", "autocast", "compiled"
-"""Ways of training: without autocast; on CUDA with autocast to float16, as nnU-Net trains; and compiled besides."""
+"""Modes of training: without autocast; on CUDA with autocast to float16, as nnU-Net trains; and also compiled."""
 
-RECOMPUTED_ON_CUDA = Coefficients(constant=42.0, width=0.11, width_and_layer=0.02, classes=0.3, channels=4.0)
+MODE_NAMES = {FLOAT32: "float32", AUTOCAST: "mixed precision", COMPILED: "mixed precision, compiled"}
 
-COEFFICIENTS = {
-    (FLOAT32, False): Coefficients(constant=124.0, width=0.60, width_and_layer=0.31, classes=2.0, channels=4.8),
-    (FLOAT32, True): Coefficients(constant=15.5, width=0.58, width_and_layer=0.015, classes=0.3, channels=5.5),
-    (AUTOCAST, False): Coefficients(constant=96.0, width=0.425, width_and_layer=0.251, classes=1.0, channels=4.0),
-    (AUTOCAST, True): RECOMPUTED_ON_CUDA,
-    (COMPILED, False): Coefficients(constant=66.0, width=0.29, width_and_layer=0.172, classes=0.6, channels=4.0),
-    (COMPILED, True): RECOMPUTED_ON_CUDA,  # the compiler saves launches there, not memory
-}
-"""Of each way of training, without and with recomputation in the backward pass."""
-
-IN_WORDS = {FLOAT32: "float32", AUTOCAST: "mixed precision", COMPILED: "mixed precision, compiled"}
-
-PARAMETERS_WITHOUT_ENCODER = 2.3e6
-PARAMETERS_PER_LAYER_AND_SQUARED_WIDTH = 8.73
+DEFAULT_MEMORY_TARGET_GB = 8.0  # nnU-Net's default for -gpu_memory_target
 BYTES_PER_PARAMETER = 4 * 4  # weight, gradient and Adam's two averages in float32
-
-CUDA_WORKSPACE_GB = 0.06  # of convolutions and matrix products, and a half-precision copy of the weights
-SHARE_OF_FREE = 0.9  # of the memory that is free when training starts: the rest is for all that comes later
+SHARE_OF_FREE = 0.9  # of the memory that is free when training starts; later allocations need the rest
 GPU_CONTEXT_GB = 0.5  # what the driver and its libraries take before the first tensor
 
 
-def training_memory_gb(
-    batch_size: int,
-    canvas: Sequence[int],
-    *,
-    num_input_channels: int,
-    num_classes: int,
-    embed_dim: int = 96,
-    depth: int | Sequence[int] = 10,
-    recompute: bool = False,
-    mode: str = FLOAT32,
-) -> float:
-    """Peak memory of tensors in a training step, in GB (1e9 bytes), without the GPU's context.
+class MemoryModel(ABC):
+    """An estimate of the memory that a training step of a network takes."""
 
-    Args:
-        batch_size: images.
-        canvas: (height, width) in pixels.
-        num_input_channels, num_classes: of the network.
-        embed_dim, depth: width C and number of token-interactive layers L of the encoder (or its groups' sizes).
-        recompute: whether layers are evaluated again in the backward pass.
-        mode: FLOAT32, AUTOCAST or COMPILED.
+    @abstractmethod
+    def training_gb(
+        self,
+        batch_size: int,
+        patch_size: Sequence[int],
+        *,
+        num_input_channels: int,
+        num_classes: int,
+        recompute: bool = False,
+        mode: str = FLOAT32,
+        **arguments: Any,
+    ) -> float:
+        """Return the peak memory of tensors in a training step, in GB (1e9 bytes), without the GPU's context.
+
+        Args:
+            batch_size: number of images or patches.
+            patch_size: size of the canvas or patch, in pixels or voxels along each axis.
+            num_input_channels: channels of the image.
+            num_classes: output channels of the network.
+            recompute: whether layers are recomputed in the backward pass.
+            mode: FLOAT32, AUTOCAST or COMPILED.
+            arguments: other arguments of the network (the `arch_kwargs` of the plans).
+        """
+
+    def largest_batch_size(self, memory_target_gb: float, patch_size: Sequence[int], **network: Any) -> int:
+        """Return how many images a training step may hold within a memory target; 0 if not even one fits.
+
+        Args:
+            memory_target_gb: GB, as nnU-Net's `-gpu_memory_target`, including the GPU's context.
+            patch_size: as for `training_gb`.
+            network: the keyword arguments of `training_gb`.
+        """
+        empty = self.training_gb(0, patch_size, **network)
+        one = self.training_gb(1, patch_size, **network) - empty
+        return max(0, int((memory_target_gb - GPU_CONTEXT_GB - empty) / one))
+
+    def must_recompute(
+        self, batch_size: int, patch_size: Sequence[int], free_bytes: int | None, **network: Any
+    ) -> bool:
+        """Return whether training needs recomputation because it does not fit into the free memory otherwise.
+
+        Args:
+            batch_size: as for `training_gb`.
+            patch_size: as for `training_gb`.
+            free_bytes: free memory of the device; None if it is unknown, which counts as sufficient.
+            network: the keyword arguments of `training_gb`, without `recompute`.
+        """
+        if free_bytes is None:
+            return False
+        return self.training_gb(batch_size, patch_size, **network) > SHARE_OF_FREE * free_bytes / 1e9
+
+    def describe(
+        self, batch_size: int, patch_size: Sequence[int], *, recompute: bool, mode: str = FLOAT32, **network: Any
+    ) -> str:
+        """Return a log line: the estimate, and what the other choice of `recompute` would change.
+
+        Args:
+            batch_size: as for `training_gb`.
+            patch_size: as for `training_gb`.
+            recompute: the current choice.
+            mode: as for `training_gb`.
+            network: the other keyword arguments of `training_gb`.
+        """
+        now, other = (
+            self.training_gb(batch_size, patch_size, recompute=choice, mode=mode, **network)
+            for choice in (recompute, not recompute)
+        )
+        change = (
+            f"Setting arch_kwargs.recompute=false increases it to {_gb(other)}; each step takes about a quarter less "
+            f"time."
+            if recompute
+            else f"Setting arch_kwargs.recompute=true reduces it to {_gb(other)}; each step takes about a third longer."
+        )
+        batch = f"{MODE_NAMES[mode]}, batch size {batch_size}, {format_shape(patch_size)}"
+        return f"Estimated training memory: {_gb(now)} ({batch}). {change}"
+
+
+@dataclass(frozen=True)
+class LinearMemory(MemoryModel):
+    """Memory in proportion to the number of pixels or voxels, for a network of fixed size.
+
+    Attributes:
+        parameters: number of parameters of the network.
+        per_pixel: bytes per pixel of the patch, without recomputation, in float32.
+        per_pixel_recomputed: the same with recomputation.
+        per_class: bytes per pixel and class.
+        per_channel: bytes per pixel and input channel.
     """
-    depth = depth if isinstance(depth, int) else sum(depth)
-    bytes_per = COEFFICIENTS[mode, recompute]
-    per_pixel = (
-        bytes_per.constant
-        + bytes_per.width * embed_dim
-        + bytes_per.width_and_layer * embed_dim * depth
-        + bytes_per.classes * num_classes
-        + bytes_per.channels * num_input_channels
-    )
-    parameters = PARAMETERS_WITHOUT_ENCODER + PARAMETERS_PER_LAYER_AND_SQUARED_WIDTH * embed_dim**2 * depth
-    workspace = 0.0 if mode == FLOAT32 else CUDA_WORKSPACE_GB
-    return (batch_size * prod(canvas) * per_pixel + BYTES_PER_PARAMETER * parameters) / 1e9 + workspace
 
+    parameters: float
+    per_pixel: float
+    per_pixel_recomputed: float
+    per_class: float = 2.0
+    per_channel: float = 4.0
 
-def largest_batch_size(memory_target_gb: float, canvas: Sequence[int], **network) -> int:
-    """How many images a training step may hold within `memory_target_gb`, the GPU's context included; may be 0.
-
-    Args:
-        memory_target_gb: GB, as nnU-Net's `-gpu_memory_target`.
-        canvas: (height, width) in pixels.
-        network: the keyword arguments of `training_memory_gb`.
-    """
-    nothing = training_memory_gb(0, canvas, **network)
-    one = training_memory_gb(1, canvas, **network) - nothing
-    return max(0, int((memory_target_gb - GPU_CONTEXT_GB - nothing) / one))
-
-
-def must_recompute(batch_size: int, canvas: Sequence[int], free_bytes: int | None, **network) -> bool:
-    """Return whether training needs recomputation because `free_bytes` do not hold it otherwise.
-
-    Args:
-        batch_size, canvas: as for `training_memory_gb`.
-        free_bytes: memory of the device that can still be had; None where nothing tells it, which is never too little.
-        network: the other keyword arguments of `training_memory_gb`, without `recompute`.
-    """
-    return (
-        free_bytes is not None and training_memory_gb(batch_size, canvas, **network) > SHARE_OF_FREE * free_bytes / 1e9
-    )
-
-
-def describe_training_memory(
-    batch_size: int, canvas: Sequence[int], *, recompute: bool, mode: str = FLOAT32, **network
-) -> str:
-    """Return for the log what training takes with `recompute` as it is, and what the other choice would take.
-
-    network: the other keyword arguments of `training_memory_gb`.
-    """
-    gb = {
-        choice: training_memory_gb(batch_size, canvas, recompute=choice, mode=mode, **network)
-        for choice in (True, False)
-    }
-    return format_recompute_tradeoff(f"{batch_size} images of {format_shape(canvas)}", gb, recompute, mode)
-
-
-def format_recompute_tradeoff(batch: str, gb: Mapping[bool, float], recompute: bool, mode: str = FLOAT32) -> str:
-    """Return the same for any network: `gb` is what training takes with recomputation (True) and without."""
-    taken, other = (f"{value:.2g}" if value < 10 else f"{value:.0f}" for value in (gb[recompute], gb[not recompute]))
-    price = "a quarter less time for a step" if recompute else "a third more time for a step"
-    return (
-        f"Training takes about {taken} GB in {IN_WORDS[mode]} for {batch}"
-        f"{', less in mixed precision' if mode == FLOAT32 else ''}. With "
-        f'"recompute": {str(not recompute).lower()} among the arch_kwargs of the plans it would be about '
-        f"{other} GB and {price}."
-    )
+    def training_gb(
+        self,
+        batch_size: int,
+        patch_size: Sequence[int],
+        *,
+        num_input_channels: int,
+        num_classes: int,
+        recompute: bool = False,
+        mode: str = FLOAT32,
+        **arguments: Any,
+    ) -> float:
+        """Return the peak memory of a training step, in GB. The estimate for float32 is used for every mode."""
+        per_pixel = self.per_pixel_recomputed if recompute else self.per_pixel
+        per_pixel += self.per_class * num_classes + self.per_channel * num_input_channels
+        return (batch_size * prod(patch_size) * per_pixel + BYTES_PER_PARAMETER * self.parameters) / 1e9
 
 
 def describe_memory_without_recompute(kept_gb: float, total_gb: float, dataset: int) -> str | None:
-    """Return how to train without recomputation where the GPU has room for it; None where it has not.
+    """Return how to train without recomputation if the GPU has enough memory for it; otherwise None.
 
     Args:
-        kept_gb: what training would take without recomputation.
+        kept_gb: estimated training memory without recomputation.
         total_gb: memory of the GPU.
-        dataset: its number.
+        dataset: number of the dataset.
     """
     target = ceil(kept_gb + GPU_CONTEXT_GB)
     if target > total_gb:
         return None
     return (
-        f"The plans recompute layers to save memory, and this GPU has {total_gb:.0f} GB. Without recomputation a step "
-        f"takes about a quarter less time: plan with nnUNetv2_plan_experiment -d {dataset} -pl nnUNetPlannerHRMedSeg "
-        f"-gpu_memory_target {target}, and train with -p nnUNetHRMedSegPlans."
+        f"The plans recompute layers to save memory, and this GPU has {total_gb:.0f} GB. Without recomputation, each "
+        f"step takes about a quarter less time: plan with nnUNetv2_plan_experiment -d {dataset} -pl "
+        f"nnUNetPlannerHRMedSeg -gpu_memory_target {target}, and train with -p nnUNetHRMedSegPlans."
     )
+
+
+def _gb(value: float) -> str:
+    return f"{value:.2g} GB" if value < 10 else f"{value:.0f} GB"

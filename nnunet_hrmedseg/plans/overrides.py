@@ -1,12 +1,12 @@
 """Turn any nnU-Net plan into an HRMedSeg plan: a pure function on the plans dict.
 
-The stock plan knows the data set (channels, normalisation, transpose, spacing) and keeps its say on all of that. What
-is replaced is what HRMedSeg does differently: the whole image is resized to a fixed canvas (both papers: "All images
-are resized to 1024 x 1024"), so canvas and patch are one size, the network is ours, and the batch size follows from its
-memory.
+What the stock plan says about the dataset (channels, normalization, transpose, spacing) is kept. What HRMedSeg does
+differently is replaced: the whole image is resized to a fixed canvas (both papers: "All images are resized to 1024 x
+1024"), so the canvas is the patch size, the network is one of `plans.specs.NETWORKS`, and the batch size follows from
+its memory.
 
-`nnUNetTrainerHRMedSeg` calls this on the plan it is given and `nnUNetPlannerHRMedSeg` on the plan it writes, so both
-roads lead to the same data and the same network.
+`nnUNetTrainerHRMedSeg` applies this to the plan that it receives and `nnUNetPlannerHRMedSeg` to the plan that it
+writes, so both lead to the same data and the same network.
 """
 
 from __future__ import annotations
@@ -19,21 +19,25 @@ from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.plans.memory import AUTOCAST, largest_batch_size
-from nnunet_hrmedseg.plans.plan_check import check_configuration, check_plans, plans_file
-from nnunet_hrmedseg.plans.specs import NETWORKS, network_name_of
+from nnunet_hrmedseg.errors import PlanError
+from nnunet_hrmedseg.plans.configurations import (
+    architecture_entry,
+    check_dimensions,
+    get_spec,
+    resolve_configuration,
+    user_arguments,
+)
+from nnunet_hrmedseg.plans.memory import AUTOCAST, DEFAULT_MEMORY_TARGET_GB
+from nnunet_hrmedseg.plans.specs import NetworkSpec, find_spec
 
 __all__ = [
     "CANVAS",
     "CANVAS_MULTIPLE",
-    "DEFAULT_MEMORY_TARGET_GB",
     "PREPROCESSOR",
     "STARTED_FROM",
     "canvas_data_identifier",
     "hrmedseg_plans",
     "is_hrmedseg_configuration",
-    "resolve_configuration",
 ]
 
 CANVAS = (1024, 1024)
@@ -47,7 +51,6 @@ STARTED_FROM = "encoder_started_from"  # where the trainer notes in a configurat
 MIN_BATCH_SIZE = 2  # nnU-Net's own floor; batch statistics of a single image are useless
 MAX_BATCH_SIZE = 16  # the papers' batch size
 MAX_DATASET_COVERED = 0.05  # nnU-Net: a batch covers at most 5 % of the training set
-DEFAULT_MEMORY_TARGET_GB = 8.0  # nnU-Net's default for -gpu_memory_target
 
 RESAMPLING = {
     f"resampling_fn_{what}{suffix}": value
@@ -80,60 +83,48 @@ def hrmedseg_plans(
     default_canvas: Sequence[int] = CANVAS,
     batch_size: int | None = None,
 ) -> dict[str, Any]:
-    """The same plans with `configuration` turned into an HRMedSeg configuration. The input is left as it is.
+    """Return the plans with `configuration` turned into an HRMedSeg configuration. The input is not changed.
 
-    Idempotent: what an HRMedSeg configuration already says (canvas, batch size, network arguments, resampling) is the
-    user's to edit and is kept; only `data_identifier` always follows from the rest. `plans_name` and all other
-    configurations stay.
+    Idempotent: values that an HRMedSeg configuration already has (canvas, batch size, network arguments, resampling)
+    can be edited by the user and are kept; only `data_identifier` always follows from the rest. `plans_name` and all
+    other configurations are kept.
 
     Args:
         plans: any nnU-Net v2 plans dict (nnUNetPlans, ResEnc presets, with `inherits_from` or not, HRMedSeg's own).
-        configuration: a 2D configuration of it.
+        configuration: a 2D configuration of the plans.
         num_training_cases: `numTraining` of dataset.json; limits the batch size by nnU-Net's 5 % rule.
-        num_classes: segmentation heads; enters the memory estimate.
-        network: a row of `plans.networks.NETWORKS`; default: the plan's own where it is one of ours, else HRMedSeg.
-        gpu_memory_target_gb: GPU memory that training may take, in GB; at least two images are taken, even above it.
+        num_classes: segmentation heads; used for the memory estimate.
+        network: name of a 2D network in `plans.specs.NETWORKS`; default: the plan's own if it is known, else HRMedSeg.
+        gpu_memory_target_gb: GPU memory that training may take, in GB. The batch has at least two images, even if they
+            take more.
         default_canvas: (height, width) of a configuration that is not an HRMedSeg configuration yet.
-        batch_size: batch size of a configuration that is not HRMedSeg's yet (default: what fits, up to 16 images and
-            5 % of the training images).
+        batch_size: batch size of a configuration that is not an HRMedSeg configuration yet (default: as many images as
+            fit, up to 16 and up to 5 % of the training images).
 
     Raises:
-        HRMedSegError: unknown, 3D or cascaded configuration; a canvas that the network cannot take.
+        PlanError: unknown network; unknown, 3D or cascaded configuration; a canvas that the network cannot take.
     """
-    resolved = resolve_configuration(plans, configuration, advice="HRMedSeg is a 2D network: use the configuration 2d.")
-    _validate_configuration(resolved, configuration)
-    ours = is_hrmedseg_configuration(resolved)
+    advice = "HRMedSeg is a 2D network: use the configuration 2d."
+    resolved = resolve_configuration(plans, configuration, advice=advice)
+    current = find_spec(resolved["architecture"]["network_class_name"])
+    spec = get_spec(network or (current.name if current is not None and current.dimensions == 2 else "HRMedSeg"), 2)
+    check_dimensions(resolved, configuration, spec)
+    is_new = not is_hrmedseg_configuration(resolved)
 
-    if not ours:
+    if is_new:
         resolved["patch_size"] = list(default_canvas)
         resolved["preprocessor_name"] = PREPROCESSOR
         resolved.update(deepcopy(RESAMPLING))
-    canvas = _checked_canvas(resolved["patch_size"], configuration)
-    resolved["patch_size"] = canvas
-    resolved["architecture"] = _architecture(resolved["architecture"], network)
+    resolved["patch_size"] = _checked_canvas(resolved["patch_size"], configuration)
+    resolved["architecture"] = architecture_entry(spec, user_arguments(resolved["architecture"], spec))
     resolved.setdefault("encoder_weights", "bundled")
 
-    if not ours:
-        kwargs = resolved["architecture"]["arch_kwargs"]
+    if is_new:
         slices = plans.get("original_median_shape_after_transp", [1])[0]
         covers_5_percent = round(MAX_DATASET_COVERED * num_training_cases * slices)
-        wanted = batch_size or max(MIN_BATCH_SIZE, min(covers_5_percent, MAX_BATCH_SIZE))
-        fast, frugal = (
-            largest_batch_size(
-                gpu_memory_target_gb,
-                canvas,
-                num_input_channels=len(resolved["normalization_schemes"]),
-                num_classes=num_classes,
-                embed_dim=kwargs["embed_dim"],
-                depth=kwargs["depth"],
-                recompute=recompute,
-                mode=AUTOCAST,  # the target is a GPU's, where nnU-Net trains in mixed precision
-            )
-            for recompute in (False, True)
-        )
-        kwargs["recompute"] = fast < wanted
-        fits = frugal if kwargs["recompute"] else fast
-        resolved["batch_size"] = batch_size or max(MIN_BATCH_SIZE, min(fits, wanted))
+        target = batch_size or max(MIN_BATCH_SIZE, min(covers_5_percent, MAX_BATCH_SIZE))
+        fitting = _fit_batch(resolved, spec, target, num_classes, gpu_memory_target_gb)
+        resolved["batch_size"] = batch_size or max(MIN_BATCH_SIZE, fitting)
         resolved["batch_dice"] = True
 
     result = deepcopy(plans)
@@ -142,37 +133,32 @@ def hrmedseg_plans(
     return result
 
 
-def is_hrmedseg_configuration(configuration: dict[str, Any]) -> bool:
-    """Whether a resolved configuration dict is already one of ours (its preprocessor and its network are)."""
-    return configuration.get("preprocessor_name") == PREPROCESSOR and (
-        network_name_of(configuration.get("architecture", {}).get("network_class_name")) is not None
-    )
+def _fit_batch(
+    resolved: dict[str, Any], spec: NetworkSpec, target: int, num_classes: int, gpu_memory_target_gb: float
+) -> int:
+    """Return how many of `target` images fit, and switch recomputation on in `resolved` if fewer fit without it."""
+    arguments = resolved["architecture"]["arch_kwargs"]
 
-
-def resolve_configuration(plans: dict[str, Any], configuration: str, *, advice: str) -> dict[str, Any]:
-    """The configuration as one flat dict: `inherits_from` followed, formats of older nnU-Net versions converted.
-
-    Raises:
-        HRMedSegError: there is no such configuration (the message ends with `advice`), or it has a value of a wrong
-            type.
-    """
-    check_plans(plans)
-    available = list(plans["configurations"])
-    if configuration not in available:
-        raise HRMedSegError(
-            f"The plans {plans.get('plans_name')!r} have no configuration {configuration!r}; they have {available}. "
-            f"{advice}"
+    def largest(recompute: bool) -> int:
+        return spec.memory.largest_batch_size(
+            gpu_memory_target_gb,
+            resolved["patch_size"],
+            num_input_channels=len(resolved["normalization_schemes"]),
+            num_classes=num_classes,
+            mode=AUTOCAST,  # the target is that of a GPU, on which nnU-Net trains in mixed precision
+            **{**arguments, "recompute": recompute},
         )
-    try:
-        resolved = deepcopy(PlansManager(deepcopy(plans)).get_configuration(configuration).configuration)
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise HRMedSegError(
-            f"nnU-Net cannot read the configuration {configuration!r} of the plans {plans.get('plans_name')!r} "
-            f"({type(error).__name__}: {error}). Correct it in {plans_file(plans)}, or plan again."
-        ) from error
-    resolved.pop("inherits_from", None)
-    check_configuration(plans, configuration, resolved)
-    return resolved
+
+    recompute = False
+    if "recompute" in arguments:
+        recompute = arguments["recompute"] = largest(False) < target
+    return min(largest(recompute), target)
+
+
+def is_hrmedseg_configuration(configuration: dict[str, Any]) -> bool:
+    """Return whether a resolved configuration dict is that of a 2D network on a canvas, as `hrmedseg_plans` writes."""
+    spec = find_spec(configuration.get("architecture", {}).get("network_class_name"))
+    return configuration.get("preprocessor_name") == PREPROCESSOR and spec is not None and spec.dimensions == 2
 
 
 def canvas_data_identifier(plans: dict[str, Any], configuration: dict[str, Any]) -> str:
@@ -200,45 +186,13 @@ def canvas_data_identifier(plans: dict[str, Any], configuration: dict[str, Any])
     return f"HRMedSeg_{height}x{width}_{digest[:8]}"
 
 
-def _validate_configuration(resolved: dict[str, Any], configuration: str) -> None:
-    if resolved.get("previous_stage"):
-        raise HRMedSegError(
-            f"Configuration {configuration!r} is the second stage of a cascade (previous_stage: "
-            f"{resolved['previous_stage']!r}). HRMedSeg sees the whole image at once and has no cascade: use the "
-            f"configuration 2d, or train the cascade with a stock nnU-Net trainer."
-        )
-    if len(resolved["patch_size"]) != 2:
-        raise HRMedSegError(
-            f"Configuration {configuration!r} is {len(resolved['patch_size'])}D (patch size {resolved['patch_size']}). "
-            f"HRMedSeg is a 2D network: use the configuration 2d, which goes through a volume slice by slice, or train "
-            f"{configuration} with -tr nnUNetTrainerSegMaFormer or a stock nnU-Net trainer."
-        )
-
-
 def _checked_canvas(patch_size: list[int], configuration: str) -> list[int]:
     canvas = [int(side) for side in patch_size]
     if any(side <= 0 or side % CANVAS_MULTIPLE for side in canvas):
         nearest = [max(1, round(side / CANVAS_MULTIPLE)) * CANVAS_MULTIPLE for side in canvas]
-        raise HRMedSegError(
+        raise PlanError(
             f"The canvas (patch_size) of configuration {configuration!r} is {canvas[0]} x {canvas[1]}; both sides must "
             f"be multiples of {CANVAS_MULTIPLE}. The nearest is {nearest[0]} x {nearest[1]}: put "
             f'"patch_size": {nearest} into the plans file.'
         )
     return canvas
-
-
-def _architecture(architecture: dict[str, Any], network: str | None) -> dict[str, Any]:
-    """The plan's `architecture` entry for `network`, with the arguments that a user changed carried over."""
-    current = network_name_of(architecture["network_class_name"])
-    wanted = network or current or "HRMedSeg"
-    if wanted not in NETWORKS:
-        raise HRMedSegError(f"There is no network {wanted!r}; there are {list(NETWORKS)}.")
-    edits: dict[str, Any] = {}
-    if current is not None:
-        defaults = NETWORKS[current].arguments
-        edits = {k: v for k, v in architecture["arch_kwargs"].items() if k not in defaults or defaults[k] != v}
-    return {
-        "network_class_name": NETWORKS[wanted].class_path,
-        "arch_kwargs": {**deepcopy(NETWORKS[wanted].arguments), **deepcopy(edits)},
-        "_kw_requires_import": [],
-    }

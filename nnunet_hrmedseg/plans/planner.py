@@ -1,5 +1,7 @@
-"""`nnUNetv2_plan_experiment -pl nnUNetPlannerHRMedSeg`: stock planning, then the HRMedSeg overrides on its 2D
-configuration, with three canvases to choose from."""
+"""The planners of `nnUNetv2_plan_experiment -pl`: stock planning, then the networks of this package.
+
+`nnUNetPlannerHRMedSeg` plans 2D configurations on three canvases, `nnUNetPlannerSegMaFormer` the 3D configurations.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,9 @@ from nnunet_hrmedseg.plans.object_sizes import measure_thickness
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 from nnunet_hrmedseg.plans.plan_check import check_channels
 from nnunet_hrmedseg.plans.stock_planning import StockPlanning
+from nnunet_hrmedseg.plans.volumes import segmaformer_plans
 
-__all__ = ["nnUNetPlannerHRMedSeg"]
+__all__ = ["nnUNetPlannerHRMedSeg", "nnUNetPlannerSegMaFormer"]
 
 
 class nnUNetPlannerHRMedSeg(StockPlanning):
@@ -75,3 +78,51 @@ class nnUNetPlannerHRMedSeg(StockPlanning):
         except HRMedSegError as error:
             print(f"The sizes of the objects are not known: {error}")
             return {}
+
+
+VOLUME_CONFIGURATIONS = ("3d_fullres", "3d_lowres")
+
+
+class nnUNetPlannerSegMaFormer(StockPlanning):
+    """Write `nnUNetSegMaFormerPlans`, which contain only the 3D configurations, without the cascade.
+
+    The memory target (`-gpu_memory_target`, GB) sets patch and batch as nnU-Net plans them for its own U-Net.
+    """
+
+    def __init__(
+        self,
+        dataset_name_or_id,
+        gpu_memory_target_in_gb: float = 8,
+        preprocessor_name: str = "DefaultPreprocessor",
+        plans_name: str = "nnUNetSegMaFormerPlans",
+        **kwargs,
+    ):
+        super().__init__(dataset_name_or_id, gpu_memory_target_in_gb, preprocessor_name, plans_name, **kwargs)
+
+    def generate_data_identifier(self, configuration_name: str) -> str:
+        if configuration_name == "3d_fullres":
+            return "nnUNetPlans_3d_fullres"  # the same data, as for nnU-Net's own ResEnc planners
+        return super().generate_data_identifier(configuration_name)
+
+    def save_plans(self, plans: dict[str, Any]) -> None:
+        found = [name for name in VOLUME_CONFIGURATIONS if name in plans["configurations"]]
+        if not found:
+            raise HRMedSegError(
+                f"{plans['dataset_name']} holds 2D images, and SegMaFormer is a network for volumes: plan with "
+                f"-pl nnUNetPlannerHRMedSeg, or train on nnUNetPlans with -tr nnUNetTrainerHRMedSeg."
+            )
+        plans["configurations"] = {name: plans["configurations"][name] for name in found}
+        recursive_fix_for_json_export(plans)
+        num_classes = PlansManager(plans).get_label_manager(self.dataset_json).num_segmentation_heads
+        for name in found:
+            plans = segmaformer_plans(
+                plans, name, num_classes=num_classes, gpu_memory_target_gb=self.UNet_vram_target_GB
+            )
+            configuration = plans["configurations"][name]
+            print(
+                f"SegMaFormer configuration {name}, in the place of the U-Net above: patch "
+                f"{list(configuration['patch_size'])}, batch size {configuration['batch_size']}, strides "
+                f"{configuration['architecture']['arch_kwargs']['strides']}"
+            )
+        self.plans = plans
+        super().save_plans(self.plans)

@@ -1,88 +1,167 @@
-"""The networks that a plan can name, with every argument: a new network or width is a row here.
+"""The networks that a plan can name. A `NetworkSpec` makes a network known to everything that works with plans.
 
-Networks are known by their dotted path alone; nnU-Net imports them when it builds them from a plan.
+Plans, memory estimates, trainers, `hrmedseg benchmark`, `hrmedseg compare` and `hrmedseg export` read it. A network
+class is named by its dotted path and imported when its arguments are needed: this module does not import torch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
 from typing import Any
 
-__all__ = [
-    "NETWORKS",
-    "Network",
-    "SEGMAFORMER",
-    "arguments_of",
-    "network_name_of",
-]
+from nnunet_hrmedseg.errors import PlanError
+from nnunet_hrmedseg.plans.hrmedseg_memory import HRMedSegMemory
+from nnunet_hrmedseg.plans.memory import MemoryModel
+from nnunet_hrmedseg.plans.segmaformer import SegMaFormerMemory, segmaformer_shape
+
+__all__ = ["NETWORKS", "NetworkSpec", "arguments_of", "find_spec", "register_network"]
 
 
-@dataclass(frozen=True)
-class Network:
-    """A network class by its dotted path, and the arguments that a plan gives it (plain JSON values)."""
+@dataclass(frozen=True, eq=False)
+class NetworkSpec:
+    """A network that plans can name.
 
+    The constructor of the class takes `input_channels` and `num_classes`, then keyword arguments with defaults that are
+    JSON values. Those keyword arguments, except `deep_supervision`, are the `arch_kwargs` of a plan.
+
+    Attributes:
+        name: short name, which a trainer has as `network_name`.
+        class_path: dotted path of the class; nnU-Net imports it to build the network.
+        dimensions: 2 for a network that sees whole images on a canvas, 3 for one that sees patches of volumes.
+        memory: estimate of the memory of training.
+        trainer: dotted path of the trainer whose loss the network is trained with, for `hrmedseg benchmark`.
+        title: name in tables; default: `name`.
+        defaults: values in new plans that differ from the constructor's defaults.
+        shape: function of patch size and spacing that returns the arguments that follow from them; default: none do.
+    """
+
+    name: str
     class_path: str
-    arguments: dict[str, Any]
+    dimensions: int
+    memory: MemoryModel
+    trainer: str
+    title: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    shape: Callable[[Sequence[int], Sequence[float]], dict[str, Any]] | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """All arguments that a plan can give the network, with their defaults, as JSON values.
+
+        Raises:
+            PlanError: the class cannot be imported, or its constructor is not as described above.
+        """
+        return deepcopy({**self._constructor_arguments, **self.defaults})
+
+    @cached_property
+    def _constructor_arguments(self) -> dict[str, Any]:
+        return _constructor_arguments(load_class(self.class_path), self.class_path)
+
+    def trainer_class(self) -> Any:
+        """Import and return the trainer.
+
+        Raises:
+            PlanError: it cannot be imported.
+        """
+        return load_class(self.trainer)
 
 
-_HRMEDSEG: dict[str, Any] = {
-    # LGViT encoder
-    "embed_dim": 96,
-    "depth": 10,
-    "num_heads": [6, 12, 24],
-    "channel_interactive_layers": 2,
-    "expansion": 2,
-    "inter_gate": True,
-    "exter_gate": True,
-    "rotary": True,
-    "drop_path": 0.1,
-    # neck and ECM-Decoder
-    "neck": "1x1_3x3",
-    "decoder_dim": 256,
-    "decoder_depth": 2,
-    "decoder_heads": 8,
-    "decoder_mlp_dim": 256,
-    "multiscale_pooling": True,
-    "pool_sizes": [5, 9, 13],
-    "class_mlp": "shared",
-    "upscaling": "two_2x2",
-    # of training, no part of the network
-    "recompute": False,
+_TRAINERS = "nnunet_hrmedseg.trainers"
+
+NETWORKS: dict[str, NetworkSpec] = {
+    spec.name: spec
+    for spec in (
+        NetworkSpec(
+            name="HRMedSeg",
+            class_path="nnunet_hrmedseg.architectures.HRMedSeg",
+            dimensions=2,
+            memory=HRMedSegMemory(),
+            trainer=f"{_TRAINERS}.hrmedseg.nnUNetTrainerHRMedSeg",
+        ),
+        NetworkSpec(
+            name="HERSeg",
+            class_path="nnunet_hrmedseg.architectures.HERSeg",
+            dimensions=2,
+            memory=HRMedSegMemory(),
+            trainer=f"{_TRAINERS}.hrmedseg.nnUNetTrainerHERSeg",
+            title="HER-Seg",
+        ),
+        NetworkSpec(
+            name="SegMaFormer",
+            class_path="nnunet_hrmedseg.architectures.SegMaFormer",
+            dimensions=3,
+            memory=SegMaFormerMemory(),
+            trainer=f"{_TRAINERS}.segmaformer.nnUNetTrainerSegMaFormer",
+            shape=segmaformer_shape,
+        ),
+    )
 }
+"""The networks by name. `register_network` adds to it."""
 
-NETWORKS: dict[str, Network] = {
-    "HRMedSeg": Network("nnunet_hrmedseg.architectures.HRMedSeg", _HRMEDSEG),
-    "HERSeg": Network("nnunet_hrmedseg.architectures.HERSeg", {**_HRMEDSEG, "neck": "3x3_1x1", "upscaling": "one_4x4"}),
-}
-
-SEGMAFORMER = Network(
-    "nnunet_hrmedseg.architectures.SegMaFormer",
-    {
-        # encoder, stage by stage
-        "embed_dims": [36, 66, 96, 192],
-        "depths": [2, 2, 1, 1],
-        "strides": [[4, 4, 4], [2, 2, 2], [2, 2, 2], [2, 2, 2]],
-        "kernel_sizes": [[7, 7, 7], [3, 3, 3], [3, 3, 3], [3, 3, 3]],
-        "reductions": [[4, 4, 4], [1, 1, 1], [1, 1, 1]],
-        "state_sizes": [8, 4, 4],
-        "expansions": [2, 2, 1],
-        "conv_width": 3,
-        "num_heads": 6,
-        "mlp_ratios": [4, 4, 3, 3],
-        # all-MLP decoder
-        "decoder_dim": 256,
-        # of training, no part of the network
-        "recompute": False,
-    },
-)
-"""The network for volumes; a plan gives it strides, kernels and reductions that follow from spacing and patch size."""
+_OWN = frozenset(NETWORKS)
 
 
-def network_name_of(class_path: str | None) -> str | None:
-    """The row of `NETWORKS` with this dotted path, or None where the network is not one of ours."""
-    return next((name for name, network in NETWORKS.items() if network.class_path == class_path), None)
+def register_network(spec: NetworkSpec) -> NetworkSpec:
+    """Make a network known, and return its spec.
+
+    Call it in the module that defines the trainer: nnU-Net imports that module for training and prediction alike. A
+    network that was registered under the same name before is replaced.
+
+    Raises:
+        PlanError: the name is that of a network of this package.
+    """
+    if spec.name in _OWN:
+        raise PlanError(f"The name {spec.name!r} is taken by a network of nnunet_hrmedseg. Choose another name.")
+    NETWORKS[spec.name] = spec
+    return spec
+
+
+def find_spec(class_path: str | None) -> NetworkSpec | None:
+    """Return the spec of the network with this dotted path; None if the network is not known."""
+    return next((spec for spec in NETWORKS.values() if spec.class_path == class_path), None)
 
 
 def arguments_of(class_path: str) -> dict[str, Any] | None:
-    """Return all arguments of the network with this dotted path, with their defaults; None for networks of others."""
-    return next((n.arguments for n in (*NETWORKS.values(), SEGMAFORMER) if n.class_path == class_path), None)
+    """Return all arguments of the network with this dotted path, with their defaults; None if it is not known."""
+    spec = find_spec(class_path)
+    return None if spec is None else spec.arguments
+
+
+def load_class(path: str) -> Any:
+    """Import a class by its dotted path.
+
+    Raises:
+        PlanError: it cannot be imported.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise PlanError(f"{path} cannot be imported ({error}). Is its package installed?") from error
+
+
+def _constructor_arguments(cls: type, path: str) -> dict[str, Any]:
+    """Return the keyword arguments of a class with their defaults; those of its base class where it passes them on."""
+    found: dict[str, Any] = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        _, *parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+        named = [p for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        own = {p.name: p.default for p in named if p.name not in ("input_channels", "num_classes", "deep_supervision")}
+        found = {**own, **found}
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+            break
+    try:
+        return json.loads(json.dumps(found))
+    except TypeError as error:
+        raise PlanError(
+            f"The arguments of {path} cannot be written into a plan ({error}). Each one needs a default that is a "
+            f"number, a text, true, false, null, or a list of these."
+        ) from error

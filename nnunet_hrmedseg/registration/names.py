@@ -27,10 +27,10 @@ PLACES = {
 """The nnU-Net package in which each kind of name is looked up."""
 
 TRAINERS = {
-    "nnUNetTrainerHRMedSeg": "nnunet_hrmedseg.trainers.trainer",
-    "nnUNetTrainerHRMedSegScratch": "nnunet_hrmedseg.trainers.trainer",
-    "nnUNetTrainerHERSeg": "nnunet_hrmedseg.trainers.trainer",
-    "nnUNetTrainerHERSegScratch": "nnunet_hrmedseg.trainers.trainer",
+    "nnUNetTrainerHRMedSeg": "nnunet_hrmedseg.trainers.hrmedseg",
+    "nnUNetTrainerHRMedSegScratch": "nnunet_hrmedseg.trainers.hrmedseg",
+    "nnUNetTrainerHERSeg": "nnunet_hrmedseg.trainers.hrmedseg",
+    "nnUNetTrainerHERSegScratch": "nnunet_hrmedseg.trainers.hrmedseg",
     "nnUNetTrainerHRMedSegNoMirroring": "nnunet_hrmedseg.trainers.no_mirroring",
     "nnUNetTrainerHRMedSegScratchNoMirroring": "nnunet_hrmedseg.trainers.no_mirroring",
     "nnUNetTrainerHERSegNoMirroring": "nnunet_hrmedseg.trainers.no_mirroring",
@@ -46,7 +46,7 @@ REGISTERED = {
     },
     "planner": {
         "nnUNetPlannerHRMedSeg": "nnunet_hrmedseg.plans.planner",
-        "nnUNetPlannerSegMaFormer": "nnunet_hrmedseg.plans.segmaformer_planner",
+        "nnUNetPlannerSegMaFormer": "nnunet_hrmedseg.plans.planner",
     },
     "preprocessor": {"HRMedSegPreprocessor": "nnunet_hrmedseg.preprocessing.preprocessor"},
 }

@@ -18,7 +18,9 @@ from nnunet_hrmedseg.errors import HRMedSegError, format_shape
 from nnunet_hrmedseg.io.files import atomic_path
 from nnunet_hrmedseg.io.gpu import check_gpu, describe_out_of_memory, gpu_limitations
 from nnunet_hrmedseg.io.locks import LockHeld, lock, release_and_remove
+from nnunet_hrmedseg.plans.memory import AUTOCAST, COMPILED, FLOAT32, MemoryModel
 from nnunet_hrmedseg.plans.overrides import STARTED_FROM
+from nnunet_hrmedseg.plans.specs import NETWORKS, find_spec
 from nnunet_hrmedseg.plans.splits import (
     NNUNET_FOLDS,
     SPLITS,
@@ -63,6 +65,7 @@ class BaseTrainer(nnUNetTrainer):
 
     ema_decay: float | None = None  # None: no average; 0.999 averages over about 1,000 iterations
     weight_average: WeightAverage | None = None  # made by on_train_start or load_checkpoint
+    network_name: str  # of the NetworkSpec whose network is trained, in plans.specs.NETWORKS
     planner_name: str  # of the planner whose plans can be edited
     network: Any  # None, until it is built; then perhaps wrapped by torch.compile and DistributedDataParallel
 
@@ -118,6 +121,26 @@ class BaseTrainer(nnUNetTrainer):
             configuration.pop(STARTED_FROM, None)
             if value is not None:
                 configuration[STARTED_FROM] = value
+
+    @property
+    def memory_model(self) -> MemoryModel:
+        """The memory model of the network in the plans."""
+        spec = find_spec(self.configuration_manager.network_arch_class_name)
+        return (spec or NETWORKS[self.network_name]).memory
+
+    @property
+    def memory_arguments(self) -> dict[str, Any]:
+        """The keyword arguments of the memory model, without `recompute`."""
+        network = self.configuration_manager.network_arch_init_kwargs
+        mode = FLOAT32
+        if self.device.type == "cuda":
+            mode = COMPILED if self._do_i_compile() else AUTOCAST
+        return {
+            **{name: value for name, value in network.items() if name != "recompute"},
+            "num_input_channels": self.num_input_channels,
+            "num_classes": self.label_manager.num_segmentation_heads,
+            "mode": mode,
+        }
 
     def on_train_start(self) -> None:
         if self.local_rank == 0:

@@ -5,7 +5,7 @@ For images in which left and right, or top and bottom, are different things.
 
 from __future__ import annotations
 
-from nnunet_hrmedseg.trainers.trainer import (
+from nnunet_hrmedseg.trainers.hrmedseg import (
     nnUNetTrainerHERSeg,
     nnUNetTrainerHERSegScratch,
     nnUNetTrainerHRMedSeg,

@@ -21,8 +21,8 @@ from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 
+from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHRMedSeg
 from nnunet_hrmedseg.trainers.schedule import PaperLRScheduler
-from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSeg
 
 __all__ = ["nnUNetTrainerHRMedSegPaper"]
 

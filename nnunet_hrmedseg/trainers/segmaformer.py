@@ -15,9 +15,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_hrmedseg.architectures.mamba import mamba_kernels
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.nnunet_versions import given_pretrained_weights
+from nnunet_hrmedseg.plans.memory import FLOAT32
 from nnunet_hrmedseg.plans.plan_check import check_channels
-from nnunet_hrmedseg.plans.segmaformer import segmaformer_plans
-from nnunet_hrmedseg.plans.segmaformer_memory import describe_training_memory
+from nnunet_hrmedseg.plans.volumes import segmaformer_plans
 from nnunet_hrmedseg.trainers.base import BaseTrainer
 from nnunet_hrmedseg.trainers.schedule import WarmupCosineLRScheduler
 from nnunet_hrmedseg.trainers.start import check_pretrained_weights, checked_network
@@ -39,6 +39,7 @@ class nnUNetTrainerSegMaFormer(BaseTrainer):
     """
 
     recipe_epochs = 1000
+    network_name = "SegMaFormer"
     planner_name = "nnUNetPlannerSegMaFormer"
 
     # exactly nnU-Net's arguments: it records them by name for the checkpoint
@@ -51,7 +52,7 @@ class nnUNetTrainerSegMaFormer(BaseTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008
     ):
         num_classes = PlansManager(plans).get_label_manager(dataset_json).num_segmentation_heads
-        plans = segmaformer_plans(plans, configuration, num_classes=num_classes)
+        plans = segmaformer_plans(plans, configuration, num_classes=num_classes, network=self.network_name)
         check_channels(plans, configuration, plans["configurations"][configuration], dataset_json)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = self.recipe_epochs
@@ -78,17 +79,14 @@ class nnUNetTrainerSegMaFormer(BaseTrainer):
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        network = self.configuration_manager.network_arch_init_kwargs
-        words = describe_training_memory(
-            self.configuration_manager.batch_size,
-            self.configuration_manager.patch_size,
-            recompute=network["recompute"],
-            num_input_channels=self.num_input_channels,
-            num_classes=self.label_manager.num_segmentation_heads,
-            strides=network["strides"],
-        )
-        kernels = self.device.type == "cuda" and mamba_kernels()
-        self.print_to_log_file(words, f"Mamba runs in {'the kernels of mamba_ssm' if kernels else 'plain torch'}.")
+        recompute = self.configuration_manager.network_arch_init_kwargs.get("recompute", False)
+        arguments = {**self.memory_arguments, "mode": FLOAT32}  # the only estimate that there is
+        patch_size = self.configuration_manager.patch_size
+        estimate = self.memory_model.describe(self.batch_size, patch_size, recompute=recompute, **arguments)
+        cuda = self.device.type == "cuda"
+        kernels = "the kernels of mamba_ssm" if cuda and mamba_kernels() else "plain torch"
+        self.print_to_log_file(estimate, *(["Mixed precision takes less."] if cuda else []))
+        self.print_to_log_file(f"Mamba runs in {kernels}.")
 
     def configure_optimizers(self):
         decayed: list[torch.nn.Parameter] = []

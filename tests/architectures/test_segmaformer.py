@@ -20,7 +20,7 @@ from nnunet_hrmedseg.architectures.layers import to_map, to_tokens
 from nnunet_hrmedseg.architectures.segmaformer import PatchEmbedding
 from nnunet_hrmedseg.evaluation.benchmark.memory import saved_activation_bytes
 from nnunet_hrmedseg.evaluation.benchmark.networks import nnunet_loss
-from nnunet_hrmedseg.plans.specs import SEGMAFORMER
+from nnunet_hrmedseg.plans.specs import NETWORKS
 
 MIB = 2**20
 INPUT = (1, 4, 128, 128, 128)
@@ -250,7 +250,8 @@ def test_learns_where_a_ball_is():
 
 
 def test_built_from_a_plan_as_nnunet_does():
-    network = get_network_from_plans(SEGMAFORMER.class_path, SEGMAFORMER.arguments, [], 4, 3, deep_supervision=False)
+    spec = NETWORKS["SegMaFormer"]
+    network = get_network_from_plans(spec.class_path, spec.arguments, [], 4, 3, deep_supervision=False)
     assert type(network) is SegMaFormer
     assert parameters(network)["total"] == 2_018_505
     network.decoder.deep_supervision = False  # as nnUNetTrainer.set_deep_supervision_enabled does

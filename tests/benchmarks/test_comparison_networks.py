@@ -10,7 +10,7 @@ import torch
 
 from nnunet_hrmedseg.evaluation.benchmark.networks import CONTENDERS
 from nnunet_hrmedseg.nnunet_versions import build_network, find_trainer
-from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSegScratch
+from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHRMedSegScratch
 from tests.nnunet_releases import since_nnunet
 from tests.trainers.conftest import LABELS, dataset  # noqa: F401
 from tests.trainers.test_trainer import CPU, _plans

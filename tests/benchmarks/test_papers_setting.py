@@ -119,7 +119,7 @@ def test_a_pass_is_an_epoch(monkeypatch):
     monkeypatch.setenv("PAPERS_SETTING_PASSES", "7")
     monkeypatch.setenv("PAPERS_SETTING_ITERATIONS", "31")
     from benchmarks.recipes import papers_setting as recipes
-    from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSeg
+    from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHRMedSeg
 
     for name in papers_setting.TRAINERS:
         trainer = getattr(recipes, f"{name}Passes")

@@ -18,7 +18,7 @@ from nnunet_hrmedseg.deployment.sharing import share_model
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.io.checkpoints import load_checkpoint
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
-from nnunet_hrmedseg.plans.segmaformer import segmaformer_plans
+from nnunet_hrmedseg.plans.volumes import segmaformer_plans
 from tests.plans.stock_plans import volume_plans
 from tests.teachers.tiny_teachers import Payload, nnunet_checkpoint, nnunet_plans
 

@@ -14,7 +14,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg.deployment.onnx_predict import OnnxModel
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
-from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHERSeg, nnUNetTrainerHRMedSeg
+from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHERSeg, nnUNetTrainerHRMedSeg
 from tests.plans.stock_plans import stock_plans
 
 TRAINERS = {"HRMedSeg": nnUNetTrainerHRMedSeg, "HERSeg": nnUNetTrainerHERSeg}

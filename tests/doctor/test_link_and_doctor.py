@@ -305,7 +305,7 @@ def test_names_are_found_and_survive_a_spawned_process():
 
 
 def test_a_name_that_is_not_found_is_a_fault(monkeypatch):
-    registered = {"trainer": {"nnUNetTrainerHRMedSeg_gone": "nnunet_hrmedseg.trainers.trainer"}}
+    registered = {"trainer": {"nnUNetTrainerHRMedSeg_gone": "nnunet_hrmedseg.trainers.hrmedseg"}}
     monkeypatch.setattr(doctor_module, "REGISTERED", registered)
     (finding,) = names()
     assert not finding.ok

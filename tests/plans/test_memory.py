@@ -3,19 +3,18 @@ import torch
 
 from benchmarks.training_memory import DEFAULTS, LiveBytes, counted_gb, estimated_gb
 from nnunet_hrmedseg.architectures import HRMedSeg
+from nnunet_hrmedseg.plans.hrmedseg_memory import HRMedSegMemory
 from nnunet_hrmedseg.plans.memory import (
     AUTOCAST,
     COMPILED,
     GPU_CONTEXT_GB,
+    LinearMemory,
     describe_memory_without_recompute,
-    describe_training_memory,
-    largest_batch_size,
-    must_recompute,
-    training_memory_gb,
 )
 from nnunet_hrmedseg.trainers.losses import dice_and_focal
 from tests.fake_cuda import fake_cuda
 
+MODEL = HRMedSegMemory()
 NETWORK = {"num_input_channels": 3, "num_classes": 2, "embed_dim": 96, "depth": 10}
 
 
@@ -42,25 +41,34 @@ def test_the_estimate_is_what_is_counted(changes, recompute):
 @pytest.mark.parametrize("batch_size, published_gb", [(1, 0.59), (4, 2.6), (16, 9.4)])
 def test_the_estimate_beside_the_published_memory(batch_size, published_gb):
     """Both versions of the paper: 0.59 GB per 1024 x 1024 image, 9.4 GB for a batch of 16 (float32)."""
-    fast, recomputed = (training_memory_gb(batch_size, (1024, 1024), **NETWORK, recompute=r) for r in (False, True))
+    fast, recomputed = (MODEL.training_gb(batch_size, (1024, 1024), **NETWORK, recompute=r) for r in (False, True))
     assert 0.8 * published_gb < fast < published_gb
     assert recomputed < published_gb / 3
 
 
 @pytest.mark.parametrize("target", [1.5, 4, 8, 11, 24])
 def test_the_largest_batch_fits_and_one_more_does_not(target):
-    batch = largest_batch_size(target, (1024, 1024), **NETWORK)
-    assert training_memory_gb(batch, (1024, 1024), **NETWORK) + GPU_CONTEXT_GB <= target
-    assert training_memory_gb(batch + 1, (1024, 1024), **NETWORK) + GPU_CONTEXT_GB > target
+    batch = MODEL.largest_batch_size(target, (1024, 1024), **NETWORK)
+    assert MODEL.training_gb(batch, (1024, 1024), **NETWORK) + GPU_CONTEXT_GB <= target
+    assert MODEL.training_gb(batch + 1, (1024, 1024), **NETWORK) + GPU_CONTEXT_GB > target
 
 
 def test_no_memory_is_no_image():
-    assert largest_batch_size(0.1, (1024, 1024), **NETWORK) == 0
+    assert MODEL.largest_batch_size(0.1, (1024, 1024), **NETWORK) == 0
 
 
-def test_large_memory_is_said_in_plain_digits():
-    words = describe_training_memory(16, (4096, 4096), recompute=False, **NETWORK)
-    assert "about 134 GB in float32 for 16 images of 4096 x 4096" in words and "e+" not in words
+def test_large_memory_is_described_in_plain_digits():
+    description = MODEL.describe(16, (4096, 4096), recompute=False, **NETWORK)
+    assert description.startswith("Estimated training memory: 134 GB (float32, batch size 16, 4096 x 4096)")
+    assert "arch_kwargs.recompute=true reduces it to" in description and "e+" not in description
+
+
+def test_linear_memory_grows_with_pixels_classes_and_channels():
+    model = LinearMemory(parameters=1e6, per_pixel=100, per_pixel_recomputed=30, per_class=2, per_channel=4)
+    network = {"num_input_channels": 3, "num_classes": 5, "some_width": 7}
+    assert model.training_gb(0, (1000, 1000), **network) == pytest.approx(0.016)
+    assert model.training_gb(2, (1000, 1000), **network) == pytest.approx(0.016 + 2 * 0.122)
+    assert model.training_gb(2, (1000, 1000), recompute=True, **network) == pytest.approx(0.016 + 2 * 0.052)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +87,7 @@ def test_large_memory_is_said_in_plain_digits():
 def test_the_estimate_is_what_the_cuda_allocator_counts(mode, recompute, batch_size, classes, measured_gb):
     """Peaks of a whole step for 1024 x 1024 x 3, of torch's own allocator (docs/performance.md)."""
     network = {**NETWORK, "num_classes": classes, "recompute": recompute, "mode": mode}
-    estimate = training_memory_gb(batch_size, (1024, 1024), **network)
+    estimate = MODEL.training_gb(batch_size, (1024, 1024), **network)
     assert estimate == pytest.approx(measured_gb, rel=0.12)
     assert batch_size < 16 or estimate > measured_gb
 
@@ -87,13 +95,13 @@ def test_the_estimate_is_what_the_cuda_allocator_counts(mode, recompute, batch_s
 @pytest.mark.parametrize("classes", [2, 14])
 def test_sixteen_images_compiled_take_what_was_asked_for(classes):
     network = {**NETWORK, "num_classes": classes, "mode": COMPILED}
-    kept, recomputed = (training_memory_gb(16, (1024, 1024), **network, recompute=r) for r in (False, True))
+    kept, recomputed = (MODEL.training_gb(16, (1024, 1024), **network, recompute=r) for r in (False, True))
     assert kept <= 0.30 * 16 and recomputed <= 0.10 * 16
 
 
 @pytest.mark.parametrize("free, expected", [(None, False), (10**9, True), (20 * 10**9, False)])
 def test_layers_are_recomputed_where_memory_is_short(free, expected):
-    assert must_recompute(16, (1024, 1024), free, **NETWORK) is expected
+    assert MODEL.must_recompute(16, (1024, 1024), free, **NETWORK) is expected
 
 
 def test_a_larger_gpu_is_told_how_to_use_its_memory():
@@ -116,7 +124,7 @@ def test_validation_takes_no_more_than_the_estimate_of_training(classes, batch_s
             dice_and_focal(regions=False).with_counts(network.quarter_logits(image), target)
     taken = counter.peak + target.nbytes
     weights = sum(parameter.nbytes for parameter in network.parameters())
-    estimate = training_memory_gb(
+    estimate = MODEL.training_gb(
         batch_size,
         (side, side),
         num_input_channels=3,

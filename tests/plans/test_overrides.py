@@ -1,5 +1,4 @@
 import json
-import pydoc
 from copy import deepcopy
 
 import pytest
@@ -25,7 +24,7 @@ def stock(request):
     return make(), configuration
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", ["HRMedSeg", "HERSeg"])
 def test_any_stock_plan_becomes_an_hrmedseg_plan(stock, network):
     plans, name = stock
     plans = hrmedseg_plans(plans, name, num_training_cases=1000, network=network, gpu_memory_target_gb=80)
@@ -135,24 +134,6 @@ def test_edited_arguments_survive_a_change_of_network():
     assert arguments["neck"] == "3x3_1x1"
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-def test_arguments_are_those_of_the_class(network):
-    """Every argument of the network is in the plan, with the class's own default."""
-    import inspect
-
-    cls = pydoc.locate(NETWORKS[network].class_path)
-    defaults = {}
-    for base in reversed(cls.__mro__[:-1]):
-        for name, parameter in inspect.signature(base.__init__).parameters.items():
-            if parameter.kind is parameter.KEYWORD_ONLY:
-                default = parameter.default
-                defaults[name] = list(default) if isinstance(default, tuple) else default
-        if base.__module__.startswith("torch"):
-            defaults = {}
-    defaults.pop("deep_supervision")
-    assert NETWORKS[network].arguments == defaults
-
-
 @pytest.mark.parametrize(
     "cases, slices, target_gb, expected",
     [
@@ -229,7 +210,7 @@ def test_a_canvas_that_is_no_multiple_of_16_is_refused(canvas, nearest):
 
 
 def test_an_unknown_network_is_refused():
-    with pytest.raises(HRMedSegError, match="no network 'UNet'"):
+    with pytest.raises(HRMedSegError, match="no 2D network .UNet."):
         hrmedseg_plans(stock_plans(), "2d", num_training_cases=50, network="UNet")
 
 

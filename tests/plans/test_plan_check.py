@@ -6,9 +6,10 @@ from copy import deepcopy
 import pytest
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.plans.overrides import hrmedseg_plans, resolve_configuration
+from nnunet_hrmedseg.plans.configurations import resolve_configuration
+from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 from nnunet_hrmedseg.plans.plan_check import check_channels
-from nnunet_hrmedseg.plans.segmaformer import segmaformer_plans
+from nnunet_hrmedseg.plans.volumes import segmaformer_plans
 from tests.plans.stock_plans import inheriting_plans, stock_plans, volume_plans
 
 RGB = {"channel_names": {"0": "R", "1": "G", "2": "B"}}

@@ -9,9 +9,9 @@ import pytest
 
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.nnunet_versions import nnunet_folders
-from nnunet_hrmedseg.plans.segmaformer import segmaformer_plans
-from nnunet_hrmedseg.plans.segmaformer_planner import nnUNetPlannerSegMaFormer
-from nnunet_hrmedseg.plans.specs import SEGMAFORMER
+from nnunet_hrmedseg.plans.planner import nnUNetPlannerSegMaFormer
+from nnunet_hrmedseg.plans.specs import NETWORKS
+from nnunet_hrmedseg.plans.volumes import segmaformer_plans
 
 CASES = 20
 
@@ -59,7 +59,7 @@ def test_thick_slices(dataset):
     configuration = plans["configurations"]["3d_fullres"]
     assert configuration["data_identifier"] == "nnUNetPlans_3d_fullres"
     assert configuration["patch_size"] == [12, 64, 64]
-    assert configuration["architecture"]["network_class_name"] == SEGMAFORMER.class_path
+    assert configuration["architecture"]["network_class_name"] == NETWORKS["SegMaFormer"].class_path
     assert configuration["architecture"]["arch_kwargs"]["strides"] == [[1, 4, 4], [2, 2, 2], [1, 2, 2], [1, 1, 1]]
     assert segmaformer_plans(plans, num_classes=3) == plans  # what the trainer makes of it
 

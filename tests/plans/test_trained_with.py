@@ -7,8 +7,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
-from nnunet_hrmedseg.plans.segmaformer import segmaformer_plans
 from nnunet_hrmedseg.plans.trained_with import check_canvas_of_data, check_folds, check_trained_with
+from nnunet_hrmedseg.plans.volumes import segmaformer_plans
 from tests.plans.stock_plans import stock_plans, volume_plans
 
 

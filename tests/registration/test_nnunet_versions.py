@@ -23,7 +23,7 @@ from nnunet_hrmedseg.nnunet_versions import (
     nnunet_folders,
     required_nnunet_folder,
 )
-from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSeg
+from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHRMedSeg
 
 
 @pytest.fixture(params=["newer", "before 2.8"])

@@ -8,7 +8,7 @@ from nnunet_hrmedseg.trainers import no_mirroring, trainer
 from tests.trainers.conftest import LABELS
 from tests.trainers.test_trainer import CPU, _plans
 
-BASES = [name for name, module in TRAINERS.items() if module == "nnunet_hrmedseg.trainers.trainer"]
+BASES = [name for name, module in TRAINERS.items() if module == "nnunet_hrmedseg.trainers.hrmedseg"]
 
 
 def _mirrors(cls, description):

@@ -8,8 +8,8 @@ import torch
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 
 from nnunet_hrmedseg.evaluation.comparison.budget import with_budget
+from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHRMedSeg
 from nnunet_hrmedseg.trainers.paper import nnUNetTrainerHRMedSegPaper
-from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSeg
 from tests.plans.stock_plans import stock_plans
 from tests.trainers.conftest import LABELS, REGIONS_AND_IGNORE
 from tests.trainers.test_trainer import CPU, _plans

@@ -6,9 +6,9 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from benchmarks.training_memory import LiveBytes
 from nnunet_hrmedseg.trainers import losses, pseudo_dice
+from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHERSeg, nnUNetTrainerHRMedSeg
 from nnunet_hrmedseg.trainers.losses import dice_and_focal
 from nnunet_hrmedseg.trainers.pseudo_dice import hard_counts, hard_counts_in_slabs
-from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHERSeg, nnUNetTrainerHRMedSeg
 from tests.trainers.conftest import IGNORE, LABELS, REGIONS, REGIONS_AND_IGNORE
 from tests.trainers.test_trainer import CANVAS, _plans, _trainer
 

@@ -14,7 +14,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_hrmedseg.architectures import SegMaFormer
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.nnunet_versions import build_network, nnunet_folders
-from nnunet_hrmedseg.plans.segmaformer import segmaformer_plans
+from nnunet_hrmedseg.plans.volumes import segmaformer_plans
 from nnunet_hrmedseg.trainers.segmaformer import nnUNetTrainerSegMaFormer
 from nnunet_hrmedseg.trainers.variants import nnUNetTrainerSegMaFormer_5epochs
 from tests.plans.stock_plans import volume_plans
@@ -133,7 +133,7 @@ def test_the_log_says_what_training_takes(dataset):
     trainer.on_train_start()
     with open(trainer.log_file) as file:
         log = file.read()
-    assert re.search(r"Training takes about 0\.\d+ GB in float32 for 2 patches of 8 x 32 x 32", log)
+    assert re.search(r"Estimated training memory: 0\.\d+ GB \(float32, batch size 2, 8 x 32 x 32\)", log)
     assert "Mamba runs in plain torch" in log
 
 

@@ -13,8 +13,8 @@ from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.io.files import file_sha256
 from nnunet_hrmedseg.nnunet_versions import build_network
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
+from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHERSeg, nnUNetTrainerHRMedSeg
 from nnunet_hrmedseg.trainers.start import checked_network
-from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHERSeg, nnUNetTrainerHRMedSeg
 from tests.nnunet_releases import since_nnunet
 from tests.plans.stock_plans import stock_plans
 from tests.test_documentation import ROOT, blocks

@@ -25,14 +25,14 @@ from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 from nnunet_hrmedseg.preprocessing.canvas_dataset import ensure_canvas_data
 from nnunet_hrmedseg.registration.names import EPOCHS, TRAINERS
 from nnunet_hrmedseg.trainers import base, variants
-from nnunet_hrmedseg.trainers.initialization import ENVIRONMENT_VARIABLE
-from nnunet_hrmedseg.trainers.losses import LARGE_STRIP, SMALL_STRIP
-from nnunet_hrmedseg.trainers.trainer import (
+from nnunet_hrmedseg.trainers.hrmedseg import (
     nnUNetTrainerHERSeg,
     nnUNetTrainerHERSegScratch,
     nnUNetTrainerHRMedSeg,
     nnUNetTrainerHRMedSegScratch,
 )
+from nnunet_hrmedseg.trainers.initialization import ENVIRONMENT_VARIABLE
+from nnunet_hrmedseg.trainers.losses import LARGE_STRIP, SMALL_STRIP
 from nnunet_hrmedseg.weights import write_encoder
 from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture
 from tests.nnunet_releases import since_nnunet
@@ -629,13 +629,13 @@ def test_the_log_says_what_canvas_and_memory_come_to(dataset):
     trainer.initialize()
     log = _log_of(trainer)
     assert "Images of 432 x 500 pixels (the median) are resized to a canvas of 64 x 64. What is thinner than 62" in log
-    assert "Training takes about" in log and f"images of {CANVAS} x {CANVAS}" in log
+    assert f"Estimated training memory: " in log and f"{CANVAS} x {CANVAS})" in log
 
 
 @pytest.mark.parametrize("free, recomputes", [(10**6, True), (10**12, False), (None, False)])
 def test_layers_are_recomputed_where_memory_is_short(dataset, monkeypatch, free, recomputes):
     """Plans are made for a GPU's mixed precision: in float32 the same batch may not fit."""
-    monkeypatch.setattr("nnunet_hrmedseg.trainers.trainer.free_device_memory", lambda device: free)
+    monkeypatch.setattr("nnunet_hrmedseg.trainers.hrmedseg.free_device_memory", lambda device: free)
     trainer = _trainer(dataset(LABELS))
     trainer.initialize()
     network, in_log = trainer.plain_network, "Layers are recomputed in the backward pass" in _log_of(trainer)
@@ -653,7 +653,7 @@ def test_a_gpu_with_room_is_told_how_to_keep_the_layers(dataset, monkeypatch):
     assert "-gpu_memory_target" not in trainer.describe_memory()
     trainer.device = torch.device("cuda")
     words = trainer.describe_memory()
-    assert "in mixed precision, compiled" in words and "-d 1 -pl nnUNetPlannerHRMedSeg -gpu_memory_target 1," in words
+    assert "mixed precision, compiled" in words and "-d 1 -pl nnUNetPlannerHRMedSeg -gpu_memory_target 1," in words
     gpu.total_memory = 0.4e9
     assert "-gpu_memory_target" not in trainer.describe_memory()
 

@@ -17,8 +17,8 @@ from torch import distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_hrmedseg.nnunet_versions import nnunet_folders
+from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHRMedSeg
 from nnunet_hrmedseg.trainers.losses import DiceAndPixelLoss
-from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSeg
 from tests.trainers.conftest import LABELS
 from tests.trainers.test_trainer import CANVAS, _plans
 

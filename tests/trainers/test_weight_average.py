@@ -9,8 +9,8 @@ from torch import nn
 
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.trainers.base import WEIGHT_AVERAGE
+from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHRMedSeg
 from nnunet_hrmedseg.trainers.segmaformer import nnUNetTrainerSegMaFormer
-from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSeg
 from nnunet_hrmedseg.trainers.weight_average import WeightAverage
 from tests.trainers.conftest import LABELS
 from tests.trainers.test_trainer import _trainer

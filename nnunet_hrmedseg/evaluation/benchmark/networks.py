@@ -7,9 +7,10 @@ keep the whole image as the patch; they are trained as nnUNetTrainer does, with 
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache
@@ -23,9 +24,8 @@ from torch import Tensor, nn
 
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.nnunet_versions import nnunet_folders
-from nnunet_hrmedseg.plans.specs import NETWORKS as OURS
-from nnunet_hrmedseg.plans.specs import SEGMAFORMER
-from nnunet_hrmedseg.trainers.losses import dice_and_cross_entropy, dice_and_focal
+from nnunet_hrmedseg.plans.specs import NETWORKS, NetworkSpec
+from nnunet_hrmedseg.trainers.losses import dice_and_cross_entropy
 
 __all__ = [
     "CONTENDERS",
@@ -34,6 +34,7 @@ __all__ = [
     "DEFAULT_CONTENDERS_3D",
     "SEGMENTATION_MODELS",
     "Trainable",
+    "hrmedseg_trainable",
     "nnunet_loss",
     "nnunet_trainable",
     "segmentation_model",
@@ -68,29 +69,32 @@ class Contender:
     dimensions: int = 2
 
 
-def ours(name: str, make_loss: Callable[..., nn.Module], **arguments: Any) -> Callable[[int, int, int], Trainable]:
+def hrmedseg_trainable(trainer: Any, network: nn.Module, recompute: bool) -> Trainable:
+    """Return a network with the loss of its trainer.
+
+    Args:
+        trainer: class of the trainer.
+        network: the network.
+        recompute: whether its plan recomputes layers in the backward pass.
+    """
+    loss = nnunet_loss()
+    if hasattr(trainer, "build_loss"):
+        network.upsample_in_training = False  # type: ignore[assignment]  # as the trainer sets it
+        loss = trainer.build_loss(regions=False, recompute=recompute)
+    return Trainable(network, loss, torch.optim.Adam(network.parameters(), lr=1e-4))
+
+
+def network_of_spec(spec: NetworkSpec, recompute: bool) -> Callable[[int, int, int], Trainable]:
     def build(channels: int, classes: int, side: int) -> Trainable:
         from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
-        row = OURS[name]
-        network = get_network_from_plans(row.class_path, {**row.arguments, **arguments}, [], channels, classes)
-        network.upsample_in_training = False
-        loss = make_loss(regions=False, recompute=arguments.get("recompute", False))
-        return Trainable(network, loss, torch.optim.Adam(network.parameters(), lr=1e-4))
-
-    return build
-
-
-def segmaformer(**arguments: Any) -> Callable[[int, int, int], Trainable]:
-    def build(channels: int, classes: int, side: int) -> Trainable:
-        from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-
-        from nnunet_hrmedseg.plans.segmaformer import segmaformer_shape
-
-        shape = segmaformer_shape([side] * 3, [1.0] * 3)
-        kwargs = {**SEGMAFORMER.arguments, **shape, **arguments}
-        network = get_network_from_plans(SEGMAFORMER.class_path, kwargs, [], channels, classes)
-        return Trainable(network, nnunet_loss(), torch.optim.AdamW(network.parameters(), lr=3e-4))
+        arguments = spec.arguments
+        if spec.shape is not None:
+            arguments |= spec.shape([side] * spec.dimensions, [1.0] * spec.dimensions)
+        if recompute:
+            arguments["recompute"] = True
+        network = get_network_from_plans(spec.class_path, arguments, [], channels, classes)
+        return hrmedseg_trainable(spec.trainer_class(), network, recompute)
 
     return build
 
@@ -204,16 +208,10 @@ def segmentation_models(name: str) -> Callable[[int, int, int], Trainable]:
 
 CHANNELS_OF_FIVE_LEVELS = (32, 64, 128, 256, 512)
 
-CONTENDERS: dict[str, Contender] = {
-    "hrmedseg": Contender("HRMedSeg", ours("HRMedSeg", dice_and_focal)),
-    "hrmedseg_frugal": Contender("HRMedSeg, recompute", ours("HRMedSeg", dice_and_focal, recompute=True)),
-    "herseg": Contender("HER-Seg", ours("HERSeg", dice_and_cross_entropy)),
-    "herseg_frugal": Contender("HER-Seg, recompute", ours("HERSeg", dice_and_cross_entropy, recompute=True)),
+OTHERS: dict[str, Contender] = {
     "nnunet": Contender("nnU-Net", stock("ExperimentPlanner")),
     # M and L differ in the GPU memory that they plan for; for the same patch they plan the same network
     "resenc": Contender("nnU-Net ResEnc M, L", stock("nnUNetPlannerResEncL")),
-    "segmaformer": Contender("SegMaFormer", segmaformer(), dimensions=3),
-    "segmaformer_frugal": Contender("SegMaFormer, recompute", segmaformer(recompute=True), dimensions=3),
     "nnunet_3d": Contender("nnU-Net", stock("ExperimentPlanner", 3), dimensions=3),
     "resenc_3d": Contender("nnU-Net ResEnc M, L", stock("nnUNetPlannerResEncL", 3), dimensions=3),
     "smp_segformer_b0": Contender("SegFormer-B0", segmentation_models("smp_segformer_b0")),
@@ -247,6 +245,39 @@ CONTENDERS: dict[str, Contender] = {
         ),
     ),
 }
+"""Rows of networks that are not in `plans.specs.NETWORKS`."""
+
+
+class Contenders(Mapping[str, Contender]):
+    """All rows by name: for each network of `plans.specs.NETWORKS` one without and one with recomputation, and OTHERS.
+
+    Networks that were registered after this module was imported are included. The names of earlier versions, which end
+    in `_frugal`, are accepted for `_recompute`.
+    """
+
+    def __getitem__(self, name: str) -> Contender:
+        return self._rows()[re.sub("_frugal$", "_recompute", name)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows())
+
+    def __len__(self) -> int:
+        return len(self._rows())
+
+    @staticmethod
+    def _rows() -> dict[str, Contender]:
+        rows = {}
+        for spec in NETWORKS.values():
+            name, title = spec.name.lower(), spec.title or spec.name
+            rows[name] = Contender(title, network_of_spec(spec, False), spec.dimensions)
+            if "recompute" in spec.arguments:
+                build = network_of_spec(spec, True)
+                rows[f"{name}_recompute"] = Contender(f"{title}, recompute", build, spec.dimensions)
+        return {**rows, **OTHERS}
+
+
+CONTENDERS = Contenders()
+
 OF_EXTRAS = ("monai_", "smp_")  # libraries that the extra [benchmark] installs
 DEFAULT_CONTENDERS = [
     name for name, row in CONTENDERS.items() if row.dimensions == 2 and not name.startswith(OF_EXTRAS)

@@ -18,18 +18,16 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from torch import nn
 
 from nnunet_hrmedseg.architectures.counting import multiply_accumulates, parameters
 from nnunet_hrmedseg.evaluation.benchmark.memory import saved_activation_bytes_fake
-from nnunet_hrmedseg.evaluation.benchmark.networks import Trainable, nnunet_loss, nnunet_trainable
+from nnunet_hrmedseg.evaluation.benchmark.networks import hrmedseg_trainable, nnunet_trainable
 from nnunet_hrmedseg.evaluation.comparison.budget import BUDGET_FILE
 from nnunet_hrmedseg.io.checkpoints import check_model_folder
 from nnunet_hrmedseg.io.files import read_json
 from nnunet_hrmedseg.io.stored_images import check_format
 from nnunet_hrmedseg.nnunet_versions import build_network, find_trainer
 from nnunet_hrmedseg.trainers.base import BaseTrainer
-from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSeg
 
 __all__ = [
     "COUNTED",
@@ -126,15 +124,6 @@ def count(predictor: nnUNetPredictor) -> Cost:
         multiply_accumulates=multiply_accumulates(predictor.network, shape)["total"],
         training_bytes=saved_activation_bytes_fake(trainable, [shape])[0],
     )
-
-
-def hrmedseg_trainable(trainer: type[BaseTrainer], network: nn.Module, recompute: bool) -> Trainable:
-    """The network with the loss that its trainer trains it with, where its plan says to `recompute` or not."""
-    loss = nnunet_loss()
-    if issubclass(trainer, nnUNetTrainerHRMedSeg):
-        network.upsample_in_training = False  # type: ignore[assignment]  # as the trainer sets it
-        loss = trainer.build_loss(regions=False, recompute=recompute)
-    return Trainable(network, loss, torch.optim.Adam(network.parameters()))
 
 
 def epochs_of_logs(fold_folder: Path) -> tuple[float | None, int]:

@@ -34,7 +34,7 @@ def content(tmp_path_factory):
     options = [
         "--networks",
         "hrmedseg",
-        "hrmedseg_frugal",
+        "hrmedseg_recompute",
         "nnunet",
         "--repeats",
         "2",
@@ -97,7 +97,7 @@ def test_bytes_kept_on_cuda_are_those_of_mixed_precision():
 
 def test_the_table_has_a_row_for_each_network(content):
     text = table(content)
-    for name in ("hrmedseg", "hrmedseg_frugal", "nnunet"):
+    for name in ("hrmedseg", "hrmedseg_recompute", "nnunet"):
         assert text.count(f"| {CONTENDERS[name].title} |") == 1
 
 
@@ -229,7 +229,7 @@ def test_stock_networks_are_what_nnunets_planners_write():
         (["--sizes", "1000"], "powers of two"),
         (["--sizes", "32"], "powers of two"),
         (["--networks", "segmaformer"], "'segmaformer' is 3D: measure it with --dimensions 3"),
-        (["--dimensions", "3", "--networks", "nnunet"], "there are segmaformer, segmaformer_frugal, nnunet_3d"),
+        (["--dimensions", "3", "--networks", "nnunet"], "there are segmaformer, segmaformer_recompute, nnunet_3d"),
         (["--dimensions", "3", "--sizes", "24"], "powers of two from 16"),
     ],
 )

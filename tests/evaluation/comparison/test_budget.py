@@ -16,8 +16,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.evaluation.comparison import budget
 from nnunet_hrmedseg.evaluation.comparison.budget import BUDGET_FILE, with_budget
+from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHRMedSeg
 from nnunet_hrmedseg.trainers.schedule import WARMUP_START
-from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSeg
 
 
 class Clock:

@@ -24,8 +24,8 @@ from nnunet_hrmedseg.evaluation.comparison.cost import (
     length_of_training,
     load,
 )
+from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHRMedSeg
 from nnunet_hrmedseg.trainers.losses import LARGE_STRIP, SMALL_STRIP
-from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSeg
 from tests.deployment.tiny_models import Tiny
 from tests.plans.stock_plans import stock_plans
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from nnunet_hrmedseg.trainers.trainer import nnUNetTrainerHRMedSeg
+from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHRMedSeg
 
 
 class TinyHRMedSeg(nnUNetTrainerHRMedSeg):

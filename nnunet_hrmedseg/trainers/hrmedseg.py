@@ -30,15 +30,7 @@ from nnunet_hrmedseg.nnunet_versions import (
     required_nnunet_folder,
 )
 from nnunet_hrmedseg.plans.canvas_advice import describe_canvas
-from nnunet_hrmedseg.plans.memory import (
-    AUTOCAST,
-    COMPILED,
-    FLOAT32,
-    describe_memory_without_recompute,
-    describe_training_memory,
-    must_recompute,
-    training_memory_gb,
-)
+from nnunet_hrmedseg.plans.memory import describe_memory_without_recompute
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 from nnunet_hrmedseg.plans.plan_check import check_channels
 from nnunet_hrmedseg.plans.trained_with import check_canvas_of_data
@@ -148,7 +140,7 @@ class nnUNetTrainerHRMedSeg(BaseTrainer):
         if encoder is not None:
             lines = initialize_encoder(network, encoder, self.configuration_manager.normalization_schemes)
             self.print_to_log_file("\n".join(lines))
-        self.recompute_where_memory_is_short()
+        self.recompute_if_memory_is_short()
         if fresh:
             self.encoder_record = started_from
             self.print_to_log_file(self.describe_canvas())
@@ -189,41 +181,26 @@ class nnUNetTrainerHRMedSeg(BaseTrainer):
         return describe_canvas(images, self.configuration_manager.patch_size)
 
     def describe_memory(self) -> str:
-        said = describe_training_memory(
-            self.batch_size, self.configuration_manager.patch_size, recompute=self.recomputes, **self.memory_arguments
-        )
+        model, canvas = self.memory_model, self.configuration_manager.patch_size
+        estimate = model.describe(self.batch_size, canvas, recompute=self.recomputes, **self.memory_arguments)
         if not self.recomputes or self.device.type != "cuda":
-            return said
-        kept = training_memory_gb(self.batch_size, self.configuration_manager.patch_size, **self.memory_arguments)
+            return estimate
+        kept = model.training_gb(self.batch_size, canvas, **self.memory_arguments)
         total = torch.cuda.get_device_properties(self.device).total_memory / 1e9
-        room = describe_memory_without_recompute(kept, total, int(self.plans_manager.dataset_name[7:10]))
-        return said if room is None else f"{said} {room}"
+        advice = describe_memory_without_recompute(kept, total, int(self.plans_manager.dataset_name[7:10]))
+        return estimate if advice is None else f"{estimate} {advice}"
 
-    @property
-    def memory_arguments(self) -> dict[str, Any]:
-        """What the memory of a training step depends on besides batch, canvas and recomputation."""
-        network = self.configuration_manager.network_arch_init_kwargs
-        mode = FLOAT32
-        if self.device.type == "cuda":
-            mode = COMPILED if self._do_i_compile() else AUTOCAST
-        return {
-            "num_input_channels": self.num_input_channels,
-            "num_classes": self.label_manager.num_segmentation_heads,
-            "embed_dim": network["embed_dim"],
-            "depth": network["depth"],
-            "mode": mode,
-        }
-
-    def recompute_where_memory_is_short(self) -> None:
-        """Recompute layers where the plans keep them and the device has no memory for it: the results are the same.
+    def recompute_if_memory_is_short(self) -> None:
+        """Recompute layers if the plans keep them and the device does not have enough memory; the results are the same.
 
         Plans are made for a GPU and mixed precision; on a CPU the same batch takes more.
         """
         self.recomputes = self.configuration_manager.network_arch_init_kwargs.get("recompute", False)
-        if self.recomputes:
+        network = self.plain_network
+        if self.recomputes or not isinstance(network, Recomputable):
             return
-        free = free_device_memory(self.device)
-        short = must_recompute(self.batch_size, self.configuration_manager.patch_size, free, **self.memory_arguments)
+        free, canvas = free_device_memory(self.device), self.configuration_manager.patch_size
+        short = self.memory_model.must_recompute(self.batch_size, canvas, free, **self.memory_arguments)
         if self.is_ddp:  # layers that synchronize are evaluated equally often by all processes
             of_all: list[bool | None] = [None] * distributed.get_world_size()
             distributed.all_gather_object(of_all, short)
@@ -231,13 +208,12 @@ class nnUNetTrainerHRMedSeg(BaseTrainer):
         if not short:
             return
         self.recomputes = True
-        if isinstance(self.plain_network, Recomputable):
-            self.plain_network.set_activation_checkpointing()
+        network.set_activation_checkpointing()
         if isinstance(self.loss, DiceAndPixelLoss):
             self.loss.logits_in_a_strip = SMALL_STRIP
         self.print_to_log_file(
-            f"Layers are recomputed in the backward pass: {(free or 0) / 1e9:.1f} GB of memory are free, which is too "
-            f"little to keep them. The results are the same."
+            f"Layers are recomputed in the backward pass, because {(free or 0) / 1e9:.1f} GB of free memory are too "
+            f"little to keep their results. The training is the same."
         )
 
     def configure_optimizers(self):

@@ -91,7 +91,7 @@ def trainer(
 ):
     """Return a trainer of ours, ready for `train_step` and `validation_step`; no data set is needed."""
     from nnunet_hrmedseg.nnunet_versions import find_trainer
-    from nnunet_hrmedseg.trainers import trainer as module
+    from nnunet_hrmedseg.trainers import hrmedseg as module
     from nnunet_hrmedseg.trainers.progress import EpochProgress
 
     module.ensure_canvas_data = lambda *args, **kwargs: None  # batches are made on the GPU

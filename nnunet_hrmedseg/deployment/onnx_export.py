@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from nnunet_hrmedseg.io.files import (
     reporting_write_errors,
 )
 from nnunet_hrmedseg.io.json_values import numeric_labels
+from nnunet_hrmedseg.nnunet_versions import find_trainer
 from nnunet_hrmedseg.plans.configurations import resolve_configuration
 from nnunet_hrmedseg.plans.overrides import is_hrmedseg_configuration
 from nnunet_hrmedseg.plans.specs import find_spec as find_network
@@ -137,6 +138,8 @@ def _loaded(model: Path, files: Mapping[str, Path]) -> nnUNetPredictor:
     except (KeyError, TypeError) as error:
         raise HRMedSegError(f"{file} cannot be read as a checkpoint of nnU-Net: {error} is missing.") from error
     resolved = resolve_configuration(plans, configuration, advice="Are checkpoint and plans.json of one training?")
+    if find_network(resolved["architecture"]["network_class_name"]) is None:
+        _import_trainer(trainer)  # which may register its network
     if not is_hrmedseg_configuration(resolved):
         network = resolved.get("architecture", {}).get("network_class_name", "another network")
         raise HRMedSegError(
@@ -151,6 +154,12 @@ def _loaded(model: Path, files: Mapping[str, Path]) -> nnUNetPredictor:
         predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(model), tuple(files), file.name)
     return predictor
+
+
+def _import_trainer(name: str) -> None:
+    """Import the module of a trainer; nothing happens if there is none, which nnU-Net reports later."""
+    with redirect_stdout(io.StringIO()), suppress(RuntimeError, AssertionError):
+        find_trainer(name)
 
 
 def _sidecar(predictor: nnUNetPredictor, folds: Sequence[str], weights: str) -> Sidecar:

@@ -184,6 +184,8 @@ def _like(key: str, default: Any) -> Check:
         return _at_least(0), "a whole number of at least 0, without quotes"
     if isinstance(default, float):
         return lambda v: is_number(v) and v >= 0, "a number of at least 0, without quotes"
+    if default is None or default == [] or isinstance(default, dict):
+        return lambda v: True, "any value"  # the default does not tell its type
     if isinstance(default, list):
         entry, what = _like("", default[0])
         return lambda v: is_list(v, entry) and bool(v), f"a list, each entry {what}"

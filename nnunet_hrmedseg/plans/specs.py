@@ -32,23 +32,28 @@ class NetworkSpec:
 
     Attributes:
         name: short name, which a trainer has as `network_name`.
-        class_path: dotted path of the class; nnU-Net imports it to build the network.
+        network: the class, or its dotted path. nnU-Net imports it to build the network.
         dimensions: 2 for a network that sees whole images on a canvas, 3 for one that sees patches of volumes.
         memory: estimate of the memory of training.
-        trainer: dotted path of the trainer whose loss the network is trained with, for `hrmedseg benchmark`.
+        trainer: the trainer whose loss the network is trained with, or its dotted path; for `hrmedseg benchmark`.
         title: name in tables; default: `name`.
         defaults: values in new plans that differ from the constructor's defaults.
         shape: function of patch size and spacing that returns the arguments that follow from them; default: none do.
     """
 
     name: str
-    class_path: str
+    network: str | type
     dimensions: int
     memory: MemoryModel
-    trainer: str
+    trainer: str | type
     title: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     shape: Callable[[Sequence[int], Sequence[float]], dict[str, Any]] | None = None
+
+    @property
+    def class_path(self) -> str:
+        """The dotted path by which a plan names the network."""
+        return self.network if isinstance(self.network, str) else f"{REGISTERED}.{self.name}"
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -61,16 +66,26 @@ class NetworkSpec:
 
     @cached_property
     def _constructor_arguments(self) -> dict[str, Any]:
-        return _constructor_arguments(load_class(self.class_path), self.class_path)
+        return _constructor_arguments(self.load_network(), self.class_path)
 
-    def trainer_class(self) -> Any:
-        """Import and return the trainer.
+    def load_network(self) -> Any:
+        """Return the network class.
 
         Raises:
             PlanError: it cannot be imported.
         """
-        return load_class(self.trainer)
+        return _load(self.network)
 
+    def load_trainer(self) -> Any:
+        """Return the trainer class.
+
+        Raises:
+            PlanError: it cannot be imported.
+        """
+        return _load(self.trainer)
+
+
+REGISTERED = "nnunet_hrmedseg.plans.registered"  # module in which plans find registered classes
 
 _TRAINERS = "nnunet_hrmedseg.trainers"
 
@@ -79,14 +94,14 @@ NETWORKS: dict[str, NetworkSpec] = {
     for spec in (
         NetworkSpec(
             name="HRMedSeg",
-            class_path="nnunet_hrmedseg.architectures.HRMedSeg",
+            network="nnunet_hrmedseg.architectures.HRMedSeg",
             dimensions=2,
             memory=HRMedSegMemory(),
             trainer=f"{_TRAINERS}.hrmedseg.nnUNetTrainerHRMedSeg",
         ),
         NetworkSpec(
             name="HERSeg",
-            class_path="nnunet_hrmedseg.architectures.HERSeg",
+            network="nnunet_hrmedseg.architectures.HERSeg",
             dimensions=2,
             memory=HRMedSegMemory(),
             trainer=f"{_TRAINERS}.hrmedseg.nnUNetTrainerHERSeg",
@@ -94,7 +109,7 @@ NETWORKS: dict[str, NetworkSpec] = {
         ),
         NetworkSpec(
             name="SegMaFormer",
-            class_path="nnunet_hrmedseg.architectures.SegMaFormer",
+            network="nnunet_hrmedseg.architectures.SegMaFormer",
             dimensions=3,
             memory=SegMaFormerMemory(),
             trainer=f"{_TRAINERS}.segmaformer.nnUNetTrainerSegMaFormer",
@@ -133,12 +148,9 @@ def arguments_of(class_path: str) -> dict[str, Any] | None:
     return None if spec is None else spec.arguments
 
 
-def load_class(path: str) -> Any:
-    """Import a class by its dotted path.
-
-    Raises:
-        PlanError: it cannot be imported.
-    """
+def _load(path: str | type) -> Any:
+    if not isinstance(path, str):
+        return path
     module, _, name = path.rpartition(".")
     try:
         return getattr(import_module(module), name)

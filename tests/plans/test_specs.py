@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pydoc
 import subprocess
 import sys
 
@@ -36,7 +37,7 @@ class NotJson(Tiny):
 
 def spec_of(cls, **changes):
     values = {"name": "Tiny", "dimensions": 2, "memory": LinearMemory(1e3, 10, 5), "trainer": "a.b"}
-    return NetworkSpec(**{**values, "class_path": f"{cls.__module__}.{cls.__qualname__}", **changes})
+    return NetworkSpec(**{**values, "network": cls, **changes})
 
 
 @pytest.fixture
@@ -72,21 +73,23 @@ def test_arguments_are_a_copy():
 
 @pytest.mark.parametrize("cls", [WithoutDefault, NotJson])
 def test_defaults_must_be_json_values(cls):
-    with pytest.raises(PlanError, match=cls.__name__):
+    with pytest.raises(PlanError):
         _ = spec_of(cls).arguments
 
 
 @pytest.mark.parametrize("path", ["nnunet_hrmedseg.nothing.Net", "nnunet_hrmedseg.architectures.Nothing", "Net"])
 def test_a_class_that_cannot_be_imported_is_named(path):
     with pytest.raises(PlanError, match=path):
-        _ = spec_of(Tiny, class_path=path).arguments
+        _ = spec_of(Tiny, network=path).arguments
 
 
 def test_a_registered_network_is_found_by_its_class_path(registry):
     spec = register_network(spec_of(Tiny))
     assert find_spec(spec.class_path) is spec and arguments_of(spec.class_path) == {"width": 8, "sizes": [1, 2]}
+    assert pydoc.locate(spec.class_path) is Tiny  # as nnU-Net builds it
     again = register_network(spec_of(Wider))
-    assert registry.NETWORKS["Tiny"] is again and find_spec(spec.class_path) is None
+    assert find_spec(spec.class_path) is again and pydoc.locate(spec.class_path) is Wider
+    assert pydoc.locate("nnunet_hrmedseg.plans.registered.Other") is None
     assert find_spec("of.another.Network") is None and find_spec(None) is None
 
 

@@ -629,7 +629,7 @@ def test_the_log_says_what_canvas_and_memory_come_to(dataset):
     trainer.initialize()
     log = _log_of(trainer)
     assert "Images of 432 x 500 pixels (the median) are resized to a canvas of 64 x 64. What is thinner than 62" in log
-    assert f"Estimated training memory: " in log and f"{CANVAS} x {CANVAS})" in log
+    assert "Estimated training memory: " in log and f"{CANVAS} x {CANVAS})" in log
 
 
 @pytest.mark.parametrize("free, recomputes", [(10**6, True), (10**12, False), (None, False)])

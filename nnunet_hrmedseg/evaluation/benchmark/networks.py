@@ -94,7 +94,7 @@ def network_of_spec(spec: NetworkSpec, recompute: bool) -> Callable[[int, int, i
         if recompute:
             arguments["recompute"] = True
         network = get_network_from_plans(spec.class_path, arguments, [], channels, classes)
-        return hrmedseg_trainable(spec.trainer_class(), network, recompute)
+        return hrmedseg_trainable(spec.load_trainer(), network, recompute)
 
     return build
 

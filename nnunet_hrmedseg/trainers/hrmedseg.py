@@ -46,7 +46,7 @@ from nnunet_hrmedseg.trainers.initialization import (
     recorded_by_other_folds,
 )
 from nnunet_hrmedseg.trainers.losses import SMALL_STRIP, DiceAndPixelLoss, dice_and_cross_entropy, dice_and_focal
-from nnunet_hrmedseg.trainers.parameter_groups import encoder_decoder_groups, split_groups_of_older_checkpoints
+from nnunet_hrmedseg.trainers.parameter_groups import encoder_decoder_groups
 from nnunet_hrmedseg.trainers.schedule import LengthAwareLRScheduler
 from nnunet_hrmedseg.trainers.start import check_pretrained_weights, checked_network
 from nnunet_hrmedseg.weights.encoder_file import EncoderFile
@@ -221,7 +221,6 @@ class nnUNetTrainerHRMedSeg(BaseTrainer):
             self.network, self.initial_lr, self.encoder_lr if self.starts_from_encoder else None
         )
         optimizer = torch.optim.Adam(groups, betas=BETAS, weight_decay=self.weight_decay)
-        split_groups_of_older_checkpoints(optimizer)
         warmup_epochs = self.warmup_iterations / self.num_iterations_per_epoch
         return optimizer, LengthAwareLRScheduler(optimizer, self.num_epochs, warmup_epochs)
 

@@ -67,7 +67,7 @@ class LengthAwareLRScheduler(WarmupPolyLRScheduler):
     """
 
     def __init__(self, optimizer: Optimizer, num_epochs: int, warmup_epochs: float = 0.0):
-        self.decoder_parameters = [group.get("behind_encoder", False) for group in optimizer.param_groups]
+        self.decoder_parameters = [group.get("decoder", False) for group in optimizer.param_groups]
         super().__init__(optimizer, num_epochs, warmup_epochs)
 
     def step(self, epoch: float | None = None) -> None:

@@ -42,7 +42,7 @@ def test_trains_and_predicts(dataset, monkeypatch, name):  # noqa: F811
     trainer.progress.close()
     assert all(np.isfinite(output["loss"]) for output in outputs)
     assert sum(not torch.equal(before[key], p) for key, p in trainer.network.named_parameters()) > 0.9 * len(before)
-    rates = {group["behind_encoder"]: len(group["params"]) for group in trainer.optimizer.param_groups}
+    rates = {group["decoder"]: len(group["params"]) for group in trainer.optimizer.param_groups}
     assert rates[False] == len(list(trainer.network.encoder.parameters())) and sum(rates.values()) == len(before)
     assert "segmentation_models_pytorch" in Path(trainer.log_file).read_text()
 

@@ -65,7 +65,7 @@ def test_groups_keep_their_ratio_and_report_it():
 def _parts_behind_the_encoder(lengths_of_epochs):
     """Rate behind the encoder as a part of the encoder's, at every iteration; the encoder's is nnU-Net's."""
     encoder, behind = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
-    groups = [{"params": [encoder], "behind_encoder": False}, {"params": [behind], "behind_encoder": True}]
+    groups = [{"params": [encoder], "decoder": False}, {"params": [behind], "decoder": True}]
     optimizer = torch.optim.Adam(groups, lr=1e-3)
     epochs = len(lengths_of_epochs)
     scheduler = LengthAwareLRScheduler(optimizer, epochs)

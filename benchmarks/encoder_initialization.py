@@ -1,12 +1,12 @@
 """What an encoder to start from is worth: fine-tuning from scratch and from an encoder that never saw the task.
 
 Four tasks: nuclei, polyps, skin lesions, organs on chest radiographs. Encoders are made by `hrmedseg pretrain` from
-some of the labelled data sets, and a task starts from one that was made without any image of its kind. Then
+some of the labelled datasets, and a task starts from one that was made without any image of its kind. Then
 nnUNetTrainerHRMedSeg is trained on the task for 1,000 image-steps, from random weights and from that encoder, with the
 same images, order and augmentation; Dice is nnU-Net's own validation of the held-out cases.
 
-    python benchmarks/encoder_initialization.py prepare  DATA WORK            raw data sets from folders of images
-    python benchmarks/encoder_initialization.py pretrain WORK ENCODER         an encoder, supervised on data sets
+    python benchmarks/encoder_initialization.py prepare  DATA WORK            raw datasets from folders of images
+    python benchmarks/encoder_initialization.py pretrain WORK ENCODER         an encoder, supervised on datasets
     python benchmarks/encoder_initialization.py teacher  WORK ENCODER         a ResEnc nnU-Net, trained on the same
     python benchmarks/encoder_initialization.py distill  DATA WORK ENCODER    an encoder, distilled from its features
     python benchmarks/encoder_initialization.py distill_logits DATA WORK ENCODER    ... from what it predicts
@@ -17,7 +17,7 @@ same images, order and augmentation; Dice is nnU-Net's own validation of the hel
 The last step takes what `teacher` and `distill` made for the ENCODER `bundled`: from everything but the images that the
 demo holds out.
 
-DATA/labelled holds a folder for each data set, with `images` and `masks` (class indices) of the same names, and
+DATA/labelled holds a folder for each dataset, with `images` and `masks` (class indices) of the same names, and
 DATA/unlabelled folders of images. Everything can be repeated and goes on where it stopped; several tasks can run side
 by side, one thread each.
 """
@@ -71,7 +71,7 @@ TASKS = {
     "isic2018": "all_but_skin",
     "jsrt": "nuclei_skin_teeth",
 }
-# for distillation, besides the images of those data sets; of no kind that a task of theirs is of
+# for distillation, besides the images of those datasets; of no kind that a task of theirs is of
 UNLABELLED = {
     "nuclei_skin_teeth": ("bccd", "fuseg", "idrid_train54", "imagenet_sample", "isic2018_512", "selfexsr_hr", "vnc_em"),
     "all_but_nuclei": ("figure1_covid_cxr", "fuseg", "idrid_train54", "imagenet_sample", "isic2018_512", "selfexsr_hr"),
@@ -160,7 +160,7 @@ def environment(work: Path) -> dict[str, str]:
 
 
 def stock_plans(work: Path, folder: str, name: str, *options: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A data set's plans, made where they are missing, for a trainer of this process; and its dataset.json."""
+    """A dataset's plans, made where they are missing, for a trainer of this process; and its dataset.json."""
     preprocessed = work / "nnUNet_preprocessed" / folder
     if not (preprocessed / f"{name}.json").is_file():
         command = Path(sys.executable).parent / "nnUNetv2_plan_and_preprocess"
@@ -189,7 +189,7 @@ def teacher_folder(encoder: str) -> str:
 
 
 def prepare_teacher(work: Path, encoder: str) -> None:
-    """One data set of all that an encoder is made from: RGB, as large as the canvas, every class its own."""
+    """One dataset of all that an encoder is made from: RGB, as large as the canvas, every class its own."""
     from PIL import Image
 
     raw = work / "nnUNet_raw" / teacher_folder(encoder)
@@ -200,7 +200,7 @@ def prepare_teacher(work: Path, encoder: str) -> None:
     size, labels, cases = (TEACHER_SIDE, TEACHER_SIDE), {"background": 0}, 0
     for name in ENCODERS[encoder]:
         source, first = work / "nnUNet_raw" / folder_name(name), len(labels) - 1
-        shared = {label: labels[label] for label in DATASETS[name][1] if label in labels}  # polyps are of two data sets
+        shared = {label: labels[label] for label in DATASETS[name][1] if label in labels}  # polyps are of two datasets
         labels.update({label: first + value for label, value in DATASETS[name][1].items() if label not in shared})
         values = np.array([labels[label] for label in DATASETS[name][1]], np.uint8)
         for file in sorted((source / "labelsTr").iterdir()):
@@ -246,7 +246,7 @@ def distill(data: Path, work: Path, encoder: str, start: str, extra: list[str]) 
     unlabelled = [data / "unlabelled" / name for name in UNLABELLED[encoder]]
     files = ["--cache", work / "embeddings" / encoder, "-o", work / "encoders" / f"{encoder}{STARTS[start]}"]
     target = ["--target", "logits" if start == "logits" else "features"]
-    said = ["--name", f"{encoder}: distilled from an nnU-Net trained on labelled data sets", "--data_licence", LICENCES]
+    said = ["--name", f"{encoder}: distilled from an nnU-Net trained on labelled datasets", "--data_licence", LICENCES]
     images = ["--images", *labelled, *unlabelled]
     hrmedseg(work, "distill", "--teacher", trained, *target, *images, *files, *said, *DISTILLATION, *extra)
 
@@ -259,8 +259,8 @@ def bundle(work: Path) -> None:
 
     made = read_encoder(work / "encoders" / "bundled_distilled" / "encoder.safetensors")
     card = {key: value for key, value in made.card.items() if key not in ("format", "sha256")}
-    card["name"] = "six public data sets and unlabelled images, distilled from a ResEnc nnU-Net trained on the six"
-    card["licences"]["teacher"] = "trained on the labelled data sets among the images"
+    card["name"] = "six public datasets and unlabelled images, distilled from a ResEnc nnU-Net trained on the six"
+    card["licences"]["teacher"] = "trained on the labelled datasets among the images"
     weights = Path(__file__).parent.parent / "nnunet_hrmedseg" / "weights"  # of this clone, wherever it is installed
     file = write_encoder(weights / BUNDLED.name, made.state, card, torch.float16)
     print(f"{file.path}: {file.path.stat().st_size / 1e6:.1f} MB")

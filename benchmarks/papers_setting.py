@@ -100,7 +100,7 @@ class Run:
             sys.exit(f"{name} ended with status {status}; its own message is above.")
 
     def prepare(self) -> None:
-        """Write the raw data set, plan, and resize to the canvas, where that is missing."""
+        """Write the raw dataset, plan, and resize to the canvas, where that is missing."""
         if not (self.raw / "dataset.json").is_file():
             write_raw(self.args.images, self.raw, self.splits)
         plans_file = self.preprocessed / f"{PLANS}.json"
@@ -215,7 +215,7 @@ def checked_splits(file: Path, images: Path) -> dict[str, list[str]]:
 
 
 def write_raw(source: Path, raw: Path, splits: dict[str, list[str]]) -> None:
-    """Write nnU-Net's raw data set; dataset.json comes last."""
+    """Write nnU-Net's raw dataset; dataset.json comes last."""
     from PIL import Image
 
     images = {path.stem: path for path in (source / "images").iterdir()}
@@ -255,8 +255,8 @@ def main() -> int:
     parser.add_argument("images", type=Path, help="folder with the sub-folders images and masks")
     parser.add_argument("splits", type=Path, help="JSON file with the lists train, valid and test")
     parser.add_argument("work", type=Path, help="folder for nnU-Net's data and results")
-    parser.add_argument("--name", required=True, help="name of the data set, such as cvc_clinicdb")
-    parser.add_argument("--number", type=int, default=951, help="number of the data set (default: 951)")
+    parser.add_argument("--name", required=True, help="name of the dataset, such as cvc_clinicdb")
+    parser.add_argument("--number", type=int, default=951, help="number of the dataset (default: 951)")
     parser.add_argument("--trainer", choices=TRAINERS, default=TRAINERS[0])
     parser.add_argument("--minutes", type=float, default=9, help="time of this call (default: 9)")
     parser.add_argument("--canvas", type=int, default=1024)

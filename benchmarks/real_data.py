@@ -1,17 +1,17 @@
 """Our networks and stock nnU-Net on real data: the same wall-clock budget, splits and machine for all models of a fold.
 
-    python benchmarks/real_data.py prepare DATA WORK                  raw data sets, plans, preprocessed data
+    python benchmarks/real_data.py prepare DATA WORK                  raw datasets, plans, preprocessed data
     python benchmarks/real_data.py train   WORK DATASET FOLD [MODEL]  every model, one after the other, or one of them
     python benchmarks/real_data.py record  WORK DATASET FOLD          compares them; figures to results/real_data
     python benchmarks/real_data.py report                             docs/results, from all folds that are recorded
 
-DATA holds `labelled`, with a folder of `images` and `masks` (class indices, same names) for each data set, and
+DATA holds `labelled`, with a folder of `images` and `masks` (class indices, same names) for each dataset, and
 `volumes/msd_hippocampus`, as nnU-Net's raw folders. 60 cases of jsrt (chest radiographs, 1024 x 1024) and of dsb2018
 (nuclei, from 256 x 256), five folds; mlua_dental (caries on radiographs of 2944 x 1435) and msd_hippocampus (MR
 volumes), one fold. Everything can be repeated and goes on where it stopped; folds may be recorded on different days and
 machines, as every fold's figures say which.
 
-The bundled encoder was made from these data sets, among others, so all models start from random weights: what is
+The bundled encoder was made from these datasets, among others, so all models start from random weights: what is
 compared is networks and recipes, and what an encoder is worth besides stands in encoder_initialization.py.
 
 Trainings pinned to different cores can run side by side: `taskset -c 0 python benchmarks/real_data.py train ...`
@@ -198,7 +198,7 @@ def train(work: Path, name: str, fold: str, only: int | None) -> None:
 
 
 def record(work: Path, name: str, fold: str) -> None:
-    """The figures of a fold, without images or masks: many data sets may not be passed on."""
+    """The figures of a fold, without images or masks: many datasets may not be passed on."""
     output, dataset = work / "comparisons" / f"{name}_fold_{fold}", DATASETS[name]
     # what a model costs is the same in every fold: reported is that of the first
     costs = ["--cost_images", dataset.cost_images if fold == "0" else 0]
@@ -235,7 +235,7 @@ def add_to_recorded(output: Path, recorded: Path) -> None:
 def report() -> None:
     from nnunet_hrmedseg.evaluation.comparison.content import as_content, as_table
 
-    overview = [overview_row("data set", "held-out cases", "model", "Dice", "of each class"), "|---" * 5 + "|"]
+    overview = [overview_row("dataset", "held-out cases", "model", "Dice", "of each class"), "|---" * 5 + "|"]
     for name, dataset in DATASETS.items():
         folds = sorted((RECORDED / name).glob("fold_*"))
         if not folds:
@@ -255,7 +255,7 @@ def report() -> None:
 
 
 def overview_rows(name: str, dataset: DataSet, content: dict[str, Any]) -> list[str]:
-    """Of docs/results/README.md: a data set's models, the best first."""
+    """Of docs/results/README.md: a dataset's models, the best first."""
     from nnunet_hrmedseg.evaluation.comparison.content import interval_text
 
     titles = {f"{trainer}__{plans}__": title for (trainer, plans), title in MODEL_TITLES.items()}

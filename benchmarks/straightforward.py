@@ -2,7 +2,7 @@
 
     python benchmarks/straightforward.py            prints the table, writes benchmarks/results/straightforward.json
 
-The straightforward version pools with square windows, turns by complex numbers, normalises maps by mean and variance,
+The straightforward version pools with square windows, turns by complex numbers, normalizes maps by mean and variance,
 keeps maps in torch's default layout and forms the attention with einsum. Both take turns; medians.
 """
 

@@ -1,4 +1,4 @@
-"""Which optimiser settings learn targets of a few pixels, and which end at one value for all pixels?
+"""Which optimizer settings learn targets of a few pixels, and which end at one value for all pixels?
 
     python benchmarks/real_data.py prepare DATA WORK
     python benchmarks/tiny_targets.py WORK [--network HERSeg] [--settings NAME ...] [--steps 400]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from packaging.specifiers import SpecifierSet
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import SetupError
 
 if TYPE_CHECKING:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -118,11 +118,11 @@ def required_nnunet_folder(name: str) -> str:
     """Return the same folder, which has to be set.
 
     Raises:
-        HRMedSegError: it is not.
+        SetupError: it is not.
     """
     folder = nnunet_folder(name)
     if folder is None:
-        raise HRMedSegError(f"The environment variable {name} is not set. Set it to nnU-Net's folder.")
+        raise SetupError(f"The environment variable {name} is not set. Set it to nnU-Net's folder.")
     return folder
 
 

@@ -14,7 +14,7 @@ from nnunet_hrmedseg.trainers.schedule import PaperLRScheduler, WarmupPolyLRSche
 def with_decoder_rate(
     network: nn.Module, learning_rate: float, decoder_rate: float, slower: tuple[str, ...] = ("neck.", "decoder.")
 ) -> list[dict[str, Any]]:
-    """Parameter groups for an optimiser: those whose names begin so have a part of the learning rate."""
+    """Parameter groups for an optimizer: those whose names begin so have a part of the learning rate."""
     rest, slow = [], []
     for name, parameter in network.named_parameters():
         (slow if name.startswith(slower) else rest).append(parameter)

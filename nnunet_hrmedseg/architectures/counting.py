@@ -45,7 +45,7 @@ def multiply_accumulates_like_thop(network: nn.Module, input_shape: tuple[int, .
 
     thop looks at layers, not at operations: matrix products between activations are not counted, a transposed
     convolution counts kernel_size^2 products for each pixel of its *output* (4 times the true number at kernel 2,
-    stride 2), and normalisation counts 4 for each element. Arguments and result as for ``multiply_accumulates``.
+    stride 2), and normalization counts 4 for each element. Arguments and result as for ``multiply_accumulates``.
     """
     counts = dict.fromkeys(["total", *(name for name, _ in network.named_children())], 0)
 

@@ -41,7 +41,7 @@ class FineLevels(nn.Module):
         self.quarter = nn.Conv2d(2 * quarter, quarter, kernel_size=3, padding=1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        # as in the neck: the encoder's residual stream is unnormalised, and could leave fp16's range
+        # as in the neck: the encoder's residual stream is unnormalized, and could leave fp16's range
         with without_autocast(x):
             x = F.gelu(self.norm1(self.up1(at_least_float32(x))))
         return self.quarter(F.gelu(self.norm2(self.up2(x)))), self.eighth(x)

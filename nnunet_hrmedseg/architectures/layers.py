@@ -32,10 +32,10 @@ def to_map(x: Tensor, grid: Sequence[int]) -> Tensor:
 
 
 class LayerNorm2d(nn.Module):
-    """Layer normalisation over the channels of a feature map: (B, C, h, w) -> (B, C, h, w).
+    """Layer normalization over the channels of a feature map: (B, C, h, w) -> (B, C, h, w).
 
     The statistics are taken in float32 or better, which is also what comes out. A map whose memory format is
-    channels_last is normalised in place of its layout, without a copy.
+    channels_last is normalized in place of its layout, without a copy.
     """
 
     def __init__(self, channels: int, eps: float = 1e-6) -> None:

@@ -94,7 +94,7 @@ class LGViT(Recomputable):
             ValueError: if the image has other channels than the encoder, or H or W is not a multiple of 16.
         """
         check_image(image, self.input_channels)
-        # Nothing is normalised up to the first block: in fp16, bright images would leave its range.
+        # Nothing is normalized up to the first block: in fp16, bright images would leave its range.
         with without_autocast(image):
             x = self.channel_interactive(self.patch_embedding(image), self.recompute)
 
@@ -139,7 +139,7 @@ class ChannelInteractiveLayers(nn.Sequential):
 class ChannelInteractiveLayer(nn.Module):
     """MBConv at stride 1, Eq. 1: x <- s(Proj(s(DWConv(s(Conv(x))))) + x), s = GELU. (B, C, h, w) -> the same.
 
-    Each convolution is followed by batch normalisation; the last one starts at weight 0, that is, as the identity.
+    Each convolution is followed by batch normalization; the last one starts at weight 0, that is, as the identity.
     """
 
     def __init__(self, channels: int, expansion: int) -> None:
@@ -219,5 +219,5 @@ def check_image(image: Tensor, input_channels: int) -> None:
     if not height or not width or height % PATCH_SIZE or width % PATCH_SIZE:
         raise ValueError(
             f"image height and width must be multiples of {PATCH_SIZE}, got {height} x {width}: "
-            f"pad or resize the image, or choose another patch size in the plans"
+            f"resize or pad the image, or set the canvas (patch_size in the plans) to multiples of {PATCH_SIZE}"
         )

@@ -60,7 +60,7 @@ class DualGatedLinearAttention(nn.Module):
         """Attends among the tokens of one image.
 
         Args:
-            x: normalised tokens (B, N, C), row-major.
+            x: normalized tokens (B, N, C), row-major.
             grid: (h, w) with h * w = N.
             rotation: angles from ``grid_rotation``, or None for attention without rotary positions.
 

@@ -41,7 +41,7 @@ class Neck(Recomputable):
         self.norm2 = LayerNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        # The encoder's residual stream arrives unnormalised: in fp16 the first convolution could leave its range.
+        # The encoder's residual stream arrives unnormalized: in fp16 the first convolution could leave its range.
         with without_autocast(x):
             x = recomputed(self._first, at_least_float32(x), enabled=self.recompute)
         return self.norm2(self.conv2(x))

@@ -1,6 +1,6 @@
 """Rotary position embedding on the grid of an image or a volume, without complex numbers.
 
-RoFormer (arXiv 2104.09864) turns each pair of neighbouring channels by an angle proportional to the position of its
+RoFormer (arXiv 2104.09864) turns each pair of neighboring channels by an angle proportional to the position of its
 token, so that the dot product of two tokens depends on their offset alone. On a grid the pairs are shared out: on an
 image, the first half of them turns with the row and the second half with the column; on a volume, a third with each of
 z, y and x.

@@ -112,7 +112,7 @@ class SegMaFormer(Recomputable):
             image = F.pad(image, [amount for behind in padding[::-1] for amount in (0, behind)])
         if image.shape[2:].numel() <= self.strides_of_all:
             raise ValueError(
-                f"of a patch of {tuple(size)} the strides leave a single token, which cannot be normalised: choose a "
+                f"of a patch of {tuple(size)} the strides leave a single token, which cannot be normalized: choose a "
                 f"larger patch_size or smaller strides in the plans"
             )
         logits = self.decoder(self.encoder(image))
@@ -136,7 +136,7 @@ class Encoder(nn.Module):
 
 
 class Stage(Recomputable):
-    """Patch embedding, blocks, and a normalisation over all channels: (B, C_in, Z, Y, X) -> (B, C, Z/s, Y/s, X/s)."""
+    """Patch embedding, blocks, and a normalization over all channels: (B, C_in, Z, Y, X) -> (B, C, Z/s, Y/s, X/s)."""
 
     def __init__(self, embedding: PatchEmbedding, blocks: Sequence[nn.Module], *, last_norm: bool) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class Stage(Recomputable):
 
 
 class PatchEmbedding(nn.Module):
-    """Overlapping convolution, 3D rotary positions, layer normalisation: a map -> tokens (B, N, C) in z, y, x order.
+    """Overlapping convolution, 3D rotary positions, layer normalization: a map -> tokens (B, N, C) in z, y, x order.
 
     6 floor(C / 6) channels are turned, a third of them with each axis.
     """
@@ -207,7 +207,7 @@ class MambaBlock(nn.Module):
 
 
 class SpatialReduction(nn.Module):
-    """Convolution whose kernel is its stride, layer normalisation: tokens (B, N, C) -> (B, N / prod(ratio), C)."""
+    """Convolution whose kernel is its stride, layer normalization: tokens (B, N, C) -> (B, N / prod(ratio), C)."""
 
     def __init__(self, width: int, ratio: Axes) -> None:
         super().__init__()
@@ -241,7 +241,7 @@ class AttentionBlock(nn.Module):
 
 
 class ConvolutionalMlp(nn.Module):
-    """Linear, 3 x 3 x 3 depthwise convolution, instance normalisation, GELU, linear: (B, N, C) -> the same."""
+    """Linear, 3 x 3 x 3 depthwise convolution, instance normalization, GELU, linear: (B, N, C) -> the same."""
 
     def __init__(self, width: int, ratio: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Two-way transformer between class queries and image tokens: Eq. 6-7 of HRMedSeg (arXiv 2504.06205v1).
 
-The layout is that of SAM's mask decoder (arXiv 2304.02643, appendix A): layer normalisation after each step, the
+The layout is that of SAM's mask decoder (arXiv 2304.02643, appendix A): layer normalization after each step, the
 queries added to themselves as their positional encoding wherever they are compared with something.
 """
 

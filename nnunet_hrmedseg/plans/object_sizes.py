@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError
 from nnunet_hrmedseg.io.raw_cases import RawCase, find_reader
 
 __all__ = ["MOST_CASES", "Thickness", "measure_thickness", "object_thickness"]
@@ -59,7 +59,7 @@ def measure_thickness(
         dataset_json: of the dataset.
 
     Raises:
-        HRMedSegError: a label file that cannot be read.
+        DataError: a label file that cannot be read.
     """
     names = sorted(cases)
     chosen = [names[i] for i in np.linspace(0, len(names) - 1, min(MOST_CASES, len(names))).astype(int)]
@@ -70,7 +70,7 @@ def measure_thickness(
             reader = reader or find_reader(dataset_json, cases[case].label)()
             volume = reader.read_seg(cases[case].label)[0][0]
         except Exception as error:  # a damaged file makes readers raise anything
-            raise HRMedSegError(f"The labels {cases[case].label} cannot be read ({error}).") from error
+            raise DataError(f"The labels {cases[case].label} cannot be read ({error}).") from error
         for plane in volume:
             for name, values in labels.items():
                 thickness, area = object_thickness(np.isin(plane, values))

@@ -63,7 +63,7 @@ RESAMPLING = {
 """Torch resampling under nnU-Net's own name: several times faster and smaller at export than its default. The canvas
 leaves the slice axis alone, so no axis is ever resampled separately."""
 
-# normalisations that look at nothing but the image itself
+# normalizations that look at nothing but the image itself
 _SELF_CONTAINED_NORMALIZATIONS = {
     "ZScoreNormalization",
     "RescaleTo01Normalization",

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import PlanError
 from nnunet_hrmedseg.io.image_check import lines_of_pixels
 from nnunet_hrmedseg.io.json_values import is_dict, is_int, is_list, is_number, is_text
 from nnunet_hrmedseg.plans.specs import arguments_of
@@ -82,11 +82,11 @@ def check_plans(plans: Mapping[str, Any]) -> None:
     """Check the types of what a plan holds beside its configurations.
 
     Raises:
-        HRMedSegError: a wrong type or number; the message has plan, key, value, and what the value must be.
+        PlanError: a wrong type or number; the message has plan, key, value, and what the value must be.
     """
     missing = [key for key in _NEEDED_IN_PLANS if key not in plans]
     if missing:
-        raise HRMedSegError(f"{_of(plans)}: {', '.join(missing)} missing. Plan again, or copy the plans file again.")
+        raise PlanError(f"{_of(plans)}: {', '.join(missing)} missing. Plan again, or copy the plans file again.")
     for key, check in _PLANS.items():
         if key in plans:
             _check(plans, f'"{key}"', plans[key], check)
@@ -101,12 +101,12 @@ def check_configuration(plans: Mapping[str, Any], name: str, configuration: Mapp
         configuration: the resolved configuration.
 
     Raises:
-        HRMedSegError: as `check_plans`.
+        PlanError: as `check_plans`.
     """
     of_configuration = f"of configuration {name!r}"
     missing = [key for key in _NEEDED if key not in configuration]
     if missing:
-        raise HRMedSegError(
+        raise PlanError(
             f"{_of(plans)}: {', '.join(missing)} {of_configuration} missing. Plan again, or let the configuration "
             f'inherit from one that has it ("inherits_from": "2d").'
         )
@@ -118,7 +118,7 @@ def check_configuration(plans: Mapping[str, Any], name: str, configuration: Mapp
     if defaults is not None:
         for key, value in architecture["arch_kwargs"].items():
             if key not in defaults:
-                raise HRMedSegError(
+                raise PlanError(
                     f'{_of(plans)}: the network {of_configuration} has no argument "{key}" (arch_kwargs under '
                     f"architecture); it has {', '.join(defaults)}. Correct or remove it in {plans_file(plans)}."
                 )
@@ -135,13 +135,13 @@ def check_channels(
         dataset_json: of the dataset that is preprocessed or trained on.
 
     Raises:
-        HRMedSegError: other numbers of channels; slices of 1 row or column.
+        PlanError: other numbers of channels; slices of 1 row or column.
     """
     channels = list((dataset_json.get("channel_names") or dataset_json.get("modality") or {}).values())
     for key in ("normalization_schemes", "use_mask_for_norm"):
         planned = len(configuration[key])
         if planned != len(channels):
-            raise HRMedSegError(
+            raise PlanError(
                 f'{_of(plans)}: "{key}" of configuration {name!r} has {planned} '
                 f"{'entry' if planned == 1 else 'entries'}, but dataset.json lists {len(channels)} "
                 f"channel{'' if len(channels) == 1 else 's'} ({', '.join(map(str, channels))}). A plan fits datasets "
@@ -152,7 +152,7 @@ def check_channels(
     if shape is not None and len(configuration["patch_size"]) == 2:
         lines = lines_of_pixels(shape, f"{_of(plans)} are for volumes that have")
         if lines is not None:
-            raise HRMedSegError(lines)
+            raise PlanError(lines)
 
 
 def plans_file(plans: Mapping[str, Any]) -> str:
@@ -167,7 +167,7 @@ def _of(plans: Mapping[str, Any]) -> str:
 def _check(plans: Mapping[str, Any], key: str, value: Any, check: Check) -> None:
     holds, what = check
     if not holds(value):
-        raise HRMedSegError(
+        raise PlanError(
             f"{_of(plans)}: {key} is {json.dumps(value, default=str):.200}; it must be {what}. Correct it in "
             f"{plans_file(plans)}, or in plans.json beside the checkpoints of a trained model."
         )

@@ -11,7 +11,7 @@ from typing import Any
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import HRMedSegError, PlanError
 from nnunet_hrmedseg.io.json_values import label_value
 from nnunet_hrmedseg.io.raw_cases import find_raw_cases
 from nnunet_hrmedseg.plans.canvas_choice import canvases, describe_canvases
@@ -107,7 +107,7 @@ class nnUNetPlannerSegMaFormer(StockPlanning):
     def save_plans(self, plans: dict[str, Any]) -> None:
         found = [name for name in VOLUME_CONFIGURATIONS if name in plans["configurations"]]
         if not found:
-            raise HRMedSegError(
+            raise PlanError(
                 f"{plans['dataset_name']} holds 2D images, and SegMaFormer is a network for volumes: plan with "
                 f"-pl nnUNetPlannerHRMedSeg, or train on nnUNetPlans with -tr nnUNetTrainerHRMedSeg."
             )

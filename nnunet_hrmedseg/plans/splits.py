@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.errors import DataError, format_names
 from nnunet_hrmedseg.io.files import read_json
 
 __all__ = ["NNUNET_FOLDS", "SPLITS", "cases_in_splits", "missing_cases", "too_few_cases", "unused_cases"]
@@ -18,7 +18,7 @@ def cases_in_splits(file: Path) -> set[str]:
     """Return the names of all cases in all folds; none where nnU-Net has not made the file yet.
 
     Raises:
-        HRMedSegError: the file cannot be read, or is not a list of folds.
+        DataError: the file cannot be read, or is not a list of folds.
     """
     try:
         splits = read_json(file)
@@ -26,7 +26,7 @@ def cases_in_splits(file: Path) -> set[str]:
     except FileNotFoundError:
         return set()
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise HRMedSegError(
+        raise DataError(
             f"{file} cannot be read as nnU-Net's list of folds ({type(error).__name__}: {error}). Correct it, or "
             f"delete it: nnU-Net then makes new folds."
         ) from error

@@ -8,7 +8,7 @@ from typing import Any
 
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import PlanError
 from nnunet_hrmedseg.io.raw_cases import refuse_label_names
 
 __all__ = ["StockPlanning", "check_description"]
@@ -42,16 +42,16 @@ def check_description(dataset_json: Mapping[str, Any]) -> None:
     """Refuse channels and labels that are written the other way round, as labels were for nnU-Net v1.
 
     Raises:
-        HRMedSegError: channel_names is not number: name, or labels is not name: number.
+        PlanError: channel_names is not number: name, or labels is not name: number.
     """
     channels, labels = dataset_json.get("channel_names", {}), dataset_json.get("labels", {})
     if not _maps(channels, lambda key: str(key).isdigit(), lambda value: isinstance(value, str)):
-        raise HRMedSegError(
+        raise PlanError(
             f"channel_names in dataset.json must be a number and a name for each channel, such as "
             f'{{"0": "R", "1": "G", "2": "B"}}, not {channels}.'
         )
     if not _maps(labels, lambda key: not str(key).isdigit(), _is_label):
-        raise HRMedSegError(
+        raise PlanError(
             f"labels in dataset.json must be a name and a number for each class, such as "
             f'{{"background": 0, "lesion": 1}}, not {labels}. nnU-Net v1 had them the other way round.'
         )

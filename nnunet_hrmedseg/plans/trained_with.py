@@ -12,7 +12,7 @@ from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from nnunet_hrmedseg.errors import HRMedSegError, format_names, format_shape
+from nnunet_hrmedseg.errors import PlanError, format_names, format_shape
 from nnunet_hrmedseg.io.files import read_json
 from nnunet_hrmedseg.plans.plan_check import plans_file
 from nnunet_hrmedseg.plans.specs import arguments_of
@@ -22,8 +22,8 @@ __all__ = ["check_canvas_of_data", "check_folds", "check_trained_with"]
 _ONLY_IN_TRAINING = {"recompute", "drop_path"}  # arguments of networks that the weights do not depend on
 
 _WAYS_OUT = (
-    "Put the old values back, or give the new ones a configuration of their own (docs/fixed_canvas.md), which is "
-    "trained beside this one; -pretrained_weights starts it from these weights."
+    'Restore the old values, or put the new ones into a configuration of their own, with "inherits_from": the name of '
+    "this one, and train that; -pretrained_weights starts it from these weights."
 )
 
 
@@ -39,7 +39,7 @@ def check_trained_with(checkpoint: Mapping[str, Any], plans: Mapping[str, Any], 
         where: the file of `plans`; default is the one in nnUNet_preprocessed.
 
     Raises:
-        HRMedSegError: the canvas or something else differs; with both values.
+        PlanError: the canvas or something else differs; with both values.
     """
     arguments = checkpoint.get("init_args")
     if not isinstance(arguments, Mapping):
@@ -47,7 +47,7 @@ def check_trained_with(checkpoint: Mapping[str, Any], plans: Mapping[str, Any], 
     before, configuration = arguments.get("plans"), arguments.get("configuration")
     differing = _differences(before, plans, configuration)
     if differing:
-        raise HRMedSegError(
+        raise PlanError(
             f"{named} was trained with other values of the configuration {configuration!r} than "
             f"{where or plans_file(plans)} has now: {differing}. {_WAYS_OUT}"
         )
@@ -65,7 +65,7 @@ def check_folds(model: Path, fold: int | str, plans: Mapping[str, Any], configur
         configuration: of `plans`.
 
     Raises:
-        HRMedSegError: there are checkpoints that were trained on another canvas or with other values.
+        PlanError: there are checkpoints that were trained on another canvas or with other values.
     """
     own = f"fold_{fold}"
     files = model.glob("fold_*/checkpoint_*.pth")
@@ -78,7 +78,7 @@ def check_folds(model: Path, fold: int | str, plans: Mapping[str, Any], configur
         return  # nothing to compare with; this training writes it again
     differing = _differences(before, plans, configuration)
     if differing:
-        raise HRMedSegError(
+        raise PlanError(
             f"{format_names(trained)} of {model} {'was' if len(trained) == 1 else 'were'} trained with other values of the "
             f"configuration {configuration!r} than {plans_file(plans)} has now: {differing}. All folds share the "
             f"plans.json there, which this training would replace: what was trained before would be predicted with the "
@@ -92,7 +92,7 @@ def check_canvas_of_data(plans: PlansManager, configuration: ConfigurationManage
     Prediction sees plans.json alone. The name of the data folder in it, which training wrote, begins with the canvas.
 
     Raises:
-        HRMedSegError: `patch_size` was edited after training.
+        PlanError: `patch_size` was edited after training.
     """
     canvas = [*configuration.configuration.get("patch_size", ())]
     kind, _, rest = str(configuration.configuration.get("data_identifier", "")).partition("_")
@@ -100,10 +100,10 @@ def check_canvas_of_data(plans: PlansManager, configuration: ConfigurationManage
     if kind == "HRMedSeg" and len(trained) == 2 and all(side.isdecimal() for side in trained):
         trained_canvas = [int(side) for side in trained]
         if trained_canvas != canvas:
-            raise HRMedSegError(
+            raise PlanError(
                 f"This model was trained on a canvas of {format_shape(trained_canvas)}, but patch_size in its plans.json is "
                 f'{format_shape(canvas)}. Put "patch_size": {trained_canvas} back: on another canvas the same weights predict '
-                f"worse. For another canvas, add a configuration and train it (docs/fixed_canvas.md)."
+                f"worse. For another canvas, add a configuration to the plans file of the dataset and train it."
             )
 
 

@@ -104,7 +104,7 @@ def _indicator_on_canvas(indicator: np.ndarray, size: tuple[int, int]) -> torch.
 
 
 def _nearest(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(Y, X) -> (H, W): the source pixel that holds the centre of each canvas pixel."""
+    """(Y, X) -> (H, W): the source pixel that holds the center of each canvas pixel."""
     rows, columns = (((2 * np.arange(new) + 1) * old // (2 * new)) for old, new in zip(labels.shape, size, strict=True))
     return labels[np.ix_(rows, columns)]
 

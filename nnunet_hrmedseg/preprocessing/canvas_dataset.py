@@ -1,6 +1,6 @@
 """The canvas data of a plan: is it whole and up to date, and if not, make it: once, whoever asks at the same time.
 
-Canvas data is nnU-Net's usual folder of preprocessed cases, `nnUNet_preprocessed/<data set>/<data_identifier>`, with
+Canvas data is nnU-Net's usual folder of preprocessed cases, `nnUNet_preprocessed/<dataset>/<data_identifier>`, with
 a record beside the cases that says of which raw files it was made. Only a folder whose record and files agree is taken
 for complete: a new one is built under another name, gets its record last and is then renamed into place, so that
 nothing which a killed process leaves behind can pass for it.
@@ -25,7 +25,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg import __version__
-from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.errors import DataError, SetupError, format_names
 from nnunet_hrmedseg.io.files import read_json, write_atomically
 from nnunet_hrmedseg.io.locks import LockHeld, lock, release_and_remove
 from nnunet_hrmedseg.io.raw_cases import RawCase, find_raw_cases, refuse_label_names
@@ -88,7 +88,7 @@ def ensure_canvas_data(
     Args:
         plans: plans dict whose `configuration` is an HRMedSeg one (see `hrmedseg_plans`).
         configuration: its name.
-        dataset_json: the data set's dataset.json.
+        dataset_json: the dataset's dataset.json.
         raw: nnU-Net's folder nnUNet_raw; None where it is not set. Not needed when the canvas data is complete.
         preprocessed: nnU-Net's folder nnUNet_preprocessed.
         dataset_name: such as Dataset001_Name; default is the plan's.
@@ -99,8 +99,9 @@ def ensure_canvas_data(
         on_ready: called with the folder while no other process can replace it; a training calls `mark_in_use` in it.
 
     Raises:
-        HRMedSegError: data must be made but the raw data is not there, the folder cannot be written to, a training
-            uses it, or cases that splits_final.json names would get lost; a case is wrong (named); a worker died.
+        DataError: data must be made, but the raw data is not there, a training uses the data, or cases that
+            splits_final.json names would get lost; a case is wrong (the message names it).
+        SetupError: the folder cannot be written to; a worker process died.
     """
     dataset_name = dataset_name or plans["dataset_name"]
     plans_manager = PlansManager(plans)
@@ -116,12 +117,12 @@ def ensure_canvas_data(
         if force or status.state != "complete":
             as_it_is = _needed_by_folds(folder, status, raw_folder)
             if as_it_is is None and unwritable is not None:
-                raise HRMedSegError(_unwritable(folder, status, unwritable))
+                raise SetupError(_unwritable(folder, status, unwritable))
             if cases is None:
-                raise HRMedSegError(_no_raw_data(folder, status, raw_folder, dataset_name))
+                raise DataError(_no_raw_data(folder, status, raw_folder, dataset_name))
             as_it_is = as_it_is or _in_use(folder, status)
             if as_it_is is not None and (force or not status.usable):
-                raise HRMedSegError(as_it_is)
+                raise DataError(as_it_is)
         if as_it_is is not None:
             log(f"Warning: this training uses the canvas data as it is. {as_it_is}")
         elif cases is not None and (force or status.state != "complete"):
@@ -159,7 +160,7 @@ def canvas_data_status(
 
     Args:
         folder: the data folder; its name is the plan's `data_identifier`.
-        dataset_json: the data set's dataset.json, whose labels the sampled class locations depend on.
+        dataset_json: the dataset's dataset.json, whose labels the sampled class locations depend on.
         cases: from `find_raw_cases`; None where the raw data is out of reach, and is then not compared with.
     """
     if not folder.is_dir():

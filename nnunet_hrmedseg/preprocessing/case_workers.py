@@ -19,14 +19,14 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tqdm import tqdm
 
-from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.errors import DataError, SetupError, format_names
 from nnunet_hrmedseg.io.machine import usable_cores
 from nnunet_hrmedseg.io.raw_cases import RawCase
 from nnunet_hrmedseg.preprocessing.raw_files import file_states, record_files
 
 __all__ = ["preprocess_cases"]
 
-# Starting workers takes several seconds each (they import torch); a small data set is done before they would be ready.
+# Starting workers takes several seconds each (they import torch); a small dataset is done before they would be ready.
 SPAWN_WORKERS_AFTER_SECONDS = 10.0
 
 
@@ -46,9 +46,7 @@ def preprocess_cases(
     """
     absent = [file for case in cases.values() for file in (*case.images, case.label) if not os.path.isfile(file)]
     if absent:
-        raise HRMedSegError(
-            f"Raw files are missing: {format_names(absent)}. Every case needs its images and its labels."
-        )
+        raise DataError(f"Raw files are missing: {format_names(absent)}. Every case needs its images and its labels.")
     settings = (plans_manager, plans_manager.get_configuration(configuration), dataset_json)
     jobs = deque(
         (name, _preprocess_case, (preprocessor.run_case_save, str(new_folder / name), case, *settings))
@@ -93,7 +91,7 @@ def _run_in_workers(jobs: deque, workers: int, records: dict[str, list[list]], o
                 del running[future]
                 on_done()
     except BrokenProcessPool as error:
-        raise HRMedSegError(
+        raise SetupError(
             f"A worker process died while it preprocessed one of these cases: {', '.join(running.values())}. If there "
             f"is no error message above, the machine most likely ran out of memory: use fewer processes (-np 1, or the "
             f"environment variable nnUNet_def_n_proc=1 for training)."
@@ -125,4 +123,4 @@ def _named(case: str) -> Iterator[None]:
     except BrokenProcessPool:
         raise
     except Exception as error:
-        raise HRMedSegError(f"Preprocessing stopped at case {case!r}: {error or type(error).__name__}") from error
+        raise DataError(f"Preprocessing stopped at case {case!r}: {error or type(error).__name__}") from error

@@ -1,6 +1,6 @@
 """`HRMedSegPreprocessor`: nnU-Net's preprocessing with the canvas in the place of the target spacing.
 
-Transpose, crop to non-zero and normalise are nnU-Net's own; then every slice is resized to the canvas (the plan's patch
+Transpose, crop to non-zero and normalize are nnU-Net's own; then every slice is resized to the canvas (the plan's patch
 size) and the number of slices stays. The properties keep the shapes before and after cropping, so nnU-Net's own export
 resizes predicted logits back and puts them in their place, without knowing of the canvas.
 """
@@ -16,7 +16,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from nnunet_hrmedseg.errors import HRMedSegError, format_shape
+from nnunet_hrmedseg.errors import DataError, HRMedSegError, PlanError, format_shape
 from nnunet_hrmedseg.io.image_check import (
     all_digits,
     check_image,
@@ -36,7 +36,7 @@ _PALETTE = (
     "The segmentation is an image with a palette. Its pixel values are the labels, but nnU-Net's reader gives the "
     "colors of the palette instead, and so does saving it as grey or RGB. Save it without the palette, which keeps the "
     'values: Image.fromarray(numpy.asarray(Image.open("label.png"))).save("label.png"), with "from PIL import Image" '
-    'and "import numpy". docs/data_formats.md has this for a whole folder.'
+    'and "import numpy".'
 )
 
 
@@ -46,7 +46,7 @@ class HRMedSegPreprocessor(DefaultPreprocessor):
     Found by nnU-Net under this name in a plan's `preprocessor_name`, for training data and for prediction alike.
 
     Raises (all its methods that take a case):
-        HRMedSegError: wrong number of channels; NaN or infinite intensities; image and segmentation of different size;
+        DataError: wrong number of channels; NaN or infinite intensities; image and segmentation of different size;
             label values that dataset.json does not list; files that cannot be read.
     """
 
@@ -60,7 +60,7 @@ class HRMedSegPreprocessor(DefaultPreprocessor):
     ):
         try:
             if seg_file is not None and has_palette(seg_file):
-                raise HRMedSegError(_PALETTE)
+                raise DataError(_PALETTE)
             warn_of_lost_bits(image_files)
             return super().run_case(image_files, seg_file, plans_manager, configuration_manager, dataset_json)
         except Exception as error:
@@ -70,7 +70,7 @@ class HRMedSegPreprocessor(DefaultPreprocessor):
             files = f"image {', '.join(map(str, image_files))}" if image_files else "no image file"
             if seg_file is not None:
                 files += f"; segmentation {seg_file}"
-            raise HRMedSegError(f"{reason}\nFiles of this case: {files}") from error
+            raise DataError(f"{reason}\nFiles of this case: {files}") from error
 
     def run_case_npy(
         self,
@@ -118,7 +118,8 @@ class HRMedSegPreprocessor(DefaultPreprocessor):
         """What `nnUNetv2_preprocess` calls: makes the canvas data of a plan anew, whatever is there already.
 
         Raises:
-            HRMedSegError: no plan, no raw data, a plan that does not fit HRMedSeg, or a case that is wrong.
+            PlanError: there is no plan, or it does not fit HRMedSeg.
+        DataError: there is no raw data, or a case is wrong.
         """
         from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
         from nnunet_hrmedseg.plans.plan_check import check_channels
@@ -158,7 +159,7 @@ class _CanvasConfiguration(ConfigurationManager):
     @property
     def resampling_fn_seg(self):
         if not self.has_seg:
-            # what comes here then is nnU-Net's map of the non-zero region, which nothing reads after the normalisation
+            # what comes here then is nnU-Net's map of the non-zero region, which nothing reads after the normalization
             return lambda seg, *_spacing, **__: np.zeros((*seg.shape[:2], *map(int, self.patch_size)), seg.dtype)
         return lambda seg, *_spacing, **__: resize_segmentation_to_canvas(seg, self.patch_size)
 
@@ -169,7 +170,7 @@ def _checked_segmentation(
     """The segmentation as int16 (what nnU-Net saves), if it fits the image and dataset.json."""
     if len(seg) != 1:
         grey = (seg[:3] == seg[:1]).all()
-        raise HRMedSegError(
+        raise DataError(
             f"The segmentation has {len(seg)} channels; it must have one, whose values are the labels (0, 1, 2, ...). "
             + (
                 'The colors are grey: save one channel, Image.open("label.png").getchannel(0).save("label.png") of PIL.'
@@ -179,7 +180,7 @@ def _checked_segmentation(
             )
         )
     if seg.shape[1:] != image_shape:
-        raise HRMedSegError(
+        raise DataError(
             f"Image and segmentation differ in size: {format_shape(image_shape)} and {format_shape(seg.shape[1:])} (slices x rows x "
             f"columns). The segmentation must be drawn on exactly this image."
         )
@@ -191,7 +192,7 @@ def _checked_segmentation(
     if unknown:
         listed = ", ".join(f"{name}: {value}" for name, value in dataset_json["labels"].items())
         shown = ", ".join(map(all_digits, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
-        raise HRMedSegError(
+        raise DataError(
             f"The segmentation holds label values that dataset.json does not list: {shown}. dataset.json lists "
             f"{{{listed}}}. {_advice_on_labels(unknown, allowed)}"
         )
@@ -223,8 +224,8 @@ def _load(file: str, dataset_name: str) -> Any:
     try:
         return load_json(file)
     except FileNotFoundError:
-        raise HRMedSegError(
+        raise PlanError(
             f"{file} does not exist. Plan first: nnUNetv2_plan_experiment -d {dataset_name[7:10]}"
         ) from None
     except ValueError as error:
-        raise HRMedSegError(f"{file} is not valid JSON ({error}). Correct it, or plan again.") from error
+        raise PlanError(f"{file} is not valid JSON ({error}). Correct it, or plan again.") from error

@@ -14,7 +14,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_hrmedseg.errors import HRMedSegError, format_shape
+from nnunet_hrmedseg.errors import CheckpointError, DataError, HRMedSegError, SetupError, format_shape
 from nnunet_hrmedseg.io.files import atomic_path
 from nnunet_hrmedseg.io.gpu import check_gpu, describe_out_of_memory, gpu_limitations
 from nnunet_hrmedseg.io.locks import LockHeld, lock, release_and_remove
@@ -160,8 +160,8 @@ class BaseTrainer(nnUNetTrainer):
         try:
             return lock(file)
         except LockHeld as held:
-            raise HRMedSegError(
-                f"Another process is training this fold: it holds {file}. Two would overwrite each other's "
+            raise SetupError(
+                f"Another process is training this fold: it holds {file}. Two processes would overwrite each other's "
                 f"checkpoints. Wait for it or end it, or train another fold. {held}".rstrip()
             ) from None
         except OSError as error:
@@ -177,12 +177,12 @@ class BaseTrainer(nnUNetTrainer):
         present = set(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
         splits_file = Path(self.preprocessed_dataset_folder_base) / SPLITS
         if self.fold != "all" and len(present) < NNUNET_FOLDS and not splits_file.is_file():
-            raise HRMedSegError(too_few_cases(present, splits_file))
+            raise DataError(too_few_cases(present, splits_file))
         training, validation = super().do_split()
         absent = {*training, *validation} - present
         if absent:
             raw = f"nnUNet_raw/{self.plans_manager.dataset_name}"
-            raise HRMedSegError(
+            raise DataError(
                 f"Fold {self.fold} cannot be trained or validated: {missing_cases(absent, splits_file, raw)}"
             )
         return training, validation
@@ -210,7 +210,7 @@ class BaseTrainer(nnUNetTrainer):
             result = super().train_step(batch)
         except torch.cuda.OutOfMemoryError as error:
             configuration = self.configuration_manager
-            raise HRMedSegError(
+            raise SetupError(
                 describe_out_of_memory(
                     self.device,
                     f"{self.batch_size} images of {format_shape(configuration.patch_size)}",
@@ -283,30 +283,32 @@ class BaseTrainer(nnUNetTrainer):
                     checkpoint = torch.load(temporary, map_location="cpu", weights_only=False)
                     torch.save({**checkpoint, WEIGHT_AVERAGE: self.weight_average.state()}, temporary)
         except (OSError, RuntimeError) as error:
-            raise HRMedSegError(
-                f"{filename} could not be saved ({error}); what was there before is untouched. Is the disk full? Make "
-                f"room, and go on with the same command and --c."
+            raise SetupError(
+                f"{filename} could not be saved ({error}); the previous checkpoint is unchanged. Is the disk full? Free "
+                f"some space, and continue with the same command and --c."
             ) from error
 
-    def load_checkpoint(self, filename_or_checkpoint) -> None:
+    # by position: the name of the argument differs between versions of nnU-Net
+    def load_checkpoint(self, checkpoint, /) -> None:
         try:
             trained: dict[str, Any] = {}
-            if isinstance(filename_or_checkpoint, str):  # before data is made for another canvas
-                trained = load_as_nnunet_does(filename_or_checkpoint)
-                check_trained_with(trained, self.plans_manager.plans, filename_or_checkpoint)
-            super().load_checkpoint(filename_or_checkpoint)
+            if isinstance(checkpoint, str):  # before data is made for another canvas
+                trained = load_as_nnunet_does(checkpoint)
+                check_trained_with(trained, self.plans_manager.plans, checkpoint)
+            super().load_checkpoint(checkpoint)
             if self.ema_decay is not None:
                 self.weight_average = WeightAverage(self.plain_network, self.ema_decay)
                 if WEIGHT_AVERAGE in trained:  # not if it was trained without an average so far
                     self.weight_average.load_state(trained[WEIGHT_AVERAGE])
         except Exception as error:  # torch and pickle raise whatever they like at damaged files
-            if not isinstance(filename_or_checkpoint, str) or isinstance(error, HRMedSegError):
+            if not isinstance(checkpoint, str) or isinstance(error, HRMedSegError):
                 raise
-            file = Path(filename_or_checkpoint)
+            file = Path(checkpoint)
             others = sorted(other.name for other in file.parent.glob("checkpoint_*.pth") if other != file)
-            raise HRMedSegError(
+            instead = f"--c continues from {others[-1]}" if others else "start the training again"
+            raise CheckpointError(
                 f"{file} cannot be loaded ({type(error).__name__}: {error}). It is damaged, or of another network. "
-                f"Rename or remove it, and --c goes on from {others[-1] if others else 'nothing: train anew'}."
+                f"Rename or remove it, and {instead}."
             ) from error
         self.encoder_record = self.my_init_kwargs["plans"]["configurations"][self.configuration_name].get(STARTED_FROM)
 

@@ -106,7 +106,7 @@ def on_planes(
         change: (transform, planes (n, H, W), for each name n values) -> planes.
         names: of the values among the transform's parameters.
         chosen: name of the parameter that says which channels, as a mask or as indices.
-        shared: where the transform synchronises channels, the parameters hold one value for all of them.
+        shared: where the transform synchronizes channels, the parameters hold one value for all of them.
     """
 
     def step(transform, image, segmentation, samples, labels):
@@ -281,7 +281,7 @@ def spatial(transform, image, segmentation, samples, labels):
 
 
 def sampling_grid(matrices: Tensor, image: Tensor) -> Tensor:
-    """Affine matrices (n, 2, 2) on (row, column) offsets from the centre, in pixels -> grid_sample's (n, H, W, 2)."""
+    """Affine matrices (n, 2, 2) on (row, column) offsets from the center, in pixels -> grid_sample's (n, H, W, 2)."""
     height, width = image.shape[2:]
     rows, columns = (torch.linspace((1 - s) / 2, (s - 1) / 2, s, device=image.device) for s in (height, width))
     points = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).view(1, -1, 2)
@@ -293,7 +293,7 @@ def sampling_grid(matrices: Tensor, image: Tensor) -> Tensor:
 def resampled_labels(segmentation: Tensor, grid: Tensor, labels: Sequence[int]) -> Tensor:
     """Labels (n, S, H, W) at the points of a grid: the one with the largest bilinear weight, outside: -1.
 
-    As batchgeneratorsv2, to its rounding: weights in thousandths and half precision, ties to the nearest neighbour.
+    As batchgeneratorsv2, to its rounding: weights in thousandths and half precision, ties to the nearest neighbor.
     """
     outside = -1
     nearest = F.grid_sample(segmentation.float() - outside, grid, mode="nearest", align_corners=False) + outside

@@ -166,9 +166,9 @@ class nnUNetTrainerHRMedSeg(BaseTrainer):
             check_weights(encoder, network)
         return encoder, record(encoder)
 
-    def load_checkpoint(self, filename_or_checkpoint) -> None:
+    def load_checkpoint(self, checkpoint, /) -> None:
         self.continues = True
-        super().load_checkpoint(filename_or_checkpoint)
+        super().load_checkpoint(checkpoint)
         if self.encoder_lr is not None and (self.encoder_record or {}).get("file", "none") != "none":
             # only the checkpoint records the start, and the optimizer was made before it was read
             self.starts_from_encoder = True

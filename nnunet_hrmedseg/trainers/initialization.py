@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from nnunet_hrmedseg.architectures import HRMedSeg
 from nnunet_hrmedseg.architectures.lgvit import group_depths
-from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.errors import CheckpointError, HRMedSegError, format_names
 from nnunet_hrmedseg.io.files import read_json
 from nnunet_hrmedseg.io.hub import HubName
 from nnunet_hrmedseg.plans.overrides import STARTED_FROM
@@ -56,7 +56,7 @@ def chosen_encoder(
         recorded: `record` of the encoder that other folds of this training started from, if there are any.
 
     Raises:
-        HRMedSegError: a file that is missing, damaged, or does not fit the network of the configuration; or a name on
+        CheckpointError: a file that is missing, damaged, or does not fit the network of the configuration; or a name on
             the hub that stands for another file than the one that plans or other folds record.
     """
     told_by = f"the environment variable {ENVIRONMENT_VARIABLE}"
@@ -71,7 +71,7 @@ def chosen_encoder(
         for earlier in (configuration.get(STARTED_FROM), recorded):
             _check_unchanged(file, earlier or {})
     except HRMedSegError as error:
-        raise HRMedSegError(
+        raise type(error)(
             f"{error} Training was to start from {choice!r}, as {told_by} says. To start from random weights, set "
             f'{ENVIRONMENT_VARIABLE}=none, or "encoder_weights": "none" in the configuration of the plans file.'
         ) from error
@@ -81,7 +81,7 @@ def chosen_encoder(
 def initialize_encoder(network: nn.Module, file: EncoderFile, normalization_schemes: Sequence[str]) -> list[str]:
     """Put the weights of `file` into `network.encoder` and, where it has the same layers, `network.neck`.
 
-    The first layer is adapted to the channels and to nnU-Net's normalisation of them.
+    The first layer is adapted to the channels and to nnU-Net's normalization of them.
 
     Args:
         network: HRMedSeg or HERSeg with the arguments that `chosen_encoder` checked.
@@ -92,7 +92,7 @@ def initialize_encoder(network: nn.Module, file: EncoderFile, normalization_sche
         what was done, one line each, for the log.
 
     Raises:
-        HRMedSegError: the file does not hold the weights that its card describes.
+        CheckpointError: the file does not hold the weights that its card describes.
     """
     done = [f"The encoder starts from {file.source} (sha256 {file.sha256})."]
     check_weights(file, network)
@@ -106,7 +106,7 @@ def initialize_encoder(network: nn.Module, file: EncoderFile, normalization_sche
     folded = [channel for channel, scheme in enumerate(normalization_schemes) if scheme in _FROM_0_TO_1]
     if folded:
         state[weight], state[bias] = fold_normalization(state[weight], state[bias], mean, std, folded)
-        done.append(f"The normalisation that it was made with was folded into its first layer for channels {folded}.")
+        done.append(f"The normalization that it was made with was folded into its first layer for channels {folded}.")
     centered = [channel for channel, scheme in enumerate(normalization_schemes) if scheme in _CENTRED]
     if centered and file.normalization["scheme"] == "mean_std":
         natural_mean, natural_std = (torch.tensor(IMAGENET[statistic]) for statistic in ("mean", "std"))
@@ -227,19 +227,19 @@ def _check_fit(file: EncoderFile, arguments: dict[str, Any]) -> None:
         said = ", ".join(
             f"{key} {theirs!s:.100} in the file and {ours} in the plans" for key, (theirs, ours) in differing.items()
         )
-        raise HRMedSegError(
+        raise CheckpointError(
             f"The encoder {file.source} does not fit the network of the plans: {said}. Make the plans' arch_kwargs "
             f"equal to the file's, or make an encoder of this shape with `hrmedseg distill`."
         )
 
 
 def _check_unchanged(file: EncoderFile, recorded: Mapping[str, Any]) -> None:
-    """Raise HRMedSegError if a name on the hub stood for another file when it was recorded: folds would differ."""
+    """Raise CheckpointError if a name on the hub stood for another file when it was recorded: folds would differ."""
     if file.hub is None or recorded.get("file") != file.hub.name or recorded.get("sha256") in (None, file.sha256):
         return
     name = HubName.parse(file.hub.name)
     then = str(recorded.get("commit", "unknown"))[:100]
-    raise HRMedSegError(
+    raise CheckpointError(
         f"{file.hub.name} has changed since it was recorded: it has the sha256 {file.sha256} (commit {file.hub.commit})"
         f", and had {recorded['sha256']!s:.64} (commit {then}). Name the one you want by its commit: "
         f"{HubName(name.repo, then, name.path)} for the one from then, {file.hub.pinned} for the one of now."
@@ -250,7 +250,7 @@ def check_weights(file: EncoderFile, network: nn.Module) -> None:
     """Check that the encoder's weights are all there, in the shapes that the network has; the first layer's for RGB.
 
     Raises:
-        HRMedSegError: the network has another encoder or none, or the file does not hold what its card describes.
+        CheckpointError: the network has another encoder or none, or the file does not hold what its card describes.
     """
     own = network.state_dict()
     first = "encoder.patch_embedding.proj.weight"
@@ -260,13 +260,13 @@ def check_weights(file: EncoderFile, network: nn.Module) -> None:
     found = {name: tuple(value.shape) for name, value in file.state.items() if name.startswith("encoder.")}
     wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
     if wrong and not isinstance(network, HRMedSeg):
-        raise HRMedSegError(
+        raise CheckpointError(
             f"{type(network).__name__}, the network of this trainer, does not have the encoder of HRMedSeg, so it "
             f"cannot start from {file.path}: {format_names(wrong)} differ. Switch the encoder off: encoder_weights = "
             f'"none" in the class of the trainer, or {ENVIRONMENT_VARIABLE}=none for one training.'
         )
     if wrong:
-        raise HRMedSegError(
+        raise CheckpointError(
             f"{file.path} does not hold the weights that its card describes: {format_names(wrong)} are missing, too many, or "
             f"of another shape. Make the encoder again, or copy it from where it was made."
         )

@@ -8,7 +8,7 @@ that Dice and a mean need.
 
 Logits are (B, K, H / f, W / f) with a whole factor f (1: at full resolution). Label targets are (B, 1, H, W) class
 indices; region targets are (B, K, H, W) of 0 and 1, followed by one more channel that marks ignored pixels where the
-data set has an ignore label: nnU-Net's own layouts.
+dataset has an ignore label: nnU-Net's own layouts.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class DiceAndPixelLoss(nn.Module):
     def sums_of_strip(self, logits: Tensor, target: Tensor, factor: int, trim: tuple[int, int]) -> Tensor:
         """Sums over a strip: prediction in truth, prediction, truth, pixel loss, valid pixels: (B, K, 5).
 
-        logits: (B, K, r, W / f), of which the first and last `trim` rows of the upsampled map belong to neighbours.
+        logits: (B, K, r, W / f), of which the first and last `trim` rows of the upsampled map belong to neighbors.
         target: (B, 1 or K (+ 1), rows, W).
         """
         return self.sums(upsampled(logits, factor, trim), target)
@@ -203,8 +203,8 @@ def strips(
 ) -> list[tuple[Tensor, tuple[int, int], slice]]:
     """Return the logits in up to `most` strips of rows, as pieces that can be upsampled each on its own.
 
-    Each is a tuple: logits with one row of each neighbour, of which bilinear upsampling needs the values; the rows at
-    top and bottom of the upsampled piece that belong to the neighbours; the strip's rows of the target.
+    Each is a tuple: logits with one row of each neighbor, of which bilinear upsampling needs the values; the rows at
+    top and bottom of the upsampled piece that belong to the neighbors; the strip's rows of the target.
     """
     number = min(most, -(-logits.numel() * factor**2 // logits_in_a_strip))
     rows = -(-logits.shape[2] // number)

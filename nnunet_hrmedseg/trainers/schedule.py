@@ -63,7 +63,7 @@ class LengthAwareLRScheduler(WarmupPolyLRScheduler):
 
     Parameter groups with ``decoder_parameters`` set get the part 150 / N of the rate, where N is the number of iterations
     of the whole training, and at least a tenth. Where a training has a length in minutes N shows only as it goes on, so
-    it is taken from the iterations that the optimiser has done and the part of the training that they were.
+    it is taken from the iterations that the optimizer has done and the part of the training that they were.
     """
 
     def __init__(self, optimizer: Optimizer, num_epochs: int, warmup_epochs: float = 0.0):

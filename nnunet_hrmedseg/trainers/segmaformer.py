@@ -13,7 +13,7 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg.architectures.mamba import mamba_kernels
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError
 from nnunet_hrmedseg.nnunet_versions import given_pretrained_weights
 from nnunet_hrmedseg.plans.memory import FLOAT32
 from nnunet_hrmedseg.plans.plan_check import check_channels
@@ -35,7 +35,8 @@ class nnUNetTrainerSegMaFormer(BaseTrainer):
     Loss, augmentation, patch and batch are nnU-Net's.
 
     Raises:
-        HRMedSegError: a 2D or cascaded configuration, or preprocessed data that is missing.
+        PlanError: a 2D or cascaded configuration.
+        DataError: preprocessed data is missing.
     """
 
     recipe_epochs = 1000
@@ -62,7 +63,7 @@ class nnUNetTrainerSegMaFormer(BaseTrainer):
     def initialize(self) -> None:
         if not os.path.isdir(self.preprocessed_dataset_folder):
             number, plans = int(self.plans_manager.dataset_name[7:10]), self.plans_manager.plans_name
-            raise HRMedSegError(
+            raise DataError(
                 f"There is no preprocessed data in {self.preprocessed_dataset_folder}. Make it with: "
                 f"nnUNetv2_preprocess -d {number} -plans_name {plans} -c {self.configuration_name}"
             )

@@ -12,7 +12,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from torch import nn
 
-from nnunet_hrmedseg.errors import HRMedSegError, format_shape
+from nnunet_hrmedseg.errors import CheckpointError, PlanError, format_shape
 from nnunet_hrmedseg.io.files import file_sha256
 from nnunet_hrmedseg.nnunet_versions import build_network
 from nnunet_hrmedseg.plans.plan_check import plans_file
@@ -27,7 +27,7 @@ def checked_network(trainer: nnUNetTrainer) -> nn.Module:
     """Build the network that a trainer is going to train, on the CPU; torch draws the same numbers afterwards.
 
     Raises:
-        HRMedSegError: the arguments in the plans do not go together, or what is in the folder of the model was trained
+        PlanError: the arguments in the plans do not go together, or what is in the folder of the model was trained
             with other plans.
     """
     plans, configuration = trainer.plans_manager, trainer.configuration_manager
@@ -39,7 +39,7 @@ def checked_network(trainer: nnUNetTrainer) -> nn.Module:
                 type(trainer), plans, configuration, channels, trainer.label_manager.num_segmentation_heads, False
             )
     except (TypeError, ValueError) as error:
-        raise HRMedSegError(
+        raise PlanError(
             f"The network of configuration {trainer.configuration_name!r} cannot be built: {error}. Correct its "
             f"arch_kwargs in {plans_file(plans.plans)}."
         ) from error
@@ -57,18 +57,18 @@ def check_pretrained_weights(file: str, network: nn.Module, channels: int) -> di
         what the saved plans record of the start: the file, its sha256, and what it is.
 
     Raises:
-        HRMedSegError: there is no such file, it is not a checkpoint of nnU-Net, or it is of another network or of
+        CheckpointError: there is no such file, it is not a checkpoint of nnU-Net, or it is of another network or of
             another number of channels.
     """
     if not Path(file).is_file():
-        raise HRMedSegError(
+        raise CheckpointError(
             f"-pretrained_weights {file} does not exist. Give a checkpoint, such as checkpoint_final.pth."
         )
     try:
         checkpoint = load_as_nnunet_does(file)
         weights = {str(name): tuple(value.shape) for name, value in checkpoint["network_weights"].items()}
     except Exception as error:  # torch and pickle raise whatever they like at other files
-        raise HRMedSegError(
+        raise CheckpointError(
             f"-pretrained_weights {file} is not a checkpoint of nnU-Net v2 ({type(error).__name__}). Give the "
             f"checkpoint_final.pth of a whole trained network. An encoder file (.safetensors) is given by the "
             f"environment variable HRMEDSEG_ENCODER_WEIGHTS instead."
@@ -77,12 +77,12 @@ def check_pretrained_weights(file: str, network: nn.Module, channels: int) -> di
     wrong = [name for name, shape in own.items() if weights.get(name) != shape]
     if wrong:
         theirs = "missing" if wrong[0] not in weights else format_shape(weights[wrong[0]])
-        raise HRMedSegError(
+        raise CheckpointError(
             f"-pretrained_weights {file} does not fit: it is of {_described(checkpoint)}, and this training is of "
             f"{type(network).__name__} with {_images(channels)}. The file has to be of the same network with the same "
             f"arch_kwargs and number of image channels, but {len(wrong)} of {len(own)} weights are missing or of "
-            f"another shape, such as {wrong[0]} ({theirs} in the file, {format_shape(own[wrong[0]])} here). docs/encoders.md "
-            f"explains how to start from the encoder of another network."
+            f"another shape, such as {wrong[0]} ({theirs} in the file, {format_shape(own[wrong[0]])} here). To "
+            f"start from its encoder alone, write an encoder file and give it by HRMEDSEG_ENCODER_WEIGHTS."
         )
     return {"file": str(Path(file).absolute()), "sha256": file_sha256(Path(file)), "name": _described(checkpoint)}
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import PlanError
 
 __all__ = ["WeightAverage"]
 
@@ -27,12 +27,12 @@ class WeightAverage:
         decay: part of the average that one update keeps, between 0 and 1; 0.999 averages over about 1,000 updates.
 
     Raises:
-        HRMedSegError: a decay that is not between 0 and 1.
+        PlanError: a decay that is not between 0 and 1.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         if not 0 < decay < 1:
-            raise HRMedSegError(f"ema_decay is {decay!r}; it must be above 0 and below 1, or None for no average.")
+            raise PlanError(f"ema_decay is {decay!r}; it must be above 0 and below 1, or None for no average.")
         self.network, self.decay, self.updates = network, decay, 0
         self.trained: dict[str, Tensor] | None = None  # the network's own weights while it has the average
         self.average = _copied(network.state_dict())

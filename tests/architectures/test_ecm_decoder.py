@@ -140,7 +140,7 @@ def test_fourier_encoding_is_distinct_row_major_and_saved():
     psi = encoding((3, 4))
     assert psi.shape == (12, 32) and psi.abs().max() <= 1
     assert torch.cdist(psi, psi).fill_diagonal_(1).min() > 1e-2
-    y, x = 1, 2  # position in [-1, 1] at the pixel centre, as (x, y)
+    y, x = 1, 2  # position in [-1, 1] at the pixel center, as (x, y)
     angles = 2 * torch.pi * torch.tensor([2 * (x + 0.5) / 4 - 1, 2 * (y + 0.5) / 3 - 1]) @ encoding.gaussian
     torch.testing.assert_close(psi[y * 4 + x], torch.cat((angles.sin(), angles.cos())))
     assert "gaussian" in encoding.state_dict()

@@ -12,7 +12,7 @@ from nnunet_hrmedseg.architectures.rotary import grid_rotation
 
 
 def with_norms_that_do_something(module: nn.Module) -> nn.Module:
-    """In float64, for evaluation, each normalisation with weights, biases and statistics of its own."""
+    """In float64, for evaluation, each normalization with weights, biases and statistics of its own."""
     torch.manual_seed(0)
     for norm in module.modules():
         if isinstance(norm, nn.BatchNorm2d | nn.LayerNorm):

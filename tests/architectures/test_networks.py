@@ -27,7 +27,7 @@ def small(network=HRMedSeg, channels: int = 3, classes: int = 2, **arguments) ->
     [(3, 2, 2, (32, 32)), (1, 1, 1, (16, 16)), (5, 7, 3, (64, 32)), (1, 2, 2, (48, 112))],
 )
 def test_shapes(network, channels, classes, batch, size):
-    net = small(network, channels, classes).eval()  # batch normalisation cannot train on one token
+    net = small(network, channels, classes).eval()  # batch normalization cannot train on one token
     image = torch.randn(batch, channels, *size)
     logits = net(image)
     assert logits.shape == (batch, classes, *size)

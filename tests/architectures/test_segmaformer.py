@@ -236,8 +236,8 @@ def test_learns_where_a_ball_is():
     z, y, x = torch.meshgrid(*(torch.arange(24.0),) * 3, indexing="ij")
     losses = []
     for _ in range(30):
-        centre = torch.randint(6, 18, (2, 3))
-        ball = torch.stack([(z - c[0]) ** 2 + (y - c[1]) ** 2 + (x - c[2]) ** 2 < 30 for c in centre])[:, None]
+        center = torch.randint(6, 18, (2, 3))
+        ball = torch.stack([(z - c[0]) ** 2 + (y - c[1]) ** 2 + (x - c[2]) ** 2 < 30 for c in center])[:, None]
         value = loss(network(ball + 0.3 * torch.randn(ball.shape)), ball.to(torch.int16))
         optimizer.zero_grad()
         value.backward()
@@ -260,7 +260,7 @@ def test_built_from_a_plan_as_nnunet_does():
 
 
 def test_classes_are_in_seg_layers_alone():
-    """nnU-Net leaves these out when it loads weights of another data set."""
+    """nnU-Net leaves these out when it loads weights of another dataset."""
     two, five = (SegMaFormer(1, classes, **SMALL).state_dict() for classes in (2, 5))
     differing = {name for name in two if two[name].shape != five[name].shape}
     assert differing == {"decoder.seg_layers.weight", "decoder.seg_layers.bias"}

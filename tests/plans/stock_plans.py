@@ -45,7 +45,7 @@ STOCK = {
 
 
 def stock_plans() -> dict:
-    """nnUNetPlans of a 2D data set with three channels."""
+    """nnUNetPlans of a 2D dataset with three channels."""
     return deepcopy(STOCK)
 
 
@@ -73,7 +73,7 @@ def inheriting_plans() -> dict:
 
 
 def volume_plans() -> dict:
-    """Plans of a data set of volumes: 2d, 3d_fullres and a cascade."""
+    """Plans of a dataset of volumes: 2d, 3d_fullres and a cascade."""
     plans = stock_plans()
     plans["original_median_shape_after_transp"] = [40, 300, 300]
     configurations = plans["configurations"]

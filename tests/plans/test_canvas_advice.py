@@ -6,20 +6,20 @@ from nnunet_hrmedseg.plans.canvas_advice import describe_canvas
 @pytest.mark.parametrize(
     ("images", "canvas", "words"),
     [
-        ((256, 320), (1024, 1024), "One of 512 x 512 would still hold them, in about 25% of the memory and time"),
-        ((512, 512), (1024, 1024), "One of 512 x 512 would still hold them"),
-        ((100, 400), (512, 2048), "One of 256 x 1024 would still hold them"),
-        ((24, 10), (48, 48), "One of 32 x 32 would still hold them, in about 44%"),
-        ((500, 504), (1008, 1024), "One of 512 x 512 would still hold them"),
-        ((1435, 2943), (1024, 1024), "What is thinner than 23 pixels in them is at risk"),
-        ((5000, 1024), (1024, 1024), "What is thinner than 39 pixels in them is at risk"),
-        ((2048, 100), (1024, 1024), "What is thinner than 16 pixels"),
+        ((256, 320), (1024, 1024), "canvas of 512 x 512 would still hold them, with about 25% of the memory and time"),
+        ((512, 512), (1024, 1024), "canvas of 512 x 512 would still hold them"),
+        ((100, 400), (512, 2048), "canvas of 256 x 1024 would still hold them"),
+        ((24, 10), (48, 48), "canvas of 32 x 32 would still hold them, with about 44%"),
+        ((500, 504), (1008, 1024), "canvas of 512 x 512 would still hold them"),
+        ((1435, 2943), (1024, 1024), "thinner than 23 pixels"),
+        ((5000, 1024), (1024, 1024), "thinner than 39 pixels"),
+        ((2048, 100), (1024, 1024), "thinner than 16 pixels"),
     ],
 )
 def test_a_canvas_of_another_order_is_said_with_what_to_do(images, canvas, words):
     said = describe_canvas(images, canvas)
     assert words in said
-    assert said.endswith("How to change it: docs/fixed_canvas.md.")
+    assert said.endswith("set patch_size of the configuration in the plans file.")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError
 from nnunet_hrmedseg.io.raw_cases import RawCase
 from nnunet_hrmedseg.plans.canvas_choice import advise_canvas, canvases, describe_canvases, fitting_canvas
 from nnunet_hrmedseg.plans.object_sizes import Thickness, measure_thickness, object_thickness
@@ -65,7 +65,7 @@ def test_stray_pixels_do_not_decide(tmp_path):
 def test_unreadable_labels_are_named(tmp_path):
     cases = raw_cases(tmp_path, [np.zeros((4, 4), np.uint8)])
     (tmp_path / "0.png").write_bytes(b"no image")
-    with pytest.raises(HRMedSegError, match=r"The labels .*0\.png cannot be read"):
+    with pytest.raises(DataError, match=r"The labels .*0\.png cannot be read"):
         measure_thickness(cases, {"a": 1}, {"file_ending": ".png"})
 
 

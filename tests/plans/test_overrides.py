@@ -4,7 +4,7 @@ from copy import deepcopy
 import pytest
 from nnunetv2.preprocessing.resampling.utils import recursive_find_resampling_fn_by_name
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import PlanError
 from nnunet_hrmedseg.plans.overrides import CANVAS, hrmedseg_plans, is_hrmedseg_configuration
 from nnunet_hrmedseg.plans.specs import NETWORKS
 from tests.plans.stock_plans import inheriting_plans, old_format_plans, resenc_plans, stock_plans, volume_plans
@@ -195,7 +195,7 @@ def test_recompute_is_the_users_to_edit():
     ],
 )
 def test_what_does_not_fit_is_refused_in_words(configuration, words):
-    with pytest.raises(HRMedSegError) as error:
+    with pytest.raises(PlanError) as error:
         hrmedseg_plans(volume_plans(), configuration, num_training_cases=10)
     assert all(word in str(error.value) for word in words)
 
@@ -204,13 +204,13 @@ def test_what_does_not_fit_is_refused_in_words(configuration, words):
 def test_a_canvas_that_is_no_multiple_of_16_is_refused(canvas, nearest):
     plans = hrmedseg_plans(stock_plans(), "2d", num_training_cases=50)
     plans["configurations"]["2d"]["patch_size"] = canvas
-    with pytest.raises(HRMedSegError, match="multiples of 16") as error:
+    with pytest.raises(PlanError, match="multiples of 16") as error:
         hrmedseg_plans(plans, "2d", num_training_cases=50)
     assert nearest in str(error.value)
 
 
 def test_an_unknown_network_is_refused():
-    with pytest.raises(HRMedSegError, match="no 2D network .UNet."):
+    with pytest.raises(PlanError, match="no 2D network .UNet."):
         hrmedseg_plans(stock_plans(), "2d", num_training_cases=50, network="UNet")
 
 

@@ -5,7 +5,7 @@ from copy import deepcopy
 
 import pytest
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import PlanError
 from nnunet_hrmedseg.plans.configurations import resolve_configuration
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 from nnunet_hrmedseg.plans.plan_check import check_channels
@@ -22,7 +22,7 @@ def _ours():
 
 def _refused(plans, *words, configuration="2d", make=hrmedseg_plans, **arguments):
     before = deepcopy(plans)
-    with pytest.raises(HRMedSegError) as error:
+    with pytest.raises(PlanError) as error:
         make(plans, configuration, **({"num_training_cases": 50} if make is hrmedseg_plans else {}), **arguments)
     message = str(error.value)
     assert not [word for word in words if word not in message], message
@@ -188,7 +188,7 @@ def test_as_many_channels_as_the_dataset():
 
 
 def test_plans_of_another_number_of_channels():
-    with pytest.raises(HRMedSegError, match=r"has 3 entries, but dataset.json lists 1 channel \(grey\).*plan this"):
+    with pytest.raises(PlanError, match=r"has 3 entries, but dataset.json lists 1 channel \(grey\).*plan this"):
         _channels(stock_plans(), {"channel_names": {"0": "grey"}})
 
 
@@ -197,7 +197,7 @@ def test_one_entry_for_three_channels(key, value):
     plans = stock_plans()
     plans["configurations"]["2d"][key] = [value]
     words = f"\"{key}\" of configuration '2d' has 1 entry, but dataset.json lists 3 channels (R, G, B)"
-    with pytest.raises(HRMedSegError, match=re.escape(words)):
+    with pytest.raises(PlanError, match=re.escape(words)):
         _channels(plans, RGB)
 
 
@@ -205,7 +205,7 @@ def test_one_entry_for_three_channels(key, value):
 def test_slices_of_one_column_or_row(shape):
     plans = {**stock_plans(), "original_median_shape_after_transp": shape}
     words = rf"128 slices of {shape[1]} x {shape[2]} pixels.*largest along the axis of length 1"
-    with pytest.raises(HRMedSegError, match=words):
+    with pytest.raises(PlanError, match=words):
         _channels(plans, RGB)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import PlanError
 from nnunet_hrmedseg.plans.segmaformer import segmaformer_shape
 from nnunet_hrmedseg.plans.specs import NETWORKS
 from nnunet_hrmedseg.plans.volumes import segmaformer_plans
@@ -72,7 +72,7 @@ def test_edits_are_kept_and_what_is_missing_is_filled_in():
     ],
 )
 def test_what_does_not_fit_is_refused_in_words(configuration, message):
-    with pytest.raises(HRMedSegError, match=message):
+    with pytest.raises(PlanError, match=message):
         segmaformer_plans(volume_plans(), configuration)
 
 

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import HRMedSegError, PlanError
 from nnunet_hrmedseg.nnunet_versions import nnunet_folders
 from nnunet_hrmedseg.plans.planner import nnUNetPlannerSegMaFormer
 from nnunet_hrmedseg.plans.specs import NETWORKS
@@ -18,7 +18,7 @@ CASES = 20
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Returns a function that writes the fingerprint of a data set with images of one shape and spacing."""
+    """Returns a function that writes the fingerprint of a dataset with images of one shape and spacing."""
 
     def write(shape, spacing):
         ending, reader = (".png", "NaturalImage2DIO") if shape[0] == 1 else (".nii.gz", "SimpleITKIO")
@@ -84,7 +84,7 @@ def test_names_that_nnunet_takes_for_labels(dataset, tmp_path):
 
 def test_images_are_sent_to_hrmedseg(dataset):
     file = dataset([1, 64, 64], [999.0, 1.0, 1.0])
-    with pytest.raises(HRMedSegError, match="-pl nnUNetPlannerHRMedSeg"):
+    with pytest.raises(PlanError, match="-pl nnUNetPlannerHRMedSeg"):
         nnUNetPlannerSegMaFormer("Dataset001_Test").plan_experiment()
     assert not file.exists()
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import PlanError
 from nnunet_hrmedseg.plans.planner import nnUNetPlannerHRMedSeg
 from nnunet_hrmedseg.plans.stock_planning import check_description
 
@@ -31,7 +31,7 @@ def test_descriptions_of_nnunet(labels):
     ],
 )
 def test_descriptions_written_the_other_way_round(channels, labels, message):
-    with pytest.raises(HRMedSegError, match=message):
+    with pytest.raises(PlanError, match=message):
         check_description({"channel_names": channels, "labels": labels})
 
 

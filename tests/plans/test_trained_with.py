@@ -5,7 +5,7 @@ from copy import deepcopy
 import pytest
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import PlanError
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 from nnunet_hrmedseg.plans.trained_with import check_canvas_of_data, check_folds, check_trained_with
 from nnunet_hrmedseg.plans.volumes import segmaformer_plans
@@ -58,7 +58,7 @@ CANVAS = "canvas (patch_size) 1024 x 1024, now 512 x 640"
 )
 def test_what_differs_is_named_with_both_values(change, words):
     plans = _ours()
-    with pytest.raises(HRMedSegError) as error:
+    with pytest.raises(PlanError) as error:
         check_trained_with(_checkpoint(plans), change(plans), "fold_0/checkpoint_final.pth")
     message = str(error.value)
     assert f": {words}" in message
@@ -85,7 +85,7 @@ def test_arguments_that_a_checkpoint_is_older_than_have_their_defaults():
     older = _checkpoint(plans)
     del older["init_args"]["plans"]["configurations"]["2d"]["architecture"]["arch_kwargs"]["rotary"]
     check_trained_with(older, plans, "checkpoint_final.pth")
-    with pytest.raises(HRMedSegError, match="rotary True, now False"):
+    with pytest.raises(PlanError, match="rotary True, now False"):
         check_trained_with(older, _with_arguments(plans, rotary=False), "checkpoint_final.pth")
 
 
@@ -117,7 +117,7 @@ def test_networks_of_others_are_not_compared():
 )
 def test_volumes(changes, words):
     plans = segmaformer_plans(volume_plans())
-    with pytest.raises(HRMedSegError, match=words):
+    with pytest.raises(PlanError, match=words):
         check_trained_with(_checkpoint(plans, "3d_fullres"), _edited(plans, "3d_fullres", **changes), "a checkpoint")
 
 
@@ -151,7 +151,7 @@ def model(tmp_path):
 def test_a_fold_is_not_trained_on_another_canvas_beside_what_is_trained(model, checkpoints, named):
     folder = model(*checkpoints)
     check_folds(folder, 0, _ours(), "2d")
-    with pytest.raises(HRMedSegError) as error:
+    with pytest.raises(PlanError) as error:
         check_folds(folder, 0, _edited(_ours(), patch_size=[512, 640]), "2d")
     assert str(error.value).startswith(named) and CANVAS in str(error.value)
     assert "configuration of their own" in str(error.value)
@@ -184,9 +184,7 @@ def _canvas_of_data(plans):
 
 def test_a_canvas_that_was_edited_in_a_trained_model():
     _canvas_of_data(_ours())
-    with pytest.raises(
-        HRMedSegError, match=r'canvas of 1024 x 1024, but .* is 512 x 640.*"patch_size": \[1024, 1024\]'
-    ):
+    with pytest.raises(PlanError, match=r'canvas of 1024 x 1024, but .* is 512 x 640.*"patch_size": \[1024, 1024\]'):
         _canvas_of_data(_edited(_ours(), patch_size=[512, 640]))
 
 

@@ -65,7 +65,7 @@ def test_no_label_is_invented(size, values):
 def test_enlarging_by_a_whole_factor_keeps_every_pixel_off_the_corners(values):
     seg = random_labels((20, 30), np.array(values))
     resized = resize_segmentation_to_canvas(seg[None, None], (60, 90))[0, 0]
-    np.testing.assert_array_equal(resized[1::3, 1::3], seg)  # centre of each block of 3 x 3
+    np.testing.assert_array_equal(resized[1::3, 1::3], seg)  # center of each block of 3 x 3
     assert (resized == np.kron(seg, np.ones((3, 3), dtype=int))).mean() > 0.98
 
 

@@ -12,7 +12,7 @@ from filelock import FileLock
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from skimage import io
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError, HRMedSegError, PlanError, SetupError
 from nnunet_hrmedseg.io import locks
 from nnunet_hrmedseg.io.raw_cases import find_raw_cases
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
@@ -26,7 +26,7 @@ CASES = ("a", "b", "c")
 
 
 class DataSet:
-    """A small raw data set on disk, and the calls on it."""
+    """A small raw dataset on disk, and the calls on it."""
 
     def __init__(self, root):
         self.raw, self.preprocessed = root / "raw", root / "preprocessed"
@@ -230,16 +230,16 @@ def test_preprocess_command_makes_it_for_the_canvas_that_stands_in_the_plans_fil
     data.use_canvas(data.plans, [48, 32])
     assert data.folder != first and data.status().state == "complete"
 
-    with pytest.raises(HRMedSegError, match="other.json does not exist. Plan first"):
+    with pytest.raises(PlanError, match="other.json does not exist. Plan first"):
         preprocessor.run(NAME, "2d", "other", 1)
     (data.preprocessed / NAME / "other.json").write_text("{")
-    with pytest.raises(HRMedSegError, match="other.json is not valid JSON"):
+    with pytest.raises(PlanError, match="other.json is not valid JSON"):
         preprocessor.run(NAME, "2d", "other", 1)
     monkeypatch.delenv("nnUNet_raw")
-    with pytest.raises(HRMedSegError, match="nnUNet_raw is not set"):
+    with pytest.raises(DataError, match="nnUNet_raw is not set"):
         preprocessor.run(NAME, "2d", "plans", 1)
     monkeypatch.delenv("nnUNet_preprocessed")
-    with pytest.raises(HRMedSegError, match="nnUNet_preprocessed is not set"):
+    with pytest.raises(SetupError, match="nnUNet_preprocessed is not set"):
         preprocessor.run(NAME, "2d", "plans", 1)
 
 
@@ -342,7 +342,7 @@ def test_data_that_would_have_to_be_made_in_a_read_only_folder(data, read_only):
     data.write("b", seed=7)
     before = data.content()
     read_only()
-    with pytest.raises(HRMedSegError) as error:
+    with pytest.raises(SetupError) as error:
         data.ensure()
     for words in (
         "must be made (raw cases were changed: b)",
@@ -360,7 +360,7 @@ def test_data_that_would_have_to_be_made_in_a_read_only_folder(data, read_only):
     assert "names cases that are missing: b" in data.ensure()[1][0]  # it could not be made better
 
     shutil.rmtree(data.folder)
-    with pytest.raises(HRMedSegError, match="there is no canvas data yet") as error:
+    with pytest.raises(SetupError, match="there is no canvas data yet") as error:
         data.ensure()
     assert "unset nnUNet_raw" not in str(error.value)
 
@@ -380,7 +380,7 @@ def test_a_removed_case_that_a_fold_needs_is_trained_with_as_it_is(data):
     for words in ("as it is", "splits_final.json names cases that are missing: b", "restore", "remove", "begin again"):
         assert words in line
 
-    with pytest.raises(HRMedSegError, match="names cases that are missing: b"):
+    with pytest.raises(DataError, match="names cases that are missing: b"):
         data.ensure(force=True)
     assert data.content() == before
 
@@ -395,7 +395,7 @@ def test_a_removed_case_that_a_fold_needs_when_the_data_cannot_be_used(data):
     data.write_splits(*CASES)
     data.remove("b")
     (data.folder / "a.pkl").unlink()
-    with pytest.raises(HRMedSegError, match="names cases that are missing: b"):
+    with pytest.raises(DataError, match="names cases that are missing: b"):
         data.ensure()
     assert (data.folder / "b.b2nd").is_file()
 
@@ -404,7 +404,7 @@ def test_splits_that_cannot_be_read_are_named(data):
     data.ensure()
     data.remove("b")
     (data.folder.parent / "splits_final.json").write_text('[{"train": 1}]')
-    with pytest.raises(HRMedSegError, match="splits_final.json cannot be read as nnU-Net's list of folds"):
+    with pytest.raises(DataError, match="splits_final.json cannot be read as nnU-Net's list of folds"):
         data.ensure()
 
 
@@ -429,7 +429,7 @@ def test_data_is_not_replaced_under_a_running_training(data, words):
     assert data.content() == before
     assert (data.gt / "c.png").read_bytes() == truth  # validation compares with what is trained with
 
-    with pytest.raises(HRMedSegError, match=IN_USE):
+    with pytest.raises(DataError, match=IN_USE):
         data.ensure(force=True)
     assert data.content() == before
 
@@ -444,7 +444,7 @@ def test_data_that_cannot_be_used_is_not_replaced_under_a_running_training_eithe
     training = Training(data)
     damage(data)
     before = data.content()
-    with pytest.raises(HRMedSegError, match=IN_USE):
+    with pytest.raises(DataError, match=IN_USE):
         data.ensure()
     assert data.content() == before and training
 
@@ -501,7 +501,7 @@ def test_complete_data_needs_no_raw_data(data, gone):
 
 def test_neither_raw_nor_canvas_data(data):
     shutil.rmtree(data.raw)
-    with pytest.raises(HRMedSegError) as error:
+    with pytest.raises(DataError) as error:
         data.ensure()
     for words in (
         str(data.raw / NAME),
@@ -511,7 +511,7 @@ def test_neither_raw_nor_canvas_data(data):
         "copy the raw data back",
     ):
         assert words in str(error.value)
-    with pytest.raises(HRMedSegError, match="nnUNet_raw is not set"):
+    with pytest.raises(DataError, match="nnUNet_raw is not set"):
         data.ensure(raw=None)
 
 
@@ -519,7 +519,7 @@ def test_what_is_left_of_the_data_is_kept_when_it_cannot_be_made_again(data):
     data.ensure()
     (data.folder / "a.pkl").unlink()
     shutil.rmtree(data.raw)
-    with pytest.raises(HRMedSegError, match="a.pkl"):
+    with pytest.raises(DataError, match="a.pkl"):
         data.ensure()
     assert (data.folder / "b.b2nd").is_file()
 
@@ -578,7 +578,7 @@ def test_a_bad_case_is_named_and_nothing_is_lost(data, had_data):
     if had_data:
         data.ensure()
     data.write("bad", label=255)
-    with pytest.raises(HRMedSegError) as error:
+    with pytest.raises(DataError) as error:
         data.ensure()
     for words in ("case 'bad'", "does not list: 255", str(data.labels / "bad.png")):
         assert words in str(error.value)
@@ -589,7 +589,7 @@ def test_a_bad_case_is_named_and_nothing_is_lost(data, had_data):
 
 def test_a_case_without_labels(data):
     (data.labels / "b.png").unlink()
-    with pytest.raises(HRMedSegError, match="missing: .*b.png"):
+    with pytest.raises(DataError, match="missing: .*b.png"):
         data.ensure()
 
 

@@ -12,7 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from PIL import Image
 from skimage import io
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError, HRMedSegError
 from nnunet_hrmedseg.io.image_check import warn_once
 from nnunet_hrmedseg.preprocessing import preprocessor
 from nnunet_hrmedseg.preprocessing.preprocessor import HRMedSegPreprocessor
@@ -142,7 +142,7 @@ def test_one_constant_channel_leaves_the_others_as_they_are():
 def test_without_a_segmentation_the_image_is_the_same_and_none_is_resized(monkeypatch, use_mask):
     image, _ = image_and_labels((2, 40, 60), channels=2)
     image[..., :5] = 0  # cropped
-    image[:, :, 10:30, 50:] = 0  # left out of the normalisation where the mask is used
+    image[:, :, 10:30, 50:] = 0  # left out of the normalization where the mask is used
     plans = canvas_plans(2, use_mask=use_mask)
     expected, _, expected_properties = run(image, np.zeros((1, *image.shape[1:]), dtype=np.uint8), plans=plans)
 
@@ -212,7 +212,7 @@ def test_labels_that_dataset_json_does_not_list(bad):
     image, labels = image_and_labels()
     labels = labels.astype(np.float32)
     labels[0, 0, 0, 0] = bad
-    with pytest.raises(HRMedSegError, match=f"does not list: {bad:g}.*nucleus: 1"):
+    with pytest.raises(DataError, match=f"does not list: {bad:g}.*nucleus: 1"):
         run(image, labels)
 
 
@@ -234,14 +234,14 @@ def test_labels_are_shown_with_all_digits_and_the_advice_fits(bad, words):
     image, labels = image_and_labels()
     labels = labels.astype(bad.dtype)
     labels[0, 0, 0, 0] = bad
-    with pytest.raises(HRMedSegError, match=words):
+    with pytest.raises(DataError, match=words):
         run(image, labels)
 
 
 def test_the_advice_on_rounding_errors_works():
     image, labels = image_and_labels()
     wrong = labels * np.float32(0.9999999)
-    with pytest.raises(HRMedSegError, match="0.9999999, 1.9999998"):
+    with pytest.raises(DataError, match="0.9999999, 1.9999998"):
         run(image, wrong)
     _, seg, _ = run(image, np.rint(wrong).astype(np.uint8))
     assert np.array_equal(seg, run(image, labels)[1])
@@ -284,19 +284,19 @@ def test_labels_that_dataset_json_lists(labels, order, allowed):
 
 def test_image_and_labels_of_different_size():
     image, labels = image_and_labels()
-    with pytest.raises(HRMedSegError, match="1 x 40 x 60 and 1 x 40 x 59"):
+    with pytest.raises(DataError, match="1 x 40 x 60 and 1 x 40 x 59"):
         run(image, labels[..., :-1])
 
 
 def test_labels_in_colour():
     image, labels = image_and_labels()
-    with pytest.raises(HRMedSegError, match="has 3 channels; it must have one"):
+    with pytest.raises(DataError, match="has 3 channels; it must have one"):
         run(image, np.repeat(labels, 3, 0))
 
 
 def test_colors_are_not_labels():
     image, labels = image_and_labels()
-    with pytest.raises(HRMedSegError, match="It is a color image: give each color its label value"):
+    with pytest.raises(DataError, match="It is a color image: give each color its label value"):
         run(image, np.concatenate([labels, labels, 255 - labels]))
 
 
@@ -306,7 +306,7 @@ def test_the_advice_for_a_grey_segmentation_saved_as_rgb_keeps_the_labels(tmp_pa
     file = tmp_path / "case.png"
     Image.fromarray(labels[0, 0]).convert(mode).save(file)
     image_file = write_png(tmp_path, "case_0000.png", image[0, 0])
-    with pytest.raises(HRMedSegError) as error:
+    with pytest.raises(DataError) as error:
         run_files([image_file], str(file))
     (command,) = re.findall(r"Image\.open\(.*?\.save\(\"label.png\"\)", str(error.value))
     exec(command.replace("label.png", str(file)), {"Image": Image})
@@ -324,7 +324,7 @@ def test_the_advice_for_a_palette_keeps_the_labels(tmp_path, ending, bits):
     with_palette.save(file, **({"bits": bits} if ending == ".png" else {}))
     assert set(np.unique(with_palette.convert("L"))) == {0, 76}  # what saving it as grey gives
     image_file = write_png(tmp_path, "case_0000.png", image[0, 0])
-    with pytest.raises(HRMedSegError, match="image with a palette.*(?s:.)*segmentation .*case") as error:
+    with pytest.raises(DataError, match="image with a palette.*(?s:.)*segmentation .*case") as error:
         run_files([image_file], str(file))
     (command,) = re.findall(r"Image\.fromarray\(.*?\.save\(\"label.png\"\)", str(error.value))
     exec(command.replace("label.png", str(file)), {"Image": Image, "numpy": np})
@@ -370,7 +370,7 @@ def test_files_are_read_and_errors_name_them(tmp_path):
     assert data.shape[1:] == seg.shape[1:] == (1, *CANVAS)
 
     wrong = write_png(tmp_path, "wrong.png", labels[0, 0] * 255)
-    with pytest.raises(HRMedSegError) as error:
+    with pytest.raises(DataError) as error:
         run_files([image_file], wrong)
     assert "does not list" in str(error.value)
     assert image_file in str(error.value) and wrong in str(error.value)
@@ -380,14 +380,14 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     broken = tmp_path / "broken_0000.png"
     broken.write_bytes(b"this is not an image")
     for file in (str(broken), str(tmp_path / "absent_0000.png")):
-        with pytest.raises(HRMedSegError) as error:
+        with pytest.raises(DataError) as error:
             run_files([file], None)
         assert file in str(error.value)
 
 
 def test_errors_travel_between_processes(tmp_path):
-    with pytest.raises(HRMedSegError) as error:
+    with pytest.raises(DataError) as error:
         run_files([str(tmp_path / "absent_0000.png")], None)
     travelled = pickle.loads(pickle.dumps(error.value))
-    assert type(travelled) is HRMedSegError
+    assert type(travelled) is DataError
     assert str(travelled) == str(error.value)

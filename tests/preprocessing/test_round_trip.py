@@ -70,9 +70,9 @@ def shapes(size, seed=0):
     labels = np.zeros(size, dtype=np.uint8)
     grid = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), -1)
     for label in (1, 2, 3):
-        centre = [side * share for side, share in zip(size, rng.uniform(0.3, 0.7, 3), strict=True)]
+        center = [side * share for side, share in zip(size, rng.uniform(0.3, 0.7, 3), strict=True)]
         radii = [max(1, side * share) for side, share in zip(size, (0.4, 0.3, 0.2), strict=True)]
-        labels[(((grid - centre) / radii) ** 2).sum(-1) < 1] = label
+        labels[(((grid - center) / radii) ** 2).sum(-1) < 1] = label
     return rng.integers(1, 255, size=(1, *size)).astype(np.float32), labels
 
 

@@ -13,7 +13,7 @@ from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 import nnunet_hrmedseg
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import SetupError
 from nnunet_hrmedseg.nnunet_versions import (
     build_network,
     find_trainer,
@@ -137,7 +137,7 @@ def test_a_folder_is_the_one_that_nnunet_has(monkeypatch, tmp_path):
     with nnunet_folders(nnUNet_raw=tmp_path):
         assert nnunet_folder("nnUNet_raw") == required_nnunet_folder("nnUNet_raw") == str(tmp_path)
     assert nnunet_folder("nnUNet_raw") is None
-    with pytest.raises(HRMedSegError, match="nnUNet_raw is not set"):
+    with pytest.raises(SetupError, match="nnUNet_raw is not set"):
         required_nnunet_folder("nnUNet_raw")
     # as users write it into the module, where nnU-Net takes it from
     monkeypatch.setattr(paths, "nnUNet_raw", "/data/raw")

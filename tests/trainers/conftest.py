@@ -1,4 +1,4 @@
-"""A tiny data set for the trainers: five images of discs."""
+"""A tiny dataset for the trainers: five images of discs."""
 
 import json
 
@@ -29,7 +29,7 @@ def dataset_json(labels, channels, file_ending):
 
 @pytest.fixture
 def dataset(tmp_path, monkeypatch):
-    """Returns a function that writes a raw data set of five discs and gives its dataset.json."""
+    """Returns a function that writes a raw dataset of five discs and gives its dataset.json."""
     folders = {name: tmp_path / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     for folder in folders.values():
         folder.mkdir()

@@ -24,7 +24,7 @@ def manager(labels=(1, 2), ignore=None):
 
 @pytest.fixture
 def cases(tmp_path):
-    """Return a function that writes cases of so many slices, and gives their data set."""
+    """Return a function that writes cases of so many slices, and gives their dataset."""
 
     def write(slices=1):
         random = np.random.default_rng(0)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nnunet_hrmedseg.architectures import HERSeg, HRMedSeg
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import CheckpointError, HRMedSegError
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 from nnunet_hrmedseg.trainers.initialization import (
     ENVIRONMENT_VARIABLE,
@@ -111,7 +111,7 @@ def test_a_missing_file_is_named_with_who_asked_for_it(tmp_path, monkeypatch, by
 )
 def test_what_does_not_fit_names_both_sides(encoder, changed, said):
     configuration = {**_configuration(**changed), "encoder_weights": str(encoder().path)}
-    with pytest.raises(HRMedSegError, match=said) as error:
+    with pytest.raises(CheckpointError, match=said) as error:
         chosen_encoder(configuration)
     assert "hrmedseg distill" in str(error.value)
 
@@ -146,7 +146,7 @@ def test_the_published_file_is_taken_as_it_was_downloaded(published):
 def test_a_published_file_of_another_width_names_both_sides(published):
     path, configuration = published
     configuration["architecture"]["arch_kwargs"]["embed_dim"] = 96
-    with pytest.raises(HRMedSegError, match="embed_dim 48 in the file and 96 in the plans") as error:
+    with pytest.raises(CheckpointError, match="embed_dim 48 in the file and 96 in the plans") as error:
         chosen_encoder(configuration)
     assert str(path) in str(error.value)
 
@@ -228,7 +228,7 @@ def test_a_file_on_the_hub_that_changed_since_it_was_recorded_is_refused(encoder
     others = recorded_by_other_folds(tmp_path, "2d")
     assert others == recorded
     message = f"changed since it was recorded.*encoders@{old}/encoder.safetensors.*encoders@{new}/encoder.safetensors"
-    with pytest.raises(HRMedSegError, match=message):
+    with pytest.raises(CheckpointError, match=message):
         if where == "plans":
             chosen_encoder({**configuration, "encoder_started_from": recorded})
         else:
@@ -321,8 +321,8 @@ def test_images_from_0_to_1_are_normalised_in_the_first_layer(encoder, scheme, n
     mean, std = (torch.tensor(v) for v in (MEAN, STD))
     order = [channel % 3 for channel in range(channels)]
     mean, std = (v.mean(0, keepdim=True) if channels == 1 else v[order] for v in (mean, std))
-    normalised = (image - mean[:, None, None]) / std[:, None, None]
-    torch.testing.assert_close(_embedding(folded, image), _embedding(plain, normalised), rtol=1e-3, atol=1e-3)
+    normalized = (image - mean[:, None, None]) / std[:, None, None]
+    torch.testing.assert_close(_embedding(folded, image), _embedding(plain, normalized), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -149,7 +149,7 @@ def test_nothing_at_full_resolution_is_kept(make, regions, logits_in_a_strip):
         loss(logits, target)
     kept.pop(target.untyped_storage()._cdata, None)
     at_quarter = logits.numel() * 4
-    # the logits themselves, cut into strips with a row of each neighbour, and a few sums
+    # the logits themselves, cut into strips with a row of each neighbor, and a few sums
     assert sum(kept.values()) < at_quarter * (1 + 2 * MAX_STRIPS / 64) + 4000
 
 
@@ -205,7 +205,7 @@ def test_extreme_logits_stay_finite():
 @pytest.mark.parametrize("backend", ["eager", "aot_eager_decomp_partition"])
 @KINDS
 def test_strips_of_different_heights_compiled(make, regions, backend):
-    """The first and the last have one neighbour, the others two."""
+    """The first and the last have one neighbor, the others two."""
     logits, target = make(size=(12, 4), factor=4)
     loss = dice_and_focal(regions=regions)
     loss.logits_in_a_strip = logits.numel() * 16 // 6

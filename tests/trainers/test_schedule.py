@@ -89,7 +89,7 @@ def _parts_behind_the_encoder(lengths_of_epochs):
 )
 def test_the_longer_the_training_the_slower_behind_the_encoder(lengths, part):
     parts = _parts_behind_the_encoder(lengths)
-    assert parts[0] == pytest.approx(0.1)  # when the optimiser has done nothing, nothing is known of the length
+    assert parts[0] == pytest.approx(0.1)  # when the optimizer has done nothing, nothing is known of the length
     assert parts[1:] == pytest.approx([part] * (len(parts) - 1))
 
 

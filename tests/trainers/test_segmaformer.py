@@ -1,4 +1,4 @@
-"""The trainer for volumes on a tiny preprocessed data set, without nnU-Net's worker processes."""
+"""The trainer for volumes on a tiny preprocessed dataset, without nnU-Net's worker processes."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg.architectures import SegMaFormer
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError, PlanError
 from nnunet_hrmedseg.nnunet_versions import build_network, nnunet_folders
 from nnunet_hrmedseg.plans.volumes import segmaformer_plans
 from nnunet_hrmedseg.trainers.segmaformer import nnUNetTrainerSegMaFormer
@@ -92,7 +92,7 @@ def test_a_stock_plan_becomes_ours_and_patch_and_batch_stay(dataset):
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(dataset, tmp_path, configuration, instead):
     description = dataset(LABELS)
-    with pytest.raises(HRMedSegError, match=instead):
+    with pytest.raises(PlanError, match=instead):
         nnUNetTrainerSegMaFormer(_stock_plans(), configuration, 0, description, CPU)
     assert not (tmp_path / "nnUNet_results").exists()
 
@@ -114,7 +114,7 @@ def test_trains_and_validates(dataset, labels):
     assert len(result["tp_hard"]) == 2
 
 
-def test_the_papers_optimiser(dataset):
+def test_the_papers_optimizer(dataset):
     trainer = _trainer(dataset(LABELS))
     trainer.initialize()
     decayed, spared = trainer.optimizer.param_groups
@@ -158,7 +158,7 @@ def test_data_that_was_not_preprocessed_is_said(dataset, tmp_path):
     trainer = _trainer(dataset(LABELS))
     folder = tmp_path / "nnUNet_preprocessed" / "Dataset001_Test" / "nnUNetPlans_3d_fullres"
     folder.rename(folder.with_name("elsewhere"))
-    with pytest.raises(HRMedSegError, match="nnUNetv2_preprocess -d 1 -plans_name nnUNetPlans -c 3d_fullres"):
+    with pytest.raises(DataError, match="nnUNetv2_preprocess -d 1 -plans_name nnUNetPlans -c 3d_fullres"):
         trainer.on_train_start()
 
 

@@ -9,7 +9,7 @@ from nnunetv2.run.run_training import maybe_load_checkpoint
 from safetensors.torch import save_file
 from torch import nn
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import CheckpointError, PlanError
 from nnunet_hrmedseg.io.files import file_sha256
 from nnunet_hrmedseg.nnunet_versions import build_network
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
@@ -67,21 +67,21 @@ def _data_folders(tmp_path):
 def test_wrong_plans_are_refused_before_anything_is_written(dataset, tmp_path, change, words):
     plans = _plans()
     plans["configurations"]["2d"].update(change)
-    with pytest.raises(HRMedSegError, match=words):
+    with pytest.raises(PlanError, match=words):
         nnUNetTrainerHRMedSeg(plans, "2d", 0, dataset(LABELS), CPU)
     assert not list((tmp_path / "nnUNet_results").iterdir()) and not _data_folders(tmp_path)
 
 
 def test_plans_of_slices_that_are_lines_are_refused(dataset):
     plans = {**_plans(), "original_median_shape_after_transp": [128, 116, 1]}
-    with pytest.raises(HRMedSegError, match="128 slices of 116 x 1 pixels"):
+    with pytest.raises(PlanError, match="128 slices of 116 x 1 pixels"):
         nnUNetTrainerHRMedSeg(plans, "2d", 0, dataset(LABELS), CPU)
 
 
 def test_arguments_that_do_not_go_together_are_named_before_data_is_made(dataset, tmp_path):
     trainer = _trainer(dataset(LABELS), embed_dim=18)
     words = "cannot be built: embed_dim must be a positive multiple of 4, got 18. .*Dataset001_Test/nnUNetPlans.json"
-    with pytest.raises(HRMedSegError, match=words):
+    with pytest.raises(PlanError, match=words):
         trainer.on_train_start()
     assert not _data_folders(tmp_path)
 
@@ -99,7 +99,7 @@ def test_an_edited_canvas_is_not_continued_or_validated_on(dataset, tmp_path, co
     saved = (file.parent.parent / "plans.json").read_bytes()
     before = _data_folders(tmp_path)
     trainer = _trainer(description, canvas=(64, 64))
-    with pytest.raises(HRMedSegError, match=CANVASES):
+    with pytest.raises(PlanError, match=CANVASES):
         maybe_load_checkpoint(trainer, continued, validated)
     assert _data_folders(tmp_path) == before and (file.parent.parent / "plans.json").read_bytes() == saved
 
@@ -108,7 +108,7 @@ def test_another_fold_is_not_trained_on_an_edited_canvas(dataset, tmp_path):
     description = dataset(LABELS)
     file = _trained(description)
     saved = (file.parent.parent / "plans.json").read_bytes()
-    with pytest.raises(HRMedSegError, match=rf"^fold_0 of .*{CANVASES}"):
+    with pytest.raises(PlanError, match=rf"^fold_0 of .*{CANVASES}"):
         _trainer(description, fold=1, canvas=(64, 64)).on_train_start()
     assert len(_data_folders(tmp_path)) == 2 and (file.parent.parent / "plans.json").read_bytes() == saved  # and a lock
     _trainer(description, fold=1).on_train_start()
@@ -143,9 +143,7 @@ def test_prediction_refuses_a_canvas_that_was_edited_in_the_model(dataset):
     assert build_network(type(trainer), manager, manager.get_configuration("2d"), 3, 3, False)
     manager.plans["configurations"]["2d"]["patch_size"] = [64, 64]
     manager.get_configuration.cache_clear()
-    with pytest.raises(
-        HRMedSegError, match="trained on a canvas of 32 x 48, but patch_size in its plans.json is 64 x 64"
-    ):
+    with pytest.raises(PlanError, match="trained on a canvas of 32 x 48, but patch_size in its plans.json is 64 x 64"):
         build_network(type(trainer), manager, manager.get_configuration("2d"), 3, 3, False)
 
 
@@ -202,9 +200,9 @@ def test_weights_of_another_network(dataset, tmp_path):
     before = _data_folders(tmp_path)
     words = (
         r"does not fit: it is of HRMedSeg with 3 image channels \(Dataset001_Test, nnUNetTrainerHRMedSeg\), and this "
-        r"training is of HERSeg with 3 image channels\. .*neck\..*docs/encoders.md"
+        r"training is of HERSeg with 3 image channels\. .*neck\..*HRMEDSEG_ENCODER_WEIGHTS"
     )
-    with pytest.raises(HRMedSegError, match=words) as error:
+    with pytest.raises(CheckpointError, match=words) as error:
         _start_from(file, description, nnUNetTrainerHERSeg, canvas=(64, 64))
     assert "tensor" not in str(error.value) and len(str(error.value)) < 800
     assert _data_folders(tmp_path) == before
@@ -217,13 +215,13 @@ def test_weights_for_other_channels(dataset):
     plans["configurations"]["2d"].update(normalization_schemes=["ZScoreNormalization"], use_mask_for_norm=[False])
     trainer = nnUNetTrainerHRMedSeg(plans, "2d", 0, _grey(description), CPU)
     words = r"HRMedSeg with 1 image channel\..* \(16 x 3 x 16 x 16 in the file, 16 x 1 x 16 x 16 here\)"
-    with pytest.raises(HRMedSegError, match=words):
+    with pytest.raises(CheckpointError, match=words):
         maybe_load_checkpoint(trainer, False, False, str(file))
 
 
 def test_weights_of_another_width(dataset):
     description = dataset(LABELS)
-    with pytest.raises(HRMedSegError, match="same arch_kwargs"):
+    with pytest.raises(CheckpointError, match="same arch_kwargs"):
         _start_from(_trained(description), description, embed_dim=24)
 
 
@@ -238,7 +236,7 @@ def test_files_that_are_not_checkpoints(dataset, tmp_path, content):
         "list": lambda: torch.save([1], file),
     }[content]()
     words = "does not exist" if content == "none" else "is not a checkpoint of nnU-Net v2.*HRMEDSEG_ENCODER_WEIGHTS"
-    with pytest.raises(HRMedSegError, match=f"-pretrained_weights .*weights.pth {words}"):
+    with pytest.raises(CheckpointError, match=f"-pretrained_weights .*weights.pth {words}"):
         _start_from(file, dataset(LABELS))
     assert not _data_folders(tmp_path)
 
@@ -302,7 +300,7 @@ def test_a_network_without_our_encoder(dataset, tmp_path):
     plans["configurations"]["2d"]["architecture"]["arch_kwargs"] = {}  # that the bundled encoder fits
     description = dataset(LABELS)
     words = '^Own, the network of this trainer, does not have the encoder of HRMedSeg.*encoder_weights = "none"'
-    with pytest.raises(HRMedSegError, match=words):
+    with pytest.raises(CheckpointError, match=words):
         TrainerOfOwn(plans, "2d", 0, description, CPU).on_train_start()
     assert not _data_folders(tmp_path)
 

@@ -7,7 +7,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import PlanError
 from nnunet_hrmedseg.trainers.base import WEIGHT_AVERAGE
 from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHRMedSeg
 from nnunet_hrmedseg.trainers.segmaformer import nnUNetTrainerSegMaFormer
@@ -58,7 +58,7 @@ def test_apply_and_restore():
 
 @pytest.mark.parametrize("decay", [0, 1, 1.5, -0.1])
 def test_a_decay_that_is_none(decay):
-    with pytest.raises(HRMedSegError, match="above 0 and below 1"):
+    with pytest.raises(PlanError, match="above 0 and below 1"):
         WeightAverage(_network(), decay)
 
 

@@ -1,7 +1,7 @@
-"""Which releases of nnU-Net this package works with, and what is different between them.
+"""The supported releases of nnU-Net, and the differences between them.
 
-nnU-Net's minor releases move functions and change their arguments. What this package needs of it in more than one way
-is here and nowhere else, and looks at what is there, not at the number of the release.
+nnU-Net's minor releases move functions and change their arguments. Everything that depends on the release is in this
+module. It checks which functions exist, not the version number.
 """
 
 from __future__ import annotations
@@ -44,26 +44,26 @@ SUPPORTED = ">=2.6,<3"
 
 @cache
 def warn_outside_supported() -> None:
-    """Warn, once in a process, where the installed nnU-Net is not a supported one."""
+    """Warn once per process if the installed nnU-Net is not a supported release."""
     try:
         installed = importlib.metadata.version("nnunetv2")
         supported = SpecifierSet(SUPPORTED).contains(installed, prereleases=True)
-    except Exception:  # a copy of nnU-Net's code without a version, or with one of its own kind: nothing is known
+    except Exception:  # a copy of nnU-Net without a version number, or with an unusual one
         return
     if not supported:
         warnings.warn(
-            f"nnunetv2 {installed} is installed, but nnunet_hrmedseg is made for {SUPPORTED}: its trainers may fail "
-            f'here. nnU-Net\'s own do not depend on it. To mend it: pip install "nnunetv2{SUPPORTED}"',
+            f"nnunetv2 {installed} is installed, but nnunet_hrmedseg supports {SUPPORTED}: its trainers may fail. The "
+            f'trainers of nnU-Net are not affected. To fix it: pip install "nnunetv2{SUPPORTED}"',
             stacklevel=2,
         )
 
 
 def find_trainer(name: str) -> type[nnUNetTrainer]:
-    """The trainer class of this name, wherever nnU-Net itself finds it.
+    """Return the trainer class of this name, wherever nnU-Net itself finds it.
 
     Raises:
-        RuntimeError: there is none.
-        AssertionError: what has this name is no trainer.
+        RuntimeError: there is no such class.
+        AssertionError: the class is not a trainer.
     """
     try:
         from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
@@ -85,7 +85,7 @@ def build_network(
     output_channels: int,
     deep_supervision: bool,
 ) -> nn.Module:
-    """The network of a trainer, with random weights, as nnU-Net builds it."""
+    """Build the network of a trainer as nnU-Net does, with random weights."""
     build = trainer.build_network_architecture
     described: tuple
     if "plans_manager" in inspect.signature(build).parameters:
@@ -100,13 +100,13 @@ def build_network(
 
 
 def nnunet_folder(name: str) -> str | None:
-    """Return a folder as nnU-Net itself knows it, from the environment or written into its paths module.
+    """Return one of nnU-Net's folders, from the environment or from its paths module.
 
     Args:
         name: nnUNet_raw, nnUNet_preprocessed or nnUNet_results.
 
     Returns:
-        None where it is not set.
+        None if it is not set.
     """
     from nnunetv2 import paths
 
@@ -115,10 +115,10 @@ def nnunet_folder(name: str) -> str | None:
 
 
 def required_nnunet_folder(name: str) -> str:
-    """Return the same folder, which has to be set.
+    """Return one of nnU-Net's folders, which must be set; see `nnunet_folder`.
 
     Raises:
-        SetupError: it is not.
+        SetupError: it is not set.
     """
     folder = nnunet_folder(name)
     if folder is None:
@@ -174,7 +174,7 @@ _TEXT = (str, type(None))
 
 @contextmanager
 def nnunet_folders(**folders: str | os.PathLike) -> Iterator[None]:
-    """Inside, nnU-Net works in these folders in this process: nnUNet_raw, nnUNet_preprocessed, nnUNet_results."""
+    """Set nnU-Net's folders within a context, in this process: nnUNet_raw, nnUNet_preprocessed, nnUNet_results."""
     before = {name: os.environ.get(name) for name in folders}
     # before 2.8, each module has the folders as text, as they were when it was imported
     modules = [module for name, module in list(sys.modules.items()) if name.startswith("nnunetv2.")]

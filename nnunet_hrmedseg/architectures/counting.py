@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of a network and its parts, to set beside the published ones."""
+"""Count the parameters and multiply-accumulates of a network and its parts, for comparison with published numbers."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["disable_projection_fusion", "multiply_accumulates", "multiply_accumu
 
 
 def parameters(network: nn.Module) -> dict[str, int]:
-    """Number of parameters of the whole network ("total") and of each of its direct children, by name."""
+    """Return the number of parameters of the whole network ("total") and of each of its direct children, by name."""
     counts = {name: sum(p.numel() for p in child.parameters()) for name, child in network.named_children()}
     return {"total": sum(p.numel() for p in network.parameters()), **counts}
 
 
 def multiply_accumulates(network: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
-    """Multiply-accumulates of one forward pass, in all ("total") and in each direct child of the network, by name.
+    """Return the multiply-accumulates of one forward pass, total and for each direct child of the network, by name.
 
     Counted are convolutions and matrix products, attention included, by torch's FlopCounterMode, halved; not counted
     are norms, activations, pooling and interpolation.
@@ -41,7 +41,7 @@ def multiply_accumulates(network: nn.Module, input_shape: tuple[int, ...]) -> di
 
 
 def multiply_accumulates_like_thop(network: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
-    """The same by the rules of thop 0.1.1, which the "FLOPs" of the papers follow.
+    """Count multiply-accumulates by the rules of thop 0.1.1, which the "FLOPs" of the papers follow.
 
     thop looks at layers, not at operations: matrix products between activations are not counted, a transposed
     convolution counts kernel_size^2 products for each pixel of its *output* (4 times the true number at kernel 2,
@@ -73,7 +73,7 @@ def multiply_accumulates_like_thop(network: nn.Module, input_shape: tuple[int, .
 
 @contextmanager
 def disable_projection_fusion(network: nn.Module) -> Iterator[None]:
-    """Within this context no attention absorbs its projections: the operations are those of the published code."""
+    """Disable the fusion of projections within a context: the operations are then those of the published code."""
     attentions = [module for module in network.modules() if isinstance(module, Attention)]
     before = [attention.fuse_projections for attention in attentions]
     for attention in attentions:

@@ -28,14 +28,16 @@ class ECMDecoder(Recomputable):
     Args:
         num_classes: K, the number of output channels.
         dim: width of image embedding and class queries.
-        depth, num_heads, mlp_dim: of the two-way transformer.
+        depth: number of layers of the two-way transformer.
+        num_heads: attention heads of the two-way transformer.
+        mlp_dim: hidden width of the MLPs of the two-way transformer.
         multiscale_pooling: fuse the image embedding with its average pools (delta of Eq. 6-7).
         pool_sizes: sizes of these pools.
         class_mlp: "shared", one F_MLP for all classes, as Eq. 8 has it; or "per_class", one for each.
         upscaling: F_trans, "two_2x2" (first version of the paper) or "one_4x4" (second version).
 
     Raises:
-        ValueError: for an option that does not exist or a width that cannot be built.
+        ValueError: an option that does not exist, or a width that cannot be built.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class ECMDecoder(Recomputable):
         return recomputed(self._logits, embedding, class_embedding, enabled=self.recompute)
 
     def _logits(self, embedding: Tensor, class_embedding: Tensor) -> Tensor:
-        """Eq. 8, in front of interpolation and non-linearity: F_trans(H) . F_MLP(q')"""
+        """Evaluate Eq. 8 before interpolation and non-linearity: F_trans(H) . F_MLP(q')."""
         features = self.upscaling(embedding)
         # In fp16 the logits of confident networks could leave its range.
         with without_autocast(features):
@@ -163,9 +165,9 @@ UPSCALINGS = {"two_2x2": two_2x2, "one_4x4": one_4x4}
 
 
 def refuse_deep_supervision(enabled: bool) -> None:
-    """Raises ValueError if deep supervision is asked for."""
+    """Raise ValueError if deep supervision is requested."""
     if enabled:
         raise ValueError(
-            "deep_supervision=True: this network has one output at one resolution and no deep supervision. Train with "
-            "a trainer that has enable_deep_supervision = False: nnUNetTrainerHRMedSeg, or nnUNetTrainerSegMaFormer."
+            "deep_supervision=True: this network has one output at one resolution and no deep supervision. Train with a "
+            "trainer that sets enable_deep_supervision = False, such as nnUNetTrainerHRMedSeg or nnUNetTrainerSegMaFormer."
         )

@@ -1,5 +1,6 @@
-"""Finer maps beside the embedding: SAM2's mask decoder reads levels at 1/4 and 1/8 of the image as well (arXiv
-2408.00714, section 4).
+"""Feature maps at higher resolution than the embedding, for SAM2's mask decoder.
+
+SAM2's decoder also reads levels at 1/4 and 1/8 of the image (arXiv 2408.00714, section 4).
 
 Several levels of one image travel as one tensor, packed: what lies under a pixel of the coarsest level becomes channels
 (pixel unshuffle). So caches, batches and losses know one kind of embedding only.
@@ -48,7 +49,7 @@ class FineLevels(nn.Module):
 
 
 def packed_channels(widths: Sequence[int]) -> list[int]:
-    """Channels that each level takes when packed; widths from the finest level to the coarsest, each half as fine."""
+    """Return the channels that each level takes when packed, from the finest level to the coarsest."""
     return [width * 4 ** (len(widths) - 1 - level) for level, width in enumerate(widths)]
 
 
@@ -59,6 +60,6 @@ def pack(levels: Sequence[Tensor]) -> Tensor:
 
 
 def unpack(packed: Tensor, widths: Sequence[int]) -> list[Tensor]:
-    """The levels that were packed, from the finest to the coarsest."""
+    """Return the levels that were packed, from the finest to the coarsest."""
     parts = packed.split(packed_channels(widths), dim=1)
     return [F.pixel_shuffle(part, 2 ** (len(widths) - 1 - level)) for level, part in enumerate(parts)]

@@ -37,11 +37,11 @@ class LGViT(Recomputable):
         expansion: hidden width of both kinds of layers, in units of C.
         inter_gate: gate the values of the attention (Eq. 4).
         exter_gate: gate the output of the attention (Eq. 5).
-        rotary: turn queries and keys by 2D rotary positions.
+        rotary: rotate queries and keys by 2D rotary positions.
         drop_path: stochastic depth of the last token-interactive block; the rate rises to it linearly from 0.
 
     Raises:
-        ValueError: for a depth, width or number of layers that cannot be built.
+        ValueError: a depth, width or number of layers that cannot be built.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class TokenInteractiveLayer(nn.Module):
 
 
 def group_depths(depth: int | Sequence[int]) -> tuple[int, ...]:
-    """Sizes of the three groups of token-interactive blocks: 10 -> (2, 6, 2), 4 -> (2, 0, 2), [1, 2, 3] stays."""
+    """Return the sizes of the three groups of token-interactive blocks: 10 -> (2, 6, 2), 4 -> (2, 0, 2)."""
     if not isinstance(depth, int):
         groups = tuple(depth)
         if len(groups) != 3 or any(not isinstance(size, int) or size < 0 for size in groups):
@@ -204,12 +204,12 @@ def group_depths(depth: int | Sequence[int]) -> tuple[int, ...]:
 
 
 def fitting_heads(channels: int, wanted: int) -> int:
-    """The largest number of heads, at most ``wanted``, that splits ``channels`` into heads of an even width."""
+    """Return the largest number of heads, at most `wanted`, that splits `channels` into heads of an even width."""
     return max(heads for heads in range(1, max(wanted, 1) + 1) if channels % (2 * heads) == 0)
 
 
 def check_image(image: Tensor, input_channels: int) -> None:
-    """Raises ValueError unless image is (B, input_channels, H, W) with H and W positive multiples of the patch size."""
+    """Raise ValueError unless image is (B, input_channels, H, W) with H and W positive multiples of the patch size."""
     if image.ndim != 4 or image.shape[1] != input_channels:
         raise ValueError(
             f"this network takes images of shape (B, {input_channels}, H, W), got {tuple(image.shape)}: "

@@ -25,7 +25,7 @@ class DualGatedLinearAttention(nn.Module):
     The inter gate goes through C/4 channels: Linear C -> C/4, SiLU, Linear C/4 -> C; without it the values are one
     Linear C -> C. Eq. 3 is evaluated from the right, phi(Q) (phi(K)^T V), for each head on its own, so that no
     N x N matrix ever exists. The paper's second version turns phi(Q) and phi(K) of the numerator by rotary positions;
-    the normaliser uses them unturned, which keeps it positive. A 3 x 3 depthwise convolution of the values (locally
+    the normalizer uses them unturned, which keeps it positive. A 3 x 3 depthwise convolution of the values (locally
     enhanced positional encoding) is added to V'. A Linear C -> C ends the branch.
 
     Eq. 3 and all that follows run in float32 under any autocast: sums over thousands of tokens leave the range of fp16,
@@ -84,15 +84,15 @@ class DualGatedLinearAttention(nn.Module):
     def _linear_attention(self, query: Tensor, key: Tensor, value: Tensor, rotation: Rotation | None) -> Tensor:
         """Eq. 3: (B, N, C) each -> V' (B, N, C). Both sums over j are means, which leaves their ratio as it is."""
         query, key = phi(query), phi(key)
-        normaliser = (query * key.mean(dim=1, keepdim=True)).unflatten(-1, (self.num_heads, -1)).sum(dim=-1)
+        normalizer = (query * key.mean(dim=1, keepdim=True)).unflatten(-1, (self.num_heads, -1)).sum(dim=-1)
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
         summary = self._heads(key).transpose(-2, -1) @ self._heads(value) / value.shape[1]  # (B, heads, d, d)
         out = (self._heads(query) @ summary).transpose(1, 2)  # (B, N, heads, d)
-        return (out * (normaliser + EPSILON).reciprocal().unsqueeze(-1)).flatten(2)
+        return (out * (normalizer + EPSILON).reciprocal().unsqueeze(-1)).flatten(2)
 
     def _heads(self, x: Tensor) -> Tensor:
-        """(B, N, C) -> (B, heads, N, d)"""
+        """Map (B, N, C) -> (B, heads, N, d)"""
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 

@@ -17,7 +17,7 @@ class MultiscalePooling(nn.Module):
 
     The paper names three parallel pooling operators of PoolFormer (Yu et al. 2022), whose operator is pool(x) - x
     beside the identity, and does not say how they are fused. Of the fusions tried this one trained best
-    (docs/networks.md); averages in which H counts less than the pools blur what is to be drawn.
+    (see the documentation of the networks); averages in which H counts less than the pools blur the result.
 
     Args:
         sizes: odd pool sizes; the paper's are 5, 9 and 13 (Table 9).
@@ -38,7 +38,7 @@ class MultiscalePooling(nn.Module):
 
 
 def sum_of_pools(x: Tensor, sizes: Sequence[int], weight: float) -> Tensor:
-    """weight * x + sum over k of the averages over k x k windows, stride 1; at the border, over what lies inside.
+    """Return weight * x + sum over k of the averages over k x k windows, stride 1, without padding at the border.
 
     Each average is ``F.avg_pool2d(x, k, 1, k // 2, count_include_pad=False)``, that is, R_k x C_k^T with the matrices
     of the averages along either axis. All sizes go through two matrix products, one for each axis, which is faster
@@ -55,7 +55,7 @@ def sum_of_pools(x: Tensor, sizes: Sequence[int], weight: float) -> Tensor:
 
 
 def window_average(length: int, size: int, like: Tensor) -> Tensor:
-    """The averages over windows of an odd size along an axis, as a matrix (length, length) of the type of `like`."""
+    """Return the averages over windows of an odd size along an axis as a matrix (length, length), typed as `like`."""
     positions = torch.arange(length, device=like.device)
     inside = (positions[:, None] - positions).abs() <= size // 2
     return (inside / inside.sum(1, keepdim=True)).to(like.dtype)

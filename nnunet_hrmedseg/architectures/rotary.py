@@ -22,12 +22,14 @@ Rotation = tuple[Tensor, Tensor]
 def grid_rotation(
     grid: Sequence[int], channels: int, *, base: float = 10000.0, device: torch.device | str | None = None
 ) -> Rotation:
-    """Angles of all tokens of a grid in row-major order, as cosine and sine in float32.
+    """Return the angles of all tokens of a grid in row-major order, as cosine and sine in float32.
 
     Args:
         grid: tokens along each axis, such as (height, width) or (depth, height, width).
         channels: the width C of the tokens, a multiple of 2 x axes: C/2 pairs, the same number for each axis, whose
             frequencies fall geometrically from 1 towards 1/base.
+        base: see `channels`.
+        device: device of the result.
     """
     axes = len(grid)
     if channels % (2 * axes):
@@ -44,7 +46,7 @@ def grid_rotation(
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turns the channel pairs (2i, 2i + 1) of x (B, N, C) by the angles of ``grid_rotation``."""
+    """Rotate the channel pairs (2i, 2i + 1) of x (B, N, C) by the angles of `grid_rotation`."""
     cos, sin = rotation
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)

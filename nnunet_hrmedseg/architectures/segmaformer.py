@@ -2,8 +2,8 @@
 
 Four stages of falling resolution. The first three mix their many tokens by Mamba layers, in linear time; the last one
 has few tokens and mixes them by self-attention. Positions enter by a 3D rotary embedding, and the decoder is a linear
-layer for each stage and one for all (as SegFormer's). What the paper's text leaves open follows from its parameter
-count, which is met exactly: see docs/networks.md.
+layer for each stage and one for all (as in SegFormer). Where the paper's text is incomplete, the implementation
+follows from its parameter count, which it matches exactly.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class SegMaFormer(Recomputable):
     With 4 input channels and 3 classes it has 2,018,505 parameters (published: 2.02 M).
 
     Raises:
-        ValueError: for arguments from which no network can be built, or if deep supervision is asked for.
+        ValueError: arguments from which no network can be built, or deep supervision is requested.
     """
 
     def __init__(
@@ -215,7 +215,7 @@ class SpatialReduction(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
-        """Returns the tokens and the grid that they lie on."""
+        """Return the tokens and the grid that they lie on."""
         x = self.conv(to_map(x, grid))
         return self.norm(to_tokens(x)), tuple(x.shape[2:])
 
@@ -278,7 +278,7 @@ class AllMlpDecoder(Recomputable):
         self.seg_layers = nn.Conv3d(dim, num_classes, kernel_size=1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Maps of all stages, (B, C_i, Z_i, Y_i, X_i), the finest first -> logits (B, K, Z_1, Y_1, X_1)."""
+        """Classify the maps of all stages, (B, C_i, Z_i, Y_i, X_i), finest first: logits (B, K, Z_1, Y_1, X_1)."""
         return recomputed(self._logits, *maps, enabled=self.recompute)
 
     def _logits(self, *maps: Tensor) -> Tensor:
@@ -301,7 +301,7 @@ class AllMlpDecoder(Recomputable):
 
 
 def check_shapes(strides: Sequence[Axes], kernel_sizes: Sequence[Axes], reductions: Sequence[Axes]) -> None:
-    """Raises ValueError unless these are lists of 4, 4 and 3 triples, and all kernels odd."""
+    """Raise ValueError unless these are lists of 4, 4 and 3 triples, and all kernels are odd."""
     for name, value, stages in (
         ("strides", strides, 4),
         ("kernel_sizes", kernel_sizes, 4),

@@ -35,7 +35,7 @@ class TwoWayTransformer(Recomputable):
         self.delta = delta
 
     def forward(self, queries: Tensor, image: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:
-        """Updates queries and image embedding.
+        """Update queries and image embedding.
 
         Args:
             queries: class queries (B, K, dim).
@@ -102,11 +102,11 @@ class TwoWayLayer(nn.Module):
 class Attention(nn.Module):
     """Multi-head softmax attention at width inner_dim: (B, n, dim) and twice (B, m, dim) -> (B, n, dim).
 
-    Of two sides the class queries are few and the image tokens many. Matrix products are associative, so a projection
-    of the many can be taken over by the few: Q (K W)^T = (Q W^T) K^T, softmax(..) (V W) = (softmax(..) V) W. Each few
-    then are num_heads vectors of width dim, and the many are never projected. As long as these vectors are fewer than
-    inner_dim, this takes less time and memory, and is done; the results are the same to rounding. With `fuse_projections` set to
-    False everything is projected, as in the published code.
+    There are few class queries and many image tokens. Matrix products are associative, so a projection of the many can
+    be applied to the few: Q (K W)^T = (Q W^T) K^T, softmax(..) (V W) = (softmax(..) V) W. Each of the few then becomes
+    num_heads vectors of width dim, and the many are never projected. This takes less time and memory as long as these
+    vectors are fewer than inner_dim, and is used only then; the results are the same to rounding. With
+    `fuse_projections` set to False everything is projected, as in the published code.
     """
 
     def __init__(self, dim: int, inner_dim: int, num_heads: int) -> None:
@@ -133,9 +133,9 @@ class Attention(nn.Module):
         return self._attend_with_few_keys(query, key, value)
 
     def _few_queries(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Keys and values as they are: the queries take over the projection of the keys, the output that of the values.
+        """Attend without projecting keys and values, whose projections are applied to the queries and to the output.
 
-        The keys' bias adds the same to all scores of a query. It is there for its gradient, which is 0.
+        The bias of the keys adds the same to all scores of a query. It is included for its gradient, which is 0.
         """
         absorbed, of_bias = self._absorbed(self.query(query), self.key)
         scores = torch.baddbmm(of_bias.unsqueeze(2), absorbed, key.transpose(1, 2))  # (B, heads * n, m)
@@ -144,7 +144,7 @@ class Attention(nn.Module):
         return self.projection(out.transpose(1, 2).flatten(2) + self.value.bias)
 
     def _attend_with_few_keys(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Queries as they are: the keys take over their projection, the values that of the output."""
+        """Attend without projecting the queries and the output, whose projections are applied to keys and values."""
         absorbed, of_bias = self._absorbed(self.key(key), self.query)
         scores = torch.baddbmm(of_bias.unsqueeze(1), query, absorbed.transpose(1, 2))  # (B, n, heads * m)
         attention = scores.unflatten(-1, (self.num_heads, -1)).softmax(-1).flatten(2)
@@ -153,17 +153,17 @@ class Attention(nn.Module):
         return torch.baddbmm(self.projection.bias, attention, projected)
 
     def _absorbed(self, few: Tensor, projection: nn.Linear) -> tuple[Tensor, Tensor]:
-        """k projected vectors (B, k, inner_dim) take over the projection of the other side, and the scale.
+        """Apply the projection of the other side, and the scale, to k projected vectors (B, k, inner_dim).
 
-        Returns what to multiply the unprojected other side with, (B, heads * k, dim), and what its bias then adds,
-        (B, heads * k).
+        Returns:
+            the factor for the unprojected other side, (B, heads * k, dim), and what its bias adds, (B, heads * k).
         """
         heads = self._heads(few) * self.scale
         weight, bias = (p.unflatten(0, (self.num_heads, -1)) for p in (projection.weight, projection.bias))
         return (heads @ weight).flatten(1, 2), (heads @ bias.unsqueeze(-1)).flatten(1)
 
     def _heads(self, x: Tensor) -> Tensor:
-        """(B, n, inner_dim) -> (B, heads, n, inner_dim / heads)"""
+        """Split (B, n, inner_dim) -> (B, heads, n, inner_dim / heads)."""
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
@@ -182,7 +182,7 @@ class RandomFourierEncoding(nn.Module):
         self.register_buffer("gaussian", torch.randn(2, dim // 2))
 
     def forward(self, grid: tuple[int, int]) -> Tensor:
-        """Encoding (h * w, dim) of the positions of an h x w grid, row-major; float32 or better under any autocast."""
+        """Return the encoding (h * w, dim) of an h x w grid, row-major; float32 or better under any autocast."""
         with without_autocast(self.gaussian):
             y, x = (
                 (torch.arange(size, dtype=self.gaussian.dtype, device=self.gaussian.device) + 0.5) * (2 / size) - 1

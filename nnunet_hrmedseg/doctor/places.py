@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.registration.names import PLACES
+from nnunet_hrmedseg.registration.names import LOOKUP_PACKAGES
 
 __all__ = [
     "LOOKUP_FOLDER",
@@ -60,4 +60,4 @@ def places() -> list[Place]:
     if spec is None or not spec.submodule_search_locations:
         raise HRMedSegError("nnU-Net is not installed in this Python environment: pip install nnunetv2")
     root = Path(list(spec.submodule_search_locations)[0])
-    return [Place(kind, package, root.joinpath(*package.split(".")[1:], _NAME)) for kind, package in PLACES.items()]
+    return [Place(kind, package, root.joinpath(*package.split(".")[1:], _NAME)) for kind, package in LOOKUP_PACKAGES.items()]

@@ -1,4 +1,4 @@
-"""The canvases that `nnUNetPlannerHRMedSeg` offers, and which of them suits a dataset."""
+"""The canvases that `nnUNetPlannerHRMedSeg` plans, and advice on which one to use for a dataset."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nnunet_hrmedseg.plans.overrides import CANVAS, CANVAS_MULTIPLE
 __all__ = ["advise_canvas", "canvases", "describe_canvases", "fitting_canvas"]
 
 SMALL_CANVAS = (512, 512)
-ELONGATED = 1.5  # from this aspect ratio on a square canvas spends much on stretching
+ELONGATED = 1.5  # aspect ratio above which a square canvas stretches images considerably
 
 
 def canvases(image: Sequence[int]) -> dict[str, tuple[int, int]]:
@@ -22,7 +22,7 @@ def canvases(image: Sequence[int]) -> dict[str, tuple[int, int]]:
 
 
 def fitting_canvas(image: Sequence[int]) -> tuple[int, int]:
-    """Return a canvas of the image's aspect ratio, of about as many pixels as 1024 x 1024 but never beyond the image.
+    """Return a canvas with the image's aspect ratio and about as many pixels as 1024 x 1024, not larger than the image.
 
     Args:
         image: median (height, width) in pixels.
@@ -37,40 +37,40 @@ def advise_canvas(image: Sequence[int], thickness: Mapping[str, Thickness]) -> t
 
     Args:
         image: median (height, width) in pixels.
-        thickness: of the objects of each class.
+        thickness: thickness of the objects of each class.
     """
     height, width = image
-    offered = canvases(image)
+    available = canvases(image)
     if max(height, width) / min(height, width) >= ELONGATED and prod(image) > prod(SMALL_CANVAS):
-        return "2d_fit", f"images of {format_shape(image)} are elongated, and a square canvas would stretch them"
+        return "2d_fit", f"images of {format_shape(image)} pixels are elongated, and a square canvas would stretch them"
     if max(image) <= max(SMALL_CANVAS):
-        return "2d_512", f"images of {format_shape(image)} hold no detail that a larger canvas could show"
-    thin = _thinnest(thickness, offered["2d_512"])
+        return "2d_512", f"images of {format_shape(image)} pixels have no detail that a larger canvas could show"
+    thin = _thinnest(thickness, available["2d_512"])
     if thin and thin[1] >= 2 * THINNEST and max(image) <= max(CANVAS):
         name, pixels = thin
         return (
             "2d_512",
             f"the thinnest class ({name}) is {pixels:.0f} pixels thick there, and it trains four times faster",
         )
-    return "2d", "it is the papers' canvas, and nothing in images or labels speaks for another one"
+    return "2d", "it is the canvas of the papers, and neither images nor labels suggest another one"
 
 
 def describe_canvases(image: Sequence[int], thickness: Mapping[str, Thickness], batch_sizes: Mapping[str, int]) -> str:
-    """Return a table of the canvases and the advice, for the planner's output.
+    """Return a table of the canvases and the recommendation, for the planner's output.
 
     Args:
         image: median (height, width) in pixels.
-        thickness: of the objects of each class.
+        thickness: thickness of the objects of each class.
         batch_sizes: configuration -> batch size.
     """
     lines = [f"Median image: {format_shape(image)} pixels (height x width). Canvases:"]
     for name, canvas in canvases(image).items():
         thin = _thinnest(thickness, canvas)
         objects = f", thin objects ({thin[0]}) about {thin[1]:.0f} pixels thick" if thin else ""
-        risk = f": below {THINNEST} pixels they are at risk" if thin and thin[1] < THINNEST else ""
+        risk = f" (below {THINNEST} pixels they may be missed)" if thin and thin[1] < THINNEST else ""
         lines.append(f"  {name:<7} {format_shape(canvas):<12} batch size {batch_sizes[name]}{objects}{risk}")
     advised, reason = advise_canvas(image, thickness)
-    return "\n".join([*lines, f"Advised: {advised}, because {reason}."])
+    return "\n".join([*lines, f"Recommended: {advised}, because {reason}."])
 
 
 def _thinnest(thickness: Mapping[str, Thickness], canvas: Sequence[int]) -> tuple[str, float] | None:

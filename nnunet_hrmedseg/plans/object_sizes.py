@@ -1,4 +1,4 @@
-"""How thick the labeled objects of a dataset are: what decides which canvas can show them."""
+"""Measure the thickness of the labeled objects of a dataset, which decides which canvas can show them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from nnunet_hrmedseg.io.raw_cases import RawCase, find_reader
 
 __all__ = ["MOST_CASES", "Thickness", "measure_thickness", "object_thickness"]
 
-MOST_CASES = 50  # whose labels are read, evenly spaced
-THIN_SHARE = 0.1  # of the area of a class: objects that hold less, such as stray pixels, do not decide
+MOST_CASES = 50  # number of cases whose labels are read, evenly spaced
+THIN_SHARE = 0.1  # of the area of a class; thin objects of a smaller share, such as stray pixels, are ignored
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Thickness:
     """Thickness of the thin objects of a class, as a part of the image's shorter side.
 
     Attributes:
-        part: a tenth of the area of the class lies in objects that are thinner, or as thin.
-        objects: how many were measured.
+        part: thickness at which a tenth of the area of the class lies in objects that are thinner or as thin.
+        objects: number of measured objects.
     """
 
     part: float

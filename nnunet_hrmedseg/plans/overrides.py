@@ -44,11 +44,11 @@ CANVAS = (1024, 1024)
 """Height and width that every image is resized to, in pixels (both papers, implementation details)."""
 
 CANVAS_MULTIPLE = 16
-"""The patch embedding's stride: a canvas side is a multiple of it."""
+"""Stride of the patch embedding; both sides of the canvas are multiples of it."""
 
 PREPROCESSOR = "HRMedSegPreprocessor"
-STARTED_FROM = "encoder_started_from"  # where the trainer notes in a configuration which encoder it started from
-MIN_BATCH_SIZE = 2  # nnU-Net's own floor; batch statistics of a single image are useless
+STARTED_FROM = "encoder_started_from"  # key in a configuration: the encoder that a training started from
+MIN_BATCH_SIZE = 2  # as in nnU-Net; batch statistics of a single image are not useful
 MAX_BATCH_SIZE = 16  # the papers' batch size
 MAX_DATASET_COVERED = 0.05  # nnU-Net: a batch covers at most 5 % of the training set
 
@@ -60,10 +60,10 @@ RESAMPLING = {
         ("_kwargs", {"is_seg": is_seg, "force_separate_z": False, "memefficient_seg_resampling": False}),
     )
 }
-"""Torch resampling under nnU-Net's own name: several times faster and smaller at export than its default. The canvas
-leaves the slice axis alone, so no axis is ever resampled separately."""
+"""nnU-Net's resampling in torch: at export it takes several times less time and memory than its default. The slice axis
+is never resized, so no axis is resampled separately."""
 
-# normalizations that look at nothing but the image itself
+# normalizations that depend only on the image itself
 _SELF_CONTAINED_NORMALIZATIONS = {
     "ZScoreNormalization",
     "RescaleTo01Normalization",
@@ -162,9 +162,9 @@ def is_hrmedseg_configuration(configuration: dict[str, Any]) -> bool:
 
 
 def canvas_data_identifier(plans: dict[str, Any], configuration: dict[str, Any]) -> str:
-    """Name of the folder of preprocessed data: the canvas and a digest of everything that preprocessing depends on.
+    """Return the name of the data folder: the canvas and a digest of everything that preprocessing depends on.
 
-    Two plans that lead to the same data share it, two that do not can never overwrite each other's.
+    Plans that lead to the same data share a folder; other plans never overwrite it.
 
     Args:
         plans: the whole plans dict.
@@ -192,7 +192,7 @@ def _checked_canvas(patch_size: list[int], configuration: str) -> list[int]:
         nearest = [max(1, round(side / CANVAS_MULTIPLE)) * CANVAS_MULTIPLE for side in canvas]
         raise PlanError(
             f"The canvas (patch_size) of configuration {configuration!r} is {canvas[0]} x {canvas[1]}; both sides must "
-            f"be multiples of {CANVAS_MULTIPLE}. The nearest is {nearest[0]} x {nearest[1]}: put "
-            f'"patch_size": {nearest} into the plans file.'
+            f"be multiples of {CANVAS_MULTIPLE}. The nearest is {nearest[0]} x {nearest[1]}: set "
+            f'"patch_size": {nearest} in the plans file.'
         )
     return canvas

@@ -1,6 +1,6 @@
-"""Check a plan that may have been edited by hand: types, counts of channels, and arguments of the network.
+"""Check a plan that may have been edited by hand: types, numbers of channels, and arguments of the network.
 
-nnU-Net itself checks none of this; a wrong value would show up as an error of Python or torch, after preprocessing.
+nnU-Net does not check them; a wrong value would lead to an error of Python or torch, after preprocessing.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ _CONFIGURATION: dict[str, Check] = {
 
 
 def check_plans(plans: Mapping[str, Any]) -> None:
-    """Check the types of what a plan holds beside its configurations.
+    """Check the types of all values of a plan outside its configurations.
 
     Raises:
-        PlanError: a wrong type or number; the message has plan, key, value, and what the value must be.
+        PlanError: a wrong type or number; the message names plan, key, value, and the expected value.
     """
     missing = [key for key in _NEEDED_IN_PLANS if key not in plans]
     if missing:
@@ -128,10 +128,12 @@ def check_configuration(plans: Mapping[str, Any], name: str, configuration: Mapp
 def check_channels(
     plans: Mapping[str, Any], name: str, configuration: Mapping[str, Any], dataset_json: Mapping[str, Any]
 ) -> None:
-    """Check that a plan is for as many channels as dataset.json lists, and that a 2D one is not for lines of pixels.
+    """Check that a plan has as many channels as dataset.json, and that the slices of a 2D plan are not single lines.
 
     Args:
-        plans, name, configuration: as in `check_configuration`, which comes first.
+        plans: as in `check_configuration`, which must be called first.
+        name: as in `check_configuration`.
+        configuration: as in `check_configuration`.
         dataset_json: of the dataset that is preprocessed or trained on.
 
     Raises:
@@ -144,8 +146,8 @@ def check_channels(
             raise PlanError(
                 f'{_of(plans)}: "{key}" of configuration {name!r} has {planned} '
                 f"{'entry' if planned == 1 else 'entries'}, but dataset.json lists {len(channels)} "
-                f"channel{'' if len(channels) == 1 else 's'} ({', '.join(map(str, channels))}). A plan fits datasets "
-                f"of its own number of channels alone: plan this dataset itself (nnUNetv2_plan_experiment), or correct "
+                f"channel{'' if len(channels) == 1 else 's'} ({', '.join(map(str, channels))}). A plan fits only "
+                f"datasets with its number of channels: plan this dataset itself (nnUNetv2_plan_experiment), or correct "
                 f"{plans_file(plans)} by hand, one entry for each channel."
             )
     shape = plans.get("original_median_shape_after_transp")

@@ -46,7 +46,7 @@ class nnUNetPlannerHRMedSeg(StockPlanning):
         _, *image = plans["original_median_shape_after_transp"]
         offered = canvases(image)
         plans["configurations"] = {name: stock for name in offered}
-        recursive_fix_for_json_export(plans)  # the digest in the data folder's name is taken of what the file will say
+        recursive_fix_for_json_export(plans)  # the name of the data folder has a digest of the values in the file
         for name, canvas in offered.items():
             plans = hrmedseg_plans(
                 plans,
@@ -60,23 +60,23 @@ class nnUNetPlannerHRMedSeg(StockPlanning):
         check_channels(plans, "2d", plans["configurations"]["2d"], self.dataset_json)
         self.plans = plans
         batch_sizes = {name: plans["configurations"][name]["batch_size"] for name in offered}
-        print("HRMedSeg configurations, in the place of the 2D U-Net above.")
+        print("HRMedSeg configurations, which replace the 2D U-Net above:")
         print(describe_canvases(image, self._thickness(), batch_sizes))
         print(
-            f"Train with -p {self.plans_identifier} and the name of a configuration. Data for the canvases of 2d_512 "
-            f"and 2d_fit is made when their training starts."
+            f"Train with -p {self.plans_identifier} and the name of a configuration. The data for the canvases of "
+            f"2d_512 and 2d_fit is created when their training starts."
         )
         super().save_plans(plans)
 
     def _thickness(self):
-        """Measure the objects of the raw labels; nothing where they cannot be read, which preprocessing reports."""
+        """Measure the objects of the raw labels; empty if they cannot be read, which preprocessing reports."""
         cases = find_raw_cases(Path(self.raw_dataset_folder), self.dataset_json)
         labels = {name: label_value(name, value) for name, value in self.dataset_json["labels"].items()}
         labels = {name: value for name, value in labels.items() if name != "ignore" and value not in (0, (0,))}
         try:
             return measure_thickness(cases, labels, self.dataset_json) if cases else {}
         except HRMedSegError as error:
-            print(f"The sizes of the objects are not known: {error}")
+            print(f"The sizes of the objects could not be measured: {error}")
             return {}
 
 
@@ -108,7 +108,7 @@ class nnUNetPlannerSegMaFormer(StockPlanning):
         found = [name for name in VOLUME_CONFIGURATIONS if name in plans["configurations"]]
         if not found:
             raise PlanError(
-                f"{plans['dataset_name']} holds 2D images, and SegMaFormer is a network for volumes: plan with "
+                f"{plans['dataset_name']} contains 2D images, and SegMaFormer is a network for volumes: plan with "
                 f"-pl nnUNetPlannerHRMedSeg, or train on nnUNetPlans with -tr nnUNetTrainerHRMedSeg."
             )
         plans["configurations"] = {name: plans["configurations"][name] for name in found}
@@ -120,7 +120,7 @@ class nnUNetPlannerSegMaFormer(StockPlanning):
             )
             configuration = plans["configurations"][name]
             print(
-                f"SegMaFormer configuration {name}, in the place of the U-Net above: patch "
+                f"SegMaFormer configuration {name}, which replaces the U-Net above: patch "
                 f"{list(configuration['patch_size'])}, batch size {configuration['batch_size']}, strides "
                 f"{configuration['architecture']['arch_kwargs']['strides']}"
             )

@@ -1,4 +1,4 @@
-"""splits_final.json, nnU-Net's file of folds: the cases that it names, and those that are not there or not in it."""
+"""Compare splits_final.json, nnU-Net's file of folds, with the cases of a dataset."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nnunet_hrmedseg.io.files import read_json
 __all__ = ["NNUNET_FOLDS", "SPLITS", "cases_in_splits", "missing_cases", "too_few_cases", "unused_cases"]
 
 SPLITS = "splits_final.json"
-NNUNET_FOLDS = 5  # that nnU-Net makes where there is no such file
+NNUNET_FOLDS = 5  # number of folds that nnU-Net creates
 
 
 def cases_in_splits(file: Path) -> set[str]:
@@ -33,17 +33,19 @@ def cases_in_splits(file: Path) -> set[str]:
 
 
 def missing_cases(names: Collection[str], splits_file: Path, raw_folder: str) -> str:
-    """Return a message on cases that the folds need and the raw data has no longer.
+    """Return a message on cases that the folds need and the raw data does not have anymore.
 
     Args:
-        raw_folder: of the dataset, or its name if nnUNet_raw is not known.
+        names: the missing cases.
+        splits_file: splits_final.json.
+        raw_folder: the raw data of the dataset, or its name if nnUNet_raw is not set.
     """
     names = sorted(names)
     return (
         f"{splits_file} names cases that are missing: {format_names(names)}. Either\n"
         f"  - restore them: put their images and labels back to {raw_folder}; or\n"
-        f"  - remove them from {splits_file.name}: the canvas data is then made again without them; or\n"
-        f"  - begin again: delete {splits_file.name} and run nnUNetv2_preprocess. nnU-Net makes new folds, and folds "
+        f"  - remove them from {splits_file.name}; the canvas data is then created again without them; or\n"
+        f"  - start over: delete {splits_file.name} and run nnUNetv2_preprocess. nnU-Net makes new folds, and folds "
         f"that were trained before must be trained again."
     )
 
@@ -55,8 +57,8 @@ def too_few_cases(names: Collection[str], splits_file: Path) -> str:
         f"and nnU-Net needs at least {NNUNET_FOLDS} to make its {NNUNET_FOLDS} folds. Either\n"
         f"  - train with all cases: give all in the place of the fold; or\n"
         f"  - write {splits_file} yourself: a list of folds, each with the names under train and val; or\n"
-        f"  - if there should be more, look at the names in imagesTr: CASE_0000 is one case, and CASE_0001 another "
-        f"channel of it."
+        f"  - if there should be more, check the names in imagesTr: CASE_0000 is the first channel of a case, and "
+        f"CASE_0001 the second channel of the same case."
     )
 
 

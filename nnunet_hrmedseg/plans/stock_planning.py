@@ -1,4 +1,4 @@
-"""What the planners of this package share."""
+"""The base class of the planners."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORKERS = "nnUNet_n_proc_DA"
 
 
 class StockPlanning(ExperimentPlanner):
-    """nnU-Net's planner, which also works where nnUNet_n_proc_DA is 0, as for trainings without worker processes."""
+    """nnU-Net's planner, which also works if nnUNet_n_proc_DA is 0, as for trainings without worker processes."""
 
     def plan_experiment(self) -> dict[str, Any]:
         check_description(self.dataset_json)
@@ -27,7 +27,7 @@ class StockPlanning(ExperimentPlanner):
 
     @staticmethod
     def static_estimate_VRAM_usage(*args, **kwargs):
-        # nnU-Net estimates with as many threads as there are workers, and torch refuses to have none
+        # nnU-Net uses as many threads for the estimate as there are workers, and torch needs at least one
         none = os.environ.get(WORKERS) == "0"
         if none:
             os.environ[WORKERS] = "1"
@@ -39,7 +39,7 @@ class StockPlanning(ExperimentPlanner):
 
 
 def check_description(dataset_json: Mapping[str, Any]) -> None:
-    """Refuse channels and labels that are written the other way round, as labels were for nnU-Net v1.
+    """Check that channels and labels are not swapped with their numbers, as labels were in nnU-Net v1.
 
     Raises:
         PlanError: channel_names is not number: name, or labels is not name: number.

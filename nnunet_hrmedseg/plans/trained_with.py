@@ -1,7 +1,8 @@
 """Compare plans with those that a checkpoint was trained with.
 
-A checkpoint fits the canvas, the normalization and the network that it was trained with. nnU-Net takes all of them from
-the plans as they are now, so that after an edit it would predict, validate and continue on another canvas silently.
+The weights of a checkpoint depend on the canvas, the normalization and the network that it was trained with. nnU-Net
+reads all of them from the current plans, so that after an edit it would silently predict, validate and continue on
+another canvas.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from nnunet_hrmedseg.plans.specs import arguments_of
 
 __all__ = ["check_canvas_of_data", "check_folds", "check_trained_with"]
 
-_ONLY_IN_TRAINING = {"recompute", "drop_path"}  # arguments of networks that the weights do not depend on
+_ONLY_IN_TRAINING = {"recompute", "drop_path"}  # network arguments that the weights do not depend on
 
 _WAYS_OUT = (
     'Restore the old values, or put the new ones into a configuration of their own, with "inherits_from": the name of '
@@ -28,18 +29,18 @@ _WAYS_OUT = (
 
 
 def check_trained_with(checkpoint: Mapping[str, Any], plans: Mapping[str, Any], named: str, where: str = "") -> None:
-    """Check that plans are those that a checkpoint was trained with, in all that its weights depend on.
+    """Check that the current plans agree with those of a checkpoint in everything that its weights depend on.
 
-    Checkpoints that do not hold their plans, such as those of shared models, and networks of others are not compared.
+    Checkpoints without plans, such as those of shared models, and networks without a spec are not compared.
 
     Args:
-        checkpoint: of nnU-Net, loaded.
-        plans: as they are now.
-        named: the checkpoint, for the message.
-        where: the file of `plans`; default is the one in nnUNet_preprocessed.
+        checkpoint: a loaded checkpoint of nnU-Net.
+        plans: the current plans.
+        named: name of the checkpoint, for the message.
+        where: file of `plans` (default: the one in nnUNet_preprocessed).
 
     Raises:
-        PlanError: the canvas or something else differs; with both values.
+        PlanError: the canvas or another value differs; the message has both values.
     """
     arguments = checkpoint.get("init_args")
     if not isinstance(arguments, Mapping):
@@ -54,15 +55,15 @@ def check_trained_with(checkpoint: Mapping[str, Any], plans: Mapping[str, Any], 
 
 
 def check_folds(model: Path, fold: int | str, plans: Mapping[str, Any], configuration: str) -> None:
-    """Check, before a fold is trained, that what was trained in its model folder was trained with the same plans.
+    """Check before training a fold that the trained folds of its model folder were trained with the same plans.
 
-    All folds of a model share one plans.json, which this training is going to write.
+    All folds of a model share one plans.json, which this training will overwrite.
 
     Args:
         model: folder TRAINER__PLANS__CONFIGURATION, which may not exist yet.
-        fold: that is to be trained. A training of it that did not come to its end does not matter.
-        plans: that it is to be trained with.
-        configuration: of `plans`.
+        fold: the fold to train. An unfinished training of this fold is ignored.
+        plans: the plans to train it with.
+        configuration: name of the configuration in `plans`.
 
     Raises:
         PlanError: there are checkpoints that were trained on another canvas or with other values.
@@ -75,14 +76,14 @@ def check_folds(model: Path, fold: int | str, plans: Mapping[str, Any], configur
     try:
         before = read_json(model / "plans.json")
     except (OSError, ValueError):
-        return  # nothing to compare with; this training writes it again
+        return  # nothing to compare with; this training will write it
     differing = _differences(before, plans, configuration)
     if differing:
         raise PlanError(
             f"{format_names(trained)} of {model} {'was' if len(trained) == 1 else 'were'} trained with other values of the "
             f"configuration {configuration!r} than {plans_file(plans)} has now: {differing}. All folds share the "
-            f"plans.json there, which this training would replace: what was trained before would be predicted with the "
-            f"new values. {_WAYS_OUT} To train everything again, move that folder away first."
+            f"plans.json there, which this training would replace, and the trained folds would then be predicted with "
+            f"the new values. {_WAYS_OUT} To train all folds again, move that folder away first."
         )
 
 
@@ -117,12 +118,12 @@ def _differences(before: Any, now: Mapping[str, Any], configuration: Any) -> str
 
 
 def _compared(before: Any, now: Mapping[str, Any], configuration: Any) -> Iterator[tuple[str, str, str]]:
-    """Yield name, value before and value now of all that the weights of our networks depend on."""
+    """Yield name, old value and new value of everything that the weights of a network depend on."""
     was, is_now = (PlansManager(dict(p)).get_configuration(configuration).configuration for p in (before, now))
     network = is_now["architecture"]["network_class_name"]
     defaults = arguments_of(network)
     if defaults is None:
-        return  # of others: what their weights depend on is not known here
+        return  # a network without a spec: it is not known what its weights depend on
     volumes = len(is_now["patch_size"]) == 3
     yield (
         "patch_size" if volumes else "canvas (patch_size)",

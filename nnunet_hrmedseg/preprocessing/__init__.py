@@ -1,1 +1,1 @@
-"""Raw cases on the canvas of a plan: the preprocessor, and the data folder that training reads."""
+"""Resize raw cases to the canvas of a plan: the preprocessor, and the data folder that training reads."""

@@ -1,4 +1,4 @@
-"""Resizing images and segmentations to the canvas: every slice to one fixed (H, W), whatever its own size and spacing.
+"""Resize images and segmentations to the canvas: every slice to one fixed (H, W), whatever its size and spacing.
 
 nnU-Net resamples to a spacing; HRMedSeg sees the whole image at a fixed size (1024 x 1024 in the papers). Both
 functions work slice by slice, so that the memory needed beyond input and output is that of a few slices.
@@ -20,14 +20,14 @@ TIE = 1e-3
 
 
 def resize_images_to_canvas(data: np.ndarray, canvas: Sequence[int]) -> np.ndarray:
-    """Resizes every slice of every channel: bilinear, with anti-aliasing along each axis that shrinks.
+    """Resize every slice of every channel: bilinear, with anti-aliasing along each axis that shrinks.
 
     Args:
         data: (C, Z, Y, X), any real dtype.
         canvas: (H, W) in pixels.
 
     Returns:
-        (C, Z, H, W) float32; `data` itself when it has that size already.
+        (C, Z, H, W) float32; `data` itself if it already has that size.
     """
     height, width = (int(i) for i in canvas)
     data = data.astype(np.float32, copy=False)
@@ -41,7 +41,7 @@ def resize_images_to_canvas(data: np.ndarray, canvas: Sequence[int]) -> np.ndarr
 
 
 def resize_segmentation_to_canvas(seg: np.ndarray, canvas: Sequence[int]) -> np.ndarray:
-    """Resizes every slice of a label map; each pixel gets the label that covers most of it.
+    """Resize every slice of a label map; each pixel gets the label that covers most of it.
 
     The indicator of each label is resized as an image is, and the label with the largest weight wins. So no label
     appears that the slice did not have, and labels stay where the resized image shows them. Where two labels have
@@ -56,7 +56,7 @@ def resize_segmentation_to_canvas(seg: np.ndarray, canvas: Sequence[int]) -> np.
         canvas: (H, W) in pixels.
 
     Returns:
-        (1, Z, H, W), dtype of `seg`; `seg` itself when it has that size already.
+        (1, Z, H, W), dtype of `seg`; `seg` itself if it already has that size.
     """
     height, width = (int(i) for i in canvas)
     if seg.shape[2:] == (height, width):

@@ -1,9 +1,9 @@
-"""The canvas data of a plan: is it whole and up to date, and if not, make it: once, whoever asks at the same time.
+"""Check that the canvas data of a plan is complete and up to date, and create it if not.
 
 Canvas data is nnU-Net's usual folder of preprocessed cases, `nnUNet_preprocessed/<dataset>/<data_identifier>`, with
-a record beside the cases that says of which raw files it was made. Only a folder whose record and files agree is taken
-for complete: a new one is built under another name, gets its record last and is then renamed into place, so that
-nothing which a killed process leaves behind can pass for it.
+a record that lists the raw files it was made from. A folder is complete only if its record and its files agree: a new
+one is written under another name, gets its record last and is then renamed, so that the remains of a killed process are
+never mistaken for complete data. Any number of processes can request the data at the same time; one creates it.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from nnunet_hrmedseg.preprocessing.raw_files import find_changes
 
 __all__ = ["CanvasDataStatus", "canvas_data_status", "ensure_canvas_data", "mark_in_use"]
 
-# nnU-Net tells the format of a data folder by the endings of all files in it, but does not look into sub-folders
+# nnU-Net determines the format of a data folder from the endings of all files in it, but ignores sub-folders
 RECORD = Path("canvas_data", "record.json")
-USERS = Path("canvas_data", "in_use")  # a lock for each training that reads the data
+USERS = Path("canvas_data", "in_use")  # folder with a lock file for each training that reads the data
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class CanvasDataStatus:
     """State of a folder of canvas data; `reason` describes it for messages.
 
     Attributes:
-        usable: whether nothing but the raw cases differs: the data is whole and can be trained with as it is.
-        missing: cases of the data that the raw data has no longer.
-        differing: cases whose raw files were added or changed since.
-        touched: records of cases whose raw files have the same content, but new times.
+        usable: whether at most the raw cases differ, so that the data can be trained with as it is.
+        missing: cases of the data that are no longer in the raw data.
+        differing: cases whose raw files were added or changed since the data was made.
+        touched: records of cases whose raw files have the same content but new modification times.
     """
 
     state: Literal["complete", "missing", "incomplete", "stale"]
@@ -75,28 +75,28 @@ def ensure_canvas_data(
     force: bool = False,
     on_ready: Callable[[Path], Any] | None = None,
 ) -> Path:
-    """Make sure that the canvas data of a configuration is there, whole and up to date. Returns its folder.
+    """Make sure that the canvas data of a configuration is complete and up to date, and return its folder.
 
     Any number of processes may call this at the same time: one preprocesses under a lock, the others wait for it. The
-    lock ends with the process that holds it, however that ends. A failure leaves what was there before as it was.
+    lock is released when the process that holds it ends, for whatever reason. A failure leaves existing data unchanged.
 
-    Data is never replaced while a training uses it (see `mark_in_use`), nor by data without cases that
-    `splits_final.json` names: a training then uses the data as it is, if it is whole, and the log says so.
+    Data is never replaced while a training uses it (see `mark_in_use`), nor by data that lacks cases named in
+    `splits_final.json`: a training then uses the existing data, if it is complete, and logs a warning.
 
-    Also brings `gt_segmentations` (the labels at original size, which nnU-Net's validation compares with) up to date.
+    It also updates `gt_segmentations` (the labels at original size, which nnU-Net's validation compares with).
 
     Args:
         plans: plans dict whose `configuration` is an HRMedSeg one (see `hrmedseg_plans`).
-        configuration: its name.
-        dataset_json: the dataset's dataset.json.
-        raw: nnU-Net's folder nnUNet_raw; None where it is not set. Not needed when the canvas data is complete.
+        configuration: name of the configuration.
+        dataset_json: dataset.json of the dataset.
+        raw: nnU-Net's folder nnUNet_raw; None if it is not set. It is not needed if the canvas data is complete.
         preprocessed: nnU-Net's folder nnUNet_preprocessed.
-        dataset_name: such as Dataset001_Name; default is the plan's.
-        num_processes: worker processes, at most one per CPU and case.
-        preprocessor: default is `HRMedSegPreprocessor`, silent.
-        log: takes lines of text.
-        force: preprocess even if complete data is there.
-        on_ready: called with the folder while no other process can replace it; a training calls `mark_in_use` in it.
+        dataset_name: name such as Dataset001_Name (default: the name in the plans).
+        num_processes: number of worker processes, at most one per CPU and case.
+        preprocessor: the preprocessor (default: `HRMedSegPreprocessor` without output).
+        log: function that takes lines of text.
+        force: preprocess even if complete data exists.
+        on_ready: called with the folder while no other process can replace it; a training calls `mark_in_use` there.
 
     Raises:
         DataError: data must be made, but the raw data is not there, a training uses the data, or cases that
@@ -113,18 +113,18 @@ def ensure_canvas_data(
             _tidy_up_after_killed_process(folder)
         cases = find_raw_cases(raw_folder, dataset_json)
         status = canvas_data_status(folder, dataset_json, cases)
-        as_it_is = None
+        conflict = None
         if force or status.state != "complete":
-            as_it_is = _needed_by_folds(folder, status, raw_folder)
-            if as_it_is is None and unwritable is not None:
+            conflict = _needed_by_folds(folder, status, raw_folder)
+            if conflict is None and unwritable is not None:
                 raise SetupError(_unwritable(folder, status, unwritable))
             if cases is None:
                 raise DataError(_no_raw_data(folder, status, raw_folder, dataset_name))
-            as_it_is = as_it_is or _in_use(folder, status)
-            if as_it_is is not None and (force or not status.usable):
-                raise DataError(as_it_is)
-        if as_it_is is not None:
-            log(f"Warning: this training uses the canvas data as it is. {as_it_is}")
+            conflict = conflict or _in_use(folder, status)
+            if conflict is not None and (force or not status.usable):
+                raise DataError(conflict)
+        if conflict is not None:
+            log(f"Warning: this training uses the existing canvas data. {conflict}")
         elif cases is not None and (force or status.state != "complete"):
             refuse_label_names(cases)
             log(f"Resizing {len(cases)} cases to the canvas ({status.reason}). Data folder: {folder}")
@@ -141,8 +141,8 @@ def ensure_canvas_data(
                 _write_record(new_folder, folder.name, dataset_json, raw_files)
         elif status.touched:
             _save_new_times(folder, status.touched)
-        if cases is not None and as_it_is is not None:
-            # validation compares with the labels of the data that is trained with
+        if cases is not None and conflict is not None:
+            # validation must compare with the labels that the data was made from
             cases = {name: case for name, case in cases.items() if name not in status.differing}
         update_ground_truth(cases, folder.parent / "gt_segmentations", dataset_json["file_ending"], log)
         if on_ready is not None:
@@ -150,18 +150,18 @@ def ensure_canvas_data(
     return folder
 
 
-# ---- what is there ---------------------------------------------------------------------------------------------------
+# ---- status ---------------------------------------------------------------------------------------------------
 
 
 def canvas_data_status(
     folder: Path, dataset_json: dict[str, Any], cases: dict[str, RawCase] | None
 ) -> CanvasDataStatus:
-    """Check whether `folder` holds complete canvas data, made of these raw cases as they are now.
+    """Check whether `folder` contains complete canvas data, made from the current raw cases.
 
     Args:
         folder: the data folder; its name is the plan's `data_identifier`.
-        dataset_json: the dataset's dataset.json, whose labels the sampled class locations depend on.
-        cases: from `find_raw_cases`; None where the raw data is out of reach, and is then not compared with.
+        dataset_json: dataset.json of the dataset; the sampled class locations depend on its labels.
+        cases: result of `find_raw_cases`; None if the raw data is not available, which is then not compared.
     """
     if not folder.is_dir():
         return CanvasDataStatus("missing", "there is no canvas data yet")
@@ -222,7 +222,7 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def _save_new_times(folder: Path, touched: dict[str, list[list]]) -> None:
-    """Save the new times of raw files with the same content; where that is not possible, they are read every time."""
+    """Save the new modification times of unchanged raw files; if that fails, they are compared by content every time."""
     record = _read_record(folder)
     if record is not None:
         record["raw"].update(touched)
@@ -230,16 +230,18 @@ def _save_new_times(folder: Path, touched: dict[str, list[list]]) -> None:
             write_atomically(folder / RECORD, json.dumps(record, indent=1).encode())
 
 
-# ---- who uses it -----------------------------------------------------------------------------------------------------
+# ---- use by trainings ------------------------------------------------------------------------------------------------
 
 
 def mark_in_use(folder: Path, user: str, trainer: object) -> None:
-    """Keep canvas data from being replaced as long as `trainer` and this process live.
+    """Prevent canvas data from being replaced as long as `trainer` and this process exist.
 
-    Where the folder cannot be written to, it is not marked: whoever can write to it must not replace it.
+    A folder without write access is not marked: nobody with write access should replace it meanwhile.
 
     Args:
-        user: name of the training, for messages; a part of a file name.
+        folder: the data folder.
+        user: name of the training, for messages and for the name of the lock file.
+        trainer: the object whose lifetime counts.
     """
     try:
         (folder / USERS).mkdir(exist_ok=True)
@@ -250,12 +252,12 @@ def mark_in_use(folder: Path, user: str, trainer: object) -> None:
 
 
 def _unmark(held: BaseFileLock, process: int) -> None:
-    if process == os.getpid():  # and not a forked worker of that process
+    if process == os.getpid():  # not a forked worker of that process
         release_and_remove(held)
 
 
 def _users(folder: Path) -> list[str]:
-    """Return the trainings that use the data now, and remove the marks of those that were killed."""
+    """Return the trainings that use the data, and remove the lock files of those that were killed."""
     users = []
     for mark in sorted((folder / USERS).glob("*.lock")):
         try:
@@ -268,37 +270,37 @@ def _users(folder: Path) -> list[str]:
 
 
 def _needed_by_folds(folder: Path, status: CanvasDataStatus, raw_folder: Path | None) -> str | None:
-    """Return a message on cases that folds need and that new data would not have; None if there are none."""
+    """Return a message on cases that folds need and that new data would lack; None if there are none."""
     splits_file = folder.parent / SPLITS
     needed = cases_in_splits(splits_file).intersection(status.missing) if status.missing else None
     return missing_cases(needed, splits_file, str(raw_folder)) if needed else None
 
 
 def _in_use(folder: Path, status: CanvasDataStatus) -> str | None:
-    """Return a message on trainings that use the data, which must not be replaced then; None if there are none."""
+    """Return a message on trainings that use the data, which prevents replacing it; None if there are none."""
     users = _users(folder)
     if users:
         although = f", although {status.reason}" if status.state != "complete" else ""
         return (
             f"{folder} is not replaced while a training uses it{although}. Wait until that training has ended, or end "
-            f"it, and start this command again. In use by {format_names(users).rstrip('.')}."
+            f"it, and run this command again. In use by {format_names(users).rstrip('.')}."
         )
     return None
 
 
-# ---- once, and all or nothing ----------------------------------------------------------------------------------------
+# ---- atomic replacement ----------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def _locked(folder: Path, log: Callable[[str], Any]) -> Iterator[OSError | None]:
-    """Hold the lock of a data folder. Yields what went wrong where the folder above cannot be written to."""
+    """Hold the lock of a data folder. Yield the error if its parent folder is not writable, otherwise None."""
     file = folder.with_name(f"{folder.name}.lock")
     held, fault = None, None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         held = lock(
             file,
-            on_wait=lambda: log(f"Waiting for another process that is making this canvas data (it holds {file})."),
+            on_wait=lambda: log(f"Waiting for another process that is creating this canvas data (it holds {file})."),
         )
     except OSError as error:
         fault = error
@@ -315,8 +317,8 @@ def _replaced(folder: Path) -> Path:
 
 @contextmanager
 def _new_folder_in_place_of(folder: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of `folder` when the block ends well, and disappears when it does not."""
-    # a name of its own: a worker that outlives its killed parent for a moment must not write among our files
+    """Yield an empty folder that replaces `folder` if the block succeeds, and is removed if it fails."""
+    # a unique name: a worker that briefly outlives its killed parent must not write into it
     new_folder = folder.with_name(f"{folder.name}.incomplete-{uuid4().hex[:8]}")
     new_folder.mkdir()
     try:
@@ -342,7 +344,7 @@ def _put_back_or_remove_replaced(folder: Path) -> None:
         os.rename(_replaced(folder), folder)
 
 
-# ---- words -----------------------------------------------------------------------------------------------------------
+# ---- messages --------------------------------------------------------------------------------------------------------
 
 
 def _no_raw_data(folder: Path, status: CanvasDataStatus, raw_folder: Path | None, dataset_name: str) -> str:
@@ -350,12 +352,12 @@ def _no_raw_data(folder: Path, status: CanvasDataStatus, raw_folder: Path | None
     number = int(dataset_name[7:10])
     return (
         f"The data of {dataset_name} must be resized to the canvas ({status.reason} in {folder}), but there are no raw "
-        f"images to do it with: {where}. Either\n"
-        f"  - copy the raw data back to nnUNet_raw/{dataset_name} and start the same command again: training makes the "
-        f"canvas data itself; or\n"
-        f"  - make it where the raw data is, with\n"
+        f"images: {where}. Either\n"
+        f"  - copy the raw data back to nnUNet_raw/{dataset_name} and run the same command again: training creates the "
+        f"canvas data; or\n"
+        f"  - create it where the raw data is, with\n"
         f"        nnUNetv2_plan_and_preprocess -d {number} -c 2d -pl nnUNetPlannerHRMedSeg\n"
-        f"    or, if that was planned before, with\n"
+        f"    or, if it was planned before, with\n"
         f"        nnUNetv2_preprocess -d {number} -c 2d -plans_name nnUNetHRMedSegPlans\n"
         f"    and copy the folders {folder.name} and gt_segmentations to {folder.parent}"
     )
@@ -363,8 +365,8 @@ def _no_raw_data(folder: Path, status: CanvasDataStatus, raw_folder: Path | None
 
 def _unwritable(folder: Path, status: CanvasDataStatus, error: OSError) -> str:
     return (
-        f"The canvas data must be made ({status.reason}), but {folder.parent} cannot be written to ({error}). Either\n"
+        f"The canvas data must be created ({status.reason}), but {folder.parent} is not writable ({error}). Either\n"
         f"  - get write access to that folder; or\n"
-        f"  - copy it to a folder of yours, and set nnUNet_preprocessed to the folder above the copy"
-        + ("; or\n  - unset nnUNet_raw, to train with the canvas data as it is" if status.usable else "")
+        f"  - copy it to a folder of your own, and set nnUNet_preprocessed to the parent folder of the copy"
+        + ("; or\n  - unset nnUNet_raw, to train with the existing canvas data" if status.usable else "")
     )

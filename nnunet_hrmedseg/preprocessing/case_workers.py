@@ -1,4 +1,4 @@
-"""Preprocessing of raw cases: the first ones in this process, the rest, if that takes long, in worker processes."""
+"""Preprocess raw cases: the first ones in this process, the rest in worker processes if it takes long."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tqdm import tqdm
 
-from nnunet_hrmedseg.errors import DataError, SetupError, format_names
+from nnunet_hrmedseg.errors import DataError, HRMedSegError, SetupError, format_names
 from nnunet_hrmedseg.io.machine import usable_cores
 from nnunet_hrmedseg.io.raw_cases import RawCase
 from nnunet_hrmedseg.preprocessing.raw_files import file_states, record_files
 
 __all__ = ["preprocess_cases"]
 
-# Starting workers takes several seconds each (they import torch); a small dataset is done before they would be ready.
+# Each worker takes several seconds to start (it imports torch); a small dataset is finished before.
 SPAWN_WORKERS_AFTER_SECONDS = 10.0
 
 
@@ -39,10 +39,10 @@ def preprocess_cases(
     dataset_json: dict[str, Any],
     num_processes: int,
 ) -> dict[str, list[list]]:
-    """Write the three files of every case: the first cases here, the rest, if that takes long, in spawned workers.
+    """Write the three files of every case: the first cases here, the rest in spawned workers if it takes long.
 
     Returns:
-        Case -> what it was made of, see `raw_files.record_files`.
+        case -> record of its raw files, see `raw_files.record_files`.
     """
     absent = [file for case in cases.values() for file in (*case.images, case.label) if not os.path.isfile(file)]
     if absent:
@@ -75,7 +75,7 @@ def _preprocess_case(run_case_save: Callable, output: str, case: RawCase, *setti
 
 
 def _run_in_workers(jobs: deque, workers: int, records: dict[str, list[list]], on_done: Callable[[], Any]) -> None:
-    """Empties `jobs`; no more of them are handed out than there are workers, so it is known who had which."""
+    """Run all `jobs`; only as many as there are workers are submitted at once, to know which cases were running."""
     pool = ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), _start_worker, (max(1, usable_cores() // workers),)
     )
@@ -123,4 +123,5 @@ def _named(case: str) -> Iterator[None]:
     except BrokenProcessPool:
         raise
     except Exception as error:
-        raise DataError(f"Preprocessing stopped at case {case!r}: {error or type(error).__name__}") from error
+        kind = type(error) if isinstance(error, HRMedSegError) else DataError
+        raise kind(f"Preprocessing stopped at case {case!r}: {error or type(error).__name__}") from error

@@ -1,4 +1,4 @@
-"""`gt_segmentations`: the labels at their original size, which nnU-Net's validation compares predictions with."""
+"""Update `gt_segmentations`, the labels at original size, with which nnU-Net's validation compares predictions."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["update_ground_truth"]
 def update_ground_truth(
     cases: dict[str, RawCase] | None, target: Path, file_ending: str, log: Callable[[str], Any]
 ) -> None:
-    """Copy the labels that are missing or differ, whichever file is newer. A kill leaves no half file."""
+    """Copy the labels that are missing or differ, whichever file is newer. A killed process leaves no partial file."""
     if cases is None:
         if not target.is_dir():
             log(
-                f"Warning: {target} is missing and nnUNet_raw has no labels to make it of. Training works without; the "
-                f"validation at its end does not. Copy the folder from where the data was preprocessed."
+                f"Warning: {target} is missing, and nnUNet_raw has no labels to create it from. Training works without it, "
+                f"but the validation after training does not. Copy the folder from where the data was preprocessed."
             )
         return
     try:
@@ -41,7 +41,7 @@ def update_ground_truth(
                 with suppress(FileNotFoundError):
                     half.unlink()
     except OSError as error:
-        log(f"Warning: could not bring {target} up to date ({error}); the validation after training needs it.")
+        log(f"Warning: {target} could not be updated ({error}); the validation after training needs it.")
 
 
 def _same(label: Path, copy: Path) -> bool:

@@ -1,8 +1,8 @@
-"""`HRMedSegPreprocessor`: nnU-Net's preprocessing with the canvas in the place of the target spacing.
+"""`HRMedSegPreprocessor`: nnU-Net's preprocessing with a canvas instead of a target spacing.
 
 Transpose, crop to non-zero and normalize are nnU-Net's own; then every slice is resized to the canvas (the plan's patch
-size) and the number of slices stays. The properties keep the shapes before and after cropping, so nnU-Net's own export
-resizes predicted logits back and puts them in their place, without knowing of the canvas.
+size); the number of slices does not change. The properties keep the shapes before and after cropping, so nnU-Net's own
+export resizes predicted logits back to the image.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from nnunet_hrmedseg.preprocessing.canvas import OUTSIDE, resize_images_to_canva
 
 __all__ = ["HRMedSegPreprocessor"]
 
-ROUNDING = 0.01  # a label that is off by less is taken for one with a rounding error
+ROUNDING = 0.01  # a smaller deviation of a label from a whole number is a rounding error
 
 _PALETTE = (
     "The segmentation is an image with a palette. Its pixel values are the labels, but nnU-Net's reader gives the "
@@ -41,11 +41,11 @@ _PALETTE = (
 
 
 class HRMedSegPreprocessor(DefaultPreprocessor):
-    """Resizes to the canvas instead of to a spacing, and names the case and the file when something is wrong with it.
+    """Resize to the canvas instead of to a spacing; errors name the case and the file.
 
-    Found by nnU-Net under this name in a plan's `preprocessor_name`, for training data and for prediction alike.
+    nnU-Net finds it by this name in a plan's `preprocessor_name`, for training data and for prediction.
 
-    Raises (all its methods that take a case):
+    Raises:
         DataError: wrong number of channels; NaN or infinite intensities; image and segmentation of different size;
             label values that dataset.json does not list; files that cannot be read.
     """
@@ -81,9 +81,9 @@ class HRMedSegPreprocessor(DefaultPreprocessor):
         configuration_manager: ConfigurationManager,
         dataset_json: dict | str,
     ):
-        """As nnU-Net's: takes (C, Z, Y, X) and (1, Z, Y, X), returns both with (Z', H, W) after transpose and crop.
+        """Preprocess (C, Z, Y, X) and (1, Z, Y, X); return both with (Z', H, W) after transpose and crop.
 
-        Without a segmentation, the one that is returned is 0 everywhere.
+        Without a segmentation, the returned one is 0 everywhere.
         """
         dataset: dict = load_json(dataset_json) if isinstance(dataset_json, str) else dataset_json
         channels = list((dataset.get("channel_names") or dataset["modality"]).values())
@@ -103,7 +103,7 @@ class HRMedSegPreprocessor(DefaultPreprocessor):
         configuration_manager: ConfigurationManager,
         foreground_intensity_properties_per_channel: dict,
     ) -> np.ndarray:
-        # the float32 mean of a constant is off by a rounding error, which the division by a tiny deviation blows up
+        # the float32 mean of a constant has a rounding error, which the division by a tiny deviation would amplify
         constant = [
             c
             for c in range(len(data))
@@ -115,7 +115,7 @@ class HRMedSegPreprocessor(DefaultPreprocessor):
         return data
 
     def run(self, dataset_name_or_id: int | str, configuration_name: str, plans_identifier: str, num_processes: int):
-        """What `nnUNetv2_preprocess` calls: makes the canvas data of a plan anew, whatever is there already.
+        """Create the canvas data of a plan again, whatever exists; called by `nnUNetv2_preprocess`.
 
         Raises:
             PlanError: there is no plan, or it does not fit HRMedSeg.
@@ -129,7 +129,7 @@ class HRMedSegPreprocessor(DefaultPreprocessor):
         preprocessed = required_nnunet_folder("nnUNet_preprocessed")
         plans = _load(os.path.join(preprocessed, dataset_name, f"{plans_identifier}.json"), dataset_name)
         dataset_json = _load(os.path.join(preprocessed, dataset_name, "dataset.json"), dataset_name)
-        # a canvas that was edited in the plans file changes the data folder's name with it
+        # if the canvas was edited in the plans file, the name of the data folder changes with it
         plans = hrmedseg_plans(plans, configuration_name, num_training_cases=dataset_json["numTraining"])
         check_channels(plans, configuration_name, plans["configurations"][configuration_name], dataset_json)
         ensure_canvas_data(
@@ -146,7 +146,7 @@ class HRMedSegPreprocessor(DefaultPreprocessor):
 
 
 class _CanvasConfiguration(ConfigurationManager):
-    """The same configuration; its resampling goes to the canvas, whatever shape the spacing would give."""
+    """A configuration whose resampling resizes to the canvas, whatever shape the spacing would give."""
 
     def __init__(self, configuration: dict, *, has_seg: bool) -> None:
         super().__init__(configuration)
@@ -159,7 +159,7 @@ class _CanvasConfiguration(ConfigurationManager):
     @property
     def resampling_fn_seg(self):
         if not self.has_seg:
-            # what comes here then is nnU-Net's map of the non-zero region, which nothing reads after the normalization
+            # nnU-Net passes its map of the non-zero region, which is not used after the normalization
             return lambda seg, *_spacing, **__: np.zeros((*seg.shape[:2], *map(int, self.patch_size)), seg.dtype)
         return lambda seg, *_spacing, **__: resize_segmentation_to_canvas(seg, self.patch_size)
 
@@ -167,7 +167,7 @@ class _CanvasConfiguration(ConfigurationManager):
 def _checked_segmentation(
     seg: np.ndarray, image_shape: tuple[int, ...], plans_manager: PlansManager, dataset_json: dict
 ) -> np.ndarray:
-    """The segmentation as int16 (what nnU-Net saves), if it fits the image and dataset.json."""
+    """Return the segmentation as int16, which nnU-Net saves, if it fits the image and dataset.json."""
     if len(seg) != 1:
         grey = (seg[:3] == seg[:1]).all()
         raise DataError(
@@ -181,8 +181,8 @@ def _checked_segmentation(
         )
     if seg.shape[1:] != image_shape:
         raise DataError(
-            f"Image and segmentation differ in size: {format_shape(image_shape)} and {format_shape(seg.shape[1:])} (slices x rows x "
-            f"columns). The segmentation must be drawn on exactly this image."
+            f"Image and segmentation differ in size: {format_shape(image_shape)} and {format_shape(seg.shape[1:])} "
+            f"(slices x rows x columns). The segmentation must be drawn on exactly this image."
         )
     label_manager = plans_manager.get_label_manager(dataset_json)
     allowed = {OUTSIDE, 0, *map(int, label_manager.all_labels)}
@@ -193,7 +193,7 @@ def _checked_segmentation(
         listed = ", ".join(f"{name}: {value}" for name, value in dataset_json["labels"].items())
         shown = ", ".join(map(all_digits, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
         raise DataError(
-            f"The segmentation holds label values that dataset.json does not list: {shown}. dataset.json lists "
+            f"The segmentation contains label values that dataset.json does not list: {shown}. dataset.json lists "
             f"{{{listed}}}. {_advice_on_labels(unknown, allowed)}"
         )
     return seg.astype(np.int16)

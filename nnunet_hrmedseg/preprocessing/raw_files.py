@@ -1,8 +1,8 @@
-"""Whether raw files are those that canvas data was made of: by size and time, and where only times differ, by content.
+"""Check whether raw files are those that canvas data was made from.
 
-Copying a dataset gives every file a new time, and a corrected label may come with an older one (unzip, tar, `cp -p`,
-`rsync -t`). So no time means "newer" here: files with the size and the time that were recorded are the same, and
-others are compared by content.
+Files with the recorded size and modification time are the same; others are compared by content. Copying a dataset gives
+every file a new time, and a corrected label may have an older one (unzip, tar, `cp -p`, `rsync -t`), so a time never
+means "newer".
 """
 
 from __future__ import annotations
@@ -36,21 +36,22 @@ def file_states(case: RawCase) -> list[list]:
 
 
 def record_files(case: RawCase, before: list[list]) -> list[list]:
-    """Return the states of a case's files with their sha256, as a JSON record holds them.
+    """Return the states of a case's files with their sha256, for the JSON record.
 
     Args:
-        before: the states from before the case was preprocessed. A file that changed since gets no sha256.
+        case: the raw case.
+        before: the states before the case was preprocessed. A file that has changed since gets no sha256.
     """
     now = zip((*case.images, case.label), before, file_states(case), strict=True)
     return [[*was, sha256(file) if was == is_ else None] for file, was, is_ in now]
 
 
 def find_changes(recorded: dict[str, Any], cases: dict[str, RawCase]) -> tuple[Changes, dict[str, list[list]]]:
-    """Compare raw cases with the record of those that canvas data was made of.
+    """Compare raw cases with the record of those that canvas data was made from.
 
     Returns:
-        What differs; and the records of the cases whose files have new times but the same content, which are to be
-        saved, so that they need not be read again.
+        the changes; and new records of the cases whose files have new times but the same content, to be saved, so that
+        the files are not read again.
     """
     now = {name: file_states(case) for name, case in cases.items()}
     changed, touched = [], {}

@@ -1,25 +1,25 @@
-"""Every name that nnU-Net can look up in this package, and where the class behind it lives. Imports nothing."""
+"""Every name that nnU-Net can look up in this package, and the module of its class. Imports nothing."""
 
 from __future__ import annotations
 
 __all__ = [
     "EPOCHS",
-    "PLACES",
+    "LOOKUP_PACKAGES",
     "REGISTERED",
     "TRAINERS",
     "trainer_variant_name",
 ]
 
 EPOCHS = (1, 5, 10, 20, 50, 100, 250)
-"""Training lengths that exist as trainer variants."""
+"""Numbers of epochs for which trainer variants exist."""
 
 
 def trainer_variant_name(base: str, epochs: int) -> str:
-    """nnU-Net's own naming: `_1epoch`, `_5epochs`."""
+    """Return the name of a variant with another number of epochs, as nnU-Net names them: `_1epoch`, `_5epochs`."""
     return f"{base}_{epochs}epoch{'s' if epochs > 1 else ''}"
 
 
-PLACES = {
+LOOKUP_PACKAGES = {
     "trainer": "nnunetv2.training.nnUNetTrainer",
     "planner": "nnunetv2.experiment_planning",
     "preprocessor": "nnunetv2.preprocessing",

@@ -61,7 +61,7 @@ def life(nnunet, regions_model, tmp_path_factory) -> SimpleNamespace:
 
 def test_a_fold_is_trained_though_a_raw_case_is_gone(life):
     assert f"names cases that are missing: {life.gone}. Either" in life.removed
-    assert "this training uses the canvas data as it is" in life.removed
+    assert "this training uses the existing canvas data" in life.removed
     assert "Training done" in life.removed and "Validation complete" in life.removed
 
 

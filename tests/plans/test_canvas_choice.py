@@ -85,14 +85,14 @@ def test_advice(image, part, advised):
     assert advise_canvas(image, {"a": Thickness(part, 10)})[0] == advised
 
 
-def test_description_names_what_is_at_risk():
+def test_the_description_names_objects_that_may_be_missed():
     text = describe_canvases(
         (1435, 2943), {"caries": Thickness(0.007, 80), "jaw": Thickness(0.2, 24)}, {"2d": 2, "2d_512": 2, "2d_fit": 2}
     )
     lines = text.splitlines()
     assert lines[0] == "Median image: 1435 x 2943 pixels (height x width). Canvases:"
-    first = "  2d      1024 x 1024  batch size 2, thin objects (caries) about 7 pixels thick: "
-    assert lines[1] == first + "below 8 pixels they are at risk"
+    first = "  2d      1024 x 1024  batch size 2, thin objects (caries) about 7 pixels thick"
+    assert lines[1] == first + " (below 8 pixels they may be missed)"
     assert lines[3].startswith("  2d_fit  704 x 1456")
-    assert lines[4].startswith("Advised: 2d_fit, because images of 1435 x 2943 are elongated")
+    assert lines[4].startswith("Recommended: 2d_fit, because images of 1435 x 2943 pixels are elongated")
     assert "thin objects" not in describe_canvases((512, 512), {}, {"2d": 2, "2d_512": 2, "2d_fit": 2})

@@ -345,7 +345,7 @@ def test_data_that_would_have_to_be_made_in_a_read_only_folder(data, read_only):
     with pytest.raises(SetupError) as error:
         data.ensure()
     for words in (
-        "must be made (raw cases were changed: b)",
+        "must be created (raw cases were changed: b)",
         f"{data.folder.parent} cannot be written to",
         "Permission denied",
         "set nnUNet_preprocessed",
@@ -377,7 +377,13 @@ def test_a_removed_case_that_a_fold_needs_is_trained_with_as_it_is(data):
     assert folder == data.folder and data.content() == before
     assert (data.gt / "b.png").is_file()
     (line,) = lines
-    for words in ("as it is", "splits_final.json names cases that are missing: b", "restore", "remove", "begin again"):
+    for words in (
+        "existing canvas data",
+        "splits_final.json names cases that are missing: b",
+        "restore",
+        "remove",
+        "start over",
+    ):
         assert words in line
 
     with pytest.raises(DataError, match="names cases that are missing: b"):

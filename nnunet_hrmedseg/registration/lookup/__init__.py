@@ -1,2 +1,1 @@
-"""Laid down inside nnU-Net's own packages by the nnunet_hrmedseg wheel; `pip uninstall nnunet_hrmedseg` takes it
-away."""
+"""Installed inside nnU-Net's own packages by nnunet_hrmedseg; `pip uninstall nnunet_hrmedseg` removes it."""

@@ -1,7 +1,7 @@
 """The module in which nnU-Net finds the names of nnunet_hrmedseg.
 
-nnU-Net looks a name up by importing every module in its own folders and asking each whether it has that attribute. This
-one says yes to its own names alone, and imports the class only then: looking up any other name never touches
+nnU-Net looks a name up by importing every module in its own folders and checking for an attribute of that name. This
+module has only the names of nnunet_hrmedseg, and imports a class when it is looked up: other names do not import
 nnunet_hrmedseg, so a broken installation of it cannot break stock nnU-Net.
 """
 

@@ -17,6 +17,7 @@ _MODULES = {
     "HRMedSegError": "errors",
     "LGViT": "architectures",
     "SegMaFormer": "architectures",
+    "check_installation": "doctor.checks",
     "hrmedseg_plans": "plans.overrides",
 }
 """Public name -> the module it comes from."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "EPOCHS",
-    "PLACES",
+    "LOOKUP_PACKAGES",
     "REGISTERED",
     "TRAINERS",
     "trainer_variant_name",
@@ -19,7 +19,7 @@ def trainer_variant_name(base: str, epochs: int) -> str:
     return f"{base}_{epochs}epoch{'s' if epochs > 1 else ''}"
 
 
-PLACES = {
+LOOKUP_PACKAGES = {
     "trainer": "nnunetv2.training.nnUNetTrainer",
     "planner": "nnunetv2.experiment_planning",
     "preprocessor": "nnunetv2.preprocessing",

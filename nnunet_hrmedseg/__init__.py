@@ -12,11 +12,13 @@ from typing import Any
 __version__ = "0.1.0"
 
 _MODULES = {
+    "BenchmarkOptions": "evaluation.benchmark.options",
     "HERSeg": "architectures",
     "HRMedSeg": "architectures",
     "HRMedSegError": "errors",
     "LGViT": "architectures",
     "SegMaFormer": "architectures",
+    "benchmark_networks": "evaluation.benchmark.run",
     "check_installation": "doctor.checks",
     "hrmedseg_plans": "plans.overrides",
 }

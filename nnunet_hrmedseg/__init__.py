@@ -17,9 +17,13 @@ _MODULES = {
     "HRMedSeg": "architectures",
     "HRMedSegError": "errors",
     "LGViT": "architectures",
+    "PredictionFolders": "evaluation.comparison.inputs",
     "SegMaFormer": "architectures",
+    "TrainedModels": "evaluation.comparison.inputs",
+    "TrainingOptions": "evaluation.comparison.missing",
     "benchmark_networks": "evaluation.benchmark.run",
     "check_installation": "doctor.checks",
+    "compare": "evaluation.comparison.compare",
     "hrmedseg_plans": "plans.overrides",
 }
 """Public name -> the module it comes from."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from nnunet_hrmedseg.errors import PlanError
 from nnunet_hrmedseg.evaluation.benchmark.defaults import DEFAULTS
@@ -54,7 +54,9 @@ class BenchmarkOptions:
         """
         if self.dimensions not in DEFAULTS:
             raise PlanError(f"dimensions={self.dimensions}: give 2 for images or 3 for volumes.")
-        defaults = {name: value for name, value in DEFAULTS[self.dimensions].items() if getattr(self, name) is None}
+        defaults: dict[str, Any] = {
+            name: value for name, value in DEFAULTS[self.dimensions].items() if getattr(self, name) is None
+        }
         options = replace(self, **defaults)
         smallest = SMALLEST_SIDE[self.dimensions]
         wrong = [size for size in options.sizes or () if size < smallest or size & (size - 1)]

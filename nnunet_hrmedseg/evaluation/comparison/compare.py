@@ -31,7 +31,7 @@ from nnunet_hrmedseg.evaluation.comparison.inputs import (
 from nnunet_hrmedseg.evaluation.comparison.matching import Matched, choose_baseline, match
 from nnunet_hrmedseg.evaluation.comparison.missing import TrainingOptions, train_missing
 from nnunet_hrmedseg.evaluation.comparison.models import Model
-from nnunet_hrmedseg.evaluation.comparison.report import report
+from nnunet_hrmedseg.evaluation.comparison.report import report, require_template_engine
 from nnunet_hrmedseg.evaluation.comparison.results import Results
 from nnunet_hrmedseg.evaluation.comparison.summaries import check_summary
 from nnunet_hrmedseg.io.child_processes import ignoring_ctrl_c
@@ -97,7 +97,8 @@ def compare(
     Raises:
         PlanError: an unknown dataset or baseline, or options that exclude each other.
         DataError: models, predictions or reference segmentations that are missing or unreadable.
-        SetupError: a device, folder or environment variable that is missing, or an output that cannot be written.
+        SetupError: a device, folder, environment variable or package that is missing, or an output that cannot be
+            written.
 
     Example:
         >>> import json
@@ -124,6 +125,7 @@ def compare(
     if isinstance(models, str | int):
         models = TrainedModels(models)
     check_output_dir(Path(output or "."))  # before hours of training
+    require_template_engine()
     device = choose_device(device)
     if training is not None:
         if not isinstance(models, TrainedModels):

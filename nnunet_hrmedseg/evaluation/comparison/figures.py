@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from nnunet_hrmedseg.evaluation.comparison.results import Results
 from nnunet_hrmedseg.measures import MEASURES
 
-__all__ = ["bland_altman", "colours", "differences", "distribution", "quality_against_cost", "wrapped"]
+__all__ = ["bland_altman", "colors", "differences", "distribution", "quality_against_cost", "wrapped"]
 
-BASELINE_COLOUR = "#6b7280"
-# Okabe and Ito's, which colour-blind readers can tell apart
-RIVAL_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+BASELINE_COLOR = "#6b7280"
+# Okabe and Ito's, which color-blind readers can tell apart
+RIVAL_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 WIDTH = 4.2  # inches; the page scales it
 
 STYLE: Any = {
@@ -34,10 +34,10 @@ STYLE: Any = {
 }
 
 
-def colours(results: Results) -> dict[str, str]:
-    """One colour for each model, the same in all charts and pictures."""
-    rivals = {model: RIVAL_COLOURS[i % len(RIVAL_COLOURS)] for i, model in enumerate(results.rivals)}
-    return {results.baseline: BASELINE_COLOUR, **rivals}
+def colors(results: Results) -> dict[str, str]:
+    """One color for each model, the same in all charts and pictures."""
+    rivals = {model: RIVAL_COLORS[i % len(RIVAL_COLORS)] for i, model in enumerate(results.rivals)}
+    return {results.baseline: BASELINE_COLOR, **rivals}
 
 
 def distribution(results: Results, name: str, measure: str) -> str:
@@ -45,7 +45,7 @@ def distribution(results: Results, name: str, measure: str) -> str:
     models = results.models
     with matplotlib.rc_context(STYLE):
         figure, axes = _chart(0.75 + 0.62 * len(models), f"{name}: {measure}")
-        of_model = colours(results)
+        of_model = colors(results)
         for place, model in enumerate(reversed(models)):
             values = results.of(model, name, measure)[:, 0]
             values = values[np.isfinite(values)]
@@ -79,12 +79,12 @@ def differences(results: Results, tests: list[dict[str, Any]], measure: str) -> 
     with matplotlib.rc_context(STYLE):
         height = 0.9 + 0.24 * lines * len(results.classes)
         figure, axes = _chart(height, f"{measure}: difference to {results.titles[results.baseline]}")
-        of_model = colours(results)
+        of_model = colors(results)
         for test in own:
-            interval, colour = test["difference"], of_model[test["model"]]
+            interval, color = test["difference"], of_model[test["model"]]
             place = -lines * results.classes.index(test["class"]) - results.rivals.index(test["model"]) - 1
-            axes.plot([interval["low"], interval["high"]], [place, place], color=colour, linewidth=2)
-            axes.plot(interval["mean"], place, "o", color=colour, markersize=5)
+            axes.plot([interval["low"], interval["high"]], [place, place], color=color, linewidth=2)
+            axes.plot(interval["mean"], place, "o", color=color, markersize=5)
         for i, name in enumerate(results.classes):
             axes.annotate(
                 name, (0, -lines * i), xycoords=("axes fraction", "data"), va="center", fontsize=8, color="#374151"
@@ -107,7 +107,7 @@ def bland_altman(results: Results, model: str, name: str) -> str:
     spread = 1.96 * difference.std(ddof=1) if len(difference) > 1 else 0.0
     with matplotlib.rc_context(STYLE):
         figure, axes = _chart(2.7, f"{name}: {results.titles[model]}", title_width=44)
-        axes.scatter(middle, difference, s=9, color=colours(results)[model], alpha=0.65, linewidths=0)
+        axes.scatter(middle, difference, s=9, color=colors(results)[model], alpha=0.65, linewidths=0)
         for height, style in ((bias, "-"), (bias - spread, "--"), (bias + spread, "--")):
             axes.axhline(height, color="#111827", linewidth=0.9, linestyle=style)
             axes.annotate(
@@ -129,7 +129,7 @@ def bland_altman(results: Results, model: str, name: str) -> str:
 def quality_against_cost(results: Results, content: dict[str, Any], cost: str, label: str, scale: float) -> str | None:
     """Mean Dice with its interval over one of the costs, on a logarithmic axis; None where nobody knows the cost.
 
-    Models are told by their colours alone: names beside the points would lie over each other.
+    Models are told by their colors alone: names beside the points would lie over each other.
     """
     points = []
     for model in content["models"]:
@@ -141,11 +141,11 @@ def quality_against_cost(results: Results, content: dict[str, Any], cost: str, l
         return None
     with matplotlib.rc_context(STYLE):
         figure, axes = _chart(2.8, label)
-        of_model = colours(results)
+        of_model = colors(results)
         for model, x, interval in points:
-            colour = of_model[model["name"]]
-            axes.plot([x, x], [interval["low"], interval["high"]], color=colour, linewidth=1.5)
-            axes.plot(x, interval["mean"], "o", color=colour, markersize=6)
+            color = of_model[model["name"]]
+            axes.plot([x, x], [interval["low"], interval["high"]], color=color, linewidth=1.5)
+            axes.plot(x, interval["mean"], "o", color=color, markersize=6)
         lowest, highest = min(x for _, x, _ in points), max(x for _, x, _ in points)
         axes.set_xlim(lowest / 1.6, highest * 1.6)
         _logarithmic(axes)

@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 from nnunetv2.evaluation.evaluate_predictions import region_or_label_to_mask
 from PIL import Image, ImageDraw
-from skimage.measure import find_contours
 from skimage.transform import resize
 
 from nnunet_hrmedseg.evaluation.comparison.results import Results
 from nnunet_hrmedseg.io.colors import CLASS_COLORS
+from nnunet_hrmedseg.io.pictures import draw_contours
 from nnunet_hrmedseg.io.stored_images import check_format
 from nnunet_hrmedseg.measures import Label, Task
 
 __all__ = ["Panel", "chosen_cases", "panels"]
 
 SIDE = 720  # pixels of a panel's longer side
-TRUTH_COLOUR = "#ffffff"
+TRUTH_COLOR = "#ffffff"
 MOST_BRIGHTENING = 10.0  # of dark RGB; more would show noise, and a few bright cells in a white picture
 
 
@@ -84,7 +84,7 @@ def panels(
     where = f", slice {slice_index + 1} of {image.shape[1]}" if image.shape[1] > 1 else ""
     made = [_panel(background, f"truth{where}", [(truth[part], None)], task.classes, scale)]
     for model, segmentation in segmentations.items():
-        drawn = [(truth[part], TRUTH_COLOUR), (segmentation[part], None)]
+        drawn = [(truth[part], TRUTH_COLOR), (segmentation[part], None)]
         made.append(_panel(background, predictions[model][0], drawn, task.classes, scale))
     return made
 
@@ -135,14 +135,10 @@ def _panel(
 ) -> Panel:
     picture = background.copy()
     draw = ImageDraw.Draw(picture)
-    for segmentation, colour in drawn:
+    for segmentation, color in drawn:
         for number, label in enumerate(classes.values()):
-            outline = colour or CLASS_COLORS[number % len(CLASS_COLORS)]
-            mask = np.pad(region_or_label_to_mask(segmentation, label), 1)
-            for contour in find_contours(mask.astype(np.float32), 0.5):
-                points = [((x - 0.5) * scale, (y - 0.5) * scale) for y, x in contour]
-                draw.line(points, fill="#000000", width=4, joint="curve")
-                draw.line(points, fill=outline, width=2, joint="curve")
+            outline = color or CLASS_COLORS[number % len(CLASS_COLORS)]
+            draw_contours(draw, region_or_label_to_mask(segmentation, label), outline, scale)
     buffer = io.BytesIO()
     picture.save(buffer, format="JPEG", quality=85)
     source = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -80,8 +80,8 @@ def match(models: Sequence[Model], baseline: Model, truth: dict[str, Path], fold
         if files is None:
             matched.warnings.append(
                 f"{model.name} is not compared: it has the folds {', '.join(model.folds) or 'none'}, "
-                f"the baseline {baseline.name} has {', '.join(folds)}. Train missing folds, or give folds that all models have "
-                f"with -f."
+                f"the baseline {baseline.name} has {', '.join(folds)}. Train missing folds, or give folds that all "
+                f"models have with -f."
             )
         elif set(files) != set(wanted):
             only = [format_names(sorted(a - b)) or "none" for a, b in _both_ways(set(files), set(wanted))]

@@ -5,6 +5,7 @@ import errno
 import json
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -333,3 +334,13 @@ def test_the_device_is_the_first_available_of_cuda_mps_cpu(
 def test_a_device_that_is_not_available_is_refused_first(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "-d", "99", "-device", "cuda"]) == 1
     assert "finds no cuda device here" in capsys.readouterr().err
+
+
+def test_a_missing_template_engine_is_reported_before_anything_is_measured(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "_measure", lambda *arguments: pytest.fail("it was measured"))
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert main(["compare", "-d", "7", "-o", "out"]) == 1
+    assert "pip install 'nnunet_hrmedseg[compare]'" in capsys.readouterr().err
+    assert not Path("out").exists()

@@ -136,8 +136,8 @@ def test_contours_of_a_small_structure_lie_around_it(tmp_path: Path) -> None:
         assert panel.width == panel.height == SIDE
         assert np.ptp(rows) == pytest.approx(SIDE * 20 / 128, abs=8)
         assert np.ptp(columns) == pytest.approx(SIDE * 30 / 128, abs=8)
-        coloured = (shown[..., 0] > 150) & (shown[..., 2] < 100)  # the first class's colour
-        drawn_rows, drawn_columns = np.flatnonzero(coloured.any(axis=1)), np.flatnonzero(coloured.any(axis=0))
+        colored = (shown[..., 0] > 150) & (shown[..., 2] < 100)  # the first class's color
+        drawn_rows, drawn_columns = np.flatnonzero(colored.any(axis=1)), np.flatnonzero(colored.any(axis=0))
         for edge, drawn in ((rows, drawn_rows), (columns, drawn_columns)):
             assert abs(drawn[0] - edge[0]) < 8 and abs(drawn[-1] - edge[-1]) < 8
 

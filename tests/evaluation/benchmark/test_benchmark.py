@@ -246,7 +246,7 @@ def test_no_gpu_is_said(capsys):
 
 @pytest.mark.parametrize("name", ["monai_unet", "smp_segformer_b0"])
 def test_a_library_that_is_not_installed_is_named(monkeypatch, capsys, tmp_path, name):
-    for module in ("monai", "monai.networks", "segmentation_models_pytorch"):
+    for module in ("monai", "monai.networks.nets", "segmentation_models_pytorch"):
         monkeypatch.setitem(__import__("sys").modules, module, None)
     assert main(["benchmark", "--networks", name, "--sizes", "64", "-o", str(tmp_path / "f.json")]) == 1
     assert "pip install 'nnunet_hrmedseg[benchmark]'" in capsys.readouterr().err

@@ -25,6 +25,7 @@ _MODULES = {
     "check_installation": "doctor.checks",
     "compare": "evaluation.comparison.compare",
     "hrmedseg_plans": "plans.overrides",
+    "make_dataset": "datasets.make",
 }
 """Public name -> the module it comes from."""
 

@@ -1,4 +1,4 @@
-"""Where the label map of a case comes from: mask files, or polygons."""
+"""Sources of the label map of a case: mask files, or polygons."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from nnunet_hrmedseg.datasets.masks import Coding, Color, find_coding, read_mask
 from nnunet_hrmedseg.datasets.matching import Case, Matches, assign_annotations, case_names, list_images, match
 from nnunet_hrmedseg.datasets.pixels import orientation, turn
 from nnunet_hrmedseg.datasets.polygons import Annotation, is_annotation_source, read_annotations
-from nnunet_hrmedseg.errors import HRMedSegError, format_names, format_shape
+from nnunet_hrmedseg.errors import DataError, PlanError, format_names, format_shape
 
 __all__ = ["MaskSource", "find_source"]
 
-# names that labelme and COCO tools give to these two
+# names of these two in labelme and COCO tools
 BACKGROUND = ("background", "_background_", "__background__")
 IGNORE = ("ignore", "_ignore_", "__ignore__")
 
@@ -25,7 +25,9 @@ class MaskSource(ABC):
     """Cases, their classes, and the label map of each case.
 
     Attributes:
-        notes: what was skipped or looks unusual.
+        cases: names and files.
+        labels: class -> value, background included.
+        notes: on files that were skipped or look unusual.
     """
 
     cases: list[Case]
@@ -34,18 +36,19 @@ class MaskSource(ABC):
 
     @property
     def classes(self) -> list[str]:
+        """Names of the classes without background and ignore label."""
         return [name for name, value in self.labels.items() if value and name != "ignore"]
 
     @abstractmethod
     def describe(self) -> str:
-        """Return what the masks were taken for."""
+        """Return how the masks were interpreted."""
 
     @abstractmethod
     def label_map(self, case: Case, shape: tuple[int, int]) -> np.ndarray:
         """Return the label map of a case, (H, W) uint8, for an image of this height and width.
 
         Raises:
-            HRMedSegError: a mask that cannot be read or has another size.
+            DataError: a mask that cannot be read or has another size.
         """
 
 
@@ -64,33 +67,33 @@ class MaskFiles(MaskSource):
         for file, name in case.masks:
             pixels = read_mask(file, color=self.coding.kind == "colors")
             if pixels.shape[:2] != shape and pixels.shape[1::-1] == shape and orientation(file) == 1:
-                # drawn on the image as it is stored, which is shown turned by its EXIF orientation
+                # drawn on the stored image, which viewers rotate by its EXIF orientation
                 pixels = turn(pixels, orientation(case.image))
             if pixels.shape[:2] != shape:
                 own = format_shape(pixels.shape[:2])
-                raise HRMedSegError(
-                    f"{file} has {own} pixels, its image {case.image} {format_shape(shape)} (height x width)."
+                raise DataError(
+                    f"{file} has {own} pixels, but its image {case.image} has {format_shape(shape)} (height x width)."
                 )
             masks.append((pixels, name))
         try:
             return self.coding.label_map(masks)
-        except HRMedSegError as error:
-            raise HRMedSegError(f"{format_names([str(file) for file, _ in case.masks])}: {error}.") from error
+        except DataError as error:
+            raise DataError(f"{format_names([str(file) for file, _ in case.masks])}: {error}.") from error
 
 
 class Polygons(MaskSource):
-    """Masks as outlines in a COCO file or labelme's files. Later shapes lie over earlier ones."""
+    """Masks as outlines in a COCO file or labelme files. Later shapes cover earlier ones."""
 
     def __init__(self, images_folder: Path, place: Path, classes: Sequence[str]):
         annotations, found, notes = read_annotations(place)
         named = [name for name in found if name not in (*BACKGROUND, *IGNORE)]
         if classes and not set(named) <= set(classes):
-            raise HRMedSegError(
-                f"{place} has the classes {format_names(named)}; --classes names {format_names(list(classes))}."
+            raise PlanError(
+                f"{place} has the classes {format_names(named)}, but --classes names {format_names(list(classes))}."
             )
         names = list(classes or named)
         if not names:
-            raise HRMedSegError(f"{place} holds no shape with an area.")
+            raise DataError(f"{place} has no shape with an area.")
         self.labels = {"background": 0, **{name: index for index, name in enumerate(names, start=1)}}
         if set(found) & set(IGNORE):
             self.labels["ignore"] = len(self.labels)
@@ -116,7 +119,7 @@ class Polygons(MaskSource):
         if unknown:
             self.notes.append(f"{len(unknown)} annotated images are missing: {format_names(unknown)}")
         if not self.cases:
-            raise HRMedSegError(f"No image of {images_folder} is annotated in {place}: {format_names(unknown)} are.")
+            raise DataError(f"{place} annotates no image of {images_folder}, but {format_names(unknown)}.")
 
     def describe(self) -> str:
         return f"outlines in {self.place}"
@@ -126,18 +129,18 @@ class Polygons(MaskSource):
         annotated = annotation.size or shape
         turned = annotated != shape and annotated[::-1] == shape and orientation(case.image) in (5, 6, 7, 8)
         if annotated != shape and not turned:
-            raise HRMedSegError(
-                f"{case.image} has {format_shape(shape)} pixels; {self.place} annotates it at {format_shape(annotated)} (height x "
-                f"width), so the outlines would lie in the wrong places. Take the image that was annotated, or correct "
-                f"the width and height in the annotation if they alone are wrong."
+            raise DataError(
+                f"{case.image} has {format_shape(shape)} pixels, but {self.place} annotates it at "
+                f"{format_shape(annotated)} (height x width), so the outlines would not fit. Use the image that was "
+                f"annotated, or correct width and height in the annotation if only these are wrong."
             )
         result = np.zeros(annotated, np.uint8)
         for outline in annotation.shapes:
             try:
                 result[outline.mask(*annotated)] = self.values[outline.category]
-            except HRMedSegError as error:
-                raise HRMedSegError(f"{self.place}, image {case.image.name}: {error}.") from error
-        # annotated as the image is stored, which is shown turned by its EXIF orientation
+            except DataError as error:
+                raise DataError(f"{self.place}, image {case.image.name}: {error}.") from error
+        # annotated on the stored image, which viewers rotate by its EXIF orientation
         return turn(result, orientation(case.image)) if turned else result
 
 
@@ -150,19 +153,20 @@ def find_source(
     threshold: int | None = None,
     ignore: int | None = None,
 ) -> MaskSource:
-    """Match images and masks, and find out how the masks are coded. See `make_dataset` for the arguments.
+    """Match images and masks, and infer the coding of the masks. See `make_dataset` for the arguments.
 
     Raises:
-        HRMedSegError: nothing matches, volumes, or masks that cannot be understood.
+        DataError: no match, volumes, or masks that cannot be interpreted.
+        PlanError: options that do not fit the masks.
     """
     if is_annotation_source(masks):
         return Polygons(images, masks, classes)
     matches = match(images, masks)
     if not matches.cases:
-        raise HRMedSegError(
-            f"No mask of {masks} matches an image of {images} by name: images are "
-            f"{_names(matches.images_without_mask)}, masks {_names(matches.masks_without_image)}. Name a mask like its "
-            f"image, with a prefix or suffix behind a separator if you like."
+        raise DataError(
+            f"No mask in {masks} matches an image in {images} by name. Images are "
+            f"{_names(matches.images_without_mask)}, masks are {_names(matches.masks_without_image)}. Give each mask "
+            f"the name of its image, optionally with a prefix or suffix after a separator."
         )
     coding = find_coding(
         matches.cases,

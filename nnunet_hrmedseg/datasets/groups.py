@@ -23,8 +23,8 @@ def find_groups(cases: Sequence[str], rule: str) -> dict[str, str]:
 
     Args:
         cases: names.
-        rule: a CSV file with the columns case and group, or a regular expression whose first parenthesis (or whole
-            match) is the group, such as `^(patient\\d+)_`.
+        rule: a CSV file with the columns case and group, or a regular expression whose first group (or whole match)
+            is the group, such as `^(patient[0-9]+)_`.
 
     Raises:
         DataError: an unreadable file, or cases without a group.

@@ -37,7 +37,7 @@ from nnunet_hrmedseg.evaluation.comparison.summaries import check_summary
 from nnunet_hrmedseg.io.child_processes import ignoring_ctrl_c
 from nnunet_hrmedseg.io.files import atomic_path, check_output_dir, make_output_dir, reporting_write_errors
 from nnunet_hrmedseg.io.machine import choose_device
-from nnunet_hrmedseg.measures import Task, surface_library, surface_measures_are_there
+from nnunet_hrmedseg.measures import Task, surface_library, surface_measures_available
 
 __all__ = ["ComparisonResult", "compare"]
 
@@ -138,12 +138,12 @@ def compare(
     matched.warnings += inputs.notes
     folder = make_output_dir(Path(output or f"hrmedseg_comparison_{inputs.name}"))  # fails before the long work
 
-    surfaces = surface_measures_are_there()
+    surfaces = surface_measures_available()
     if not surfaces:
         matched.warnings.append(
             "Surface measures (NSD, HD95, HD) are left out: they need MONAI. pip install 'nnunet_hrmedseg[compare]'"
         )
-    task = Task.of_dataset(inputs.dataset_json, next(iter(matched.truth.values())), tolerance, surfaces)
+    task = Task.from_dataset(inputs.dataset_json, next(iter(matched.truth.values())), tolerance, surfaces)
     measured = _measure(matched, task, processes or default_num_processes)
     _check_summaries(matched, task, measured)
     results = _results(inputs.name, baseline_model, matched, task, measured)

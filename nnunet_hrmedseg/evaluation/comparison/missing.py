@@ -44,7 +44,7 @@ def train_missing(models: TrainedModels, training: TrainingOptions, device: str)
     Raises:
         PlanError: no trainers, or not exactly one of epochs and minutes.
         DataError: splits_final.json cannot be read.
-        HRMedSegError: a training failed.
+        SetupError: a training failed.
     """
     if not models.trainers:
         raise PlanError("--train: name the trainers, such as -tr nnUNetTrainer nnUNetTrainerHRMedSeg.")

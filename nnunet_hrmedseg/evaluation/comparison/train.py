@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from pathlib import Path
 
-from nnunet_hrmedseg.errors import HRMedSegError, PlanError
+from nnunet_hrmedseg.errors import HRMedSegError, PlanError, SetupError
 from nnunet_hrmedseg.io.child_processes import terminate_group
 from nnunet_hrmedseg.io.files import read_json_object
 
@@ -46,7 +46,7 @@ def train_fold(
         npz: keep the probabilities of the validation, which an ensemble needs.
 
     Raises:
-        HRMedSegError: the training failed. The message has the last lines of its standard error.
+        SetupError: the training failed. The message has the last lines of its standard error.
     """
     command = [sys.executable, "-u", "-m", __name__]
     command += [str(dataset), configuration, str(fold), "-tr", trainer_name, "-p", plans_name, "-device", device]
@@ -72,7 +72,7 @@ def train_fold(
         terminate_group(process)
     shown.join()
     if status != 0:
-        raise HRMedSegError(
+        raise SetupError(
             f"{trainer_name}, {plans_name}, {configuration}, fold {fold} of dataset {dataset} failed with status "
             f"{status}. Its last output:\n{''.join(last)}"
         )

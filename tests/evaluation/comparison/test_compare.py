@@ -36,7 +36,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "surface_measures_are_there", lambda: False)  # quicker; measured elsewhere
+    monkeypatch.setattr(module, "surface_measures_available", lambda: False)  # quicker; measured elsewhere
     return tmp_path
 
 
@@ -123,14 +123,14 @@ def test_a_summary_that_no_longer_fits_is_named(root: Path) -> None:
     shutil.copy(root / "nnUNet_raw" / DATASET / "labelsTr" / "case1.png", validation / "case1.png")
     content, _ = run("-d", "7")
     (warning,) = [warning for warning in content["warnings"] if "summary.json" in warning]
-    assert "Dice of disc in case1.png, the files give 1.0" in warning
+    assert "Dice of disc in case1.png, but the files give 1.0" in warning
 
 
 @pytest.mark.parametrize("old", ['{"results": {"all": [], "mean": {}}}', "[]", "{", ""])
 def test_a_summary_of_an_older_nnunet_is_named(root: Path, old: str) -> None:
     (root / "nnUNet_results" / DATASET / STOCK / "fold_1" / "validation" / "summary.json").write_text(old)
     content, _ = run("-d", "7")
-    assert any("is of an older nnU-Net, or damaged" in warning for warning in content["warnings"])
+    assert any("is from an older nnU-Net or damaged" in warning for warning in content["warnings"])
 
 
 def test_a_model_that_lacks_a_fold_is_named_and_the_rest_compared(root: Path) -> None:

@@ -54,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning.add_argument(
         "--ignore", type=int, metavar="VALUE", help="mask value of pixels that were not annotated [default: none]"
     )
+    meaning.add_argument(
+        "--instances",
+        action="store_true",
+        help="each mask file, value, color or polygon is an object, such as a nucleus: write labels with borders, which "
+        "separate touching objects [default: masks of classes]",
+    )
     parser.add_argument(
         "--groups",
         metavar="PATTERN|CSV",
@@ -85,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
         threshold=args.threshold,
         ignore=args.ignore,
         groups=args.groups,
+        instances=args.instances,
         link=args.link,
         dry_run=args.dry_run,
         overwrite=args.overwrite,

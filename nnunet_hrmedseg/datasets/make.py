@@ -25,6 +25,7 @@ from nnunet_hrmedseg.datasets.pixels import orientation, read_image
 from nnunet_hrmedseg.datasets.sources import MaskSource, find_source
 from nnunet_hrmedseg.errors import DataError, HRMedSegError, PlanError, SetupError, format_names, format_shape
 from nnunet_hrmedseg.io.files import replace_directory
+from nnunet_hrmedseg.io.instances import BORDER, CORE, INSTANCES
 from nnunet_hrmedseg.nnunet_versions import required_nnunet_folder
 from nnunet_hrmedseg.plans.splits import NNUNET_FOLDS, SPLITS
 
@@ -98,6 +99,7 @@ def make_dataset(
     threshold: int | None = None,
     ignore: int | None = None,
     groups: str | None = None,
+    instances: bool = False,
     link: bool = False,
     dry_run: bool = False,
     overwrite: bool = False,
@@ -119,6 +121,8 @@ def make_dataset(
         ignore: mask value of pixels that were not annotated.
         groups: CSV file (columns case and group) or regular expression. Cases of a group stay in one fold: a
             splits_final.json is written, which nnU-Net's planner copies.
+        instances: each mask file, value, color or polygon is an object. The labels are the core and the border of
+            objects, from which `separate_instances` gets the objects back; `classes` may name the objects.
         link: hard-link image files that nnU-Net can read as they are, instead of copying them.
         dry_run: describe the files and write nothing.
         overwrite: replace the dataset of this number and name.
@@ -150,7 +154,15 @@ def make_dataset(
     """
     raw = Path(required_nnunet_folder("nnUNet_raw") if raw is None else raw)
     folder = _free_folder(raw, number, name, overwrite)
-    source = find_source(Path(images), Path(masks), classes=classes, colors=colors, threshold=threshold, ignore=ignore)
+    source = find_source(
+        Path(images),
+        Path(masks),
+        classes=classes,
+        colors=colors,
+        threshold=threshold,
+        ignore=ignore,
+        instances=instances,
+    )
     summary, tiles = _scan(source)
     group_of = find_groups(summary.cases, groups) if groups else None
     if group_of is None and (found := suspected_groups(summary.cases)):
@@ -170,7 +182,7 @@ def make_dataset(
     incomplete = folder.with_name(f"incomplete_{folder.name}")
     shutil.rmtree(incomplete, ignore_errors=True)
     try:
-        _write(source, summary, incomplete, link)
+        _write(source, summary, incomplete, link, instances)
         contact_sheet(tiles, source.classes).save(incomplete / SHEET)
         if group_of is not None:
             (incomplete / SPLITS).write_text(json.dumps(make_splits(group_of), indent=2), encoding="utf-8")
@@ -259,7 +271,7 @@ def _scan(source: MaskSource) -> tuple[DatasetSummary, list[tuple[str, Image.Ima
     return summary, tiles
 
 
-def _write(source: MaskSource, summary: DatasetSummary, folder: Path, link: bool) -> None:
+def _write(source: MaskSource, summary: DatasetSummary, folder: Path, link: bool, instances: bool) -> None:
     for part in ("imagesTr", "labelsTr"):
         (folder / part).mkdir(parents=True)
     ending = summary.file_ending
@@ -277,6 +289,7 @@ def _write(source: MaskSource, summary: DatasetSummary, folder: Path, link: bool
         "labels": source.labels,
         "numTraining": len(source.cases),
         "file_ending": ending,
+        **({INSTANCES: {"core": CORE, "border": BORDER}} if instances else {}),
     }
     (folder / "dataset.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 

@@ -15,7 +15,7 @@ from nnunet_hrmedseg.datasets.pixels import orientation, read_image
 from nnunet_hrmedseg.errors import DataError, PlanError, format_names
 from nnunet_hrmedseg.io.image_formats import FORMATS, allow_large_images
 
-__all__ = ["Coding", "find_coding", "parse_colors", "read_mask"]
+__all__ = ["JPEG", "Coding", "Color", "as_values", "find_coding", "number_objects", "parse_colors", "read_mask"]
 
 MAX_CLASSES = 100
 JPEG = (".jpg", ".jpeg")
@@ -70,14 +70,14 @@ class Coding:
         result = np.zeros(masks[0][0].shape[:2], np.uint8)
         for pixels, name in masks:
             if self.threshold is not None:
-                result[_as_values(pixels) >= self.threshold] = 1
+                result[as_values(pixels) >= self.threshold] = 1
             elif self.kind == "files":
-                result[_as_values(pixels) > 0] = self.labels[name] if name else 1
+                result[as_values(pixels) > 0] = self.labels[name] if name else 1
             elif self.kind == "colors":
                 for color, label in self.label_of_color.items():
                     result[(pixels == np.array(color, pixels.dtype)).all(-1)] = label
             else:
-                values = _as_values(pixels)
+                values = as_values(pixels)
                 unknown = sorted(set(np.unique(values).tolist()) - set(self.label_of_value))
                 if unknown:
                     raise DataError(
@@ -126,12 +126,21 @@ def read_mask(file: Path, *, color: bool = False) -> np.ndarray:
         pixels = read_image(file)
     if color:
         return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=-1)
-    return _as_values(pixels) if pixels.ndim == 3 and (pixels == pixels[..., :1]).all() else pixels
+    return as_values(pixels) if pixels.ndim == 3 and (pixels == pixels[..., :1]).all() else pixels
 
 
-def _as_values(pixels: np.ndarray) -> np.ndarray:
+def as_values(pixels: np.ndarray) -> np.ndarray:
     """Return (H, W). A color image becomes its largest channel, which is 0 only for black."""
     return pixels.max(-1) if pixels.ndim == 3 else pixels
+
+
+def number_objects(pixels: np.ndarray) -> np.ndarray:
+    """Return (H, W) int32: the values or colors of a mask, numbered from 1, and 0 for the value 0 or black."""
+    if pixels.ndim == 3:
+        red, green, blue = (pixels[..., i].astype(np.int64) for i in range(3))
+        pixels = (red << 32) + (green << 16) + blue
+    values, numbered = np.unique(pixels, return_inverse=True)
+    return (numbered.reshape(pixels.shape) + (values[0] != 0)).astype(np.int32)
 
 
 def _palette_indices(file: Path) -> np.ndarray | None:
@@ -225,7 +234,7 @@ def _values_and_colors(files: Sequence[Path]) -> tuple[list[int], list[Color], s
             raise DataError(
                 f"The masks have more than {MAX_CLASSES} {kind} ({file} among them), so they are not class numbers. "
                 f"Perhaps their edges are blurred, or images lie where masks should be. For one class give "
-                f"--threshold 128. Numbers of objects in one file cannot be read yet."
+                f"--threshold 128. If they are numbers of objects, give --instances."
             )
     if counts:
         for value in values - {0}:

@@ -69,8 +69,8 @@ def match_instances(truth: np.ndarray, predicted: np.ndarray, threshold: float =
         threshold: of the IoU.
 
     Returns:
-        "F1": 2 TP / (2 TP + FP + FN); "PQ": the sum of the matches' IoU over (TP + FP/2 + FN/2), the panoptic quality of
-        one class (Kirillov et al., 2019). Both are NaN if neither map has an object.
+        "F1": 2 TP / (2 TP + FP + FN); "PQ": the sum of the matches' IoU over (TP + FP/2 + FN/2), the panoptic quality
+        of one class (Kirillov et al., 2019). Both are NaN if neither map has an object.
     """
     true_numbers, true_map = np.unique(truth, return_inverse=True)
     numbers, predicted_map = np.unique(predicted, return_inverse=True)

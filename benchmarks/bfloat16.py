@@ -46,7 +46,7 @@ def compare(folder: Path, fold: int, cases: int) -> dict:
     dataset = predictors["float32"].dataset_json
     files = get_filenames_of_train_images_and_targets(str(Path(os.environ["nnUNet_raw"]) / name), dataset)
     held_out = json.loads((preprocessed / "splits_final.json").read_text())[fold]["val"][:cases]
-    task = Task.of_dataset(dataset, Path(files[held_out[0]]["label"]), tolerance=1, surfaces=False)
+    task = Task.from_dataset(dataset, Path(files[held_out[0]]["label"]), tolerance=1, surfaces=False)
     rows = []
     with TemporaryDirectory() as temporary:
         masks = {kind: Path(temporary) / f"{kind}{dataset['file_ending']}" for kind in predictors}

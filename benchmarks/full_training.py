@@ -22,6 +22,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -179,5 +180,15 @@ def main() -> None:
         {"status": status, "record": record}[args.step](args.work)
 
 
+def run_main() -> None:
+    """Run `main`, and stop quietly if the output is closed, as in `status | head`."""
+    try:
+        main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # as shells report SIGPIPE
+
+
 if __name__ == "__main__":
-    main()
+    run_main()

@@ -12,12 +12,20 @@ from typing import Any
 __version__ = "0.1.0"
 
 _MODULES = {
+    "BenchmarkOptions": "evaluation.benchmark.options",
     "HERSeg": "architectures",
     "HRMedSeg": "architectures",
     "HRMedSegError": "errors",
     "LGViT": "architectures",
+    "PredictionFolders": "evaluation.comparison.inputs",
     "SegMaFormer": "architectures",
+    "TrainedModels": "evaluation.comparison.inputs",
+    "TrainingOptions": "evaluation.comparison.missing",
+    "benchmark_networks": "evaluation.benchmark.run",
+    "check_installation": "doctor.checks",
+    "compare": "evaluation.comparison.compare",
     "hrmedseg_plans": "plans.overrides",
+    "make_dataset": "datasets.make",
 }
 """Public name -> the module it comes from."""
 

@@ -1,15 +1,15 @@
 """Dice, IoU, Dice per slice, Hausdorff distances and normalized surface Dice, per case and class.
 
-Dice and IoU are nnU-Net's own, counts and formulas, so they agree with its summary.json to the last digit; the surface
-measures are MONAI's. Rules for empty masks:
+Dice and IoU use nnU-Net's counts and formulas, so they equal its summary.json to the last digit. Surface measures are
+computed by MONAI. Rules for empty masks:
 
 | truth and prediction | Dice, IoU, Dice per slice | NSD | HD95, HD |
 |---|---|---|---|
-| both empty | not defined, left out of means | not defined | not defined |
-| one of them empty | 0 | 0 | the image's diagonal, the largest distance that there could be |
+| both empty | undefined, left out of means | undefined | undefined |
+| one of them empty | 0 | 0 | the image's diagonal, the largest possible distance |
 
-Dice per slice is of volumes alone: the mean over the slices along the first axis that the reader gives, each of them
-under the same rules.
+Dice per slice is only for volumes: the mean over the slices along the first axis of the reader, with the same rules
+for each slice.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn, region_or_label_to_mask
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
-from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.errors import DataError, PlanError, format_names
 from nnunet_hrmedseg.io.json_values import label_value
 from nnunet_hrmedseg.io.raw_cases import find_reader
 from nnunet_hrmedseg.io.stored_images import check_format
@@ -39,7 +39,7 @@ __all__ = [
     "slice_dice",
     "surface_library",
     "surface_measures",
-    "surface_measures_are_there",
+    "surface_measures_available",
 ]
 
 Label = int | tuple[int, ...]
@@ -53,14 +53,14 @@ class Measure:
     higher_is_better: bool = True
     has_unit: bool = False  # pixels or mm
     on_surfaces: bool = False  # needs MONAI
-    of_volumes: bool = False  # of volumes alone
+    of_volumes: bool = False  # only for volumes
 
 
 MEASURES = {
     "Dice": Measure("Dice"),
     "IoU": Measure("IoU"),
     "SliceDice": Measure("Dice per slice", of_volumes=True),
-    "NSD": Measure("Normalised surface Dice", on_surfaces=True),
+    "NSD": Measure("Normalized surface Dice", on_surfaces=True),
     "HD95": Measure("95 % Hausdorff distance", higher_is_better=False, has_unit=True, on_surfaces=True),
     "HD": Measure("Hausdorff distance (maximum)", higher_is_better=False, has_unit=True, on_surfaces=True),
 }
@@ -68,37 +68,53 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Task:
-    """How the cases of a data set are read and measured."""
+    """How the cases of a dataset are read and measured.
+
+    Attributes:
+        reader: nnU-Net's reader of label maps.
+        classes: class -> label, or labels of a region.
+        ignore_label: of pixels that do not count.
+        tolerance: of NSD, in the unit.
+        surfaces: whether to compute the measures that need MONAI.
+        unit: of distances: px or mm.
+        volumes: whether to compute the measures of volumes.
+    """
 
     reader: BaseReaderWriter
     classes: Mapping[str, Label]
     ignore_label: int | None
-    tolerance: float  # of NSD, in the unit
-    surfaces: bool  # with the measures that need MONAI
-    unit: str  # of distances: px or mm
-    volumes: bool = False  # with the measures of volumes
+    tolerance: float
+    surfaces: bool
+    unit: str
+    volumes: bool = False
 
     @classmethod
-    def of_dataset(cls, dataset_json: dict[str, Any], example: Path, tolerance: float, surfaces: bool) -> Task:
-        """Make a task from a dataset.json and one reference segmentation, by which reader and measures are chosen."""
+    def from_dataset(cls, dataset_json: dict[str, Any], example: Path, tolerance: float, surfaces: bool) -> Task:
+        """Make a task from a dataset.json and one reference segmentation, which determine reader and measures.
+
+        Raises:
+            PlanError: dataset.json lists no class.
+            DataError: nnU-Net has no reader for the file.
+        """
         labels = {name: label_value(name, value) for name, value in dataset_json["labels"].items()}
         ignore = labels.pop("ignore", None)
         classes = {name: label for name, label in labels.items() if label not in (0, (0,))}
         if not classes:
-            raise HRMedSegError(f"dataset.json lists no class to measure: only {format_names([*labels])}.")
+            raise PlanError(f"dataset.json lists no class to measure, but only {format_names([*labels])}.")
         try:
             reader = find_reader(dataset_json, str(example))()
         except RuntimeError as error:
-            raise HRMedSegError(f"nnU-Net has no reader for {example}: {error}") from error
+            raise DataError(f"nnU-Net has no reader for {example}: {error}") from error
         unit = "px" if type(reader).__name__ == "NaturalImage2DIO" else "mm"
         try:
             volumes = reader.read_seg(str(example))[0].shape[1] > 1
-        except Exception:  # readers raise what they like; `measure` names the file
+        except Exception:  # readers raise anything; `measure` names the file
             volumes = False
         return cls(reader, classes, ignore, tolerance, surfaces, unit, volumes)
 
     @property
     def measures(self) -> list[str]:
+        """Names of the measures that are computed."""
         return [
             name
             for name, measure in MEASURES.items()
@@ -106,17 +122,17 @@ class Task:
         ]
 
     def measure(self, truth: Path, prediction: Path) -> dict[str, dict[str, float]]:
-        """Class -> measure -> value, and its sizes in truth and prediction (area or volume) as size_truth, size.
+        """Return class -> measure -> value, and the areas or volumes in truth and prediction as size_truth and size.
 
         Raises:
-            HRMedSegError: one of the two files cannot be read, or they are of different sizes.
+            DataError: one of the two files cannot be read, or their sizes differ.
         """
         try:
             return self._measure(truth, prediction)
-        except Exception as error:  # readers and metrics raise what they like, and name no file
-            raise HRMedSegError(
-                f"{prediction} cannot be measured against {truth} ({type(error).__name__}: {error}). Is it damaged, or "
-                "of another size?"
+        except Exception as error:  # readers and metrics raise anything, without the name of the file
+            raise DataError(
+                f"{prediction} cannot be compared with {truth} ({type(error).__name__}: {error}). One of them may be "
+                "damaged, or have another size."
             ) from error
 
     def _measure(self, truth: Path, prediction: Path) -> dict[str, dict[str, float]]:
@@ -133,9 +149,16 @@ class Task:
     def measure_masks(
         self, truth: np.ndarray, predicted: np.ndarray, seen: np.ndarray, spacing: Sequence[float]
     ) -> dict[str, float]:
-        """The measures of one class, size_truth and size. All masks are boolean (Z, H, W); `seen` is what counts."""
-        of_slices = {"SliceDice": slice_dice(truth & seen, predicted & seen)} if self.volumes else {}
-        if len(truth) == 1:  # a 2D image; what nnU-Net says of its thickness is no size
+        """Return the measures of one class, size_truth and size.
+
+        Args:
+            truth: (Z, H, W) bool.
+            predicted: (Z, H, W) bool.
+            seen: (Z, H, W) bool; pixels that count.
+            spacing: of the three axes.
+        """
+        slices = {"SliceDice": slice_dice(truth & seen, predicted & seen)} if self.volumes else {}
+        if len(truth) == 1:  # a 2D image, whose thickness in nnU-Net is not a size
             truth, predicted, seen, spacing = truth[0], predicted[0], seen[0], spacing[1:]
         tp, fp, fn, _ = compute_tp_fp_fn_tn(truth, predicted, ~seen)
         empty, element = tp + fp + fn == 0, math.prod(spacing)
@@ -144,7 +167,7 @@ class Task:
             "IoU": math.nan if empty else float(tp / (tp + fp + fn)),
             "size_truth": (fn + tp) * element,
             "size": (fp + tp) * element,
-            **of_slices,
+            **slices,
         }
         return measured | (
             surface_measures(truth & seen, predicted & seen, spacing, self.tolerance) if self.surfaces else {}
@@ -165,8 +188,8 @@ def surface_measures(
     """Return HD95, HD and NSD of two boolean masks, 2D or 3D, in the unit of `spacing` and `tolerance`.
 
     HD95 is the larger of the two directions' 95th percentiles of distances between boundary pixels, HD the largest of
-    all these distances. NSD is the part of
-    both boundaries, by length (area), that lies within `tolerance` of the other (Nikolov et al., 2018).
+    all these distances. NSD is the part of both boundaries, by length (area), that lies within `tolerance` of the other
+    (Nikolov et al., 2018).
     """
     from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
@@ -177,7 +200,7 @@ def surface_measures(
         return {"HD95": diagonal, "HD": diagonal, "NSD": 0.0}
     predicted, reference = (torch.from_numpy(np.ascontiguousarray(mask))[None, None] for mask in (prediction, truth))
     sizes = [float(size) for size in spacing]
-    with warnings.catch_warnings():  # MONAI's, about its own next version
+    with warnings.catch_warnings():  # about the next version of MONAI
         warnings.simplefilter("ignore", FutureWarning)
         hd95, hd = (
             compute_hausdorff_distance(
@@ -191,7 +214,8 @@ def surface_measures(
     return {"HD95": float(hd95), "HD": float(hd), "NSD": float(nsd)}
 
 
-def surface_measures_are_there() -> bool:
+def surface_measures_available() -> bool:
+    """Return whether MONAI is installed."""
     try:
         import monai.metrics  # noqa: F401
     except ImportError:
@@ -200,7 +224,7 @@ def surface_measures_are_there() -> bool:
 
 
 def surface_library() -> str:
-    """Return name and version of the library that computes the measures on surfaces: results differ between them."""
+    """Return name and version of the library that computes surface measures, which differ between libraries."""
     import monai
 
     return f"MONAI {monai.__version__}"

@@ -257,7 +257,7 @@ def machine() -> tuple[dict[str, Any], str | None]:
         return {}, f"not installed: {' '.join(missing)}"
     import torch
 
-    from nnunet_hrmedseg.doctor.places import places
+    from nnunet_hrmedseg.doctor.lookup_modules import lookup_modules
     from nnunet_hrmedseg.errors import HRMedSegError
     from nnunet_hrmedseg.io.gpu import check_gpu, gpu_limitations
     from nnunet_hrmedseg.io.machine import processor_name
@@ -270,7 +270,7 @@ def machine() -> tuple[dict[str, Any], str | None]:
         },
         "cuda": torch.version.cuda,
     }
-    if not all(place.present for place in places()):
+    if not all(module.present for module in lookup_modules()):
         return found, "nnU-Net does not find this package's trainers: run python -m nnunet_hrmedseg.cli link"
     try:
         check_gpu(torch.device("cuda", 0))

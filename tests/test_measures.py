@@ -11,7 +11,7 @@ from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from PIL import Image
 from scipy.spatial.distance import directed_hausdorff
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError, HRMedSegError
 from nnunet_hrmedseg.measures import Task, slice_dice, surface_library, surface_measures
 
 LABELS = {"channel_names": {"0": "grey"}, "file_ending": ".png", "numTraining": 1}
@@ -149,7 +149,7 @@ def files(tmp_path: Path, *masks: np.ndarray) -> list[Path]:
 def test_dice_and_iou_are_nnunets_to_the_last_digit(tmp_path: Path) -> None:
     truth, prediction = (np.random.default_rng(seed).integers(0, 3, (33, 47)) for seed in (1, 2))
     paths = files(tmp_path, truth, prediction)
-    task = Task.of_dataset({**LABELS, "labels": {"background": 0, "a": 1, "b": 2}}, paths[0], 2.0, surfaces=False)
+    task = Task.from_dataset({**LABELS, "labels": {"background": 0, "a": 1, "b": 2}}, paths[0], 2.0, surfaces=False)
     own = compute_metrics(*map(str, paths), NaturalImage2DIO(), [1, 2])["metrics"]
     measured = task.measure(*paths)
     for name, label in (("a", 1), ("b", 2)):
@@ -166,8 +166,8 @@ def test_a_prediction_that_cannot_be_measured_is_named(tmp_path: Path, content: 
     truth, prediction = files(tmp_path, np.ones((8, 8)), np.ones((9, 8)))
     if content == "damaged":
         prediction.write_bytes(b"no image")
-    task = Task.of_dataset({**LABELS, "labels": {"background": 0, "a": 1}}, truth, 2.0, surfaces=False)
-    with pytest.raises(HRMedSegError, match=r"1\.png cannot be measured against .*0\.png"):
+    task = Task.from_dataset({**LABELS, "labels": {"background": 0, "a": 1}}, truth, 2.0, surfaces=False)
+    with pytest.raises(DataError, match=r"1\.png cannot be compared with .*0\.png"):
         task.measure(truth, prediction)
 
 
@@ -180,7 +180,7 @@ def test_regions_and_the_ignore_label(tmp_path: Path) -> None:
     prediction[5:15, 14:] = 1  # so nothing there is wrong
     paths = files(tmp_path, truth, prediction)
     description = {**LABELS, "labels": {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}}
-    task = Task.of_dataset({**description, "regions_class_order": [1, 2]}, paths[0], 2.0, surfaces=True)
+    task = Task.from_dataset({**description, "regions_class_order": [1, 2]}, paths[0], 2.0, surfaces=True)
     assert list(task.classes) == ["whole", "core"]
     for of_class in task.measure(*paths).values():
         assert of_class["Dice"] == of_class["IoU"] == of_class["NSD"] == 1.0
@@ -198,7 +198,7 @@ def test_volumes_are_measured_in_millimetres(tmp_path: Path) -> None:
         paths.append(tmp_path / f"{name}.nii.gz")
         sitk.WriteImage(image, str(paths[-1]))
     description = {**LABELS, "file_ending": ".nii.gz", "labels": {"background": 0, "organ": 1}}
-    task = Task.of_dataset(description, paths[0], 2.0, surfaces=True)
+    task = Task.from_dataset(description, paths[0], 2.0, surfaces=True)
     measured = task.measure(*paths)["organ"]
     assert task.unit == "mm"
     assert task.measures == ["Dice", "IoU", "SliceDice", "NSD", "HD95", "HD"]
@@ -210,8 +210,8 @@ def test_volumes_are_measured_in_millimetres(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
-        ({"background": 0}, "no class to measure: only background"),
-        ({"background": 0, "ignore": 1}, "no class to measure: only background"),
+        ({"background": 0}, "no class to measure, but only background"),
+        ({"background": 0, "ignore": 1}, "no class to measure, but only background"),
         ({"0": "background", "1": "tumor"}, "gives 0 the value 'background'"),
         ({"background": 0, "tumor": None}, "gives tumor the value None"),
         ({"background": 0, "tumor": ["a"]}, "gives tumor the value"),
@@ -219,11 +219,11 @@ def test_volumes_are_measured_in_millimetres(tmp_path: Path) -> None:
 )
 def test_labels_that_cannot_be_measured_are_refused(labels, said):
     with pytest.raises(HRMedSegError, match=said):
-        Task.of_dataset({**LABELS, "labels": labels}, Path("a.png"), 2.0, surfaces=False)
+        Task.from_dataset({**LABELS, "labels": labels}, Path("a.png"), 2.0, surfaces=False)
 
 
 def test_labels_are_numbers_in_whatever_form_nnunet_takes_them(tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
     labels = {"background": "0", "a": "1", "both": ["1", 2]}
-    task = Task.of_dataset({**LABELS, "labels": labels}, tmp_path / "a.png", 2.0, surfaces=False)
+    task = Task.from_dataset({**LABELS, "labels": labels}, tmp_path / "a.png", 2.0, surfaces=False)
     assert task.classes == {"a": 1, "both": (1, 2)}

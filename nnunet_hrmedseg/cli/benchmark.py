@@ -84,7 +84,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "pass in the precision of the device [default: measure memory and time as well]",
     )
     parser.add_argument(
-        "-device", choices=("cuda", "cpu"), default=None, help="device to measure on [default: cuda, else cpu]"
+        "-device",
+        choices=("cuda", "cpu", "mps"),
+        default=None,
+        help="device to measure on [default: cuda, else mps, else cpu]",
     )
     parser.add_argument(
         "-o",
@@ -96,6 +99,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from nnunet_hrmedseg.evaluation.benchmark.run import benchmark
+    from nnunet_hrmedseg.evaluation.benchmark.options import BenchmarkOptions
+    from nnunet_hrmedseg.evaluation.benchmark.run import benchmark_networks
 
-    return benchmark(args)
+    options = BenchmarkOptions(
+        dimensions=args.dimensions,
+        sizes=args.sizes,
+        training_batch_sizes=args.training_batch_sizes,
+        inference_batch_sizes=args.inference_batch_sizes,
+        classes=args.classes,
+        channels=args.channels,
+        repeats=args.repeats,
+        time_limit=args.time_limit,
+        precision=args.precision,
+        count_only=args.count_only,
+    )
+    result = benchmark_networks(args.networks, options=options, device=args.device, output=args.output)
+    print(result.table())
+    print(f"Wrote {result.file}")
+    return 0

@@ -37,8 +37,11 @@ COMMANDS: dict[str, ModuleType] = {
         "predict-onnx",
     )
 }
-"""Command -> its module, in the order of the help: SUMMARY, DESCRIPTION, add_arguments(parser), run(args) -> exit status,
-and ON_INTERRUPTION, what a user wants to know who has interrupted it."""
+"""Command -> its module, in the order of the help.
+
+A module has SUMMARY, DESCRIPTION, add_arguments(parser) and run(args) -> exit status. It may have ON_INTERRUPTION: what
+happens to unfinished work when the user interrupts the command.
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:

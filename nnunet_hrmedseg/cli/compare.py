@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnunet_hrmedseg.cli.argument_types import fold, not_negative_float, not_negative_int, positive_float, positive_int
+from nnunet_hrmedseg.errors import DataError, PlanError
+
+if TYPE_CHECKING:
+    from nnunet_hrmedseg.evaluation.comparison.inputs import PredictionFolders, TrainedModels
 
 __all__ = ["DESCRIPTION", "SUMMARY", "add_arguments", "run"]
 
@@ -127,5 +133,82 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from nnunet_hrmedseg.evaluation.comparison.compare import compare
+    from nnunet_hrmedseg.evaluation.comparison.missing import TrainingOptions
 
-    return compare(args)
+    training = TrainingOptions(args.epochs, args.minutes, args.npz) if args.train else None
+    result = compare(
+        _selection(args),
+        baseline=args.baseline,
+        training=training,
+        tolerance=args.tolerance,
+        cost_images=args.cost_images,
+        device=args.device,
+        processes=args.np,
+        output=args.output,
+    )
+    print(result.table())
+    for warning in result.results.warnings:
+        print(f"Note: {warning}")
+    print(f"Wrote {result.report}, {result.json.name} and {result.cases.name}.")
+    return 0
+
+
+def _selection(args: argparse.Namespace) -> TrainedModels | PredictionFolders:
+    """Return what to compare.
+
+    Raises:
+        PlanError: options that exclude each other, or are missing.
+    """
+    from nnunet_hrmedseg.evaluation.comparison.inputs import PredictionFolders, TrainedModels
+
+    _check_combination(args)
+    if args.predictions:
+        folders = parse_folders(args.predictions)
+        return PredictionFolders(folders, args.truth, args.djfile, args.images, args.dataset)
+    return TrainedModels(args.dataset, args.tr, args.p, args.c, args.f, not args.no_ensembles)
+
+
+def _check_combination(args: argparse.Namespace) -> None:
+    for_models = {"-tr": args.tr, "-p": args.p, "-c": args.c, "-f": args.f, "--no_ensembles": args.no_ensembles}
+    for_folders = {"--truth": args.truth, "-djfile": args.djfile, "--images": args.images}
+    for_training = {"--epochs": args.epochs, "--minutes": args.minutes, "--npz": args.npz}
+    if args.predictions:
+        unused = _given({**for_models, "--train": args.train, **for_training})
+        if unused:
+            raise PlanError(f"{unused}: only for trained models (-d DATASET), not for --predictions. Give one of both.")
+        missing = [name for name in ("--truth", "-djfile") if not for_folders[name]]
+        if missing:
+            raise PlanError(f"--predictions also needs {' and '.join(missing)}.")
+        return
+    if not args.dataset:
+        raise PlanError("Give the models: -d DATASET, or --predictions NAME=FOLDER ... with --truth and -djfile.")
+    if unused := _given(for_folders):
+        raise PlanError(
+            f"{unused}: only for folders of predictions. Add --predictions NAME=FOLDER ..., or leave it out."
+        )
+    if not args.train and (unused := _given(for_training)):
+        raise PlanError(f"{unused}: only with --train. Add --train, or leave it out.")
+
+
+def _given(options: dict[str, object]) -> str:
+    return ", ".join(name for name, value in options.items() if value)
+
+
+def parse_folders(texts: list[str]) -> dict[str, Path]:
+    """Parse NAME=FOLDER or FOLDER. A folder that exists under the whole text takes precedence, such as lr=0.01.
+
+    Raises:
+        DataError: a folder that does not exist, or two with the same name.
+    """
+    folders: dict[str, Path] = {}
+    for text in texts:
+        name, separator, path = text.partition("=")
+        if not separator or Path(text).is_dir():
+            name, path = Path(text).resolve().name, text
+        if not Path(path).is_dir():
+            alternative = f" or {text}" if separator else ""
+            raise DataError(f"--predictions {text}: there is no folder {path}{alternative}.")
+        if name in folders:
+            raise DataError(f"--predictions {' '.join(texts)}: two folders have the name {name}. Give NAME=FOLDER.")
+        folders[name] = Path(path)
+    return folders

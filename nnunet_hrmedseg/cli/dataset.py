@@ -7,9 +7,9 @@ from pathlib import Path
 
 __all__ = ["DESCRIPTION", "SUMMARY", "add_arguments", "run"]
 
-SUMMARY = "make an nnU-Net raw dataset out of images and their masks"
+SUMMARY = "make an nnU-Net raw dataset from images and their masks"
 DESCRIPTION = (
-    "Make an nnU-Net raw dataset out of a folder of images and a folder of masks (or COCO or labelme files): "
+    "Make an nnU-Net raw dataset from a folder of images and a folder of masks (or COCO or labelme files): "
     "match names, convert without loss, write dataset.json and a contact sheet, and run nnU-Net's integrity "
     "check. Prints sizes and classes first. Required: IMAGES, MASKS, -d and -n."
 )
@@ -33,49 +33,65 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", "--name", required=True, help="name of the dataset, such as Polyps")
     meaning = parser.add_argument_group("meaning of the masks")
     meaning.add_argument(
-        "--classes", nargs="+", default=[], metavar="NAME", help="names of the classes in the order of their values"
+        "--classes",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="names of the classes in the order of their values [default: foreground, or class_1, class_2, ...]",
     )
     meaning.add_argument(
         "--colors",
         nargs="+",
         metavar="NAME=COLOR",
-        help="class of each color of color-coded masks, such as disc=#ff0000 (default: every color is a class)",
+        help="class of each color of color-coded masks, such as disc=#ff0000 [default: every color is a class]",
     )
     meaning.add_argument(
         "--threshold",
         type=int,
         metavar="VALUE",
-        help="mask pixels of at least this value are the one class; needed for JPEG masks",
+        help="mask pixels of at least this value are the only class; required for JPEG masks [default: none]",
     )
-    meaning.add_argument("--ignore", type=int, metavar="VALUE", help="mask value of pixels that were not annotated")
+    meaning.add_argument(
+        "--ignore", type=int, metavar="VALUE", help="mask value of pixels that were not annotated [default: none]"
+    )
+    meaning.add_argument(
+        "--instances",
+        action="store_true",
+        help="each mask file, value, color or polygon is an object, such as a nucleus: write labels with borders, which "
+        "separate touching objects [default: masks of classes]",
+    )
     parser.add_argument(
         "--groups",
         metavar="PATTERN|CSV",
         help="keep cases of one patient, video or slide in one fold: a regular expression whose first parenthesis is "
-        "the group, or a CSV file with the columns case and group; writes splits_final.json",
+        "the group, or a CSV file with the columns case and group; writes splits_final.json [default: no groups]",
     )
-    parser.add_argument("--link", action="store_true", help="hard-link files that need no conversion (default: copy)")
-    parser.add_argument("--dry_run", action="store_true", help="show what was found and write nothing")
-    parser.add_argument("--overwrite", action="store_true", help="replace the dataset of this number and name")
+    parser.add_argument(
+        "--link", action="store_true", help="hard-link files that need no conversion [default: copy them]"
+    )
+    parser.add_argument(
+        "--dry_run", action="store_true", help="describe the files and write nothing [default: write the dataset]"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the dataset with this number and name [default: refuse]"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; returns its exit status."""
     from nnunet_hrmedseg.datasets.make import SHEET, make_dataset
     from nnunet_hrmedseg.datasets.masks import parse_colors
-    from nnunet_hrmedseg.nnunet_versions import required_nnunet_folder
 
     summary = make_dataset(
         args.images,
         args.masks,
         number=args.number,
         name=args.name,
-        raw=Path(required_nnunet_folder("nnUNet_raw")),
         classes=args.classes,
         colors=parse_colors(args.colors) if args.colors else None,
         threshold=args.threshold,
         ignore=args.ignore,
         groups=args.groups,
+        instances=args.instances,
         link=args.link,
         dry_run=args.dry_run,
         overwrite=args.overwrite,

@@ -9,16 +9,32 @@ __all__ = ["DESCRIPTION", "SUMMARY", "add_arguments", "run"]
 SUMMARY = "check the installation and suggest fixes"
 DESCRIPTION = (
     "Check versions, nnU-Net's environment variables, the names that nnU-Net has to find, devices and encoder "
-    "weights, and suggest a fix for each problem. Nothing is required, and nothing is changed. The exit status is"
-    " 1 if there is a problem."
+    "weights, and suggest a fix for each problem. Nothing is required, and nothing is changed without --fix. The exit "
+    "status is 1 if there is a problem."
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    pass
+    parser.add_argument(
+        "--fix",
+        action="store_true",
+        help="first put the module through which nnU-Net finds trainers, planners and preprocessors into the installed "
+        "nnU-Net; only an editable install (pip install -e) needs this [default: change nothing]",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    from nnunet_hrmedseg.doctor.doctor import doctor
+    from nnunet_hrmedseg.doctor.checks import run_checks
+    from nnunet_hrmedseg.doctor.link import link
 
-    return doctor()
+    if args.fix:
+        print("\n".join(link()), end="\n\n", flush=True)
+    problems = 0
+    for result in run_checks():
+        status = "note" if result.note else "ok" if result.ok else "PROBLEM"
+        print(f"{status:>7}  {result.message}", flush=True)
+        if not result.ok:
+            problems += 1
+            print(f"{'fix':>7}: {result.fix}", flush=True)
+    print(f"\n{problems or 'No'} problem{'' if problems == 1 else 's'} found.")
+    return 1 if problems else 0

@@ -6,7 +6,7 @@ import argparse
 
 __all__ = ["DESCRIPTION", "SUMMARY", "add_arguments", "run"]
 
-SUMMARY = "after an editable install (pip install -e): put the lookup module into the installed nnU-Net"
+SUMMARY = "do what doctor --fix does: put the lookup module into the installed nnU-Net (editable installs only)"
 DESCRIPTION = (
     "Put the module by which nnU-Net finds HRMedSeg's trainers, planners and preprocessors into the installed "
     "nnU-Net. Only an editable install (pip install -e) needs this. Nothing is required."

@@ -1,1 +1,1 @@
-"""`hrmedseg dataset`: an nnU-Net raw dataset out of a folder of images and a folder of masks."""
+"""Make nnU-Net raw datasets from folders of images and masks."""

@@ -1,14 +1,15 @@
-"""A picture of a dataset: cases with the contours of their classes, to look at before hours of training."""
+"""Draw a contact sheet of a dataset: cases with the contours of their classes, to check before training."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw
+from PIL import Image, ImageDraw
 
 from nnunet_hrmedseg.io.colors import CLASS_COLORS
 from nnunet_hrmedseg.io.image_formats import scaled_to_uint8
+from nnunet_hrmedseg.io.pictures import class_colors, outline
 
 __all__ = ["CASES_SHOWN", "contact_sheet", "thumbnail"]
 
@@ -16,7 +17,7 @@ CASES_SHOWN, COLUMNS, TILE, TEXT = 12, 4, 320, 18
 
 
 def thumbnail(pixels: np.ndarray, labels: np.ndarray) -> Image.Image:
-    """Return the image with the contours of its classes, at most TILE pixels a side.
+    """Return the image with the contours of its classes, at most TILE pixels wide and high.
 
     Args:
         pixels: (H, W) or (H, W, 3), any number type.
@@ -25,17 +26,9 @@ def thumbnail(pixels: np.ndarray, labels: np.ndarray) -> Image.Image:
     image = Image.fromarray(pixels if pixels.dtype == np.uint8 else scaled_to_uint8(pixels)).convert("RGB")
     image.thumbnail((TILE, TILE))
     small = np.asarray(Image.fromarray(labels).resize(image.size, Image.Resampling.NEAREST))
-    edge = np.zeros(small.shape, bool)
-    for axis in (0, 1):
-        different = np.diff(small, axis=axis) != 0
-        first, last = [slice(None)] * 2, [slice(None)] * 2
-        first[axis], last[axis] = slice(None, -1), slice(1, None)
-        edge[tuple(first)] |= different
-        edge[tuple(last)] |= different
-    edge &= small > 0
-    colors = np.array([ImageColor.getrgb(color) for color in CLASS_COLORS], np.uint8)
+    edge = outline(small)
     drawn = np.array(image)
-    drawn[edge] = colors[(small[edge].astype(int) - 1) % len(colors)]
+    drawn[edge] = class_colors(small[edge])
     return Image.fromarray(drawn)
 
 

@@ -1,4 +1,4 @@
-"""Cross-validation splits in which cases of one group (a patient, a video, a slide) stay together."""
+"""Make cross-validation splits in which cases of one group (a patient, a video, a slide) stay together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.errors import DataError, PlanError, format_names
 
 __all__ = ["find_groups", "make_splits", "suspected_groups"]
 
@@ -23,11 +23,12 @@ def find_groups(cases: Sequence[str], rule: str) -> dict[str, str]:
 
     Args:
         cases: names.
-        rule: a CSV file with the columns case and group, or a regular expression whose first parenthesis (or whole
-            match) is the group, such as `^(patient\\d+)_`.
+        rule: a CSV file with the columns case and group, or a regular expression whose first group (or whole match)
+            is the group, such as `^(patient[0-9]+)_`.
 
     Raises:
-        HRMedSegError: an unreadable file or expression, or cases without a group.
+        DataError: an unreadable file, or cases without a group.
+        PlanError: an invalid regular expression.
     """
     file = Path(rule)
     if rule.lower().endswith((".csv", ".tsv", ".txt")) or file.is_file():
@@ -36,14 +37,14 @@ def find_groups(cases: Sequence[str], rule: str) -> dict[str, str]:
         try:
             pattern = re.compile(rule)
         except re.error as error:
-            raise HRMedSegError(f"--groups {rule!r} is not a CSV file or a regular expression ({error}).") from error
+            raise PlanError(f"--groups {rule!r} is not a CSV file or a regular expression ({error}).") from error
         found = {case: pattern.search(case) for case in cases}
         groups = {case: m.group(1 if pattern.groups else 0) for case, m in found.items() if m and m.group(0)}
     missing = [case for case in cases if not groups.get(case)]
     if missing:
-        raise HRMedSegError(f"--groups {rule!r} gives no group for {len(missing)} cases: {format_names(missing)}.")
+        raise DataError(f"--groups {rule!r} gives no group for {len(missing)} cases: {format_names(missing)}.")
     if len({groups[case] for case in cases}) < 2:
-        raise HRMedSegError(f"--groups {rule!r} puts all cases into one group; at least two are needed to validate.")
+        raise DataError(f"--groups {rule!r} puts all cases into one group. Validation needs at least two.")
     return {case: groups[case] for case in cases}
 
 
@@ -51,20 +52,18 @@ def _read_csv(file: Path) -> dict[str, str]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise HRMedSegError(f"The groups {file} cannot be read ({error}). Save them as CSV in UTF-8.") from error
+        raise DataError(f"The groups {file} cannot be read ({error}). Save them as CSV in UTF-8.") from error
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
     rows = csv.DictReader(text.splitlines(), delimiter=delimiter)
     columns = {name.strip().lower(): name for name in rows.fieldnames or []}
     if "case" not in columns or "group" not in columns:
-        raise HRMedSegError(
-            f"{file} needs the columns case and group; it has {format_names(list(rows.fieldnames or []))}."
-        )
+        raise DataError(f"{file} needs the columns case and group; it has {format_names(list(rows.fieldnames or []))}.")
     return {(row[columns["case"]] or "").strip(): (row[columns["group"]] or "").strip() for row in rows}
 
 
 def make_splits(groups: dict[str, str], folds: int = 5) -> list[dict[str, list[str]]]:
-    """Return nnU-Net's splits_final.json: no group is in training and validation at once. The same each time."""
+    """Return nnU-Net's splits_final.json, in which no group is in both training and validation. Deterministic."""
     sizes = Counter(groups.values())
     order = np.random.default_rng(12345).permutation(sorted(sizes)).tolist()  # nnU-Net's own seed
     fold_of: dict[str, int] = {}
@@ -87,10 +86,10 @@ def suspected_groups(cases: Sequence[str]) -> tuple[str, int] | None:
     """Look for names of several frames or slides of one patient: `patient03_frame012`.
 
     Returns:
-        an example of a shared beginning and how many beginnings there are; None if names do not look like that.
+        an example of a shared prefix and the number of prefixes; None if names do not look like that.
     """
-    beginnings = Counter(m.group("group") for m in map(NUMBERED.match, cases) if m)
-    shared = {beginning: count for beginning, count in beginnings.items() if count > 1}
+    prefixes = Counter(m.group("group") for m in map(NUMBERED.match, cases) if m)
+    shared = {prefix: count for prefix, count in prefixes.items() if count > 1}
     if len(shared) < 2 or sum(shared.values()) < SHARE_OF_NUMBERED_NAMES * len(cases):
         return None
-    return max(shared, key=lambda beginning: shared[beginning]), len(shared)
+    return max(shared, key=lambda prefix: shared[prefix]), len(shared)

@@ -1,4 +1,4 @@
-"""Make an nnU-Net raw dataset out of a folder of images and their masks."""
+"""Make an nnU-Net raw dataset from a folder of images and their masks."""
 
 from __future__ import annotations
 
@@ -23,32 +23,36 @@ from nnunet_hrmedseg.datasets.groups import find_groups, make_splits, suspected_
 from nnunet_hrmedseg.datasets.masks import Color
 from nnunet_hrmedseg.datasets.pixels import orientation, read_image
 from nnunet_hrmedseg.datasets.sources import MaskSource, find_source
-from nnunet_hrmedseg.errors import HRMedSegError, format_names, format_shape
+from nnunet_hrmedseg.errors import DataError, HRMedSegError, PlanError, SetupError, format_names, format_shape
 from nnunet_hrmedseg.io.files import replace_directory
+from nnunet_hrmedseg.io.instances import BORDER, CORE, INSTANCES
+from nnunet_hrmedseg.nnunet_versions import required_nnunet_folder
 from nnunet_hrmedseg.plans.splits import NNUNET_FOLDS, SPLITS
 
 __all__ = ["DatasetSummary", "make_dataset"]
 
-CHANNEL_NAMES = {1: ("grey",), 3: ("R", "G", "B")}
+CHANNEL_NAMES = {1: ("gray",), 3: ("R", "G", "B")}
 SHEET = "contact_sheet.png"
-TOO_MANY_FAULTS = 20  # faults shown
+ERRORS_SHOWN = 20
 
 
 @dataclass
 class DatasetSummary:
-    """What was found in the images and masks, and where the dataset was written.
+    """Properties of images and masks, and the location of the dataset.
 
     Attributes:
-        folder: of the dataset; None where nothing was written.
         labels: class -> value, as in dataset.json.
-        sizes: (height, width) -> number of images.
+        coding: how the masks were interpreted.
         channels: 1 or 3.
-        dtypes: number type -> number of images.
-        pixels: class -> share of all pixels.
-        cases_with: class -> number of cases that show it.
-        cases: names.
-        warnings: what to look at before training.
+        file_ending: of images and label maps in the dataset.
+        folder: of the dataset; None if nothing was written.
         splits: path of splits_final.json, if groups were given.
+        cases: names.
+        sizes: (height, width) -> number of images.
+        dtypes: number type -> number of images.
+        pixels: class -> fraction of all pixels.
+        cases_with: class -> number of cases that contain it.
+        warnings: what to check before training.
     """
 
     labels: dict[str, int]
@@ -65,12 +69,12 @@ class DatasetSummary:
     warnings: list[str] = field(default_factory=list)
 
     def describe(self) -> str:
-        """Return what a user wants to see before training, in lines."""
+        """Return a summary to check before training, as lines of text."""
         heights, widths = zip(*self.sizes, strict=True)
         extent = format_shape((heights[0], widths[0]))
         if len(self.sizes) > 1:
             extent = f"{min(heights)} to {max(heights)} x {min(widths)} to {max(widths)}"
-        colors = "grey" if self.channels == 1 else "RGB"
+        colors = "gray" if self.channels == 1 else "RGB"
         lines = [
             f"{len(self.cases)} cases, {colors}, {extent} pixels (height x width), {format_names(list(self.dtypes))}"
         ]
@@ -84,68 +88,101 @@ class DatasetSummary:
 
 
 def make_dataset(
-    images: Path,
-    masks: Path,
+    images: str | os.PathLike[str],
+    masks: str | os.PathLike[str],
     *,
     number: int,
     name: str,
-    raw: Path,
+    raw: str | os.PathLike[str] | None = None,
     classes: Sequence[str] = (),
     colors: Mapping[str, Color] | None = None,
     threshold: int | None = None,
     ignore: int | None = None,
     groups: str | None = None,
+    instances: bool = False,
     link: bool = False,
     dry_run: bool = False,
     overwrite: bool = False,
     show: Callable[[str], None] = print,
 ) -> DatasetSummary:
-    """Write `raw/Dataset<number>_<name>` and, with `groups`, a splits_final.json in it, which nnU-Net's planner copies.
+    """Write an nnU-Net raw dataset, Dataset<number>_<name>.
 
-    Every image and mask is looked at before anything is written, and the dataset appears whole or not at all.
+    All images and masks are checked before anything is written, and the dataset is complete or does not exist.
 
     Args:
-        images: folder of images; folders within it are searched, too.
+        images: folder of images, searched recursively.
         masks: folder of masks of the same names, with a prefix or suffix; or a COCO file, or a folder of labelme files.
         number: of the dataset, 1 to 999.
         name: of the dataset: letters, digits, - and _.
-        raw: nnUNet_raw.
+        raw: folder to write to. Default: nnUNet_raw.
         classes: names of the classes in the order of their values.
-        colors: class -> color of color-coded masks; default: as found.
-        threshold: mask pixels of at least this value are the one class.
+        colors: class -> color of color-coded masks. Default: each color is a class.
+        threshold: mask pixels of at least this value are the only class.
         ignore: mask value of pixels that were not annotated.
-        groups: CSV file (columns case and group) or regular expression; cases of a group stay in one fold.
+        groups: CSV file (columns case and group) or regular expression. Cases of a group stay in one fold: a
+            splits_final.json is written, which nnU-Net's planner copies.
+        instances: each mask file, value, color or polygon is an object. The labels are the core and the border of
+            objects, from which `separate_instances` gets the objects back; `classes` may name the objects.
         link: hard-link image files that nnU-Net can read as they are, instead of copying them.
-        dry_run: report and write nothing.
+        dry_run: describe the files and write nothing.
         overwrite: replace the dataset of this number and name.
-        show: takes each line of the report.
+        show: receives the description of the files.
 
     Raises:
-        HRMedSegError: everything that is wrong with the files, in one message; wrong number or name; a dataset that
-            is there already.
+        DataError: files that do not match or cannot be read, all in one message.
+        PlanError: a number, name or option that is not possible.
+        SetupError: nnUNet_raw is not set, or the dataset exists already.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> from nnunet_hrmedseg import make_dataset
+        >>> for folder in ("images", "masks"):
+        ...     Path(folder).mkdir()
+        >>> for case in range(5):
+        ...     mask = np.zeros((48, 64), np.uint8)
+        ...     mask[8:32, 8 : 16 + case] = 255
+        ...     Image.fromarray(mask).save(f"masks/{case}.png")
+        ...     Image.fromarray(mask // 2 + 60).save(f"images/{case}.png")
+        >>> summary = make_dataset("images", "masks", number=12, name="Cells", classes=["cell"])
+        5 cases, gray, 48 x 64 pixels (height x width), uint8
+        masks: 0 -> 0, 255 -> 1
+        ...
+        >>> summary.folder.name
+        'Dataset012_Cells'
     """
+    raw = Path(required_nnunet_folder("nnUNet_raw") if raw is None else raw)
     folder = _free_folder(raw, number, name, overwrite)
-    source = find_source(images, masks, classes=classes, colors=colors, threshold=threshold, ignore=ignore)
+    source = find_source(
+        Path(images),
+        Path(masks),
+        classes=classes,
+        colors=colors,
+        threshold=threshold,
+        ignore=ignore,
+        instances=instances,
+    )
     summary, tiles = _scan(source)
     group_of = find_groups(summary.cases, groups) if groups else None
     if group_of is None and (found := suspected_groups(summary.cases)):
         summary.warnings.append(
-            f"names look like several images of one patient or video ({found[0]}..., {found[1]} such beginnings). Then "
-            f"keep them in one fold with --groups, or validation is too optimistic."
+            f"names look like several images of one patient or video ({found[0]}..., {found[1]} prefixes in all). "
+            f"If so, keep them in one fold with --groups, or validation will be too optimistic."
         )
     if group_of is None and len(summary.cases) < NNUNET_FOLDS:
         summary.warnings.append(
-            f"{len(summary.cases)} cases are fewer than nnU-Net's {NNUNET_FOLDS} folds: train with all in the place of "
-            f"the fold, or give --groups"
+            f"{len(summary.cases)} cases are fewer than nnU-Net's {NNUNET_FOLDS} folds: train with the fold all, or "
+            f"give --groups"
         )
-    summary.warnings += _alike(summary.cases)
+    summary.warnings += _warn_about_case(summary.cases)
     show(summary.describe())
     if dry_run:
         return summary
     incomplete = folder.with_name(f"incomplete_{folder.name}")
     shutil.rmtree(incomplete, ignore_errors=True)
     try:
-        _write(source, summary, incomplete, link)
+        _write(source, summary, incomplete, link, instances)
         contact_sheet(tiles, source.classes).save(incomplete / SHEET)
         if group_of is not None:
             (incomplete / SPLITS).write_text(json.dumps(make_splits(group_of), indent=2), encoding="utf-8")
@@ -158,39 +195,42 @@ def make_dataset(
     return summary
 
 
-def _alike(cases: Sequence[str]) -> list[str]:
+def _warn_about_case(cases: Sequence[str]) -> list[str]:
     lower = Counter(case.lower() for case in cases)
     alike = [case for case in cases if lower[case.lower()] > 1]
     if not alike:
         return []
     return [
-        f"{format_names(alike)} differ in upper and lower case alone: on Windows and macOS one would replace the other"
+        f"{format_names(alike)} differ only in upper and lower case: on Windows and macOS, one would replace the other"
     ]
 
 
 def _free_folder(raw: Path, number: int, name: str, overwrite: bool) -> Path:
     if not 1 <= number <= 999:
-        raise HRMedSegError(f"The number of a dataset is 1 to 999, not {number}.")
+        raise PlanError(f"The number of a dataset must be 1 to 999, not {number}.")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise HRMedSegError(f"{name!r} cannot be the name of a dataset: use letters, digits, - and _.")
+        raise PlanError(f"{name!r} is not a possible name of a dataset: use letters, digits, - and _.")
     folder = raw / f"Dataset{number:03d}_{name}"
     others = [other for other in sorted(raw.glob(f"Dataset{number:03d}_*")) if other != folder]
     if others:
-        raise HRMedSegError(f"The number {number} is taken by {others[0]}. Choose another one.")
+        raise PlanError(f"The number {number} is used by {others[0]}. Choose another number.")
     if folder.exists() and not overwrite:
-        raise HRMedSegError(f"{folder} is there already. Choose another number, or give --overwrite to replace it.")
+        raise SetupError(f"{folder} exists already. Choose another number, or replace it with --overwrite.")
     return folder
 
 
 def _scan(source: MaskSource) -> tuple[DatasetSummary, list[tuple[str, Image.Image]]]:
-    """Read every case once, and collect all that is wrong.
+    """Read every case once, and collect all errors.
 
     Returns:
-        the summary, and thumbnails of cases, evenly spaced.
+        the summary, and thumbnails of evenly spaced cases.
+
+    Raises:
+        DataError: all errors in one message.
     """
     summary = DatasetSummary(source.labels, source.describe(), warnings=list(source.notes))
     counts, total = np.zeros(len(source.labels), np.int64), 0
-    faults: list[str] = []
+    errors: list[str] = []
     colored = False
     shown = set(np.linspace(0, len(source.cases) - 1, min(CASES_SHOWN, len(source.cases))).astype(int).tolist())
     tiles: list[tuple[str, Image.Image]] = []
@@ -199,23 +239,23 @@ def _scan(source: MaskSource) -> tuple[DatasetSummary, list[tuple[str, Image.Ima
             pixels = read_image(case.image)
             labels = source.label_map(case, pixels.shape[:2])
         except HRMedSegError as error:
-            faults.append(str(error))
+            errors.append(str(error))
             continue
         summary.cases.append(case.name)
         summary.sizes[pixels.shape[0], pixels.shape[1]] += 1
         summary.dtypes[str(pixels.dtype)] += 1
         colored |= pixels.ndim == 3 and not (pixels == pixels[..., :1]).all()
-        of_case = np.bincount(labels.ravel(), minlength=len(counts))
-        counts += of_case
+        own_counts = np.bincount(labels.ravel(), minlength=len(counts))
+        counts += own_counts
         total += labels.size
-        summary.cases_with.update(name for name, value in source.labels.items() if of_case[value])
+        summary.cases_with.update(name for name, value in source.labels.items() if own_counts[value])
         if index in shown:
             tiles.append((case.name, thumbnail(pixels, labels)))
-    if faults:
-        more = f"\n  and {len(faults) - TOO_MANY_FAULTS} more" if len(faults) > TOO_MANY_FAULTS else ""
-        listed = "\n  ".join(faults[:TOO_MANY_FAULTS])
-        raise HRMedSegError(
-            f"{len(faults)} of {len(source.cases)} cases cannot be used; nothing was written:\n  {listed}{more}"
+    if errors:
+        more = f"\n  and {len(errors) - ERRORS_SHOWN} more" if len(errors) > ERRORS_SHOWN else ""
+        listed = "\n  ".join(errors[:ERRORS_SHOWN])
+        raise DataError(
+            f"{len(errors)} of {len(source.cases)} cases cannot be used; nothing was written:\n  {listed}{more}"
         )
     summary.channels = 3 if colored else 1
     deep = colored and any(dtype != "uint8" for dtype in summary.dtypes)
@@ -224,14 +264,14 @@ def _scan(source: MaskSource) -> tuple[DatasetSummary, list[tuple[str, Image.Ima
     summary.pixels = {name: counts[value] / total for name, value in source.labels.items()}
     empty = [name for name in source.classes if not summary.cases_with[name]]
     if empty:
-        summary.warnings.append(f"no case shows {format_names(empty)}")
+        summary.warnings.append(f"no case contains {format_names(empty)}")
     blank = len(summary.cases) - max(summary.cases_with[name] for name in source.classes)
     if len(source.classes) == 1 and blank:
         summary.warnings.append(f"{blank} masks are empty")
     return summary, tiles
 
 
-def _write(source: MaskSource, summary: DatasetSummary, folder: Path, link: bool) -> None:
+def _write(source: MaskSource, summary: DatasetSummary, folder: Path, link: bool, instances: bool) -> None:
     for part in ("imagesTr", "labelsTr"):
         (folder / part).mkdir(parents=True)
     ending = summary.file_ending
@@ -249,12 +289,13 @@ def _write(source: MaskSource, summary: DatasetSummary, folder: Path, link: bool
         "labels": source.labels,
         "numTraining": len(source.cases),
         "file_ending": ending,
+        **({INSTANCES: {"core": CORE, "border": BORDER}} if instances else {}),
     }
     (folder / "dataset.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
 def _is_usable(file: Path, pixels: np.ndarray, summary: DatasetSummary) -> bool:
-    """Whether nnU-Net reads from the file itself what `read_image` did."""
+    """Return whether nnU-Net reads the same pixels from the file as `read_image`."""
     if file.suffix.lower() != summary.file_ending or summary.file_ending != ".png" or orientation(file) != 1:
         return False
     with Image.open(file) as image:
@@ -288,7 +329,7 @@ def _save(place: Path, pixels: np.ndarray) -> None:
 
 
 def _verify(folder: Path) -> None:
-    """Run nnU-Net's own integrity check; what it prints is shown only where it fails."""
+    """Run nnU-Net's integrity check. Its output is shown only if it fails."""
     from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 
     printed = StringIO()
@@ -296,6 +337,4 @@ def _verify(folder: Path) -> None:
         with redirect_stdout(printed):
             verify_dataset_integrity(str(folder), num_processes=1)
     except (Exception, SystemExit) as error:
-        raise HRMedSegError(
-            f"nnU-Net's integrity check refuses the dataset ({error}):\n{printed.getvalue().strip()}"
-        ) from error
+        raise DataError(f"nnU-Net's integrity check failed ({error}):\n{printed.getvalue().strip()}") from error

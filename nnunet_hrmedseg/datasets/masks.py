@@ -1,4 +1,4 @@
-"""Turn mask files of any coding into label maps: 0 and 255, indices, palettes, colors, a file for each class."""
+"""Convert masks to label maps: 0 and 255, indices, palettes, colors, or one file for each class."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from PIL import Image, ImageColor, ImageOps
 
 from nnunet_hrmedseg.datasets.matching import Case
 from nnunet_hrmedseg.datasets.pixels import orientation, read_image
-from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.errors import DataError, PlanError, format_names
 from nnunet_hrmedseg.io.image_formats import FORMATS, allow_large_images
 
-__all__ = ["Coding", "find_coding", "parse_colors", "read_mask"]
+__all__ = ["JPEG", "Coding", "Color", "as_values", "find_coding", "number_objects", "parse_colors", "read_mask"]
 
-MOST_CLASSES = 100
+MAX_CLASSES = 100
 JPEG = (".jpg", ".jpeg")
 Color = tuple[int, int, int]
 BLACK: Color = (0, 0, 0)
@@ -25,62 +25,65 @@ BLACK: Color = (0, 0, 0)
 
 @dataclass(frozen=True)
 class Coding:
-    """What the pixels of the masks mean.
+    """The meaning of the masks' pixels.
 
     Attributes:
-        kind: "values", "colors" or "files": by pixel value, by color, or any pixel that is not 0 in a file a class.
-        labels: class -> its value in the dataset, background included.
-        of_value: pixel value, or color, -> label.
+        kind: "values", "colors" or "files": by pixel value, by color, or one file for each class, whose pixels are
+            not 0.
+        labels: class -> value in the dataset, background included.
+        label_of_value: pixel value -> label.
+        label_of_color: color -> label.
         threshold: pixels of at least this value are class 1.
     """
 
     kind: str
     labels: dict[str, int]
-    of_value: dict[int, int] = field(default_factory=dict)
-    of_color: dict[Color, int] = field(default_factory=dict)
+    label_of_value: dict[int, int] = field(default_factory=dict)
+    label_of_color: dict[Color, int] = field(default_factory=dict)
     threshold: int | None = None
 
     def describe(self) -> str:
-        """Return a line for the report."""
+        """Return one line for the summary."""
         if self.threshold is not None:
-            return f"pixels of {self.threshold} and more are {self.classes[0]}"
+            return f"pixels of at least {self.threshold} are {self.classes[0]}"
         if self.kind == "colors":
             names = {value: name for name, value in self.labels.items()}
-            return ", ".join(f"#{r:02x}{g:02x}{b:02x} {names[v]}" for (r, g, b), v in self.of_color.items())
+            return ", ".join(f"#{r:02x}{g:02x}{b:02x} {names[v]}" for (r, g, b), v in self.label_of_color.items())
         if self.kind == "files":
-            return "a file for each class" if len(self.classes) > 1 else "a file for each object"
-        return ", ".join(f"{value} -> {label}" for value, label in self.of_value.items())
+            return "one file for each class" if len(self.classes) > 1 else "one file for each object"
+        return ", ".join(f"{value} -> {label}" for value, label in self.label_of_value.items())
 
     @property
     def classes(self) -> list[str]:
+        """Names of the classes without background."""
         return [name for name, value in self.labels.items() if value]
 
     def label_map(self, masks: Sequence[tuple[np.ndarray, str | None]]) -> np.ndarray:
         """Return the label map (H, W) uint8 of one case; where masks overlap, the later class wins.
 
         Args:
-            masks: pixels (H, W) or (H, W, 3) of each file, and its class where files are classes.
+            masks: pixels (H, W) or (H, W, 3) of each file, and its class if files are classes.
 
         Raises:
-            HRMedSegError: a value or color that stands for nothing.
+            DataError: a value without a class.
         """
         result = np.zeros(masks[0][0].shape[:2], np.uint8)
         for pixels, name in masks:
             if self.threshold is not None:
-                result[_as_values(pixels) >= self.threshold] = 1
+                result[as_values(pixels) >= self.threshold] = 1
             elif self.kind == "files":
-                result[_as_values(pixels) > 0] = self.labels[name] if name else 1
+                result[as_values(pixels) > 0] = self.labels[name] if name else 1
             elif self.kind == "colors":
-                for color, label in self.of_color.items():
+                for color, label in self.label_of_color.items():
                     result[(pixels == np.array(color, pixels.dtype)).all(-1)] = label
             else:
-                values = _as_values(pixels)
-                unknown = sorted(set(np.unique(values).tolist()) - set(self.of_value))
+                values = as_values(pixels)
+                unknown = sorted(set(np.unique(values).tolist()) - set(self.label_of_value))
                 if unknown:
-                    raise HRMedSegError(
-                        f"it has the values {format_names(list(map(str, unknown)))}, which no class stands for"
+                    raise DataError(
+                        f"it has the values {format_names(list(map(str, unknown)))}, which belong to no class"
                     )
-                for value, label in self.of_value.items():
+                for value, label in self.label_of_value.items():
                     if label:
                         result[values == value] = label
         return result
@@ -90,7 +93,7 @@ def parse_colors(texts: Iterable[str]) -> dict[str, Color]:
     """Parse NAME=COLOR, where a color is #ff0000, a name, or r,g,b.
 
     Raises:
-        HRMedSegError: it is not of this form.
+        PlanError: a text that is not of this form.
     """
     colors: dict[str, Color] = {}
     for text in texts:
@@ -100,32 +103,44 @@ def parse_colors(texts: Iterable[str]) -> dict[str, Color]:
             if not name or len(rgb) != 3 or not all(0 <= value <= 255 for value in rgb):
                 raise ValueError
         except ValueError:
-            raise HRMedSegError(f"{text!r} is not NAME=COLOR, such as disc=#ff0000 or disc=255,0,0.") from None
+            raise PlanError(f"{text!r} is not NAME=COLOR, such as disc=#ff0000 or disc=255,0,0.") from None
         colors[name] = rgb[0], rgb[1], rgb[2]
     return colors
 
 
 def read_mask(file: Path, *, color: bool = False) -> np.ndarray:
-    """Read a mask: (H, W) values, of a palette file the indices; or (H, W, 3) where it is in color.
+    """Read a mask.
 
     Args:
         file: to read.
         color: return colors in any case.
 
+    Returns:
+        (H, W) values, for a palette file its indices; or (H, W, 3) for a mask in color.
+
     Raises:
-        HRMedSegError: it cannot be read.
+        DataError: the file cannot be read.
     """
     pixels = None if color else _palette_indices(file)
     if pixels is None:
         pixels = read_image(file)
     if color:
         return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=-1)
-    return _as_values(pixels) if pixels.ndim == 3 and (pixels == pixels[..., :1]).all() else pixels
+    return as_values(pixels) if pixels.ndim == 3 and (pixels == pixels[..., :1]).all() else pixels
 
 
-def _as_values(pixels: np.ndarray) -> np.ndarray:
-    """(H, W): of a color image the largest channel, so that any color is not 0."""
+def as_values(pixels: np.ndarray) -> np.ndarray:
+    """Return (H, W). A color image becomes its largest channel, which is 0 only for black."""
     return pixels.max(-1) if pixels.ndim == 3 else pixels
+
+
+def number_objects(pixels: np.ndarray) -> np.ndarray:
+    """Return (H, W) int32: the values or colors of a mask, numbered from 1, and 0 for the value 0 or black."""
+    if pixels.ndim == 3:
+        red, green, blue = (pixels[..., i].astype(np.int64) for i in range(3))
+        pixels = (red << 32) + (green << 16) + blue
+    values, numbered = np.unique(pixels, return_inverse=True)
+    return (numbered.reshape(pixels.shape) + (values[0] != 0)).astype(np.int32)
 
 
 def _palette_indices(file: Path) -> np.ndarray | None:
@@ -133,7 +148,7 @@ def _palette_indices(file: Path) -> np.ndarray | None:
         with allow_large_images(), Image.open(file, formats=FORMATS) as image:
             if image.mode == "P":
                 return np.asarray(ImageOps.exif_transpose(image) if orientation(file) != 1 else image)
-    except Exception:  # another format, or damaged: the reader of images says so
+    except Exception:  # another format, or damaged: read_image reports it
         pass
     return None
 
@@ -148,37 +163,39 @@ def find_coding(
     ignore: int | None = None,
     objects: bool = False,
 ) -> Coding:
-    """Find out what the masks of these cases mean.
+    """Infer what the pixels of the masks mean.
 
     Args:
-        cases: all of them: what one mask shows may be half of the classes.
-        classes: names of files or folders where each class has its own.
-        names: for the classes, in the order of their values.
-        colors: of each class, where masks are color-coded; found if None.
+        cases: all cases, as one mask may contain only some of the classes.
+        classes: names of files or folders, if each class has its own.
+        names: names for the classes in the order of their values.
+        colors: color of each class, if masks are color-coded. Default: as found.
         threshold: pixels of at least this value are foreground.
-        ignore: pixel value of pixels that nobody annotated: nnU-Net's ignore label.
-        objects: each file is an object of the one class.
+        ignore: value of pixels that were not annotated: nnU-Net's ignore label.
+        objects: whether each file is an object of the same class.
 
     Raises:
-        HRMedSegError: JPEG masks without a threshold, too many values, or names that do not fit what was found.
+        DataError: JPEG masks without a threshold, too many values, or masks that cannot be read.
+        PlanError: names or colors that do not fit the masks.
     """
     files = [file for case in cases for file, _ in case.masks]
     lossy = [file for file in files if file.suffix.lower() in JPEG]
     if lossy and threshold is None:
-        raise HRMedSegError(
-            f"{len(lossy)} masks are JPEG, such as {lossy[0]}: its compression blurs values, so classes cannot be told "
-            f"apart near edges. For one class give --threshold 128; else save the masks as PNG from their source."
+        raise DataError(
+            f"{len(lossy)} masks are JPEG, such as {lossy[0]}. JPEG compression blurs values, so classes cannot be "
+            f"told apart near edges. For a single class, give --threshold 128. Otherwise, export the masks as PNG."
         )
     if threshold is not None or objects:
         if len(names) > 1 or classes:
             reason = f"the classes {format_names(list(classes))}" if classes else f"{len(names)} names"
-            raise HRMedSegError(f"A threshold, or a file for each object, makes one class, and there are {reason}.")
+            raise PlanError(f"A threshold, or one file for each object, makes one class, but there are {reason}.")
         kind = "files" if threshold is None else "values"
         return Coding(kind, _numbered(names or ["foreground"]), threshold=threshold)
     if classes:
         if names and sorted(names) != sorted(classes):
-            raise HRMedSegError(
-                f"The files show the classes {format_names(list(classes))}; --classes names {format_names(list(names))}."
+            raise PlanError(
+                f"The files contain the classes {format_names(list(classes))}, but --classes names "
+                f"{format_names(list(names))}."
             )
         return Coding("files", _numbered(list(names or classes)))
     values, found, sets = _values_and_colors(files)
@@ -190,13 +207,13 @@ def find_coding(
 
 
 def _values_and_colors(files: Sequence[Path]) -> tuple[list[int], list[Color], set[frozenset[int]]]:
-    """All values of the masks in order, or all their colors, the most frequent first, where some are in color.
+    """Collect the values of the masks, or their colors if some masks are in color.
 
     Returns:
-        values, colors, and the values that stand together in one file.
+        values in ascending order, colors from the most frequent one, and the sets of values of single files.
     """
     palettes = {_palette(file) for file in files} - {None}
-    # indices mean the same in all files only if their palettes do
+    # an index means the same in all files only if their palettes are equal
     by_color = len(palettes) > 1
     values: set[int] = set()
     counts: Counter[Color] = Counter()
@@ -208,16 +225,16 @@ def _values_and_colors(files: Sequence[Path]) -> tuple[list[int], list[Color], s
             counts.update({(int(r), int(g), int(b)): int(n) for (r, g, b), n in zip(unique, number, strict=True)})
         else:
             if not np.issubdtype(pixels.dtype, np.integer) and (pixels != np.round(pixels)).any():
-                raise HRMedSegError(f"The mask {file} holds fractions. Round its values to class numbers first.")
+                raise DataError(f"The mask {file} has fractional values. Round them to class numbers first.")
             own = np.unique(pixels).astype(int).tolist()
             values.update(own)
             sets.add(frozenset(own))
-        if max(len(values), len(counts)) > MOST_CLASSES:
+        if max(len(values), len(counts)) > MAX_CLASSES:
             kind = "colors" if counts else "values"
-            raise HRMedSegError(
-                f"The masks have more than {MOST_CLASSES} {kind} ({file} among them), so they are not class numbers. "
+            raise DataError(
+                f"The masks have more than {MAX_CLASSES} {kind} ({file} among them), so they are not class numbers. "
                 f"Perhaps their edges are blurred, or images lie where masks should be. For one class give "
-                f"--threshold 128. Numbers of objects in one file cannot be read yet."
+                f"--threshold 128. If they are numbers of objects, give --instances."
             )
     if counts:
         for value in values - {0}:
@@ -226,12 +243,12 @@ def _values_and_colors(files: Sequence[Path]) -> tuple[list[int], list[Color], s
 
 
 def _check_for_two_codings(values: Sequence[int], sets: set[frozenset[int]], ignore: int | None) -> None:
-    """Refuse masks of one class that are 0 and 1 in some files and 0 and 255 in others."""
+    """Raise an error if masks of one class seem to be 0 and 1 in some files, and 0 and 255 in others."""
     both = {1, 255}
     if {value for value in values if value not in (0, ignore)} == both and not any(both <= own for own in sets):
-        raise HRMedSegError(
-            "Some masks have the values 0 and 1, others 0 and 255, and none has both 1 and 255, as if one class was "
-            "saved in two ways. If so, give --threshold 1; if they are two classes, name both with --classes."
+        raise DataError(
+            "Some masks have the values 0 and 1, others 0 and 255, and none has both 1 and 255: one class may have "
+            "been saved in two ways. If so, give --threshold 1. If they are two classes, name both with --classes."
         )
 
 
@@ -246,27 +263,27 @@ def _palette(file: Path) -> bytes | None:
 def _value_coding(values: Sequence[int], names: Sequence[str], ignore: int | None) -> Coding:
     foreground = [value for value in values if value not in (0, ignore)]
     if not foreground:
-        raise HRMedSegError("All masks are empty (0 everywhere): there is nothing to learn.")
+        raise DataError("All masks are empty (0 everywhere).")
     if foreground[0] < 0:
-        raise HRMedSegError(f"The masks have the negative value {foreground[0]}.")
+        raise DataError(f"The masks have the negative value {foreground[0]}.")
     indices = len(foreground) > 1 and foreground[-1] <= max(len(foreground), len(names))
-    if indices:  # values that no mask of these happens to show keep their number
+    if indices:  # values that occur in no mask keep their number
         foreground = list(range(1, foreground[-1] + 1))
     default = ["foreground"] if len(foreground) == 1 else [f"class_{value}" for value in foreground]
     if names and len(names) != len(foreground):
-        raise HRMedSegError(
-            f"--classes names {len(names)} classes ({format_names(list(names))}), and the masks have the values "
+        raise PlanError(
+            f"--classes names {len(names)} classes ({format_names(list(names))}), but the masks have the values "
             f"{format_names(list(map(str, foreground)), 20)} besides 0. Give a name for each value, in this order."
         )
     labels = _numbered(names or default)
-    of_value = {0: 0, **{value: index for index, value in enumerate(foreground, start=1)}}
+    label_of_value = {0: 0, **{value: index for index, value in enumerate(foreground, start=1)}}
     if ignore is not None:
         if ignore not in values:
-            raise HRMedSegError(
+            raise PlanError(
                 f"--ignore {ignore}: no mask has this value; they have {format_names(list(map(str, values)), 20)}."
             )
-        labels["ignore"] = of_value[ignore] = len(labels)
-    return Coding("values", labels, of_value)
+        labels["ignore"] = label_of_value[ignore] = len(labels)
+    return Coding("values", labels, label_of_value)
 
 
 def _color_coding(found: Sequence[Color], names: Sequence[str], colors: Mapping[str, Color] | None) -> Coding:
@@ -274,26 +291,26 @@ def _color_coding(found: Sequence[Color], names: Sequence[str], colors: Mapping[
         left = [color for color in found if color not in colors.values()]
         if left:
             shown = ", ".join("#{:02x}{:02x}{:02x}".format(*color) for color in left[:5])
-            raise HRMedSegError(f"The masks have {len(left)} colors that --colors does not name, such as {shown}.")
+            raise PlanError(f"The masks have {len(left)} colors that --colors does not name, such as {shown}.")
         chosen = {color: name for name, color in colors.items() if color != BLACK}
     else:
         if names and len(names) != len(found):
             shown = ", ".join("#{:02x}{:02x}{:02x}".format(*color) for color in found[:10])
-            raise HRMedSegError(
-                f"--classes names {len(names)} classes, and the masks have {len(found)} colors besides black "
+            raise PlanError(
+                f"--classes names {len(names)} classes, but the masks have {len(found)} colors besides black "
                 f"({shown}). Give --colors NAME=COLOR for each."
             )
         ordered = list(found) if names else sorted(found)
         default = ["color_{:02x}{:02x}{:02x}".format(*color) for color in ordered]
         chosen = dict(zip(ordered, names or default, strict=True))
     labels = _numbered(list(chosen.values()))
-    return Coding("colors", labels, of_color={color: labels[name] for color, name in chosen.items()})
+    return Coding("colors", labels, label_of_color={color: labels[name] for color, name in chosen.items()})
 
 
 def _numbered(names: Sequence[str]) -> dict[str, int]:
     for name in names:
         if name in ("background", "ignore") or not name:
-            raise HRMedSegError(f"A class cannot be called {name!r}: nnU-Net gives that name another meaning.")
+            raise PlanError(f"A class cannot have the name {name!r}, which has another meaning in nnU-Net.")
     if len(set(names)) < len(names):
-        raise HRMedSegError(f"Two classes have the same name: {format_names(list(names))}.")
+        raise PlanError(f"Two classes have the same name: {format_names(list(names))}.")
     return {"background": 0, **{name: index for index, name in enumerate(names, start=1)}}

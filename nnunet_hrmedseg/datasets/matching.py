@@ -1,4 +1,4 @@
-"""Which mask files belong to which image: by name, with prefixes, suffixes, and folders of classes or objects."""
+"""Match masks to images by name, with prefixes, suffixes, and folders of classes or objects."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path, PurePosixPath
 
 from nnunet_hrmedseg.datasets.pixels import is_image_file, stem
 from nnunet_hrmedseg.datasets.polygons import Annotation
-from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.errors import DataError, format_names
 
 __all__ = ["Case", "Matches", "assign_annotations", "case_names", "list_images", "match"]
 
 CHANNEL = re.compile(r"_0000$")
-RENAME = "give the images different names, and the annotations the same ones or the folders that they lie in."
+RENAME = "give the images different names, and the annotations the same names or folders."
 BOUNDARY = re.compile(r"[^0-9A-Za-z]")
 
 
@@ -29,7 +29,7 @@ class Case:
     Attributes:
         name: of the case in the dataset.
         image: its file.
-        masks: file and the class that its name stands for; None where all masks are of one kind.
+        masks: files, each with the class in its name; None if all masks are of one kind.
     """
 
     name: str
@@ -39,7 +39,16 @@ class Case:
 
 @dataclass
 class Matches:
-    """Cases, and the files that found no partner."""
+    """Cases, and the files that match nothing.
+
+    Attributes:
+        cases: images with their masks.
+        images_without_mask: images that no mask matches.
+        masks_without_image: masks that match no image.
+        skipped: files that are not images.
+        classes: names of the classes, if each class has its own files.
+        objects: whether each file is an object of the same class.
+    """
 
     cases: list[Case] = field(default_factory=list)
     images_without_mask: list[Path] = field(default_factory=list)
@@ -53,10 +62,10 @@ def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
     """List the image files below a folder, sorted, and the other files, which are skipped.
 
     Raises:
-        HRMedSegError: there is no such folder.
+        DataError: there is no such folder.
     """
     if not folder.is_dir():
-        raise HRMedSegError(f"There is no folder {folder}.")
+        raise DataError(f"There is no folder {folder}.")
     files = sorted(_files_below(folder))
     hidden = {file for file in files if file.name.startswith(".")}
     images = [file for file in files if is_image_file(file) and file not in hidden]
@@ -64,7 +73,7 @@ def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """Follow links to folders, as those of a center's data on a cluster, each folder once."""
+    """List all files. Links to folders are followed, but each folder is listed once."""
     seen = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
@@ -78,14 +87,14 @@ def _files_below(folder: Path) -> Iterator[Path]:
 def match(images_folder: Path, masks_folder: Path) -> Matches:
     """Match masks to images.
 
-    A mask belongs to an image if its name is the image's, or the image's with a prefix or suffix behind a separator
-    (`case1_mask`, `mask-case1`), or both are equal without the suffixes that all images and all masks share
-    (`21_training` and `21_manual1`). Several masks of one image are classes where their affixes, or the folders that
-    they lie in, are the same words for several images, and else objects of one class. A folder for each case with
-    `images` and `masks` in it, as in the 2018 Data Science Bowl, is known as well.
+    A mask belongs to an image if their names are equal, if its name has an additional prefix or suffix after a
+    separator (`case1_mask`, `mask-case1`), or if names are equal without the suffixes that all images and all masks
+    share (`21_training` and `21_manual1`). Several masks of an image are classes if their affixes or folders are the
+    same words for several images. Otherwise they are objects of one class. Folders of cases with subfolders `images`
+    and `masks`, as in the 2018 Data Science Bowl, are supported too.
 
     Raises:
-        HRMedSegError: no images, no masks, or two images of one name.
+        DataError: no images, no masks, or two images with the same name.
     """
     images, skipped = list_images(images_folder)
     nested = [file for file in images if len(file.relative_to(images_folder).parts) == 3]
@@ -97,16 +106,16 @@ def match(images_folder: Path, masks_folder: Path) -> Matches:
         images = [file for file in images if not file.is_relative_to(masks_folder)]
     if not images or not masks:
         folder = masks_folder if images else images_folder
-        raise HRMedSegError(f"{folder} holds no image files. Readable are PNG, JPEG, TIFF, BMP, DICOM and NIfTI.")
+        raise DataError(f"{folder} has no image files. Supported formats: PNG, JPEG, TIFF, BMP, DICOM and NIfTI.")
     names = case_names(images, images_folder)
     result = Matches(skipped=sorted({*skipped, *skipped_masks}))
     found = _assign(names, masks, masks_folder)
-    of_case: dict[str, list[tuple[Path, str]]] = defaultdict(list)
+    by_case: dict[str, list[tuple[Path, str]]] = defaultdict(list)
     for mask, (name, affix) in found.items():
-        of_case[name].append((mask, affix))
-    _describe(result, of_case)
+        by_case[name].append((mask, affix))
+    _describe(result, by_case)
     for name, image in names.items():
-        own = sorted(of_case.get(name, []))
+        own = sorted(by_case.get(name, []))
         if own:
             classes = [affix if result.classes else None for _, affix in own]
             result.cases.append(Case(name, image, tuple(zip((mask for mask, _ in own), classes, strict=True))))
@@ -134,34 +143,36 @@ def _match_case_folders(
 
 
 def case_names(images: Sequence[Path], folder: Path) -> dict[str, Path]:
-    """Name -> image. A name is the path below the folder with _ for /, without suffix and nnU-Net's channel _0000."""
+    """Return name -> image. A name is the path in the folder with _ for /, without suffix and channel number _0000.
+
+    Raises:
+        DataError: a name that nnU-Net cannot use, or several images with the same name.
+    """
     stems = {file: _joined(file, folder) for file in images}
     if all(CHANNEL.search(name) for name in stems.values()):
         stems = {file: CHANNEL.sub("", name) for file, name in stems.items()}
     labels = sorted(file.name for file, name in stems.items() if name.endswith("_seg"))
     if labels:
-        raise HRMedSegError(
-            f"Names of images must not end in _seg: {format_names(labels)}. nnU-Net would take them for labels and not train "
-            f"with them. Rename these images and their masks."
+        raise DataError(
+            f"Names of images must not end in _seg: {format_names(labels)}. nnU-Net would treat them as labels and not "
+            f"train with them. Rename these images and their masks."
         )
     twice = sorted(name for name, count in Counter(stems.values()).items() if count > 1)
     if twice:
-        raise HRMedSegError(
-            f"Several images have the same name without suffix: {format_names(twice)}. Rename all but one."
-        )
+        raise DataError(f"Several images have the same name without suffix: {format_names(twice)}. Rename all but one.")
     return {name: file for file, name in stems.items()}
 
 
 def assign_annotations(
     images: Sequence[Path], folder: Path, annotations: Sequence[Annotation], place: Path
 ) -> tuple[dict[Path, Annotation], list[str]]:
-    """Find the annotation of each image: of the same name, and where several have it, in folders of the same names.
+    """Find the annotation of each image: with the same name and, if several have it, in folders of the same names.
 
     Returns:
         image -> annotation, and the paths of annotations without an image.
 
     Raises:
-        HRMedSegError: several annotations fit one image, or several images one annotation.
+        DataError: several annotations match one image, or several images match one annotation.
     """
     by_stem: dict[str, list[Path]] = defaultdict(list)
     for image in images:
@@ -176,30 +187,30 @@ def assign_annotations(
         scores = {image: _shared_folders(path, image.relative_to(folder)) for image in _same_name(path, by_stem)}
         best = [image for image, score in scores.items() if score == max(scores.values())]
         if len(best) > 1:
-            raise HRMedSegError(f"{path} in {place} may be any of {format_names(list(map(str, best)))}: {RENAME}")
+            raise DataError(f"{path} in {place} may be any of {format_names(list(map(str, best)))}: {RENAME}")
         fitting[best[0]].append((scores[best[0]], annotation))
     result = {}
     for image, own in fitting.items():
         most = max(score for score, _ in own)
         best_own = [annotation for score, annotation in own if score == most]
         if len(best_own) > 1:
-            raise HRMedSegError(f"{place} annotates {len(best_own)} images that may be {image}: {RENAME}")
+            raise DataError(f"{place} annotates {len(best_own)} images that may be {image}: {RENAME}")
         result[image] = best_own[0]
         unknown += [annotation.paths[-1] for score, annotation in own if score < most]
     return result, sorted(unknown)
 
 
 def _same_name(path: str, by_stem: Mapping[str, Sequence[Path]]) -> list[Path]:
-    """Images of this name; or of this name without suffix, which conversions change."""
+    """Return images of this name, or of this name without suffix, as conversions change suffixes."""
     name = Path(PurePosixPath(path).name)
     same = by_stem.get(stem(name), ())
-    if not is_image_file(name):  # the point of 1.2 may begin no suffix
+    if not is_image_file(name):  # the point of 1.2 may not start a suffix
         same = by_stem.get(name.name, same)
     return [image for image in same if image.name == name.name] or list(same)
 
 
 def _shared_folders(path: str, image: Path) -> int:
-    """How many folders above both have the same names."""
+    """Return how many parent folders of both have the same names."""
     pairs = zip(reversed(PurePosixPath(path).parts[:-1]), reversed(image.parts[:-1]), strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
@@ -209,7 +220,7 @@ def _joined(file: Path, folder: Path) -> str:
 
 
 def _assign(names: dict[str, Path], masks: Sequence[Path], folder: Path) -> dict[Path, tuple[str, str]]:
-    """Mask -> name of its case, and what its own name has beyond that: an affix or a folder."""
+    """Return mask -> name of its case, and the rest of its own name: an affix or a folder."""
     found: dict[Path, tuple[str, str]] = {}
     stems = {stem(image): name for name, image in names.items()}
     if len(stems) < len(names):  # files of the same name in several folders
@@ -230,7 +241,7 @@ def _assign(names: dict[str, Path], masks: Sequence[Path], folder: Path) -> dict
 
 
 def _longest_inside(mask: str, names: Sequence[str]) -> tuple[str, str] | None:
-    """The longest name within a mask's name, with separators beside it, and the rest of the mask's name."""
+    """Return the longest name in a mask's name that is surrounded by separators, and the rest of the mask's name."""
     best = None
     for name in names:
         place = mask.find(name)
@@ -254,7 +265,7 @@ def _without_shared_suffixes(names: dict[str, Path], masks: Sequence[Path]) -> d
 
 
 def _shared_suffix(texts: Sequence[str]) -> str:
-    """The longest common ending that begins at a separator."""
+    """Return the longest common suffix that starts at a separator."""
     shared = os.path.commonprefix([text[::-1] for text in texts])[::-1]
     separator = BOUNDARY.search(shared)
     return shared[separator.start() :] if separator else ""
@@ -264,12 +275,12 @@ def _trim(text: str) -> str:
     return re.sub(r"^[^0-9A-Za-z]+|[^0-9A-Za-z]+$", "", text)
 
 
-def _describe(result: Matches, of_case: dict[str, list[tuple[Path, str]]]) -> None:
+def _describe(result: Matches, by_case: dict[str, list[tuple[Path, str]]]) -> None:
     """Decide whether several masks of a case are classes or objects."""
-    if all(len(own) == 1 for own in of_case.values()):
+    if all(len(own) == 1 for own in by_case.values()):
         return
-    affixes = Counter(affix for own in of_case.values() for _, affix in own)
-    repeated = [affix for affix, count in affixes.items() if count > 1 or len(of_case) == 1]
+    affixes = Counter(affix for own in by_case.values() for _, affix in own)
+    repeated = [affix for affix, count in affixes.items() if count > 1 or len(by_case) == 1]
     words = [affix for affix in affixes if affix and not re.fullmatch(r"[\d_\-. ]+", affix)]
     result.objects = not (len(words) == len(affixes) and len(repeated) == len(affixes))
     if not result.objects:

@@ -1,4 +1,4 @@
-"""Read the pixels of an image file without loss: Pillow, tifffile and SimpleITK, by what the file is."""
+"""Read the pixels of an image file without loss, through Pillow, tifffile or SimpleITK."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import SimpleITK as sitk
 import tifffile
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from nnunet_hrmedseg.errors import HRMedSegError, format_shape
+from nnunet_hrmedseg.errors import DataError, SetupError, format_shape
 from nnunet_hrmedseg.io.image_formats import FORMATS, ORIENTATION, allow_large_images
 
 __all__ = ["IMAGE_SUFFIXES", "is_image_file", "orientation", "read_image", "stem", "turn"]
@@ -25,6 +25,7 @@ PNG_SIGNATURE, PNG_BIT_DEPTH, PNG_COLOR = b"\x89PNG\r\n\x1a\n", 24, (2, 6)
 
 
 def is_image_file(file: Path) -> bool:
+    """Return whether the name ends like that of an image."""
     return file.name.lower().endswith(IMAGE_SUFFIXES)
 
 
@@ -36,13 +37,13 @@ def stem(file: Path) -> str:
 
 
 def read_image(file: Path) -> np.ndarray:
-    """Read a 2D image as it is to be seen: EXIF orientation applied, MONOCHROME1 inverted, transparency dropped.
+    """Read a 2D image as viewers show it: EXIF orientation applied, MONOCHROME1 inverted, transparency removed.
 
     Returns:
-        (H, W) or (H, W, 3), of the file's own precision.
+        (H, W) or (H, W, 3), in the precision of the file.
 
     Raises:
-        HRMedSegError: it cannot be read, has several pages or slices, or an unknown number of channels.
+        DataError: the file cannot be read, has several pages or slices, or an unknown number of channels.
     """
     name = file.name.lower()
     try:
@@ -52,25 +53,25 @@ def read_image(file: Path) -> np.ndarray:
             pixels = _read_natural(file)
         else:
             pixels = _read_itk(file)
-    except HRMedSegError:
+    except DataError:
         raise
     except UnidentifiedImageError:
-        raise HRMedSegError(f"{file} is not an image that can be read, whatever its name says.") from None
+        raise DataError(f"{file} is not an image that can be read, despite its name.") from None
     except Exception as error:  # damaged files make decoders raise anything
-        raise HRMedSegError(f"{file} cannot be read ({type(error).__name__}: {error}).") from error
-    if pixels.ndim == 3 and pixels.shape[-1] in (1, 2):  # grey, grey with transparency
+        raise DataError(f"{file} cannot be read ({type(error).__name__}: {error}).") from error
+    if pixels.ndim == 3 and pixels.shape[-1] in (1, 2):  # gray, gray with transparency
         pixels = pixels[..., 0]
     if pixels.ndim == 3 and pixels.shape[-1] == 4:
         pixels = pixels[..., :3]
     if pixels.ndim != 2 and not (pixels.ndim == 3 and pixels.shape[-1] == 3):
-        raise HRMedSegError(
-            f"{file} has the shape {format_shape(pixels.shape)}, which is neither a grey nor a color image."
+        raise DataError(
+            f"{file} has the shape {format_shape(pixels.shape)}, which is neither a gray nor a color image."
         )
     return pixels
 
 
 def orientation(file: Path) -> int:
-    """Return the EXIF orientation, 1 to 8; 1 where there is none."""
+    """Return the EXIF orientation, 1 to 8; 1 if there is none."""
     if file.name.lower().endswith((*NATURAL, *TIFF)):
         with suppress(Exception), allow_large_images(), Image.open(file, formats=FORMATS) as image:
             value = image.getexif().get(ORIENTATION, 1)
@@ -96,7 +97,7 @@ def _read_natural(file: Path) -> np.ndarray:
     with allow_large_images(), Image.open(file, formats=FORMATS) as opened:
         frames = getattr(opened, "n_frames", 1)
         if frames > 1:
-            raise HRMedSegError(f"{file} holds {frames} images: save each as a file.")
+            raise DataError(f"{file} holds {frames} images. Save each as a file.")
         opened.load()
         image = ImageOps.exif_transpose(opened) if orientation(file) != 1 else opened
         if image.mode in ("I", "F") or image.mode.startswith("I;16"):
@@ -105,7 +106,7 @@ def _read_natural(file: Path) -> np.ndarray:
 
 
 def _deep_color_png(file: Path) -> np.ndarray | None:
-    """Decode a 16-bit color PNG, of which Pillow keeps 8 bits; None for anything else."""
+    """Decode a 16-bit color PNG, of which Pillow keeps only 8 bits. Return None for other files."""
     with file.open("rb") as opened:
         head = opened.read(PNG_BIT_DEPTH + 2)
     if not head.startswith(PNG_SIGNATURE) or len(head) < PNG_BIT_DEPTH + 2:
@@ -115,9 +116,9 @@ def _deep_color_png(file: Path) -> np.ndarray | None:
     try:
         from imagecodecs import png_decode
     except ImportError:
-        raise HRMedSegError(
-            f"{file} is a color PNG of 16 bits, which is read through imagecodecs: pip install imagecodecs, or save "
-            f"the image as TIFF."
+        raise SetupError(
+            f"{file} is a color PNG of 16 bits, which needs imagecodecs: pip install imagecodecs, or save the image as "
+            f"TIFF."
         ) from None
     return png_decode(file.read_bytes())
 
@@ -125,7 +126,7 @@ def _deep_color_png(file: Path) -> np.ndarray | None:
 def _read_tiff(file: Path) -> np.ndarray:
     with tifffile.TiffFile(file) as tif:
         if len(tif.series) != 1 or len(tif.series[0].pages) != 1:
-            raise HRMedSegError(f"{file} holds {len(tif.pages)} pages: save each as a file, or the stack as NIfTI.")
+            raise DataError(f"{file} holds {len(tif.pages)} pages. Save each as a file, or the stack as NIfTI.")
         page = tif.pages.first
         pixels = page.asarray()
         if page.photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None:
@@ -144,7 +145,7 @@ def _read_itk(file: Path) -> np.ndarray:
     pixels = sitk.GetArrayFromImage(image)
     if image.GetDimension() == 3:
         if len(pixels) != 1:
-            raise HRMedSegError(f"{file} is a volume of {len(pixels)} slices; this dataset is one of 2D images.")
+            raise DataError(f"{file} is a volume of {len(pixels)} slices, but this command is for 2D images.")
         pixels = pixels[0]
     keys = image.GetMetaDataKeys()
     photometric = image.GetMetaData("0028|0004").strip() if "0028|0004" in keys else ""
@@ -156,7 +157,7 @@ def _read_itk(file: Path) -> np.ndarray:
 
 
 def _smallest_integers(pixels: np.ndarray) -> np.ndarray:
-    """Whole numbers as uint8 or uint16 where they fit, which PNG can hold; others as they are, in 32 bits."""
+    """Convert integers to uint8 or uint16 if they fit, which PNG can hold, and other numbers to 32 bits."""
     if np.issubdtype(pixels.dtype, np.integer):
         low, high = pixels.min(), pixels.max()
         for dtype in (np.uint8, np.uint16):

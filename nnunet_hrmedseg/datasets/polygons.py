@@ -1,4 +1,4 @@
-"""Label maps out of polygons: a COCO file, or labelme's files, one for each image."""
+"""Read polygons from a COCO file, or from labelme's files, one for each image."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from nnunet_hrmedseg.datasets.pixels import is_image_file
-from nnunet_hrmedseg.errors import HRMedSegError, format_shape
+from nnunet_hrmedseg.errors import DataError, HRMedSegError, format_shape
 from nnunet_hrmedseg.io.files import read_json_object
 
 __all__ = ["Annotation", "Shape", "is_annotation_source", "read_annotations"]
 
 FILLED = ("polygon", "rectangle", "circle")
-FEWEST_NUMBERS = 6  # of an outline: three points
+MIN_NUMBERS = 6  # of an outline: three points
 
 
 @dataclass(frozen=True)
 class Shape:
-    """An area of a class.
+    """A region of a class.
 
     Attributes:
         category: name of the class.
         points: outline (x, y) in pixels.
         counts: runs of pixels (COCO's uncompressed RLE), instead of an outline.
-        extent: (height, width) that the runs are of, if known.
+        extent: (height, width) of the image that the runs belong to, if known.
         pixels: (H, W) bool (labelme's mask), instead of an outline.
-        corner: (x, y) of the first of these pixels.
+        corner: (x, y) of their upper left pixel.
     """
 
     category: str
@@ -47,15 +47,16 @@ class Shape:
         """Return (H, W) bool.
 
         Raises:
-            HRMedSegError: runs that do not fill the image.
+            DataError: runs that do not fill the image.
         """
         if self.counts:
             if self.extent not in (None, (height, width)):
-                raise HRMedSegError(
-                    f"a run-length mask is of {format_shape(self.extent or ())} pixels, the image of {format_shape((height, width))}"
+                raise DataError(
+                    f"a run-length mask has {format_shape(self.extent or ())} pixels, but the image has "
+                    f"{format_shape((height, width))}"
                 )
             if sum(self.counts) != height * width:
-                raise HRMedSegError(f"a run-length mask is of {sum(self.counts)} pixels, the image of {height * width}")
+                raise DataError(f"a run-length mask has {sum(self.counts)} pixels, but the image has {height * width}")
             values = np.repeat(np.arange(len(self.counts)) % 2, self.counts)
             return values.reshape(width, height).T.astype(bool)
         if self.pixels is not None:
@@ -74,9 +75,9 @@ class Annotation:
     """The shapes of one image.
 
     Attributes:
-        paths: by which the image is looked for, the most reliable first; / stands between folders.
-        size: (height, width) of the image when it was annotated; None if not known.
-        shapes: later ones lie over earlier ones.
+        paths: possible paths of the image, the most reliable first, with / between folders.
+        size: (height, width) of the image when it was annotated; None if unknown.
+        shapes: later shapes cover earlier ones.
     """
 
     paths: tuple[str, ...]
@@ -85,7 +86,7 @@ class Annotation:
 
 
 def is_annotation_source(place: Path) -> bool:
-    """Whether this is a COCO file, or a folder with labelme's files."""
+    """Return whether this is a COCO file, or a folder of labelme files."""
     if place.is_file():
         return place.suffix.lower() == ".json"
     if not place.is_dir() or any(place.rglob("dataset.json")):
@@ -99,10 +100,10 @@ def read_annotations(place: Path) -> tuple[list[Annotation], list[str], list[str
     """Read all shapes.
 
     Returns:
-        annotated images, classes in their order, and notes on what was left out.
+        annotated images, classes in order, and notes on what was left out.
 
     Raises:
-        HRMedSegError: a file that is not of the format.
+        DataError: a file that does not have the format.
     """
     if place.is_file():
         return _read_coco(place)
@@ -136,7 +137,7 @@ def _read_coco(file: Path) -> tuple[list[Annotation], list[str], list[str]]:
             segmentation = annotation.get("segmentation")
             if isinstance(segmentation, Mapping):
                 if isinstance(segmentation["counts"], str):
-                    raise HRMedSegError(
+                    raise DataError(
                         f"{file} holds compressed run-length masks (image {image.paths[0]}). Decode them with "
                         f"pycocotools (annToMask) and save the masks as PNG."
                     )
@@ -148,7 +149,7 @@ def _read_coco(file: Path) -> tuple[list[Annotation], list[str], list[str]]:
             else:
                 left_out["annotations are boxes without an outline"] += 1
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise HRMedSegError(f"{file} is not a COCO file ({type(error).__name__}: {error}).") from error
+        raise DataError(f"{file} is not a COCO file ({type(error).__name__}: {error}).") from error
     used = {shape.category for image in images.values() for shape in image.shapes}
     return list(images.values()), [name for name in categories.values() if name in used], _left_out(left_out)
 
@@ -159,7 +160,7 @@ def _read_labelme(files: Sequence[Path], folder: Path) -> tuple[list[Annotation]
     for file in files:
         content = read_json_object(file, "labelme file")
         try:
-            # labelme itself finds the file by its name; the path in it is of the image before it was renamed
+            # labelme finds the image by the name of its file; the path in the file may be outdated
             paths = [file.relative_to(folder).with_suffix("").as_posix()]
             if content.get("imagePath"):
                 paths.append(_slashes(content["imagePath"]))
@@ -177,12 +178,12 @@ def _read_labelme(files: Sequence[Path], folder: Path) -> tuple[list[Annotation]
                     left_out[f"shapes of the type {kind} have no area"] += 1
             annotations.append(own)
         except (AttributeError, KeyError, TypeError, ValueError, IndexError, OSError) as error:
-            raise HRMedSegError(f"{file} is not a labelme file ({type(error).__name__}: {error}).") from error
+            raise DataError(f"{file} is not a labelme file ({type(error).__name__}: {error}).") from error
     return annotations, sorted({shape.category for own in annotations for shape in own.shapes}), _left_out(left_out)
 
 
 def _labelme_mask(category: str, entry: Mapping[str, Any]) -> Shape:
-    """Decode a mask, as labelme's AI tools save it: a PNG of the part of the image that begins at the first point."""
+    """Decode a mask of labelme's AI tools: a PNG of the part of the image that starts at the first point."""
     with Image.open(BytesIO(base64.b64decode(entry["mask"])), formats=["PNG"]) as image:
         pixels = np.asarray(image.convert("L")) > 0
     x, y = (round(float(value)) for value in entry["points"][0])
@@ -190,10 +191,10 @@ def _labelme_mask(category: str, entry: Mapping[str, Any]) -> Shape:
 
 
 def _append_outline(shapes: list[Shape], category: str, numbers: Sequence[float], left_out: Counter[str]) -> None:
-    """Add x, y, x, y, ...; a slip of the mouse, of one or two points, is counted instead."""
+    """Add the outline x, y, x, y, ... Outlines of one or two points, made by mistake, are counted instead."""
     if len(numbers) % 2:
-        raise ValueError(f"an outline of {len(numbers)} numbers; pairs are needed")
-    if len(numbers) < FEWEST_NUMBERS:
+        raise ValueError(f"an outline has {len(numbers)} numbers, which are not pairs")
+    if len(numbers) < MIN_NUMBERS:
         left_out["outlines have fewer than three points"] += 1
         return
     pairs = zip(numbers[::2], numbers[1::2], strict=True)

@@ -1,4 +1,4 @@
-"""Where the label map of a case comes from: mask files, or polygons."""
+"""Sources of the label map of a case: mask files, or polygons."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_hrmedseg.datasets.masks import Coding, Color, find_coding, read_mask
+from nnunet_hrmedseg.datasets.masks import JPEG, Coding, Color, as_values, find_coding, number_objects, read_mask
 from nnunet_hrmedseg.datasets.matching import Case, Matches, assign_annotations, case_names, list_images, match
 from nnunet_hrmedseg.datasets.pixels import orientation, turn
 from nnunet_hrmedseg.datasets.polygons import Annotation, is_annotation_source, read_annotations
-from nnunet_hrmedseg.errors import HRMedSegError, format_names, format_shape
+from nnunet_hrmedseg.errors import DataError, PlanError, format_names, format_shape
+from nnunet_hrmedseg.io.instances import BORDER, CORE, border_labels
 
 __all__ = ["MaskSource", "find_source"]
 
-# names that labelme and COCO tools give to these two
+# names of these two in labelme and COCO tools
 BACKGROUND = ("background", "_background_", "__background__")
 IGNORE = ("ignore", "_ignore_", "__ignore__")
 
@@ -25,7 +26,9 @@ class MaskSource(ABC):
     """Cases, their classes, and the label map of each case.
 
     Attributes:
-        notes: what was skipped or looks unusual.
+        cases: names and files.
+        labels: class -> value, background included.
+        notes: on files that were skipped or look unusual.
     """
 
     cases: list[Case]
@@ -34,18 +37,19 @@ class MaskSource(ABC):
 
     @property
     def classes(self) -> list[str]:
+        """Names of the classes without background and ignore label."""
         return [name for name, value in self.labels.items() if value and name != "ignore"]
 
     @abstractmethod
     def describe(self) -> str:
-        """Return what the masks were taken for."""
+        """Return how the masks were interpreted."""
 
     @abstractmethod
     def label_map(self, case: Case, shape: tuple[int, int]) -> np.ndarray:
         """Return the label map of a case, (H, W) uint8, for an image of this height and width.
 
         Raises:
-            HRMedSegError: a mask that cannot be read or has another size.
+            DataError: a mask that cannot be read or has another size.
         """
 
 
@@ -60,39 +64,70 @@ class MaskFiles(MaskSource):
         return self.coding.describe()
 
     def label_map(self, case: Case, shape: tuple[int, int]) -> np.ndarray:
-        masks = []
-        for file, name in case.masks:
-            pixels = read_mask(file, color=self.coding.kind == "colors")
-            if pixels.shape[:2] != shape and pixels.shape[1::-1] == shape and orientation(file) == 1:
-                # drawn on the image as it is stored, which is shown turned by its EXIF orientation
-                pixels = turn(pixels, orientation(case.image))
-            if pixels.shape[:2] != shape:
-                own = format_shape(pixels.shape[:2])
-                raise HRMedSegError(
-                    f"{file} has {own} pixels, its image {case.image} {format_shape(shape)} (height x width)."
-                )
-            masks.append((pixels, name))
+        color = self.coding.kind == "colors"
+        masks = [(self.read(case, file, shape, color=color), name) for file, name in case.masks]
         try:
             return self.coding.label_map(masks)
-        except HRMedSegError as error:
-            raise HRMedSegError(f"{format_names([str(file) for file, _ in case.masks])}: {error}.") from error
+        except DataError as error:
+            raise DataError(f"{format_names([str(file) for file, _ in case.masks])}: {error}.") from error
+
+    def read(self, case: Case, file: Path, shape: tuple[int, int], *, color: bool) -> np.ndarray:
+        """Read a mask and check that it has the size of its image.
+
+        Raises:
+            DataError: the mask cannot be read or has another size.
+        """
+        pixels = read_mask(file, color=color)
+        if pixels.shape[:2] != shape and pixels.shape[1::-1] == shape and orientation(file) == 1:
+            # drawn on the stored image, which viewers rotate by its EXIF orientation
+            pixels = turn(pixels, orientation(case.image))
+        if pixels.shape[:2] != shape:
+            own = format_shape(pixels.shape[:2])
+            raise DataError(
+                f"{file} has {own} pixels, but its image {case.image} has {format_shape(shape)} (height x width)."
+            )
+        return pixels
+
+
+class InstanceFiles(MaskFiles):
+    """Masks of objects: one file for each object, or files in which each object has its own value or color."""
+
+    def __init__(self, matches: Matches, names: Sequence[str]):
+        super().__init__(matches, Coding("files", instance_labels(names)))
+        self.objects = matches.objects or any(len(case.masks) > 1 for case in matches.cases)
+
+    def describe(self) -> str:
+        return "one file for each object" if self.objects else "one value or color for each object"
+
+    def label_map(self, case: Case, shape: tuple[int, int]) -> np.ndarray:
+        instances = np.zeros(shape, np.int32)
+        for number, (file, _) in enumerate(case.masks, start=1):
+            pixels = self.read(case, file, shape, color=False)
+            if self.objects:
+                instances[as_values(pixels) > 0] = number
+            else:
+                instances = number_objects(pixels)
+        return border_labels(instances)
 
 
 class Polygons(MaskSource):
-    """Masks as outlines in a COCO file or labelme's files. Later shapes lie over earlier ones."""
+    """Masks as outlines in a COCO file or labelme files. Later shapes cover earlier ones."""
 
-    def __init__(self, images_folder: Path, place: Path, classes: Sequence[str]):
+    def __init__(self, images_folder: Path, place: Path, classes: Sequence[str], instances: bool = False):
+        self.instances = instances
         annotations, found, notes = read_annotations(place)
         named = [name for name in found if name not in (*BACKGROUND, *IGNORE)]
-        if classes and not set(named) <= set(classes):
-            raise HRMedSegError(
-                f"{place} has the classes {format_names(named)}; --classes names {format_names(list(classes))}."
+        if classes and not instances and not set(named) <= set(classes):
+            raise PlanError(
+                f"{place} has the classes {format_names(named)}, but --classes names {format_names(list(classes))}."
             )
         names = list(classes or named)
         if not names:
-            raise HRMedSegError(f"{place} holds no shape with an area.")
+            raise DataError(f"{place} has no shape with an area.")
         self.labels = {"background": 0, **{name: index for index, name in enumerate(names, start=1)}}
-        if set(found) & set(IGNORE):
+        if instances:
+            self.labels = instance_labels(classes)
+        elif set(found) & set(IGNORE):
             self.labels["ignore"] = len(self.labels)
         self.values = {
             **self.labels,
@@ -116,29 +151,46 @@ class Polygons(MaskSource):
         if unknown:
             self.notes.append(f"{len(unknown)} annotated images are missing: {format_names(unknown)}")
         if not self.cases:
-            raise HRMedSegError(f"No image of {images_folder} is annotated in {place}: {format_names(unknown)} are.")
+            raise DataError(f"{place} annotates no image of {images_folder}, but {format_names(unknown)}.")
 
     def describe(self) -> str:
-        return f"outlines in {self.place}"
+        return f"outlines {'of objects ' * self.instances}in {self.place}"
 
     def label_map(self, case: Case, shape: tuple[int, int]) -> np.ndarray:
         annotation = self.annotations[case.name]
         annotated = annotation.size or shape
         turned = annotated != shape and annotated[::-1] == shape and orientation(case.image) in (5, 6, 7, 8)
         if annotated != shape and not turned:
-            raise HRMedSegError(
-                f"{case.image} has {format_shape(shape)} pixels; {self.place} annotates it at {format_shape(annotated)} (height x "
-                f"width), so the outlines would lie in the wrong places. Take the image that was annotated, or correct "
-                f"the width and height in the annotation if they alone are wrong."
+            raise DataError(
+                f"{case.image} has {format_shape(shape)} pixels, but {self.place} annotates it at "
+                f"{format_shape(annotated)} (height x width), so the outlines would not fit. Use the image that was "
+                f"annotated, or correct width and height in the annotation if only these are wrong."
             )
-        result = np.zeros(annotated, np.uint8)
-        for outline in annotation.shapes:
+        result = np.zeros(annotated, np.int32 if self.instances else np.uint8)
+        for number, shape_ in enumerate(annotation.shapes, start=1):
+            is_object = self.instances and shape_.category not in (*BACKGROUND, *IGNORE)
             try:
-                result[outline.mask(*annotated)] = self.values[outline.category]
-            except HRMedSegError as error:
-                raise HRMedSegError(f"{self.place}, image {case.image.name}: {error}.") from error
-        # annotated as the image is stored, which is shown turned by its EXIF orientation
+                result[shape_.mask(*annotated)] = number if is_object else self.values.get(shape_.category, 0)
+            except DataError as error:
+                raise DataError(f"{self.place}, image {case.image.name}: {error}.") from error
+        if self.instances:
+            result = border_labels(result)
+        # annotated on the stored image, which viewers rotate by its EXIF orientation
         return turn(result, orientation(case.image)) if turned else result
+
+
+def instance_labels(names: Sequence[str]) -> dict[str, int]:
+    """Return the labels of a dataset of objects: background, the core of an object, and its border.
+
+    Raises:
+        PlanError: more than one name, or one that nnU-Net or the border uses.
+    """
+    if len(names) > 1:
+        raise PlanError(f"--instances: objects are of one class, but --classes names {format_names(list(names))}.")
+    name = names[0] if names else "object"
+    if name in ("background", "ignore", "border"):
+        raise PlanError(f"--instances: objects cannot have the name {name!r}, which has another meaning.")
+    return {"background": 0, name: CORE, "border": BORDER}
 
 
 def find_source(
@@ -149,21 +201,30 @@ def find_source(
     colors: Mapping[str, Color] | None = None,
     threshold: int | None = None,
     ignore: int | None = None,
+    instances: bool = False,
 ) -> MaskSource:
-    """Match images and masks, and find out how the masks are coded. See `make_dataset` for the arguments.
+    """Match images and masks, and infer the coding of the masks. See `make_dataset` for the arguments.
 
     Raises:
-        HRMedSegError: nothing matches, volumes, or masks that cannot be understood.
+        DataError: no match, volumes, or masks that cannot be interpreted.
+        PlanError: options that do not fit the masks.
     """
+    if instances and (colors or threshold is not None or ignore is not None):
+        raise PlanError("--instances: --colors, --threshold and --ignore are for masks of classes. Leave them out.")
     if is_annotation_source(masks):
-        return Polygons(images, masks, classes)
+        return Polygons(images, masks, classes, instances)
     matches = match(images, masks)
     if not matches.cases:
-        raise HRMedSegError(
-            f"No mask of {masks} matches an image of {images} by name: images are "
-            f"{_names(matches.images_without_mask)}, masks {_names(matches.masks_without_image)}. Name a mask like its "
-            f"image, with a prefix or suffix behind a separator if you like."
+        raise DataError(
+            f"No mask in {masks} matches an image in {images} by name. Images are "
+            f"{_names(matches.images_without_mask)}, masks are {_names(matches.masks_without_image)}. Give each mask "
+            f"the name of its image, optionally with a prefix or suffix after a separator."
         )
+    if instances:
+        lossy = [file for case in matches.cases for file, _ in case.masks if file.suffix.lower() in JPEG]
+        if lossy:
+            raise DataError(f"{len(lossy)} masks are JPEG, such as {lossy[0]}, which does not keep values. Use PNG.")
+        return InstanceFiles(matches, classes)
     coding = find_coding(
         matches.cases,
         classes=matches.classes,

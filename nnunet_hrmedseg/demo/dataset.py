@@ -1,4 +1,4 @@
-"""The demo's data set: 24 microscopy images to train on and 8 held out, as an nnU-Net raw data set."""
+"""Write the demo's raw dataset: 24 microscopy images to train on and 8 held out."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ DATASET_NAME = f"Dataset{DATASET_ID:03d}_Nuclei"
 def build_dataset(raw: Path) -> Path:
     """Write `Dataset001_Nuclei` below `raw`: imagesTr, labelsTr, and the held-out imagesTs with their labelsTs.
 
-    Grey images become RGB, as every case of an nnU-Net data set has the same channels. The one fold of its
-    splits_final.json keeps two cases for validation, so that 22 are left to learn from. Returns the data set's folder.
+    Gray images become RGB, as every case of an nnU-Net dataset has the same channels. The only fold of its
+    splits_final.json has two cases for validation and 22 for training.
+
+    Returns:
+        the folder of the dataset.
     """
     dataset = raw / DATASET_NAME
     for packaged, suffix in (("train", "Tr"), ("held_out", "Ts")):

@@ -1,4 +1,4 @@
-"""The demo's picture: image, truth and prediction side by side."""
+"""Draw the demo's picture: image, truth and prediction side by side."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from skimage import exposure, io
-from skimage.segmentation import find_boundaries
 from skimage.transform import resize
+
+from nnunet_hrmedseg.io.pictures import outline
 
 __all__ = ["write_picture"]
 
@@ -20,7 +21,7 @@ _OVERLAYS = {"truth": (0.10, 0.75, 0.35), "prediction": (0.95, 0.55, 0.05)}
 def write_picture(rows: list[tuple[str, Path, Path, Path]], file: Path) -> None:
     """Write a PNG with a row for each (title, image, truth, prediction): three files of the same height and width.
 
-    Dark images are stretched for the eye; the network sees them as they are.
+    The contrast of dark images is stretched here, but not for the network.
     """
     aspects = []
     panels = []
@@ -53,8 +54,8 @@ def _visible_range(image: np.ndarray) -> tuple[float, float]:
     return low, max(high, low + 1e-3)
 
 
-def _overlay(image: np.ndarray, mask: np.ndarray, colour: tuple[float, float, float]) -> np.ndarray:
+def _overlay(image: np.ndarray, mask: np.ndarray, color: tuple[float, float, float]) -> np.ndarray:
     painted = image.copy()
-    painted[mask] = 0.55 * painted[mask] + 0.45 * np.array(colour)
-    painted[find_boundaries(mask, mode="inner")] = colour
+    painted[mask] = 0.55 * painted[mask] + 0.45 * np.array(color)
+    painted[outline(mask)] = color
     return painted

@@ -1,4 +1,4 @@
-"""`hrmedseg demo`: from images to predictions with nothing but the stock nnU-Net commands."""
+"""Run the demo: from images to predictions with nnU-Net's own commands."""
 
 from __future__ import annotations
 
@@ -9,37 +9,60 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_hrmedseg.demo.dataset import DATASET_ID, DATASET_NAME, build_dataset
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import SetupError
 from nnunet_hrmedseg.io import shell
 from nnunet_hrmedseg.io.child_processes import run_in_group
 from nnunet_hrmedseg.io.files import make_output_dir
 from nnunet_hrmedseg.io.machine import choose_device
 from nnunet_hrmedseg.nnunet_versions import nnunet_folder
 
-__all__ = ["run_demo"]
+__all__ = ["DemoResult", "run_demo"]
 
-_MARK = ".hrmedseg_demo"  # says that a folder is the demo's own, so that --overwrite deletes nothing else
+_MARK = ".hrmedseg_demo"  # marks a folder as the demo's, so that --overwrite deletes nothing else
 _ROWS_IN_PICTURE = 4
 _TRAINER = {"cuda": "nnUNetTrainerHRMedSeg_10epochs"}
 _TRAINER_WITHOUT_GPU = "nnUNetTrainerHRMedSeg_1epoch"
 
 
-def run_demo(output: str, *, device: str | None = None, overwrite: bool = False) -> int:
-    """Build the data set, plan, train at 1024 x 1024, predict the held-out images; print their Dice, write demo.png.
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo made.
+
+    Attributes:
+        folder: with the dataset, the trained model and the predictions.
+        picture: demo.png.
+        dice: Dice of each held-out image.
+        device: that was trained on.
+    """
+
+    folder: Path
+    picture: Path
+    dice: dict[str, float]
+    device: str
+
+    @property
+    def mean_dice(self) -> float:
+        """Mean Dice of the held-out images."""
+        return sum(self.dice.values()) / len(self.dice)
+
+
+def run_demo(
+    output: str | os.PathLike[str] = "hrmedseg_demo", *, device: str | None = None, overwrite: bool = False
+) -> DemoResult:
+    """Build the dataset, plan, train at 1024 x 1024, predict and evaluate the held-out images, and draw demo.png.
 
     Args:
-        output: folder to work in; made, and refused if it holds anything else.
-        device: as nnU-Net's `-device`; default: cuda, else mps, else cpu.
-        overwrite: delete what an earlier demo left there.
+        output: folder to work in: new or empty.
+        device: "cuda", "mps" or "cpu". Default: the first of these that is available.
+        overwrite: delete the results of an earlier demo in this folder.
 
     Raises:
-        HRMedSegError: the folder is in use, or a command failed.
+        SetupError: the folder is in use, a device or a command is missing, or a command failed.
     """
-    started = time.time()
     folder = _own_folder(Path(output), overwrite)
     device = choose_device(device)
     trainer = _TRAINER.get(device, _TRAINER_WITHOUT_GPU)
@@ -50,8 +73,8 @@ def run_demo(output: str, *, device: str | None = None, overwrite: bool = False)
     workers = environment["nnUNet_def_n_proc"]
     on_device = [] if device == "cuda" else ["-device", device]
 
-    print(f"A data set of {len(list((dataset / 'imagesTr').iterdir()))} training images and ", end="")
-    print(f"{len(list((dataset / 'imagesTs').iterdir()))} held-out ones is at {dataset}\n")
+    numbers = [len(list((dataset / name).iterdir())) for name in ("imagesTr", "imagesTs")]
+    print(f"Dataset of {numbers[0]} training images and {numbers[1]} held-out images: {dataset}\n")
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         print(shell.format_export(name, environment[name]))
     for command in (
@@ -64,24 +87,18 @@ def run_demo(output: str, *, device: str | None = None, overwrite: bool = False)
         _run(command, environment)
 
     dice = _dice(predictions / "summary.json")
-    print("\nDice of the held-out images")
-    for case, value in dice.items():
-        print(f"  {case:<10} {value:.3f}")
-    mean = sum(dice.values()) / len(dice)
     picture = folder / "demo.png"
     _write_picture(dataset, predictions, dice, picture)
-    print(f"  {'mean':<10} {mean:.3f}")
-    print(f"\nPicture: {picture}\nTook {(time.time() - started) / 60:.1f} minutes on {device}.")
-    return 0
+    return DemoResult(folder, picture, dice, device)
 
 
 def _own_folder(folder: Path, overwrite: bool) -> Path:
     folder = folder.expanduser().resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not (folder / _MARK).is_file():
-            raise HRMedSegError(f"{folder} exists and is not a demo's folder: name another one with -o.")
+            raise SetupError(f"{folder} exists and does not belong to a demo. Give another folder with -o.")
         if not overwrite:
-            raise HRMedSegError(f"{folder} holds an earlier demo: add --overwrite, or name another folder with -o.")
+            raise SetupError(f"{folder} holds an earlier demo. Add --overwrite, or give another folder with -o.")
         shutil.rmtree(folder)
     make_output_dir(folder)
     (folder / _MARK).touch()
@@ -89,14 +106,14 @@ def _own_folder(folder: Path, overwrite: bool) -> Path:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """nnU-Net's three variables in the demo's folder, and as many workers as the machine bears."""
+    """Return an environment with nnU-Net's variables in the demo's folder, and workers for this machine."""
     environment = dict(os.environ)
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         fixed = nnunet_folder(name)
         if fixed is not None and fixed != os.environ.get(name):
-            raise HRMedSegError(
-                f"nnU-Net's paths.py sets {name} to {fixed}, so its commands would not work in the demo's folder but "
-                f"on your data. Run the demo in a Python environment with an unchanged nnU-Net."
+            raise SetupError(
+                f"nnU-Net's paths.py sets {name} to {fixed}, so its commands would use your data instead of the "
+                f"demo's folder. Run the demo in a Python environment with an unchanged nnU-Net."
             )
         (folder / name).mkdir(exist_ok=True)
         environment[name] = str(folder / name)
@@ -107,15 +124,15 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def _run(command: list[str], environment: dict[str, str]) -> None:
-    in_words = subprocess.list2cmdline(command) if shell.ON_WINDOWS else shlex.join(command)
-    print(f"\n$ {in_words}", flush=True)
+    text = subprocess.list2cmdline(command) if shell.ON_WINDOWS else shlex.join(command)
+    print(f"\n$ {text}", flush=True)
     executable = shutil.which(command[0], path=sysconfig.get_path("scripts")) or shutil.which(command[0])
     if executable is None:
-        raise HRMedSegError(f"{command[0]} is not installed beside {sys.executable}: pip install nnunetv2")
+        raise SetupError(f"{command[0]} is not installed beside {sys.executable}: pip install nnunetv2")
     status = run_in_group([executable, *command[1:]], environment)
     if status != 0:
-        raise HRMedSegError(
-            f"{command[0]} ended with status {status}; its own message is above. "
+        raise SetupError(
+            f"{command[0]} failed with status {status}; see its message above. "
             f"'hrmedseg doctor' checks the installation."
         )
 
@@ -128,7 +145,7 @@ def _dice(summary: Path) -> dict[str, float]:
 def _write_picture(dataset: Path, predictions: Path, dice: dict[str, float], file: Path) -> None:
     from nnunet_hrmedseg.demo.picture import write_picture
 
-    # spread over the range of results, best and worst among them
+    # evenly over the ranking, with the best and the worst
     ranked = sorted(dice, key=dice.__getitem__, reverse=True)
     shown = [ranked[round(i * (len(ranked) - 1) / (_ROWS_IN_PICTURE - 1))] for i in range(_ROWS_IN_PICTURE)]
     write_picture(

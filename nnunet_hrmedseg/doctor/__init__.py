@@ -1,1 +1,1 @@
-"""The installation: `hrmedseg doctor` checks it, `hrmedseg link` completes an editable one."""
+"""The installation: `hrmedseg doctor` checks it, `hrmedseg doctor --fix` (or `link`) completes an editable one."""

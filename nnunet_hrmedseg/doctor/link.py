@@ -1,5 +1,4 @@
-"""`hrmedseg link`: put the lookup module into the installed nnU-Net, as the wheel does and an editable install
-cannot."""
+"""Copy the lookup module into the installed nnU-Net, as the wheel does and an editable install cannot."""
 
 from __future__ import annotations
 
@@ -7,58 +6,65 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from nnunet_hrmedseg.doctor.places import LOOKUP_FOLDER, Place, places
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.doctor.lookup_modules import LOOKUP_FOLDER, LookupModule, lookup_modules
+from nnunet_hrmedseg.errors import SetupError
 
 __all__ = ["link", "unlink"]
 
 
 def link() -> list[str]:
-    """Copy the lookup module to the three places. Returns what was done, a line a place.
+    """Copy the lookup module into nnU-Net's three packages.
+
+    Returns:
+        a line for each package: what was done.
 
     Raises:
-        HRMedSegError: nnU-Net is not installed, or installed where nothing can be written.
+        SetupError: nnU-Net is not installed, or its folder is not writable.
     """
     lines = []
-    for place in places():
-        if place.current:
-            lines.append(f"{place.package}: already there ({'from the wheel' if place.from_wheel else 'linked'})")
+    for module in lookup_modules():
+        if module.current:
+            origin = "from the wheel" if module.from_wheel else "linked"
+            lines.append(f"{module.package}: already there ({origin})")
             continue
         without_caches = shutil.ignore_patterns("__pycache__")
-        with _changing(place):
-            shutil.copytree(LOOKUP_FOLDER, place.folder, dirs_exist_ok=True, ignore=without_caches)
-        lines.append(f"{place.package}: linked at {place.folder}")
+        with _reporting_errors(module):
+            shutil.copytree(LOOKUP_FOLDER, module.folder, dirs_exist_ok=True, ignore=without_caches)
+        lines.append(f"{module.package}: linked at {module.folder}")
     return lines
 
 
 def unlink() -> list[str]:
-    """Take the linked copies away; what the wheel laid down stays pip's. Returns what was done, a line a place.
+    """Remove the copies that `link` made. Copies that the wheel installed are left to pip.
+
+    Returns:
+        a line for each package: what was done.
 
     Raises:
-        HRMedSegError: nnU-Net is not installed, or installed where nothing can be changed.
+        SetupError: nnU-Net is not installed, or its folder is not writable.
     """
     lines = []
-    for place in places():
-        if not place.folder.is_dir():
-            lines.append(f"{place.package}: nothing there")
-        elif place.from_wheel:
-            lines.append(f"{place.package}: the wheel's; remove it with: pip uninstall nnunet_hrmedseg")
+    for module in lookup_modules():
+        if not module.folder.is_dir():
+            lines.append(f"{module.package}: nothing there")
+        elif module.from_wheel:
+            lines.append(f"{module.package}: installed by the wheel; remove it with: pip uninstall nnunet_hrmedseg")
         else:
-            with _changing(place):
-                shutil.rmtree(place.folder)
-            lines.append(f"{place.package}: removed {place.folder}")
+            with _reporting_errors(module):
+                shutil.rmtree(module.folder)
+            lines.append(f"{module.package}: removed {module.folder}")
     return lines
 
 
 @contextmanager
-def _changing(place: Place) -> Iterator[None]:
+def _reporting_errors(module: LookupModule) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # where files could not be copied, shutil.Error lists source, target and reason of each
+        # if files could not be copied, shutil.Error lists source, target and reason of each
         reason = error.strerror or "; ".join(dict.fromkeys(why for *_, why in error.args[0]))
-        raise HRMedSegError(
-            f"{place.folder} cannot be changed ({reason}). It is in the nnU-Net of this Python environment: install "
-            f"nnunetv2 and nnunet_hrmedseg in a virtual environment of your own (python -m venv), or have write access "
-            f"given to that folder; then do this again."
+        raise SetupError(
+            f"{module.folder} cannot be changed ({reason}). It belongs to the nnU-Net of this Python environment. "
+            f"Install nnunetv2 and nnunet_hrmedseg in a virtual environment (python -m venv), or get write permission "
+            f"for that folder, and repeat the command."
         ) from error

@@ -1,1 +1,1 @@
-"""Evaluation: `comparison` of trained models on the same cases, `benchmark` of networks on this machine."""
+"""Compare trained models on the same cases (`comparison`), and benchmark networks on this machine (`benchmark`)."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw
+from PIL import Image, ImageDraw
 
-from nnunet_hrmedseg.io.colors import CLASS_COLORS
+from nnunet_hrmedseg.io.pictures import class_colors, outline
 from nnunet_hrmedseg.prompting.prompts import Prompt
 
 __all__ = ["draw_overlay"]
@@ -25,17 +25,13 @@ def draw_overlay(
         values: class of each object, counted from 1.
         prompts: of each object.
     """
-    colours = np.array([ImageColor.getrgb(colour) for colour in CLASS_COLORS], np.uint8)
-    of_object = np.concatenate([np.zeros((1, 3), np.uint8), colours[(np.array(values, int) - 1) % len(colours)]])
+    of_object = np.concatenate([np.zeros((1, 3), np.uint8), class_colors(np.array(values, int))])
     picture = np.array(image.convert("RGB"))
     inside = objects > 0
-    outline = np.zeros(objects.shape, bool)
-    outline[:, 1:] |= objects[:, 1:] != objects[:, :-1]
-    outline[1:] |= objects[1:] != objects[:-1]
-    outline &= inside
+    edge = outline(objects)
     # in floats no more than what is painted: an image may have 20,000 x 20,000 pixels
     picture[inside] = ((1 - OPACITY) * picture[inside] + OPACITY * of_object[objects[inside]]).round()
-    picture[outline] = of_object[objects[outline]]
+    picture[edge] = of_object[objects[edge]]
     drawn = Image.fromarray(picture)
     draw = ImageDraw.Draw(drawn)
     line = max(1, round(max(image.size) / 700))

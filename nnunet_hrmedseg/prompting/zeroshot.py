@@ -41,7 +41,7 @@ from nnunet_hrmedseg.io.raw_cases import (
 )
 from nnunet_hrmedseg.io.skipped import is_hidden
 from nnunet_hrmedseg.io.stored_images import CaseFiles, case_pixels, check_format
-from nnunet_hrmedseg.measures import MEASURES, Task, surface_library, surface_measures_are_there
+from nnunet_hrmedseg.measures import MEASURES, Task, surface_library, surface_measures_available
 from nnunet_hrmedseg.prompting.networks import PromptableNetwork, load_promptable, load_whole_sam
 from nnunet_hrmedseg.prompting.predictor import Predictor
 from nnunet_hrmedseg.prompting.prompts import Box, Prompt
@@ -71,10 +71,10 @@ def zeroshot(args: argparse.Namespace) -> int:
     """
     check_output_dir(Path(args.output or "."))
     folder, dataset_json, cases = _cases(args)
-    surfaces = surface_measures_are_there()
+    surfaces = surface_measures_available()
     if not surfaces:
         print("HD95 and HD are left out: they need MONAI. pip install 'nnunet_hrmedseg[compare]'")
-    task = Task.of_dataset(dataset_json, Path(next(iter(cases.values()))[1]), 0.0, surfaces)
+    task = Task.from_dataset(dataset_json, Path(next(iter(cases.values()))[1]), 0.0, surfaces)
     reader = find_reader_by_trying(folder, dataset_json, [images for images, _ in cases.values()])
     output = Path(args.output or f"hrmedseg_zeroshot_{folder.name}")
     if (output / "cases.csv").exists():

@@ -1,6 +1,9 @@
 """The runner of full-length trainings: splits, jobs in order, stops, damaged checkpoints, missing data, full disks."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -209,3 +212,17 @@ def test_report_draws_finished_and_running_rows(tmp_path):
     assert "| HRMedSeg | 512 | random weights | 2,000 | 2.0 | 0.850 [0.800, 0.900] |" in text
     assert "| stock nnU-Net | nnU-Net's plan | random weights | 2,000 so far | 2.0 | in training |" in text
     assert (docs / "images" / "full_training_cvc_clinicdb.png").stat().st_size > 1000
+
+
+def test_status_into_a_closed_pipe_ends_quietly(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [
+        sys.executable,
+        str(Path(__file__).parents[2] / "benchmarks" / "full_training.py"),
+        "status",
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")

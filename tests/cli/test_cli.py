@@ -164,3 +164,8 @@ def test_a_full_or_forbidden_disk_is_one_line_that_names_the_file(number, monkey
 def test_other_errors_of_the_system_keep_their_traceback(monkeypatch):
     with pytest.raises(FileNotFoundError):
         _run(monkeypatch, "doctor", FileNotFoundError(errno.ENOENT, "not there", "/a"))
+
+
+def test_doctor_into_a_closed_pipe_ends_quietly():
+    status, said = _into_a_closed_pipe(MAIN, "doctor")
+    assert (status, said) == (141, "")

@@ -3,7 +3,7 @@
 import pytest
 
 from nnunet_hrmedseg.datasets.groups import find_groups, make_splits, suspected_groups
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError, PlanError
 
 CASES = ["p1_a", "p1_b", "p2_a", "p3_a"]
 
@@ -22,17 +22,17 @@ def test_spreadsheet(tmp_path, delimiter):
 
 
 def test_rules_that_do_not_fit(tmp_path):
-    with pytest.raises(HRMedSegError, match="is not a CSV file or a regular expression"):
+    with pytest.raises(PlanError, match="is not a CSV file or a regular expression"):
         find_groups(CASES, "(p")
-    with pytest.raises(HRMedSegError, match="no group for 2 cases: p2_a, p3_a"):
+    with pytest.raises(DataError, match="no group for 2 cases: p2_a, p3_a"):
         find_groups(CASES, "^p1")
-    with pytest.raises(HRMedSegError, match="all cases into one group"):
+    with pytest.raises(DataError, match="all cases into one group"):
         find_groups(CASES, "^p")
     file = tmp_path / "groups.csv"
     file.write_text("name,patient\n")
-    with pytest.raises(HRMedSegError, match="needs the columns case and group; it has name, patient"):
+    with pytest.raises(DataError, match="needs the columns case and group; it has name, patient"):
         find_groups(CASES, str(file))
-    with pytest.raises(HRMedSegError, match="cannot be read"):
+    with pytest.raises(DataError, match="cannot be read"):
         find_groups(CASES, str(tmp_path / "none.csv"))
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from nnunet_hrmedseg.cli import command as cli
 from nnunet_hrmedseg.datasets.make import make_dataset
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError, PlanError, SetupError
 
 SHAPE = 24, 32
 
@@ -75,7 +75,7 @@ def test_color_images_and_masks_of_0_and_255(folders):
     assert (summary.folder / "contact_sheet.png").is_file()
 
 
-def test_grey_and_color_and_transparent_images_in_one_folder_become_rgb(folders):
+def test_gray_and_color_and_transparent_images_in_one_folder_become_rgb(folders):
     Image.fromarray(picture(1)).save(folders / "images" / "a.bmp")
     Image.fromarray(picture(3, 1)).save(folders / "images" / "b.png")
     Image.fromarray(picture(4, 2)).save(folders / "images" / "c.png")
@@ -93,13 +93,13 @@ def test_grey_and_color_and_transparent_images_in_one_folder_become_rgb(folders)
         np.testing.assert_array_equal(read_case(summary, case)[0], np.moveaxis(expected, -1, 0))
 
 
-def test_grey_saved_as_rgb_becomes_one_channel(folders):
-    grey = picture(1)
-    Image.fromarray(np.repeat(grey[..., None], 3, -1)).save(folders / "images" / "a.png")
+def test_gray_saved_as_rgb_becomes_one_channel(folders):
+    gray = picture(1)
+    Image.fromarray(np.repeat(gray[..., None], 3, -1)).save(folders / "images" / "a.png")
     Image.fromarray(square(1)).save(folders / "masks" / "a.png")
     summary = make(folders)
     assert summary.channels == 1
-    np.testing.assert_array_equal(read_case(summary)[0][0], grey)
+    np.testing.assert_array_equal(read_case(summary)[0][0], gray)
 
 
 def test_sixteen_bits_are_kept(folders):
@@ -181,7 +181,7 @@ def test_everything_that_is_wrong_comes_in_one_message_and_nothing_is_written(fo
     (folders / "images" / "c.png").write_bytes(b"not an image")
     tifffile.imwrite(folders / "images" / "e.tif", np.zeros((3, *SHAPE), np.uint8), photometric="minisblack")
     Image.fromarray(square(1)).save(folders / "masks" / "e.png")
-    with pytest.raises(HRMedSegError) as error:
+    with pytest.raises(DataError) as error:
         make(folders)
     message = str(error.value)
     assert "3 of 5 cases cannot be used; nothing was written" in message
@@ -196,13 +196,13 @@ def test_taken_numbers_and_existing_datasets_are_not_overwritten(folders):
     Image.fromarray(square(1)).save(folders / "masks" / "a.png")
     folder = make(folders).folder
     (folder / "note.txt").write_text("mine")
-    with pytest.raises(HRMedSegError, match="is there already.*--overwrite"):
+    with pytest.raises(SetupError, match="exists already.*--overwrite"):
         make(folders)
-    with pytest.raises(HRMedSegError, match="number 7 is taken by .*Dataset007_Test"):
+    with pytest.raises(PlanError, match="number 7 is used by .*Dataset007_Test"):
         make(folders, name="Other")
-    with pytest.raises(HRMedSegError, match="1 to 999, not 0"):
+    with pytest.raises(PlanError, match="must be 1 to 999, not 0"):
         make(folders, number=0)
-    with pytest.raises(HRMedSegError, match="cannot be the name of a dataset"):
+    with pytest.raises(PlanError, match="is not a possible name"):
         make(folders, name="My set")
     assert (folder / "note.txt").is_file()
     make(folders, overwrite=True)
@@ -246,7 +246,7 @@ def test_command(folders, monkeypatch, capsys):
     assert "1 masks are JPEG" in capsys.readouterr().err
     assert cli.main([*arguments, "--threshold", "128", "--classes", "lesion"]) == 0
     printed = capsys.readouterr().out
-    assert "pixels of 128 and more are lesion" in printed and "nnUNetv2_plan_and_preprocess -d 12 -c 2d" in printed
+    assert "pixels of at least 128 are lesion" in printed and "nnUNetv2_plan_and_preprocess -d 12 -c 2d" in printed
     assert (folders / "raw" / "Dataset012_Skin" / "labelsTr" / "a.png").is_file()
 
 
@@ -260,7 +260,7 @@ def test_dataset_that_nnunet_refuses_is_not_put_in_place(folders, monkeypatch):
         raise RuntimeError("Some images have errors")
 
     monkeypatch.setattr("nnunetv2.experiment_planning.verify_dataset_integrity.verify_dataset_integrity", refused)
-    with pytest.raises(HRMedSegError, match="integrity check refuses the dataset .*\nError: labels wrong"):
+    with pytest.raises(DataError, match="integrity check failed .*\nError: labels wrong"):
         make(folders)
     assert not any((folders / "raw").iterdir())
 
@@ -272,4 +272,4 @@ def test_few_cases_and_names_that_some_systems_do_not_tell_apart_are_reported(fo
     summary = make(folders, dry_run=True)
     assert any("cases are fewer than nnU-Net's 5 folds" in warning for warning in summary.warnings)
     if len(summary.cases) == 3:  # a system that tells them apart
-        assert any(warning.startswith("A, a differ in upper and lower case alone") for warning in summary.warnings)
+        assert any(warning.startswith("A, a differ only in upper and lower case") for warning in summary.warnings)

@@ -7,7 +7,7 @@ from PIL import Image
 from nnunet_hrmedseg.datasets.masks import find_coding, parse_colors
 from nnunet_hrmedseg.datasets.matching import Case, match
 from nnunet_hrmedseg.datasets.sources import find_source
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError, PlanError
 
 
 def cases(tmp_path, *masks):
@@ -34,25 +34,25 @@ def test_values(tmp_path, values, labels, of_value):
     names = ["class_1", "class_2", "class_3"] if of_value is None else []
     coding = find_coding(cases(tmp_path, *[[row] for row in values]), names=names)
     assert coding.labels == labels
-    assert coding.of_value == (of_value or {0: 0, 1: 1, 2: 2, 3: 3})
+    assert coding.label_of_value == (of_value or {0: 0, 1: 1, 2: 2, 3: 3})
 
 
 @pytest.mark.parametrize("names", [[], ["polyp"]])
 def test_one_class_saved_as_1_and_as_255_is_not_two_classes(tmp_path, names):
     mixed = cases(tmp_path, [[0, 1]], [[0, 255]])
-    with pytest.raises(HRMedSegError, match="Some masks have the values 0 and 1, others 0 and 255.*--threshold 1"):
+    with pytest.raises(DataError, match="Some masks have the values 0 and 1, others 0 and 255.*--threshold 1"):
         find_coding(mixed, names=names)
     coding = find_coding(mixed, names=names, threshold=1)
     assert [coding.label_map([(np.array([[0, value]]), None)]).tolist() for value in (1, 255)] == [[[0, 1]]] * 2
-    assert find_coding(mixed, names=["polyp", "tool"]).of_value == {0: 0, 1: 1, 255: 2}
-    assert find_coding(mixed, ignore=255).of_value == {0: 0, 1: 1, 255: 2}
+    assert find_coding(mixed, names=["polyp", "tool"]).label_of_value == {0: 0, 1: 1, 255: 2}
+    assert find_coding(mixed, ignore=255).label_of_value == {0: 0, 1: 1, 255: 2}
 
 
 def test_ignore_value(tmp_path):
     coding = find_coding(cases(tmp_path, [[0, 1, 2, 255]]), ignore=255)
     assert coding.labels == {"background": 0, "class_1": 1, "class_2": 2, "ignore": 3}
     assert coding.label_map([(np.array([[0, 1, 2, 255]], np.uint8), None)]).tolist() == [[0, 1, 2, 3]]
-    with pytest.raises(HRMedSegError, match="--ignore 9: no mask has this value; they have 0, 1"):
+    with pytest.raises(PlanError, match="--ignore 9: no mask has this value; they have 0, 1"):
         find_coding(cases(tmp_path, [[0, 1]]), ignore=9)
 
 
@@ -60,7 +60,7 @@ def test_palette_indices_are_labels_where_all_palettes_are_the_same(tmp_path):
     image = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "P")
     image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
     coding = find_coding(cases(tmp_path, image, image))
-    assert coding.kind == "values" and coding.of_value == {0: 0, 1: 1, 2: 2}
+    assert coding.kind == "values" and coding.label_of_value == {0: 0, 1: 1, 2: 2}
 
 
 def test_palettes_that_differ_are_read_by_color(tmp_path):
@@ -69,7 +69,7 @@ def test_palettes_that_differ_are_read_by_color(tmp_path):
     second.putpalette([0, 0, 0, 0, 0, 255])
     coding = find_coding(cases(tmp_path, first, second))
     assert coding.kind == "colors"
-    assert coding.of_color == {(0, 0, 255): 1, (255, 0, 0): 2}
+    assert coding.label_of_color == {(0, 0, 255): 1, (255, 0, 0): 2}
 
 
 def test_colors_found_and_named(tmp_path):
@@ -79,7 +79,7 @@ def test_colors_found_and_named(tmp_path):
     named = find_coding(cases(tmp_path, mask), colors=parse_colors(["disc=#ff0000", "cup=0,255,0"]))
     assert named.labels == {"background": 0, "disc": 1, "cup": 2}
     assert named.label_map([(mask, None)]).tolist() == [[0, 1, 2]]
-    with pytest.raises(HRMedSegError, match="1 colors that --colors does not name, such as #00ff00"):
+    with pytest.raises(PlanError, match="1 colors that --colors does not name, such as #00ff00"):
         find_coding(cases(tmp_path, mask), colors=parse_colors(["disc=red"]))
 
 
@@ -90,29 +90,29 @@ def test_color_that_one_mask_alone_shows_counts(tmp_path):
 
 @pytest.mark.parametrize("text", ["disc", "=red", "disc=1,2", "disc=300,0,0", "disc=nocolor"])
 def test_colors_that_are_not(text):
-    with pytest.raises(HRMedSegError, match="is not NAME=COLOR"):
+    with pytest.raises(PlanError, match="is not NAME=COLOR"):
         parse_colors([text])
 
 
 def test_masks_that_are_images_are_refused(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (32, 32), np.uint8)
-    with pytest.raises(HRMedSegError, match=r"more than 100 values .* not class numbers"):
+    with pytest.raises(DataError, match=r"more than 100 values .* not class numbers"):
         find_coding(cases(tmp_path, noise))
-    with pytest.raises(HRMedSegError, match="All masks are empty"):
+    with pytest.raises(DataError, match="All masks are empty"):
         find_coding(cases(tmp_path, np.zeros((4, 4))))
 
 
 def test_names_must_fit(tmp_path):
-    with pytest.raises(HRMedSegError, match=r"names 1 classes \(a\), and the masks have the values 127, 255"):
+    with pytest.raises(PlanError, match=r"names 1 classes \(a\), but the masks have the values 127, 255"):
         find_coding(cases(tmp_path, [[0, 127, 255]]), names=["a"])
-    with pytest.raises(HRMedSegError, match="cannot be called 'background'"):
+    with pytest.raises(PlanError, match="'background'"):
         find_coding(cases(tmp_path, [[0, 1]]), names=["background"])
 
 
 def test_fractions_are_refused(tmp_path):
     file = tmp_path / "a.tif"
     Image.fromarray(np.array([[0, 0.5]], np.float32)).save(file)
-    with pytest.raises(HRMedSegError, match="holds fractions"):
+    with pytest.raises(DataError, match="fractional values"):
         find_coding([Case("a", file, ((file, None),))])
 
 
@@ -198,15 +198,15 @@ def test_what_is_skipped_is_named(tmp_path):
 
 def test_nothing_matches_or_is_there(tmp_path):
     images = folder(tmp_path, "images", {"a.png": EMPTY})
-    with pytest.raises(HRMedSegError, match="There is no folder"):
+    with pytest.raises(DataError, match="There is no folder"):
         match(images, tmp_path / "none")
-    with pytest.raises(HRMedSegError, match=r"No mask of .* matches an image .* images are a\.png, masks b\.png"):
+    with pytest.raises(DataError, match=r"No mask in .* matches an image .* Images are a\.png, masks are b\.png"):
         find_source(images, folder(tmp_path, "masks", {"b.png": LEFT}))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(HRMedSegError, match="holds no image files"):
+    with pytest.raises(DataError, match="has no image files"):
         match(images, tmp_path / "empty")
     folder(tmp_path, "images", {"a.bmp": EMPTY})
-    with pytest.raises(HRMedSegError, match="same name without suffix: a"):
+    with pytest.raises(DataError, match="same name without suffix: a"):
         match(images, tmp_path / "masks")
 
 
@@ -233,5 +233,5 @@ def test_linked_folders_are_searched_once(tmp_path):
 
 def test_images_that_nnunet_takes_for_labels_are_refused(tmp_path):
     one_pair(tmp_path / "images" / "a_seg.png", tmp_path / "masks" / "a_seg.png")
-    with pytest.raises(HRMedSegError, match="must not end in _seg: a_seg.png.*Rename these images"):
+    with pytest.raises(DataError, match="must not end in _seg: a_seg.png.*Rename these images"):
         match(tmp_path / "images", tmp_path / "masks")

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from nnunet_hrmedseg.datasets.sources import find_source
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError, PlanError
 
 SHAPE = 10, 12
 SQUARE = [[1, 2], [4, 2], [4, 6], [1, 6]]
@@ -61,17 +61,17 @@ def test_coco_polygons_and_runs(images, tmp_path):
 
 def test_coco_files_that_cannot_be_used(images, tmp_path):
     compressed = coco(tmp_path, [{"image_id": 1, "category_id": 5, "segmentation": {"counts": "abc", "size": [1, 1]}}])
-    with pytest.raises(HRMedSegError, match="compressed run-length masks"):
+    with pytest.raises(DataError, match="compressed run-length masks"):
         find_source(images, compressed)
-    with pytest.raises(HRMedSegError, match="is not a COCO file"):
+    with pytest.raises(DataError, match="is not a COCO file"):
         find_source(images, coco(tmp_path, [{"image_id": 77, "category_id": 5}]))
     short = coco(tmp_path, [{"image_id": 1, "category_id": 5, "segmentation": {"counts": [3, 4], "size": [10, 12]}}])
     source = find_source(images, short)
-    with pytest.raises(HRMedSegError, match="a run-length mask is of 7 pixels, the image of 120"):
+    with pytest.raises(DataError, match="a run-length mask has 7 pixels, but the image has 120"):
         source.label_map(source.cases[0], SHAPE)
     turned = coco(tmp_path, [{"image_id": 1, "category_id": 5, "segmentation": {"counts": [0, 120], "size": [12, 10]}}])
     source = find_source(images, turned)
-    with pytest.raises(HRMedSegError, match="a run-length mask is of 12 x 10 pixels, the image of 10 x 12"):
+    with pytest.raises(DataError, match="a run-length mask has 12 x 10 pixels, but the image has 10 x 12"):
         source.label_map(source.cases[0], SHAPE)
 
 
@@ -90,7 +90,7 @@ def test_labelme_shapes(images, tmp_path):
     assert (label == 1).sum() == 12 and label[5, 8] == 2 and label[5, 10] == 2 and label[0, 0] == 0
     assert source.label_map(source.cases[1], SHAPE).max() == 0
     assert any("1 shapes of the type point" in note for note in source.notes)
-    with pytest.raises(HRMedSegError, match="has the classes cup, disc; --classes names other"):
+    with pytest.raises(PlanError, match="has the classes cup, disc, but --classes names other"):
         find_source(images, folder, classes=["other"])
 
 
@@ -145,10 +145,10 @@ def test_coco_images_of_one_name_in_two_folders_keep_their_own_outlines(tmp_path
 def test_coco_images_that_cannot_be_told_apart_are_refused(tmp_path):
     image_file(tmp_path / "images" / "day" / "frame.png")
     one_name_twice = coco_of_squares(tmp_path, {"file_name": "frame.png"}, {"file_name": "frame.png"})
-    with pytest.raises(HRMedSegError, match="annotates 2 images that may be .*frame.png: give the images different"):
+    with pytest.raises(DataError, match="annotates 2 images that may be .*frame.png: give the images different"):
         find_source(tmp_path / "images", one_name_twice)
     image_file(tmp_path / "images" / "night" / "frame.png")
-    with pytest.raises(HRMedSegError, match=r"frame.png in .* may be any of .*day.*night"):
+    with pytest.raises(DataError, match=r"frame.png in .* may be any of .*day.*night"):
         find_source(tmp_path / "images", coco_of_squares(tmp_path, {"file_name": "frame.png"}))
 
 
@@ -164,10 +164,10 @@ def test_outlines_on_an_image_of_another_size_are_refused(images, tmp_path):
     for width, height in ((24, 20), (10, 12)):
         file = coco_of_squares(tmp_path, {"file_name": "a.png", "width": width, "height": height})
         source = find_source(images, file)
-        with pytest.raises(HRMedSegError, match=f"has 10 x 12 pixels; .* annotates it at {height} x {width}"):
+        with pytest.raises(DataError, match=f"has 10 x 12 pixels, but .* annotates it at {height} x {width}"):
             label_maps(source)
     labelme(tmp_path / "labels" / "a.json", [square()], imageHeight=20, imageWidth=24)
-    with pytest.raises(HRMedSegError, match="annotates it at 20 x 24"):
+    with pytest.raises(DataError, match="annotates it at 20 x 24"):
         label_maps(find_source(images, tmp_path / "labels"))
 
 

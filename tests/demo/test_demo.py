@@ -1,4 +1,4 @@
-"""The demo's data set, picture, folder and last steps. Its other commands are those of the end-to-end tests."""
+"""The demo's dataset, picture, folder and last steps. Its other commands are those of the end-to-end tests."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from nnunet_hrmedseg.cli import main
 from nnunet_hrmedseg.demo import picture, run
 from nnunet_hrmedseg.demo.dataset import build_dataset
 from nnunet_hrmedseg.demo.picture import write_picture
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import SetupError
 from nnunet_hrmedseg.io import shell
 
 
@@ -22,7 +22,7 @@ def dataset(tmp_path_factory):
     return build_dataset(tmp_path_factory.mktemp("raw"))
 
 
-def test_the_data_set_is_in_nnunets_format(dataset):
+def test_the_dataset_is_in_nnunets_format(dataset):
     description = json.loads((dataset / "dataset.json").read_text())
     assert description["numTraining"] == 24
     for suffix, count in (("Tr", 24), ("Ts", 8)):
@@ -119,40 +119,40 @@ def test_the_picture_is_of_the_best_the_worst_and_two_between(tmp_path, monkeypa
 def test_what_is_printed_can_be_pasted_into_the_systems_shell(monkeypatch, capsys, platform, folder, setting, quoted):
     monkeypatch.setattr(shell, "ON_WINDOWS", platform == "win32")
     assert shell.format_export("nnUNet_raw", folder) == setting
-    with pytest.raises(HRMedSegError):
+    with pytest.raises(SetupError):
         run._run(["nnUNetv2_nothing", "-i", folder], {})
     assert capsys.readouterr().out == f"\n$ nnUNetv2_nothing -i {quoted}\n"
 
 
-def test_a_folder_of_somebody_elses_is_refused(tmp_path, capsys):
+def test_a_folder_with_other_files_is_refused(tmp_path, capsys):
     (tmp_path / "thesis.tex").write_text("mine")
     assert main(["demo", "-o", str(tmp_path), "--overwrite"]) == 1
-    assert "is not a demo's folder" in capsys.readouterr().err
+    assert "does not belong to a demo" in capsys.readouterr().err
     assert (tmp_path / "thesis.tex").read_text() == "mine"
 
 
 def test_an_earlier_demo_is_kept_unless_told_otherwise(tmp_path):
     folder = run._own_folder(tmp_path / "demo", overwrite=False)
     (folder / "demo.png").write_text("")
-    with pytest.raises(HRMedSegError, match="--overwrite"):
+    with pytest.raises(SetupError, match="--overwrite"):
         run._own_folder(folder, overwrite=False)
     assert run._own_folder(folder, overwrite=True) == folder
     assert not (folder / "demo.png").exists()
 
 
-def test_a_failing_command_ends_the_demo_in_words(tmp_path, capfd):
+def test_a_failing_command_ends_the_demo_with_an_error(tmp_path, capfd):
     environment = run._environment(tmp_path)
-    with pytest.raises(HRMedSegError, match="nnUNetv2_evaluate_simple ended with status 2"):
+    with pytest.raises(SetupError, match="nnUNetv2_evaluate_simple failed with status 2"):
         run._run(["nnUNetv2_evaluate_simple"], environment)
     assert "$ nnUNetv2_evaluate_simple" in capfd.readouterr().out
 
 
-def test_an_nnunet_that_has_folders_of_its_own_is_not_run(tmp_path, monkeypatch):
+def test_an_nnunet_with_fixed_folders_is_not_run(tmp_path, monkeypatch):
     monkeypatch.setattr("nnunetv2.paths.nnUNet_preprocessed", "/data/preprocessed")
-    with pytest.raises(HRMedSegError, match="paths.py sets nnUNet_preprocessed to /data/preprocessed"):
+    with pytest.raises(SetupError, match="paths.py sets nnUNet_preprocessed to /data/preprocessed"):
         run._environment(tmp_path)
 
 
 def test_a_missing_command_is_named(tmp_path):
-    with pytest.raises(HRMedSegError, match="nnUNetv2_nothing is not installed"):
+    with pytest.raises(SetupError, match="nnUNetv2_nothing is not installed"):
         run._run(["nnUNetv2_nothing"], run._environment(tmp_path))

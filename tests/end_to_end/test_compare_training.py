@@ -11,7 +11,7 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import CheckpointError, HRMedSegError
 from nnunet_hrmedseg.evaluation.comparison.budget import BUDGET_FILE
 from nnunet_hrmedseg.evaluation.comparison.train import train_fold
 from tests.end_to_end.commands import NNUNet
@@ -117,7 +117,7 @@ def test_a_training_that_was_killed_goes_on(trained):
     torch.save(checkpoint | {"current_epoch": 1, "logging": one_epoch}, folder / "checkpoint_latest.pth")
     shutil.copy(trained.folder / BUDGET_FILE, folder)
 
-    with pytest.raises(HRMedSegError, match="a training of 2 epochs that stopped before epoch 1, .* of 3 epochs"):
+    with pytest.raises(CheckpointError, match="a training of 2 epochs that stopped before epoch 1, .* now 3 epochs"):
         train(1, epochs=3)
     train(1)
     assert "Epoch 0" not in (folder / logs(folder)[-1]).read_text()
@@ -135,6 +135,6 @@ def test_a_training_that_was_killed_goes_on(trained):
 def test_a_failure_names_the_model_and_says_what_it_said(discs, capfd):
     with pytest.raises(HRMedSegError) as error:
         train_fold(NUMBER, "2d", 0, "NoSuch", "nnUNetPlans", epochs=None, minutes=2.0, device="cpu")
-    assert "NoSuch, nnUNetPlans, 2d, fold 0 of data set 5 failed with status 1" in str(error.value)
+    assert "NoSuch, nnUNetPlans, 2d, fold 0 of dataset 5 failed with status 1" in str(error.value)
     assert "RuntimeError: Could not find requested nnunet trainer NoSuch" in str(error.value)
     assert "Could not find requested nnunet trainer NoSuch" in capfd.readouterr().err

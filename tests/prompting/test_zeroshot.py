@@ -194,7 +194,7 @@ def test_test_cases_and_a_limit(networks, tmp_path, monkeypatch):
 
 def test_without_monai(networks, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "Predictor", PerfectPredictor)
-    monkeypatch.setattr(command, "surface_measures_are_there", lambda: False)
+    monkeypatch.setattr(command, "surface_measures_available", lambda: False)
     dataset = write_labelled(tmp_path / "Dataset001_Discs", 1)
     assert zeroshot(networks, dataset, tmp_path / "out") == 0
     (row,) = rows(tmp_path / "out")

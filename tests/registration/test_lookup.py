@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import nnunet_hrmedseg
-from nnunet_hrmedseg.doctor.places import LOOKUP_FOLDER, places
+from nnunet_hrmedseg.doctor.lookup_modules import LOOKUP_FOLDER, lookup_modules
 from nnunet_hrmedseg.nnunet_versions import SUPPORTED
 from nnunet_hrmedseg.registration.names import EPOCHS, LOOKUP_PACKAGES, REGISTERED, trainer_variant_name
 
@@ -103,10 +103,12 @@ def test_every_package_is_in_the_wheel():
         ".".join(file.parent.relative_to(root).parts) for file in (root / "nnunet_hrmedseg").rglob("__init__.py")
     }
     assert {name for name in listed if name.startswith("nnunet_hrmedseg")} == folders
-    assert {name for name in listed if name.startswith("nnunetv2")} == {f"{p}.hrmedseg" for p in LOOKUP_PACKAGES.values()}
+    assert {name for name in listed if name.startswith("nnunetv2")} == {
+        f"{p}.hrmedseg" for p in LOOKUP_PACKAGES.values()
+    }
 
 
-def test_places_are_there_and_current():
-    assert len(places()) == 3
-    for place in places():
-        assert place.current, f"{place.folder} is not there or old: run hrmedseg link"
+def test_lookup_modules_exist_and_are_current():
+    assert len(lookup_modules()) == 3
+    for module in lookup_modules():
+        assert module.current, f"{module.folder} is not there or old: run hrmedseg link"

@@ -126,7 +126,7 @@ def test_what_is_not_installed_is_reported(gpu_check, monkeypatch):
 
 
 def test_trainers_that_nnunet_does_not_find_are_reported(gpu_check, monkeypatch):
-    from nnunet_hrmedseg.doctor import places
+    from nnunet_hrmedseg.doctor.lookup_modules import LookupModule
 
-    monkeypatch.setattr(places.Place, "present", False)
+    monkeypatch.setattr(LookupModule, "present", False)
     assert "nnunet_hrmedseg.cli link" in gpu_check.machine()[1]

@@ -1,1 +1,1 @@
-"""`hrmedseg benchmark`: size, memory and speed of HRMedSeg beside other networks, measured in one run."""
+"""Size, memory and speed of networks, measured in one run on this machine."""

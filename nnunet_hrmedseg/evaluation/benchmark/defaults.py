@@ -1,4 +1,4 @@
-"""What is measured unless options say otherwise. Imports nothing heavy."""
+"""Default sizes and batch sizes of a benchmark. Imports nothing, as the parser needs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training step keeps in memory: counted tensor by tensor, or as the device and the operating system see it."""
+"""Count the memory that a training step saves for its backward pass, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ __all__ = ["saved_activation_bytes", "saved_activation_bytes_fake"]
 def saved_activation_bytes(
     network: nn.Module, loss: Callable[[Any, Tensor], Tensor], image: Tensor, target: Tensor
 ) -> int:
-    """Bytes that forward pass and loss leave for the backward pass; parameters and buffers are not among them.
+    """Return the bytes that forward pass and loss save for the backward pass, without parameters and buffers.
 
-    image: (B, C, H, W); target: (B, 1, H, W); or with three axes. Both count where they are kept.
+    Args:
+        network: on the device of the image.
+        loss: of the network's output and the target.
+        image: (B, C, H, W), or with three axes.
+        target: (B, 1, H, W), or with three axes. Image and target count if they are saved.
     """
     own = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
     kept: dict[int, Tensor] = {}
@@ -40,9 +44,9 @@ def saved_activation_bytes_fake(
     device: torch.device = torch.device("cpu"),  # noqa: B008
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> list[int]:
-    """Return the same for images of each of these shapes, without memory or time: with fake tensors.
+    """Return the saved bytes for images of each of these shapes, computed with fake tensors, without memory or time.
 
-    The network can do nothing else afterwards.
+    The network cannot be used afterwards.
 
     Args:
         trained: network and loss, on the CPU.

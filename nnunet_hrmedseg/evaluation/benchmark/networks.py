@@ -1,7 +1,7 @@
-"""The networks that are measured, each with the loss and the optimiser that it is trained with: rows of a table.
+"""The table of networks to measure, each with the loss and the optimizer that it is trained with.
 
-The stock networks are what nnU-Net's own planners write for images as large as the patch, given enough GPU memory to
-keep the whole image as the patch; they are trained as nnUNetTrainer does, with deep supervision.
+Stock networks are those that nnU-Net's planners write for images as large as the patch, given enough GPU memory to
+keep the whole image as the patch. They are trained like nnUNetTrainer, with deep supervision.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.io.extras import import_extra
 from nnunet_hrmedseg.nnunet_versions import nnunet_folders
 from nnunet_hrmedseg.plans.specs import NETWORKS, NetworkSpec
 from nnunet_hrmedseg.trainers.losses import dice_and_cross_entropy
@@ -43,7 +43,7 @@ __all__ = [
 
 @dataclass
 class Trainable:
-    """A network as it is trained: ``loss(network(image), target)`` with a target (B, 1, H, W) of class indices."""
+    """A network and its training: ``loss(network(image), target)`` with a target (B, 1, H, W) of class indices."""
 
     network: nn.Module
     loss: Callable[[Any, Tensor], Tensor]
@@ -51,7 +51,7 @@ class Trainable:
     deep_supervision: bool = False
 
     def mode(self, *, training: bool) -> None:
-        """Train or predict; networks with deep supervision predict without it."""
+        """Switch between training and prediction. Networks predict without deep supervision."""
         self.network.train(training)
         if self.deep_supervision:
             self.network.get_submodule("decoder").deep_supervision = training  # type: ignore[assignment]
@@ -59,7 +59,7 @@ class Trainable:
 
 @dataclass(frozen=True)
 class Contender:
-    """A row of the table: what it is called and how it is built for (channels, classes, side of the patch).
+    """A row of the table: its title, and a function that builds it for (channels, classes, side of the patch).
 
     The patch is a square, or, with three dimensions, a cube.
     """
@@ -118,7 +118,7 @@ def stock(planner: str, dimensions: int = 2) -> Callable[[int, int, int], Traina
 
 
 def nnunet_trainable(network: nn.Module) -> Trainable:
-    """A network with deep supervision, with nnUNetTrainer's loss and optimiser; 2D or 3D."""
+    """Return a network with deep supervision, 2D or 3D, with nnUNetTrainer's loss and optimizer."""
     from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 
     loss = nnunet_loss()
@@ -126,7 +126,7 @@ def nnunet_trainable(network: nn.Module) -> Trainable:
     def deep_loss(logits: Any, target: Tensor) -> Tensor:
         if isinstance(logits, Tensor):
             return loss(logits, target)
-        # nnUNetTrainer's weights: halved with each resolution, none for the lowest, in all 1
+        # nnUNetTrainer's weights: halved with each resolution, 0 for the lowest, sum 1
         weights = np.array([0.5**level for level in range(len(logits))])
         weights[-1] = 0
         return DeepSupervisionWrapper(loss, weights / weights.sum())(
@@ -138,7 +138,7 @@ def nnunet_trainable(network: nn.Module) -> Trainable:
 
 
 def nnunet_loss() -> nn.Module:
-    """nnUNetTrainer's loss for labels at one resolution: Dice + cross-entropy."""
+    """Return nnUNetTrainer's loss at one resolution: Dice and cross-entropy."""
     from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
     from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
@@ -147,7 +147,7 @@ def nnunet_loss() -> nn.Module:
 
 
 def nearest(target: Tensor, shape: torch.Size) -> Tensor:
-    """The target at a lower resolution, by leaving out pixels."""
+    """Return the target at a lower resolution by nearest-neighbor sampling."""
     factors = [large // small for large, small in zip(target.shape[2:], shape[2:], strict=True)]
     kept: Any = (..., *(slice(None, None, factor) for factor in factors))
     return target[kept]
@@ -155,13 +155,7 @@ def nearest(target: Tensor, shape: torch.Size) -> Tensor:
 
 def monai(build_network: Callable[[Any, int, int, int], nn.Module]) -> Callable[[int, int, int], Trainable]:
     def build(channels: int, classes: int, side: int) -> Trainable:
-        try:
-            from monai.networks import nets
-        except ImportError:
-            raise HRMedSegError(
-                "This network is MONAI's, which is not installed: pip install 'nnunet_hrmedseg[benchmark]', or leave "
-                "it out of --networks."
-            ) from None
+        nets = import_extra("monai.networks.nets", "benchmark", "this network")
         network = build_network(nets, channels, classes, side)
         loss = dice_and_cross_entropy(regions=False)
 
@@ -184,16 +178,10 @@ def segmentation_model(architecture: str, encoder: str, channels: int, classes: 
     """Build a network of segmentation_models_pytorch with random weights; its logits are at full resolution.
 
     Raises:
-        HRMedSegError: the library is not installed.
+        SetupError: the library is not installed.
     """
-    try:
-        import segmentation_models_pytorch
-    except ImportError:
-        raise HRMedSegError(
-            "This network is from segmentation_models_pytorch, which is not installed: "
-            "pip install 'nnunet_hrmedseg[benchmark]', or leave it out of --networks."
-        ) from None
-    build = getattr(segmentation_models_pytorch, architecture)
+    library = import_extra("segmentation_models_pytorch", "benchmark", "this network")
+    build = getattr(library, architecture)
     return build(encoder_name=encoder, encoder_weights=None, in_channels=channels, classes=classes)
 
 
@@ -210,7 +198,7 @@ CHANNELS_OF_FIVE_LEVELS = (32, 64, 128, 256, 512)
 
 OTHERS: dict[str, Contender] = {
     "nnunet": Contender("nnU-Net", stock("ExperimentPlanner")),
-    # M and L differ in the GPU memory that they plan for; for the same patch they plan the same network
+    # M and L differ in the GPU memory that they plan for, but plan the same network for the same patch
     "resenc": Contender("nnU-Net ResEnc M, L", stock("nnUNetPlannerResEncL")),
     "nnunet_3d": Contender("nnU-Net", stock("ExperimentPlanner", 3), dimensions=3),
     "resenc_3d": Contender("nnU-Net ResEnc M, L", stock("nnUNetPlannerResEncL", 3), dimensions=3),
@@ -278,7 +266,7 @@ class Contenders(Mapping[str, Contender]):
 
 CONTENDERS = Contenders()
 
-OF_EXTRAS = ("monai_", "smp_")  # libraries that the extra [benchmark] installs
+OF_EXTRAS = ("monai_", "smp_")  # prefixes of networks that need the extra [benchmark]
 DEFAULT_CONTENDERS = [
     name for name, row in CONTENDERS.items() if row.dimensions == 2 and not name.startswith(OF_EXTRAS)
 ]
@@ -287,7 +275,7 @@ DEFAULT_CONTENDERS_3D = [name for name, row in CONTENDERS.items() if row.dimensi
 
 @cache
 def planned_architecture(planner: str, side: int, channels: int, dimensions: int = 2) -> dict[str, Any]:
-    """The `architecture` entry that one of nnU-Net's planners writes for a data set of side x side images, or cubes."""
+    """Return the `architecture` that a planner of nnU-Net writes for a dataset of images (side x side) or cubes."""
     from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner
     from nnunetv2.experiment_planning.experiment_planners.residual_unets import residual_encoder_unet_planners
 
@@ -318,7 +306,7 @@ def planned_architecture(planner: str, side: int, channels: int, dimensions: int
         ):
             place.mkdir(parents=True)
             (place / file).write_text(json.dumps(content))
-        # planners print their plan, and warn of a memory target that is not their own
+        # planners print their plan, and warn about a memory target other than their own
         with (
             nnunet_folders(nnUNet_raw=raw.parent, nnUNet_preprocessed=preprocessed.parent),
             redirect_stdout(StringIO()),

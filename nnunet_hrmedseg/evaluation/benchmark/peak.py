@@ -1,4 +1,4 @@
-"""Peak of resident memory of one training step, in a process of its own (Linux: /proc).
+"""Measure the peak of resident memory of one training step in a separate process (Linux: /proc).
 
     python -m nnunet_hrmedseg.evaluation.benchmark.peak CASE CHANNELS PRECISION
 
@@ -14,23 +14,25 @@ from pathlib import Path
 import torch
 
 from nnunet_hrmedseg.evaluation.benchmark.networks import CONTENDERS
-from nnunet_hrmedseg.evaluation.benchmark.run import RESETS_PEAK, Case, random_batch, run_once
+from nnunet_hrmedseg.evaluation.benchmark.run import RESETS_PEAK
+from nnunet_hrmedseg.evaluation.benchmark.steps import Case, random_batch, run_once
 
 
 def main() -> None:
+    """Print the bytes."""
     case, channels, precision = Case(**json.loads(sys.argv[1])), int(sys.argv[2]), sys.argv[3]
     trained = CONTENDERS[case.network].build(channels, case.classes, case.size)
     image, target = random_batch(case.image_shape(channels), case.classes, torch.device("cpu"))
-    RESETS_PEAK.write_text("5")  # VmHWM starts anew
+    RESETS_PEAK.write_text("5")  # resets VmHWM
     before = resident("VmRSS")
     run_once(trained, image, target, True, precision)
     print(resident("VmHWM") - before)
 
 
-def resident(what: str) -> int:
-    """VmRSS, resident memory now, or VmHWM, its peak, in bytes."""
+def resident(name: str) -> int:
+    """Return resident memory (VmRSS) or its peak (VmHWM) in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(what + ":"))
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The table of `hrmedseg benchmark`, in Markdown, from the content of its JSON file."""
+"""Format the content of a benchmark's JSON file as tables in Markdown."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["NO_PEAK", "table"]
 
 MIB = 2**20
 NO_PEAK = "no_peak_resident_bytes"
-"""In a row without peak_resident_bytes that should have them: why there are none."""
+"""Key of a row that should have peak_resident_bytes but has not: the reason."""
 
 
 def table(content: dict[str, Any]) -> str:
-    """One table for each size and number of classes; a dash where nothing was measured, with the reason below."""
+    """Return one table for each size and number of classes. A dash is a missing measurement, with the reason below."""
     parts = [f"{content['machine']}, {content['device']}, {content['precision']}, {content['date']}"]
     for (size, classes), rows in groupby(content["rows"], key=lambda row: (row["size"], row["classes"])):
         of_size = list(rows)
@@ -55,7 +55,7 @@ def _table_of(rows: list[dict[str, Any]]) -> str:
 
 
 def _without_peak(rows: list[dict[str, Any]]) -> list[str]:
-    """A line for each reason, as most have the same: elsewhere than on Linux all of them."""
+    """Return one line for each reason. Except on Linux, all rows have the same."""
     cases: dict[str, list[str]] = {}
     for row in rows:
         if NO_PEAK in row:

@@ -1,36 +1,33 @@
-"""`hrmedseg benchmark`: every network in the same run, in turns, medians; one table and one JSON file.
+"""Measure networks in turns in one run: medians of times, and two kinds of memory.
 
-Memory comes in two kinds. Bytes kept for the backward pass are counted, tensor by tensor, in the precision of the
-device: they are the same on every machine with such a device. Peaks are what the device (CUDA) or the operating system
-(CPU: resident memory, in a process of its own) saw.
+Bytes saved for the backward pass are counted, tensor by tensor, in the precision of the device: they are the same on
+every machine with such a device. Peaks are measured by the device (CUDA) or by the operating system (CPU: resident
+memory of a separate process).
 """
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import json
 import math
+import os
 import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
 from tqdm import tqdm
 
 from nnunet_hrmedseg import __version__
 from nnunet_hrmedseg.architectures.counting import multiply_accumulates, parameters
-from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.evaluation.benchmark.defaults import DEFAULTS
+from nnunet_hrmedseg.errors import HRMedSegError, PlanError, SetupError
 from nnunet_hrmedseg.evaluation.benchmark.memory import saved_activation_bytes_fake
 from nnunet_hrmedseg.evaluation.benchmark.networks import (
     CONTENDERS,
@@ -38,169 +35,199 @@ from nnunet_hrmedseg.evaluation.benchmark.networks import (
     DEFAULT_CONTENDERS_3D,
     Trainable,
 )
+from nnunet_hrmedseg.evaluation.benchmark.options import BenchmarkOptions
 from nnunet_hrmedseg.evaluation.benchmark.report import NO_PEAK, table
-from nnunet_hrmedseg.io.cpu_precision import predicts_in_bfloat16, set_cpu_precision
+from nnunet_hrmedseg.evaluation.benchmark.steps import (
+    Case,
+    autocast,
+    describe_precision,
+    random_batch,
+    run_once,
+    synchronize,
+)
+from nnunet_hrmedseg.io.cpu_precision import set_cpu_precision
 from nnunet_hrmedseg.io.files import make_output_dir, reporting_write_errors, write_atomically
-from nnunet_hrmedseg.io.machine import free_memory, processor_name
+from nnunet_hrmedseg.io.machine import choose_device, free_memory, processor_name
 
-__all__ = ["benchmark"]
+__all__ = ["BenchmarkResult", "benchmark_networks"]
 
-RESETS_PEAK = Path("/proc/self/clear_refs")  # with it peak.py lets a peak of resident memory start anew
-MAX_GRADIENT_NORM = 12  # nnU-Net's
+RESETS_PEAK = Path("/proc/self/clear_refs")  # with which peak.py resets the peak of resident memory
 KILLED = 9  # SIGKILL, which Windows does not name
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
-"""In the messages of the RuntimeErrors of torch on the CPU (Linux, Windows) and of CUDA's libraries."""
+"""Texts in the RuntimeErrors of torch on the CPU (Linux, Windows) and of CUDA's libraries."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Case:
-    """One measurement: a network at a size, with a number of classes and a batch size, in training or prediction."""
+class BenchmarkResult:
+    """What `benchmark_networks` measured.
 
-    network: str
-    size: int
-    classes: int
-    batch_size: int
-    training: bool
+    Attributes:
+        content: machine, versions and settings, and under "rows" a dictionary for each network, size, number of
+            classes and batch size, in training and prediction. Times are in seconds, memory is in bytes.
+        file: the JSON file with this content, if one was written.
+    """
 
-    def image_shape(self, channels: int) -> tuple[int, ...]:
-        return self.batch_size, channels, *[self.size] * CONTENDERS[self.network].dimensions
+    content: dict[str, Any]
+    file: Path | None = None
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The measurements."""
+        return self.content["rows"]
+
+    def table(self) -> str:
+        """Return a table for each size and number of classes, in Markdown."""
+        return table(self.content)
 
 
-def benchmark(args: argparse.Namespace) -> int:
-    """Measure, print the table, write the JSON file. Returns the exit status.
+def benchmark_networks(
+    networks: Sequence[str] | None = None,
+    *,
+    options: BenchmarkOptions | None = None,
+    device: str | None = None,
+    output: str | os.PathLike[str] | None = None,
+) -> BenchmarkResult:
+    """Measure memory and speed of networks in turns on this machine, with random images.
 
-    The file is written anew after each size and number of classes: an interruption costs no more than the one that is
-    being measured.
+    Args:
+        networks: names from `CONTENDERS` in evaluation/benchmark/networks.py. Default: HRMedSeg, HER-Seg and the
+            networks that nnU-Net plans for images of the same size.
+        options: sizes, batch sizes, precision and so on.
+        device: "cuda", "mps" or "cpu". Default: the first of these that is available.
+        output: JSON file, which is replaced. It is written after each size and number of classes, so that an
+            interruption loses only the size in progress.
 
     Raises:
-        HRMedSegError: for an unknown network, sizes that it cannot take, a device that is not there, or an output that
-            cannot be written.
+        PlanError: an unknown network, or sizes that it cannot take.
+        SetupError: a device that is not available, or an output that cannot be written.
+
+    Example:
+        >>> from nnunet_hrmedseg import BenchmarkOptions, benchmark_networks
+        >>> options = BenchmarkOptions(sizes=[64], classes=[2], training_batch_sizes=[1], count_only=True)
+        >>> result = benchmark_networks(["hrmedseg"], options=options, device="cpu")
+        >>> sorted({row["parameters"] for row in result.rows})
+        [3240016]
     """
-    for name, default in DEFAULTS[args.dimensions].items():
-        if getattr(args, name) is None:
-            setattr(args, name, default)
-    names = args.networks or (DEFAULT_CONTENDERS if args.dimensions == 2 else DEFAULT_CONTENDERS_3D)
-    _check(names, args)
-    file = _output_file(Path(args.output))
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    content = {**_surroundings(device, args), "rows": []}
-    for size in args.sizes:
-        for classes in args.classes:
-            content["rows"] += _measure(names, size, classes, device, args)
-            try:
-                with reporting_write_errors(file, "and repeat the command."):
-                    write_atomically(file, (json.dumps(content, indent=1) + "\n").encode())
-            except HRMedSegError:
-                print(table(content))  # at least to be read: it may have taken an hour
-                raise
-    print(table(content))
-    print(f"Wrote {file}")
-    return 0
+    options = (options or BenchmarkOptions()).resolve()
+    names = list(networks or (DEFAULT_CONTENDERS if options.dimensions == 2 else DEFAULT_CONTENDERS_3D))
+    _check_networks(names, options.dimensions)
+    torch_device = torch.device(choose_device(device))
+    file = None if output is None else _output_file(Path(output))
+    content = {**_describe_conditions(torch_device, options), "rows": []}
+    for size in options.sizes or ():
+        for classes in options.classes:
+            content["rows"] += _measure(names, size, classes, torch_device, options)
+            if file is not None:
+                _write(file, content)
+    return BenchmarkResult(content, file)
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    try:
+        with reporting_write_errors(file, "and repeat the command."):
+            write_atomically(file, (json.dumps(content, indent=1) + "\n").encode())
+    except HRMedSegError:
+        print(table(content))  # the measurement may have taken an hour
+        raise
 
 
 def _output_file(file: Path) -> Path:
-    """Where the figures go. Its folder is made now: what was measured in an hour must not be lost for want of it."""
+    """Return the output file. Its folder is made before the measurement, whose results would be lost without it."""
     if file.is_dir():
-        raise HRMedSegError(f"-o {file} is a folder: give the file to write the figures to, such as {file / 'b.json'}.")
+        raise SetupError(f"-o {file} is a folder. Give the file to write, such as {file / 'benchmark.json'}.")
     make_output_dir(file.parent)
     return file
 
 
-def _surroundings(device: torch.device, args: argparse.Namespace) -> dict[str, Any]:
-    """What the figures are of: machine, versions and settings."""
+def _describe_conditions(device: torch.device, options: BenchmarkOptions) -> dict[str, Any]:
+    """Return machine, versions and settings of the measurement."""
     return {
         "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "device": device.type,
         "threads": torch.get_num_threads(),
-        "precision": describe_precision(args.precision, device),
+        "precision": describe_precision(options.precision, device),
         "processor": torch.backends.cpu.get_cpu_capability(),
         "versions": {"nnunet_hrmedseg": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "date": datetime.date.today().isoformat(),
-        "channels": args.channels,
+        "channels": options.channels,
     }
 
 
-def _check(names: list[str], args: argparse.Namespace) -> None:
-    dimensions = args.dimensions
-    there_are = ", ".join(name for name, row in CONTENDERS.items() if row.dimensions == dimensions)
+def _check_networks(names: Sequence[str], dimensions: int) -> None:
+    available = ", ".join(name for name, row in CONTENDERS.items() if row.dimensions == dimensions)
     unknown = [name for name in names if name not in CONTENDERS]
     if unknown:
-        raise HRMedSegError(f"There is no network {unknown[0]!r} to measure; there are {there_are}.")
+        raise PlanError(f"Unknown network {unknown[0]!r}. Available networks: {available}.")
     others = [name for name in names if CONTENDERS[name].dimensions != dimensions]
     if others:
-        raise HRMedSegError(
-            f"The network {others[0]!r} is {CONTENDERS[others[0]].dimensions}D: measure it with --dimensions "
-            f"{CONTENDERS[others[0]].dimensions}. With --dimensions {dimensions} there are {there_are}."
+        own = CONTENDERS[others[0]].dimensions
+        raise PlanError(
+            f"The network {others[0]!r} is {own}D: measure it with --dimensions {own}. Networks for --dimensions "
+            f"{dimensions}: {available}."
         )
-    smallest = 64 if dimensions == 2 else 16
-    wrong = [size for size in args.sizes if size < smallest or size & (size - 1)]
-    if wrong:
-        raise HRMedSegError(
-            f"--sizes {wrong[0]}: the networks halve the image up to ten times; give powers of two from {smallest}."
-        )
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise HRMedSegError("-device cuda: torch finds no CUDA GPU here. Use -device cpu.")
 
 
 def _measure(
-    names: list[str], size: int, classes: int, device: torch.device, args: argparse.Namespace
+    names: list[str], size: int, classes: int, device: torch.device, options: BenchmarkOptions
 ) -> list[dict[str, Any]]:
-    """All rows of one size and number of classes: the networks take turns."""
+    """Return all rows of one size and number of classes. The networks take turns."""
     rows: dict[Case, dict[str, Any]] = {}
     networks: dict[str, Trainable] = {}
-    title = f"{' x '.join([str(size)] * args.dimensions)}, {classes} classes"
+    title = f"{' x '.join([str(size)] * options.dimensions)}, {classes} classes"
     for name in tqdm(names, desc=f"{title}: counting", leave=False):
-        networks[name] = CONTENDERS[name].build(args.channels, classes, size)
-        rows.update(_counted(networks[name], name, size, classes, device, args))
+        networks[name] = CONTENDERS[name].build(options.channels, classes, size)
+        rows.update(_count(networks[name], name, size, classes, device, options))
         networks[name].network.to(device)
-    if not args.count_only:
-        timed = _first_round(rows, networks, title, device, args)
-        _rounds(timed, rows, networks, title, device, args)
+    if not options.count_only:
+        timed = _run_first_round(rows, networks, title, device, options)
+        _run_rounds(timed, rows, networks, title, device, options)
     return list(rows.values())
 
 
-def _counted(
-    trained: Trainable, name: str, size: int, classes: int, device: torch.device, args: argparse.Namespace
+def _count(
+    trained: Trainable, name: str, size: int, classes: int, device: torch.device, options: BenchmarkOptions
 ) -> dict[Case, dict[str, Any]]:
-    """The rows of one network, with all that is counted and not measured. The network is on the CPU still."""
+    """Return the rows of one network with the figures that are counted. The network is on the CPU."""
     trained.mode(training=False)
     network = trained.network
-    if args.precision != "float32":
+    if options.precision != "float32":
         set_cpu_precision(network)
-    one_image = Case(name, size, classes, 1, False).image_shape(args.channels)
+    one_image = Case(name, size, classes, 1, False).image_shape(options.channels)
     counts = {
         "parameters": parameters(network)["total"],
         "multiply_accumulates": multiply_accumulates(network, one_image)["total"],
     }
-    trainings = [Case(name, size, classes, batch_size, True) for batch_size in args.training_batch_sizes]
-    predictions = [Case(name, size, classes, batch_size, False) for batch_size in args.inference_batch_sizes]
+    trainings = [Case(name, size, classes, batch_size, True) for batch_size in options.training_batch_sizes or ()]
+    predictions = [Case(name, size, classes, batch_size, False) for batch_size in options.inference_batch_sizes or ()]
     rows: dict[Case, dict[str, Any]] = {case: {**vars(case), **counts} for case in (*trainings, *predictions)}
-    shapes = [case.image_shape(args.channels) for case in trainings]
-    another = CONTENDERS[name].build(args.channels, classes, size)
-    kept = saved_activation_bytes_fake(another, shapes, device, partial(_autocast, device, args.precision))
-    for case, of_batch in zip(trainings, kept, strict=True):
-        rows[case]["kept_for_backward_bytes"] = of_batch
+    shapes = [case.image_shape(options.channels) for case in trainings]
+    another = CONTENDERS[name].build(options.channels, classes, size)
+    # MPS computes in float32, as the CPU does
+    counted_on = torch.device("cpu") if device.type == "mps" else device
+    saved = saved_activation_bytes_fake(another, shapes, counted_on, partial(autocast, device, options.precision))
+    for case, saved_bytes in zip(trainings, saved, strict=True):
+        rows[case]["kept_for_backward_bytes"] = saved_bytes
     return rows
 
 
-def _first_round(
+def _run_first_round(
     rows: dict[Case, dict[str, Any]],
     networks: dict[str, Trainable],
     title: str,
     device: torch.device,
-    args: argparse.Namespace,
+    options: BenchmarkOptions,
 ) -> list[Case]:
-    """Every case once, for the peaks of memory. Returns those that can be timed; the others' rows say why not."""
+    """Run every case once for its peak of memory. Return those that can be timed; other rows get the reason."""
     seconds_per_image: dict[tuple[str, bool], float] = {}
     timed = []
     for case in tqdm(rows, desc=f"{title}: first round", leave=False):
         row = rows[case]
-        reason = _too_much(case, row, seconds_per_image, device, args.time_limit, args.channels)
+        reason = _reason_to_skip(case, row, seconds_per_image, device, options.time_limit, options.channels)
         if reason:
             row["left_out"] = reason
             continue
-        first = _unless_out_of_memory(row, partial(_first, networks[case.network], case, device, args))
+        first = _run_within_memory(row, partial(_run_first, networks[case.network], case, device, options))
         if first is not None:
             peak, seconds = first
             row.update(peak)
@@ -209,31 +236,31 @@ def _first_round(
     return timed
 
 
-def _rounds(
+def _run_rounds(
     timed: list[Case],
     rows: dict[Case, dict[str, Any]],
     networks: dict[str, Trainable],
     title: str,
     device: torch.device,
-    args: argparse.Namespace,
+    options: BenchmarkOptions,
 ) -> None:
-    """All cases in turns, as often as wanted; their rows get the seconds of each turn, and the median."""
+    """Run all cases in turns, `repeats` times. Their rows get the seconds of each turn and the median."""
     times: dict[Case, list[float]] = {case: [] for case in timed}
-    for _ in tqdm(range(args.repeats), desc=f"{title}: timing", leave=False):
+    for _ in tqdm(range(options.repeats), desc=f"{title}: timing", leave=False):
         for case in list(times):
-            turn = partial(_turn, networks[case.network], case, device, args)
-            seconds = _unless_out_of_memory(rows[case], turn)
+            turn = partial(_time_turn, networks[case.network], case, device, options)
+            seconds = _run_within_memory(rows[case], turn)
             if seconds is None:
                 del times[case]
             else:
                 times[case].append(seconds)
-    for case, of_case in times.items():
-        rows[case]["seconds"] = of_case
-        rows[case]["median_seconds"] = statistics.median(of_case)
+    for case, of_turns in times.items():
+        rows[case]["seconds"] = of_turns
+        rows[case]["median_seconds"] = statistics.median(of_turns)
 
 
-def _unless_out_of_memory(row: dict[str, Any], run: Callable[[], T]) -> T | None:
-    """Return the result of `run`, or None where the memory was not enough, with the reason in `row`."""
+def _run_within_memory(row: dict[str, Any], run: Callable[[], T]) -> T | None:
+    """Return the result of `run`, or None if memory did not suffice, with the reason in `row`."""
     try:
         return run()
     except (RuntimeError, MemoryError) as error:
@@ -241,12 +268,12 @@ def _unless_out_of_memory(row: dict[str, Any], run: Callable[[], T]) -> T | None
         if not (on_gpu or isinstance(error, MemoryError) or any(text in str(error) for text in NO_MEMORY)):
             raise
         row["left_out"] = "out of GPU memory" if on_gpu else "out of memory"
-    # not above: until it is handled, the error holds the tensors of the frames that it left
+    # after the except block: until then, the error holds the tensors of its frames
     torch.cuda.empty_cache()
     return None
 
 
-def _too_much(
+def _reason_to_skip(
     case: Case,
     row: dict[str, Any],
     seconds_per_image: dict[tuple[str, bool], float],
@@ -254,54 +281,54 @@ def _too_much(
     time_limit: float,
     channels: int,
 ) -> str | None:
-    """Why this measurement is better left out, or None."""
+    """Return why this measurement should be left out, or None."""
     expected = seconds_per_image.get((case.network, case.training), 0.0) * case.batch_size
     if expected > time_limit:
         return f"would take about {expected:.0f} s"
     if device.type == "cpu" and case.training:
-        # gradients of what is kept come and go; twice is a safe guess
+        # gradients of the saved tensors are temporary; twice is a safe estimate
         needed = 2 * row["kept_for_backward_bytes"] + 16 * row["parameters"]
         if needed > (free_memory() or needed):
             return f"would take about {needed / 2**30:.0f} GiB of memory"
     if device.type == "cpu" and not case.training:
-        # image and logits in float32, of which none can be spared: what is killed for memory takes all figures along
+        # image and logits in float32 at least: a process killed for memory would lose all results
         needed = 4 * math.prod(case.image_shape(channels + case.classes))
         if needed > (free_memory() or needed):
             return f"would take more than {needed / 2**30:.0f} GiB of memory"
     return None
 
 
-def _first(
-    trained: Trainable, case: Case, device: torch.device, args: argparse.Namespace
+def _run_first(
+    trained: Trainable, case: Case, device: torch.device, options: BenchmarkOptions
 ) -> tuple[dict[str, Any], float]:
-    """A first run, for the caches and the peak of memory: the figures of the peak, and seconds."""
+    """Run for the first time, for caches and the peak of memory. Return the peak, and the seconds of a run."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        _timed(trained, case, device, args)
+        _time_once(trained, case, device, options)
         peak = {
             "peak_allocated_bytes": torch.cuda.max_memory_allocated(device),
             "peak_allocated_beyond_weights_bytes": torch.cuda.max_memory_allocated(device) - before,
             "peak_reserved_bytes": torch.cuda.max_memory_reserved(device),
         }
-        return peak, _timed(trained, case, device, args)
-    seconds = _timed(trained, case, device, args)
-    return (_resident_peak(case, args) if case.training else {}), seconds
+        return peak, _time_once(trained, case, device, options)
+    seconds = _time_once(trained, case, device, options)
+    return (_resident_peak(case, options) if case.training else {}), seconds
 
 
-def _resident_peak(case: Case, args: argparse.Namespace) -> dict[str, int | str]:
-    """The peak of resident memory of one training step, in a process of its own, or why there is none."""
+def _resident_peak(case: Case, options: BenchmarkOptions) -> dict[str, int | str]:
+    """Return the peak of resident memory of one training step in a separate process, or why there is none."""
     if not RESETS_PEAK.exists():
-        return {NO_PEAK: f"only Linux tells it, and {RESETS_PEAK} is not here"}
+        return {NO_PEAK: f"only Linux reports it, and {RESETS_PEAK} does not exist"}
     command = [
         sys.executable,
         "-m",
         "nnunet_hrmedseg.evaluation.benchmark.peak",
         json.dumps(vars(case)),
-        str(args.channels),
+        str(options.channels),
     ]
-    done = subprocess.run([*command, args.precision], capture_output=True, text=True)
+    done = subprocess.run([*command, options.precision], capture_output=True, text=True)
     if done.returncode == -KILLED:
         return {NO_PEAK: "its process was killed, most likely for memory"}
     if done.returncode:
@@ -310,72 +337,26 @@ def _resident_peak(case: Case, args: argparse.Namespace) -> dict[str, int | str]
     return {"peak_resident_bytes": int(done.stdout.split()[-1])}
 
 
-def _turn(trained: Trainable, case: Case, device: torch.device, args: argparse.Namespace) -> float:
-    """Seconds of one run, the median of up to five where they are short: to a short run it matters what the caches and
-    the allocator held before, which was another network's; to a long one it does not.
+def _time_turn(trained: Trainable, case: Case, device: torch.device, options: BenchmarkOptions) -> float:
+    """Return the seconds of one run: the median of up to five short runs.
+
+    A short run depends on what caches and allocator held before, for another network. A long run does not.
     """
-    seconds = [_timed(trained, case, device, args)]
+    seconds = [_time_once(trained, case, device, options)]
     while sum(seconds) < 1 and len(seconds) < 5:
-        seconds.append(_timed(trained, case, device, args))
+        seconds.append(_time_once(trained, case, device, options))
     return statistics.median(seconds)
 
 
-def _timed(trained: Trainable, case: Case, device: torch.device, args: argparse.Namespace) -> float:
-    """Seconds of one training step (forward, loss, backward, optimiser) or one prediction."""
-    image, target = random_batch(case.image_shape(args.channels), case.classes, device)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _time_once(trained: Trainable, case: Case, device: torch.device, options: BenchmarkOptions) -> float:
+    """Return the seconds of one training step (forward, loss, backward, optimizer) or one prediction."""
+    image, target = random_batch(case.image_shape(options.channels), case.classes, device)
+    synchronize(device)
     start = time.perf_counter()
     try:
-        run_once(trained, image, target, case.training, args.precision)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        run_once(trained, image, target, case.training, options.precision)
+        synchronize(device)
         return time.perf_counter() - start
     finally:
-        # the memory is the next network's; after an error, too
+        # frees the memory for the next network, also after an error
         trained.optimizer.zero_grad(set_to_none=True)
-
-
-def random_batch(image_shape: Sequence[int], classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """An image of this shape (B, C, H, W) or (B, C, Z, Y, X), and labels for it."""
-    images, _, *size = image_shape
-    image = torch.randn(*image_shape, device=device)
-    return image, torch.randint(0, classes, (images, 1, *size), dtype=torch.int16, device=device)
-
-
-def run_once(trained: Trainable, image: Tensor, target: Tensor, training: bool, precision: str) -> None:
-    """One training step or one prediction, in nnU-Net's way."""
-    trained.mode(training=training)
-    with torch.set_grad_enabled(training), _autocast(image.device, precision):
-        if not training:
-            trained.network(image)
-            return
-        loss = trained.loss(trained.network(image), target)
-    trained.optimizer.zero_grad(set_to_none=True)
-    if precision != "nnunet" or image.device.type != "cuda":
-        loss.backward()
-        trained.optimizer.step()
-        return
-    scaler = torch.amp.GradScaler("cuda")
-    scaler.scale(loss).backward()
-    scaler.unscale_(trained.optimizer)
-    nn.utils.clip_grad_norm_(trained.network.parameters(), MAX_GRADIENT_NORM)
-    scaler.step(trained.optimizer)
-    scaler.update()
-
-
-def describe_precision(wanted: str, device: torch.device) -> str:
-    """What was measured, in words: what "nnunet" comes to depends on the machine."""
-    if wanted != "nnunet":
-        return wanted
-    if device.type == "cuda":
-        return "mixed precision (fp16), not compiled"
-    return "float32" + (", predictions of HRMedSeg and HER-Seg in bfloat16" if predicts_in_bfloat16() else "")
-
-
-def _autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    if precision == "bfloat16":
-        return torch.autocast(device.type, torch.bfloat16)
-    if precision == "nnunet" and device.type == "cuda":
-        return torch.autocast("cuda", torch.float16)
-    return nullcontext()

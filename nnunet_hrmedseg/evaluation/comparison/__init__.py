@@ -1,1 +1,1 @@
-"""`hrmedseg compare`: trained models of a data set side by side, with statistics, cost and a report to look at."""
+"""Compare trained models of a dataset: statistics, cost, and a report."""

@@ -1,9 +1,9 @@
-"""Any nnU-Net trainer class, trained for so many epochs or so many minutes.
+"""Limit any nnU-Net trainer class to a number of epochs or minutes.
 
-Trainers differ in what an epoch costs and in how many they ask for, and learning rates follow the epochs. Two trainers
-that get the same minutes keep both their schedules whole: the number of epochs follows from the minutes, and the number
-of iterations in each of them from the speed of this training on this machine. Where it is so slow that not even one
-iteration fits into each epoch, there are fewer epochs.
+Trainers differ in the cost and in the number of their epochs, and learning rates follow the epochs. Given the same
+minutes, two trainers both complete their schedules: the number of epochs follows from the minutes, and the number of
+iterations in an epoch from the speed of the training on this machine. If it is too slow for one iteration in each
+epoch, there are fewer epochs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from time import monotonic
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.optim import Optimizer
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import CheckpointError, DataError, PlanError
 from nnunet_hrmedseg.io.files import atomic_path, read_json_object, reporting_write_errors, write_atomically
 from nnunet_hrmedseg.trainers.base import BaseTrainer
 
@@ -26,12 +26,12 @@ __all__ = ["BUDGET_FILE", "Budget", "with_budget"]
 BUDGET_FILE = "budget.json"
 
 SECONDS_PER_EPOCH, FEWEST_EPOCHS, MOST_EPOCHS = 30, 5, 50  # of a training by minutes
-FIRST_ITERATIONS = 2  # in the first epoch, when the speed is not known
-MOST_GROWTH = 10  # from the longest epoch so far to the next: a few batches may all have waited in a queue
-VALIDATION_SHARE = 5  # training iterations to one validation iteration, at least
-VALIDATION_TIME = 1 / 3  # of a validation iteration, in training iterations: no backward pass
+FIRST_ITERATIONS = 2  # in the first epoch, when the speed is unknown
+MOST_GROWTH = 10  # from the longest epoch so far to the next: the first batches may have waited in a queue
+VALIDATION_SHARE = 5  # minimum number of training iterations for each validation iteration
+VALIDATION_TIME = 1 / 3  # time of a validation iteration, in training iterations: it has no backward pass
 CONTINUE = "and repeat the command: the training continues from its last checkpoint."
-CHECKPOINTS = 20  # in a training, at least: what a kill can cost
+CHECKPOINTS = 20  # minimum number in a training, which limits what a killed training loses
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Budget:
     """The length of a training: a number of epochs, or minutes of wall-clock time.
 
     Raises:
-        HRMedSegError: neither or both are given, or one that is not positive.
+        PlanError: neither or both are given, or the given one is not positive.
     """
 
     epochs: int | None = None
@@ -47,17 +47,18 @@ class Budget:
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.minutes is None):
-            raise HRMedSegError(
-                f"A training's budget is epochs or minutes, and here are epochs={self.epochs}, minutes={self.minutes}: "
+            raise PlanError(
+                f"The length of a training is epochs or minutes, but epochs={self.epochs} and minutes={self.minutes}: "
                 f"give one of the two."
             )
         if self.epochs is not None and self.epochs < 1:
-            raise HRMedSegError(f"A budget of {self.epochs} epochs trains nothing: give 1 or more.")
+            raise PlanError(f"{self.epochs} epochs: give 1 or more.")
         if self.minutes is not None and not (isfinite(self.minutes) and self.minutes > 0):
-            raise HRMedSegError(f"A budget of {self.minutes} minutes is no length of a training: give more than 0.")
+            raise PlanError(f"{self.minutes} minutes: give a number greater than 0.")
 
     @property
     def num_epochs(self) -> int:
+        """The number of epochs to plan for."""
         if self.minutes is None:
             assert self.epochs is not None
             return self.epochs
@@ -70,14 +71,15 @@ class Budget:
 
 @dataclass
 class Record:
-    """What each epoch took, as budget.json in the fold's folder says it."""
+    """Time and iterations of each epoch, as in budget.json of the fold's folder."""
 
     budget: Budget
     seconds: list[float] = field(default_factory=list)  # wall clock: loading, validation, checkpoints included
     iterations: list[int] = field(default_factory=list)
-    num_epochs: int | None = None  # where there are fewer than the minutes would have
+    num_epochs: int | None = None  # if fewer than planned for the minutes
 
     def write(self, file: Path) -> None:
+        """Write budget.json."""
         content = {
             "epochs": self.budget.epochs,
             "minutes": self.budget.minutes,
@@ -92,10 +94,10 @@ class Record:
 
     @classmethod
     def read(cls, file: Path) -> Record:
-        """What `write` wrote.
+        """Read budget.json.
 
         Raises:
-            HRMedSegError: it cannot be read, or holds something else.
+            DataError: the file cannot be read, or has other content.
         """
         content = read_json_object(file, "record of a training's budget")
         try:
@@ -104,51 +106,51 @@ class Record:
             whole = [*iterations, *(number for number in (epochs, num_epochs) if number is not None)]
             numbers = [*seconds, *([] if minutes is None else [minutes])]
             if len(seconds) != len(iterations) or not all(type(value) is int for value in whole):
-                raise ValueError("its epochs, iterations and seconds do not go together")
+                raise ValueError("its epochs, iterations and seconds do not fit together")
             if not all(type(value) in (int, float) and 0 <= value and isfinite(value) for value in [*whole, *numbers]):
-                raise ValueError("it has values that are no numbers from 0 on")
+                raise ValueError("it has values other than finite numbers from 0")
             if num_epochs == 0:
-                raise ValueError("it says that there are no epochs")
+                raise ValueError("its number of epochs is 0")
             return cls(Budget(epochs, minutes), list(seconds), list(iterations), num_epochs)
-        except (KeyError, ValueError, TypeError, OverflowError, HRMedSegError) as error:
-            raise HRMedSegError(
-                f"{file} is no record of a training's budget ({type(error).__name__}: {error}). Move the folder away "
-                f"to begin the training anew."
+        except (KeyError, ValueError, TypeError, OverflowError, PlanError) as error:
+            raise DataError(
+                f"{file} is not a record of a training's budget ({type(error).__name__}: {error}). Move the folder "
+                f"away to start the training again."
             ) from error
 
 
 def with_budget(
     trainer_class: type[nnUNetTrainer], *, epochs: int | None = None, minutes: float | None = None
 ) -> type[nnUNetTrainer]:
-    """A trainer class like the given one, whose training has the given length.
+    """Derive a trainer class whose training has the given length.
 
-    It has the same name, so that folders, checkpoints and all of nnU-Net's commands take it for the given one. A budget
-    by minutes counts wall-clock time from the first iteration to the end of the last epoch: not the preprocessing, not
-    the final validation, and not the first iterations of a process where they compile the network. A
-    machine on which the first epoch alone takes longer exceeds it.
+    The class has the same name, so that folders, checkpoints and all of nnU-Net's commands treat it as the original.
+    A budget in minutes counts wall-clock time from the first iteration to the end of the last epoch, without
+    preprocessing, final validation, and the first iterations of a process if they compile the network. A training
+    exceeds the budget if its first epoch alone takes longer.
 
     Training writes budget.json into the fold's folder: the budget, `training_seconds` and `iterations` so far, and both
-    for each epoch. A continued training goes on from there.
+    for each epoch. A continued training reads it.
 
     Args:
         trainer_class: nnUNetTrainer or a class derived from it.
-        epochs: number of epochs, of as many iterations as the class has.
+        epochs: number of epochs, each with the iterations of the class.
         minutes: wall-clock time.
 
     Raises:
-        HRMedSegError: not exactly one of epochs and minutes, or one that is not positive. In training: continued from
-            a checkpoint of another budget.
+        PlanError: not exactly one of epochs and minutes, or one that is not positive.
+        CheckpointError: in training, a checkpoint to continue that has another budget.
     """
     names = {name: getattr(trainer_class, name) for name in ("__module__", "__qualname__", "__doc__")}
     return type(trainer_class.__name__, (_WithBudget, trainer_class), {**names, "budget": Budget(epochs, minutes)})
 
 
 class _StopTraining(Exception):
-    """Ends nnU-Net's loop before the number of epochs that it was begun with."""
+    """End nnU-Net's loop before the number of epochs that it started with."""
 
 
 class _WithBudget(nnUNetTrainer):
-    """Goes in front of a trainer class. No `__init__`: nnU-Net records its arguments by the signature it finds."""
+    """Mixin in front of a trainer class. It has no `__init__`, whose signature nnU-Net would record."""
 
     budget: Budget
     save_every: int
@@ -162,7 +164,7 @@ class _WithBudget(nnUNetTrainer):
         self.num_epochs = self.budget.num_epochs
         self.save_every = min(self.save_every, max(1, self.num_epochs // CHECKPOINTS))
         if self.budget.minutes is not None:
-            # HRMedSeg's warm-up is scheduled in parts of an epoch of this length: it fills the first
+            # HRMedSeg schedules its warm-up in fractions of this epoch, which the warm-up fills
             self.num_iterations_per_epoch = max(FIRST_ITERATIONS, getattr(self, "warmup_iterations", 0))
         super().initialize()
 
@@ -173,7 +175,7 @@ class _WithBudget(nnUNetTrainer):
             self.on_train_end()
 
     def save_checkpoint(self, filename: str) -> None:
-        """Save as the trainer does, but let a full disk leave the previous checkpoint whole, as our trainers do."""
+        """Save as the trainer does, but keep the previous checkpoint if the disk is full, as our trainers do."""
         if self.local_rank != 0 or self.disable_checkpointing or isinstance(self, BaseTrainer):
             super().save_checkpoint(filename)
             return
@@ -187,27 +189,27 @@ class _WithBudget(nnUNetTrainer):
             self._train_as(self.record.num_epochs)
         self.most_validation = self.num_val_iterations_per_epoch
         self.record.write(Path(self.output_folder, BUDGET_FILE))
-        self.print_to_log_file(f"The budget of this training: {self.budget}, trained as {self.num_epochs} epochs.")
+        self.print_to_log_file(f"Budget of this training: {self.budget}, planned as {self.num_epochs} epochs.")
         self.iterated: set[str] = set()
         self.epoch_began = monotonic()
 
     def _record_so_far(self) -> Record:
-        """What the checkpoint's epochs took; those after it are lost and do not count."""
+        """Return the record of the checkpoint's epochs. Later epochs are lost and do not count."""
         if self.current_epoch == 0:
             return Record(self.budget)
         file = Path(self.output_folder, BUDGET_FILE)
         record = Record.read(file) if file.is_file() else None
         if record is None or record.budget != self.budget:
-            raise HRMedSegError(
+            raise CheckpointError(
                 f"{self.output_folder} holds a training {f'of {record.budget}' if record else 'without a budget'} that "
-                f"stopped before epoch {self.current_epoch}, and this one is of {self.budget}: finish that one first, "
-                f"or move the folder away to begin anew."
+                f"stopped before epoch {self.current_epoch}, but the budget is now {self.budget}. Finish that training "
+                f"first, or move the folder away to start again."
             )
         done = slice(self.current_epoch)
         return Record(self.budget, record.seconds[done], record.iterations[done], record.num_epochs)
 
     def _train_as(self, num_epochs: int) -> None:
-        """With another number of epochs than planned, over which the learning rate runs its whole course."""
+        """Change the number of epochs, over which the learning rate completes its schedule."""
         self.num_epochs = self.record.num_epochs = num_epochs
         state = self.optimizer.state_dict()
         self.optimizer, self.lr_scheduler = self.configure_optimizers()
@@ -224,12 +226,12 @@ class _WithBudget(nnUNetTrainer):
         super().on_epoch_start()
 
     def _iterations_of_next_epoch(self, budget_seconds: float) -> int:
-        """As many as fit into an even share of the time that is left, if they go as fast as in the last epoch."""
+        """Return how many fit into an even share of the remaining time at the speed of the last epoch."""
         share = (budget_seconds - sum(self.record.seconds)) / (self.num_epochs - self.current_epoch)
-        # the iteration that compiled took none of these seconds
+        # these seconds exclude the iteration that compiled
         epoch, iterations = self.record.seconds[-1], max(1, self.record.iterations[-1] - self.compiling_iterations)
         self.compiling_iterations = 0
-        # a continued training has timed no epoch of its own yet: all of the last one was iterations, then
+        # before a continued training has timed an epoch, count all of the last one as iterations
         stepping = getattr(self, "stepping_seconds", epoch)
         fitting = int((share - (epoch - stepping)) * iterations / stepping)
         return max(1, min(fitting, MOST_GROWTH * max(self.record.iterations)))
@@ -252,7 +254,7 @@ class _WithBudget(nnUNetTrainer):
         return output
 
     def _compiles(self, what: str) -> bool:
-        """Whether the iteration that has just ended was the first of its kind in this process, and compiled."""
+        """Return whether the finished iteration was the first of its kind in this process, and compiled."""
         first = what not in self.iterated
         self.iterated.add(what)
         return first and self._do_i_compile()
@@ -262,13 +264,13 @@ class _WithBudget(nnUNetTrainer):
         super().on_train_epoch_end(train_outputs)
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
-        # validation goes with the training iterations; checkpoints take as long in a short epoch as in a long one
+        # validation scales with the training iterations; checkpoints take equally long in short and long epochs
         self.stepping_seconds = monotonic() - self.epoch_began
         super().on_validation_epoch_end(val_outputs)
 
     def on_epoch_end(self) -> None:
         self.record.seconds.append(0.0)
-        # twice: a checkpoint must never know of an epoch that the record lacks, and saving it takes time
+        # twice: the record must have every epoch that a checkpoint has, and saving the checkpoint takes time
         self._time_epoch()
         if self.budget.minutes is not None and len(self.record.seconds) == 1:
             self._shrink_epochs(60 * self.budget.minutes)
@@ -276,7 +278,7 @@ class _WithBudget(nnUNetTrainer):
         self.epoch_began = self._time_epoch()
 
     def _shrink_epochs(self, budget_seconds: float) -> None:
-        """After the first: the others have one iteration and one validation iteration at least."""
+        """Reduce the number of epochs after the first, so that one iteration and its validation fit in each."""
         shortest = self.fastest_step * (1 + VALIDATION_TIME)
         fitting = 1 + max(0, int((budget_seconds - self.record.seconds[0]) / shortest))
         if fitting < self.num_epochs:
@@ -295,6 +297,6 @@ class _WithBudget(nnUNetTrainer):
         super().on_train_end()
         minutes, iterations = sum(self.record.seconds) / 60, sum(self.record.iterations)
         self.print_to_log_file(
-            f"The training took {minutes:.2f} minutes: {iterations} iterations in {self.num_epochs} epochs. "
-            f"Its budget was {self.budget}."
+            f"Training took {minutes:.2f} minutes: {iterations} iterations in {self.num_epochs} epochs. "
+            f"The budget was {self.budget}."
         )

@@ -1,14 +1,14 @@
-"""`hrmedseg compare`: find the models, measure them on the same cases, write tables and the report."""
+"""Compare models: find them, measure them on the same cases, and write tables and the report."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,70 +18,151 @@ import torch
 from nnunetv2.configuration import default_num_processes
 from tqdm import tqdm
 
-from nnunet_hrmedseg.errors import format_names
+from nnunet_hrmedseg.errors import HRMedSegError, PlanError, format_names
 from nnunet_hrmedseg.evaluation.comparison.content import as_content, as_csv, as_table
 from nnunet_hrmedseg.evaluation.comparison.cost import costs
 from nnunet_hrmedseg.evaluation.comparison.gallery import Panel, chosen_cases, panels
-from nnunet_hrmedseg.evaluation.comparison.given import ComparisonInputs, load_inputs
+from nnunet_hrmedseg.evaluation.comparison.inputs import (
+    ComparisonInputs,
+    PredictionFolders,
+    TrainedModels,
+    load_inputs,
+)
 from nnunet_hrmedseg.evaluation.comparison.matching import Matched, choose_baseline, match
+from nnunet_hrmedseg.evaluation.comparison.missing import TrainingOptions, train_missing
 from nnunet_hrmedseg.evaluation.comparison.models import Model
-from nnunet_hrmedseg.evaluation.comparison.report import report
+from nnunet_hrmedseg.evaluation.comparison.report import report, require_template_engine
 from nnunet_hrmedseg.evaluation.comparison.results import Results
 from nnunet_hrmedseg.evaluation.comparison.summaries import check_summary
 from nnunet_hrmedseg.io.child_processes import ignoring_ctrl_c
 from nnunet_hrmedseg.io.files import atomic_path, check_output_dir, make_output_dir, reporting_write_errors
 from nnunet_hrmedseg.io.machine import choose_device
-from nnunet_hrmedseg.measures import Task, surface_library, surface_measures_are_there
+from nnunet_hrmedseg.measures import Task, surface_library, surface_measures_available
 
-__all__ = ["compare"]
+__all__ = ["ComparisonResult", "compare"]
 
-FEW_JOBS = 50  # are measured in this process: a worker takes seconds to start, as it imports torch
+FEW_JOBS = 50  # up to this number, measure in this process: a worker imports torch, which takes seconds
 
 Measured = dict[str, dict[str, dict[str, float]]]  # case -> class -> measure -> value
 
 
-def compare(args: argparse.Namespace) -> int:
-    """Compare, print the table, write report.html, comparison.json and cases.csv. Returns the exit status.
+@dataclass(frozen=True)
+class ComparisonResult:
+    """A comparison and the files it was written to.
+
+    Attributes:
+        results: the values of all models, cases, classes and measures as arrays.
+        content: means, intervals, tests and costs, as in comparison.json.
+        report: the report, an HTML page.
+        json: comparison.json.
+        cases: cases.csv, with a row for each model, case and class.
+    """
+
+    results: Results
+    content: dict[str, Any]
+    report: Path
+    json: Path
+    cases: Path
+
+    def table(self) -> str:
+        """Return means with 95 % intervals and differences to the baseline, in Markdown."""
+        return as_table(self.content)
+
+
+def compare(
+    models: str | int | TrainedModels | PredictionFolders,
+    *,
+    baseline: str | None = None,
+    training: TrainingOptions | None = None,
+    tolerance: float = 2.0,
+    cost_images: int = 3,
+    device: str | None = None,
+    processes: int | None = None,
+    output: str | os.PathLike[str] | None = None,
+) -> ComparisonResult:
+    """Measure models on the same cases, test them against a baseline, and write a report.
+
+    Args:
+        models: a dataset's name or number for all its trained models, a selection of them, or folders of predictions.
+        baseline: the model that the others are tested against: its name, or a part that no other name has. Default:
+            the first one of nnUNetTrainer, else the first model.
+        training: train missing folds of the selected trainers first.
+        tolerance: distance up to which boundaries agree in the normalized surface Dice, in mm, or in pixels for
+            natural images.
+        cost_images: number of images that every model predicts to measure its time; 0 for none.
+        device: "cuda", "mps" or "cpu", to train and predict on. Default: the first of these that is available.
+        processes: number of processes that measure cases. Default: nnUNet_def_n_proc, else 8.
+        output: folder of the report. Default: hrmedseg_comparison_DATASET.
 
     Raises:
-        HRMedSegError: nothing to compare, arguments that do not go together (see the modules of this package), or an
-            output folder that cannot be written to.
-    """
-    check_output_dir(Path(args.output or "."))  # before hours of training
-    device = choose_device(args.device)
-    given = load_inputs(args)
-    baseline = choose_baseline(given.models, args.baseline)
-    matched = match(given.models, baseline, given.truth, args.f)
-    matched.warnings += given.notes
-    output = make_output_dir(Path(args.output or f"hrmedseg_comparison_{given.name}"))  # refused before the long work
+        PlanError: an unknown dataset or baseline, or options that exclude each other.
+        DataError: models, predictions or reference segmentations that are missing or unreadable.
+        SetupError: a device, folder, environment variable or package that is missing, or an output that cannot be
+            written.
 
-    surfaces = surface_measures_are_there()
+    Example:
+        >>> import json
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> from nnunet_hrmedseg import PredictionFolders, compare
+        >>> for folder, shift in (("truth", 0), ("ours", 1), ("theirs", 4)):
+        ...     Path(folder).mkdir()
+        ...     for case in range(6):
+        ...         mask = np.zeros((32, 32), np.uint8)
+        ...         mask[8 + shift : 20 + shift, 8 : 20 + case] = 1
+        ...         Image.fromarray(mask).save(f"{folder}/case_{case}.png")
+        >>> labels = {"background": 0, "cell": 1}
+        >>> description = {"channel_names": {"0": "gray"}, "labels": labels, "numTraining": 6, "file_ending": ".png"}
+        >>> _ = Path("dataset.json").write_text(json.dumps(description))
+        >>> folders = PredictionFolders({"ours": "ours", "theirs": "theirs"}, "truth", "dataset.json")
+        >>> result = compare(folders, baseline="theirs", cost_images=0, device="cpu", output="report")
+        >>> round(float(result.results.case_means("ours", "Dice").mean()), 2)
+        0.92
+        >>> result.report.name
+        'report.html'
+    """
+    if isinstance(models, str | int):
+        models = TrainedModels(models)
+    check_output_dir(Path(output or "."))  # before hours of training
+    require_template_engine()
+    device = choose_device(device)
+    if training is not None:
+        if not isinstance(models, TrainedModels):
+            raise PlanError("Folders of predictions cannot be trained: give the trained models of a dataset.")
+        train_missing(models, training, device)
+    inputs = load_inputs(models)
+    baseline_model = choose_baseline(inputs.models, baseline)
+    folds = models.folds if isinstance(models, TrainedModels) else None
+    matched = match(inputs.models, baseline_model, inputs.truth, folds)
+    matched.warnings += inputs.notes
+    folder = make_output_dir(Path(output or f"hrmedseg_comparison_{inputs.name}"))  # fails before the long work
+
+    surfaces = surface_measures_available()
     if not surfaces:
         matched.warnings.append(
             "Surface measures (NSD, HD95, HD) are left out: they need MONAI. pip install 'nnunet_hrmedseg[compare]'"
         )
-    task = Task.of_dataset(given.dataset_json, next(iter(matched.truth.values())), args.tolerance, surfaces)
-    measured = _measure(matched, task, args.np or default_num_processes)
+    task = Task.from_dataset(inputs.dataset_json, next(iter(matched.truth.values())), tolerance, surfaces)
+    measured = _measure(matched, task, processes or default_num_processes)
     _check_summaries(matched, task, measured)
-    results = _results(given.name, baseline, matched, task, measured)
+    results = _results(inputs.name, baseline_model, matched, task, measured)
 
-    results.costs = _costs(matched, given, args.cost_images, torch.device(device))
-    gallery = list(_gallery(results, matched, given, task))
+    results.costs = _costs(matched, inputs, cost_images, torch.device(device))
+    gallery = list(_gallery(results, matched, inputs, task))
     content = as_content(results, device)
-    print(as_table(content))
-    for warning in results.warnings:
-        print(f"Note: {warning}")
-
-    _write(
-        output,
-        {
-            "comparison.json": json.dumps(content, indent=1) + "\n",
-            "cases.csv": as_csv(results),
-            "report.html": report(results, content, gallery),
-        },
-    )
-    print(f"Wrote {output / 'report.html'}, comparison.json and cases.csv beside it.")
-    return 0
+    texts = {
+        "comparison.json": json.dumps(content, indent=1) + "\n",
+        "cases.csv": as_csv(results),
+        "report.html": report(results, content, gallery),
+    }
+    try:
+        _write(folder, texts)
+    except HRMedSegError:
+        print(as_table(content))  # training and measurement may have taken hours
+        raise
+    files = {name: folder / name for name in texts}
+    return ComparisonResult(results, content, files["report.html"], files["comparison.json"], files["cases.csv"])
 
 
 def _measure(matched: Matched, task: Task, processes: int) -> dict[Model, Measured]:
@@ -100,7 +181,7 @@ def _measure(matched: Matched, task: Task, processes: int) -> dict[Model, Measur
 def _in_processes(processes: int, task: Task, truths: Sequence[Path], files: Sequence[Path]) -> Iterator[Any]:
     pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
     try:
-        with ignoring_ctrl_c():  # they start here
+        with ignoring_ctrl_c():  # workers start here
             values = pool.map(partial(_one_thread, task), truths, files, chunksize=4)
         yield from values
     except BaseException:
@@ -117,9 +198,9 @@ def _one_thread(task: Task, truth: Path, prediction: Path) -> dict[str, dict[str
 
 
 def _write(output: Path, texts: Mapping[str, str]) -> None:
-    """Write the files of a report: all of them, or, if one cannot be written, none."""
+    """Write all files of a report, or none if one cannot be written."""
     with (
-        reporting_write_errors(output, "Make room, and repeat the command, or give -o another folder."),
+        reporting_write_errors(output, "Free some space and repeat the command, or give another folder with -o."),
         ExitStack() as stack,
     ):
         for name, text in texts.items():
@@ -130,16 +211,16 @@ def _check_summaries(matched: Matched, task: Task, measured: dict[Model, Measure
     for model, files in matched.files.items():
         for folder in sorted({file.parent for file in files.values()}):
             own = {file.name: measured[model][case] for case, file in files.items() if file.parent == folder}
-            complaint = check_summary(folder / "summary.json", dict(task.classes), own)
-            if complaint:
-                matched.warnings.append(complaint)
+            problem = check_summary(folder / "summary.json", dict(task.classes), own)
+            if problem:
+                matched.warnings.append(problem)
 
 
 def _results(name: str, baseline: Model, matched: Matched, task: Task, measured: dict[Model, Measured]) -> Results:
     cases, classes = list(matched.truth), list(task.classes)
 
     def table(model: Model, keys: list[str]) -> np.ndarray:
-        return np.array([[[measured[model][case][of][key] for key in keys] for of in classes] for case in cases])
+        return np.array([[[measured[model][case][name][key] for key in keys] for name in classes] for case in cases])
 
     return Results(
         dataset=name,
@@ -160,32 +241,32 @@ def _results(name: str, baseline: Model, matched: Matched, task: Task, measured:
     )
 
 
-def _costs(matched: Matched, given: ComparisonInputs, number: int, device: torch.device) -> dict[str, Any]:
+def _costs(matched: Matched, inputs: ComparisonInputs, number: int, device: torch.device) -> dict[str, Any]:
     trained = {model.name: (model.folder, matched.folds[0]) for model in matched.files if model.folder}
-    with_images = [given.images[case] for case in matched.truth if case in given.images]
+    with_images = [inputs.images[case] for case in matched.truth if case in inputs.images]
     if trained and number and not with_images:
         matched.warnings.append("Prediction was not timed: there are no raw images of the cases in nnUNet_raw.")
-    evenly = with_images[:: max(1, len(with_images) // max(number, 1))][:number]
-    return costs(trained, evenly, device, matched.warnings)
+    evenly_spaced = with_images[:: max(1, len(with_images) // max(number, 1))][:number]
+    return costs(trained, evenly_spaced, device, matched.warnings)
 
 
 def _gallery(
-    results: Results, matched: Matched, given: ComparisonInputs, task: Task
+    results: Results, matched: Matched, inputs: ComparisonInputs, task: Task
 ) -> Iterable[tuple[str, str, list[Panel]]]:
     by_name = {model.name: files for model, files in matched.files.items()}
-    if not given.images:
-        results.warnings.append("There are no pictures: the raw images of the cases are not in reach.")
+    if not inputs.images:
+        results.warnings.append("There are no pictures: the raw images of the cases were not found.")
         return
     for why, case in chosen_cases(results):
-        if case not in given.images:
-            results.warnings.append(f"No picture of {case}: there is no image of {case} in {given.images_from}.")
+        if case not in inputs.images:
+            results.warnings.append(f"No picture of {case}: there is no image of {case} in {inputs.images_from}.")
             continue
         captions = {}
         for model in results.models:
             dice = results.case_means(model, "Dice")[results.cases.index(case)]
             captions[model] = (f"{results.titles[model]}: Dice {dice:.3f}", by_name[model][case])
         try:
-            yield why, case, panels(given.images[case], matched.truth[case], captions, task)
-        except Exception as error:  # readers raise what they like; the rest of the report does not depend on it
-            files = format_names([os.fspath(file) for file in given.images[case]])
+            yield why, case, panels(inputs.images[case], matched.truth[case], captions, task)
+        except Exception as error:  # readers raise anything; the rest of the report does not depend on the picture
+            files = format_names([os.fspath(file) for file in inputs.images[case]])
             results.warnings.append(f"No picture of {case}: {files} cannot be read ({type(error).__name__}: {error}).")

@@ -1,4 +1,4 @@
-"""The figures of a comparison as plain dictionaries (the JSON file), as CSV rows, and as a table for the terminal."""
+"""Format the results of a comparison: dictionaries for JSON, rows for CSV, and tables for the terminal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["as_content", "as_csv", "as_table", "number", "p_value"]
 
 
 def as_content(results: Results, device: str) -> dict[str, Any]:
-    """Everything in numbers, for the JSON file and the report. Undefined values are None."""
+    """Return all numbers for the JSON file and the report. Undefined values are None."""
     tests = results.tests()
     return json_safe(
         {
@@ -90,7 +90,7 @@ def _cost(cost: Cost | str | None) -> dict[str, Any] | str | None:
 
 
 def as_csv(results: Results) -> str:
-    """One row for each model, case and class."""
+    """Return CSV with a row for each model, case and class."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["model", "case", "class", *results.measures, "size_truth", "size"])
@@ -104,7 +104,7 @@ def as_csv(results: Results) -> str:
 
 
 def as_table(content: dict[str, Any]) -> str:
-    """For the terminal, in Markdown: means with 95 % intervals, then the differences to the baseline."""
+    """Return tables in Markdown: means with 95 % intervals, then the differences to the baseline."""
     measures = list(next(iter(content["models"][0]["measures"].values())))
     parts = [f"{content['dataset']}: {content['cases']} cases, folds {' '.join(content['folds'])}\n"]
     for row in content["models"][0]["measures"]:
@@ -132,7 +132,7 @@ def as_table(content: dict[str, Any]) -> str:
             )
         parts.append(_aligned(lines))
     if content["surface_library"]:
-        parts.append(f"Measures on surfaces by {content['surface_library']}.\n")
+        parts.append(f"Surface measures computed by {content['surface_library']}.\n")
     return "\n".join(parts)
 
 

@@ -1,6 +1,6 @@
-"""What a model costs: size and memory counted, epochs read from its logs, prediction measured here, in turns.
+"""Cost of models: size and memory are counted, epochs are read from logs, and predictions are timed here, in turns.
 
-Every figure carries how it was come by, because they are not all of the same machine.
+Each figure is labeled with its origin, because not all are from the same machine.
 """
 
 from __future__ import annotations
@@ -42,28 +42,45 @@ COUNTED, FROM_LOGS, MEASURED = "counted", "read from its logs", "measured here"
 
 @dataclass
 class Cost:
-    """Of one trained model; None where it cannot be known, with the reason in `notes`."""
+    """Cost of one trained model. None stands for an unknown figure.
+
+    Attributes:
+        patch_size: in pixels or voxels.
+        batch_size: of the training.
+        parameters: number of weights.
+        multiply_accumulates: of one forward pass of one patch.
+        training_bytes: saved for the backward pass of one patch, in float32.
+        epoch_seconds: median.
+        epochs: number of epochs in the logs.
+        training_seconds: of a training by `--train`, whose epochs differ in length.
+        iterations: of such a training.
+        predict_seconds: median for an image, from preprocessing to a segmentation of the image's size.
+        predicted_images: number of timed images.
+    """
 
     patch_size: list[int]
     batch_size: int
     parameters: int
-    multiply_accumulates: int  # one forward pass of one patch
-    training_bytes: int  # kept for the backward pass of one patch, float32
-    epoch_seconds: float | None = None  # median
+    multiply_accumulates: int
+    training_bytes: int
+    epoch_seconds: float | None = None
     epochs: int = 0
-    training_seconds: float | None = None  # of a training by `--train`, in which epochs are not all of one length
+    training_seconds: float | None = None
     iterations: int | None = None
-    predict_seconds: float | None = None  # per image: preprocessing, network, back to the image's size; median
+    predict_seconds: float | None = None
     predicted_images: int = 0
 
 
 def costs(
     models: dict[str, tuple[Path, str]], images: Sequence[list[Path]], device: torch.device, notes: list[str]
 ) -> dict[str, Cost | str]:
-    """Costs of trained models: name -> (model folder, a fold that is trained). What cannot be known is a sentence.
+    """Return the cost of each trained model, or a sentence that states why it is unknown.
 
-    images: the files (one per channel) of a few raw cases, which every model predicts, in turns.
-    notes: grows by what could not be measured, in words.
+    Args:
+        models: name -> (model folder, a trained fold).
+        images: files (one per channel) of a few raw cases, which all models predict in turns.
+        device: to predict on.
+        notes: gets a sentence for each measurement that failed.
     """
     found: dict[str, Cost | str] = {}
     predictors: dict[str, nnUNetPredictor] = {}
@@ -71,52 +88,52 @@ def costs(
         try:
             predictor = load(folder, fold, device)
             cost = count(predictor)
-        except Exception as error:  # whatever a foreign trainer or an old checkpoint raises: the report still comes
+        except Exception as error:  # foreign trainers and old checkpoints raise anything; the report is still written
             found[name] = f"{type(error).__name__}: {error}"
             continue
         cost.epoch_seconds, cost.epochs = epochs_of_logs(folder / f"fold_{fold}")
         cost.training_seconds, cost.iterations = length_of_training(folder / f"fold_{fold}")
         found[name], predictors[name] = cost, predictor
     seconds: dict[str, list[float]] = {name: [] for name in predictors}
-    # a first image for the caches, which is not counted
+    # the first prediction fills caches and is not counted
     for files in [*images[:1], *images]:
         for name, predictor in predictors.items():
             try:
                 seconds[name].append(predict_seconds(predictor, files))
             except Exception as error:
-                said = f"{name} was not timed on {files[0].name} ({type(error).__name__}: {error})."
-                notes += [said] if said not in notes else []
-    for name, of_model in seconds.items():
-        timed, measured = found[name], of_model[1:]
+                note = f"{name} was not timed on {files[0].name} ({type(error).__name__}: {error})."
+                notes += [note] if note not in notes else []
+    for name, times in seconds.items():
+        timed, measured = found[name], times[1:]
         if isinstance(timed, Cost) and measured:
             timed.predict_seconds, timed.predicted_images = statistics.median(measured), len(measured)
     return found
 
 
 def load(folder: Path, fold: str, device: torch.device) -> nnUNetPredictor:
-    """The model as nnUNetv2_predict has it: mirroring and overlapping tiles as by default."""
+    """Return the model as nnUNetv2_predict loads it, with default mirroring and overlap of tiles."""
     checkpoint = "checkpoint_final.pth"
     if not (folder / f"fold_{fold}" / checkpoint).is_file():
         checkpoint = "checkpoint_best.pth"
     check_model_folder(folder, folder / f"fold_{fold}" / checkpoint)
-    with redirect_stdout(StringIO()):  # it says on every CPU that this is no GPU
+    with redirect_stdout(StringIO()):  # on a CPU it prints that there is no GPU
         predictor = nnUNetPredictor(device=device, perform_everything_on_device=device.type == "cuda", allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(folder), (int(fold),), checkpoint)
     return predictor
 
 
 def count(predictor: nnUNetPredictor) -> Cost:
-    """What follows from the plan alone. The predictor has not predicted yet: its network is still on the CPU."""
+    """Count what follows from the plan. The predictor must not have predicted yet: its network is on the CPU."""
     plans, configuration = predictor.plans_manager, predictor.configuration_manager
     channels = determine_num_input_channels(plans, configuration, predictor.dataset_json)
     patch = [int(side) for side in configuration.patch_size]
     shape = (1, channels, *patch)
     trainer = find_trainer(predictor.trainer_name)
     classes = predictor.label_manager.num_segmentation_heads
-    ours = issubclass(trainer, BaseTrainer)
-    network = build_network(trainer, plans, configuration, channels, classes, not ours)
+    deep_supervision = not issubclass(trainer, BaseTrainer)
+    network = build_network(trainer, plans, configuration, channels, classes, deep_supervision)
     recompute = configuration.network_arch_init_kwargs.get("recompute", False)
-    trainable = hrmedseg_trainable(trainer, network, recompute) if ours else nnunet_trainable(network)
+    trainable = nnunet_trainable(network) if deep_supervision else hrmedseg_trainable(trainer, network, recompute)
     return Cost(
         patch_size=patch,
         batch_size=int(configuration.batch_size),
@@ -127,7 +144,7 @@ def count(predictor: nnUNetPredictor) -> Cost:
 
 
 def epochs_of_logs(fold_folder: Path) -> tuple[float | None, int]:
-    """Median seconds of an epoch, and the number of epochs, in nnU-Net's training logs of a fold."""
+    """Return the median seconds of an epoch and the number of epochs in nnU-Net's training logs of a fold."""
     logs = sorted(fold_folder.glob("training_log_*.txt"))
     seconds = [
         float(time)
@@ -138,7 +155,7 @@ def epochs_of_logs(fold_folder: Path) -> tuple[float | None, int]:
 
 
 def length_of_training(fold_folder: Path) -> tuple[float | None, int | None]:
-    """Seconds and iterations that a training within a budget took, or None for both."""
+    """Return seconds and iterations of a training within a budget, or None for both."""
     try:
         record = read_json(fold_folder / BUDGET_FILE)
         return float(record["training_seconds"]), int(record["iterations"])
@@ -147,7 +164,7 @@ def length_of_training(fold_folder: Path) -> tuple[float | None, int | None]:
 
 
 def predict_seconds(predictor: nnUNetPredictor, files: list[Path]) -> float:
-    """Seconds from an image in memory to its segmentation at the image's own size."""
+    """Return the seconds from an image in memory to its segmentation at the image's size."""
     reader = predictor.plans_manager.image_reader_writer_class()
     for file in files:
         check_format(str(file))
@@ -159,11 +176,11 @@ def predict_seconds(predictor: nnUNetPredictor, files: list[Path]) -> float:
 
 
 def cache_tile_weights(predictor: nnUNetPredictor) -> None:
-    """As they are after the first image of nnUNetv2_predict, which pays for them once.
+    """Compute the weights of a tile, which nnUNetv2_predict does once, at the first image.
 
-    nnU-Net keeps the weights of two tile sizes. Where models of three take turns, each would push another's out, and
-    whichever comes next would be charged with them: 0.9 s for a canvas of 1024 x 1024. Arguments and their order are
-    the predictor's, as they are the key.
+    nnU-Net caches the weights of two tile sizes. If models with three sizes take turns, each would evict another's
+    weights and the time of the next model would include them: 0.9 s for a canvas of 1024 x 1024. Arguments and their
+    order equal the predictor's, as they are the key of the cache.
     """
     if predictor.use_gaussian:
         device = predictor.device if predictor.perform_everything_on_device else torch.device("cpu")

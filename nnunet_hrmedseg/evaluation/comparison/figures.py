@@ -1,4 +1,4 @@
-"""The report's charts, as SVG text: one small chart each, so that they stand side by side or below one another."""
+"""Draw the charts of the report as SVG text. They are small, so that the page can place them side by side."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from nnunet_hrmedseg.evaluation.comparison.results import Results
 from nnunet_hrmedseg.measures import MEASURES
 
-__all__ = ["bland_altman", "colours", "differences", "distribution", "quality_against_cost", "wrapped"]
+__all__ = ["bland_altman", "colors", "differences", "distribution", "quality_against_cost", "wrapped"]
 
-BASELINE_COLOUR = "#6b7280"
-# Okabe and Ito's, which colour-blind readers can tell apart
-RIVAL_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+BASELINE_COLOR = "#6b7280"
+# by Okabe and Ito, distinguishable for color-blind readers
+RIVAL_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 WIDTH = 4.2  # inches; the page scales it
 
 STYLE: Any = {
@@ -34,28 +34,28 @@ STYLE: Any = {
 }
 
 
-def colours(results: Results) -> dict[str, str]:
-    """One colour for each model, the same in all charts and pictures."""
-    rivals = {model: RIVAL_COLOURS[i % len(RIVAL_COLOURS)] for i, model in enumerate(results.rivals)}
-    return {results.baseline: BASELINE_COLOUR, **rivals}
+def colors(results: Results) -> dict[str, str]:
+    """Return the color of each model in all charts."""
+    rivals = {model: RIVAL_COLORS[i % len(RIVAL_COLORS)] for i, model in enumerate(results.rivals)}
+    return {results.baseline: BASELINE_COLOR, **rivals}
 
 
 def distribution(results: Results, name: str, measure: str) -> str:
-    """All cases of a class: a dot each, a box over the quartiles, the median as a line."""
+    """Draw all cases of a class as dots, with a box over the quartiles and a line at the median."""
     models = results.models
     with matplotlib.rc_context(STYLE):
         figure, axes = _chart(0.75 + 0.62 * len(models), f"{name}: {measure}")
-        of_model = colours(results)
+        model_colors = colors(results)
         for place, model in enumerate(reversed(models)):
-            values = results.of(model, name, measure)[:, 0]
+            values = results.class_values(model, name, measure)[:, 0]
             values = values[np.isfinite(values)]
             if not len(values):
                 continue
             low, median, high = np.percentile(values, (25, 50, 75))
-            axes.barh(place, high - low, left=low, height=0.34, color=of_model[model], alpha=0.28, linewidth=0)
-            axes.plot([median, median], [place - 0.2, place + 0.2], color=of_model[model], linewidth=2)
+            axes.barh(place, high - low, left=low, height=0.34, color=model_colors[model], alpha=0.28, linewidth=0)
+            axes.plot([median, median], [place - 0.2, place + 0.2], color=model_colors[model], linewidth=2)
             shift = np.random.default_rng(0).uniform(-0.15, 0.15, len(values))
-            axes.scatter(values, place + shift, s=6, color=of_model[model], alpha=0.6, linewidths=0)
+            axes.scatter(values, place + shift, s=6, color=model_colors[model], alpha=0.6, linewidths=0)
             axes.annotate(
                 wrapped(results.titles[model], 60),
                 (0, place + 0.28),
@@ -67,24 +67,24 @@ def distribution(results: Results, name: str, measure: str) -> str:
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         if MEASURES[measure].has_unit:
-            _logarithmic(axes, zero=any((results.of(model, name, measure) < 1).any() for model in models))
+            _logarithmic(axes, zero=any((results.class_values(model, name, measure) < 1).any() for model in models))
         axes.set_xlabel(f"{measure}, {results.unit}" if MEASURES[measure].has_unit else measure)
         return _svg(figure)
 
 
 def differences(results: Results, tests: list[dict[str, Any]], measure: str) -> str:
-    """Every rival's mean difference to the baseline with its 95 % interval, a line for each class."""
+    """Draw the mean difference of each model to the baseline with its 95 % interval, for each class."""
     own = [test for test in tests if test["measure"] == measure and test["difference"]["mean"] is not None]
-    lines = len(results.rivals) + 1  # of a class: its name, and a line for each rival
+    lines = len(results.rivals) + 1  # for a class: its name, and one line for each rival
     with matplotlib.rc_context(STYLE):
         height = 0.9 + 0.24 * lines * len(results.classes)
         figure, axes = _chart(height, f"{measure}: difference to {results.titles[results.baseline]}")
-        of_model = colours(results)
+        model_colors = colors(results)
         for test in own:
-            interval, colour = test["difference"], of_model[test["model"]]
+            interval, color = test["difference"], model_colors[test["model"]]
             place = -lines * results.classes.index(test["class"]) - results.rivals.index(test["model"]) - 1
-            axes.plot([interval["low"], interval["high"]], [place, place], color=colour, linewidth=2)
-            axes.plot(interval["mean"], place, "o", color=colour, markersize=5)
+            axes.plot([interval["low"], interval["high"]], [place, place], color=color, linewidth=2)
+            axes.plot(interval["mean"], place, "o", color=color, markersize=5)
         for i, name in enumerate(results.classes):
             axes.annotate(
                 name, (0, -lines * i), xycoords=("axes fraction", "data"), va="center", fontsize=8, color="#374151"
@@ -99,7 +99,7 @@ def differences(results: Results, tests: list[dict[str, Any]], measure: str) -> 
 
 
 def bland_altman(results: Results, model: str, name: str) -> str:
-    """Predicted against true size: the difference over the mean of the two, bias and 95 % limits of agreement."""
+    """Draw the difference of predicted and true size over their mean, with bias and 95 % limits of agreement."""
     index = results.classes.index(name)
     truth, predicted = results.true_sizes[:, index], results.sizes[model][:, index]
     difference, middle = predicted - truth, (predicted + truth) / 2
@@ -107,7 +107,7 @@ def bland_altman(results: Results, model: str, name: str) -> str:
     spread = 1.96 * difference.std(ddof=1) if len(difference) > 1 else 0.0
     with matplotlib.rc_context(STYLE):
         figure, axes = _chart(2.7, f"{name}: {results.titles[model]}", title_width=44)
-        axes.scatter(middle, difference, s=9, color=colours(results)[model], alpha=0.65, linewidths=0)
+        axes.scatter(middle, difference, s=9, color=colors(results)[model], alpha=0.65, linewidths=0)
         for height, style in ((bias, "-"), (bias - spread, "--"), (bias + spread, "--")):
             axes.axhline(height, color="#111827", linewidth=0.9, linestyle=style)
             axes.annotate(
@@ -127,9 +127,12 @@ def bland_altman(results: Results, model: str, name: str) -> str:
 
 
 def quality_against_cost(results: Results, content: dict[str, Any], cost: str, label: str, scale: float) -> str | None:
-    """Mean Dice with its interval over one of the costs, on a logarithmic axis; None where nobody knows the cost.
+    """Draw the mean Dice with its interval over one of the costs, on a logarithmic axis.
 
-    Models are told by their colours alone: names beside the points would lie over each other.
+    Models are identified by color only, as names next to the points would overlap.
+
+    Returns:
+        the chart, or None if no cost is known.
     """
     points = []
     for model in content["models"]:
@@ -141,11 +144,11 @@ def quality_against_cost(results: Results, content: dict[str, Any], cost: str, l
         return None
     with matplotlib.rc_context(STYLE):
         figure, axes = _chart(2.8, label)
-        of_model = colours(results)
+        model_colors = colors(results)
         for model, x, interval in points:
-            colour = of_model[model["name"]]
-            axes.plot([x, x], [interval["low"], interval["high"]], color=colour, linewidth=1.5)
-            axes.plot(x, interval["mean"], "o", color=colour, markersize=6)
+            color = model_colors[model["name"]]
+            axes.plot([x, x], [interval["low"], interval["high"]], color=color, linewidth=1.5)
+            axes.plot(x, interval["mean"], "o", color=color, markersize=6)
         lowest, highest = min(x for _, x, _ in points), max(x for _, x, _ in points)
         axes.set_xlim(lowest / 1.6, highest * 1.6)
         _logarithmic(axes)
@@ -155,7 +158,7 @@ def quality_against_cost(results: Results, content: dict[str, Any], cost: str, l
 
 
 def wrapped(text: str, width: int) -> str:
-    """Lines of up to so many characters, broken at spaces and between the parts of a model's name."""
+    """Break text into lines of up to `width` characters, at spaces and between the parts of a model's name."""
     lines = [""]
     for piece in re.findall(r".+?(?:__|\s|$)", text):
         if lines[-1] and len(lines[-1] + piece.rstrip()) > width:
@@ -173,7 +176,7 @@ def _chart(height: float, title: str, title_width: int = 52) -> tuple[Figure, Ax
 
 
 def _logarithmic(axes: Axes, zero: bool = False) -> None:
-    """A logarithmic axis with plain numbers; `zero` keeps a place for values below 1, and 0 itself."""
+    """Set a logarithmic axis with plain numbers; with `zero` it also has values from 0 to 1."""
     if zero:
         axes.set_xscale("symlog", linthresh=1)
         axes.set_xlim(left=0)

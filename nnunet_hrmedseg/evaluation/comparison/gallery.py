@@ -1,4 +1,4 @@
-"""Pictures of cases: the image with the truth's contours, and with each model's beside them."""
+"""Draw cases: the image with the contours of the reference, and of each model."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from typing import Any
 import numpy as np
 from nnunetv2.evaluation.evaluate_predictions import region_or_label_to_mask
 from PIL import Image, ImageDraw
-from skimage.measure import find_contours
 from skimage.transform import resize
 
 from nnunet_hrmedseg.evaluation.comparison.results import Results
 from nnunet_hrmedseg.io.colors import CLASS_COLORS
+from nnunet_hrmedseg.io.pictures import draw_contours
 from nnunet_hrmedseg.io.stored_images import check_format
 from nnunet_hrmedseg.measures import Label, Task
 
 __all__ = ["Panel", "chosen_cases", "panels"]
 
 SIDE = 720  # pixels of a panel's longer side
-TRUTH_COLOUR = "#ffffff"
-MOST_BRIGHTENING = 10.0  # of dark RGB; more would show noise, and a few bright cells in a white picture
+TRUTH_COLOR = "#ffffff"
+MAX_BRIGHTENING = 10.0  # of dark RGB images; more would show noise and saturate bright cells
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture: a data URL, and what stands below it."""
+    """One picture: its caption, and its content as a data URL."""
 
     caption: str
     source: str
@@ -38,16 +38,16 @@ class Panel:
 
 
 def chosen_cases(results: Results) -> list[tuple[str, str]]:
-    """(why, case): best, median and worst by the models' mean Dice, then each rival's largest gain and loss."""
-    of_model = {model: results.case_means(model, "Dice") for model in results.models}
-    together = np.mean(list(of_model.values()), axis=0)
+    """Return (reason, case): best, median and worst by mean Dice, then the largest gain and loss of each rival."""
+    dice = {model: results.case_means(model, "Dice") for model in results.models}
+    together = np.mean(list(dice.values()), axis=0)
     ranked = [i for i in np.argsort(together, kind="stable") if np.isfinite(together[i])]
     chosen: dict[int, str] = {}
     if ranked:
         for why, i in (("best case", ranked[-1]), ("median case", ranked[len(ranked) // 2]), ("worst case", ranked[0])):
             chosen.setdefault(int(i), why)
     for model in results.rivals:
-        difference = of_model[model] - of_model[results.baseline]
+        difference = dice[model] - dice[results.baseline]
         order = [i for i in np.argsort(difference, kind="stable") if np.isfinite(difference[i])]
         for why, i, is_so in (("largest gain", order[-1:], 1), ("largest loss", order[:1], -1)):
             if i and difference[i[0]] * is_so > 0:
@@ -60,10 +60,10 @@ def chosen_cases(results: Results) -> list[tuple[str, str]]:
 def panels(
     image_files: Sequence[Path], truth_file: Path, predictions: dict[str, tuple[str, Path]], task: Task
 ) -> list[Panel]:
-    """The truth's panel, then one for each of `predictions` (model -> caption, file).
+    """Draw the panel of the reference, then one for each of `predictions` (model -> caption, file).
 
-    Of a volume, the slice with most disagreement is shown; where the structures are small, the part of the image that
-    holds them.
+    A volume is represented by the slice with most disagreement. If structures are small, only the part of the image
+    that contains them is shown.
     """
     for file in image_files:
         check_format(str(file))
@@ -75,28 +75,28 @@ def panels(
     segmentations = {model: segmentation[slice_index] for model, segmentation in segmentations.items()}
     top, bottom, left, right = window([truth, *segmentations.values()])
     part = (slice(top, bottom), slice(left, right))
-    shown = for_the_eye(image[:, slice_index])[part]
+    shown = to_rgb(image[:, slice_index])[part]
     scale = SIDE / max(shown.shape[:2])
     size = (max(1, round(shown.shape[0] * scale)), max(1, round(shown.shape[1] * scale)))
-    # enlarged pixels stay pixels: what looks smooth was never measured
+    # enlarged without smoothing, to show the pixels that were measured
     picture = resize(shown, size, order=1 if scale < 1 else 0, anti_aliasing=scale < 1)
     background = Image.fromarray((255 * picture).clip(0, 255).astype(np.uint8))
     where = f", slice {slice_index + 1} of {image.shape[1]}" if image.shape[1] > 1 else ""
     made = [_panel(background, f"truth{where}", [(truth[part], None)], task.classes, scale)]
     for model, segmentation in segmentations.items():
-        drawn = [(truth[part], TRUTH_COLOUR), (segmentation[part], None)]
+        drawn = [(truth[part], TRUTH_COLOR), (segmentation[part], None)]
         made.append(_panel(background, predictions[model][0], drawn, task.classes, scale))
     return made
 
 
 def most_disagreement(truth: np.ndarray, segmentations: Sequence[np.ndarray]) -> int:
-    """The index on the first axis at which most pixels differ from the truth, summed over the models."""
+    """Return the index on the first axis at which most pixels differ from the truth, summed over the models."""
     wrong = [(segmentation != truth).sum(axis=(1, 2)) for segmentation in segmentations]
     return int(np.sum(wrong, axis=0).argmax())
 
 
 def window(segmentations: Sequence[np.ndarray], least: int = 128) -> tuple[int, int, int, int]:
-    """Top, bottom, left, right of what holds every structure, with a margin; the whole image where that is most."""
+    """Return top, bottom, left, right of a window around all structures, or of the image if the window is large."""
     height, width = segmentations[0].shape
     anywhere = np.any([segmentation > 0 for segmentation in segmentations], axis=0)
     if not anywhere.any():
@@ -113,13 +113,13 @@ def window(segmentations: Sequence[np.ndarray], least: int = 128) -> tuple[int, 
     return top, bottom, left, right
 
 
-def for_the_eye(image: np.ndarray) -> np.ndarray:
-    """(channels, H, W) of any range as (H, W, 3) in 0 to 1: RGB as it is, of anything else the first channel."""
+def to_rgb(image: np.ndarray) -> np.ndarray:
+    """Convert (channels, H, W) of any range to (H, W, 3) from 0 to 1: RGB as it is, or else the first channel."""
     if len(image) == 3 and image.min() >= 0 and image.max() <= 255:
         rgb, low, high = image, 0.0, 255.0
         bright = float(np.percentile(image, 99.8))
-        if bright < 100:  # dark microscopy: stretched for the eye
-            high = max(bright, high / MOST_BRIGHTENING)
+        if bright < 100:  # dark microscopy: increase the contrast
+            high = max(bright, high / MAX_BRIGHTENING)
     else:
         rgb = np.repeat(image[:1], 3, axis=0)
         low, high = np.percentile(rgb, (0.5, 99.5))
@@ -135,14 +135,10 @@ def _panel(
 ) -> Panel:
     picture = background.copy()
     draw = ImageDraw.Draw(picture)
-    for segmentation, colour in drawn:
+    for segmentation, color in drawn:
         for number, label in enumerate(classes.values()):
-            outline = colour or CLASS_COLORS[number % len(CLASS_COLORS)]
-            mask = np.pad(region_or_label_to_mask(segmentation, label), 1)
-            for contour in find_contours(mask.astype(np.float32), 0.5):
-                points = [((x - 0.5) * scale, (y - 0.5) * scale) for y, x in contour]
-                draw.line(points, fill="#000000", width=4, joint="curve")
-                draw.line(points, fill=outline, width=2, joint="curve")
+            outline = color or CLASS_COLORS[number % len(CLASS_COLORS)]
+            draw_contours(draw, region_or_label_to_mask(segmentation, label), outline, scale)
     buffer = io.BytesIO()
     picture.save(buffer, format="JPEG", quality=85)
     source = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""What can be compared: the same cases, left out of training by the same folds. The rest is refused in words."""
+"""Select the models that can be compared: those with predictions for the same cases of the same folds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.errors import DataError, PlanError, format_names
 from nnunet_hrmedseg.evaluation.comparison.models import Model
 
 __all__ = ["Matched", "choose_baseline", "match"]
@@ -14,7 +14,7 @@ __all__ = ["Matched", "choose_baseline", "match"]
 
 @dataclass
 class Matched:
-    """Models with a prediction each for the same cases."""
+    """Models with one prediction each for the same cases."""
 
     folds: list[str]
     truth: dict[str, Path]  # case -> reference segmentation
@@ -23,10 +23,10 @@ class Matched:
 
 
 def choose_baseline(models: Sequence[Model], wanted: str | None = None) -> Model:
-    """The model of this name (or the only one whose name contains it); by default stock nnU-Net's.
+    """Return the model with this name or the only one whose name contains it. Default: stock nnU-Net's.
 
     Raises:
-        HRMedSegError: no model is called that, or several are.
+        PlanError: no model or several models match the name.
     """
     if wanted is None:
         stock = [model for model in models if model.name.startswith("nnUNetTrainer__") and model.files]
@@ -35,46 +35,53 @@ def choose_baseline(models: Sequence[Model], wanted: str | None = None) -> Model
     found = [model for model in models if model.name == wanted] or [model for model in models if wanted in model.name]
     names = ", ".join(model.name for model in models)
     if not found:
-        raise HRMedSegError(f"--baseline {wanted}: no model is called that. There are {names}.")
+        raise PlanError(f"--baseline {wanted} matches no model. Available models: {names}.")
     if len(found) > 1:
-        raise HRMedSegError(f"--baseline {wanted} fits {len(found)} models. Give one whole name of {names}.")
+        raise PlanError(f"--baseline {wanted} matches {len(found)} models. Give the full name of one of {names}.")
     return found[0]
 
 
 def match(models: Sequence[Model], baseline: Model, truth: dict[str, Path], folds: Sequence[str] | None) -> Matched:
-    """Keep the models that predicted what the baseline predicted, and say of the others why not.
+    """Keep the models that predicted the same cases as the baseline. A warning states why another is left out.
 
-    folds: those to compare; None for all that the baseline has.
+    Args:
+        models: to compare, the baseline included.
+        baseline: determines the cases.
+        truth: case -> reference segmentation.
+        folds: to compare; None for all that the baseline has.
 
     Raises:
-        HRMedSegError: the baseline itself lacks a fold, or has no case with a reference segmentation.
+        DataError: the baseline lacks a fold, or has no case with a reference segmentation.
     """
     folds = list(folds) if folds else baseline.folds
-    wanted = baseline.of_folds(folds)
+    wanted = baseline.predictions(folds)
     if not wanted:
         has = ", ".join(baseline.folds) or "none"
-        raise HRMedSegError(
-            f"{baseline.name} has validated folds {has}, and not {', '.join(folds) or 'any'}. Train what is missing "
-            "(nnUNetv2_train, or --train here), or give the folds to compare: -f ..."
+        raise DataError(
+            f"{baseline.name} has the validated folds {has}, but not {', '.join(folds) or 'any'}. Train missing folds "
+            "(nnUNetv2_train, or --train), or give the folds to compare with -f."
         )
     warnings = [f"{model.name}: {note}." for model in models for note in model.notes]
-    untrue = sorted(set(wanted) - set(truth))
-    if untrue:
+    without_truth = sorted(set(wanted) - set(truth))
+    if without_truth:
         warnings.append(
-            f"{len(untrue)} predictions have no reference segmentation and are left out: {format_names(untrue)}."
+            f"{len(without_truth)} predictions have no reference segmentation and are left out: "
+            f"{format_names(without_truth)}."
         )
     cases = sorted(set(wanted) & set(truth))
     if not cases:
-        raise HRMedSegError(
-            f"None of the {len(wanted)} cases of {baseline.name} has a reference segmentation ({format_names(sorted(wanted))})."
+        raise DataError(
+            f"None of the {len(wanted)} cases of {baseline.name} has a reference segmentation "
+            f"({format_names(sorted(wanted))})."
         )
     matched = Matched(folds, {case: truth[case] for case in cases}, warnings=warnings)
     for model in models:
-        files = model.of_folds(folds)
+        files = model.predictions(folds)
         if files is None:
             matched.warnings.append(
-                f"{model.name} is not compared: it has folds {', '.join(model.folds) or 'none'}, the baseline "
-                f"{baseline.name} {', '.join(folds)}. Train what is missing, or give the folds that all have: -f ..."
+                f"{model.name} is not compared: it has the folds {', '.join(model.folds) or 'none'}, "
+                f"the baseline {baseline.name} has {', '.join(folds)}. Train missing folds, or give folds that all "
+                f"models have with -f."
             )
         elif set(files) != set(wanted):
             only = [format_names(sorted(a - b)) or "none" for a, b in _both_ways(set(files), set(wanted))]
@@ -85,7 +92,7 @@ def match(models: Sequence[Model], baseline: Model, truth: dict[str, Path], fold
         else:
             matched.files[model] = {case: files[case] for case in cases}
     if len(matched.files) < 2:
-        matched.warnings.append("Only one model is left: there is nothing to compare it with.")
+        matched.warnings.append("Only one model is left, and there is nothing to compare it with.")
     return matched
 
 

@@ -1,47 +1,70 @@
-"""`hrmedseg compare --train`: the folds that are missing, trained with the same splits and the same budget."""
+"""Train the missing folds of models, with the same splits and the same budget."""
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError, PlanError
 from nnunet_hrmedseg.evaluation.comparison.budget import Budget
+from nnunet_hrmedseg.evaluation.comparison.inputs import TrainedModels, dataset_name
 from nnunet_hrmedseg.evaluation.comparison.train import is_validated, train_fold
 from nnunet_hrmedseg.io.files import read_json
-from nnunet_hrmedseg.io.machine import choose_device
 from nnunet_hrmedseg.nnunet_versions import required_nnunet_folder
 
-__all__ = ["train_missing"]
+__all__ = ["TrainingOptions", "train_missing"]
 
 FOLDS = 5  # of nnU-Net's own splits
 
 
-def train_missing(args: argparse.Namespace, dataset: str) -> None:
-    """Train and validate every fold of -tr, -p, -c that has no validation yet, one after the other.
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How missing folds are trained.
+
+    Attributes:
+        epochs: length of each training in nnU-Net's epochs of 250 iterations, or
+        minutes: its length in minutes, without validation. Give one of the two.
+        npz: save the probabilities of the validation cases, which ensembles need.
+    """
+
+    epochs: int | None = None
+    minutes: float | None = None
+    npz: bool = False
+
+
+def train_missing(models: TrainedModels, training: TrainingOptions, device: str) -> None:
+    """Train and validate every selected fold that has no validation yet, one after the other.
+
+    Args:
+        models: their trainers must be named. Default plans are nnUNetPlans, the default configuration is 2d, and
+            default folds are those of splits_final.json.
+        training: length of each training.
+        device: "cuda", "mps" or "cpu".
 
     Raises:
-        HRMedSegError: no trainers, no budget, an unprepared data set, or a training that failed.
+        PlanError: no trainers, or not exactly one of epochs and minutes.
+        DataError: splits_final.json cannot be read.
+        SetupError: a training failed.
     """
-    if not args.tr:
-        raise HRMedSegError("--train: say which trainers, such as -tr nnUNetTrainer nnUNetTrainerHRMedSeg.")
-    budget = Budget(args.epochs, args.minutes)
+    if not models.trainers:
+        raise PlanError("--train: name the trainers, such as -tr nnUNetTrainer nnUNetTrainerHRMedSeg.")
+    budget = Budget(training.epochs, training.minutes)
+    dataset = dataset_name(models.dataset)
     preprocessed, results = (
         Path(required_nnunet_folder(name)) / dataset for name in ("nnUNet_preprocessed", "nnUNet_results")
     )
     missing = [
         (trainer, plans, configuration, fold)
-        for trainer in args.tr
-        for plans in args.p or ["nnUNetPlans"]
-        for configuration in args.c or ["2d"]
-        for fold in args.f or folds_of_splits(preprocessed)
-        if not is_validated(results / f"{trainer}__{plans}__{configuration}" / f"fold_{fold}" / "validation", args.npz)
-    ]
-    device = choose_device(args.device)
-    if missing:
-        print(
-            f"{len(missing)} folds are missing; each is trained for {budget}, on {device}, then validated.", flush=True
+        for trainer in models.trainers
+        for plans in models.plans or ["nnUNetPlans"]
+        for configuration in models.configurations or ["2d"]
+        for fold in models.folds or folds_of_splits(preprocessed)
+        if not is_validated(
+            results / f"{trainer}__{plans}__{configuration}" / f"fold_{fold}" / "validation", training.npz
         )
+    ]
+    if missing:
+        print(f"Training {len(missing)} missing folds on {device}, {budget} each, with validation.", flush=True)
     for number, (trainer, plans, configuration, fold) in enumerate(missing, start=1):
         print(f"\n{number} of {len(missing)}: {trainer}, {plans}, {configuration}, fold {fold}", flush=True)
         train_fold(
@@ -50,15 +73,15 @@ def train_missing(args: argparse.Namespace, dataset: str) -> None:
             fold,
             trainer,
             plans,
-            epochs=args.epochs,
-            minutes=args.minutes,
+            epochs=training.epochs,
+            minutes=training.minutes,
             device=device,
-            npz=args.npz,
+            npz=training.npz,
         )
 
 
 def folds_of_splits(preprocessed: Path) -> list[str]:
-    """Those of splits_final.json; without one nnU-Net makes five when it first trains."""
+    """Return the folds of splits_final.json. Without that file, nnU-Net makes five when it first trains."""
     file = preprocessed / "splits_final.json"
     if not file.is_file():
         return [str(fold) for fold in range(FOLDS)]
@@ -67,5 +90,5 @@ def folds_of_splits(preprocessed: Path) -> list[str]:
         if not isinstance(splits, list):
             raise ValueError(f"it holds a {type(splits).__name__}, not a list of folds")
     except (OSError, ValueError) as error:
-        raise HRMedSegError(f"{file} cannot be read: {error}. Remove it, and nnU-Net makes it anew.") from error
+        raise DataError(f"{file} cannot be read: {error}. Remove it: nnU-Net will write a new one.") from error
     return [str(fold) for fold in range(len(splits))]

@@ -1,4 +1,4 @@
-"""What is compared: the cross-validation of trained models, nnU-Net's ensembles of them, or folders of predictions."""
+"""Models to compare: cross-validations of trained models, nnU-Net's ensembles, and folders of predictions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.errors import DataError, format_names
 from nnunet_hrmedseg.io.skipped import is_hidden
 
 __all__ = ["Model", "ensembles", "files_by_case", "prediction_folder", "trained_models"]
@@ -15,25 +15,30 @@ __all__ = ["Model", "ensembles", "files_by_case", "prediction_folder", "trained_
 ALL = "all"  # nnU-Net's name of the fold that is everything
 
 
-@dataclass(frozen=True, eq=False)  # equal is the same one: models are keys
+@dataclass(frozen=True, eq=False)  # compared and hashed by identity: models are keys
 class Model:
     """Predictions of one model for cases that it was not trained on.
 
-    `files` has, for each fold, case -> prediction. An ensemble and a folder of predictions have one entry, with all
-    the folds that it is made of as its key.
+    Attributes:
+        name: TRAINER__PLANS__CONFIGURATION, or the name of an ensemble or a folder of predictions.
+        files: folds -> case -> prediction. An ensemble or a folder of predictions has one entry, whose key has all
+            its folds.
+        folder: of the trained model: plans, checkpoints, logs.
+        notes: on folds that are left out.
     """
 
     name: str
     files: dict[tuple[str, ...], dict[str, Path]]
-    folder: Path | None = None  # of the trained model: plans, checkpoints, logs
-    notes: list[str] = field(default_factory=list)  # what is wrong with it, in words
+    folder: Path | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def folds(self) -> list[str]:
+        """The folds that have predictions."""
         return sorted({fold for folds in self.files for fold in folds}, key=_by_number)
 
-    def of_folds(self, folds: Sequence[str]) -> dict[str, Path] | None:
-        """Case -> prediction for exactly these folds, or None where the model does not have them."""
+    def predictions(self, folds: Sequence[str]) -> dict[str, Path] | None:
+        """Return case -> prediction for exactly these folds, or None if the model does not have them."""
         if tuple(folds) in self.files:
             return self.files[tuple(folds)]
         if not all((fold,) in self.files for fold in folds):
@@ -48,9 +53,14 @@ def trained_models(
     plans: Sequence[str] | None = None,
     configurations: Sequence[str] | None = None,
 ) -> list[Model]:
-    """The models in a data set's folder of nnUNet_results that have validated at least one fold.
+    """Return the models in a dataset's folder of nnUNet_results that have validated at least one fold.
 
-    `trainers`, `plans` and `configurations` keep those of these names; None keeps all.
+    Args:
+        results: folder of the dataset in nnUNet_results.
+        file_ending: of the predictions.
+        trainers: names to keep; None keeps all.
+        plans: names to keep; None keeps all.
+        configurations: names to keep; None keeps all.
     """
     models = []
     folders = results.iterdir() if results.is_dir() else ()
@@ -76,7 +86,7 @@ def trained_models(
 
 
 def ensembles(results: Path, file_ending: str) -> list[Model]:
-    """The ensembles that nnUNetv2_find_best_configuration left in a data set's folder of nnUNet_results."""
+    """Return the ensembles of nnUNetv2_find_best_configuration in a dataset's folder of nnUNet_results."""
     models = []
     for folder in sorted((results / "ensembles").glob("ensemble___*")):
         *members, folds = folder.name.removeprefix("ensemble___").split("___")
@@ -85,28 +95,23 @@ def ensembles(results: Path, file_ending: str) -> list[Model]:
     return models
 
 
-def prediction_folder(given: str, file_ending: str) -> Model:
-    """Return the predictions of NAME=FOLDER or FOLDER; a folder that exists under the whole text is taken first.
+def prediction_folder(name: str, folder: Path, file_ending: str) -> Model:
+    """Return the predictions in a folder as a model of this name.
 
     Raises:
-        HRMedSegError: there is no such folder, or nothing with this file ending in it.
+        DataError: there is no such folder, or no file with this ending in it.
     """
-    name, separator, path = given.partition("=")
-    if not separator or Path(given).is_dir():  # lr=0.01 is a name of folders, too
-        name, path = Path(given).resolve().name, given
-    folder = Path(path)
     if not folder.is_dir():
-        nor = f", nor {given}" if separator else ""
-        raise HRMedSegError(f"--predictions {given}: there is no folder {folder}{nor}.")
+        raise DataError(f"--predictions {name}: there is no folder {folder}.")
     files = files_by_case(folder, file_ending)
     if not files:
         there = format_names(sorted(file.name for file in folder.iterdir())) or "nothing"
-        raise HRMedSegError(f"--predictions {given}: no file ends in {file_ending} there (there is {there}).")
+        raise DataError(f"--predictions {folder} has no file that ends in {file_ending}. It contains {there}.")
     return Model(name, {(ALL,): files})
 
 
 def files_by_case(folder: Path, file_ending: str) -> dict[str, Path]:
-    """Return case -> file for the files of a folder with this ending, hidden ones excepted; none if it is not there."""
+    """Return case -> file for the files with this ending in a folder, except hidden ones. A missing folder has none."""
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     files = [file for file in files if file.name.endswith(file_ending) and not is_hidden(file.name)]
     return {file.name[: -len(file_ending)]: file for file in files}

@@ -1,18 +1,15 @@
-"""The report: one HTML file that needs nothing else, offline, on a desktop or a phone."""
+"""Write the report: one self-contained HTML file, for desktop and phone."""
 
 from __future__ import annotations
 
 import re
 from importlib.resources import files
-from typing import Any
-
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+from typing import TYPE_CHECKING, Any
 
 from nnunet_hrmedseg.evaluation.comparison import content as text
 from nnunet_hrmedseg.evaluation.comparison.figures import (
     bland_altman,
-    colours,
+    colors,
     differences,
     distribution,
     quality_against_cost,
@@ -20,9 +17,13 @@ from nnunet_hrmedseg.evaluation.comparison.figures import (
 from nnunet_hrmedseg.evaluation.comparison.gallery import Panel
 from nnunet_hrmedseg.evaluation.comparison.results import Results
 from nnunet_hrmedseg.io.colors import CLASS_COLORS
+from nnunet_hrmedseg.io.extras import import_extra
 from nnunet_hrmedseg.measures import MEASURES
 
-__all__ = ["breakable", "report"]
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+__all__ = ["breakable", "report", "require_template_engine"]
 
 COSTS = (
     ("predict_seconds", "prediction, seconds per image", 1.0),
@@ -33,9 +34,30 @@ COSTS = (
 BREAKS = re.compile("(?<=__)|(?<=[a-z]{2})(?<!nn)(?=[A-Z])")  # nnUNet|Trainer|HERSeg|Scratch__|nnUNet|Plans
 
 
+def require_template_engine() -> Any:
+    """Import jinja2.
+
+    Raises:
+        SetupError: it is not installed.
+    """
+    return import_extra("jinja2", "compare", "the report of hrmedseg compare")
+
+
 def report(results: Results, content: dict[str, Any], gallery: list[tuple[str, str, list[Panel]]]) -> str:
-    """The HTML page. gallery: (why this case, case, its panels)."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    """Return the HTML page.
+
+    Args:
+        results: all values.
+        content: the content of comparison.json.
+        gallery: (why this case is shown, case, its panels).
+
+    Raises:
+        SetupError: jinja2 is not installed.
+    """
+    jinja2 = require_template_engine()
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["breakable"] = breakable
     environment.globals.update(
         interval=text.interval_text, header=text.header, number=text.number, p_value=text.p_value
@@ -62,19 +84,21 @@ def report(results: Results, content: dict[str, Any], gallery: list[tuple[str, s
         measures=results.measures,
         titles={measure: MEASURES[measure].title for measure in results.measures},
         best=_best(content),
-        colours=colours(results),
-        class_colours=dict(zip(results.classes, CLASS_COLORS * len(results.classes), strict=False)),
+        colors=colors(results),
+        class_colors=dict(zip(results.classes, CLASS_COLORS * len(results.classes), strict=False)),
         area="area" if results.dimensions == 2 else "volume",
     )
 
 
 def breakable(name: str) -> Markup:
-    """A model's name as HTML that may be broken between its parts and words, so that tables fit on narrow screens."""
+    """Return a name as HTML that may break between its parts and words, so that tables fit on narrow screens."""
+    from markupsafe import Markup
+
     return Markup("<wbr>").join(BREAKS.split(name))
 
 
 def _best(content: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Row -> measure -> the best of the models' means."""
+    """Return row -> measure -> the best of the models' means."""
     best: dict[str, dict[str, float]] = {}
     for model in content["models"]:
         for row, measures in model["measures"].items():

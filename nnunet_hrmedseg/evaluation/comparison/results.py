@@ -1,4 +1,4 @@
-"""What was found, in one object that tables, figures, gallery and report are made from."""
+"""Results of a comparison, from which tables, figures, gallery and report are made."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ MEAN = "mean"  # over the classes, as nnU-Net's foreground_mean
 
 @dataclass
 class Results:
-    """Values are NaN where a measure is not defined. Every table has its axes in the order of the lists here."""
+    """Values of all models, cases, classes and measures, in arrays whose axes follow the lists of names.
+
+    Undefined values are NaN.
+    """
 
     dataset: str
     folds: list[str]
@@ -38,49 +41,52 @@ class Results:
 
     @property
     def titles(self) -> dict[str, str]:
-        """Model -> a shorter name where that is enough: without the trainer, plans or configuration that all have."""
+        """Model -> short name, without the trainer, plans or configuration that all models share."""
         parts = {model: model.split("__") for model in self.models if model.count("__") == 2}
         kept = [i for i in range(3) if len({part[i] for part in parts.values()}) > 1] or [0]
         titles = {model: "__".join(part[i] for i in kept) for model, part in parts.items()}
         for model in self.models:
-            if model not in parts:  # an ensemble carries its members' names
+            if model not in parts:  # the name of an ensemble contains its members' names
                 titles[model] = reduce(lambda name, member: name.replace(*member), list(titles.items()), model)
         return titles
 
     @property
     def rows(self) -> list[str]:
-        """The mean of the classes where there are several, and the classes."""
+        """The classes, preceded by their mean if there are several."""
         return [MEAN, *self.classes] if len(self.classes) > 1 else list(self.classes)
 
     @property
     def rivals(self) -> list[str]:
+        """All models except the baseline."""
         return [model for model in self.models if model != self.baseline]
 
-    def of(self, model: str, row: str, measure: str) -> np.ndarray:
-        """(cases, classes): one class, or all of them for the mean."""
+    def class_values(self, model: str, row: str, measure: str) -> np.ndarray:
+        """Return (cases, classes): one class, or all classes for the mean."""
         values = self.values[model][:, :, self.measures.index(measure)]
         return values if row == MEAN else values[:, [self.classes.index(row)]]
 
     def case_means(self, model: str, measure: str) -> np.ndarray:
-        """(cases,): the mean over the classes in which the measure is defined; NaN where there is none."""
-        values = self.of(model, MEAN, measure)
+        """Return (cases,): the mean over the classes in which the measure is defined, or NaN."""
+        values = self.class_values(model, MEAN, measure)
         defined = np.isfinite(values)
         sums = np.where(defined, values, 0).sum(axis=1)
         return np.divide(sums, defined.sum(axis=1), out=np.full(len(values), np.nan), where=defined.any(axis=1))
 
     def interval(self, model: str, row: str, measure: str) -> Interval:
-        return mean_with_interval(self.of(model, row, measure))
+        return mean_with_interval(self.class_values(model, row, measure))
 
     def tests(self) -> dict[tuple[str, str, str], tuple[Paired, float]]:
-        """(model, class, measure) -> the paired comparison with the baseline, and its p after Holm's correction.
+        """Return (model, class, measure) -> paired comparison with the baseline, and its p with Holm's correction.
 
-        A model's classes and measures are one family; the mean over the classes is no test of its own.
+        All classes and measures of a model are one family. The mean over the classes is not tested.
         """
         found = {}
         for model in self.rivals:
             keys = [(model, name, measure) for name in self.classes for measure in self.measures]
             pairs = [
-                paired(self.of(model, name, measure)[:, 0], self.of(self.baseline, name, measure)[:, 0])
+                paired(
+                    self.class_values(model, name, measure)[:, 0], self.class_values(self.baseline, name, measure)[:, 0]
+                )
                 for _, name, measure in keys
             ]
             for key, pair, corrected in zip(keys, pairs, holm([pair.p for pair in pairs]), strict=True):
@@ -88,7 +94,7 @@ class Results:
         return found
 
     def false_alarms(self, model: str, name: str) -> tuple[int, int]:
-        """Cases without this class in which the model found it all the same, and cases without it."""
+        """Return the number of cases without this class where the model predicted it, and of all cases without it."""
         index = self.classes.index(name)
         without = self.true_sizes[:, index] == 0
         return int((without & (self.sizes[model][:, index] > 0)).sum()), int(without.sum())

@@ -1,6 +1,6 @@
 """Means with bootstrap intervals, and paired tests against a baseline.
 
-Means are nnU-Net's: per class over the cases in which the measure is defined, then over the classes.
+Means are computed as in nnU-Net: per class over the cases in which the measure is defined, then over the classes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from scipy.stats import rankdata, wilcoxon
 __all__ = ["Interval", "Paired", "holm", "mean_with_interval", "paired"]
 
 RESAMPLES = 10_000
-_CHUNK = 1_000  # resamples at a time: a weight for each of them and each case
+_CHUNK = 1_000  # resamples at a time, each with a weight for each case
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,10 @@ class Interval:
 class Paired:
     """A model against the baseline on the n cases in which both are defined.
 
-    difference: mean of model - baseline, with its bootstrap interval.
-    p: two-sided Wilcoxon signed-rank test; 1 where no case differs.
-    effect: matched-pairs rank-biserial correlation, from -1 (every case smaller) over 0 to 1 (every case larger).
+    Attributes:
+        difference: mean of model - baseline, with its bootstrap interval.
+        p: two-sided Wilcoxon signed-rank test; 1 if no case differs.
+        effect: matched-pairs rank-biserial correlation, from -1 (every case smaller) over 0 to 1 (every case larger).
     """
 
     difference: Interval
@@ -42,12 +43,15 @@ class Paired:
 
 
 def mean_with_interval(values: np.ndarray, seed: int = 0) -> Interval:
-    """Mean and percentile bootstrap interval over cases. values: (cases,) or (cases, classes); NaN is not defined.
+    """Return the mean and its percentile bootstrap interval over cases.
 
-    Cases are drawn with all their classes: they are what is independent of each other.
+    Args:
+        values: (cases,) or (cases, classes); NaN is undefined. Cases are resampled with all their classes, as only
+            cases are independent.
+        seed: of the resampling.
     """
     values = values[:, None] if values.ndim == 1 else values
-    values = values[:, np.isfinite(values).any(axis=0)]  # a class that no case has is in no mean
+    values = values[:, np.isfinite(values).any(axis=0)]  # without classes that no case has
     defined = np.isfinite(values)
     n = int(defined.any(axis=1).sum())
     if not n:
@@ -59,7 +63,7 @@ def mean_with_interval(values: np.ndarray, seed: int = 0) -> Interval:
         drawn = generator.multinomial(len(values), even, size=_CHUNK).astype(np.float64)
         sums, counts = drawn @ np.where(defined, values, 0.0), drawn @ defined.astype(np.float64)
         with np.errstate(invalid="ignore"):
-            means.append((sums / counts).mean(axis=1))  # NaN where no drawn case has a class
+            means.append((sums / counts).mean(axis=1))  # NaN if no drawn case has a class
     low, high = np.nanpercentile(np.concatenate(means), (2.5, 97.5))
     return Interval(mean, float(low), float(high), n)
 
@@ -78,7 +82,7 @@ def paired(model: np.ndarray, baseline: np.ndarray, seed: int = 0) -> Paired:
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """Holm's correction for testing all of these at once; a p that is NaN was no test and stays NaN."""
+    """Return p values with Holm's correction for multiple tests. NaN, which is not a test, stays NaN."""
     tested = [i for i, p in enumerate(p_values) if not math.isnan(p)]
     adjusted, largest = list(p_values), 0.0
     for rank, i in enumerate(sorted(tested, key=lambda i: p_values[i])):

@@ -1,4 +1,4 @@
-"""Whether nnU-Net's own summary.json says what was measured here."""
+"""Compare nnU-Net's summary.json with the values measured here."""
 
 from __future__ import annotations
 
@@ -15,9 +15,15 @@ __all__ = ["check_summary"]
 def check_summary(
     summary: Path, classes: dict[str, Label], measured: dict[str, dict[str, dict[str, float]]]
 ) -> str | None:
-    """None where the file agrees in Dice and IoU to the last digit, else what is the matter, in words.
+    """Compare Dice and IoU of a summary.json with measured values, to the last digit.
 
-    measured: name of the prediction's file -> class -> measure -> value, of all that the summary is about, or some.
+    Args:
+        summary: the file, which may not exist.
+        classes: class -> label.
+        measured: name of a prediction's file -> class -> measure -> value, for some or all cases of the summary.
+
+    Returns:
+        None if they agree, otherwise a sentence for the report.
     """
     if not summary.is_file():
         return None
@@ -29,7 +35,7 @@ def check_summary(
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return (
-            f"{summary} is of an older nnU-Net, or damaged: the predictions beside it were measured, it was not read."
+            f"{summary} is from an older nnU-Net or damaged. It was not used; the predictions themselves were measured."
         )
     for file, values in measured.items():
         own = cases.get(file)
@@ -37,14 +43,14 @@ def check_summary(
             of_class = own.get(str(label)) if own else None
             for measure in ("Dice", "IoU"):
                 if of_class is None or measure not in of_class or not _same(of_class[measure], values[name][measure]):
-                    said = "nothing" if of_class is None else of_class.get(measure)
+                    found = "nothing" if of_class is None else of_class.get(measure)
                     return (
-                        f"{summary} says {said!s:.100} for the {measure} of {name} in {file}, the files give "
-                        f"{values[name][measure]}: predictions or labels were changed since. The files count."
+                        f"{summary} has {found!s:.100} for the {measure} of {name} in {file}, but the files give "
+                        f"{values[name][measure]}: predictions or labels have changed since. The files are used."
                     )
     return None
 
 
 def _same(a: object, b: float) -> bool:
-    """a: as JSON has it; nnU-Net writes NaN, others null."""
+    """Return whether a value from JSON equals a measured one. nnU-Net writes NaN for undefined values, others null."""
     return a == b or (math.isnan(b) and (a is None or (isinstance(a, float) and math.isnan(a))))

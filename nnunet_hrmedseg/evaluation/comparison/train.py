@@ -1,4 +1,4 @@
-"""One fold of one model, trained within a budget and validated: in a process of its own."""
+"""Train one fold of one model within a budget and validate it, in a separate process."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import threading
 from collections import deque
 from pathlib import Path
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import HRMedSegError, PlanError, SetupError
 from nnunet_hrmedseg.io.child_processes import terminate_group
 from nnunet_hrmedseg.io.files import read_json_object
 
 __all__ = ["is_validated", "main", "train_fold"]
 
-LINES_SAID = 20  # of what a failed training wrote to its standard error
+LINES_SHOWN = 20  # of the standard error of a failed training
 
 
 def train_fold(
@@ -32,25 +32,28 @@ def train_fold(
     device: str,
     npz: bool = False,
 ) -> None:
-    """Do what is missing of a fold: train it or go on with its training, then validate it. Shows what nnU-Net prints.
+    """Train a fold, or continue its training, and validate it, as far as not done yet. Shows what nnU-Net prints.
 
     Args:
         dataset: number or full name.
+        configuration: such as 2d.
         fold: a number or "all".
         trainer_name: any trainer class that nnU-Net finds.
-        epochs, minutes: the training's budget, one of the two; see `with_budget`.
+        plans_name: such as nnUNetPlans.
+        epochs: length of the training in epochs, or
+        minutes: its length in minutes; see `with_budget`.
         device: "cuda", "cpu" or "mps", as nnU-Net's `-device`.
-        npz: also keep the validation's probabilities, which an ensemble needs.
+        npz: keep the probabilities of the validation, which an ensemble needs.
 
     Raises:
-        HRMedSegError: it failed; the message has the last that it wrote to its standard error.
+        SetupError: the training failed. The message has the last lines of its standard error.
     """
     command = [sys.executable, "-u", "-m", __name__]
     command += [str(dataset), configuration, str(fold), "-tr", trainer_name, "-p", plans_name, "-device", device]
     for option, value in (("--epochs", epochs), ("--minutes", minutes)):
         command += [] if value is None else [option, str(value)]
     command += ["--npz"] * npz
-    # a group of its own: nnU-Net's workers outlive a training that was killed, and are ended with the group
+    # a new process group: nnU-Net's workers survive a killed training, and are killed with the group
     process = subprocess.Popen(
         [*command, "--exit_when_stdin_closes"],
         stdin=subprocess.PIPE,
@@ -60,7 +63,7 @@ def train_fold(
         errors="replace",
         start_new_session=True,
     )
-    last: deque[str] = deque(maxlen=LINES_SAID)
+    last: deque[str] = deque(maxlen=LINES_SHOWN)
     shown = threading.Thread(target=_show, args=(process.stderr, last), daemon=True)
     shown.start()
     try:
@@ -69,18 +72,20 @@ def train_fold(
         terminate_group(process)
     shown.join()
     if status != 0:
-        raise HRMedSegError(
-            f"{trainer_name}, {plans_name}, {configuration}, fold {fold} of data set {dataset} failed with status "
-            f"{status}. The last that it said:\n{''.join(last)}"
+        raise SetupError(
+            f"{trainer_name}, {plans_name}, {configuration}, fold {fold} of dataset {dataset} failed with status "
+            f"{status}. Its last output:\n{''.join(last)}"
         )
 
 
 def exit_when_stdin_closes() -> None:
-    """End this process and all in its group as soon as nobody holds the other end of its standard input any more: so a
-    training does not outlive the command that started it, however that is killed."""
+    """Kill this process and its group as soon as the other end of its standard input is closed.
+
+    A training thus does not outlive the command that started it, however that is killed.
+    """
 
     def wait() -> None:
-        while os.read(0, 1):  # not by sys.stdin, whose lock a forked worker would find held for ever
+        while os.read(0, 1):  # not through sys.stdin, whose lock would stay held in a forked worker
             pass
         if sys.platform != "win32":
             os.killpg(os.getpgid(0), signal.SIGKILL)
@@ -96,32 +101,51 @@ def _show(stream, last: deque[str]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """What `train_fold` does, in this process. Returns the exit status: 0 done, 1 a fault that was said in words."""
+    """Do what `train_fold` does, in this process.
+
+    Returns:
+        exit status: 0 done, 1 an error that was reported.
+    """
     parser = argparse.ArgumentParser(prog="python -m nnunet_hrmedseg.evaluation.comparison.train", description=__doc__)
     parser.add_argument("dataset", help="number or full name")
     parser.add_argument("configuration")
     parser.add_argument("fold", type=lambda text: text if text == "all" else int(text))
-    parser.add_argument("-tr", default="nnUNetTrainer", help="trainer class [default: %(default)s]")
-    parser.add_argument("-p", default="nnUNetPlans", help="plans name [default: %(default)s]")
-    parser.add_argument("--epochs", type=int, help="train so many epochs")
-    parser.add_argument("--minutes", type=float, help="train for so long")
+    parser.add_argument(
+        "-tr", dest="trainer_name", default="nnUNetTrainer", help="trainer class [default: %(default)s]"
+    )
+    parser.add_argument("-p", dest="plans_name", default="nnUNetPlans", help="plans name [default: %(default)s]")
+    parser.add_argument("--epochs", type=int, help="number of epochs")
+    parser.add_argument("--minutes", type=float, help="length of the training in minutes")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), default="cuda")
-    parser.add_argument("--npz", action="store_true", help="keep the validation's probabilities")
-    parser.add_argument("--exit_when_stdin_closes", action="store_true", help="when the standard input is closed")
-    args = parser.parse_args(arguments)
-    if args.exit_when_stdin_closes:
+    parser.add_argument("--npz", action="store_true", help="keep the probabilities of the validation")
+    parser.add_argument(
+        "--exit_when_stdin_closes", action="store_true", help="stop as soon as the standard input is closed"
+    )
+    options = vars(parser.parse_args(arguments))
+    if options.pop("exit_when_stdin_closes"):
         exit_when_stdin_closes()
     try:
-        _train(args)
+        _train(**options)
     except HRMedSegError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def _train(args: argparse.Namespace) -> None:
-    """`nnUNetv2_train` with another class of the same name: see nnunetv2/run/run_training.py."""
-    # here, as the processes that nnU-Net spawns import this module anew
+def _train(
+    *,
+    dataset: str,
+    configuration: str,
+    fold: int | str,
+    trainer_name: str,
+    plans_name: str,
+    epochs: int | None,
+    minutes: float | None,
+    device: str,
+    npz: bool,
+) -> None:
+    """Train like `nnUNetv2_train` with another class of the same name: see nnunetv2/run/run_training.py."""
+    # imported here, because the processes that nnU-Net spawns import this module again
     import torch
     from nnunetv2.run.run_training import maybe_load_checkpoint
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
@@ -131,38 +155,38 @@ def _train(args: argparse.Namespace) -> None:
     from nnunet_hrmedseg.io.machine import usable_cores
     from nnunet_hrmedseg.nnunet_versions import find_trainer, required_nnunet_folder
 
-    dataset = maybe_convert_to_dataset_name(int(args.dataset) if args.dataset.isdigit() else args.dataset)
-    folder = Path(get_output_folder(dataset, args.tr, args.p, args.configuration, args.fold))
+    name = maybe_convert_to_dataset_name(int(dataset) if dataset.isdigit() else dataset)
+    folder = Path(get_output_folder(name, trainer_name, plans_name, configuration, fold))
     trained = (folder / "checkpoint_final.pth").is_file()
-    if trained and is_validated(folder / "validation", args.npz):
-        print(f"{folder} is trained and validated.")
+    if trained and is_validated(folder / "validation", npz):
+        print(f"{folder} is already trained and validated.")
         return
-    preprocessed = Path(required_nnunet_folder("nnUNet_preprocessed"), dataset)
-    plans_file = preprocessed / f"{args.p}.json"
+    preprocessed = Path(required_nnunet_folder("nnUNet_preprocessed"), name)
+    plans_file = preprocessed / f"{plans_name}.json"
     if not plans_file.is_file():
-        raise HRMedSegError(f"There are no plans {plans_file}: run nnUNetv2_plan_and_preprocess for {dataset} first.")
+        raise PlanError(f"There are no plans {plans_file}: run nnUNetv2_plan_and_preprocess for {name} first.")
 
-    torch.set_num_threads(usable_cores() if args.device == "cpu" else 1)
+    torch.set_num_threads(usable_cores() if device == "cpu" else 1)
     if torch.cuda.is_available():
         torch.backends.cudnn.deterministic = False
         torch.backends.cudnn.benchmark = True
-    trainer_class = with_budget(find_trainer(args.tr), epochs=args.epochs, minutes=args.minutes)
+    trainer_class = with_budget(find_trainer(trainer_name), epochs=epochs, minutes=minutes)
     continued = not trained and (folder / "checkpoint_latest.pth").is_file()
     trainer = trainer_class(
         plans={**read_json_object(plans_file, "nnU-Net plan"), "continue_training": continued},
-        configuration=args.configuration,
-        fold=args.fold,
+        configuration=configuration,
+        fold=fold,
         dataset_json=read_json_object(preprocessed / "dataset.json", "dataset.json of nnU-Net"),
-        device=torch.device(args.device),
+        device=torch.device(device),
     )
     maybe_load_checkpoint(trainer, continued, trained)
     if not trained:
         trainer.run_training()
-    trainer.perform_actual_validation(args.npz)
+    trainer.perform_actual_validation(npz)
 
 
 def is_validated(folder: Path, npz: bool) -> bool:
-    """Whether a fold's validation folder is whole; with `npz`, the probabilities of every case among it."""
+    """Return whether the validation of a fold is complete; with `npz`, including the probabilities of every case."""
     summary = folder / "summary.json"
     if not summary.is_file():
         return False

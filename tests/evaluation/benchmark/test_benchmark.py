@@ -22,7 +22,7 @@ from nnunet_hrmedseg.evaluation.benchmark.networks import (
     planned_architecture,
 )
 from nnunet_hrmedseg.evaluation.benchmark.report import table
-from nnunet_hrmedseg.evaluation.benchmark.run import describe_precision, random_batch, run_once
+from nnunet_hrmedseg.evaluation.benchmark.steps import autocast, describe_precision, random_batch, run_once
 
 CPU = torch.device("cpu")
 
@@ -87,9 +87,9 @@ def test_bytes_kept_on_cuda_are_those_of_mixed_precision():
     """Counted without a GPU. In float32 they would be more than the peak that is measured beside them."""
     shapes = [(1, 3, 64, 64), (2, 3, 64, 64)]
     build = CONTENDERS["nnunet"].build
-    autocast = partial(run._autocast, torch.device("cuda"), "nnunet")
+    on_cuda = partial(autocast, torch.device("cuda"), "nnunet")
     with mock.patch("torch.cuda.amp.common.amp_definitely_not_available", return_value=False):
-        one, two = saved_activation_bytes_fake(build(3, 2, 64), shapes, torch.device("cuda"), autocast)
+        one, two = saved_activation_bytes_fake(build(3, 2, 64), shapes, torch.device("cuda"), on_cuda)
     one_in_float32, two_in_float32 = saved_activation_bytes_fake(build(3, 2, 64), shapes)
     # of an image: a second one adds no copy of the weights
     assert 0.4 < (two - one) / (two_in_float32 - one_in_float32) < 0.8
@@ -102,12 +102,12 @@ def test_the_table_has_a_row_for_each_network(content):
 
 
 def test_the_table_says_once_why_there_are_no_peaks(content):
-    rows = [{**row, run.NO_PEAK: "only Linux tells it"} for row in content["rows"] if row["training"]]
+    rows = [{**row, run.NO_PEAK: "only Linux reports it"} for row in content["rows"] if row["training"]]
     for row in rows:
         row.pop("peak_resident_bytes", None)
     text = table({**content, "rows": rows})
     names = ", ".join(f"{CONTENDERS[row['network']].title} at batch 2" for row in rows)
-    assert text.count("No peak of") == 1 and f"No peak of {names}: only Linux tells it" in text
+    assert text.count("No peak of") == 1 and f"No peak of {names}: only Linux reports it" in text
     assert "peak resident" not in text
 
 
@@ -225,11 +225,11 @@ def test_stock_networks_are_what_nnunets_planners_write():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--networks", "hrmedsge"], "no network 'hrmedsge'"),
+        (["--networks", "hrmedsge"], "Unknown network 'hrmedsge'"),
         (["--sizes", "1000"], "powers of two"),
         (["--sizes", "32"], "powers of two"),
         (["--networks", "segmaformer"], "'segmaformer' is 3D: measure it with --dimensions 3"),
-        (["--dimensions", "3", "--networks", "nnunet"], "there are segmaformer, segmaformer_recompute, nnunet_3d"),
+        (["--dimensions", "3", "--networks", "nnunet"], "Networks for --dimensions 3: segmaformer"),
         (["--dimensions", "3", "--sizes", "24"], "powers of two from 16"),
     ],
 )
@@ -241,12 +241,12 @@ def test_mistakes_are_said(capsys, arguments, message):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu_is_said(capsys):
     assert main(["benchmark", "-device", "cuda"]) == 1
-    assert "finds no CUDA GPU" in capsys.readouterr().err
+    assert "finds no cuda device" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["monai_unet", "smp_segformer_b0"])
 def test_a_library_that_is_not_installed_is_named(monkeypatch, capsys, tmp_path, name):
-    for module in ("monai", "monai.networks", "segmentation_models_pytorch"):
+    for module in ("monai", "monai.networks.nets", "segmentation_models_pytorch"):
         monkeypatch.setitem(__import__("sys").modules, module, None)
     assert main(["benchmark", "--networks", name, "--sizes", "64", "-o", str(tmp_path / "f.json")]) == 1
     assert "pip install 'nnunet_hrmedseg[benchmark]'" in capsys.readouterr().err

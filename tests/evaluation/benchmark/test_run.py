@@ -6,7 +6,6 @@ import errno
 import json
 import subprocess
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +14,8 @@ from torch import nn
 from nnunet_hrmedseg.cli import main
 from nnunet_hrmedseg.evaluation.benchmark import run
 from nnunet_hrmedseg.evaluation.benchmark.networks import CONTENDERS, Contender, Trainable
-from nnunet_hrmedseg.evaluation.benchmark.run import Case, run_once
+from nnunet_hrmedseg.evaluation.benchmark.options import BenchmarkOptions
+from nnunet_hrmedseg.evaluation.benchmark.steps import Case, run_once
 
 CPU = torch.device("cpu")
 
@@ -34,7 +34,7 @@ def tiny(monkeypatch):
 
     for name in ("tiny", "other"):
         monkeypatch.setitem(CONTENDERS, name, Contender(name.capitalize(), build))
-    monkeypatch.setattr(run, "_resident_peak", lambda case, args: {})
+    monkeypatch.setattr(run, "_resident_peak", lambda case, options: {})
     return ["tiny", "other"]
 
 
@@ -60,7 +60,7 @@ def test_a_new_folder_is_made_before_anything_is_measured(monkeypatch, tmp_path,
 
 
 @pytest.mark.parametrize(
-    "output, message", [("", "is a folder: give the file"), ("file/b.json", "file is a file; a folder is needed")]
+    "output, message", [("", "is a folder. Give the file"), ("file/b.json", "file is a file; a folder is needed")]
 )
 def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_measured(
     monkeypatch, tmp_path, tiny, capsys, output, message
@@ -88,7 +88,7 @@ def test_an_interruption_keeps_the_sizes_that_were_measured(monkeypatch, tmp_pat
 
 @pytest.mark.parametrize("at_run", [1, 2, 3])  # the first round, and each of two for timing
 def test_a_network_that_runs_out_of_gpu_memory_costs_its_own_row_alone(monkeypatch, tmp_path, tiny, capsys, at_run):
-    monkeypatch.setattr(run, "_turn", run._timed)  # one run each
+    monkeypatch.setattr(run, "_time_turn", run._time_once)  # one run each
     networks, trainings = [], Counter()
 
     def describe_out_of_memory(trained, image, target, training, precision):
@@ -177,9 +177,9 @@ def test_no_network_leaves_gradients_to_the_others(monkeypatch, tiny, fails):
 
     monkeypatch.setattr(run, "run_once", failing)
     trained = CONTENDERS["tiny"].build(3, 2, 64)
-    args = SimpleNamespace(channels=3, precision="nnunet")
+    options = BenchmarkOptions(channels=3, precision="nnunet")
     row = {}
-    run._unless_out_of_memory(row, lambda: run._timed(trained, Case("tiny", 64, 2, 1, True), CPU, args))
+    run._run_within_memory(row, lambda: run._time_once(trained, Case("tiny", 64, 2, 1, True), CPU, options))
     assert ("left_out" in row) == fails
     assert all(p.grad is None for p in trained.network.parameters())
 
@@ -197,8 +197,8 @@ def peak_of(monkeypatch, done):
         return subprocess.CompletedProcess(command, *done)
 
     monkeypatch.setattr(run.subprocess, "run", process)
-    args = SimpleNamespace(channels=3, precision="float32")
-    peak = run._resident_peak(Case("hrmedseg", 64, 2, 4, True), args)
+    options = BenchmarkOptions(channels=3, precision="float32")
+    peak = run._resident_peak(Case("hrmedseg", 64, 2, 4, True), options)
     return peak, started
 
 
@@ -206,7 +206,7 @@ def test_without_proc_no_process_is_started_for_the_peak(monkeypatch, tmp_path):
     monkeypatch.setattr(run, "RESETS_PEAK", tmp_path / "clear_refs")  # macOS, Windows
     peak, started = peak_of(monkeypatch, None)
     assert not started
-    assert peak == {run.NO_PEAK: f"only Linux tells it, and {tmp_path / 'clear_refs'} is not here"}
+    assert peak == {run.NO_PEAK: f"only Linux reports it, and {tmp_path / 'clear_refs'} does not exist"}
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_what_would_take_longer_than_the_limit_is_left_out(monkeypatch, batch_si
     monkeypatch.setattr(run, "free_memory", lambda: None)
     row = {"kept_for_backward_bytes": 10, "parameters": 1}
     case = Case("hrmedseg", 64, 2, batch_size, training)
-    assert run._too_much(case, row, {("hrmedseg", True): 15.0}, CPU, 60.0, 3) == said
+    assert run._reason_to_skip(case, row, {("hrmedseg", True): 15.0}, CPU, 60.0, 3) == said
 
 
 @pytest.mark.parametrize(
@@ -260,19 +260,19 @@ def test_what_would_take_more_memory_than_is_free_is_left_out(monkeypatch, devic
     monkeypatch.setattr(run, "free_memory", lambda: free)
     row = {"kept_for_backward_bytes": 3 * 2**30, "parameters": 1000}
     case = Case("hrmedseg", 64, 2, 1, training)
-    assert run._too_much(case, row, {}, torch.device(device), 60.0, 3) == said
+    assert run._reason_to_skip(case, row, {}, torch.device(device), 60.0, 3) == said
 
 
 @pytest.mark.parametrize("free, said", [(5 * 2**30, None), (5 * 2**30 - 1, "would take more than 5 GiB of memory")])
 def test_a_prediction_whose_image_and_logits_alone_are_too_large_is_left_out(monkeypatch, free, said):
     monkeypatch.setattr(run, "free_memory", lambda: free)
     case = Case("hrmedseg", 2**14, 2, 1, False)  # 3 channels and 2 classes, 1 GiB each
-    assert run._too_much(case, {}, {}, CPU, 60.0, 3) == said
+    assert run._reason_to_skip(case, {}, {}, CPU, 60.0, 3) == said
 
 
-def test_what_is_too_much_is_not_run(monkeypatch, tmp_path, tiny):
-    monkeypatch.setattr(run, "_too_much", lambda *args: "would take about 100 s")
-    monkeypatch.setattr(run, "_timed", lambda *args: pytest.fail("it was run"))
+def test_what_is_reason_to_skip_is_not_run(monkeypatch, tmp_path, tiny):
+    monkeypatch.setattr(run, "_reason_to_skip", lambda *args: "would take about 100 s")
+    monkeypatch.setattr(run, "_time_once", lambda *args: pytest.fail("it was run"))
     assert measured(tiny, tmp_path / "b.json") == 0
     rows = json.loads((tmp_path / "b.json").read_text())["rows"]
     assert {row["left_out"] for row in rows} == {"would take about 100 s"}

@@ -13,7 +13,7 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger, MetaLogger
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import CheckpointError, HRMedSegError, PlanError
 from nnunet_hrmedseg.evaluation.comparison import budget
 from nnunet_hrmedseg.evaluation.comparison.budget import BUDGET_FILE, with_budget
 from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHRMedSeg
@@ -113,7 +113,7 @@ def record(folder):
 
 @pytest.mark.parametrize("given", [{}, {"epochs": 3, "minutes": 2.0}])
 def test_a_budget_is_either_epochs_or_minutes(given):
-    with pytest.raises(HRMedSegError, match="give one of the two"):
+    with pytest.raises(PlanError, match="give one of the two"):
         with_budget(nnUNetTrainer, **given)
 
 
@@ -122,7 +122,7 @@ def test_a_budget_is_either_epochs_or_minutes(given):
 )
 def test_a_budget_is_positive(given):
     (value,) = given.values()
-    with pytest.raises(HRMedSegError, match=f"A budget of {value} .* give"):
+    with pytest.raises(PlanError, match=f"{value} .*: give"):
         with_budget(nnUNetTrainer, **given)
 
 
@@ -209,7 +209,7 @@ def test_epochs_into_which_no_iteration_would_fit_are_left_out(tmp_path, clock, 
     assert trainer.rates[-1] == pytest.approx(0.01 * (1 / len(trained)) ** 0.9)  # a whole course all the same
     assert record(tmp_path)["training_seconds"] < max(130 + seconds / 3, 2.5 * seconds)
     assert f"{len(trained)} epochs fit into the budget" in " ".join(trainer.said)
-    assert "Its budget was 2 minutes" in trainer.said[-1]
+    assert "The budget was 2 minutes" in trainer.said[-1]
     assert (tmp_path / "checkpoint_final.pth").is_file()
 
 
@@ -287,7 +287,7 @@ def test_a_full_disk_for_the_record_is_said(tmp_path, clock, monkeypatch):
 
 def test_a_training_with_another_budget_is_not_continued(tmp_path, clock):
     with pytest.raises(
-        HRMedSegError, match="a training of 10 minutes that stopped before epoch 8, .* of 20 minutes: finish"
+        CheckpointError, match="a training of 10 minutes that stopped before epoch 8, .* now 20 minutes"
     ):
         killed_and_continued(tmp_path, clock, {"minutes": 10}, 8, {"minutes": 20})
     assert record(tmp_path)["minutes"] == 10
@@ -297,7 +297,7 @@ def test_a_training_with_another_budget_is_not_continued(tmp_path, clock):
 def test_a_training_without_a_budget_is_not_continued(tmp_path, clock):
     trainer = with_budget(Fake, minutes=10)(tmp_path, clock, repeat(0.2))
     trainer.current_epoch = 400
-    with pytest.raises(HRMedSegError, match="a training without a budget that stopped before epoch 400"):
+    with pytest.raises(CheckpointError, match="a training without a budget that stopped before epoch 400"):
         trainer.run_training()
 
 

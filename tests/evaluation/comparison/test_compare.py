@@ -5,6 +5,7 @@ import errno
 import json
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -35,7 +36,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "surface_measures_are_there", lambda: False)  # quicker; measured elsewhere
+    monkeypatch.setattr(module, "surface_measures_available", lambda: False)  # quicker; measured elsewhere
     return tmp_path
 
 
@@ -122,14 +123,14 @@ def test_a_summary_that_no_longer_fits_is_named(root: Path) -> None:
     shutil.copy(root / "nnUNet_raw" / DATASET / "labelsTr" / "case1.png", validation / "case1.png")
     content, _ = run("-d", "7")
     (warning,) = [warning for warning in content["warnings"] if "summary.json" in warning]
-    assert "Dice of disc in case1.png, the files give 1.0" in warning
+    assert "Dice of disc in case1.png, but the files give 1.0" in warning
 
 
 @pytest.mark.parametrize("old", ['{"results": {"all": [], "mean": {}}}', "[]", "{", ""])
 def test_a_summary_of_an_older_nnunet_is_named(root: Path, old: str) -> None:
     (root / "nnUNet_results" / DATASET / STOCK / "fold_1" / "validation" / "summary.json").write_text(old)
     content, _ = run("-d", "7")
-    assert any("is of an older nnU-Net, or damaged" in warning for warning in content["warnings"])
+    assert any("is from an older nnU-Net or damaged" in warning for warning in content["warnings"])
 
 
 def test_a_model_that_lacks_a_fold_is_named_and_the_rest_compared(root: Path) -> None:
@@ -163,7 +164,7 @@ def test_without_raw_images_there_are_no_pictures(root: Path) -> None:
     assert any("There are no pictures" in warning for warning in content["warnings"])
 
 
-def test_what_monai_is_missing_for_is_said(root: Path) -> None:
+def test_measures_left_out_without_monai_are_named(root: Path) -> None:
     content, out = run("-d", "7")
     assert any("nnunet_hrmedseg[compare]" in warning for warning in content["warnings"])
     assert "<th>HD95" not in (out / "report.html").read_text()
@@ -224,14 +225,14 @@ def test_an_output_that_is_a_file_is_refused_before_anything_is_measured(
     [
         ([], "-d DATASET, or --predictions"),
         (["-d", "99"], "-d 99"),
-        (["-d", "7", "-tr", "nobody"], "no trained model of Dataset007_shapes with a validated fold"),
-        (["-d", "7", "-f", "3"], "has validated folds 0, 1, and not 3"),
-        (["-d", "7", "--baseline", "swin"], "no model is called that"),
-        (["--predictions", "a=."], "--predictions needs --truth and -djfile"),
-        (["--predictions", "a=.", "--truth", ".", "-djfile", "none.json"], "is no dataset.json of nnU-Net"),
+        (["-d", "7", "-tr", "nobody"], "No trained model of Dataset007_shapes with a validated fold"),
+        (["-d", "7", "-f", "3"], "has the validated folds 0, 1, but not 3"),
+        (["-d", "7", "--baseline", "swin"], "matches no model"),
+        (["--predictions", "a=."], "--predictions also needs --truth and -djfile"),
+        (["--predictions", "a=.", "--truth", ".", "-djfile", "none.json"], "dataset.json of nnU-Net"),
     ],
 )
-def test_mistakes_are_said_in_words(
+def test_wrong_arguments_are_reported(
     root: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
     assert main(["compare", *arguments, "-o", "out"]) == 1
@@ -246,7 +247,7 @@ def test_two_folders_of_one_name_are_refused(root: Path, capsys: pytest.CaptureF
         Image.new("L", (4, 4)).save(root / name / "same" / "case0.png")
     given = ["--truth", str(raw / "labelsTr"), "-djfile", str(raw / "dataset.json")]
     assert main(["compare", "--predictions", "a/same", "b/same", *given]) == 1
-    assert "two have the same name" in capsys.readouterr().err
+    assert "two folders have the name same" in capsys.readouterr().err
 
 
 def test_without_nnunet_results_the_variable_is_named(
@@ -261,7 +262,7 @@ def test_an_output_that_is_a_file_is_refused_before_anything_is_trained(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        "nnunet_hrmedseg.evaluation.comparison.given.train_missing", lambda *_: pytest.fail("it was trained")
+        "nnunet_hrmedseg.evaluation.comparison.compare.train_missing", lambda *_: pytest.fail("it was trained")
     )
     (root / "out").touch()
     assert main(["compare", "-d", "7", "--train", "-tr", "nnUNetTrainer", "--epochs", "1", "-o", "out"]) == 1
@@ -316,7 +317,9 @@ def test_workers_end_when_the_command_is_interrupted(root: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("mps, device", [(True, "mps"), (False, "cpu")])
-def test_the_device_is_the_best_there_is(root: Path, monkeypatch: pytest.MonkeyPatch, mps: bool, device: str) -> None:
+def test_the_device_is_the_first_available_of_cuda_mps_cpu(
+    root: Path, monkeypatch: pytest.MonkeyPatch, mps: bool, device: str
+) -> None:
     devices = []
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: mps)
@@ -328,6 +331,16 @@ def test_the_device_is_the_best_there_is(root: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_device_that_is_not_there_is_refused_first(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_device_that_is_not_available_is_refused_first(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "-d", "99", "-device", "cuda"]) == 1
     assert "finds no cuda device here" in capsys.readouterr().err
+
+
+def test_a_missing_template_engine_is_reported_before_anything_is_measured(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "_measure", lambda *arguments: pytest.fail("it was measured"))
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert main(["compare", "-d", "7", "-o", "out"]) == 1
+    assert "pip install 'nnunet_hrmedseg[compare]'" in capsys.readouterr().err
+    assert not Path("out").exists()

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_hrmedseg.evaluation.benchmark.memory import saved_activation_bytes
-from nnunet_hrmedseg.evaluation.benchmark.networks import nnunet_trainable
+from nnunet_hrmedseg.evaluation.benchmark.networks import hrmedseg_trainable, nnunet_trainable
 from nnunet_hrmedseg.evaluation.comparison import cost as module
 from nnunet_hrmedseg.evaluation.comparison.cost import (
     Cost,
@@ -20,10 +20,10 @@ from nnunet_hrmedseg.evaluation.comparison.cost import (
     costs,
     count,
     epochs_of_logs,
-    hrmedseg_trainable,
     length_of_training,
     load,
 )
+from nnunet_hrmedseg.trainers.base import BaseTrainer
 from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHRMedSeg
 from nnunet_hrmedseg.trainers.losses import LARGE_STRIP, SMALL_STRIP
 from tests.deployment.tiny_models import Tiny
@@ -52,7 +52,7 @@ def test_the_length_of_a_training_within_a_budget(tmp_path: Path) -> None:
     assert length_of_training(tmp_path / "nowhere") == (None, None)
 
 
-def test_a_model_that_cannot_be_loaded_is_a_sentence(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_has_a_reason_instead_of_a_cost(tmp_path: Path) -> None:
     found = costs({"gone": (tmp_path / "gone", "0")}, [], torch.device("cpu"), [])
     assert "checkpoint_best.pth cannot be read" in str(found["gone"])
 
@@ -159,3 +159,11 @@ def test_no_model_is_charged_with_tile_weights_that_others_pushed_out() -> None:
         assert after.hits + after.misses > before.hits + before.misses, "the weights were not asked for"
         missed.append(after.misses - before.misses)
     assert missed == [0] * 6
+
+
+def test_a_new_trainer_is_counted_with_its_own_loss() -> None:
+    class NewTrainer(BaseTrainer):
+        build_loss = staticmethod(lambda **options: ("its loss", options["regions"]))
+
+    assert hrmedseg_trainable(NewTrainer, nn.Conv2d(1, 2, 1), False).loss == ("its loss", False)
+    assert hrmedseg_trainable(BaseTrainer, nn.Conv2d(1, 2, 1), False).loss.dc is not None  # nnU-Net's

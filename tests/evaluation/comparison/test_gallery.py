@@ -11,9 +11,9 @@ from nnunet_hrmedseg.evaluation.comparison.gallery import (
     SIDE,
     Panel,
     chosen_cases,
-    for_the_eye,
     most_disagreement,
     panels,
+    to_rgb,
     window,
 )
 from nnunet_hrmedseg.measures import Task
@@ -81,7 +81,7 @@ def test_the_slice_with_most_disagreement() -> None:
     ],
 )
 def test_any_image_can_be_looked_at(image: np.ndarray) -> None:
-    shown = for_the_eye(image)
+    shown = to_rgb(image)
     assert shown.shape == (8, 9, 3)
     assert 0 <= shown.min() and shown.max() <= 1
 
@@ -89,7 +89,7 @@ def test_any_image_can_be_looked_at(image: np.ndarray) -> None:
 def test_a_dark_picture_with_one_bright_cell_is_brightened_and_stays_dark() -> None:
     image = np.full((3, 100, 100), 4, np.float32)
     image[:, 10:13, 10:13] = 200  # 0.09 % of the pixels
-    shown = for_the_eye(image)
+    shown = to_rgb(image)
     assert (shown[10:13, 10:13] == 1).all()
     assert np.allclose(shown[50:, 50:], 10 * 4 / 255)
 
@@ -104,7 +104,7 @@ def test_contours_lie_where_the_masks_end(tmp_path: Path) -> None:
     for name, content in (("image_0000", image), ("truth", truth), ("prediction", prediction)):
         Image.fromarray(content).save(tmp_path / f"{name}.png")
     description = {"channel_names": {"0": "R"}, "labels": {"background": 0, "a": 1}, "file_ending": ".png"}
-    task = Task.of_dataset(description, tmp_path / "truth.png", 2.0, surfaces=False)
+    task = Task.from_dataset(description, tmp_path / "truth.png", 2.0, surfaces=False)
     predictions = {"model": ("model: Dice 0.5", tmp_path / "prediction.png")}
     first, second = panels([tmp_path / "image_0000.png"], tmp_path / "truth.png", predictions, task)
     assert (first.caption, second.caption) == ("truth", "model: Dice 0.5")
@@ -126,7 +126,7 @@ def test_contours_of_a_small_structure_lie_around_it(tmp_path: Path) -> None:
     for name, content in (("image_0000", image), ("truth", truth)):
         Image.fromarray(content).save(tmp_path / f"{name}.png")
     description = {"channel_names": {"0": "R"}, "labels": {"background": 0, "a": 1}, "file_ending": ".png"}
-    task = Task.of_dataset(description, tmp_path / "truth.png", 2.0, surfaces=False)
+    task = Task.from_dataset(description, tmp_path / "truth.png", 2.0, surfaces=False)
     predictions = {"model": ("model", tmp_path / "truth.png")}
     for panel in panels([tmp_path / "image_0000.png"], tmp_path / "truth.png", predictions, task):
         shown = picture(panel).astype(int)
@@ -136,8 +136,8 @@ def test_contours_of_a_small_structure_lie_around_it(tmp_path: Path) -> None:
         assert panel.width == panel.height == SIDE
         assert np.ptp(rows) == pytest.approx(SIDE * 20 / 128, abs=8)
         assert np.ptp(columns) == pytest.approx(SIDE * 30 / 128, abs=8)
-        coloured = (shown[..., 0] > 150) & (shown[..., 2] < 100)  # the first class's colour
-        drawn_rows, drawn_columns = np.flatnonzero(coloured.any(axis=1)), np.flatnonzero(coloured.any(axis=0))
+        colored = (shown[..., 0] > 150) & (shown[..., 2] < 100)  # the first class's color
+        drawn_rows, drawn_columns = np.flatnonzero(colored.any(axis=1)), np.flatnonzero(colored.any(axis=0))
         for edge, drawn in ((rows, drawn_rows), (columns, drawn_columns)):
             assert abs(drawn[0] - edge[0]) < 8 and abs(drawn[-1] - edge[-1]) < 8
 
@@ -154,7 +154,7 @@ def test_a_volume_shows_the_slice_that_its_contours_are_of(tmp_path: Path) -> No
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros_like(truth)), str(tmp_path / "prediction.nii.gz"))
     channels = {str(channel): "MR" for channel in range(3)}
     description = {"channel_names": channels, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
-    task = Task.of_dataset(description, tmp_path / "truth.nii.gz", 2.0, surfaces=False)
+    task = Task.from_dataset(description, tmp_path / "truth.nii.gz", 2.0, surfaces=False)
     predictions = {"model": ("model", tmp_path / "prediction.nii.gz")}
     first, _ = panels(files, tmp_path / "truth.nii.gz", predictions, task)
     assert first.caption == "truth, slice 3 of 5"
@@ -171,7 +171,7 @@ def test_a_volume_shows_one_slice(tmp_path: Path) -> None:
     for name, content in (("image_0000", image), ("truth", truth), ("prediction", prediction)):
         sitk.WriteImage(sitk.GetImageFromArray(content), str(tmp_path / f"{name}.nii.gz"))
     description = {"channel_names": {"0": "MR"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
-    task = Task.of_dataset(description, tmp_path / "truth.nii.gz", 2.0, surfaces=False)
+    task = Task.from_dataset(description, tmp_path / "truth.nii.gz", 2.0, surfaces=False)
     predictions = {"model": ("model", tmp_path / "prediction.nii.gz")}
     first, _ = panels([tmp_path / "image_0000.nii.gz"], tmp_path / "truth.nii.gz", predictions, task)
     assert first.caption == "truth, slice 3 of 5"

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError, PlanError
 from nnunet_hrmedseg.evaluation.comparison.matching import choose_baseline, match
 from nnunet_hrmedseg.evaluation.comparison.models import Model
 
@@ -25,9 +25,9 @@ def test_stock_nnunet_is_the_baseline_unless_told_otherwise() -> None:
 
 
 def test_a_baseline_that_is_none_or_many_is_refused() -> None:
-    with pytest.raises(HRMedSegError, match="no model is called that. There are nnUNetTrainerHRMedSeg__p__2d"):
+    with pytest.raises(PlanError, match="matches no model. Available models: nnUNetTrainerHRMedSeg__p__2d"):
         choose_baseline([OURS, STOCK], "swin")
-    with pytest.raises(HRMedSegError, match="fits 2 models"):
+    with pytest.raises(PlanError, match="matches 2 models"):
         choose_baseline([OURS, STOCK], "nnUNetTrainer")
 
 
@@ -45,16 +45,16 @@ def test_one_fold_alone() -> None:
     assert list(matched.truth) == list("def")
 
 
-def test_a_model_without_a_fold_is_left_out_in_words() -> None:
+def test_a_model_without_a_fold_is_left_out_with_a_warning() -> None:
     short = model("short", {"0": "abc"})
     matched = match([OURS, STOCK, short], STOCK, TRUTH, None)
     assert set(matched.files) == {OURS, STOCK}
     (warning,) = matched.warnings
-    assert "short is not compared: it has folds 0, the baseline nnUNetTrainer__p__2d 0, 1" in warning
+    assert "short is not compared: it has the folds 0, the baseline nnUNetTrainer__p__2d has 0, 1" in warning
     assert set(match([OURS, STOCK, short], STOCK, TRUTH, ["0"]).files) == {OURS, STOCK, short}
 
 
-def test_a_model_of_other_splits_is_left_out_in_words() -> None:
+def test_a_model_of_other_splits_is_left_out_with_a_warning() -> None:
     other = model("other", {"0": "abd", "1": "cef"})
     matched = match([STOCK, other], STOCK, TRUTH, ["0"])
     assert set(matched.files) == {STOCK}
@@ -72,10 +72,10 @@ def test_predictions_without_truth_are_named_and_left_out() -> None:
     matched = match([OURS, STOCK], STOCK, {case: TRUTH[case] for case in "abcde"}, None)
     assert list(matched.truth) == list("abcde")
     assert "1 predictions have no reference segmentation and are left out: f" in matched.warnings[0]
-    with pytest.raises(HRMedSegError, match="None of the 6 cases"):
+    with pytest.raises(DataError, match="None of the 6 cases"):
         match([OURS, STOCK], STOCK, {}, None)
 
 
 def test_a_baseline_without_the_fold_is_an_error() -> None:
-    with pytest.raises(HRMedSegError, match="has validated folds 0, 1, and not 4"):
+    with pytest.raises(DataError, match="has the validated folds 0, 1, but not 4"):
         match([OURS, STOCK], STOCK, TRUTH, ["4"])

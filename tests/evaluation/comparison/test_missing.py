@@ -1,12 +1,12 @@
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import PlanError
 from nnunet_hrmedseg.evaluation.comparison import missing
+from nnunet_hrmedseg.evaluation.comparison.inputs import TrainedModels
 from tests.evaluation.comparison.folders import DATASET, write_dataset, write_model
 
 
@@ -24,13 +24,17 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, 
     return calls
 
 
-def arguments(**changes: Any) -> argparse.Namespace:
-    given = {"tr": ["nnUNetTrainer", "nnUNetTrainerHRMedSeg"], "p": None, "c": None, "f": None, "npz": False}
-    return argparse.Namespace(**{**given, "epochs": None, "minutes": 10.0, "device": "cpu", **changes})
+def train(
+    trainers: list[str] | None = ["nnUNetTrainer", "nnUNetTrainerHRMedSeg"],  # noqa: B006
+    folds: list[str] | None = None,
+    **training: Any,
+) -> None:
+    models = TrainedModels(DATASET, trainers=trainers, folds=folds)
+    missing.train_missing(models, missing.TrainingOptions(**{"minutes": 10.0, **training}), "cpu")
 
 
 def test_only_what_is_missing_is_trained_all_with_the_same_budget(trained: list[tuple[Any, ...]]) -> None:
-    missing.train_missing(arguments(f=["0", "1", "2"]), DATASET)
+    train(folds=["0", "1", "2"])
     assert [call[1:5] for call in trained] == [
         ("2d", "2", "nnUNetTrainer", "nnUNetPlans"),
         *(("2d", fold, "nnUNetTrainerHRMedSeg", "nnUNetPlans") for fold in ("0", "1", "2")),
@@ -46,22 +50,22 @@ def test_folds_are_those_of_the_splits(trained: list[tuple[Any, ...]], tmp_path:
 
 
 def test_probabilities_that_are_missing_are_made(trained: list[tuple[Any, ...]]) -> None:
-    missing.train_missing(arguments(tr=["nnUNetTrainer"], f=["0"], npz=True), DATASET)
+    train(["nnUNetTrainer"], ["0"], npz=True)
     assert len(trained) == 1
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"tr": None}, "say which trainers"),
+        ({"trainers": None}, "-tr"),
         ({"minutes": None}, "give one of the two"),
         ({"epochs": 5}, "give one of the two"),
         ({"minutes": -1.0}, "-1.0 minutes"),
     ],
 )
-def test_mistakes_are_said_before_anything_is_trained(
+def test_wrong_options_are_reported_before_anything_is_trained(
     trained: list[tuple[Any, ...]], changes: dict[str, Any], said: str
 ) -> None:
-    with pytest.raises(HRMedSegError, match=said):
-        missing.train_missing(arguments(**changes), DATASET)
+    with pytest.raises(PlanError, match=said):
+        train(**changes)
     assert trained == []

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError
 from nnunet_hrmedseg.evaluation.comparison.models import ensembles, prediction_folder, trained_models
 from tests.evaluation.comparison.folders import DATASET, write_dataset, write_model
 
@@ -21,9 +21,9 @@ def test_all_models_are_found_with_their_folds_and_cases(results: Path) -> None:
     models = trained_models(results, ".png")
     assert [model.name for model in models] == [STOCK, OURS]
     assert models[0].folds == ["0", "1"]
-    assert sorted(models[0].of_folds(["0", "1"])) == [f"case{i}" for i in range(6)]
-    assert sorted(models[0].of_folds(["1"])) == ["case3", "case4", "case5"]
-    assert models[0].of_folds(["0", "2"]) is None
+    assert sorted(models[0].predictions(["0", "1"])) == [f"case{i}" for i in range(6)]
+    assert sorted(models[0].predictions(["1"])) == ["case3", "case4", "case5"]
+    assert models[0].predictions(["0", "2"]) is None
 
 
 @pytest.mark.parametrize(
@@ -62,22 +62,22 @@ def test_ensembles_are_of_all_their_folds_at_once(results: Path) -> None:
     (folder / "summary.json").touch()
     (model,) = ensembles(results, ".png")
     assert model.name == f"ensemble of {STOCK} and {OURS}"
-    assert list(model.of_folds(["0", "1"])) == ["case0"]
-    assert model.of_folds(["0"]) is None
+    assert list(model.predictions(["0", "1"])) == ["case0"]
+    assert model.predictions(["0"]) is None
     assert trained_models(results, ".png") and "ensembles" not in [m.name for m in trained_models(results, ".png")]
 
 
 def test_a_folder_of_predictions_has_a_name(results: Path) -> None:
     folder = results / STOCK / "fold_0" / "validation"
-    assert prediction_folder(f"mine={folder}", ".png").name == "mine"
-    assert prediction_folder(str(folder), ".png").name == "validation"
+    model = prediction_folder("mine", folder, ".png")
+    assert model.name == "mine" and sorted(model.predictions(["all"])) == ["case0", "case1", "case2"]
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".png"])
 def test_a_folder_that_holds_nothing_is_named(tmp_path: Path, ending: str) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "readme.txt").touch()
-    with pytest.raises(HRMedSegError, match=r"no file ends in .*readme\.txt"):
-        prediction_folder(str(tmp_path / "there"), ending)
-    with pytest.raises(HRMedSegError, match="there is no folder"):
-        prediction_folder(f"a={tmp_path / 'nowhere'}", ending)
+    with pytest.raises(DataError, match=r"readme\.txt"):
+        prediction_folder("there", tmp_path / "there", ending)
+    with pytest.raises(DataError, match="there is no folder"):
+        prediction_folder("a", tmp_path / "nowhere", ending)

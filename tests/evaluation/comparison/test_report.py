@@ -9,7 +9,7 @@ from nnunet_hrmedseg.evaluation.comparison import report as module
 from nnunet_hrmedseg.evaluation.comparison.content import as_content
 from nnunet_hrmedseg.evaluation.comparison.figures import (
     bland_altman,
-    colours,
+    colors,
     differences,
     distribution,
     quality_against_cost,
@@ -171,7 +171,7 @@ def test_titles_are_wrapped(text: str, lines: list[str]) -> None:
     assert wrapped(text, 24).split("\n") == lines
 
 
-def test_points_that_lie_together_are_told_apart_by_colours_and_a_legend() -> None:
+def test_points_that_lie_together_are_told_apart_by_colors_and_a_legend() -> None:
     results = make_results()
     content = as_content(results, "cpu")
     chart = quality_against_cost(results, content, "parameters", "parameters", 1e6)
@@ -179,8 +179,8 @@ def test_points_that_lie_together_are_told_apart_by_colours_and_a_legend() -> No
     html = report(results, content, [])
     cost = html[html.index("<h2>Cost</h2>") : html.index("<h2>Cases</h2>")]
     legend = cost[cost.index("</table>") : cost.index("<svg")]
-    for model, colour in colours(results).items():
-        assert f'background: {colour}"></span>{breakable(results.titles[model])}</span>' in legend
+    for model, color in colors(results).items():
+        assert f'background: {color}"></span>{breakable(results.titles[model])}</span>' in legend
 
 
 @pytest.mark.parametrize("cases", [1, 2])
@@ -188,10 +188,10 @@ def test_very_few_cases_have_a_page(cases: int) -> None:
     page(cases=cases)
 
 
-def test_models_keep_their_colours() -> None:
+def test_models_keep_their_colors() -> None:
     three = make_results(models=(STOCK, OURS, "other"))
-    assert len(set(colours(three).values())) == 3
-    assert colours(three)[STOCK] == colours(make_results())[STOCK]
+    assert len(set(colors(three).values())) == 3
+    assert colors(three)[STOCK] == colors(make_results())[STOCK]
 
 
 def test_undefined_values_are_left_out_of_charts() -> None:

@@ -109,7 +109,7 @@ def test_the_table_has_means_intervals_and_tests() -> None:
     assert f"{results.interval(OURS, 'disc', 'Dice').mean:.4f} [" in table
     assert "HD95, px" in table
     assert "p, Holm" in table
-    assert table.endswith("Measures on surfaces by MONAI 9.8.7.\n")
+    assert table.endswith("Surface measures computed by MONAI 9.8.7.\n")
     assert len({len(line) for line in table.split("\n\n")[1].splitlines()}) == 1  # aligned
 
 

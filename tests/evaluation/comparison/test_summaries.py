@@ -45,10 +45,10 @@ def test_cases_that_are_not_compared_are_no_complaint(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("case", "of", "measure", "value", "said"),
     [
-        ("1.2.840.1.nii.gz", "disc", "Dice", 0.7500000000000001, "says 0.75 for the Dice of disc in 1.2.840.1.nii.gz"),
-        ("1.2.840.2.nii.gz", "whole", "IoU", 0.5, "for the IoU of whole in 1.2.840.2.nii.gz, the files give 0.5"),
-        ("1.2.840.2.nii.gz", "disc", "Dice", 0.5, "says nan for the Dice of disc in 1.2.840.2.nii.gz"),
-        ("1.2.840.1.nii.gz", "disc", "IoU", math.nan, "says 0.6 for the IoU of disc in 1.2.840.1.nii.gz"),
+        ("1.2.840.1.nii.gz", "disc", "Dice", 0.7500000000000001, "has 0.75 for the Dice of disc in 1.2.840.1.nii.gz"),
+        ("1.2.840.2.nii.gz", "whole", "IoU", 0.5, "for the IoU of whole in 1.2.840.2.nii.gz, but the files give 0.5"),
+        ("1.2.840.2.nii.gz", "disc", "Dice", 0.5, "has nan for the Dice of disc in 1.2.840.2.nii.gz"),
+        ("1.2.840.1.nii.gz", "disc", "IoU", math.nan, "has 0.6 for the IoU of disc in 1.2.840.1.nii.gz"),
     ],
 )
 def test_a_value_that_changed_is_named_with_its_file(
@@ -62,7 +62,7 @@ def test_a_value_that_changed_is_named_with_its_file(
 
 def test_a_case_that_the_summary_lacks_is_named(tmp_path: Path) -> None:
     complaint = check_summary(write(tmp_path), CLASSES, {**MEASURED, "1.2.840.nii.gz": MEASURED["1.2.840.1.nii.gz"]})
-    assert complaint is not None and "says nothing for the Dice of disc in 1.2.840.nii.gz" in complaint
+    assert complaint is not None and "has nothing for the Dice of disc in 1.2.840.nii.gz" in complaint
 
 
 def test_null_is_not_defined(tmp_path: Path) -> None:

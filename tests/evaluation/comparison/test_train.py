@@ -17,7 +17,7 @@ def work():
     print(os.getpid(), flush=True)
     time.sleep(600)
 
-def wait(args):
+def wait(**options):
     time.sleep(0.5)
     multiprocessing.get_context("fork").Process(target=work, daemon=True).start()
     time.sleep(600)

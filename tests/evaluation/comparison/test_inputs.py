@@ -1,12 +1,12 @@
-import argparse
 import json
 from pathlib import Path
 
 import pytest
-from nnunet_hrmedseg.cli.compare import add_arguments as add_compare_arguments
 
-from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.evaluation.comparison.given import ComparisonInputs, _images_by_case, load_inputs
+from nnunet_hrmedseg.cli.command import build_parser
+from nnunet_hrmedseg.cli.compare import _selection
+from nnunet_hrmedseg.errors import DataError, HRMedSegError, PlanError
+from nnunet_hrmedseg.evaluation.comparison.inputs import ComparisonInputs, _images_by_case, load_inputs
 from tests.evaluation.comparison.folders import DESCRIPTION
 
 
@@ -23,10 +23,8 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def given(*words: str, images: bool = True) -> ComparisonInputs:
-    parser = argparse.ArgumentParser()
-    add_compare_arguments(parser)
     options = ["--truth", "truth", "-djfile", "dataset.json", *(["--images", "images"] if images else [])]
-    return load_inputs(parser.parse_args([*options, *words]))
+    return load_inputs(_selection(build_parser().parse_args(["compare", *options, *words])))
 
 
 def test_everything_in_the_folders_that_is_not_used_is_named(folders: Path) -> None:
@@ -42,22 +40,22 @@ def test_everything_in_the_folders_that_is_not_used_is_named(folders: Path) -> N
         "Skipped in images: v_0000.png, x.tif.",
         "No model predicted z: these reference segmentations are left out.",
     ]
-    assert [*found.models[0].of_folds(["all"])] == ["x", "y"] and [*found.truth] == ["x", "y", "z"]
+    assert [*found.models[0].predictions(["all"])] == ["x", "y"] and [*found.truth] == ["x", "y", "z"]
 
 
-def test_folders_that_are_used_whole_need_no_word(folders: Path) -> None:
+def test_folders_without_unused_files_need_no_note(folders: Path) -> None:
     Path("truth/z.png").unlink()
     Path("images/z.png").unlink()
     assert given("--predictions", "a", "b=a").notes == []
 
 
-def test_a_folder_that_exists_wins_over_a_name(folders: Path) -> None:
+def test_an_existing_folder_takes_precedence_over_a_name(folders: Path) -> None:
     assert [model.name for model in given("--predictions", "lr=0.01", "b=lr=0.01", "c=a").models] == [
         "lr=0.01",
         "b",
         "c",
     ]
-    with pytest.raises(HRMedSegError, match=r"--predictions lr=0.1: there is no folder 0.1, nor lr=0.1\."):
+    with pytest.raises(DataError, match=r"--predictions lr=0.1: there is no folder 0.1 or lr=0.1\."):
         given("--predictions", "lr=0.1")
 
 
@@ -66,11 +64,11 @@ def test_a_folder_that_exists_wins_over_a_name(folders: Path) -> None:
     [
         ("--predictions a --truth truht", "--truth truht: there is no such folder"),
         ("--predictions a --truth dataset.json", "--truth dataset.json: there is no such folder"),
-        ("--predictions a --truth empty", r"--truth empty: no file ends in .png there \(there is nothing\)"),
+        ("--predictions a --truth empty", r"--truth empty has no file that ends in .png. It contains nothing"),
         ("--predictions a --images imges", "--images imges: there is no such folder"),
-        ("--predictions a -f 0", "-f: for trained models .* alone, not for --predictions"),
-        ("--predictions a -tr T --train --epochs 3", "-tr, --train, --epochs: for trained models"),
-        ("-d 1", "--truth, -djfile, --images: for folders of predictions alone"),
+        ("--predictions a -f 0", "-f: only for trained models .*, not for --predictions"),
+        ("--predictions a -tr T --train --epochs 3", "-tr, --train, --epochs: only for trained models"),
+        ("-d 1", "--truth, -djfile, --images: only for folders of predictions"),
     ],
 )
 def test_folders_and_options_are_checked_first(folders: Path, words: str, said: str) -> None:
@@ -80,21 +78,17 @@ def test_folders_and_options_are_checked_first(folders: Path, words: str, said: 
 
 
 def test_options_of_a_training_need_a_training() -> None:
-    parser = argparse.ArgumentParser()
-    add_compare_arguments(parser)
-    with pytest.raises(HRMedSegError, match="--minutes, --npz: for --train alone"):
-        load_inputs(parser.parse_args(["-d", "1", "--minutes", "3", "--npz"]))
+    with pytest.raises(PlanError, match="--minutes, --npz: only with --train"):
+        _selection(build_parser().parse_args(["compare", "-d", "1", "--minutes", "3", "--npz"]))
 
 
 @pytest.mark.parametrize(
     "words",
     ["--tolerance -1", "--tolerance nan", "--cost_images -1", "-np 0", "--epochs 0", "--minutes 0", "-f one"],
 )
-def test_numbers_that_cannot_be_are_refused(words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    parser = argparse.ArgumentParser()
-    add_compare_arguments(parser)
+def test_invalid_numbers_are_refused(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parser.parse_args(words.split())
+        build_parser().parse_args(["compare", *words.split()])
     assert f"argument {words.split()[0]}: " in capsys.readouterr().err
 
 
@@ -108,7 +102,7 @@ def test_numbers_that_cannot_be_are_refused(words: str, capsys: pytest.CaptureFi
         (["1.2.840_0000", "1.2.841"], ["1.2.840", "1.2.841"], {"1.2.840": ["1.2.840_0000"], "1.2.841": ["1.2.841"]}),
     ],
 )
-def test_images_are_of_the_case_that_their_names_say(
+def test_names_of_images_tell_their_case(
     tmp_path: Path, files: list[str], cases: list[str], images: dict[str, list[str]]
 ) -> None:
     for file in files:

@@ -1,7 +1,7 @@
 import pytest
 
 from nnunet_hrmedseg import weights
-from nnunet_hrmedseg.doctor import doctor
+from nnunet_hrmedseg.doctor.checks import check_weights
 from nnunet_hrmedseg.io import shell
 from nnunet_hrmedseg.trainers.initialization import ENVIRONMENT_VARIABLE
 from nnunet_hrmedseg.weights import write_encoder
@@ -18,50 +18,50 @@ def encoder(tmp_path):
 
 def test_the_bundled_encoder_is_named(monkeypatch):
     monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
-    (finding,) = doctor.weights()
-    assert finding.ok and not finding.note
-    assert weights.read_encoder(weights.BUNDLED).sha256[:12] in finding.what
+    (result,) = check_weights()
+    assert result.ok and not result.note
+    assert weights.read_encoder(weights.BUNDLED).sha256[:12] in result.message
 
 
 def test_a_damaged_bundled_encoder_is_a_fault(monkeypatch, encoder):
     monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
     encoder.path.write_bytes(b"half")
     monkeypatch.setattr(weights, "BUNDLED", encoder.path)
-    (finding,) = doctor.weights()
-    assert not finding.ok and "sha256" in finding.what and "reinstall" in finding.mend
+    (result,) = check_weights()
+    assert not result.ok and "sha256" in result.message and "reinstall" in result.fix
 
 
 def test_a_variable_is_taken_away_in_the_words_of_the_system(monkeypatch, tmp_path):
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "gone"))
     for windows, mend in ((False, "unset {}"), (True, "Remove-Item Env:{}")):
         monkeypatch.setattr(shell, "ON_WINDOWS", windows)
-        _, finding = doctor.weights()
-        assert not finding.ok and finding.mend == mend.format(ENVIRONMENT_VARIABLE)
+        _, result = check_weights()
+        assert not result.ok and result.fix == mend.format(ENVIRONMENT_VARIABLE)
 
 
 def test_what_the_environment_says_is_examined_too(monkeypatch, encoder):
     monkeypatch.setattr(shell, "ON_WINDOWS", False)
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(encoder.path))
-    assert [finding.ok for finding in doctor.weights()] == [True, True]
+    assert [result.ok for result in check_weights()] == [True, True]
     encoder.path.unlink()
-    _, finding = doctor.weights()
-    assert not finding.ok and finding.mend == f"unset {ENVIRONMENT_VARIABLE}"
+    _, result = check_weights()
+    assert not result.ok and result.fix == f"unset {ENVIRONMENT_VARIABLE}"
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "none")
-    assert next(doctor.weights()).note
+    assert next(check_weights()).note
 
 
 def test_an_encoder_on_the_hub_is_examined(monkeypatch, encoder, hub):
     names = {"e.safetensors": encoder.path.read_bytes(), "e.json": encoder.path.with_suffix(".json").read_bytes()}
     hub.commit("a/b", names)
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "hf://a/b/e.safetensors")
-    _, finding = doctor.weights()
-    assert finding.ok and encoder.sha256[:12] in finding.what
+    _, result = check_weights()
+    assert result.ok and encoder.sha256[:12] in result.message
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "hf://a/b/other.safetensors")
-    _, finding = doctor.weights()
-    assert not finding.ok and "no file other.json" in finding.what
+    _, result = check_weights()
+    assert not result.ok and "no file other.json" in result.message
 
 
 def test_the_published_file_is_examined(monkeypatch, tmp_path):
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(write_published(tmp_path / "SAM_PFD_10K.pth")))
-    _, finding = doctor.weights()
-    assert finding.ok and "SAM ViT-H" in finding.what
+    _, result = check_weights()
+    assert result.ok and "SAM ViT-H" in result.message

@@ -1,0 +1,82 @@
+"""`make_dataset(instances=True)`: labels with borders, from files, values, colors and polygons of objects."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nnunet_hrmedseg.datasets.make import make_dataset
+from nnunet_hrmedseg.errors import PlanError
+from nnunet_hrmedseg.io.instances import separate_instances
+
+SHAPE = 24, 32
+
+
+def touching() -> np.ndarray:
+    instances = np.zeros(SHAPE, np.uint16)
+    instances[4:14, 4:12], instances[4:14, 12:20] = 300, 7
+    return instances
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    monkeypatch.setattr("nnunet_hrmedseg.datasets.make._verify", lambda folder: None)
+    for name in ("images", "masks", "raw"):
+        (tmp_path / name).mkdir()
+    Image.fromarray(np.full(SHAPE, 90, np.uint8)).save(tmp_path / "images" / "a.png")
+    return tmp_path
+
+
+def make(folders, masks="masks", **options):
+    options = {"number": 7, "name": "Cells", "raw": folders / "raw", "show": lambda text: None, **options}
+    return make_dataset(folders / "images", folders / masks, instances=True, **options)
+
+
+def check(summary, name="object"):
+    description = json.loads((summary.folder / "dataset.json").read_text())
+    assert description["labels"] == {"background": 0, name: 1, "border": 2}
+    assert description["instances"] == {"core": 1, "border": 2}
+    found = separate_instances(np.asarray(Image.open(summary.folder / "labelsTr" / "a.png")))
+    assert found.max() == 2 and (found > 0).tolist() == (touching() > 0).tolist()
+    assert len(set(found[4:14, 4:12].ravel())) == len(set(found[4:14, 12:20].ravel())) == 1
+
+
+def test_a_label_image_of_16_bits(folders):
+    Image.fromarray(touching()).save(folders / "masks" / "a.png")
+    check(make(folders))
+
+
+def test_a_color_for_each_object(folders):
+    colors = np.zeros((*SHAPE, 3), np.uint8)
+    colors[touching() == 300], colors[touching() == 7] = (200, 0, 10), (200, 10, 0)
+    Image.fromarray(colors).save(folders / "masks" / "a.png")
+    check(make(folders, classes=["nucleus"]), "nucleus")
+
+
+def test_a_file_for_each_object(folders):
+    for number in (300, 7):
+        Image.fromarray(np.where(touching() == number, 255, 0).astype(np.uint8)).save(
+            folders / "masks" / f"a_{number}.png"
+        )
+    check(make(folders))
+
+
+def test_polygons(folders):
+    boxes = [[4, 4, 11, 4, 11, 13, 4, 13], [12, 4, 19, 4, 19, 13, 12, 13]]
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": SHAPE[0], "width": SHAPE[1]}],
+        "categories": [{"id": 1, "name": "cell"}],
+        "annotations": [{"image_id": 1, "category_id": 1, "segmentation": [box]} for box in boxes],
+    }
+    (folders / "coco.json").write_text(json.dumps(content))
+    check(make(folders, "coco.json"))
+
+
+@pytest.mark.parametrize(
+    "options", [{"threshold": 3}, {"ignore": 255}, {"classes": ["a", "b"]}, {"classes": ["border"]}]
+)
+def test_options_of_classes_are_refused(folders, options):
+    Image.fromarray(touching()).save(folders / "masks" / "a.png")
+    with pytest.raises(PlanError, match="--instances"):
+        make(folders, **options)

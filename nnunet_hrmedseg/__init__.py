@@ -12,12 +12,22 @@ from typing import Any
 __version__ = "0.1.0"
 
 _MODULES = {
+    "DistillationOptions": "encoders.options",
+    "EncoderResult": "encoders.options",
     "HERSeg": "architectures",
     "HRMedSeg": "architectures",
     "HRMedSegError": "errors",
     "LGViT": "architectures",
+    "PretrainingOptions": "encoders.options",
+    "RunOptions": "encoders.options",
     "SegMaFormer": "architectures",
+    "StudentOptions": "encoders.options",
+    "TeacherOptions": "encoders.options",
+    "distill": "encoders.distill",
     "hrmedseg_plans": "plans.overrides",
+    "import_encoder": "weights.published",
+    "load_encoder": "weights.load",
+    "pretrain": "encoders.pretrain",
 }
 """Public name -> the module it comes from."""
 

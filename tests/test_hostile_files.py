@@ -22,7 +22,8 @@ from nnunet_hrmedseg.encoders.canvas_images import CanvasImages
 from nnunet_hrmedseg.encoders.embedding_cache import EmbeddingCache
 from nnunet_hrmedseg.encoders.image_sources import find_images
 from nnunet_hrmedseg.encoders.labelled_images import find_labelled_dataset
-from nnunet_hrmedseg.encoders.loop import LoopSettings, prepare_folder, run_loop
+from nnunet_hrmedseg.encoders.loop import LoopSettings, run_loop
+from nnunet_hrmedseg.encoders.run_folder import prepare_folder
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.evaluation.comparison import cost
 from nnunet_hrmedseg.evaluation.comparison.budget import Record

@@ -31,7 +31,7 @@ class Distillation(nn.Module):
         normalize: what the student's first layer expects.
         teacher_channels: width of the teacher's embedding.
         exact: the student must give exactly the teacher's numbers, because a decoder reads them. If not, it learns the
-            standardised embedding (see `set_statistics`) through a linear map that is thrown away afterwards, so its
+            standardized embedding (see `set_statistics`) through a linear map that is thrown away afterwards, so its
             width is its own.
 
     Raises:

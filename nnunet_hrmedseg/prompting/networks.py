@@ -19,7 +19,8 @@ from nnunet_hrmedseg.prompting.checkpoints import DecoderFile, read_decoder
 from nnunet_hrmedseg.prompting.prompt_decoder import PromptDecoder
 from nnunet_hrmedseg.teachers import Teacher, load_teacher
 from nnunet_hrmedseg.teachers.loading import GRID
-from nnunet_hrmedseg.weights.encoder_file import EncoderFile, read_encoder
+from nnunet_hrmedseg.weights.encoder_file import EncoderFile
+from nnunet_hrmedseg.weights.load import load_encoder
 from nnunet_hrmedseg.weights.student import Normalize, Student
 
 __all__ = ["HRMedSegSAM", "HRMedSegSAM2", "PromptableNetwork", "load_promptable", "load_whole_sam"]
@@ -175,7 +176,7 @@ def _read_distilled(path: str | os.PathLike | None, kind: str) -> EncoderFile:
             f"Give --encoder the file of an encoder that was distilled from this SAM; the one that travels with the "
             f"package was not made from a SAM, and its decoder could not read it. {HOW_TO_DISTIL}"
         )
-    file = read_encoder(path)
+    file = load_encoder(path)
     teacher = file.card.get("teacher") or {}
     if teacher.get("kind") != kind:
         made_from = f"distilled from {teacher.get('name', 'another teacher')}" if teacher else "not distilled"

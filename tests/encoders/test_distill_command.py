@@ -20,7 +20,7 @@ from nnunet_hrmedseg.encoders import card as card_module
 from nnunet_hrmedseg.encoders.loop import LoopSettings, run_loop
 from nnunet_hrmedseg.io import shell
 from nnunet_hrmedseg.io.processes import Processes
-from nnunet_hrmedseg.weights import read_encoder, write_encoder
+from nnunet_hrmedseg.weights import load_encoder, write_encoder
 from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture
 from tests.encoders.tiny_datasets import write_folder, write_labelled, write_shard
 from tests.teachers.tiny_teachers import write_nnunet, write_sam, write_sam2
@@ -88,15 +88,15 @@ def fits_a_student(file):
     [
         ("sam_tiny.pth", [], "16 channels at 1/16", "mean squared error of the embedding"),
         ("sam2_tiny", ["--decoder_dim", 32], "no_memory_embedding, 32 channels", "mean squared error of the embedding"),
-        ("nnUNetTrainer__nnUNetPlans__2d", [], "map of encoder at stride 16", "standardised"),
-        ("nnUNetTrainer__nnUNetPlans__2d", ["--target", "logits"], "48 channels at 1/16", "standardised"),
-        ("nnUNetTrainer__hrmedseg__2d", ["--decoder_dim", 32], "encoder and neck", "standardised"),
+        ("nnUNetTrainer__nnUNetPlans__2d", [], "map of encoder at stride 16", "standardized"),
+        ("nnUNetTrainer__nnUNetPlans__2d", ["--target", "logits"], "48 channels at 1/16", "standardized"),
+        ("nnUNetTrainer__hrmedseg__2d", ["--decoder_dim", 32], "encoder and neck", "standardized"),
     ],
     ids=["sam", "sam2", "nnunet features", "nnunet logits", "own model"],
 )
 def test_a_teacher_becomes_an_encoder(teachers, pictures, tmp_path, name, options, embedding, objective):
     assert distill(teachers / name, pictures, tmp_path / "run", *options) == 0
-    file = read_encoder(tmp_path / "run" / "encoder.safetensors")
+    file = load_encoder(tmp_path / "run" / "encoder.safetensors")
     assert fits_a_student(file)
     assert embedding in file.card["teacher"]["embedding"]
     assert file.card["recipe"]["objective"].endswith(objective)
@@ -119,7 +119,7 @@ def test_files_and_card(teachers, pictures, tmp_path, capsys):
     assert [row["images"] for row in rows(run)] == ["4", "8", "12", "16"]
     assert [row["validation_loss"] != "" for row in rows(run)] == [False, True, False, True]
 
-    file = read_encoder(run / "encoder.safetensors")
+    file = load_encoder(run / "encoder.safetensors")
     card = file.card
     assert card["name"] == "mine" and card["made_by"] == "hrmedseg distill"
     assert card["sha256"] == file.sha256 and str(tmp_path) not in json.dumps(card)
@@ -152,7 +152,7 @@ def test_the_statistics_on_the_card_are_those_of_the_images(teachers, tmp_path):
     }
     assert (np.diff(expected["mean"]) > 0.2).all() and (np.diff(expected["std"]) > 0.01).all()
     assert distill(teachers / "sam_tiny.pth", folder, tmp_path / "run", "--epochs", 1) == 0
-    normalization = read_encoder(tmp_path / "run" / "encoder.safetensors").card["normalization"]
+    normalization = load_encoder(tmp_path / "run" / "encoder.safetensors").card["normalization"]
     for name, values in expected.items():
         assert normalization[name] == pytest.approx(values.tolist(), abs=1e-5), name
 
@@ -178,7 +178,7 @@ def test_the_loss_falls_and_the_student_nears_its_teacher(teachers, tmp_path):
     validation = [float(row["validation_loss"]) for row in rows(run) if row["validation_loss"]]
     assert losses(run)[-1] < 0.2 * losses(run)[0]
     assert validation[-1] < 0.5 * validation[0]  # of the first epoch, which had learned already
-    card = read_encoder(run / "encoder.safetensors").card
+    card = load_encoder(run / "encoder.safetensors").card
     assert card["normalization"] == {"scheme": "mean_std", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
@@ -188,7 +188,7 @@ def test_the_same_seed_gives_the_same_encoder(teachers, pictures, tmp_path):
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         torch.rand(len(name) + len(made))  # whatever was drawn before
         assert distill(teachers / "nnUNetTrainer__nnUNetPlans__2d", pictures, tmp_path / name, "--seed", seed) == 0
-        made.append(read_encoder(tmp_path / name / "encoder.safetensors").sha256)
+        made.append(load_encoder(tmp_path / name / "encoder.safetensors").sha256)
     assert made[0] == made[1] != made[2]
 
 
@@ -206,7 +206,7 @@ def test_folders_shards_and_raw_data_sets_with_broken_images(teachers, tmp_path,
     run = tmp_path / "run"
     options = ["--epochs", 3, "--batch_size", 3, "--workers", 2]
     assert distill(teachers / "sam_tiny.pth", [folder, shards, "7"], run, *options) == 0
-    card = read_encoder(run / "encoder.safetensors").card
+    card = load_encoder(run / "encoder.safetensors").card
     assert card["data"]["sources"] == {"folder": 6, "shards": 8, "Dataset007_Discs": 6}
     assert card["data"]["training_images"] == 18 and card["data"]["validation_images"] == 2
     assert card["data"]["broken_images"] == 2
@@ -218,20 +218,20 @@ def test_folders_shards_and_raw_data_sets_with_broken_images(teachers, tmp_path,
     assert said.count("Broken image, skipped") == 2 and "2 broken images were skipped" in said
     # the finished command again: nothing is trained, and the broken ones are still known
     assert distill(teachers / "sam_tiny.pth", [folder, shards, "7"], run, *options) == 0
-    assert read_encoder(run / "encoder.safetensors").card == card
+    assert load_encoder(run / "encoder.safetensors").card == card
     # anew with fewer images
     assert distill(teachers / "sam_tiny.pth", [folder], run, *options, "--overwrite", "--limit", 3) == 0
-    assert read_encoder(run / "encoder.safetensors").card["data"]["training_images"] == 3
+    assert load_encoder(run / "encoder.safetensors").card["data"]["training_images"] == 3
 
 
 def test_sources_of_the_same_name_are_counted_together(teachers, tmp_path):
     sources = [write_folder(tmp_path / name / "images", 4, seed=seed) for name, seed in (("a", 0), ("b", 50))]
     assert distill(teachers / "sam_tiny.pth", sources, tmp_path / "run") == 0
-    assert read_encoder(tmp_path / "run" / "encoder.safetensors").card["data"]["sources"] == {"images": 8}
+    assert load_encoder(tmp_path / "run" / "encoder.safetensors").card["data"]["sources"] == {"images": 8}
 
 
 def test_statistics_wait_for_readable_images(teachers, tmp_path):
-    """The first images in order are broken; the standardised teacher still gets its mean and deviation."""
+    """The first images in order are broken; the standardized teacher still gets its mean and deviation."""
     folder = write_folder(tmp_path / "images", 4, broken=3)
     for i in range(3):
         (folder / f"broken_{i}.png").rename(folder / f"000_{i}.png")
@@ -271,7 +271,7 @@ def test_a_start_is_where_the_training_starts(teachers, pictures, tmp_path, name
     start = write_start(tmp_path, scheme, decoder_dim, **({"fine_channels": fine} if fine else {}))
     options = [*options, "--start", start.path, "--lr", 0, "--decoder_dim", decoder_dim, "--epochs", 1]
     assert distill(teachers / name, pictures, tmp_path / "run", *options) == 0
-    made = read_encoder(tmp_path / "run" / "encoder.safetensors")
+    made = load_encoder(tmp_path / "run" / "encoder.safetensors")
     assert made.card["recipe"]["started_from"] == start.sha256
     student = Student(made.architecture)
     student.load_state_dict(made.state)
@@ -312,7 +312,7 @@ def test_cached_equals_uncached(teachers, pictures, tmp_path, capsys, monkeypatc
     assert distill(teachers / name, pictures, second, *cache) == 0
     assert f"{kept} are there already" in capsys.readouterr().out
 
-    states = [read_encoder(run / "encoder.safetensors") for run in (plain, first, second)]
+    states = [load_encoder(run / "encoder.safetensors") for run in (plain, first, second)]
     assert states[1].sha256 == states[2].sha256
     assert losses(first) == losses(second) == pytest.approx(losses(plain), rel=2e-3)
     for key, value in states[0].state.items():
@@ -350,10 +350,10 @@ def test_a_killed_command_goes_on_and_another_one_is_refused(teachers, pictures,
     settings = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**settings, "epochs": epochs}))
     assert main([*arguments[:-1], str(epochs)]) == 0
-    assert f"Going on at epoch {done / 2:.2f} of {epochs}" in capsys.readouterr().out
+    assert f"Continuing at epoch {done / 2:.2f} of {epochs}" in capsys.readouterr().out
     assert [row["images"] for row in rows(run)][-1] == str(8 * epochs)
     assert [float(row["images"]) for row in rows(run)] == sorted({float(row["images"]) for row in rows(run)})
-    assert fits_a_student(read_encoder(run / "encoder.safetensors"))
+    assert fits_a_student(load_encoder(run / "encoder.safetensors"))
 
 
 @pytest.mark.usefixtures("no_curve")
@@ -378,7 +378,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(teachers, pictures, tmp
     assert torch.load(tmp_path / "run" / "checkpoint.pth", weights_only=True)["step"] == 3
     # --no_amp is no part of what makes a run: one that left the range of half precision goes on without
     assert distill(teachers / name, pictures, tmp_path / "run", *options, "--no_amp") == 0
-    whole, run = (read_encoder(tmp_path / name / "encoder.safetensors") for name in ("whole", "run"))
+    whole, run = (load_encoder(tmp_path / name / "encoder.safetensors") for name in ("whole", "run"))
     assert whole.sha256 == run.sha256
 
 
@@ -460,8 +460,8 @@ def test_torchrun(teachers, pictures, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("Encoder:") == 2 and done.stdout.count("11 images to train on") == 2
-    assert done.stdout.count("Going on at epoch 2.00 of 3") == 1
-    made = read_encoder(run / "encoder.safetensors")
+    assert done.stdout.count("Continuing at epoch 2.00 of 3") == 1
+    made = load_encoder(run / "encoder.safetensors")
     assert fits_a_student(made) and "2 process(es)" in made.card["hardware"]
     assert made.card["recipe"]["batch_size"] == 4
     assert [row["images"] for row in rows(run)] == ["4", "8", "12", "16", "20", "24"]

@@ -3,7 +3,7 @@
 import pytest
 
 from nnunet_hrmedseg.cli import main
-from nnunet_hrmedseg.weights import read_encoder
+from nnunet_hrmedseg.weights import load_encoder
 from tests.teachers.tiny_teachers import write_sam
 from tests.weights.published_layout import write_published
 
@@ -12,7 +12,7 @@ def test_import_prints_what_was_written_what_is_assumed_and_how_to_continue(tmp_
     source = write_published(tmp_path / "SAM_PFD_10K.pth")
     assert main(["encoder", "import", str(source), "-o", str(tmp_path / "sam_encoder")]) == 0
     out = capsys.readouterr().out
-    file = read_encoder(tmp_path / "sam_encoder" / "encoder.safetensors")
+    file = load_encoder(tmp_path / "sam_encoder" / "encoder.safetensors")
     assert file.sha256 in out and "SAM ViT-H" in out and "Width 48" in out
     assert "(x - [0.485, 0.456, 0.406]) / [0.485, 0.456, 0.406] (--normalization)" in out
     assert "Left out: rotation tables (4)." in out and "research only" in out

@@ -8,7 +8,7 @@ from PIL import Image
 from nnunet_hrmedseg.cli import main
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.prompting.networks import load_promptable
-from nnunet_hrmedseg.weights import read_encoder
+from nnunet_hrmedseg.weights import load_encoder
 from tests.prompting.tiny_sams import SIDE, WIDTH, picture, write_sam_pth
 from tests.weights.published_layout import (
     MEAN,
@@ -61,7 +61,7 @@ def test_a_fine_tuned_encoder_does_not_serve_sams_decoder(files, capsys):
     out = capsys.readouterr().out
     assert "Left out: mask_decoder (2), prompt_encoder (1), rotation tables (4)." in out
     assert "hrmedseg segment" not in out
-    assert "fine-tuned" in read_encoder(files / "encoder" / "encoder.safetensors").card["name"]
+    assert "fine-tuned" in load_encoder(files / "encoder" / "encoder.safetensors").card["name"]
     with pytest.raises(HRMedSegError, match="fine-tuned with another decoder.*cannot read its embedding"):
         load_promptable(files / "encoder" / "encoder.safetensors", files / "sam.pth")
 

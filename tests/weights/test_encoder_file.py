@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.weights import read_encoder, write_encoder
+from nnunet_hrmedseg.weights import load_encoder, write_encoder
 from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture
 
 ARCHITECTURE = encoder_architecture(embed_dim=24, depth=2, decoder_dim=16)
@@ -24,7 +24,7 @@ def student():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_what_is_written_is_read(tmp_path, student, dtype):
     written = write_encoder(tmp_path / "e.safetensors", student.state_dict(), _card(), dtype)
-    read = read_encoder(tmp_path / "e.safetensors")
+    read = load_encoder(tmp_path / "e.safetensors")
     assert read.sha256 == written.sha256 == hashlib.sha256((tmp_path / "e.safetensors").read_bytes()).hexdigest()
     assert read.card["name"] == "tiny" and read.architecture == ARCHITECTURE
     assert read.state.keys() == student.state_dict().keys()
@@ -83,17 +83,17 @@ def _hash_of_rubbish(file):
         (lambda file: file.with_suffix(".json").write_text("{"), "is not the card of an encoder"),
         (lambda file: file.with_suffix(".json").write_text("[1]"), "is not the card of an encoder"),
         (_edit_card(format=2), "format 2"),
-        (_edit_card(architecture={"embed_dim": 24}), "not whole"),
+        (_edit_card(architecture={"embed_dim": 24}), "not complete"),
         (_edit_card(normalization={"scheme": "other"}), "is not the card of an encoder"),
-        (_edit_card(normalization={"scheme": "zscore", "mean": [0.5], "std": [1.0]}), "not whole"),
-        (_hash_of_rubbish, "is no safetensors file"),
+        (_edit_card(normalization={"scheme": "zscore", "mean": [0.5], "std": [1.0]}), "not complete"),
+        (_hash_of_rubbish, "is not a safetensors file"),
     ],
 )
 def test_damage_is_named(tmp_path, student, damage, said):
     file = write_encoder(tmp_path / "e.safetensors", student.state_dict(), _card()).path
     damage(file)
     with pytest.raises(HRMedSegError, match=said) as error:
-        read_encoder(file)
+        load_encoder(file)
     assert str(tmp_path) in str(error.value)
 
 
@@ -102,7 +102,7 @@ def test_a_sam_of_transformers_is_a_teacher_and_not_an_encoder(tmp_path, given):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_text("{}")
     with pytest.raises(HRMedSegError, match=f"two files.*hrmedseg distill --teacher {tmp_path}"):
-        read_encoder(tmp_path / given)
+        load_encoder(tmp_path / given)
 
 
 def test_a_pickle_is_not_opened(tmp_path):
@@ -114,8 +114,8 @@ def test_a_pickle_is_not_opened(tmp_path):
     torch.save(Payload(), file)
     card = {**_card(), "format": 1, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     file.with_suffix(".json").write_text(json.dumps(card))
-    with pytest.raises(HRMedSegError, match="no safetensors file"):
-        read_encoder(file)
+    with pytest.raises(HRMedSegError, match="not a safetensors file"):
+        load_encoder(file)
     assert not (tmp_path / "executed").exists()
 
 
@@ -123,4 +123,4 @@ def test_another_ending_is_refused(tmp_path, student):
     file = write_encoder(tmp_path / "e.safetensors", student.state_dict(), _card()).path
     other = file.rename(tmp_path / "e.bin")
     with pytest.raises(HRMedSegError, match="should end in .safetensors"):
-        read_encoder(other)
+        load_encoder(other)

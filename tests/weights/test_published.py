@@ -153,7 +153,7 @@ def changed(**entries):
         (lambda: {"a": torch.ones(1)}, r"proj\.weight is missing, and it has a\."),
         (dict, "it has nothing"),
         (lambda: {"network_weights": {}, "init_args": {}}, "checkpoint of nnU-Net.*-pretrained_weights"),
-        (lambda: {"model": {"image_encoder.trunk.x": torch.ones(1)}}, "SAM2 in Meta's format.*hrmedseg distill"),
+        (lambda: {"model": {"image_encoder.trunk.patch_embed.proj.weight": torch.ones(1)}}, "SAM2 in Meta's format.*hrmedseg distill"),
         (lambda: [1, 2], "holds a list"),
     ],
 )

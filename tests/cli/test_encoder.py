@@ -1,9 +1,10 @@
-"""`hrmedseg encoder import`, from the command line."""
+"""`hrmedseg encoder` from the command line."""
 
 import pytest
 
 from nnunet_hrmedseg.cli import main
 from nnunet_hrmedseg.weights import load_encoder
+from tests.encoders.tiny_datasets import write_labelled
 from tests.teachers.tiny_teachers import write_sam
 from tests.weights.published_layout import write_published
 
@@ -37,3 +38,27 @@ def test_import_into_a_file_is_refused(tmp_path, capsys):
 def test_incomplete_commands_are_refused(arguments):
     with pytest.raises(SystemExit):
         main(["encoder", *arguments])
+
+
+@pytest.mark.parametrize("name", ["distill", "pretrain"])
+def test_distill_and_pretrain_have_two_names_with_the_same_options(name, capsys):
+    for command in ([name], ["encoder", name]):
+        with pytest.raises(SystemExit) as stopped:
+            main([*command, "--help"])
+        assert stopped.value.code == 0
+    both = capsys.readouterr().out.split("usage: ")[1:]
+    as_alias, as_sub_command = (text.replace("hrmedseg encoder ", "hrmedseg ") for text in both)
+    assert as_alias.split() == as_sub_command.split()
+
+
+def test_pretrain_as_a_sub_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr("nnunet_hrmedseg.encoders.pretrain.EPOCHS", 1)
+    monkeypatch.setattr("nnunet_hrmedseg.encoders.loop.draw_curve", lambda rows, file: None)
+    dataset = write_labelled(tmp_path / "Dataset001_Discs", 2)
+    sizes = "--canvas 48 48 --embed_dim 24 --depth 1 --decoder_dim 16 --image_steps 4 --batch_size 2 --workers 0"
+    output = ["-o", str(tmp_path / "run"), "-device", "cpu"]
+    assert main(["encoder", "pretrain", "-d", str(dataset), *sizes.split(), *output]) == 0
+    assert load_encoder(tmp_path / "run" / "encoder.safetensors").card["made_by"] == "hrmedseg pretrain"
+    assert main(["encoder", "pretrain", "-d", "missing", *output, "--overwrite"]) == 1
+    assert "hrmedseg encoder: The image source missing does not exist" in capsys.readouterr().err

@@ -204,7 +204,7 @@ class _Training:
     def _add_row(self, validation_loss: float | None) -> None:
         loss = self.group.mean(torch.stack(self.recent).mean()).item() if self.recent else None
         if loss is not None and not math.isfinite(loss):
-            raise self._not_finite("loss is")
+            raise self._not_finite("The loss is not finite")
         self.recent.clear()
         self.history.rows.append(
             {
@@ -221,10 +221,10 @@ class _Training:
         # every process checks its own losses without communication: the clocks of the processes differ, so that one
         # may save a step before the others
         if self.recent and not torch.stack(self.recent).isfinite().all():
-            raise self._not_finite("loss is")
+            raise self._not_finite("The loss is not finite")
         # a gradient that is not finite leaves the loss of its own step finite
         if not all_finite(self.module.state_dict()):
-            raise self._not_finite("weights are")
+            raise self._not_finite("The weights are not finite")
         if self.group.first:
             state = (self.module, self.optimizer, self.scaler)
             save_state(self.folder, *state, rows=self.history.rows, step=self.step, seconds=self._seconds())
@@ -262,9 +262,9 @@ class _Training:
             maxinterval=1 if terminal else 60,
         )
 
-    def _not_finite(self, what: str) -> PlanError:
+    def _not_finite(self, problem: str) -> PlanError:
         return not_finite_error(
-            f"The {what} not finite after {self.step} steps.", self.settings.learning_rate, self.amp
+            f"{problem} after {self.step} steps.", self.settings.learning_rate, self.amp
         )
 
 

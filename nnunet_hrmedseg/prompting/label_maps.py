@@ -64,7 +64,7 @@ def find_objects(
     scores, areas = [0.0] * len(prompts), [0] * len(prompts)
     if prompts:
         predictor.set_image(image)
-    for index, mask, score in predictor.of_prompts(prompts, multimask):
+    for index, mask, score in predictor.predict_prompts(prompts, multimask):
         scores[index], areas[index] = score, int(mask.sum())
         numbers[mask & (numbers < index + 1)] = index + 1
     return Objects(numbers, [values[prompt.category] for prompt in prompts], scores, areas)

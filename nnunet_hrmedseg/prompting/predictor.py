@@ -128,7 +128,7 @@ class Predictor:
         masks, scores, logits = zip(*found, strict=True)
         return Masks(np.stack(masks), np.array(scores, np.float32), np.stack(logits))
 
-    def of_prompts(
+    def predict_prompts(
         self, prompts: Sequence[Prompt], multimask: bool | None = None
     ) -> Iterator[tuple[int, np.ndarray, float]]:
         """Number of the prompt, mask (H, W) bool and score of each, one after the other, however many there are.

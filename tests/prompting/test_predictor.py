@@ -192,7 +192,7 @@ def test_prompts_of_different_forms(student):
         Prompt(tuple(BOXES[1].tolist())),
         Prompt(tuple(BOXES[2].tolist()), ((40.0, 40.0, 0.0), (5.0, 5.0, 1.0))),
     ]
-    found = {number: (mask, score) for number, mask, score in student.of_prompts(prompts)}
+    found = {number: (mask, score) for number, mask, score in student.predict_prompts(prompts)}
     assert sorted(found) == [0, 1, 2, 3]
     expected = [
         student.predict(BOXES[0]),
@@ -218,7 +218,7 @@ def test_no_prompts_at_all(student):
     student.set_image(picture(70, 90))
     found = student.predict(boxes=np.zeros((0, 4)))
     assert found.masks.shape == (0, 70, 90) and found.logits.shape == (0, 16, 16) and len(found.scores) == 0
-    assert list(student.of_prompts([])) == []
+    assert list(student.predict_prompts([])) == []
 
 
 # ---- images ----------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset
 from PIL import Image
 
 from nnunet_hrmedseg.cli import main
+from nnunet_hrmedseg.prompting import mask_files
 from nnunet_hrmedseg.prompting import segment as command
 from nnunet_hrmedseg.prompting.image_names import below
 from nnunet_hrmedseg.prompting.networks import load_promptable
@@ -277,7 +278,7 @@ def test_grey_images_keep_their_bits(networks, folder, tmp_path):
     rows = ["c.tif,5,5,40,30,,", "d.png,5,5,40,30,,"]
     assert segment(networks, folder, "--prompts", prompts(folder, *rows), "--dataset", "Dataset007_Grey") == 0
     dataset = tmp_path / "raw" / "Dataset007_Grey"
-    assert json.loads((dataset / "dataset.json").read_text())["channel_names"] == {"0": "grey"}
+    assert json.loads((dataset / "dataset.json").read_text())["channel_names"] == {"0": "gray"}
     grey = picture(40, 50)[..., 0]
     assert np.array_equal(read(dataset / "imagesTr" / "c_0000.png"), grey)
     assert np.array_equal(read(dataset / "imagesTr" / "d_0000.png"), grey.astype(np.uint16) * 100)
@@ -290,7 +291,7 @@ def test_grey_images_that_pillow_does_not_know_become_8_bits(networks, folder, t
     rows = prompts(folder, "c.tif,5,5,40,30,,", "e.tif,5,5,40,30,,")
     assert segment(networks, folder, "--prompts", rows, "--dataset", "Dataset007_Grey") == 0
     dataset = tmp_path / "raw" / "Dataset007_Grey"
-    assert json.loads((dataset / "dataset.json").read_text())["channel_names"] == {"0": "grey"}
+    assert json.loads((dataset / "dataset.json").read_text())["channel_names"] == {"0": "gray"}
     written = read(dataset / "imagesTr" / "e_0000.png")
     assert written.dtype == np.uint8 and np.corrcoef(written.ravel(), grey.ravel())[0, 1] > 0.99
 
@@ -337,9 +338,9 @@ def test_a_table_of_a_spreadsheet_and_the_classes_of_pandas(networks, folder, tm
 @pytest.mark.parametrize(
     "name, said",
     [
-        ("Cells", "'Cells' is no name of a data set"),
-        ("Dataset1_Cells", "is no name of a data set"),
-        ("Dataset012_Cells", "The number of Dataset012_Cells is taken by .*Dataset012_Other"),
+        ("Cells", "'Cells' is not the name of a dataset"),
+        ("Dataset1_Cells", "is not the name of a dataset"),
+        ("Dataset012_Cells", "The number 12 is taken by .*Dataset012_Other"),
     ],
 )
 def test_names_of_data_sets(networks, folder, tmp_path, capsys, name, said):
@@ -364,7 +365,7 @@ def test_names_of_data_sets(networks, folder, tmp_path, capsys, name, said):
         (["--box", "10,5,80,60", "--normalized"], "10,5,80,60 are not all between 0 and 1"),
         (["--point", "20,30,0", "--point", "5,5,0"], "All points .20,30; 5,5. have label 0"),
         (["--point", "95,5,1"], "outside of the image"),
-        (["--box", "0,0,9,9", "--box", "0,0,8,8", "--point", "1,1,1"], "not clear whose the points are"),
+        (["--box", "0,0,9,9", "--box", "0,0,8,8", "--point", "1,1,1"], "not clear to which one the points belong"),
         (["--box", "0,0,9,9", "--prompts", "p.csv"], "--box and --point are for one image"),
         (["--prompts", "nowhere.csv"], "The prompts nowhere.csv cannot be read"),
         (["--box", "0,0,9,9", "--encoder", "nowhere.safetensors"], "There is no encoder file nowhere.safetensors"),
@@ -484,7 +485,7 @@ def test_a_full_disk_is_said(networks, folder, tmp_path, capsys, monkeypatch, op
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(command, "write_atomically", full)
+    monkeypatch.setattr(mask_files, "write_atomically", full)
     monkeypatch.setattr(command.NewDataset, "add", full)
     rows = prompts(folder, "a.png,1,1,60,60,,cell")
     assert segment(networks, folder, "--prompts", rows, *options) == 1

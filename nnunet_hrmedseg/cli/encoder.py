@@ -78,7 +78,7 @@ def _describe_import(file: EncoderFile) -> str:
     lines += [
         f"Assumed, as the file does not record it: teacher {card['teacher']['name']}; images normalized as "
         f"(x - {card['normalization']['mean']}) / {card['normalization']['std']} (--normalization).",
-        "Licenses: " + ", ".join(f"{part} {license}" for part, license in card["licences"].items()) + ".",
+        "Licenses: " + ", ".join(f"{part} {license}" for part, license in file.licenses.items()) + ".",
         f"Train from it:  {training_command(file.path.absolute())}",
     ]
     if card["teacher"]["kind"] == "sam":

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nnunet_hrmedseg.encoders.image_sources import ImageCollection
-from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.errors import DataError, format_names
 from nnunet_hrmedseg.io.fitting import fit_image
 from nnunet_hrmedseg.io.stored_images import describe_read_error as reason_of
 
@@ -87,13 +87,13 @@ class BrokenImages:
         self.reasons: dict[int, str] = {}
 
     def add(self, index: int, reason: str) -> None:
-        """Raises HRMedSegError when this was the last image that might have been readable."""
+        """Raise DataError when this was the last image that might have been readable."""
         if index in self.reasons:
             return
         self.reasons[index] = reason
         self.log(f"Broken image, skipped: {self.collection[index].name}: {reason}")
         if len(self.reasons) >= len(self.collection):
-            raise HRMedSegError(
+            raise DataError(
                 f"None of the {len(self.collection)} images can be read: {self.summary(names=3)}. Sources: "
                 f"{format_names(list(self.collection.counts))}. Check that the files are whole, and images."
             )

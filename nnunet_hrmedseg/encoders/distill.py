@@ -311,7 +311,7 @@ class _DistillationRun:
                 "validation_images": result.validation_images,
                 "broken_images": result.broken_images,
             },
-            "licences": {"teacher": teacher.get("licence", "unknown"), "data": self.run.data_license},
+            "licenses": {"teacher": teacher.get("license", "unknown"), "data": self.run.data_license},
             "recipe": self.recipe_card,
             "losses": {"training": result.training_loss, "validation": result.validation_loss},
             **environment(self.group),

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError, SetupError
 
 __all__ = ["EmbeddingCache"]
 
@@ -74,14 +74,14 @@ class EmbeddingCache:
         """A sentence for the user: how large it will be, how much of it is there, and how much room the disk has.
 
         Raises:
-            HRMedSegError: the disk has too little room for what is missing.
+            SetupError: The disk has too little room for what is missing.
         """
         present = sum(map(self.has, range(len(self.identities))))
         missing_bytes = self.size_on_disk() - present * _in_blocks(self.file_bytes)
         free = shutil.disk_usage(_nearest_existing(self.folder)).free
         root = self.folder.parent
         if missing_bytes > free:
-            raise HRMedSegError(
+            raise SetupError(
                 f"The teacher's embeddings need {_gib(missing_bytes)} more on the disk of {root}, which has "
                 f"{_gib(free)} free. Free some room, choose a folder on another disk, use fewer images, or go without "
                 f"the cache: the teacher then runs in every epoch."
@@ -121,7 +121,7 @@ class EmbeddingCache:
         """Keeps embeddings (B, C, h, w), of any float type and device, rounded to half precision.
 
         Raises:
-            HRMedSegError: a value that is no number or beyond the half-precision range (65,504); nothing of the batch
+            SetupError: A value that is no number or beyond the half-precision range (65,504); nothing of the batch
                 is kept then. The disk is full, or the folder cannot be written.
         """
         indices = [int(index) for index in indices]
@@ -130,14 +130,14 @@ class EmbeddingCache:
         halves = embeddings.detach().to(torch.float16).cpu()
         for index, half, embedding in zip(indices, halves, embeddings, strict=True):
             if not half.isfinite().all():
-                raise HRMedSegError(self._unfit(index, embedding.detach()))
+                raise DataError(self._unfit(index, embedding.detach()))
         try:
             self._make_folder()
             for index, half in zip(indices, halves, strict=True):
                 content = _npy_header(self.shape) + half.numpy().astype("<f2").tobytes()
                 self._write(self._file(index), content + _checksum(content))
         except OSError as error:
-            raise HRMedSegError(
+            raise SetupError(
                 f"The teacher's embedding of {self.identities[indices[0]]} cannot be written to {self.folder.parent} "
                 f"({error.strerror or error}). Free some room or choose another folder, and start again: what is "
                 f"there is used."

@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.errors import DataError, PlanError, format_names
 from nnunet_hrmedseg.io.file_names import case_and_channel
 from nnunet_hrmedseg.io.files import read_json
 from nnunet_hrmedseg.io.image_formats import SUFFIXES
@@ -70,10 +70,10 @@ def find_images(sources: Sequence[str | Path], *, limit: int | None = None) -> I
             those of a smaller one.
 
     Raises:
-        HRMedSegError: a source that does not exist or is of no known kind; no image at all.
+        DataError: A source that does not exist or is of no known kind; no image at all.
     """
     if limit is not None and limit < 1:
-        raise HRMedSegError(f"The number of images is limited to {limit}; it must be at least 1.")
+        raise PlanError(f"The number of images is limited to {limit}; it must be at least 1.")
     found: dict[str, tuple[StoredImage, str]] = {}
     faults: list[str] = []
     for source in dict.fromkeys(sources):
@@ -89,7 +89,7 @@ def find_images(sources: Sequence[str | Path], *, limit: int | None = None) -> I
         if empty:
             faults.append(f"{source}: no image was found there")
     if not found:
-        raise HRMedSegError(
+        raise DataError(
             f"No image was found in {format_names(list(map(str, sources))) or 'no source'}. Looked for: {IMAGE_SOURCES}."
             + "".join(f"\n  - {fault}" for fault in faults)
         )
@@ -112,7 +112,7 @@ def _images_of(path: Path, faults: list[str], others: list[str]) -> Iterator[Sto
     elif path.suffix.lower() in SUFFIXES:
         yield from _image_file(str(path), faults)
     else:
-        raise HRMedSegError(f"{path} is no kind of file that images are read from. A source may be {IMAGE_SOURCES}.")
+        raise DataError(f"{path} is no kind of file that images are read from. A source may be {IMAGE_SOURCES}.")
 
 
 def _images_in_folder(folder: Path, faults: list[str], others: list[str]) -> Iterator[StoredImage]:
@@ -162,12 +162,12 @@ def _images_in_tar(tar: str, faults: list[str], others: list[str]) -> Iterator[S
         with tarfile.open(tar, "r:", errors="backslashreplace") as archive:
             for member in archive:
                 if member.offset <= last:
-                    raise HRMedSegError(f"a header at byte {last} leads back to byte {member.offset}")
+                    raise DataError(f"a header at byte {last} leads back to byte {member.offset}")
                 last = member.offset
                 if member.size < 0:
-                    raise HRMedSegError(f"{member.name} has a size below 0, at byte {member.offset}")
+                    raise DataError(f"{member.name} has a size below 0, at byte {member.offset}")
                 if member.offset_data + member.size > end:
-                    raise HRMedSegError(f"it is truncated in {member.name}, at byte {end}")
+                    raise DataError(f"it is truncated in {member.name}, at byte {end}")
                 path = PurePosixPath(member.name)
                 members += [] if member.isdir() else [member.name]
                 is_plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.issparse()
@@ -178,7 +178,7 @@ def _images_in_tar(tar: str, faults: list[str], others: list[str]) -> Iterator[S
         with open(tar, "rb") as file:
             file.seek(archive.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise HRMedSegError(f"it is truncated or damaged at byte {archive.offset}")
+                raise DataError(f"it is truncated or damaged at byte {archive.offset}")
 
 
 def _dataset_json(folder: Path) -> dict[str, Any] | None:
@@ -186,13 +186,13 @@ def _dataset_json(folder: Path) -> dict[str, Any] | None:
     try:
         content = read_json(folder / "dataset.json")
     except (OSError, ValueError) as error:
-        raise HRMedSegError(f"{folder / 'dataset.json'} cannot be read ({error}). Correct or remove it.") from error
+        raise DataError(f"{folder / 'dataset.json'} cannot be read ({error}). Correct or remove it.") from error
     if not isinstance(content, dict) or not (
         (folder / "imagesTr").is_dir() or {"dataset", "file_ending"} <= set(content)
     ):
         return None
     if not isinstance(content.get("file_ending"), str):
-        raise HRMedSegError(
+        raise DataError(
             f"{folder} looks like a data set of nnU-Net v1: its dataset.json has no file_ending. Convert it with "
             f"nnUNetv2_convert_MSD_dataset or nnUNetv2_convert_old_nnUNet_dataset."
         )

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from nnunet_hrmedseg.architectures.lgvit import PATCH_SIZE
-from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.errors import DataError, HRMedSegError, format_names
 from nnunet_hrmedseg.io.files import read_json
 from nnunet_hrmedseg.io.image_check import all_digits
 from nnunet_hrmedseg.io.raw_cases import (
@@ -72,12 +72,12 @@ def find_labelled_dataset(source: str | Path) -> LabelledDataset:
     """A data set by name or number in nnUNet_raw, or by its folder.
 
     Raises:
-        HRMedSegError: there is none, it has no labelled cases, they are volumes, or its dataset.json cannot be used.
+        DataError: There is none, it has no labelled cases, they are volumes, or its dataset.json cannot be used.
     """
     folder = resolve_source(source)
     file = folder / "dataset.json"
     if not file.is_file():
-        raise HRMedSegError(f"{folder} is no nnU-Net raw data set: there is no dataset.json in it.")
+        raise DataError(f"{folder} is no nnU-Net raw data set: there is no dataset.json in it.")
     try:
         description = read_json(file)
         labels = LabelManager(description["labels"], None, force_use_labels=True)
@@ -87,16 +87,16 @@ def find_labelled_dataset(source: str | Path) -> LabelledDataset:
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RuntimeError) as error:
         if isinstance(error, HRMedSegError):
             raise
-        raise HRMedSegError(f"{file} cannot be used: {type(error).__name__}: {error}") from error
+        raise DataError(f"{file} cannot be used: {type(error).__name__}: {error}") from error
     cases = [found[name] for name in sorted(found)]
     absent = [case.label for case in cases if not Path(case.label).is_file()]
     if absent or not cases:
         missing = f"these labels are missing: {format_names(absent)}" if absent else "there are none"
-        raise HRMedSegError(f"{folder} has to hold labelled cases, in imagesTr and labelsTr: {missing}.")
+        raise DataError(f"{folder} has to hold labelled cases, in imagesTr and labelsTr: {missing}.")
     reader = find_reader_by_trying(folder, description, [case.images for case in cases])
     first = _read_label(reader, cases[0].label)
     if first.shape[1] != 1:
-        raise HRMedSegError(
+        raise DataError(
             f"{folder} holds volumes ({cases[0].label} has the shape {first.shape[1:]}): supervised pre-training takes "
             f"2D data sets. Volumes can serve as --images of `hrmedseg distill`."
         )
@@ -183,25 +183,25 @@ def read_labelled(dataset: LabelledDataset, case: RawCase) -> tuple[Tensor, Tens
     """Image (3, H, W) float32 in 0..1 and label (1, H, W) float32 of a case.
 
     Raises:
-        HRMedSegError: one of them cannot be read, they are of different sizes, or the label has a value that
+        DataError: One of them cannot be read, they are of different sizes, or the label has a value that
             dataset.json does not.
     """
     try:
         pixels = case_pixels(CaseFiles.of(case.images, dataset.reader))[0]
     except Exception as error:
-        raise HRMedSegError(f"{case.images[0]} cannot be read: {describe_read_error(error)}.") from error
+        raise DataError(f"{case.images[0]} cannot be read: {describe_read_error(error)}.") from error
     image = torch.from_numpy(np.array(pixels)).float() / 255
     image = image.expand(3, -1, -1) if image.ndim == 2 else image.permute(2, 0, 1)
     label = torch.from_numpy(_read_label(dataset.reader, case.label)[0].astype(np.float32))
     if image.shape[1:] != label.shape[1:]:
-        raise HRMedSegError(
+        raise DataError(
             f"{case.images[0]} is {tuple(image.shape[1:])} pixels and {case.label} {tuple(label.shape[1:])}."
         )
     highest = dataset.num_classes - 1 if dataset.ignore_label is None else dataset.ignore_label
     wrong = (label < 0) | (label > highest) | (label != label.round())
     if wrong.any():
         value = all_digits(np.float32(label[wrong].max().item()))
-        raise HRMedSegError(f"{case.label} has the value {value}, which dataset.json does not list.")
+        raise DataError(f"{case.label} has the value {value}, which dataset.json does not list.")
     return image, label
 
 
@@ -250,7 +250,7 @@ def _read_label(reader: type[BaseReaderWriter], file: str) -> np.ndarray:
         check_format(file)
         return reader().read_seg(file)[0]
     except Exception as error:
-        raise HRMedSegError(f"The label {file} cannot be read: {describe_read_error(error)}.") from error
+        raise DataError(f"The label {file} cannot be read: {describe_read_error(error)}.") from error
 
 
 @lru_cache(maxsize=64)

@@ -263,9 +263,7 @@ class _Training:
         )
 
     def _not_finite(self, problem: str) -> PlanError:
-        return not_finite_error(
-            f"{problem} after {self.step} steps.", self.settings.learning_rate, self.amp
-        )
+        return not_finite_error(f"{problem} after {self.step} steps.", self.settings.learning_rate, self.amp)
 
 
 def not_finite_error(problem: str, learning_rate: float, amp: bool) -> PlanError:

@@ -208,7 +208,7 @@ class _PretrainingRun:
                 "normalization": self.normalize.card() | image_statistics(_sample_images(self.datasets, self.canvas)),
                 "teacher": None,
                 "data": {"sources": sources, "training_images": sum(sources.values())},
-                "licences": {"data": self.run.data_license},
+                "licenses": {"data": self.run.data_license},
                 "recipe": self._recipe_card(),
                 "losses": {"training": history.last("loss")},
                 **environment(self.group),

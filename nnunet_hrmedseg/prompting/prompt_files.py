@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.errors import DataError, format_names
 from nnunet_hrmedseg.prompting.prompts import Box, Point, Prompt
 
 __all__ = ["read_prompts"]
@@ -48,18 +48,18 @@ def read_prompts(file: Path) -> dict[str, list[Prompt]]:
     CSV may be separated by commas, semicolons or tabs; with semicolons and tabs, numbers may have a decimal comma.
 
     Raises:
-        HRMedSegError: no such file, of another format, or rows that cannot be understood (named).
+        DataError: No such file, of another format, or rows that cannot be understood (named).
     """
     text = _text(file)
     try:
         entries = _entries_of_json(file, text) if file.suffix.lower() == ".json" else _entries_of_csv(file, text)
     except csv.Error as error:
-        raise HRMedSegError(f"{file} is no CSV that can be read: {error}.") from error
+        raise DataError(f"{file} is no CSV that can be read: {error}.") from error
     prompts: dict[str, list[Prompt]] = {}
     for where, entry in entries:
         image = entry.get("image")
         if not isinstance(image, str) or not image.strip() or not image.isprintable():
-            raise HRMedSegError(
+            raise DataError(
                 f"{where}: there is no image, but {image!r:.100}. Every prompt names the file of its image."
             )
         of_image = prompts.setdefault(image.strip(), [])
@@ -67,7 +67,7 @@ def read_prompts(file: Path) -> dict[str, list[Prompt]]:
         if prompt is not None:
             of_image.append(prompt)
     if not prompts:
-        raise HRMedSegError(f"There are no prompts in {file}.")
+        raise DataError(f"There are no prompts in {file}.")
     return prompts
 
 
@@ -76,7 +76,7 @@ def _text(file: Path) -> str:
     try:
         content = file.read_bytes()
         if content.startswith(b"PK\x03\x04"):
-            raise HRMedSegError(f"{file} is a workbook or an archive, not text: export the table as CSV.")
+            raise DataError(f"{file} is a workbook or an archive, not text: export the table as CSV.")
         encoding = next((encoding for mark, encoding in MARKS if content.startswith(mark)), "utf-8")
         if b"\0" in content[:2] and len(content) > 1:  # UTF-16 without a mark
             encoding = "utf-16-le" if content[1] == 0 else "utf-16-be"
@@ -89,7 +89,7 @@ def _text(file: Path) -> str:
             print(f"Note: {file} is not UTF-8; it was read as Windows-1252 (Western European).", file=sys.stderr)
             return text
     except (OSError, UnicodeDecodeError) as error:
-        raise HRMedSegError(f"The prompts {file} cannot be read: {error}. Save them as UTF-8.") from error
+        raise DataError(f"The prompts {file} cannot be read: {error}. Save them as UTF-8.") from error
 
 
 # ---- CSV -------------------------------------------------------------------------------------------------------------
@@ -105,13 +105,13 @@ def _entries_of_csv(file: Path, text: str) -> list[tuple[str, Mapping[str, Any]]
     written = next(rows, [])
     columns = [_name(column) for column in written]
     if "image" not in columns or not ({*SIDES} <= {*columns} or "points" in columns):
-        raise HRMedSegError(
+        raise DataError(
             f"{file} needs the columns image,x0,y0,x1,y1 in its first line, or image,points; class is optional. It has "
             f"{_short(','.join(written)) or 'nothing'}."
         )
     twice = sorted({column for column in columns if column in (*KEYS, *SIDES) and columns.count(column) > 1})
     if twice:
-        raise HRMedSegError(f"{file} has several columns {format_names(twice)}. Keep one of each.")
+        raise DataError(f"{file} has several columns {format_names(twice)}. Keep one of each.")
     entries: list[tuple[str, Mapping[str, Any]]] = []
     for cells in rows:
         cells = ["" if cell.strip().lower() == "nan" else cell.strip() for cell in cells]  # of pandas
@@ -119,7 +119,7 @@ def _entries_of_csv(file: Path, text: str) -> list[tuple[str, Mapping[str, Any]]
             continue
         where = f"{file}, line {rows.line_num + skipped}"
         if any(cells[len(columns) :]):
-            raise HRMedSegError(
+            raise DataError(
                 f"{where} has more cells than there are columns: {_short(cells)}. A cell that contains {delimiter!r} "
                 f'must stand in quotes ("...").'
             )
@@ -164,17 +164,17 @@ def _entries_of_json(file: Path, text: str) -> list[tuple[str, Mapping[str, Any]
     try:
         content = json.loads(text)
     except ValueError as error:
-        raise HRMedSegError(f"{file} is no JSON: {error}") from error
+        raise DataError(f"{file} is no JSON: {error}") from error
     except RecursionError:
-        raise HRMedSegError(f"{file} is nested too deeply to be a list of prompts.") from None
+        raise DataError(f"{file} is nested too deeply to be a list of prompts.") from None
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
-        raise HRMedSegError(f'{file} must be a list of prompts: [{{"image": "a.png", "box": [x0, y0, x1, y1]}}, ...].')
+        raise DataError(f'{file} must be a list of prompts: [{{"image": "a.png", "box": [x0, y0, x1, y1]}}, ...].')
     entries: list[tuple[str, Mapping[str, Any]]] = []
     for number, entry in enumerate(content, start=1):
         where = f"{file}, entry {number}"
         named = {_name(key): value for key, value in entry.items()}
         if len(named) < len(entry):
-            raise HRMedSegError(f"{where} has a key twice, in capitals and not: {_short(format_names(list(entry)))}.")
+            raise DataError(f"{where} has a key twice, in capitals and not: {_short(format_names(list(entry)))}.")
         entries.append((where, named))
     return entries
 
@@ -188,7 +188,7 @@ def _prompt(where: str, entry: Mapping[str, Any]) -> Prompt | None:
     is_empty = not box and not points
     others = [name for name, value in entry.items() if name not in ("image", "box", "points") and _is_given(value)]
     if is_empty and others:
-        raise HRMedSegError(
+        raise DataError(
             f"{where} has neither a box nor points, but {_short(format_names(others))}. A prompt needs {', '.join(SIDES)} (in "
             f"JSON, box: [x0, y0, x1, y1]) or points; for an image with nothing in it, give the image alone."
         )
@@ -196,17 +196,17 @@ def _prompt(where: str, entry: Mapping[str, Any]) -> Prompt | None:
         return None
     for name in others:
         if points and name in POINT_LABELS:
-            raise HRMedSegError(f"{where} has {name!r}: the label of a point stands with it, as x, y, label.")
+            raise DataError(f"{where} has {name!r}: the label of a point stands with it, as x, y, label.")
         ours = OTHER_NAMES.get(name)
         if ours is not None and not (_is_given(entry.get(ours)) and entry.get(ours) != []):
-            raise HRMedSegError(f"{where} has {name!r}, which is not read. If it means {ours!r}, call it so.")
+            raise DataError(f"{where} has {name!r}, which is not read. If it means {ours!r}, call it so.")
     try:
         if not all(isinstance(value, list | tuple) for value in (box or [], points, *points)):
             raise ValueError("they are no lists of numbers")
         placed = None if box is None else _box(box)
         read = tuple(_point(point) for point in points)
     except (TypeError, ValueError, OverflowError) as error:
-        raise HRMedSegError(
+        raise DataError(
             f"{where}: box {_short(entry.get('box'))} and points {_short(entry.get('points'))} cannot be understood "
             f"({_short(error)}). A box is x0, y0, x1, y1; a point is x, y, label."
         ) from error
@@ -239,7 +239,7 @@ def _category(where: str, value: object) -> str:
     if not _is_given(value):
         return "object"
     if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip().isprintable():
-        raise HRMedSegError(f"{where}: the class is {value!r:.100}. Give it a name or a number.")
+        raise DataError(f"{where}: the class is {value!r:.100}. Give it a name or a number.")
     text = str(value).strip()
     return text.split(".")[0] if re.fullmatch(r"\d+\.0+", text) else text or "object"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import CheckpointError, PlanError
 from nnunet_hrmedseg.io.hub import local_path
 from nnunet_hrmedseg.teachers.nnunet import NNUNetTeacher
 from nnunet_hrmedseg.teachers.sam import SAMTeacher
@@ -34,17 +34,17 @@ def load_teacher(
         options: what its kind can be told; see the `load` of each class.
 
     Raises:
-        HRMedSegError: nothing there; no kind recognises it; or it cannot be loaded.
+        CheckpointError: Nothing there; no kind recognises it; or it cannot be loaded.
     """
     path = local_path(path).expanduser()
     if kind is not None and kind not in TEACHERS:
-        raise HRMedSegError(f"There is no kind of teacher named {kind!r}. {_kinds()}")
+        raise PlanError(f"There is no kind of teacher named {kind!r}. {_kinds()}")
     if not path.exists():
-        raise HRMedSegError(f"There is no teacher at {path}: no such file or folder. {_kinds()}")
+        raise CheckpointError(f"There is no teacher at {path}: no such file or folder. {_kinds()}")
     if kind is None:
         kind = next((name for name, cls in TEACHERS.items() if cls.recognizes(path)), None)
     if kind is None:
-        raise HRMedSegError(f"{path} looks like no kind of teacher. {_kinds()}")
+        raise CheckpointError(f"{path} looks like no kind of teacher. {_kinds()}")
     return TEACHERS[kind].load(path, canvas=canvas, **options)
 
 

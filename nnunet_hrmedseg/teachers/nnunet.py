@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures import HRMedSeg
-from nnunet_hrmedseg.errors import HRMedSegError, format_names, summarize_error
+from nnunet_hrmedseg.errors import CheckpointError, HRMedSegError, PlanError, format_names, summarize_error
 from nnunet_hrmedseg.io.checkpoints import load_checkpoint
 from nnunet_hrmedseg.io.files import file_sha256, read_json_object
 from nnunet_hrmedseg.io.named_classes import check_named_classes
@@ -63,7 +63,7 @@ class NNUNetTeacher(Teacher):
         except HRMedSegError:
             raise
         except Exception as error:  # the network may be of any package
-            raise HRMedSegError(
+            raise CheckpointError(
                 f"{file}: {type(network).__name__} cannot be run on an image of {2 * self.multiple[0]} x "
                 f"{2 * self.multiple[1]} pixels ({summarize_error(error)}). A teacher must take images of any size."
             ) from error
@@ -96,13 +96,13 @@ class NNUNetTeacher(Teacher):
                 canvas to the pixel size that the teacher was trained at: 0.5 if the teacher's pixels are twice as wide.
 
         Raises:
-            HRMedSegError: files missing or damaged; 3D or cascaded; channels, normalisation, trainer or network that
+            CheckpointError: Files missing or damaged; 3D or cascaded; channels, normalisation, trainer or network that
                 cannot be used; unknown options.
         """
         refuse_unknown_options(cls.kind, options, OPTIONS)
         canvas = check_canvas(canvas)
         if target not in TARGETS:
-            raise HRMedSegError(f"target must be one of {', '.join(TARGETS)}, not {target!r}.")
+            raise PlanError(f"target must be one of {', '.join(TARGETS)}, not {target!r}.")
         scale = _checked_scale(scale, canvas)
         plans, dataset = (
             read_json_object(path / name, f"{name} of a trained model's folder (with fold_0, fold_1, ... in it)")
@@ -114,7 +114,7 @@ class NNUNetTeacher(Teacher):
             weights, trainer = trained["network_weights"], trained["trainer_name"]
             configuration_name = trained["init_args"]["configuration"]
         except (KeyError, TypeError) as error:
-            raise HRMedSegError(
+            raise CheckpointError(
                 f"{file} is no checkpoint of nnU-Net v2: {error} is missing. It holds {format_names(list(trained))}."
             ) from error
 
@@ -122,14 +122,14 @@ class NNUNetTeacher(Teacher):
         try:
             network.load_state_dict(weights)
         except (RuntimeError, TypeError, AttributeError) as error:
-            raise HRMedSegError(
+            raise CheckpointError(
                 f"{file} does not fit the network of {path / 'plans.json'} ({' '.join(str(error).split())[:500]}). "
                 f"Plans and checkpoint must come from the same training."
             ) from error
         described = {
             "name": f"nnU-Net {type(network).__name__} of {plans.get('dataset_name')}",
             "file": f"{path.resolve().name}/{file.parent.name}/{file.name}",
-            "licence": dataset.get("licence") or dataset.get("license") or "unknown",
+            "license": dataset.get("license") or dataset.get("licence") or "unknown",
             "dataset": plans.get("dataset_name"),
             "trainer": trainer,
             "plans": plans.get("plans_name"),
@@ -207,7 +207,7 @@ class NNUNetTeacher(Teacher):
         name = type(self.network).__name__
         encoder = getattr(self.network, "encoder", None)
         if encoder is None:
-            raise HRMedSegError(
+            raise CheckpointError(
                 f"{self.file}: {name} has no part named encoder to take features from. Use target 'logits'."
             )
         if hasattr(encoder, "return_skips"):
@@ -216,7 +216,7 @@ class NNUNetTeacher(Teacher):
         strides = [(height // m.shape[2], width // m.shape[3]) for m in maps]
         fitting = [level for level, stride in enumerate(strides) if all(GRID % s == 0 for s in stride)]
         if not fitting:
-            raise HRMedSegError(
+            raise CheckpointError(
                 f"{self.file}: no map of the encoder of {name} is 1/{GRID} of the image or can be pooled to it; their "
                 f"strides are {format_names([f'{y} x {x}' for y, x in strides])}. Use target 'logits'."
             )
@@ -239,7 +239,7 @@ def find_checkpoint(folder: Path, fold: int | str | None = None, checkpoint: str
     """The checkpoint of the asked fold, or of the first fold that has one: 0, 1, ... and then all.
 
     Raises:
-        HRMedSegError: there is none.
+        CheckpointError: There is none.
     """
     there = [entry.name.removeprefix("fold_") for entry in folder.glob("fold_*") if entry.is_dir()]
     there.sort(key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
@@ -250,7 +250,7 @@ def find_checkpoint(folder: Path, fold: int | str | None = None, checkpoint: str
             if file.is_file():
                 return file
     asked = "fold" if fold is None else f"fold {fold}"
-    raise HRMedSegError(
+    raise CheckpointError(
         f"{folder}: no {asked} has {' or '.join(names)}. The folds there: {format_names(there) if there else 'none'}."
     )
 
@@ -272,14 +272,14 @@ def _build(
     except HRMedSegError:
         raise
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise HRMedSegError(
+        raise CheckpointError(
             f"{path}: plans.json and dataset.json do not describe the configuration {configuration_name!r} that the "
             f"checkpoint was trained with ({type(error).__name__}: {summarize_error(error)})."
         ) from error
     try:
         trainer_class = find_trainer(trainer)
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise HRMedSegError(
+        raise CheckpointError(
             f"{path} was trained with {trainer!s:.100}, which the nnU-Net installed here does not know. Install the "
             f"package that has it, or name its folder in the environment variable nnUNet_extTrainer."
         ) from error
@@ -287,7 +287,7 @@ def _build(
     try:
         return configuration, build_network(trainer_class, manager, configuration, input_channels, outputs, False)
     except Exception as error:  # the network may be of any package
-        raise HRMedSegError(
+        raise CheckpointError(
             f"{path}: the network {configuration.network_arch_class_name} cannot be built "
             f"({type(error).__name__}: {summarize_error(error)}). Is the package that has it installed?"
         ) from error
@@ -295,12 +295,12 @@ def _build(
 
 def _check_configuration(path: Path, configuration: Any, name: str) -> None:
     if len(configuration.patch_size) != 2:
-        raise HRMedSegError(
+        raise CheckpointError(
             f"{path} is a 3D model (configuration {name}, patch size {list(configuration.patch_size)}). A teacher of "
             f"images must be 2D: train the configuration 2d."
         )
     if configuration.previous_stage_name is not None:
-        raise HRMedSegError(
+        raise CheckpointError(
             f"{path} is the second stage of a cascade (configuration {name}) and needs the segmentation of the first. "
             f"Take a model without a previous stage."
         )
@@ -308,14 +308,14 @@ def _check_configuration(path: Path, configuration: Any, name: str) -> None:
 
 def _check_input(path: Path, configuration: Any, channels: int) -> None:
     if channels not in (1, 3):
-        raise HRMedSegError(
+        raise CheckpointError(
             f"{path} was trained on images of {channels} channels. A teacher sees RGB images, or their grey mean: "
             f"it must have 3 channels or 1."
         )
     schemes = configuration.normalization_schemes
     unusable = [scheme for scheme in schemes if scheme not in NORMALISATIONS]
     if unusable or len(schemes) != channels:
-        raise HRMedSegError(
+        raise CheckpointError(
             f"{path}: images of 0..255 cannot be normalised by {', '.join(unusable or schemes)} for {channels} "
             f"channels (CTNormalization expects Hounsfield units). Those that can be used: {', '.join(NORMALISATIONS)}."
         )
@@ -333,7 +333,7 @@ def _checked_scale(scale: float, canvas: tuple[int, int]) -> float:
     except (TypeError, ValueError):
         scale = math.nan
     if not 0 < scale < math.inf:
-        raise HRMedSegError("scale must be a positive number, such as 0.5 for images of half the size.")
+        raise PlanError("scale must be a positive number, such as 0.5 for images of half the size.")
     if min(canvas) * scale < GRID:
-        raise HRMedSegError(f"scale {scale:g} leaves less than {GRID} pixels of the canvas {canvas}.")
+        raise PlanError(f"scale {scale:g} leaves less than {GRID} pixels of the canvas {canvas}.")
     return scale

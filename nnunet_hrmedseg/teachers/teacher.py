@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nnunet_hrmedseg.architectures.fine_levels import pack, packed_channels, unpack
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import PlanError
 
 __all__ = ["Teacher"]
 
@@ -59,7 +59,7 @@ class Teacher(ABC):
             options: what only this kind of teacher can be told.
 
         Raises:
-            HRMedSegError: missing, of another kind, damaged, or not made for this canvas.
+            PlanError: Missing, of another kind, damaged, or not made for this canvas.
         """
 
     @abstractmethod
@@ -79,10 +79,10 @@ class Teacher(ABC):
         """From now on `embed` gives everything that the prompt-driven decoder reads.
 
         Raises:
-            HRMedSegError: there is no such decoder.
+            PlanError: There is no such decoder.
         """
         if not self.feeds_decoder:
-            raise HRMedSegError(
+            raise PlanError(
                 f"Promptable networks take the decoder of SAM or SAM2, and so an encoder that was made from one; a "
                 f"teacher of kind {self.kind} has none. Leave --promptable out, or give a SAM or SAM2."
             )
@@ -104,5 +104,7 @@ class Teacher(ABC):
 
     @abstractmethod
     def card(self) -> dict[str, Any]:
-        """What the encoder's card says about the teacher, in JSON values: at least name, file, sha256 and licence
-        ("unknown" where the file does not say), parameters, embedding."""
+        """Return the description of the teacher for the encoder's card, as JSON values.
+
+        It has at least name, file, sha256, license ("unknown" if the file does not contain it), parameters, embedding.
+        """

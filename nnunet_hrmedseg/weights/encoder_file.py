@@ -92,6 +92,11 @@ class EncoderFile:
         return self.card["architecture"]
 
     @property
+    def licenses(self) -> dict[str, str]:
+        """Licenses of weights, teacher and data, as far as they are known. Cards of earlier versions are read, too."""
+        return self.card.get("licenses") or self.card.get("licences") or {}
+
+    @property
     def normalization(self) -> dict[str, Any]:
         """What the first layer expects: `scheme`, "zscore" (each image by its own mean and deviation) or "mean_std"
         (all images by the same), and `mean` and `std`, three values each, of images in 0..1."""

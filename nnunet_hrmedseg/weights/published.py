@@ -354,10 +354,10 @@ def _card(
             "kind": "sam, then fine-tuned" if fine_tuned else "sam",
             "name": "SAM ViT-H, then fine-tuned with another decoder" if fine_tuned else "SAM ViT-H",
             "variant": "ViT-H",
-            "licence": "Apache-2.0",
+            "license": "Apache-2.0",
         },
         "data": {"sources": {"SA-1B": 10000}},
-        "licences": {
+        "licenses": {
             "weights": "Apache-2.0",
             "teacher": "Apache-2.0",
             "data": "SA-1B Dataset Research License (research only)",

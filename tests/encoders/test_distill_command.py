@@ -106,7 +106,7 @@ def test_a_teacher_becomes_an_encoder(teachers, pictures, tmp_path, name, option
 
 def test_files_and_card(teachers, pictures, tmp_path, capsys):
     run = tmp_path / "run"
-    options = ["--name", "mine", "--data_licence", "CC0", "--neck", "3x3_1x1"]
+    options = ["--name", "mine", "--data_license", "CC0", "--neck", "3x3_1x1"]
     assert distill(teachers / "sam_tiny.pth", pictures, run, *options) == 0
     said = capsys.readouterr().out
     assert "11 images to train on, 1 to validate" in said and str(run / "encoder.safetensors") in said
@@ -128,7 +128,7 @@ def test_files_and_card(teachers, pictures, tmp_path, capsys):
     assert card["data"] == {
         "sources": {"pictures": 12}, "training_images": 11, "validation_images": 1, "broken_images": 0,
     }  # fmt: skip
-    assert card["licences"] == {"teacher": "unknown", "data": "CC0"}
+    assert card["licenses"] == {"teacher": "unknown", "data": "CC0"}
     assert card["recipe"].items() >= {"canvas": [64, 64], "epochs": 2, "batch_size": 4, "learning_rate": 1e-3}.items()
     assert card["losses"]["training"] == pytest.approx(losses(run)[-1], rel=1e-4)
     assert card["losses"]["validation"] == pytest.approx(float(rows(run)[-1]["validation_loss"]), rel=1e-4)

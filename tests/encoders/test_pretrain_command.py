@@ -52,7 +52,7 @@ def test_files_card_and_weights(raw, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("nnUNet_raw", str(raw))
     run = tmp_path / "run"
     named = ["pretrain", "-d", "1", "Dataset002_Grey", str(raw / "Dataset003_Ignore"), "-o", str(run)]
-    assert main([*named, *SMALL, *QUICK, "--workers", "1", "--data_licence", "CC0", "--zoom", "0.5", "2.5"]) == 0
+    assert main([*named, *SMALL, *QUICK, "--workers", "1", "--data_license", "CC0", "--zoom", "0.5", "2.5"]) == 0
     said = capsys.readouterr().out
     assert "Dataset001_Colour: 6 cases, 2 classes with background" in said and "LabelManager" not in said
     assert sorted(file.name for file in run.iterdir()) == [
@@ -69,7 +69,7 @@ def test_files_card_and_weights(raw, tmp_path, capsys, monkeypatch):
     assert card["made_by"] == "hrmedseg pretrain" and card["teacher"] is None
     assert card["name"] == "supervised on Dataset001_Colour, Dataset002_Grey, Dataset003_Ignore"
     assert card["data"]["sources"] == {"Dataset001_Colour": 6, "Dataset002_Grey": 4, "Dataset003_Ignore": 3}
-    assert card["licences"] == {"data": "CC0"} and str(tmp_path) not in json.dumps(card)
+    assert card["licenses"] == {"data": "CC0"} and str(tmp_path) not in json.dumps(card)
     assert (
         card["recipe"].items()
         >= {"image_steps": 80, "batch_size": 4, "learning_rate": 4e-4, "zoom": [0.5, 2.5]}.items()

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import CheckpointError, SetupError
 from nnunet_hrmedseg.prompting.checkpoints import read_decoder
 from nnunet_hrmedseg.prompting.prompt_decoder import PromptDecoder
 from tests.prompting.tiny_sams import (
@@ -72,19 +72,19 @@ def test_another_canvas_changes_no_weight(tmp_path):
 def test_only_safetensors_and_tensors_are_read(tmp_path):
     ran = tmp_path / "ran"
     torch.save({**in_metas_names(sam()), "payload": Payload(ran)}, tmp_path / "sam.pth")
-    with pytest.raises(HRMedSegError, match="would have to be executed"):
+    with pytest.raises(CheckpointError, match="would have to be executed"):
         read_decoder(tmp_path / "sam.pth")
     folder = write_sam_folder(tmp_path / "sam")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(HRMedSegError, match="has no model.safetensors.*executes nothing"):
+    with pytest.raises(CheckpointError, match="has no model.safetensors.*executes nothing"):
         read_decoder(folder)
     assert not ran.exists()
 
 
 def test_nothing_given():
-    with pytest.raises(HRMedSegError, match=r"Give --sam.*sam_vit_h_4b8939.pth.*mobile_sam.pt.*transformers"):
+    with pytest.raises(CheckpointError, match=r"Give --sam.*sam_vit_h_4b8939.pth.*mobile_sam.pt.*transformers"):
         read_decoder(None)
-    with pytest.raises(HRMedSegError, match=r"no SAM at nowhere.pth.*sam_vit_h_4b8939.pth"):
+    with pytest.raises(CheckpointError, match=r"no SAM at nowhere.pth.*sam_vit_h_4b8939.pth"):
         read_decoder("nowhere.pth")
 
 
@@ -151,7 +151,7 @@ def _truncated(folder):
 )
 def test_other_files_are_refused_in_words(tmp_path, make, said):
     file = make(tmp_path)
-    with pytest.raises(HRMedSegError, match=said) as raised:
+    with pytest.raises(CheckpointError, match=said) as raised:
         PromptDecoder(read_decoder(file))
     assert str(file) in str(raised.value)
 
@@ -159,5 +159,5 @@ def test_other_files_are_refused_in_words(tmp_path, make, said):
 def test_without_transformers(tmp_path, monkeypatch):
     file = read_decoder(write_sam_pth(tmp_path / "sam.pth"))
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(HRMedSegError, match=r"^Promptable networks take.*pip install 'nnunet_hrmedseg\[promptable\]'"):
+    with pytest.raises(SetupError, match=r"^transformers is not installed.*nnunet_hrmedseg\[sam\]"):
         PromptDecoder(file)

@@ -1,5 +1,6 @@
 """SAM as a teacher, against transformers' SAM and timm's, which know nothing of this package."""
 
+import sys
 from functools import partial
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch.nn import functional as F
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import CheckpointError, SetupError
 from nnunet_hrmedseg.teachers.sam import VARIANTS, SAMTeacher, vit_architecture
 from tests.teachers.tiny_teachers import Payload, write_sam
 
@@ -142,7 +143,7 @@ def test_frozen_and_described(file):
     encoder = [v for k, v in torch.load(file, weights_only=True).items() if k.startswith("image_encoder.")]
     assert card["parameters"] == sum(weight.numel() for weight in encoder)
     assert card["file"] == "weights.pth" and len(card["sha256"]) == 64
-    assert card["licence"] == "unknown"  # not one of Meta's files
+    assert card["license"] == "unknown"  # not one of Meta's files
     assert card["variant"] == "ViT of width 32 and depth 3"
 
 
@@ -177,7 +178,7 @@ def test_nothing_in_the_file_is_executed(tmp_path, file, zipped):
     evil = tmp_path / "evil.pth"
     content = {**torch.load(file, weights_only=True), "extra": Payload(made)}
     torch.save(content, evil, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(HRMedSegError, match="was not loaded.*open.*execute"):
+    with pytest.raises(CheckpointError, match="was not loaded.*open.*execute"):
         SAMTeacher.load(evil, canvas=NATIVE)
     assert not made.exists()
     torch.load(evil, weights_only=False)
@@ -226,22 +227,29 @@ def _with_other_shape(file):
 )
 def test_files_that_are_no_sam(file, damage, message):
     damage(file)
-    with pytest.raises(HRMedSegError, match=message) as raised:
+    with pytest.raises(CheckpointError, match=message) as raised:
         SAMTeacher.load(file, canvas=NATIVE)
     assert str(file) in str(raised.value)
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(HRMedSegError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="cannot be read"):
         SAMTeacher.load(tmp_path / "nothing.pth", canvas=NATIVE)
 
 
 @pytest.mark.parametrize("canvas", [(100, 100), (64, 0), (64,)])
 def test_wrong_canvas(file, canvas):
-    with pytest.raises(HRMedSegError, match="multiples of 16"):
+    with pytest.raises(CheckpointError, match="multiples of 16"):
         SAMTeacher.load(file, canvas=canvas)
 
 
 def test_unknown_option(file):
-    with pytest.raises(HRMedSegError, match="does not know fold"):
+    with pytest.raises(CheckpointError, match="does not know fold"):
         SAMTeacher.load(file, canvas=NATIVE, fold=1)
+
+
+def test_without_timm(file, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setitem(sys.modules, "timm.models.vision_transformer_sam", None)
+    with pytest.raises(SetupError, match=r"timm is not installed.*nnunet_hrmedseg\[sam\]"):
+        SAMTeacher.load(file, canvas=(64, 64))

@@ -22,7 +22,7 @@ ZSCORE = "ZScoreNormalization"
 def test_size_and_card():
     assert BUNDLED.stat().st_size <= 8e6
     card = load_encoder(BUNDLED).card
-    for what in ("name", "made_by", "data", "licences", "recipe", "hardware", "losses", "versions", "date", "sha256"):
+    for what in ("name", "made_by", "data", "licenses", "recipe", "hardware", "losses", "versions", "date", "sha256"):
         assert card[what], what
     assert card["data"]["training_images"] > 1000
     assert "SAM" not in BUNDLED.with_suffix(".json").read_text()

@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import CheckpointError
 from nnunet_hrmedseg.weights import load_encoder, write_encoder
 from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture
 
@@ -49,7 +49,7 @@ def test_other_weights_are_written_with_the_card_of_a_file(tmp_path, student):
 def test_values_that_are_not_finite_are_not_written(tmp_path, student):
     state = student.state_dict()
     state["neck.layers.0.weight" if "neck.layers.0.weight" in state else next(iter(state))].fill_(1e6)
-    with pytest.raises(HRMedSegError, match="not finite as torch.float16"):
+    with pytest.raises(CheckpointError, match="not finite as torch.float16"):
         write_encoder(tmp_path / "e.safetensors", state, _card(), torch.float16)
     assert not list(tmp_path.iterdir())
 
@@ -92,7 +92,7 @@ def _hash_of_rubbish(file):
 def test_damage_is_named(tmp_path, student, damage, said):
     file = write_encoder(tmp_path / "e.safetensors", student.state_dict(), _card()).path
     damage(file)
-    with pytest.raises(HRMedSegError, match=said) as error:
+    with pytest.raises(CheckpointError, match=said) as error:
         load_encoder(file)
     assert str(tmp_path) in str(error.value)
 
@@ -101,7 +101,7 @@ def test_damage_is_named(tmp_path, student, damage, said):
 def test_a_sam_of_transformers_is_a_teacher_and_not_an_encoder(tmp_path, given):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_text("{}")
-    with pytest.raises(HRMedSegError, match=f"two files.*hrmedseg distill --teacher {tmp_path}"):
+    with pytest.raises(CheckpointError, match=f"two files.*hrmedseg distill --teacher {tmp_path}"):
         load_encoder(tmp_path / given)
 
 
@@ -114,7 +114,7 @@ def test_a_pickle_is_not_opened(tmp_path):
     torch.save(Payload(), file)
     card = {**_card(), "format": 1, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     file.with_suffix(".json").write_text(json.dumps(card))
-    with pytest.raises(HRMedSegError, match="not a safetensors file"):
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
         load_encoder(file)
     assert not (tmp_path / "executed").exists()
 
@@ -122,5 +122,11 @@ def test_a_pickle_is_not_opened(tmp_path):
 def test_another_ending_is_refused(tmp_path, student):
     file = write_encoder(tmp_path / "e.safetensors", student.state_dict(), _card()).path
     other = file.rename(tmp_path / "e.bin")
-    with pytest.raises(HRMedSegError, match="should end in .safetensors"):
+    with pytest.raises(CheckpointError, match="should end in .safetensors"):
         load_encoder(other)
+
+
+@pytest.mark.parametrize("key", ["licenses", "licences"])
+def test_licenses_of_cards_of_this_and_earlier_versions(tmp_path, key):
+    file = write_encoder(tmp_path / "e.safetensors", {}, {**_card(), key: {"data": "CC0"}})
+    assert file.licenses == {"data": "CC0"}

@@ -262,7 +262,8 @@ class _DistillationRun:
             file = write_result(self.folder, self.student.state_dict(), self._card(result))
             if self.recipe.promptable:
                 self.group.log(
-                    f"Segment with it:  hrmedseg segment IMAGE --encoder {file.path} --sam {self.teacher_path} --box ..."
+                    f"Segment with it:  hrmedseg segment IMAGE --encoder {file.path} --sam {self.teacher_path} "
+                    f"--box ..."
                 )
         return result
 

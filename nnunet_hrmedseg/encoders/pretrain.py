@@ -236,7 +236,7 @@ class _PretrainingRun:
     def _recipe_card(self) -> dict[str, Any]:
         """Return what the card says about the training."""
         return {
-            "objective": "Dice + focal loss of the labels; own class queries for each dataset, the decoder is discarded",
+            "objective": "Dice + focal loss; separate class queries for each dataset; the decoder is discarded",
             "canvas": list(self.canvas),
             "image_steps": EPOCHS * self.steps_per_epoch * self.images_per_step,
             "batch_size": self.images_per_step,

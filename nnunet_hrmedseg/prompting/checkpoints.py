@@ -80,7 +80,7 @@ class DecoderFile:
 
 
 def read_decoder(path: str | os.PathLike | None) -> DecoderFile:
-    """Prompt encoder and mask decoder of a file or folder. Which kind it is, is recognised.
+    """Read prompt encoder and mask decoder from a file or folder of any known kind.
 
     Raises:
         CheckpointError: None given, nothing there, damaged, or something else.
@@ -111,7 +111,7 @@ def _from_checkpoint(path: Path) -> DecoderFile:
         elif any(name.startswith("sam_mask_decoder.") for name in weight_names(checkpoint.get("model"))):
             hint = " It is SAM2 in Meta's own format: give a folder of it in the format of transformers instead."
         raise CheckpointError(
-            f"{path} is no checkpoint of SAM: its prompt encoder or mask decoder lacks {error}; it has "
+            f"{path} is not a checkpoint of SAM: its prompt encoder or mask decoder lacks {error}; it has "
             f"{format_names(list(map(str, checkpoint)))}.{hint} {WHERE_FROM}"
         ) from error
     # a plain ViT says for what grid it was made; other image encoders (MobileSAM's) do not, and are all made for 1024
@@ -149,13 +149,13 @@ def _renamed(name: str) -> str:
 
 
 def _with_positions(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The random matrix of the positional encoding belongs to prompts and image alike; files may hold it once."""
+    """Add the random matrix of the positional encoding where it is missing: prompts and image share it."""
     held = next((state[name] for name in POSITIONS if name in state), None)
     return state if held is None else {**dict.fromkeys(POSITIONS, held), **state}
 
 
 def _arguments(shape: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments of transformers' configurations from the shapes of the weights.
+    """Return the arguments of transformers' configurations from the shapes of the weights.
 
     Raises:
         KeyError: a weight is missing.

@@ -16,7 +16,7 @@ from nnunet_hrmedseg.io.image_formats import SUFFIXES
 
 __all__ = ["check_suffix", "named_images", "prompts_of_image"]
 
-ComparisonInputs = TypeVar("ComparisonInputs")
+T = TypeVar("T")
 
 
 def named_images(folder: Path, names: Iterable[str], source: str) -> dict[str, PurePosixPath]:
@@ -65,8 +65,8 @@ def named_images(folder: Path, names: Iterable[str], source: str) -> dict[str, P
     return found
 
 
-def prompts_of_image(image: Path, given: Mapping[str, ComparisonInputs], source: str) -> ComparisonInputs:
-    """The prompts of a single image among those of a file, by the same rules.
+def prompts_of_image(image: Path, given: Mapping[str, T], source: str) -> T:
+    """Return the prompts of a single image among those of a file, by the rules of `named_images`.
 
     Raises:
         DataError: There are none, or those of several images might be meant.
@@ -87,22 +87,23 @@ def prompts_of_image(image: Path, given: Mapping[str, ComparisonInputs], source:
         names = [image.name]  # not the one in other letters
     if len(names) > 1:
         raise DataError(
-            f"{source} has several images that {image} may be: {format_names(names)}. Give the folder of the images instead."
+            f"{source} has several images that {image} may be: {format_names(names)}. Give the folder of the images "
+            f"instead."
         )
     return given[names[0]]
 
 
 def check_suffix(image: Path) -> None:
-    """Raise DataError for a file whose name has not the ending of an image that is read."""
+    """Raise DataError if the file does not have the suffix of an image format that is read."""
     if image.suffix.lower() not in SUFFIXES:
         raise DataError(
-            f"{image} is no image of a kind that is read here ({', '.join(SUFFIXES)}). Of a volume, save the slices "
-            f"that are to be segmented as PNG or TIFF."
+            f"{image} is not an image of a format that is read here ({', '.join(SUFFIXES)}). Of a volume, save the "
+            f"slices to segment as PNG or TIFF."
         )
 
 
 def below(name: str, windows: bool = os.name == "nt") -> PurePosixPath | None:
-    """The path of an image below its folder, as a file of prompts names it; None for one that leads elsewhere."""
+    """Return the path of an image below its folder from its name in a file of prompts; None if it is elsewhere."""
     path = PurePosixPath(PureWindowsPath(name).as_posix() if windows else name)
     elsewhere = path.is_absolute() or ".." in path.parts or (windows and PureWindowsPath(name).drive)
     return None if elsewhere else path
@@ -115,7 +116,7 @@ class _Index:
         self.folder = folder
 
     def find(self, name: str, source: str) -> tuple[PurePosixPath | None, bool]:
-        """The path below the folder, None where there is none; and whether it is only the end of `name`.
+        """Return the path below the folder, None if there is none; and whether it is only the end of `name`.
 
         Raises:
             DataError: Several images may be meant, or the name is that of a file elsewhere.

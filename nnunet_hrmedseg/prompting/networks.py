@@ -1,4 +1,4 @@
-"""HRMedSegSAM and HRMedSegSAM2 (v1, Table 4; HER-SAM and HER-SAM2 in v2): the light encoder in the place of SAM's.
+"""HRMedSegSAM and HRMedSegSAM2 (v1, Table 4; HER-SAM and HER-SAM2 in v2): the small encoder replaces that of SAM.
 
 Encoder and neck are those of an encoder file that `hrmedseg distill` made from that SAM, untouched; prompt encoder and
 mask decoder are SAM's own.
@@ -38,7 +38,7 @@ class PromptableNetwork(nn.Module):
     Args:
         image_encoder: images (B, 3, S, S), RGB in 0..1 -> list of levels, from the finest to the embedding.
         decoder: reads them.
-        fit: how the image encoder expects images on the canvas, a word of `pretraining.fitting`.
+        fit: how the image encoder expects images on the canvas, a word of `io.fitting`.
 
     Attributes:
         canvas: S, in pixels.
@@ -52,12 +52,12 @@ class PromptableNetwork(nn.Module):
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> list[Tensor]:
-        """The levels of images (B, 3, S, S), once for all prompts."""
+        """Return the levels of images (B, 3, S, S), once for all prompts."""
         return self.image_encoder(images)
 
     @torch.no_grad()
     def decode(self, levels: list[Tensor], **prompts) -> tuple[Tensor, Tensor]:
-        """Logits and scores of prompts on one image, see `PromptDecoder.forward`."""
+        """Return logits and scores of prompts on one image, see `PromptDecoder.forward`."""
         return self.decoder(levels, **prompts)
 
 
@@ -135,7 +135,7 @@ class HRMedSegSAM2(HRMedSegSAM):
 
 
 class StudentEncoder(nn.Module):
-    """Normalisation, encoder, neck and finer levels of an encoder file: (B, 3, S, S) in 0..1 -> list of levels."""
+    """Normalization, encoder, neck and finer levels of an encoder file: (B, 3, S, S) in 0..1 -> list of levels."""
 
     def __init__(self, file: EncoderFile) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ class TeacherEncoder(nn.Module):
 
 
 def load_promptable(encoder: str | os.PathLike | None, sam: str | os.PathLike | None) -> HRMedSegSAM:
-    """HRMedSegSAM or HRMedSegSAM2, whichever `sam` is for, on the CPU.
+    """Load HRMedSegSAM or HRMedSegSAM2, depending on the kind of `sam`, on the CPU.
 
     Raises:
         CheckpointError: See HRMedSegSAM.
@@ -180,7 +180,7 @@ def load_promptable(encoder: str | os.PathLike | None, sam: str | os.PathLike | 
 
 
 def load_whole_sam(path: str | os.PathLike) -> PromptableNetwork:
-    """SAM or SAM2 with its own image encoder, on the canvas that it was trained on: the upper bound of a student.
+    """Load SAM or SAM2 with its own image encoder, on the canvas that it was trained on: the upper bound of a student.
 
     Raises:
         CheckpointError: No SAM, or one with an image encoder that is not known (MobileSAM's).

@@ -72,7 +72,7 @@ class Predictor:
         self._levels: list[Tensor] = []
 
     def set_image(self, image: np.ndarray | Image.Image) -> None:
-        """Encode an image: (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, whose alpha is not looked at.
+        """Encode an image: (H, W) gray, (H, W, 3) RGB or (H, W, 4) RGBA, whose alpha is not looked at.
 
         uint8 is taken as it is; of any other type the 0.5 and 99.5 percentiles become black and white.
 
@@ -84,7 +84,7 @@ class Predictor:
         canvas = self.network.canvas
         height, width = self._fitted = fit_size(size, (canvas, canvas), self.network.fit)
         resized = np.array(picture.resize((width, height), Image.Resampling.BILINEAR).convert("RGB"))
-        # where there is no image, SAM's normalisation gives 0
+        # where there is no image, SAM's normalization gives 0
         batch = torch.tensor(IMAGENET["mean"]).view(1, 3, 1, 1).repeat(1, 1, canvas, canvas)
         batch[0, :, :height, :width] = torch.from_numpy(resized).permute(2, 0, 1) / 255
         self._levels = self.network.embed(batch.to(self.device))
@@ -146,9 +146,9 @@ class Predictor:
     def predict_prompts(
         self, prompts: Sequence[Prompt], multimask: bool | None = None
     ) -> Iterator[tuple[int, np.ndarray, float]]:
-        """Number of the prompt, mask (H, W) bool and score of each, one after the other, however many there are.
+        """Yield number of the prompt, mask (H, W) bool and score, one prompt after the other.
 
-        Prompts of the same form go through the decoder together; so their order may be another.
+        Prompts of the same form go through the decoder together; so the order may differ.
 
         Raises:
             DataError: As `predict`.

@@ -81,14 +81,17 @@ class PromptDecoder(nn.Module):
         masks: Tensor | None = None,
         multimask: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """P prompts on one image, all of the same form; all numbers float32, places in pixels of the canvas.
+        """Predict the masks of P prompts on one image, all of the same form.
+
+        All values are float32, coordinates in pixels of the canvas.
 
         Args:
-            levels: of the image, (1, C_i, h_i, w_i), from the finest to the embedding.
+            levels: Levels of the image, (1, C_i, h_i, w_i), from the finest to the embedding.
             boxes: (P, 4), x0, y0, x1, y1.
-            points: (P, n, 2), x, y; `labels`: (P, n), 1 inside of the object, 0 outside.
-            masks: (P, mask_side, mask_side), logits as they come out of here.
-            multimask: three masks for each prompt, which may be read in several ways; else one.
+            points: (P, n, 2), x, y.
+            labels: (P, n), 1 for a point inside the object, 0 outside.
+            masks: (P, mask_side, mask_side), logits of an earlier prediction.
+            multimask: Predict three masks for each prompt, which may be ambiguous, instead of one.
 
         Returns:
             logits (P, M, mask_side, mask_side) and the predicted IoU of each mask (P, M).

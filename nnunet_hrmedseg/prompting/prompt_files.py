@@ -43,7 +43,7 @@ MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codec
 
 
 def read_prompts(file: Path) -> dict[str, list[Prompt]]:
-    """The prompts of each image, in the order of the file; the image's path as it is written there.
+    """Read the prompts of each image, in the order of the file; keys are the paths of the images as they are written.
 
     CSV may be separated by commas, semicolons or tabs; with semicolons and tabs, numbers may have a decimal comma.
 
@@ -62,17 +62,17 @@ def read_prompts(file: Path) -> dict[str, list[Prompt]]:
             raise DataError(
                 f"{where}: there is no image, but {image!r:.100}. Every prompt names the file of its image."
             )
-        of_image = prompts.setdefault(image.strip(), [])
+        image_prompts = prompts.setdefault(image.strip(), [])
         prompt = _prompt(where, entry)
         if prompt is not None:
-            of_image.append(prompt)
+            image_prompts.append(prompt)
     if not prompts:
         raise DataError(f"There are no prompts in {file}.")
     return prompts
 
 
 def _text(file: Path) -> str:
-    """The text of a file in UTF-8, UTF-16 or, with a note, Windows-1252, as spreadsheets write them."""
+    """Return the text of a file in UTF-8, UTF-16 or, with a note, Windows-1252, as spreadsheets write them."""
     try:
         content = file.read_bytes()
         if content.startswith(b"PK\x03\x04"):
@@ -136,7 +136,7 @@ def _entries_of_csv(file: Path, text: str) -> list[tuple[str, Mapping[str, Any]]
 
 
 def _delimiter(header: str) -> str:
-    """The delimiter with which a header has the most columns that are known."""
+    """Return the delimiter with which a header has the most known columns."""
 
     def known(delimiter: str) -> int:
         try:
@@ -183,14 +183,15 @@ def _entries_of_json(file: Path, text: str) -> list[tuple[str, Mapping[str, Any]
 
 
 def _prompt(where: str, entry: Mapping[str, Any]) -> Prompt | None:
-    """The prompt of an entry, None where there is none because the image has nothing in it."""
+    """Return the prompt of an entry; None if the entry means that the image has no object."""
     box, points = entry.get("box"), entry.get("points") or ()
     is_empty = not box and not points
     others = [name for name, value in entry.items() if name not in ("image", "box", "points") and _is_given(value)]
     if is_empty and others:
         raise DataError(
-            f"{where} has neither a box nor points, but {_short(format_names(others))}. A prompt needs {', '.join(SIDES)} (in "
-            f"JSON, box: [x0, y0, x1, y1]) or points; for an image with nothing in it, give the image alone."
+            f"{where} has neither a box nor points, but {_short(format_names(others))}. A prompt needs "
+            f"{', '.join(SIDES)} (in JSON, box: [x0, y0, x1, y1]) or points; for an image with nothing in it, give "
+            f"the image alone."
         )
     if is_empty:
         return None
@@ -235,7 +236,7 @@ def _number(value: object) -> float:
 
 
 def _category(where: str, value: object) -> str:
-    """The name of a class; whole numbers as whole numbers, whether they were written as 2 or, as pandas does, 2.0."""
+    """Return the name of a class; whole numbers may be written as 2 or, as pandas does, 2.0."""
     if not _is_given(value):
         return "object"
     if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip().isprintable():

@@ -18,7 +18,7 @@ from nnunet_hrmedseg.io.files import file_sha256, read_json_object
 from nnunet_hrmedseg.io.named_classes import check_named_classes
 from nnunet_hrmedseg.nnunet_versions import build_network, find_trainer
 from nnunet_hrmedseg.teachers.loading import GRID, check_canvas, refuse_unknown_options
-from nnunet_hrmedseg.teachers.nnunet_normalization import NORMALISATIONS, normalise
+from nnunet_hrmedseg.teachers.nnunet_normalization import NORMALIZATIONS, normalise
 from nnunet_hrmedseg.teachers.teacher import Teacher
 
 __all__ = ["NNUNetTeacher"]
@@ -37,9 +37,9 @@ class NNUNetTeacher(Teacher):
     - "logits": the network's logits averaged down to 1/4, the 4 x 4 values under each pixel of the embedding as
       channels of their own: 16 channels for each of K outputs, those of output 0 first.
 
-    Images are normalised as the model's plans say, on 0..255, as nnU-Net reads 8-bit images; a model of one channel
+    Images are normalized as the model's plans say, on 0..255, as nnU-Net reads 8-bit images; a model of one channel
     sees the mean of red, green and blue. Where the network's total stride does not divide the canvas, zeros are added
-    on the right and at the bottom after normalisation, as nnU-Net's own prediction does around small images, and their
+    on the right and at the bottom after normalization, as nnU-Net's own prediction does around small images, and their
     part of the embedding is cut off.
     """
 
@@ -92,12 +92,14 @@ class NNUNetTeacher(Teacher):
             fold: number, or "all"; default is the first that holds a checkpoint.
             checkpoint: its file name; default is checkpoint_final.pth, else checkpoint_best.pth.
             target: "features" or "logits".
-            scale: images are resized by this factor before the teacher sees them. It should bring a pixel of the
+            scale: Factor by which images are resized before the teacher sees them. It should bring a pixel of the
                 canvas to the pixel size that the teacher was trained at: 0.5 if the teacher's pixels are twice as wide.
+            **options: None; others are refused.
 
         Raises:
-            CheckpointError: Files missing or damaged; 3D or cascaded; channels, normalisation, trainer or network that
-                cannot be used; unknown options.
+            CheckpointError: Files missing or damaged; 3D or cascaded; channels, normalization, trainer or network that
+                cannot be used.
+            PlanError: Unknown options, or a wrong value of one.
         """
         refuse_unknown_options(cls.kind, options, OPTIONS)
         canvas = check_canvas(canvas)
@@ -115,7 +117,7 @@ class NNUNetTeacher(Teacher):
             configuration_name = trained["init_args"]["configuration"]
         except (KeyError, TypeError) as error:
             raise CheckpointError(
-                f"{file} is no checkpoint of nnU-Net v2: {error} is missing. It holds {format_names(list(trained))}."
+                f"{file} is not a checkpoint of nnU-Net v2: {error} is missing. It holds {format_names(list(trained))}."
             ) from error
 
         configuration, network = _build(path, plans, dataset, configuration_name, trainer)
@@ -190,7 +192,7 @@ class NNUNetTeacher(Teacher):
         return output[0] if isinstance(output, (list, tuple)) else output
 
     def _feature_maps(self, pixels: Tensor) -> list[Tensor]:
-        """The encoder's maps from fine to coarse; of this package's networks the one behind the neck."""
+        """Return the encoder's maps from fine to coarse; for this package's networks, that of the neck."""
         maps: Any = pixels
         for part in _encoder_parts(self.network):
             maps = part(maps)
@@ -226,7 +228,7 @@ class NNUNetTeacher(Teacher):
 
 
 def _encoder_parts(network: Any) -> list[nn.Module]:
-    """What is called one after the other to get features."""
+    """Return the modules that are called one after the other to get features."""
     return [network.encoder, network.neck] if isinstance(network, HRMedSeg) else [network.encoder]
 
 
@@ -236,7 +238,7 @@ def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
 
 
 def find_checkpoint(folder: Path, fold: int | str | None = None, checkpoint: str | None = None) -> Path:
-    """The checkpoint of the asked fold, or of the first fold that has one: 0, 1, ... and then all.
+    """Return the checkpoint of a fold; by default of the first fold that has one: 0, 1, ... and then all.
 
     Raises:
         CheckpointError: There is none.
@@ -258,7 +260,7 @@ def find_checkpoint(folder: Path, fold: int | str | None = None, checkpoint: str
 def _build(
     path: Path, plans: dict[str, Any], dataset: dict[str, Any], configuration_name: str, trainer: str
 ) -> tuple[Any, nn.Module]:
-    """The configuration and the network with random weights, as nnU-Net's prediction builds it."""
+    """Return the configuration and the network with random weights, as nnU-Net's prediction builds it."""
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -309,15 +311,15 @@ def _check_configuration(path: Path, configuration: Any, name: str) -> None:
 def _check_input(path: Path, configuration: Any, channels: int) -> None:
     if channels not in (1, 3):
         raise CheckpointError(
-            f"{path} was trained on images of {channels} channels. A teacher sees RGB images, or their grey mean: "
+            f"{path} was trained on images of {channels} channels. A teacher sees RGB images, or their gray mean: "
             f"it must have 3 channels or 1."
         )
     schemes = configuration.normalization_schemes
-    unusable = [scheme for scheme in schemes if scheme not in NORMALISATIONS]
+    unusable = [scheme for scheme in schemes if scheme not in NORMALIZATIONS]
     if unusable or len(schemes) != channels:
         raise CheckpointError(
-            f"{path}: images of 0..255 cannot be normalised by {', '.join(unusable or schemes)} for {channels} "
-            f"channels (CTNormalization expects Hounsfield units). Those that can be used: {', '.join(NORMALISATIONS)}."
+            f"{path}: images of 0..255 cannot be normalized by {', '.join(unusable or schemes)} for {channels} "
+            f"channels (CTNormalization expects Hounsfield units). Those that can be used: {', '.join(NORMALIZATIONS)}."
         )
 
 

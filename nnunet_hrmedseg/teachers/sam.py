@@ -23,7 +23,7 @@ __all__ = ["SAMTeacher", "ViTArchitecture", "vit_architecture"]
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
-"""SAM's own normalisation, RGB in 0..255."""
+"""SAM's own normalization, RGB in 0..255."""
 
 PREFIX = "image_encoder."
 DECODER_TOKEN = "mask_decoder.iou_token.weight"  # by which a mask decoder is known again
@@ -108,7 +108,7 @@ class SAMTeacher(Teacher):
         checkpoint = load_checkpoint(path)
         state, note = sam_weights(path, checkpoint)
         if f"{PREFIX}patch_embed.proj.weight" not in state:
-            raise CheckpointError(_what_else(path, checkpoint, state))
+            raise CheckpointError(_describe_foreign_checkpoint(path, checkpoint, state))
         weights = {name: weight for name, weight in state.items() if name.startswith(PREFIX)}
         try:
             architecture = vit_architecture({name: tuple(weight.shape) for name, weight in weights.items()})
@@ -154,7 +154,7 @@ class SAMTeacher(Teacher):
 
 
 def vit_architecture(shapes: Mapping[str, Sequence[int]]) -> ViTArchitecture:
-    """The architecture of a SAM image encoder from the shapes of its weights, named as in Meta's files.
+    """Return the architecture of a SAM image encoder from the shapes of its weights, named as in Meta's files.
 
     The length of a block's relative positions is 2 n - 1, where n is the side of the grid that it attends to: all of
     the image's for a global block, a window's for the others.
@@ -227,8 +227,8 @@ def build_encoder(architecture: ViTArchitecture, weights: Mapping[str, Tensor]) 
     return network.eval().requires_grad_(False)
 
 
-def _what_else(path: Path, checkpoint: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
-    """Why this is no SAM checkpoint, and what to do where it is one of the other kinds."""
+def _describe_foreign_checkpoint(path: Path, checkpoint: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
+    """Return why this is not a checkpoint of SAM, and what to do with checkpoints of other kinds."""
     hint = ""
     if "network_weights" in checkpoint:
         hint = " It is a checkpoint of nnU-Net: give the model's folder instead, the one with plans.json in it."
@@ -237,7 +237,7 @@ def _what_else(path: Path, checkpoint: Mapping[str, Any], state: Mapping[str, Te
     elif any(name.startswith(PREFIX) for name in state):
         hint = " Its image encoder is of another kind, as MobileSAM's, which cannot be a teacher."
     missing = f"{PREFIX}patch_embed.proj.weight"
-    return f"{path} is no checkpoint of SAM: it has no {missing}, but {format_names(list(checkpoint))}.{hint}"
+    return f"{path} is not a checkpoint of SAM: it has no {missing}, but {format_names(list(checkpoint))}.{hint}"
 
 
 def _all_lines(error: BaseException) -> str:

@@ -32,7 +32,7 @@ MODEL_TYPES = ("sam2", "sam2_video")
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-"""SAM2's own normalisation, RGB in 0..1."""
+"""SAM2's own normalization, RGB in 0..1."""
 
 CONFIG = "config.json"
 
@@ -96,8 +96,8 @@ class SAM2Teacher(Teacher):
             )
         except Exception as error:  # transformers and safetensors raise errors of many kinds for a damaged folder
             raise CheckpointError(
-                f"{path} is damaged, or {CONFIG} does not fit {weights.name} ({summarize_error(error)}). Copy or download it "
-                f"again."
+                f"{path} is damaged, or {CONFIG} does not fit {weights.name} ({summarize_error(error)}). Copy or "
+                f"download it again."
             ) from error
         network, report = loaded
         if report["missing_keys"]:
@@ -126,7 +126,7 @@ class SAM2Teacher(Teacher):
         self.fine_channels = decoder.conv_s0.out_channels, decoder.conv_s1.out_channels
 
     def _levels(self, images: Tensor) -> list[Tensor]:
-        """The three maps that SAM2's mask decoder reads: 1/4 with 32 channels, 1/8 with 64, 1/16 with 256."""
+        """Return the three maps that SAM2's mask decoder reads: 1/4 with 32 channels, 1/8 with 64, 1/16 with 256."""
         height, width = images.shape[2:]
         fitting = tuple(math.ceil(size / self.multiple) * self.multiple for size in (height, width))
         if fitting != (height, width):

@@ -22,12 +22,12 @@ class Teacher(ABC):
 
     Attributes:
         kind: the word by which the command line names this kind of teacher.
-        looks_like: what the user gives for it, in words.
+        description: what the user gives for it.
         channels: width of the embedding.
-        read_by_decoder: whether a decoder (SAM's prompt-driven one) reads this embedding. Then the student must give
+        feeds_decoder: whether a decoder (SAM's prompt-driven one) reads this embedding. Then the student must give
             exactly these numbers, and its width must be `channels`. If not, the student learns the embedding with every
-            channel standardised, through a linear map that is thrown away afterwards.
-        fit: how its own predictor puts images on the canvas, a word of `pretraining.fitting`.
+            channel standardized, through a linear map that is discarded afterwards.
+        fit: how its own predictor puts images on the canvas, see `io.fitting`.
         decoder_id: of that decoder; the same in all files that hold the same one.
         note: what the user should know about how its file was read; empty if nothing.
         fine_channels: widths of the levels at 1/4 and 1/8 that the decoder reads as well, once `enable_multiscale` was
@@ -51,7 +51,7 @@ class Teacher(ABC):
     @classmethod
     @abstractmethod
     def load(cls, path: Path, *, canvas: tuple[int, int], **options: Any) -> Teacher:
-        """The teacher from its file or folder, on the CPU, in evaluation mode.
+        """Load the teacher from its file or folder, on the CPU, in evaluation mode.
 
         Args:
             path: what the user gave.
@@ -70,7 +70,7 @@ class Teacher(ABC):
     def embed(self, images: Tensor) -> Tensor:
         """RGB images (B, 3, H, W), float32 in 0..1, of the canvas' size -> embedding (B, channels, h, w), float32.
 
-        The teacher normalises the images itself. h and w are about H/16 and W/16: where they differ, the embedding is
+        The teacher normalizes the images itself. h and w are about H/16 and W/16: where they differ, the embedding is
         resized. Runs without gradients, under whatever autocast the caller has set. After `enable_multiscale` the
         embedding is packed with the finer levels: (B, packed_channels, h, w).
         """
@@ -97,7 +97,7 @@ class Teacher(ABC):
         return sum(packed_channels(self.widths))
 
     def flipped(self, embedding: Tensor) -> Tensor:
-        """The embedding (B, channels, h, w) of the image turned left to right, as far as it follows from this one."""
+        """Return an approximation of the embedding (B, channels, h, w) of the mirrored image from that of the image."""
         if not self.fine_channels:
             return embedding.flip(-1)
         return pack([level.flip(-1) for level in unpack(embedding, self.widths)])

@@ -75,7 +75,8 @@ def find_weights(folder: Path) -> WeightFolder:
         )
     if len({variant for _, variant in found}) > 1:
         raise CheckpointError(
-            f"{folder} has weights of several variants and no {WEIGHTS}: {format_names([name for name, _ in found])}. Keep one."
+            f"{folder} has weights of several variants and no {WEIGHTS}: "
+            f"{format_names([name for name, _ in found])}. Keep one."
         )
     name, variant = found[0]
     files = (folder / name,) if name.endswith(".safetensors") else _files_of_index(folder / name)
@@ -112,7 +113,7 @@ def _files_of_index(index: Path) -> tuple[Path, ...]:
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise CheckpointError(
-            f"{index.parent} lacks {format_names([name[:100] for name in missing])}, which {index.name} lists. Download all "
-            f"files of the model."
+            f"{index.parent} lacks {format_names([name[:100] for name in missing])}, which {index.name} lists. "
+            f"Download all files of the model."
         )
     return tuple(index.parent / name for name in names)

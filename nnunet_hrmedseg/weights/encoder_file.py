@@ -98,8 +98,11 @@ class EncoderFile:
 
     @property
     def normalization(self) -> dict[str, Any]:
-        """What the first layer expects: `scheme`, "zscore" (each image by its own mean and deviation) or "mean_std"
-        (all images by the same), and `mean` and `std`, three values each, of images in 0..1."""
+        """Normalization that the first layer expects.
+
+        It has `scheme`, "zscore" (each image by its own mean and standard deviation) or "mean_std" (all images by the
+        same), and `mean` and `std`, three values each, of images in 0..1.
+        """
         return self.card["normalization"]
 
 

@@ -229,7 +229,7 @@ def _converted(path: Path, parts: Mapping[str, Tensor], architecture: Mapping[st
     """Return the weights under this package's names, float32.
 
     Raises:
-        CheckpointError: Weights are missing, unknown, of another shape or type, or not finite; all under their own names.
+        CheckpointError: Weights are missing, unknown, of another shape or type, or not finite (named).
     """
     groups = group_depths(architecture["depth"])
     expected = _expected_state(architecture)

@@ -24,7 +24,7 @@ __all__ = [
 
 
 def encoder_architecture(network: str = "HRMedSeg", **changed: Any) -> dict[str, Any]:
-    """Return the arguments that decide which weights an encoder file has: those of a row of `NETWORKS`, some changed."""
+    """Return the arguments that decide which weights an encoder file has: a row of `NETWORKS`, some changed."""
     arguments = NETWORKS[network].arguments
     return {name: arguments[name] for name in dict.fromkeys((*ENCODER_ARGUMENTS, *NECK_ARGUMENTS))} | changed
 
@@ -88,8 +88,8 @@ def load_student_weights(
     other = [name for name, value in file.state.items() if name in own and own[name].shape != value.shape]
     if missing or other:
         raise CheckpointError(
-            f"{path} does not hold the weights that its card describes: {format_names(missing + other)} are missing or of "
-            f"another shape. Make the encoder again, or copy it from where it was made."
+            f"{path} does not hold the weights that its card describes: {format_names(missing + other)} are missing or "
+            f"have another shape. Make the encoder again, or copy it from where it was made."
         )
     module.load_state_dict({**own, **{name: value for name, value in file.state.items() if name in own}})
     return file

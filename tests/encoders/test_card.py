@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nnunet_hrmedseg.encoders.card import write_result
-from nnunet_hrmedseg.errors import DataError
+from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.weights import encoder_file
 
 
@@ -20,6 +20,6 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path, monkeypat
     message = (
         "encoder.safetensors could not be written .*left on device.*repeat the command: the finished training is kept"
     )
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(HRMedSegError, match=message):
         write_result(tmp_path, {"encoder.weight": torch.zeros(2)}, {"architecture": {}, "normalization": {}})
     assert not list(tmp_path.iterdir())

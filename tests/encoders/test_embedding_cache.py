@@ -11,7 +11,7 @@ from PIL import Image
 
 from nnunet_hrmedseg.encoders.embedding_cache import EmbeddingCache
 from nnunet_hrmedseg.encoders.image_sources import find_images
-from nnunet_hrmedseg.errors import SetupError
+from nnunet_hrmedseg.errors import DataError, SetupError
 
 SHAPE = (4, 3, 5)
 IDENTITIES = ["/data/a.png|10:1", "/data/b.png|11:2", "/data/sa_1.tar!sa_1.jpg|12:3"]
@@ -141,7 +141,7 @@ def test_embeddings_of_any_float_type_and_layout(tmp_path, dtype):
 def test_values_that_half_precision_cannot_hold_are_refused(tmp_path, value, message):
     values = embeddings(2)
     values[1, 0, 0, 0] = value
-    with pytest.raises(SetupError, match=message) as error:
+    with pytest.raises(DataError, match=message) as error:
         cache(tmp_path).put([0, 1], values)
     assert IDENTITIES[1] in str(error.value)
     assert not cache(tmp_path).has(0)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from nnunet_hrmedseg.encoders.canvas_images import BrokenImages, CanvasImages
 from nnunet_hrmedseg.encoders.image_sources import find_images
-from nnunet_hrmedseg.errors import DataError
+from nnunet_hrmedseg.errors import DataError, HRMedSegError, PlanError
 from nnunet_hrmedseg.io import image_formats
 from tests.encoders.tiny_datasets import write_sheared
 
@@ -104,7 +104,7 @@ def test_a_limit_draws_the_same_images_every_time_and_a_larger_one_keeps_them(tm
     assert [len(some) for some in drawn] == [3, 6, 12]
     assert set(drawn[0]) < set(drawn[1]) < set(drawn[2])
     assert all(some == sorted(some) for some in drawn)
-    with pytest.raises(DataError, match="at least 1"):
+    with pytest.raises(PlanError, match="at least 1"):
         find_images([tmp_path], limit=0)
 
 
@@ -156,21 +156,21 @@ def test_a_changed_file_is_another_image(tmp_path):
 def test_mistakes_are_named(tmp_path, monkeypatch):
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty.*\.png.*sa_\*\.tar.*dataset\.json"):
+    with pytest.raises(HRMedSegError, match=r"empty.*\.png.*sa_\*\.tar.*dataset\.json"):
         find_images([tmp_path / "empty"])
-    with pytest.raises(DataError, match="missing does not exist"):
+    with pytest.raises(HRMedSegError, match="missing does not exist"):
         find_images([tmp_path / "missing"])
-    with pytest.raises(DataError, match="notes.txt"):
+    with pytest.raises(HRMedSegError, match="notes.txt"):
         find_images([tmp_path / "notes.txt"])
     picture().save(tmp_path / "a.png")
     assert find_images([tmp_path / "empty", tmp_path / "a.png"]).faults == [
         f"{tmp_path / 'empty'}: no image was found there"
     ]
     monkeypatch.delenv("nnUNet_raw", raising=False)
-    with pytest.raises(DataError, match="nnUNet_raw is not set"):
+    with pytest.raises(HRMedSegError, match="nnUNet_raw is not set"):
         find_images(["12"])
     monkeypatch.setenv("nnUNet_raw", str(tmp_path))
-    with pytest.raises(DataError, match="no data set for 12"):
+    with pytest.raises(HRMedSegError, match="no data set for 12"):
         find_images(["12"])
 
 
@@ -471,7 +471,7 @@ def test_a_listed_case_without_images_is_passed_over(tmp_path, ending):
 @pytest.mark.parametrize("listed", [["p.png"], {"p": ["p.png"]}, {"p": {"label": "p.png"}}, {"p": {"images": 5}}, 7])
 def test_lists_that_nnunet_does_not_read_are_named(tmp_path, listed):
     dataset = write_raw_dataset(tmp_path / "Dataset001_X", dataset=listed)
-    with pytest.raises(DataError, match='"dataset" in the dataset.json of .* is not what nnU-Net reads'):
+    with pytest.raises(HRMedSegError, match='"dataset" in the dataset.json of .* is not what nnU-Net reads'):
         find_images([dataset])
 
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from nnunet_hrmedseg.encoders import labelled_images
 from nnunet_hrmedseg.encoders.labelled_images import LabelledImages, find_labelled_dataset, read_labelled, resized
-from nnunet_hrmedseg.errors import DataError
+from nnunet_hrmedseg.errors import DataError, HRMedSegError
 from nnunet_hrmedseg.weights.student import Normalize
 from tests.encoders.tiny_datasets import discs, write_labelled
 
@@ -150,7 +150,7 @@ def test_unusable_data_sets_are_named(tmp_path, damage, fault):
 
 
 def test_there_is_no_such_data_set(tmp_path):
-    with pytest.raises(DataError, match="missing does not exist"):
+    with pytest.raises(HRMedSegError, match="missing does not exist"):
         find_labelled_dataset(tmp_path / "missing")
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from nnunet_hrmedseg.errors import CheckpointError, SetupError
+from nnunet_hrmedseg.errors import CheckpointError, HRMedSegError, SetupError
 from nnunet_hrmedseg.prompting.checkpoints import read_decoder
 from nnunet_hrmedseg.prompting.prompt_decoder import PromptDecoder
 from tests.prompting.tiny_sams import (
@@ -72,11 +72,11 @@ def test_another_canvas_changes_no_weight(tmp_path):
 def test_only_safetensors_and_tensors_are_read(tmp_path):
     ran = tmp_path / "ran"
     torch.save({**in_metas_names(sam()), "payload": Payload(ran)}, tmp_path / "sam.pth")
-    with pytest.raises(CheckpointError, match="would have to be executed"):
+    with pytest.raises(HRMedSegError, match="would have to be executed"):
         read_decoder(tmp_path / "sam.pth")
     folder = write_sam_folder(tmp_path / "sam")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="has no model.safetensors.*executes nothing"):
+    with pytest.raises(HRMedSegError, match="has no model.safetensors.*executes nothing"):
         read_decoder(folder)
     assert not ran.exists()
 
@@ -144,14 +144,14 @@ def _truncated(folder):
         ),
         (lambda folder: _of_type(folder, "bert"), "model_type 'bert'"),
         (_truncated, "damaged"),
-        (_nonsense, "damaged or no SAM"),
+        (_nonsense, "damaged or not a SAM"),
         (lambda folder: folder, "no readable config.json"),
         (lambda folder: write_student(folder / "encoder.safetensors").path, "goes to --encoder"),
     ],
 )
 def test_other_files_are_refused_in_words(tmp_path, make, said):
     file = make(tmp_path)
-    with pytest.raises(CheckpointError, match=said) as raised:
+    with pytest.raises(HRMedSegError, match=said) as raised:
         PromptDecoder(read_decoder(file))
     assert str(file) in str(raised.value)
 

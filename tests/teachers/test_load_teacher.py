@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from nnunet_hrmedseg.errors import CheckpointError
+from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.teachers import TEACHERS, Teacher, load_teacher
 from tests.teachers.tiny_teachers import write_nnunet, write_sam, write_sam2
 
@@ -65,7 +65,7 @@ def test_options_reach_the_kind(tmp_path):
 def test_wrong_kind(kind, tmp_path):
     path = _write(kind, tmp_path)
     for other in TEACHERS.keys() - {kind}:
-        with pytest.raises(CheckpointError, match=str(path)):
+        with pytest.raises(HRMedSegError, match=str(path)):
             load_teacher(path, kind=other, canvas=CANVAS)
 
 
@@ -76,11 +76,11 @@ def test_nothing_there_or_nothing_known(tmp_path):
         (tmp_path, "looks like no kind of teacher"),
         (tmp_path / "text.txt", "looks like no kind of teacher"),
     ):
-        with pytest.raises(CheckpointError, match=message) as raised:
+        with pytest.raises(HRMedSegError, match=message) as raised:
             load_teacher(path, canvas=CANVAS)
         for kind, cls in TEACHERS.items():
             assert f"{kind}: {cls.description}" in str(raised.value)
-    with pytest.raises(CheckpointError, match="no kind of teacher named 'dino'"):
+    with pytest.raises(HRMedSegError, match="no kind of teacher named 'dino'"):
         load_teacher(tmp_path, kind="dino", canvas=CANVAS)
 
 

@@ -13,7 +13,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures import HRMedSeg
-from nnunet_hrmedseg.errors import CheckpointError
+from nnunet_hrmedseg.errors import CheckpointError, HRMedSegError, PlanError
 from nnunet_hrmedseg.io.checkpoints import load_checkpoint
 from nnunet_hrmedseg.teachers.nnunet import NNUNetTeacher
 from nnunet_hrmedseg.teachers.nnunet_normalization import normalise
@@ -294,7 +294,7 @@ def test_nothing_in_the_checkpoint_is_executed(folder, tmp_path, zipped):
     file = folder / "fold_0" / "checkpoint_final.pth"
     content = torch.load(file, weights_only=False)
     torch.save({**content, "logging": Payload(made)}, file, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CheckpointError, match="was not loaded.*open.*execute"):
+    with pytest.raises(HRMedSegError, match="was not loaded.*open.*execute"):
         NNUNetTeacher.load(folder, canvas=CANVAS)
     assert not made.exists()
     torch.load(file, weights_only=False)
@@ -306,7 +306,7 @@ def test_nothing_that_the_plans_name_is_called(folder, tmp_path):
     plans = json.loads((folder / "plans.json").read_text())
     plans["configurations"]["2d"]["architecture"]["network_class_name"] = "subprocess.Popen"
     (folder / "plans.json").write_text(json.dumps(plans))
-    with pytest.raises(CheckpointError, match="subprocess.Popen in plans.json is not a network"):
+    with pytest.raises(HRMedSegError, match="subprocess.Popen in plans.json is not a network"):
         NNUNetTeacher.load(folder, canvas=CANVAS)
 
 
@@ -421,7 +421,7 @@ def _truncated(folder):
 def test_damaged_folders(folder, damage, message):
     write_nnunet(folder)
     damage(folder)
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(HRMedSegError, match=message):
         NNUNetTeacher.load(folder, canvas=CANVAS)
 
 
@@ -438,5 +438,5 @@ def test_damaged_folders(folder, damage, message):
 )
 def test_options(folder, options, message):
     write_nnunet(folder)
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(PlanError, match=message):
         NNUNetTeacher.load(folder, **{"canvas": CANVAS, **options})

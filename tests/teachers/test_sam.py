@@ -9,7 +9,7 @@ import torch
 from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch.nn import functional as F
 
-from nnunet_hrmedseg.errors import CheckpointError, SetupError
+from nnunet_hrmedseg.errors import CheckpointError, HRMedSegError, PlanError, SetupError
 from nnunet_hrmedseg.teachers.sam import VARIANTS, SAMTeacher, vit_architecture
 from tests.teachers.tiny_teachers import Payload, write_sam
 
@@ -178,7 +178,7 @@ def test_nothing_in_the_file_is_executed(tmp_path, file, zipped):
     evil = tmp_path / "evil.pth"
     content = {**torch.load(file, weights_only=True), "extra": Payload(made)}
     torch.save(content, evil, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CheckpointError, match="was not loaded.*open.*execute"):
+    with pytest.raises(HRMedSegError, match="was not loaded.*open.*execute"):
         SAMTeacher.load(evil, canvas=NATIVE)
     assert not made.exists()
     torch.load(evil, weights_only=False)
@@ -227,7 +227,7 @@ def _with_other_shape(file):
 )
 def test_files_that_are_no_sam(file, damage, message):
     damage(file)
-    with pytest.raises(CheckpointError, match=message) as raised:
+    with pytest.raises(HRMedSegError, match=message) as raised:
         SAMTeacher.load(file, canvas=NATIVE)
     assert str(file) in str(raised.value)
 
@@ -239,12 +239,12 @@ def test_missing_file(tmp_path):
 
 @pytest.mark.parametrize("canvas", [(100, 100), (64, 0), (64,)])
 def test_wrong_canvas(file, canvas):
-    with pytest.raises(CheckpointError, match="multiples of 16"):
+    with pytest.raises(PlanError, match="multiples of 16"):
         SAMTeacher.load(file, canvas=canvas)
 
 
 def test_unknown_option(file):
-    with pytest.raises(CheckpointError, match="does not know fold"):
+    with pytest.raises(PlanError, match="does not know fold"):
         SAMTeacher.load(file, canvas=NATIVE, fold=1)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from nnunet_hrmedseg.errors import CheckpointError
+from nnunet_hrmedseg.errors import CheckpointError, PlanError, SetupError
 from nnunet_hrmedseg.teachers.sam2 import SAM2Teacher
 from tests.teachers.tiny_teachers import write_sam2
 
@@ -105,7 +105,7 @@ def test_license_of_the_model_card(folder):
 def test_without_transformers(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert SAM2Teacher.recognizes(folder)
-    with pytest.raises(CheckpointError, match=r"transformers is not installed.*nnunet_hrmedseg\[sam\]"):
+    with pytest.raises(SetupError, match=r"transformers is not installed.*nnunet_hrmedseg\[sam\]"):
         SAM2Teacher.load(folder, canvas=NATIVE)
 
 
@@ -153,7 +153,7 @@ def test_folders_that_are_no_sam2(folder, damage, message):
 
 
 def test_wrong_canvas_and_option(folder):
-    with pytest.raises(CheckpointError, match="multiples of 16"):
+    with pytest.raises(PlanError, match="multiples of 16"):
         SAM2Teacher.load(folder, canvas=(100, 100))
-    with pytest.raises(CheckpointError, match="does not know scale"):
+    with pytest.raises(PlanError, match="does not know scale"):
         SAM2Teacher.load(folder, canvas=NATIVE, scale=2.0)

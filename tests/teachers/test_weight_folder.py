@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from nnunet_hrmedseg.errors import CheckpointError
+from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.prompting.checkpoints import read_decoder
 from nnunet_hrmedseg.teachers import load_teacher
 from nnunet_hrmedseg.teachers.weight_folder import find_weights
@@ -93,6 +93,6 @@ def _renamed(folder, *names):
 def test_other_folders_are_refused(tmp_path, change, message, read):
     folder = write_sam2(tmp_path / "sam2")
     change(folder)
-    with pytest.raises(CheckpointError, match=message) as raised:
+    with pytest.raises(HRMedSegError, match=message) as raised:
         read(folder)
     assert str(folder) in str(raised.value)

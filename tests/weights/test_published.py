@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from nnunet_hrmedseg.errors import CheckpointError
+from nnunet_hrmedseg.errors import CheckpointError, HRMedSegError, PlanError, SetupError
 from nnunet_hrmedseg.weights import load_encoder
 from nnunet_hrmedseg.weights.published import import_encoder, read_published
 from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture
@@ -162,7 +162,7 @@ def changed(**entries):
 )
 def test_what_does_not_fit_is_named(tmp_path, state, message):
     torch.save(state(), tmp_path / "p.pth")
-    with pytest.raises(CheckpointError, match=message) as error:
+    with pytest.raises(HRMedSegError, match=message) as error:
         load_encoder(tmp_path / "p.pth")
     assert str(tmp_path / "p.pth") in str(error.value)
 
@@ -178,13 +178,13 @@ def test_a_whole_sam_is_a_teacher_and_not_an_encoder(tmp_path):
 def test_a_truncated_download_is_refused(tmp_path):
     file = write_published(tmp_path / "SAM_PFD_10K.pth")
     file.write_bytes(file.read_bytes()[:-5000])
-    with pytest.raises(CheckpointError, match=r"damaged.*download it again"):
+    with pytest.raises(HRMedSegError, match=r"damaged.*download it again"):
         load_encoder(file)
 
 
 def test_nothing_is_executed(tmp_path):
     torch.save({**published_state(), "epoch": Payload(tmp_path / "executed")}, tmp_path / "p.pth")
-    with pytest.raises(CheckpointError, match="would have to be executed"):
+    with pytest.raises(HRMedSegError, match="would have to be executed"):
         load_encoder(tmp_path / "p.pth")
     assert not (tmp_path / "executed").exists()
 
@@ -192,7 +192,7 @@ def test_nothing_is_executed(tmp_path):
 def test_an_encoder_is_only_replaced_on_request(tmp_path):
     source = write_published(tmp_path / "p.pth")
     first = import_encoder(source, tmp_path / "encoder")
-    with pytest.raises(CheckpointError, match="exist already.*--overwrite"):
+    with pytest.raises(SetupError, match="exist already.*--overwrite"):
         import_encoder(source, tmp_path / "encoder", normalization="imagenet")
     assert load_encoder(first.path).card == first.card
     second = import_encoder(source, tmp_path / "encoder", normalization="imagenet", overwrite=True)
@@ -208,5 +208,5 @@ def test_a_failed_import_leaves_the_earlier_encoder(tmp_path):
 
 
 def test_another_normalization_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="distillation, imagenet"):
+    with pytest.raises(PlanError, match="distillation, imagenet"):
         read_published(write_published(tmp_path / "p.pth"), "zscore")

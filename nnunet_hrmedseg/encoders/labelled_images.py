@@ -77,7 +77,7 @@ def find_labelled_dataset(source: str | Path) -> LabelledDataset:
     folder = resolve_source(source)
     file = folder / "dataset.json"
     if not file.is_file():
-        raise DataError(f"{folder} is no nnU-Net raw dataset: there is no dataset.json in it.")
+        raise DataError(f"{folder} is not an nnU-Net raw dataset: there is no dataset.json in it.")
     try:
         description = read_json(file)
         labels = LabelManager(description["labels"], None, force_use_labels=True)

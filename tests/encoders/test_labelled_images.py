@@ -130,14 +130,14 @@ def _no_ending(folder):
 @pytest.mark.parametrize(
     "damage, fault",
     [
-        (_no_json, "is no nnU-Net raw data set: there is no dataset.json"),
+        (_no_json, "is not an nnU-Net raw dataset: there is no dataset.json"),
         (_bad_json, "dataset.json cannot be used: JSONDecodeError"),
         (_no_ending, "dataset.json cannot be used: KeyError: 'file_ending'"),
         (_no_background, "dataset.json cannot be used: .*[Bb]ackground"),
         (_gap, "dataset.json cannot be used: .*label values are 0, 1, 3 and not 0, 1, 2"),
         (_no_labels, "labels are missing: .*case_00.png"),
         (_no_images, "labelled cases, in imagesTr and labelsTr: there are none"),
-        (_volumes, "holds volumes .*takes 2D data sets"),
+        (_volumes, "holds volumes .*takes 2D datasets"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

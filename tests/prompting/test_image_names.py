@@ -66,8 +66,8 @@ def test_paths_on_another_machine_with_a_note(images, capsys, name, path):
         (["{here}/other.png"], "other.png must be the path of an image below images"),
         (["../other.png"], "must be the path of an image below images"),
         (["b.jpg"], "not there"),
-        (["notes.txt"], "notes.txt is no image of a kind that is read"),
-        (["a.nii.gz"], "a.nii.gz is no image of a kind that is read"),
+        (["notes.txt"], "notes.txt is not an image of a format that is read"),
+        (["a.nii.gz"], "a.nii.gz is not an image of a format that is read"),
         (["c.png"], "not there"),
     ],
 )

@@ -1,6 +1,6 @@
 import pytest
 
-from nnunet_hrmedseg.errors import DataError, PlanError
+from nnunet_hrmedseg.errors import DataError
 from nnunet_hrmedseg.prompting.label_maps import class_values
 from nnunet_hrmedseg.prompting.prompts import Prompt, parse_box, parse_point
 
@@ -9,9 +9,9 @@ def test_options():
     assert parse_box("1,2.5,3,4") == (1, 2.5, 3, 4)
     assert parse_point("1,2,0") == (1, 2, 0) and parse_point("1,2") == (1, 2, 1)
     for wrong in ("1,2,3", "1,2,3,4,5", "a,b,c,d", ""):
-        with pytest.raises(PlanError):
+        with pytest.raises(ValueError):
             parse_box(wrong)
-    with pytest.raises(PlanError):
+    with pytest.raises(ValueError):
         parse_point("1")
 
 

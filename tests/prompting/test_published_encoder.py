@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from nnunet_hrmedseg.cli import main
-from nnunet_hrmedseg.errors import DataError
+from nnunet_hrmedseg.errors import CheckpointError
 from nnunet_hrmedseg.prompting.networks import load_promptable
 from nnunet_hrmedseg.weights import load_encoder
 from tests.prompting.tiny_sams import SIDE, WIDTH, picture, write_sam_pth
@@ -62,13 +62,13 @@ def test_a_fine_tuned_encoder_does_not_serve_sams_decoder(files, capsys):
     assert "Left out: mask_decoder (2), prompt_encoder (1), rotation tables (4)." in out
     assert "hrmedseg segment" not in out
     assert "fine-tuned" in load_encoder(files / "encoder" / "encoder.safetensors").card["name"]
-    with pytest.raises(DataError, match="fine-tuned with another decoder.*cannot read its embedding"):
+    with pytest.raises(CheckpointError, match="fine-tuned with another decoder.*cannot read its embedding"):
         load_promptable(files / "encoder" / "encoder.safetensors", files / "sam.pth")
 
 
 def test_an_encoder_of_another_embedding_width_is_refused(files):
     write_published(files / "narrow.pth", decoder_dim=16)
-    with pytest.raises(DataError, match="embedding of 16 channels.*reads 32"):
+    with pytest.raises(CheckpointError, match="embedding of 16 channels.*reads 32"):
         load_promptable(files / "narrow.pth", files / "sam.pth")
 
 

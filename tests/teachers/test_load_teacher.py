@@ -73,8 +73,8 @@ def test_nothing_there_or_nothing_known(tmp_path):
     (tmp_path / "text.txt").write_text("text")
     for path, message in (
         (tmp_path / "nothing", "There is no teacher at"),
-        (tmp_path, "looks like no kind of teacher"),
-        (tmp_path / "text.txt", "looks like no kind of teacher"),
+        (tmp_path, "does not look like any kind of teacher"),
+        (tmp_path / "text.txt", "does not look like any kind of teacher"),
     ):
         with pytest.raises(HRMedSegError, match=message) as raised:
             load_teacher(path, canvas=CANVAS)

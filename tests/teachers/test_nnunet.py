@@ -325,7 +325,7 @@ def test_volumes_and_cascades(folder, configuration, message):
     [
         ({"channels": 2}, "images of 2 channels"),
         ({"channels": 4}, "images of 4 channels"),
-        ({"scheme": "CTNormalization"}, "cannot be normalised by CTNormalization"),
+        ({"scheme": "CTNormalization"}, "cannot be normalized by CTNormalization"),
         ({"trainer": "nnUNetTrainerOfNobody"}, "trained with nnUNetTrainerOfNobody"),
         ({"configuration": "2d_big"}, "'2d_big'"),
         ({"extra": {"network_weights": {"a": torch.zeros(1)}}}, "does not fit the network.*same training"),

@@ -9,7 +9,7 @@ import torch
 from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch.nn import functional as F
 
-from nnunet_hrmedseg.errors import CheckpointError, HRMedSegError, PlanError, SetupError
+from nnunet_hrmedseg.errors import HRMedSegError, PlanError, SetupError
 from nnunet_hrmedseg.teachers.sam import VARIANTS, SAMTeacher, vit_architecture
 from tests.teachers.tiny_teachers import Payload, write_sam
 
@@ -219,7 +219,7 @@ def _with_other_shape(file):
         (_without("image_encoder.neck.0"), "neck.0.weight"),
         (_without("image_encoder.pos_embed"), "pos_embed"),
         (_with_other_shape, "blocks.2.mlp"),
-        (_without("image_encoder"), "no checkpoint of SAM.*prompt_encoder"),
+        (_without("image_encoder"), "not a checkpoint of SAM.*prompt_encoder"),
         (_replaced_by([torch.zeros(1)]), "list"),
         (_replaced_by({"network_weights": {}}), "nnU-Net.*folder"),
         (_replaced_by({"model": {"image_encoder.trunk.pos_embed": torch.zeros(1)}}), "SAM2"),
@@ -233,7 +233,7 @@ def test_files_that_are_no_sam(file, damage, message):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(HRMedSegError, match="cannot be read"):
         SAMTeacher.load(tmp_path / "nothing.pth", canvas=NATIVE)
 
 

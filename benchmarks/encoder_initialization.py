@@ -11,11 +11,22 @@ same images, order and augmentation; Dice is nnU-Net's own validation of the hel
     python benchmarks/encoder_initialization.py distill  DATA WORK ENCODER    an encoder, distilled from its features
     python benchmarks/encoder_initialization.py distill_logits DATA WORK ENCODER    ... from what it predicts
     python benchmarks/encoder_initialization.py train    WORK TASK START SEED START: scratch, one of STARTS, a file
-    python benchmarks/encoder_initialization.py table    WORK                 writes results/encoder_initialization.json
+    python benchmarks/encoder_initialization_table.py    WORK                 writes results/encoder_initialization.json
     python benchmarks/encoder_initialization.py bundle   WORK                 the encoder that travels with the package
 
 The last step takes what `teacher` and `distill` made for the ENCODER `bundled`: from everything but the images that the
 demo holds out.
+
+Larger teachers and longer distillations stand beside the first ones. Teachers have --side, --width, --epochs and
+--iterations, given to `teacher` and, as --teacher_side and so on, to `distill`. `distill` takes the options of
+`hrmedseg distill` (--canvas 512 512 --epochs 60) and --suffix, a word that names its result: the encoder is then the
+START `distilled_SUFFIX`. `train` takes --canvas (512 or 1024). So for an encoder of 512 x 512:
+
+    teacher WORK ENCODER --side 512 --width 1 --epochs 50 --iterations 100
+    distill DATA WORK ENCODER --teacher_side 512 --teacher_width 1 --teacher_epochs 50 --teacher_iterations 100
+            --suffix large --canvas 512 512 --epochs 40
+    train   WORK TASK distilled_large SEED --canvas 1024        and distilled, scratch
+    bundle  WORK --suffix large
 
 DATA/labelled holds a folder for each dataset, with `images` and `masks` (class indices) of the same names, and
 DATA/unlabelled folders of images. Everything can be repeated and goes on where it stopped; several tasks can run side
@@ -25,13 +36,12 @@ by side, one thread each.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +50,7 @@ import numpy as np
 CANVAS = 512
 IMAGE_STEPS, BATCH_SIZE, EPOCHS = 1000, 2, 10
 PRETRAINING = "--canvas 256 256 --zoom 0.25 3 --image_steps 16000 --batch_size 8 --lr 4e-4".split()
-TEACHER_SIDE, TEACHER_BATCH_SIZE, TEACHER_EPOCHS, TEACHER_ITERATIONS = 256, 4, 10, 60
+TEACHER_BATCH_SIZE = 4
 DISTILLATION = "--canvas 256 256 --epochs 8 --batch_size 8 --val_images 32".split()
 SEEDS = (0, 1)
 # how an encoder was made -> what its folder is called after the encoder's name
@@ -79,13 +89,44 @@ UNLABELLED = {
 }
 UNLABELLED["bundled"] = tuple(sorted({name for names in UNLABELLED.values() for name in names}))
 
-LICENCES = (
+LICENSES = (
     "dsb2018 (Data Science Bowl 2018, BBBC038): CC0; cvc_clinicdb (CVC-ClinicDB): research and education; isic2018 "
     "(ISIC 2018 task 1): CC0 and CC BY-NC; jsrt (JSRT): research; kvasir (Kvasir-SEG): research and education; "
     "mlua_dental (MLUA, DC1000): none stated; without labels: images of imagenet-sample-images, SelfExSR (Urban100), "
     "ISIC 2018, wound-segmentation (FUSeg), IDRiD, BCCD, Figure 1 COVID chest radiographs, groundtruth-drosophila-vnc: "
     "mixed, for research"
 )
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A ResEnc M nnU-Net.
+
+    Attributes:
+        side: height and width of its images in pixels.
+        width: factor on its numbers of channels.
+        epochs: number of epochs.
+        iterations: batches of an epoch.
+    """
+
+    side: int = 256
+    width: float = 0.5
+    epochs: int = 10
+    iterations: int = 60
+
+    def dataset(self, encoder: str) -> str:
+        number = 920 + 10 * (self.side // 256 - 1) + list(ENCODERS).index(encoder)
+        return f"Dataset{number}_{encoder}"
+
+    @property
+    def plans_name(self) -> str:
+        name = "nnUNetResEncUNetMPlans"
+        if self == Teacher(self.side):
+            return name
+        return f"{name}_width{self.width:g}_{self.epochs}x{self.iterations}"
+
+    def results(self, work: Path, encoder: str) -> Path:
+        return work / "nnUNet_results" / self.dataset(encoder) / f"nnUNetTrainer__{self.plans_name}__2d"
 
 
 def folder_name(dataset: str) -> str:
@@ -184,20 +225,16 @@ def pretrain(work: Path, datasets: Sequence[str], output: str, extra: list[str])
     hrmedseg(work, "pretrain", "-d", *datasets, *PRETRAINING, "-o", work / "encoders" / output, *extra)
 
 
-def teacher_folder(encoder: str) -> str:
-    return f"Dataset{920 + list(ENCODERS).index(encoder)}_{encoder}"
-
-
-def prepare_teacher(work: Path, encoder: str) -> None:
+def prepare_teacher(work: Path, encoder: str, settings: Teacher) -> None:
     """One dataset of all that an encoder is made from: RGB, as large as the canvas, every class its own."""
     from PIL import Image
 
-    raw = work / "nnUNet_raw" / teacher_folder(encoder)
+    raw = work / "nnUNet_raw" / settings.dataset(encoder)
     if (raw / "dataset.json").is_file():
         return
     for part in ("imagesTr", "labelsTr"):
         (raw / part).mkdir(parents=True, exist_ok=True)
-    size, labels, cases = (TEACHER_SIDE, TEACHER_SIDE), {"background": 0}, 0
+    size, labels, cases = (settings.side, settings.side), {"background": 0}, 0
     for name in ENCODERS[encoder]:
         source, first = work / "nnUNet_raw" / folder_name(name), len(labels) - 1
         shared = {label: labels[label] for label in DATASETS[name][1] if label in labels}  # polyps are of two datasets
@@ -212,24 +249,25 @@ def prepare_teacher(work: Path, encoder: str) -> None:
     write_dataset_json(raw, labels, cases)
 
 
-def teacher(work: Path, encoder: str) -> None:
-    """A ResEnc M nnU-Net of half the width, so that two CPU cores can train it, by nnU-Net's own trainer."""
+def teacher(work: Path, encoder: str, settings: Teacher) -> None:
+    """Train a ResEnc M nnU-Net with nnU-Net's own trainer; half the width is for two CPU cores."""
     os.environ.update(environment(work))
     import torch
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     torch.set_num_threads(1)
-    prepare_teacher(work, encoder)
+    prepare_teacher(work, encoder, settings)
     options = ["-pl", "nnUNetPlannerResEncM", "-np", "1"]
-    plans, description = stock_plans(work, teacher_folder(encoder), "nnUNetResEncUNetMPlans", *options)
+    plans, description = stock_plans(work, settings.dataset(encoder), "nnUNetResEncUNetMPlans", *options)
+    plans["plans_name"] = settings.plans_name
     configuration = plans["configurations"]["2d"]
-    configuration["batch_size"] = TEACHER_BATCH_SIZE
+    configuration.update(batch_size=TEACHER_BATCH_SIZE, patch_size=[settings.side, settings.side])
     network = configuration["architecture"]["arch_kwargs"]
-    network["features_per_stage"] = [features // 2 for features in network["features_per_stage"]]
+    network["features_per_stage"] = [int(features * settings.width) for features in network["features_per_stage"]]
     torch.manual_seed(0)
     np.random.seed(0)
     trainer = nnUNetTrainer(plans, "2d", 0, description, torch.device("cpu"))
-    trainer.num_epochs, trainer.num_iterations_per_epoch = TEACHER_EPOCHS, TEACHER_ITERATIONS
+    trainer.num_epochs, trainer.num_iterations_per_epoch = settings.epochs, settings.iterations
     trainer.num_val_iterations_per_epoch = 10
     trainer.save_every = 1
     if (Path(trainer.output_folder) / "checkpoint_final.pth").is_file():
@@ -240,36 +278,44 @@ def teacher(work: Path, encoder: str) -> None:
     trainer.run_training()
 
 
-def distill(data: Path, work: Path, encoder: str, start: str, extra: list[str]) -> None:
-    trained = work / "nnUNet_results" / teacher_folder(encoder) / "nnUNetTrainer__nnUNetResEncUNetMPlans__2d"
+def distill(data: Path, work: Path, encoder: str, start: str, settings: Teacher, suffix: str, extra: list[str]) -> None:
     labelled = [folder_name(name) for name in ENCODERS[encoder]]
     unlabelled = [data / "unlabelled" / name for name in UNLABELLED[encoder]]
-    files = ["--cache", work / "embeddings" / encoder, "-o", work / "encoders" / f"{encoder}{STARTS[start]}"]
+    output = encoder_folder(work, encoder, start, suffix)
+    files = ["--cache", work / "embeddings" / f"{encoder}{suffix and '_' + suffix}", "-o", output]
     target = ["--target", "logits" if start == "logits" else "features"]
-    said = ["--name", f"{encoder}: distilled from an nnU-Net trained on labelled datasets", "--data_licence", LICENCES]
+    card = ["--name", f"{encoder}: distilled from an nnU-Net trained on labelled datasets", "--data_license", LICENSES]
     images = ["--images", *labelled, *unlabelled]
-    hrmedseg(work, "distill", "--teacher", trained, *target, *images, *files, *said, *DISTILLATION, *extra)
+    made_by = ["distill", "--teacher", settings.results(work, encoder), *target]
+    hrmedseg(work, *made_by, *images, *files, *card, *DISTILLATION, *extra)
 
 
-def bundle(work: Path) -> None:
+def encoder_folder(work: Path, encoder: str, start: str, suffix: str = "") -> Path:
+    """The folder of an encoder. `start` is a row of STARTS; `suffix` tells several of one kind apart."""
+    return work / "encoders" / f"{encoder}{STARTS[start]}{suffix and '_' + suffix}"
+
+
+def bundle(work: Path, suffix: str) -> None:
     """The encoder distilled from everything becomes the package's own, in half precision."""
     import torch
 
-    from nnunet_hrmedseg.weights import BUNDLED, read_encoder, write_encoder
+    from nnunet_hrmedseg.weights import BUNDLED, load_encoder, write_encoder
 
-    made = read_encoder(work / "encoders" / "bundled_distilled" / "encoder.safetensors")
+    made = load_encoder(encoder_folder(work, "bundled", "distilled", suffix) / "encoder.safetensors")
     card = {key: value for key, value in made.card.items() if key not in ("format", "sha256")}
     card["name"] = "six public datasets and unlabelled images, distilled from a ResEnc nnU-Net trained on the six"
-    card["licences"]["teacher"] = "trained on the labelled datasets among the images"
+    card.pop("licences", None)  # the name in cards of earlier versions
+    card["licenses"] = made.licenses | {"teacher": "trained on the labelled datasets among the images"}
     weights = Path(__file__).parent.parent / "nnunet_hrmedseg" / "weights"  # of this clone, wherever it is installed
     file = write_encoder(weights / BUNDLED.name, made.state, card, torch.float16)
     print(f"{file.path}: {file.path.stat().st_size / 1e6:.1f} MB")
 
 
-def train(work: Path, task: str, start: str, seed: int) -> None:
+def train(work: Path, task: str, start: str, seed: int, canvas: int) -> None:
     """One training in this process, by nnU-Net's trainer; its validation goes to WORK/runs."""
     os.environ.update(environment(work))
-    result = work / "runs" / f"{task}__{start.replace('/', '_')}__{seed}.json"
+    name = start.replace("/", "_") + (f"_canvas{canvas}" if canvas != CANVAS else "")
+    result = work / "runs" / f"{task}__{name}__{seed}.json"
     if result.is_file():
         return
     import torch
@@ -283,11 +329,12 @@ def train(work: Path, task: str, start: str, seed: int) -> None:
     from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 
     plans = hrmedseg_plans(plans, num_training_cases=description["numTraining"])
-    plans["plans_name"] = f"{start.replace('/', '_')}_{seed}"
+    plans["plans_name"] = f"{name}_{seed}"
     configuration = plans["configurations"]["2d"]
-    configuration.update(patch_size=[CANVAS, CANVAS], batch_size=BATCH_SIZE)
-    if start in STARTS:
-        folder = work / "encoders" / f"{TASKS[task]}{STARTS[start]}"
+    configuration.update(patch_size=[canvas, canvas], batch_size=BATCH_SIZE)
+    kind, _, suffix = start.partition("_")
+    if kind in STARTS:
+        folder = encoder_folder(work, TASKS[task], kind, suffix)
         configuration["encoder_weights"] = str(folder / "encoder.safetensors")
     else:
         configuration["encoder_weights"] = "none" if start == "scratch" else start
@@ -309,62 +356,19 @@ def train(work: Path, task: str, start: str, seed: int) -> None:
                 "task": task,
                 "start": start,
                 "seed": seed,
+                "canvas": canvas,
                 "dice": summary["foreground_mean"]["Dice"],
                 "dice_per_class": {label: mean["Dice"] for label, mean in summary["mean"].items()},
+                "dice_per_case": {
+                    Path(case["reference_file"]).name: {label: m["Dice"] for label, m in case["metrics"].items()}
+                    for case in summary["metric_per_case"]
+                },
                 "encoder": trainer.encoder_record,
                 "initial_lr": trainer.initial_lr,
             },
             indent=2,
         )
     )
-
-
-def table(work: Path) -> None:
-    """Mean Dice over the seeds that both starts have, and the gain over random weights in Dice points."""
-    import torch
-
-    from nnunet_hrmedseg.io.machine import processor_name
-
-    runs = [json.loads(file.read_text()) for file in sorted((work / "runs").glob("*.json"))]
-    dice = {(run["task"], run["start"], run["seed"]): run["dice"] for run in runs}
-    gains: dict[str, dict[str, float]] = {}
-    for start in STARTS:
-        gains[start] = {}
-        for task in TASKS:
-            seeds = [seed for seed in SEEDS if {(task, "scratch", seed), (task, start, seed)} <= dice.keys()]
-            if not seeds:
-                continue
-            scratch, started = ([dice[task, name, seed] for seed in seeds] for name in ("scratch", start))
-            gains[start][task] = 100 * float(np.mean(started) - np.mean(scratch))
-            of_seeds = " ".join(f"{a:.3f}->{b:.3f}" for a, b in zip(scratch, started, strict=True))
-            print(
-                f"| {task} | {np.mean(scratch):.3f} | {start}: {np.mean(started):.3f} | {gains[start][task]:+.1f} |",
-                of_seeds,
-            )
-        if gains[start]:
-            gains[start]["mean"] = float(np.mean(list(gains[start].values())))
-            print(f"{start}: mean gain {gains[start]['mean']:+.2f} Dice points over {len(gains[start]) - 1} tasks")
-    cards = {}
-    for run in runs:
-        file = Path(run["encoder"].pop("file"))  # of this machine
-        if file.is_file():
-            card = json.loads(file.with_suffix(".json").read_text())
-            if Path(run["start"]).is_absolute():  # a file, which lies somewhere else on other machines
-                run["start"] = card["name"]
-                print(f"{run['task']}, seed {run['seed']}, from {card['name']}: {run['dice']:.3f}")
-            cards[run["encoder"]["sha256"]] = {key: card[key] for key in ("made_by", "data", "recipe", "losses")}
-    content = {
-        "image_steps": IMAGE_STEPS,
-        "canvas": CANVAS,
-        "machine": processor_name(),
-        "versions": {"torch": torch.__version__, "python": platform.python_version()},
-        "date": datetime.date.today().isoformat(),
-        "gain_in_dice_points": {start: gain for start, gain in gains.items() if gain},
-        "runs": runs,
-        "encoders": cards,
-    }
-    file = Path(__file__).parent / "results" / "encoder_initialization.json"
-    file.write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":
@@ -377,7 +381,6 @@ if __name__ == "__main__":
         "distill": ["data", "work", "encoder"],
         "distill_logits": ["data", "work", "encoder"],
         "train": ["work", "task", "start", "seed"],
-        "table": ["work"],
         "bundle": ["work"],
     }
     kinds = {
@@ -389,14 +392,32 @@ if __name__ == "__main__":
         "seed": {"type": int},
     }
     for name, arguments in takes.items():
-        step = steps.add_parser(name)
+        step = steps.add_parser(name, allow_abbrev=False)
         for argument in arguments:
             step.add_argument(argument, **kinds[argument])
+    # abbreviations of options are switched off: --epochs of `distill` is the student's
+    for name, prefix in (("teacher", ""), ("distill", "teacher_"), ("distill_logits", "teacher_")):
+        for field in fields(Teacher):
+            option = f"--{prefix}{field.name}"
+            steps.choices[name].add_argument(option, dest=field.name, type=type(field.default), default=field.default)
+    for name in ("distill", "distill_logits", "bundle"):
+        steps.choices[name].add_argument("--suffix", default="")
+    steps.choices["train"].add_argument("--canvas", type=int, default=CANVAS)
     args, more = parser.parse_known_args()
-    given = [getattr(args, argument) for argument in takes[args.step]]
+    if more and args.step not in ("pretrain", "distill", "distill_logits"):
+        parser.error(f"unknown options: {' '.join(more)}")
+    if args.step in ("teacher", "distill", "distill_logits"):
+        settings = Teacher(**{field.name: getattr(args, field.name) for field in fields(Teacher)})
     if args.step == "pretrain":
         pretrain(args.work, [folder_name(name) for name in ENCODERS[args.encoder]], args.encoder, more)
+    elif args.step == "teacher":
+        teacher(args.work, args.encoder, settings)
     elif args.step in ("distill", "distill_logits"):
-        distill(*given, "logits" if args.step == "distill_logits" else "distilled", more)
+        start = "logits" if args.step == "distill_logits" else "distilled"
+        distill(args.data, args.work, args.encoder, start, settings, args.suffix, more)
+    elif args.step == "train":
+        train(args.work, args.task, args.start, args.seed, args.canvas)
+    elif args.step == "bundle":
+        bundle(args.work, args.suffix)
     else:
-        {"prepare": prepare, "teacher": teacher, "train": train, "table": table, "bundle": bundle}[args.step](*given)
+        prepare(args.data, args.work)

@@ -22,7 +22,8 @@ from nnunet_hrmedseg.encoders.canvas_images import CanvasImages
 from nnunet_hrmedseg.encoders.embedding_cache import EmbeddingCache
 from nnunet_hrmedseg.encoders.image_sources import find_images
 from nnunet_hrmedseg.encoders.labelled_images import find_labelled_dataset
-from nnunet_hrmedseg.encoders.loop import LoopSettings, prepare_folder, run_loop
+from nnunet_hrmedseg.encoders.loop import LoopSettings, run_loop
+from nnunet_hrmedseg.encoders.run_folder import prepare_folder
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.evaluation.comparison import cost
 from nnunet_hrmedseg.evaluation.comparison.budget import Record
@@ -38,7 +39,7 @@ from nnunet_hrmedseg.preprocessing.canvas_dataset import canvas_data_status
 from nnunet_hrmedseg.prompting.checkpoints import read_decoder
 from nnunet_hrmedseg.prompting.networks import StudentEncoder
 from nnunet_hrmedseg.prompting.prompt_files import read_prompts
-from nnunet_hrmedseg.prompting.segment import _as_csv
+from nnunet_hrmedseg.prompting.segment import SegmentedObject, scores_csv
 from nnunet_hrmedseg.teachers import load_teacher
 from nnunet_hrmedseg.teachers.loading import numbers_of_config
 from nnunet_hrmedseg.trainers.initialization import initialize_encoder
@@ -528,8 +529,8 @@ def test_formulas_are_written_as_text(tmp_path):
         csv.writer(opened).writerows([["image", "points", "class"], ["a.png", "1 2 1", formula]])
     [prompt] = read_prompts(file)["a.png"]
     assert prompt.category == formula
-    written = [*csv.reader(io.StringIO(_as_csv([("a.png", 1, prompt.category, "0.9", 5)])))]
-    assert written[1] == ["a.png", "1", f"'{formula}", "0.9", "5"]
+    written = [*csv.reader(io.StringIO(scores_csv([SegmentedObject("a.png", 1, prompt.category, 0.9, 5)])))]
+    assert written[1] == ["a.png", "1", f"'{formula}", "0.900", "5"]
     for text in ("=1", "+1", "-x", "@x", "\tx"):
         assert escape_formula(text) == f"'{text}"
     assert escape_formula("liver = 1") == "liver = 1"

@@ -11,7 +11,7 @@ from nnunet_hrmedseg.cli.argument_types import (
     positive_int,
     probability,
 )
-from nnunet_hrmedseg.cli.encoder_options import add_run_arguments, add_student_arguments
+from nnunet_hrmedseg.cli.encoder_options import add_run_arguments, add_student_arguments, run_options, student_options
 
 __all__ = ["DESCRIPTION", "SUMMARY", "add_arguments", "run"]
 
@@ -125,5 +125,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from nnunet_hrmedseg.encoders.distill import distill
+    from nnunet_hrmedseg.encoders.options import DistillationOptions, TeacherOptions
 
-    return distill(args)
+    distill(
+        teacher=args.teacher,
+        images=args.images,
+        output=args.output,
+        limit=args.limit,
+        cache=args.cache,
+        teacher_options=TeacherOptions(
+            kind=args.teacher_kind,
+            target=args.target,
+            fold=args.fold,
+            checkpoint=args.checkpoint,
+            scale=args.scale,
+        ),
+        student=student_options(args),
+        recipe=DistillationOptions(
+            epochs=args.epochs,
+            batch_size=args.batch_size,
+            learning_rate=args.lr,
+            decay=args.decay,
+            flip=args.flip,
+            validation_images=args.val_images,
+            normalization=args.normalization,
+            promptable=args.promptable,
+        ),
+        run=run_options(args),
+    )
+    return 0

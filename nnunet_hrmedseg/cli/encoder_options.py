@@ -1,15 +1,19 @@
-"""Options that several commands share."""
+"""Options that `distill` and `pretrain` share."""
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from nnunet_hrmedseg.cli.argument_types import (
     not_negative_int,
     positive_int,
 )
 
-__all__ = ["add_student_arguments", "add_run_arguments", "magnification"]
+if TYPE_CHECKING:
+    from nnunet_hrmedseg.encoders.options import RunOptions, StudentOptions
+
+__all__ = ["add_run_arguments", "add_student_arguments", "magnification", "run_options", "student_options"]
 
 
 def add_student_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +71,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--name", default=None, help="name of the encoder on its card [default: named after teacher or datasets]"
     )
     run.add_argument(
-        "--data_licence", default="not stated", help="licence of the images, for the card [default: %(default)s]"
+        "--data_license",
+        "--data_licence",
+        default="not stated",
+        metavar="LICENSE",
+        help="license of the images, for the card [default: %(default)s]",
     )
     run.add_argument(
         "-device",
@@ -92,3 +100,33 @@ def magnification(text: str) -> float:
     if not 1 / 64 <= value <= 64:
         raise argparse.ArgumentTypeError(f"{value:g} is not between 1/64 and 64")
     return value
+
+
+def student_options(args: argparse.Namespace) -> StudentOptions:
+    """Return the options of `add_student_arguments` as the Python API takes them."""
+    from nnunet_hrmedseg.encoders.options import StudentOptions
+
+    return StudentOptions(
+        canvas=tuple(args.canvas),
+        start=args.start,
+        embed_dim=args.embed_dim,
+        depth=args.depth,
+        neck=args.neck,
+        decoder_dim=args.decoder_dim,
+        drop_path=args.drop_path,
+    )
+
+
+def run_options(args: argparse.Namespace) -> RunOptions:
+    """Return the options of `add_run_arguments` as the Python API takes them."""
+    from nnunet_hrmedseg.encoders.options import RunOptions
+
+    return RunOptions(
+        name=args.name,
+        data_license=args.data_license,
+        overwrite=args.overwrite,
+        device=args.device,
+        amp=args.amp,
+        workers=args.workers,
+        seed=args.seed,
+    )

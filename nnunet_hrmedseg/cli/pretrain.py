@@ -8,7 +8,13 @@ from nnunet_hrmedseg.cli.argument_types import (
     not_negative_float,
     positive_int,
 )
-from nnunet_hrmedseg.cli.encoder_options import add_run_arguments, add_student_arguments, magnification
+from nnunet_hrmedseg.cli.encoder_options import (
+    add_run_arguments,
+    add_student_arguments,
+    magnification,
+    run_options,
+    student_options,
+)
 
 __all__ = ["DESCRIPTION", "SUMMARY", "add_arguments", "run"]
 
@@ -57,6 +63,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from nnunet_hrmedseg.encoders.options import PretrainingOptions
     from nnunet_hrmedseg.encoders.pretrain import pretrain
 
-    return pretrain(args)
+    pretrain(
+        datasets=args.datasets,
+        output=args.output,
+        student=student_options(args),
+        recipe=PretrainingOptions(
+            image_steps=args.image_steps, batch_size=args.batch_size, learning_rate=args.lr, zoom=tuple(args.zoom)
+        ),
+        run=run_options(args),
+    )
+    return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nnunet_hrmedseg.cli.prompting_options import add_network_arguments, box, point
+from nnunet_hrmedseg.cli.prompting_options import add_network_arguments, box, point, prompting_options
 
 __all__ = ["DESCRIPTION", "SUMMARY", "add_arguments", "run"]
 
@@ -35,18 +35,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="x,y,label",
-        help="label 1: in the object, 0: beside it; several belong to one object",
+        help="a point with label 1 in the object, or 0 beside it; several points belong to one object",
     )
     prompts.add_argument(
         "--prompts",
         default=None,
         metavar="FILE",
-        help="CSV with the columns image,x0,y0,x1,y1 and, if you like, points and class; or the same as JSON",
+        help="CSV file with the columns image,x0,y0,x1,y1 and, optionally, points and class; or the same as JSON",
     )
     prompts.add_argument(
         "--normalized",
         action="store_true",
-        help="coordinates are parts of the image's width and height, between 0 and 1, instead of pixels",
+        help="read coordinates as fractions of the image's width and height, from 0 to 1, instead of pixels",
     )
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -54,20 +54,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         default="hrmedseg_masks",
         metavar="FOLDER",
-        help="for masks and overlays [default: %(default)s]",
+        help="folder for masks and overlays [default: %(default)s]",
     )
     output.add_argument(
         "--dataset",
         default=None,
         metavar="DATASET",
-        help="write an nnU-Net raw data set of this name (Dataset123_Name) into nnUNet_raw instead",
+        help="write an nnU-Net raw dataset of this name (Dataset123_Name) into nnUNet_raw instead",
     )
-    output.add_argument("--instances", action="store_true", help="number the objects instead of naming their classes")
-    output.add_argument("--no_overlay", action="store_true", help="only the masks")
-    output.add_argument("--overwrite", action="store_true", help="replace masks that are there")
+    output.add_argument(
+        "--instances", action="store_true", help="write numbers of objects instead of classes into the masks"
+    )
+    output.add_argument("--no_overlay", action="store_true", help="write the masks only, without overlays")
+    output.add_argument("--overwrite", action="store_true", help="replace masks that are there already")
 
 
 def run(args: argparse.Namespace) -> int:
+    from nnunet_hrmedseg.errors import DataError
     from nnunet_hrmedseg.prompting.segment import segment
 
-    return segment(args)
+    result = segment(
+        image=args.image,
+        encoder=args.encoder,
+        sam=args.sam,
+        boxes=args.box,
+        points=args.point,
+        prompts=args.prompts,
+        normalized=args.normalized,
+        output=args.output,
+        dataset=args.dataset,
+        instances=args.instances,
+        overlays=not args.no_overlay,
+        overwrite=args.overwrite,
+        options=prompting_options(args),
+    )
+    print(result.describe())
+    if result.failures:
+        raise DataError(result.describe_failures())
+    return 0

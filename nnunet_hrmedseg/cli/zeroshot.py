@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from nnunet_hrmedseg.cli.argument_types import not_negative_int, positive_int
-from nnunet_hrmedseg.cli.prompting_options import add_network_arguments, not_negative
+from nnunet_hrmedseg.cli.prompting_options import add_network_arguments, not_negative, prompting_options
 
 __all__ = ["DESCRIPTION", "SUMMARY", "add_arguments", "run"]
 
@@ -19,10 +19,14 @@ DESCRIPTION = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-d", "--dataset", required=True, metavar="DATASET", help="nnU-Net raw data set: name, number or folder"
+        "-d", "--dataset", required=True, metavar="DATASET", help="nnU-Net raw dataset: name, number or folder"
     )
-    parser.add_argument("--test", action="store_true", help="imagesTs and labelsTs instead of imagesTr and labelsTr")
-    parser.add_argument("--limit", type=positive_int, default=None, help="only so many cases, evenly taken")
+    parser.add_argument(
+        "--test", action="store_true", help="use imagesTs and labelsTs instead of imagesTr and labelsTr"
+    )
+    parser.add_argument(
+        "--limit", type=positive_int, default=None, help="maximum number of cases, evenly spaced [default: all]"
+    )
     add_network_arguments(parser)
     parser.add_argument(
         "--teacher",
@@ -30,22 +34,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const="",
         default=None,
         metavar="SAM",
-        help="measure a whole SAM as well, with the same boxes [without a value: that of --sam]",
+        help="SAM to measure as well with its own image encoder, from the same boxes [without a value: that of --sam]",
     )
-    boxes = parser.add_argument_group("boxes, from the truth")
+    boxes = parser.add_argument_group("boxes around the labels")
     boxes.add_argument(
         "--boxes",
         choices=("component", "class"),
         default="component",
-        help="one for each connected component, or for each class, of an image or slice [default: %(default)s]",
+        help="one box for each connected component, or for each class, of an image or slice [default: %(default)s]",
     )
     boxes.add_argument(
         "--jitter",
         type=not_negative,
         default=0.0,
-        help="move each side at random by up to so many pixels; below 1: parts of the box's own size [default: 0]",
+        help="maximum random shift of each side in pixels; below 1, as a fraction of the box's own size [default: 0]",
     )
-    boxes.add_argument("--seed", type=not_negative_int, default=0, help="of --jitter [default: %(default)s]")
+    boxes.add_argument("--seed", type=not_negative_int, default=0, help="seed of --jitter [default: %(default)s]")
     parser.add_argument(
         "-o",
         "--output",
@@ -58,4 +62,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from nnunet_hrmedseg.prompting.zeroshot import zeroshot
 
-    return zeroshot(args)
+    result = zeroshot(
+        dataset=args.dataset,
+        encoder=args.encoder,
+        sam=args.sam,
+        whole_sam=args.sam if args.teacher == "" else args.teacher,
+        test=args.test,
+        limit=args.limit,
+        boxes=args.boxes,
+        jitter=args.jitter,
+        seed=args.seed,
+        output=args.output,
+        options=prompting_options(args),
+    )
+    print(result.table())
+    print(f"Wrote {result.folder / 'cases.csv'} and summary.json beside it.")
+    return 0

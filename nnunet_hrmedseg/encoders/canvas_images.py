@@ -1,4 +1,4 @@
-"""Images on the canvas, for a DataLoader; one that cannot be read is named and counted, and never stops a run."""
+"""Images on the canvas, for a DataLoader; images that cannot be read are named and counted, and do not stop a run."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nnunet_hrmedseg.encoders.image_sources import ImageCollection
-from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.errors import DataError, format_names
 from nnunet_hrmedseg.io.fitting import fit_image
-from nnunet_hrmedseg.io.stored_images import describe_read_error as reason_of
+from nnunet_hrmedseg.io.stored_images import describe_read_error
 
 __all__ = ["BrokenImages", "CanvasBatch", "CanvasImage", "CanvasImages"]
 
@@ -58,7 +58,7 @@ class CanvasImages(Dataset):
         try:
             image = fit_image(stored.read(), self.canvas, self.fit)
         except Exception as error:
-            return CanvasImage(index, None, reason_of(error))
+            return CanvasImage(index, None, describe_read_error(error))
         return CanvasImage(index, torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous())
 
     def collate(self, items: list[CanvasImage]) -> CanvasBatch:
@@ -71,11 +71,11 @@ class CanvasImages(Dataset):
 
 
 class BrokenImages:
-    """The images of a collection that could not be read: each is named once, when it is first met.
+    """The images of a collection that could not be read; each is logged once.
 
     Args:
         collection: from `find_images`.
-        log: takes lines of text.
+        log: Prints a line of text.
 
     Attributes:
         reasons: index in the collection -> what is wrong with the image.
@@ -87,18 +87,18 @@ class BrokenImages:
         self.reasons: dict[int, str] = {}
 
     def add(self, index: int, reason: str) -> None:
-        """Raises HRMedSegError when this was the last image that might have been readable."""
+        """Record a broken image. Raise DataError if no image is left that might be readable."""
         if index in self.reasons:
             return
         self.reasons[index] = reason
         self.log(f"Broken image, skipped: {self.collection[index].name}: {reason}")
         if len(self.reasons) >= len(self.collection):
-            raise HRMedSegError(
+            raise DataError(
                 f"None of the {len(self.collection)} images can be read: {self.summary(names=3)}. Sources: "
-                f"{format_names(list(self.collection.counts))}. Check that the files are whole, and images."
+                f"{format_names(list(self.collection.counts))}. Check that the files are complete, and images."
             )
 
     def summary(self, names: int = 5) -> str:
-        """How many, and the first few by name and reason; empty when there is none."""
+        """Return the number of broken images and the first few with the reason; empty if there are none."""
         listed = [f"{self.collection[index].name} ({reason})" for index, reason in sorted(self.reasons.items())]
         return f"{len(listed)} broken: {format_names(listed, names)}" if listed else ""

@@ -22,7 +22,7 @@ __all__ = ["environment", "image_statistics", "training_command", "write_result"
 
 
 def write_result(folder: Path, state: Mapping[str, Tensor], card: Mapping[str, Any]) -> EncoderFile:
-    """The encoder file of a finished run, and what to do with it, in words."""
+    """Write the encoder file of a finished run, and print how to train from it."""
     target = folder / "encoder.safetensors"
     with reporting_write_errors(target, "and repeat the command: the finished training is kept."):
         file = write_encoder(target, state, card)
@@ -32,14 +32,14 @@ def write_result(folder: Path, state: Mapping[str, Tensor], card: Mapping[str, A
 
 
 def training_command(encoder: Path) -> str:
-    """A training that starts from this file, as it is typed into PowerShell or a POSIX shell."""
+    """Return the command of a training that starts from this file, for PowerShell or a POSIX shell."""
     if shell.ON_WINDOWS:
         return f'$env:HRMEDSEG_ENCODER_WEIGHTS = "{encoder}"; nnUNetv2_train ...'
     return f"HRMEDSEG_ENCODER_WEIGHTS={shell.quote(str(encoder))} nnUNetv2_train ..."
 
 
 def image_statistics(images: Sequence[Tensor]) -> dict[str, list[float]]:
-    """`mean` and `std` of the channels of images (3, H, W) in 0..1, averaged over the images."""
+    """Return `mean` and `std` of the channels of images (3, H, W) in 0..1, averaged over the images."""
     return {
         "mean": torch.stack([image.mean((1, 2)) for image in images]).mean(0).tolist(),
         "std": torch.stack([image.std((1, 2)) for image in images]).mean(0).tolist(),
@@ -47,7 +47,7 @@ def image_statistics(images: Sequence[Tensor]) -> dict[str, list[float]]:
 
 
 def environment(group: Processes) -> dict[str, Any]:
-    """Hardware, versions and date."""
+    """Return hardware, versions and date, for the card."""
     if group.device.type == "cuda":
         hardware = f"{group.count} x {torch.cuda.get_device_name(group.device)}"
     else:

@@ -1,4 +1,4 @@
-"""Feature distillation: the student learns to give the teacher's image embedding (v1, section 3.4 and Eq. 9).
+"""Feature distillation: the student learns the teacher's image embedding (v1, section 3.4 and Eq. 9).
 
 The objective is the mean squared error between the two embeddings, nothing else.
 """
@@ -24,18 +24,18 @@ __all__ = ["Distillation", "DistillationBatches", "TeacherEmbeddings"]
 
 
 class Distillation(nn.Module):
-    """Student and objective: a batch -> the mean squared error of the embedding.
+    """Student and objective: computes the mean squared error of the embedding of a batch.
 
     Args:
-        student: learns.
-        normalize: what the student's first layer expects.
+        student: The network that is trained.
+        normalize: Normalization that the student's first layer expects.
         teacher_channels: width of the teacher's embedding.
-        exact: the student must give exactly the teacher's numbers, because a decoder reads them. If not, it learns the
-            standardised embedding (see `set_statistics`) through a linear map that is thrown away afterwards, so its
-            width is its own.
+        exact: The student must reproduce exactly the teacher's values, because a decoder reads them. If not, it learns
+            the standardized embedding (see `set_statistics`) through a linear map that is discarded afterwards, so
+            that its width is independent of the teacher's.
 
     Raises:
-        ValueError: exact, and the widths differ.
+        ValueError: `exact` is set, and the widths differ.
     """
 
     def __init__(self, student: Student, normalize: Normalize, teacher_channels: int, *, exact: bool) -> None:
@@ -51,7 +51,7 @@ class Distillation(nn.Module):
         self.register_buffer("std", torch.ones(teacher_channels))
 
     def set_statistics(self, embeddings: Iterable[Tensor]) -> None:
-        """Mean and standard deviation of every channel of the teacher, from embeddings (B, channels, h, w)."""
+        """Compute mean and standard deviation of every channel of the teacher from embeddings (B, channels, h, w)."""
         count, total, squares = 0, torch.zeros(()), torch.zeros(())
         for embedding in embeddings:
             values = embedding.cpu().double().movedim(1, 0).flatten(1)
@@ -73,7 +73,7 @@ class Distillation(nn.Module):
         widths = self.student.level_channels if self.exact else [squares.shape[1]]
         *finer, error = (level.mean((1, 2, 3)) for level in squares.split(widths, 1))
         if finer:
-            # each level of SAM2 in its own units would drown the embedding: in those in which it varies as much
+            # the levels of SAM2 have other scales, and would dominate the embedding: each is scaled to its variance
             *of_finer, of_embedding = (level.var().clamp_min(1e-12) for level in target.split(widths, 1))
             for level, variance in zip(finer, of_finer, strict=True):
                 error = error + level * (of_embedding / variance)
@@ -81,14 +81,14 @@ class Distillation(nn.Module):
 
 
 class TeacherEmbeddings:
-    """Images -> the teacher's embeddings, from the cache where they are there."""
+    """The teacher's embeddings of images, from the cache if they are in it."""
 
     def __init__(self, teacher: Teacher, cache: EmbeddingCache | None, *, amp: bool, device: torch.device) -> None:
         self.teacher, self.cache, self.amp, self.device = teacher, cache, amp, device
 
     @torch.no_grad()
     def __call__(self, batch: CanvasBatch) -> tuple[Tensor, Tensor]:
-        """The images of a batch -> images (B, 3, H, W) in 0..1 and embeddings (B, channels, h, w), on the device."""
+        """Return images (B, 3, H, W) in 0..1 and embeddings (B, channels, h, w) of a batch, on the device."""
         images = batch.images.to(self.device, non_blocking=True).float() / 255
         indices = batch.indices.tolist()
         known = {} if self.cache is None else {i: e for i in indices if (e := self.cache.get(i)) is not None}
@@ -104,13 +104,13 @@ class TeacherEmbeddings:
 
 
 class DistillationBatches:
-    """The batches of every epoch, shared out to the processes; the same for the same seed.
+    """The batches of every epoch, divided among the processes; the same for the same seed.
 
     Images are shuffled, but slices within a few volumes at a time: each volume is then read once by each process and
-    worker, and not for every slice. One volume at a time would fill whole batches with slices that are alike.
+    worker, instead of for every slice. One volume at a time would fill whole batches with similar slices.
 
-    A broken image is left out of its batch. A flip from left to right is applied to image and embedding alike, so that
-    cached embeddings serve as well as fresh ones.
+    A broken image is left out of its batch. A flip from left to right is applied to both image and embedding, so that
+    cached embeddings can be used.
 
     Args:
         images: all images.
@@ -146,7 +146,7 @@ class DistillationBatches:
         return max(1, len(self.indices) // (self.batch_size * self.group.count))
 
     def order(self, epoch: int) -> tuple[list[int], list[bool]]:
-        """The images of this process in an epoch, and whether each is flipped."""
+        """Return the images of this process in an epoch, and whether each is flipped."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         wanted = self.steps_per_epoch * self.batch_size * self.group.count
         order = torch.randperm(len(self.indices), generator=generator)
@@ -157,8 +157,10 @@ class DistillationBatches:
         return [self.indices[i] for i in order[mine].tolist()], flips[mine].tolist()
 
     def __call__(self, epoch: int, first_step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Images (B, 3, H, W) in 0..1, embeddings (B, channels, h, w) and weights (B,) of each step from `first_step`
-        on. The weight is 0 where an image stands in for a batch of which no image can be read."""
+        """Yield images (B, 3, H, W) in 0..1, embeddings (B, channels, h, w) and weights (B,) of each step.
+
+        The weight is 0 if no image of a batch can be read; the batch is then one black image.
+        """
         order, flips = self.order(epoch)
         order, flips = order[first_step * self.batch_size :], flips[first_step * self.batch_size :]
         for number, (indices, images, embeddings) in enumerate(self.read(order)):
@@ -177,7 +179,7 @@ class DistillationBatches:
             yield images, embeddings, images.new_ones(len(images))
 
     def read(self, order: list[int]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """Indices, images and embeddings of the images in `order`, batch by batch; broken ones are left out."""
+        """Yield indices, images and embeddings of the images in `order`, batch by batch, without broken images."""
         loader = DataLoader(
             self.images,
             sampler=order,
@@ -196,7 +198,7 @@ class DistillationBatches:
                 yield [], batch.images, batch.images
 
     def mean_loss(self, module: Distillation, indices: list[int]) -> float | None:
-        """The loss of images that are not trained on; every process takes its share of them. None: all are broken."""
+        """Return the mean loss of validation images, shared between the processes; None if all are broken."""
         mine = indices[self.group.rank :: self.group.count]
         total = torch.zeros(2, device=self.group.device)
         with torch.no_grad():
@@ -209,19 +211,20 @@ class DistillationBatches:
 
 
 def _numbered(volumes: Sequence[Hashable | None]) -> Tensor:
-    """The volume of each image as a number from 0 on; -1 where it is of none."""
+    """Return the volume of each image as a number from 0 on; -1 for an image that is not a slice."""
     numbers: dict[Hashable | None, int] = {None: -1}
     return torch.tensor([numbers.setdefault(volume, len(numbers) - 1) for volume in volumes])
 
 
 def _few_volumes_at_a_time(order: Tensor, volumes: Tensor, generator: torch.Generator) -> Tensor:
-    """A shuffled order, in which the slices change places: those of VOLUMES_KEPT volumes come first, those of as many
-    others next. Where single images are in the order, they stay.
+    """Return an order in which slices are grouped: those of VOLUMES_KEPT volumes first, those of as many others next.
+
+    Single images keep their places.
 
     Args:
-        order: a permutation of the images.
-        volumes: of each image, as of `_numbered`.
-        generator: draws which volumes come together.
+        order: A permutation of the images.
+        volumes: Volume of each image, see `_numbered`.
+        generator: Draws which volumes are grouped.
     """
     volumes = volumes[order]
     is_slice = volumes >= 0

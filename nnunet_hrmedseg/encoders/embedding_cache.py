@@ -2,8 +2,8 @@
 
 Layout: `<folder>/<hash of teacher, canvas and shape>/<two digits>/<hash of the image's identity>.npy`, one file for an
 image, with a checksum behind the array; `about.json` beside them says whose embeddings these are. A file that has its
-name is whole: it is written under another name first. So any number of processes may use one folder at the same time,
-and be killed at any time.
+name is complete: it is written under another name first. So any number of processes may use one folder at the same
+time, and be killed at any time.
 """
 
 from __future__ import annotations
@@ -26,26 +26,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError, SetupError
 
 __all__ = ["EmbeddingCache"]
 
 CHECKSUM_BYTES = 4
-# what disks give room in; a small file takes a whole one
+# unit in which disks allocate space; a small file takes a whole one
 BLOCK_BYTES = 4096
 ABANDONED_AFTER_SECONDS = 3600.0
 
 
 class EmbeddingCache:
-    """One embedding for each image, found again by image, teacher, canvas and shape: if one differs, it is another.
+    """One embedding for each image, identified by image, teacher, canvas and shape.
 
     Args:
-        folder: of the cache; may hold those of other teachers and images too. Made when the first embedding comes.
-        teacher_id: changes with everything about the teacher that its embedding depends on, such as its sha256.
+        folder: Folder of the cache, which may contain embeddings of other teachers, too; created when needed.
+        teacher_id: String that changes with everything the embedding depends on, such as the sha256 of the teacher.
         canvas: (H, W) in pixels, the size of the images that the teacher sees.
         shape: (C, h, w) of an embedding.
-        identities: of the images, each string changing with the image's content; the images' order is that of the
-            indices below.
+        identities: One string for each image, which changes with the image's content; indices refer to this order.
     """
 
     def __init__(
@@ -67,21 +66,21 @@ class EmbeddingCache:
     # ---- how large ---------------------------------------------------------------------------------------------------
 
     def size_on_disk(self) -> int:
-        """Bytes that the embeddings of all images take together."""
+        """Return the size of the embeddings of all images in bytes."""
         return len(self.identities) * _in_blocks(self.file_bytes)
 
     def describe(self) -> str:
-        """A sentence for the user: how large it will be, how much of it is there, and how much room the disk has.
+        """Return a sentence on the size of the cache, how much of it is there, and how much space the disk has.
 
         Raises:
-            HRMedSegError: the disk has too little room for what is missing.
+            SetupError: The disk has too little space for what is missing.
         """
         present = sum(map(self.has, range(len(self.identities))))
         missing_bytes = self.size_on_disk() - present * _in_blocks(self.file_bytes)
         free = shutil.disk_usage(_nearest_existing(self.folder)).free
         root = self.folder.parent
         if missing_bytes > free:
-            raise HRMedSegError(
+            raise SetupError(
                 f"The teacher's embeddings need {_gib(missing_bytes)} more on the disk of {root}, which has "
                 f"{_gib(free)} free. Free some room, choose a folder on another disk, use fewer images, or go without "
                 f"the cache: the teacher then runs in every epoch."
@@ -95,7 +94,7 @@ class EmbeddingCache:
     # ---- one by one --------------------------------------------------------------------------------------------------
 
     def has(self, index: int) -> bool:
-        """Whether there is a file of the right size. Reads nothing, so damage within the file shows in `get` only."""
+        """Return whether there is a file of the right size, without reading it: only `get` detects damage in a file."""
         try:
             status = os.stat(self._file(index))
             return stat.S_ISREG(status.st_mode) and status.st_size == self.file_bytes
@@ -103,7 +102,7 @@ class EmbeddingCache:
             return False
 
     def get(self, index: int) -> Tensor | None:
-        """The embedding (C, h, w), float32, on the CPU; None if it is missing or damaged, so must be computed."""
+        """Return the embedding (C, h, w), float32, on the CPU; None if it is missing or damaged."""
         if not self.has(index):
             return None
         try:
@@ -118,11 +117,11 @@ class EmbeddingCache:
         return torch.from_numpy(values.astype(np.float32).reshape(self.shape))
 
     def put(self, indices: Iterable[int] | Tensor, embeddings: Tensor) -> None:
-        """Keeps embeddings (B, C, h, w), of any float type and device, rounded to half precision.
+        """Save embeddings (B, C, h, w), of any float type and device, rounded to half precision.
 
         Raises:
-            HRMedSegError: a value that is no number or beyond the half-precision range (65,504); nothing of the batch
-                is kept then. The disk is full, or the folder cannot be written.
+            DataError: A value is NaN or beyond the half-precision range (65,504); nothing of the batch is saved then.
+            SetupError: The disk is full, or the folder cannot be written to.
         """
         indices = [int(index) for index in indices]
         if embeddings.shape != (len(indices), *self.shape):
@@ -130,14 +129,14 @@ class EmbeddingCache:
         halves = embeddings.detach().to(torch.float16).cpu()
         for index, half, embedding in zip(indices, halves, embeddings, strict=True):
             if not half.isfinite().all():
-                raise HRMedSegError(self._unfit(index, embedding.detach()))
+                raise DataError(self._unfit(index, embedding.detach()))
         try:
             self._make_folder()
             for index, half in zip(indices, halves, strict=True):
                 content = _npy_header(self.shape) + half.numpy().astype("<f2").tobytes()
                 self._write(self._file(index), content + _checksum(content))
         except OSError as error:
-            raise HRMedSegError(
+            raise SetupError(
                 f"The teacher's embedding of {self.identities[indices[0]]} cannot be written to {self.folder.parent} "
                 f"({error.strerror or error}). Free some room or choose another folder, and start again: what is "
                 f"there is used."
@@ -169,7 +168,7 @@ class EmbeddingCache:
             unfinished.unlink(missing_ok=True)
 
     def _remove_abandoned(self) -> None:
-        """What killed processes left half written. A file of a living process is never as old."""
+        """Remove unfinished files of killed processes. Files of running processes are never as old."""
         with suppress(OSError):
             for entry in os.scandir(self._unfinished):
                 with suppress(OSError):
@@ -190,7 +189,7 @@ class EmbeddingCache:
 
 
 def _npy_header(shape: tuple[int, ...]) -> bytes:
-    """So that `np.load` reads the files too; it does not mind the checksum at the end."""
+    """Return the header with which `np.load` reads the files, too; it ignores the checksum at the end."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f2", "fortran_order": False, "shape": shape})
     return header.getvalue()

@@ -1,4 +1,4 @@
-"""The images that distillation sees: from folders, SA-1B's tar shards and nnU-Net raw data sets, as one list."""
+"""The images that distillation sees: from folders, SA-1B's tar shards and nnU-Net raw datasets, as one list."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.errors import DataError, PlanError, format_names
 from nnunet_hrmedseg.io.file_names import case_and_channel
 from nnunet_hrmedseg.io.files import read_json
 from nnunet_hrmedseg.io.image_formats import SUFFIXES
@@ -61,19 +61,18 @@ class ImageCollection(Sequence["StoredImage"]):
 
 
 def find_images(sources: Sequence[str | Path], *, limit: int | None = None) -> ImageCollection:
-    """Lists the images of all sources, each image once.
+    """Find the images of all sources, each image once.
 
     Args:
-        sources: folders (searched with all folders in them, where nnU-Net raw data sets and SA-1B's `sa_*.tar` are
-            recognised), image files, tar files, nnU-Net raw data sets (folder, name or number in nnUNet_raw).
-        limit: so many of them, drawn by a hash of their names: the same ones every time, and a larger limit keeps
-            those of a smaller one.
+        sources: folders (searched with all folders in them, where nnU-Net raw datasets and SA-1B's `sa_*.tar` are
+            recognized), image files, tar files, nnU-Net raw datasets (folder, name or number in nnUNet_raw).
+        limit: Maximum number of images, selected by a hash of their names: a larger limit adds to a smaller one.
 
     Raises:
-        HRMedSegError: a source that does not exist or is of no known kind; no image at all.
+        DataError: A source that does not exist or is of no known kind; no image at all.
     """
     if limit is not None and limit < 1:
-        raise HRMedSegError(f"The number of images is limited to {limit}; it must be at least 1.")
+        raise PlanError(f"The number of images is limited to {limit}; it must be at least 1.")
     found: dict[str, tuple[StoredImage, str]] = {}
     faults: list[str] = []
     for source in dict.fromkeys(sources):
@@ -84,14 +83,15 @@ def find_images(sources: Sequence[str | Path], *, limit: int | None = None) -> I
             empty = False
         if others:
             faults.append(
-                f"{source}: {len(others):,} other files are skipped: {format_names(list(map(safe_path_str, others)), SHOWN)}"
+                f"{source}: {len(others):,} other files are skipped: "
+                f"{format_names(list(map(safe_path_str, others)), SHOWN)}"
             )
         if empty:
             faults.append(f"{source}: no image was found there")
     if not found:
-        raise HRMedSegError(
-            f"No image was found in {format_names(list(map(str, sources))) or 'no source'}. Looked for: {IMAGE_SOURCES}."
-            + "".join(f"\n  - {fault}" for fault in faults)
+        raise DataError(
+            f"No image was found in {format_names(list(map(str, sources))) or 'no source'}. "
+            f"Sources can be: {IMAGE_SOURCES}." + "".join(f"\n  - {fault}" for fault in faults)
         )
     chosen = list(found.values())
     if limit is not None:
@@ -112,7 +112,7 @@ def _images_of(path: Path, faults: list[str], others: list[str]) -> Iterator[Sto
     elif path.suffix.lower() in SUFFIXES:
         yield from _image_file(str(path), faults)
     else:
-        raise HRMedSegError(f"{path} is no kind of file that images are read from. A source may be {IMAGE_SOURCES}.")
+        raise DataError(f"{path} is not a file that images are read from. A source may be {IMAGE_SOURCES}.")
 
 
 def _images_in_folder(folder: Path, faults: list[str], others: list[str]) -> Iterator[StoredImage]:
@@ -155,19 +155,19 @@ def _no_images(names: Sequence[str]) -> list[str]:
 
 
 def _images_in_tar(tar: str, faults: list[str], others: list[str]) -> Iterator[StoredImage]:
-    """The images that lie whole in a tar file, by the offsets of their bytes: nothing is ever extracted."""
+    """Yield the images that are complete in a tar file, by the offsets of their bytes: nothing is extracted."""
     members = []
     with _left_out(tar, faults, what="what lies behind that is left out"):
         state, end, last = file_state(tar), os.path.getsize(tar), -1
         with tarfile.open(tar, "r:", errors="backslashreplace") as archive:
             for member in archive:
                 if member.offset <= last:
-                    raise HRMedSegError(f"a header at byte {last} leads back to byte {member.offset}")
+                    raise DataError(f"a header at byte {last} leads back to byte {member.offset}")
                 last = member.offset
                 if member.size < 0:
-                    raise HRMedSegError(f"{member.name} has a size below 0, at byte {member.offset}")
+                    raise DataError(f"{member.name} has a size below 0, at byte {member.offset}")
                 if member.offset_data + member.size > end:
-                    raise HRMedSegError(f"it is truncated in {member.name}, at byte {end}")
+                    raise DataError(f"it is truncated in {member.name}, at byte {end}")
                 path = PurePosixPath(member.name)
                 members += [] if member.isdir() else [member.name]
                 is_plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.issparse()
@@ -178,22 +178,22 @@ def _images_in_tar(tar: str, faults: list[str], others: list[str]) -> Iterator[S
         with open(tar, "rb") as file:
             file.seek(archive.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise HRMedSegError(f"it is truncated or damaged at byte {archive.offset}")
+                raise DataError(f"it is truncated or damaged at byte {archive.offset}")
 
 
 def _dataset_json(folder: Path) -> dict[str, Any] | None:
-    """The dataset.json of an nnU-Net raw data set; None if the folder is none."""
+    """Return the dataset.json of an nnU-Net raw dataset; None if the folder is not a dataset."""
     try:
         content = read_json(folder / "dataset.json")
     except (OSError, ValueError) as error:
-        raise HRMedSegError(f"{folder / 'dataset.json'} cannot be read ({error}). Correct or remove it.") from error
+        raise DataError(f"{folder / 'dataset.json'} cannot be read ({error}). Correct or remove it.") from error
     if not isinstance(content, dict) or not (
         (folder / "imagesTr").is_dir() or {"dataset", "file_ending"} <= set(content)
     ):
         return None
     if not isinstance(content.get("file_ending"), str):
-        raise HRMedSegError(
-            f"{folder} looks like a data set of nnU-Net v1: its dataset.json has no file_ending. Convert it with "
+        raise DataError(
+            f"{folder} looks like a dataset of nnU-Net v1: its dataset.json has no file_ending. Convert it with "
             f"nnUNetv2_convert_MSD_dataset or nnUNetv2_convert_old_nnUNet_dataset."
         )
     return content
@@ -217,7 +217,7 @@ def _images_in_raw_dataset(
 
 
 def _listed_files(folder: Path, dataset_json: dict[str, Any]) -> list[list[str]]:
-    """The image files of each case that dataset.json lists, whether or not it has labels."""
+    """Return the image files of each case that dataset.json lists, with or without labels."""
     listed = dataset_json["dataset"]
     if isinstance(listed, dict):
         # a file that is there stands for every label: of cases without a single label `find_raw_cases` says nothing
@@ -228,7 +228,7 @@ def _listed_files(folder: Path, dataset_json: dict[str, Any]) -> list[list[str]]
 
 
 def _channel_files(folder: Path, ending: str, faults: list[str], others: list[str]) -> list[list[str]]:
-    """The files of each case, CASE_0000, CASE_0001, ..."""
+    """Return the files of each case, CASE_0000, CASE_0001, ..."""
     cases: dict[str, list[str]] = {}
     for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
         if not name.endswith(ending) or is_hidden(name):
@@ -244,7 +244,7 @@ def _channel_files(folder: Path, ending: str, faults: list[str], others: list[st
 
 @contextmanager
 def _left_out(file: str, faults: list[str], what: str = "left out") -> Iterator[None]:
-    """Turns an error into a sentence in `faults`: one unreadable file must not hide all others."""
+    """Turn an error into a sentence in `faults`: one unreadable file must not hide all others."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Labelled 2D nnU-Net raw data sets as one stream of training images."""
+"""Labelled 2D nnU-Net raw datasets as one stream of training images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from nnunet_hrmedseg.architectures.lgvit import PATCH_SIZE
-from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.errors import DataError, HRMedSegError, format_names
 from nnunet_hrmedseg.io.files import read_json
 from nnunet_hrmedseg.io.image_check import all_digits
 from nnunet_hrmedseg.io.raw_cases import (
@@ -49,7 +49,7 @@ FOREGROUND_WINDOWS = 1 / 3  # nnU-Net's oversampling of the foreground, for wind
 
 @dataclass(frozen=True)
 class LabelledDataset:
-    """A raw data set: name, cases, and the values in its labels.
+    """A raw dataset: name, cases, and the values in its labels.
 
     Attributes:
         name: of its folder.
@@ -69,15 +69,15 @@ class LabelledDataset:
 
 
 def find_labelled_dataset(source: str | Path) -> LabelledDataset:
-    """A data set by name or number in nnUNet_raw, or by its folder.
+    """Find a dataset by name or number in nnUNet_raw, or by its folder.
 
     Raises:
-        HRMedSegError: there is none, it has no labelled cases, they are volumes, or its dataset.json cannot be used.
+        DataError: There is none, it has no labelled cases, they are volumes, or its dataset.json cannot be used.
     """
     folder = resolve_source(source)
     file = folder / "dataset.json"
     if not file.is_file():
-        raise HRMedSegError(f"{folder} is no nnU-Net raw data set: there is no dataset.json in it.")
+        raise DataError(f"{folder} is not an nnU-Net raw dataset: there is no dataset.json in it.")
     try:
         description = read_json(file)
         labels = LabelManager(description["labels"], None, force_use_labels=True)
@@ -87,18 +87,18 @@ def find_labelled_dataset(source: str | Path) -> LabelledDataset:
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RuntimeError) as error:
         if isinstance(error, HRMedSegError):
             raise
-        raise HRMedSegError(f"{file} cannot be used: {type(error).__name__}: {error}") from error
+        raise DataError(f"{file} cannot be used: {type(error).__name__}: {error}") from error
     cases = [found[name] for name in sorted(found)]
     absent = [case.label for case in cases if not Path(case.label).is_file()]
     if absent or not cases:
         missing = f"these labels are missing: {format_names(absent)}" if absent else "there are none"
-        raise HRMedSegError(f"{folder} has to hold labelled cases, in imagesTr and labelsTr: {missing}.")
+        raise DataError(f"{folder} has to hold labelled cases, in imagesTr and labelsTr: {missing}.")
     reader = find_reader_by_trying(folder, description, [case.images for case in cases])
     first = _read_label(reader, cases[0].label)
     if first.shape[1] != 1:
-        raise HRMedSegError(
+        raise DataError(
             f"{folder} holds volumes ({cases[0].label} has the shape {first.shape[1:]}): supervised pre-training takes "
-            f"2D data sets. Volumes can serve as --images of `hrmedseg distill`."
+            f"2D datasets. Volumes can serve as --images of `hrmedseg distill`."
         )
     skipped = describe_unused_files(folder, cases)
     return LabelledDataset(folder.name, cases, reader, len(labels.all_labels), labels.ignore_label, tuple(skipped))
@@ -106,7 +106,7 @@ def find_labelled_dataset(source: str | Path) -> LabelledDataset:
 
 @dataclass(frozen=True)
 class LabelledItem:
-    """`image` (3, H, W) normalised and augmented, `label` (1, H, W), and the index of their data set."""
+    """`image` (3, H, W) normalised and augmented, `label` (1, H, W), and the index of their dataset."""
 
     dataset: int
     image: Tensor
@@ -114,11 +114,13 @@ class LabelledItem:
 
 
 class LabelledImages(Dataset):
-    """Item i of the stream. Which image, and its augmentation, follow from the seed and i alone, so a run that is
-    continued, or that is read by other worker processes, sees the same images.
+    """A stream of augmented images of several datasets.
 
-    All images of a step are of one size. Data sets are drawn by the square root of their number of cases: the small
-    ones more often than their share, the large ones still most often.
+    The image of item i and its augmentation depend on the seed and i alone: a run that is continued, or that uses
+    another number of worker processes, sees the same images.
+
+    All images of a step have the same size. Datasets are drawn by the square root of their number of cases: small ones
+    more often than their share, large ones still most often.
 
     `zoom` is a range of magnifications. At 3 an item shows a window that is a third of the image in height and width:
     structures are then as large as on a canvas of three times the side. At 1/3 it shows the whole image at a third of
@@ -183,25 +185,25 @@ def read_labelled(dataset: LabelledDataset, case: RawCase) -> tuple[Tensor, Tens
     """Image (3, H, W) float32 in 0..1 and label (1, H, W) float32 of a case.
 
     Raises:
-        HRMedSegError: one of them cannot be read, they are of different sizes, or the label has a value that
+        DataError: One of them cannot be read, they are of different sizes, or the label has a value that
             dataset.json does not.
     """
     try:
         pixels = case_pixels(CaseFiles.of(case.images, dataset.reader))[0]
     except Exception as error:
-        raise HRMedSegError(f"{case.images[0]} cannot be read: {describe_read_error(error)}.") from error
+        raise DataError(f"{case.images[0]} cannot be read: {describe_read_error(error)}.") from error
     image = torch.from_numpy(np.array(pixels)).float() / 255
     image = image.expand(3, -1, -1) if image.ndim == 2 else image.permute(2, 0, 1)
     label = torch.from_numpy(_read_label(dataset.reader, case.label)[0].astype(np.float32))
     if image.shape[1:] != label.shape[1:]:
-        raise HRMedSegError(
+        raise DataError(
             f"{case.images[0]} is {tuple(image.shape[1:])} pixels and {case.label} {tuple(label.shape[1:])}."
         )
     highest = dataset.num_classes - 1 if dataset.ignore_label is None else dataset.ignore_label
     wrong = (label < 0) | (label > highest) | (label != label.round())
     if wrong.any():
         value = all_digits(np.float32(label[wrong].max().item()))
-        raise HRMedSegError(f"{case.label} has the value {value}, which dataset.json does not list.")
+        raise DataError(f"{case.label} has the value {value}, which dataset.json does not list.")
     return image, label
 
 
@@ -214,7 +216,7 @@ def resized(image: Tensor, label: Tensor, size: tuple[int, int]) -> tuple[Tensor
 def _window(
     image: Tensor, label: Tensor, zoom: float, num_classes: int, generator: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """A window 1/zoom as high and wide as the image, at a random place or around a random pixel of the foreground."""
+    """Crop a window of 1/zoom of the image's size, at a random position or around a random foreground pixel."""
     sides = np.array(image.shape[1:])
     window = np.maximum(1, np.rint(sides / zoom)).astype(int)
     corner = generator.integers(sides - window + 1)
@@ -230,10 +232,10 @@ def _window(
 def _mirrored(
     image: Tensor, label: Tensor, size: tuple[int, int], generator: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """A window of this size, at a random place of the plane that the image and its mirrored copies fill."""
+    """Crop a window of this size, at a random position of the plane tiled by the image and its mirrored copies."""
     rows, columns = (
-        torch.from_numpy(_mirrored_indices(side, generator.integers(2 * side) + np.arange(wanted)))
-        for side, wanted in zip(image.shape[1:], size, strict=True)
+        torch.from_numpy(_mirrored_indices(side, generator.integers(2 * side) + np.arange(length)))
+        for side, length in zip(image.shape[1:], size, strict=True)
     )
     return image[:, rows][:, :, columns], label[:, rows][:, :, columns]
 
@@ -250,7 +252,7 @@ def _read_label(reader: type[BaseReaderWriter], file: str) -> np.ndarray:
         check_format(file)
         return reader().read_seg(file)[0]
     except Exception as error:
-        raise HRMedSegError(f"The label {file} cannot be read: {describe_read_error(error)}.") from error
+        raise DataError(f"The label {file} cannot be read: {describe_read_error(error)}.") from error
 
 
 @lru_cache(maxsize=64)

@@ -1,144 +1,263 @@
-"""`hrmedseg pretrain`: from labelled data sets to an encoder file, without a teacher."""
+"""Pre-train an encoder: from labelled datasets to an encoder file, without a teacher."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
 from nnunet_hrmedseg.encoders.card import environment, image_statistics, write_result
+from nnunet_hrmedseg.encoders.history import History
 from nnunet_hrmedseg.encoders.labelled_images import (
+    LabelledDataset,
     LabelledImages,
     LabelledItem,
     find_labelled_dataset,
     read_labelled,
     resized,
 )
-from nnunet_hrmedseg.encoders.loop import LoopSettings, begin_run, check_folder, run_loop
+from nnunet_hrmedseg.encoders.loop import LoopSettings, run_loop
+from nnunet_hrmedseg.encoders.options import EncoderResult, PretrainingOptions, RunOptions, StudentOptions
+from nnunet_hrmedseg.encoders.run_folder import begin_run, check_folder
 from nnunet_hrmedseg.encoders.supervised import SupervisedPretraining
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import HRMedSegError, PlanError
 from nnunet_hrmedseg.io.processes import Processes, processes
 from nnunet_hrmedseg.teachers.loading import check_canvas
-from nnunet_hrmedseg.weights.student import STUDENT_OPTIONS, Normalize, encoder_architecture, load_student_weights
+from nnunet_hrmedseg.weights.student import Normalize, load_student_weights
 
 __all__ = ["pretrain"]
 
-STATISTICS_IMAGES = 8  # of each data set, from which mean and deviation are taken
-EPOCHS = 20  # the learning rate and the log are counted in parts of the run
-"""A run is cut into this many epochs; between them the losses are drawn."""
+STATISTICS_IMAGES = 8  # of each dataset, from which mean and standard deviation are computed
+EPOCHS = 20
+"""A run is divided into this many epochs; the losses are drawn between them."""
 
 
-def pretrain(args: argparse.Namespace) -> int:
-    """Run the command with the arguments of `pretraining.arguments.add_pretrain_arguments`.
+def pretrain(
+    *,
+    datasets: Sequence[str | os.PathLike],
+    output: str | os.PathLike,
+    student: StudentOptions | None = None,
+    recipe: PretrainingOptions | None = None,
+    run: RunOptions | None = None,
+) -> EncoderResult:
+    """Train the small encoder of HRMedSeg on labelled 2D datasets, several at once.
+
+    A run that was stopped continues when the function is called again with the same arguments. Under torchrun, all
+    processes train together, and the first one writes the files.
+
+    Args:
+        datasets: Labelled 2D nnU-Net raw datasets: names or numbers in nnUNet_raw, or folders.
+        output: Folder for encoder, card, losses and checkpoint: new, empty, or that of the same run.
+        student: The network that is trained.
+        recipe: Length, batch size, learning rate.
+        run: Device, seed, name on the card.
+
+    Returns:
+        Path of the encoder file, loss and number of images.
 
     Raises:
-        HRMedSegError: whatever the user can mend.
-    """
-    with processes(args.device) as group:
-        return _pretrain(args, group)
+        CheckpointError: The encoder to start from is missing, damaged, or does not fit.
+        DataError: A dataset or one of its cases cannot be used.
+        PlanError: Options that cannot be combined, or a loss that is not finite.
+        SetupError: The output folder cannot be used, or the device is missing.
 
+    Example:
+        ```python
+        import json
+        from pathlib import Path
 
-def _pretrain(args: argparse.Namespace, group: Processes) -> int:
-    folder, canvas = Path(args.output), check_canvas(tuple(args.canvas))
-    if group.first:
-        check_folder(folder)
-    zoom = tuple(args.zoom)
-    if zoom[0] > zoom[1]:
-        raise HRMedSegError(f"--zoom {zoom[0]:g} {zoom[1]:g}: the lower magnification comes first.")
-    datasets = [find_labelled_dataset(source) for source in args.datasets]
-    for dataset in datasets:
-        group.log(f"{dataset.name}: {len(dataset.cases)} cases, {dataset.num_classes} classes with background")
-        for sentence in dataset.skipped:
-            group.log(sentence)
-    architecture = encoder_architecture(**{name: getattr(args, name) for name in STUDENT_OPTIONS})
-    torch.manual_seed(args.seed)
-    try:
-        module = SupervisedPretraining(architecture, datasets, drop_path=args.drop_path).to(group.device)
-    except ValueError as error:
-        raise HRMedSegError(f"No student can be built: {error}.") from error
+        import numpy as np
+        from PIL import Image
 
-    step_images = args.batch_size * group.count
-    steps_per_epoch = max(1, round(args.image_steps / step_images / EPOCHS))
-    normalize = Normalize("zscore")
-    started_from = load_student_weights(module.network, args.start, architecture, normalize) if args.start else None
-    stream = LabelledImages(
-        datasets,
-        canvas,
-        normalize,
-        zoom=zoom,
-        items=EPOCHS * steps_per_epoch * step_images,
-        step_items=step_images,
-        seed=args.seed,
-    )
-    settings = LoopSettings(
-        epochs=EPOCHS,
-        steps_per_epoch=steps_per_epoch,
-        images_per_step=step_images,
-        learning_rate=args.lr,
-        decay=None,
-        amp=args.amp,
-        seed=args.seed,
-    )
+        from nnunet_hrmedseg import PretrainingOptions, RunOptions, StudentOptions, pretrain
 
-    def batches(epoch: int, first_step: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        first = (epoch * steps_per_epoch + first_step) * step_images + group.rank
-        last = (epoch + 1) * steps_per_epoch * step_images
-        loader = DataLoader(
-            stream,
-            sampler=range(first, last, group.count),
-            batch_size=args.batch_size,
-            num_workers=args.workers,
-            collate_fn=_collate,
-            generator=torch.Generator(),  # a loader draws a number; not from where stochastic depth draws
+        dataset = Path("nnUNet_raw/Dataset012_Squares")
+        for folder in ("imagesTr", "labelsTr"):
+            (dataset / folder).mkdir(parents=True)
+        label = np.zeros((64, 64), np.uint8)
+        label[20:40, 20:40] = 1
+        for case in ("a", "b"):
+            image = np.random.default_rng(0).integers(0, 100, (64, 64, 3), np.uint8) + 100 * label[..., None]
+            Image.fromarray(image).save(dataset / "imagesTr" / f"{case}_0000.png")
+            Image.fromarray(label).save(dataset / "labelsTr" / f"{case}.png")
+        description = {
+            "channel_names": {"0": "R", "1": "G", "2": "B"},
+            "labels": {"background": 0, "square": 1},
+            "numTraining": 2,
+            "file_ending": ".png",
+        }
+        (dataset / "dataset.json").write_text(json.dumps(description))
+        result = pretrain(
+            datasets=["Dataset012_Squares"],
+            output="encoder",
+            student=StudentOptions(canvas=(64, 64), embed_dim=24, depth=1, decoder_dim=16),
+            recipe=PretrainingOptions(image_steps=20, batch_size=1),
+            run=RunOptions(device="cpu", workers=0),
         )
+        assert result.path.is_file() and result.training_images == 2
+        ```
+    """
+    run = run or RunOptions()
+    with processes(run.device) as group:
+        pretraining = _PretrainingRun(
+            output=Path(output),
+            student=student or StudentOptions(),
+            recipe=recipe or PretrainingOptions(),
+            run=run,
+            group=group,
+        )
+        pretraining.load(datasets)
+        return pretraining.finish(pretraining.train())
+
+
+class _PretrainingRun:
+    """One pre-training; the methods are called in the order in which they are defined."""
+
+    def __init__(
+        self,
+        *,
+        output: Path,
+        student: StudentOptions,
+        recipe: PretrainingOptions,
+        run: RunOptions,
+        group: Processes,
+    ) -> None:
+        self.folder, self.student_options, self.recipe, self.run, self.group = output, student, recipe, run, group
+        self.canvas = check_canvas(student.canvas)
+        self.images_per_step = recipe.batch_size * group.count
+        self.steps_per_epoch = max(1, round(recipe.image_steps / self.images_per_step / EPOCHS))
+        self.normalize = Normalize("zscore")
+        if group.first:
+            check_folder(output)
+
+    def load(self, sources: Sequence[str | os.PathLike]) -> None:
+        """Find the datasets and build the network."""
+        self.datasets = [find_labelled_dataset(os.fspath(source)) for source in sources]
+        for dataset in self.datasets:
+            self.group.log(f"{dataset.name}: {len(dataset.cases)} cases, {dataset.num_classes} classes with background")
+            for sentence in dataset.skipped:
+                self.group.log(sentence)
+        self.architecture = self.student_options.architecture()
+        torch.manual_seed(self.run.seed)
+        try:
+            module = SupervisedPretraining(self.architecture, self.datasets, drop_path=self.student_options.drop_path)
+        except ValueError as error:
+            raise PlanError(f"No student can be built: {error}.") from error
+        self.module = module.to(self.group.device)
+        start, self.started_from = self.student_options.start, None
+        if start:
+            file = load_student_weights(module.network, os.fspath(start), self.architecture, self.normalize)
+            self.started_from = file.sha256
+
+    def train(self) -> History:
+        """Train the network, or continue its training."""
+        self.stream = LabelledImages(
+            self.datasets,
+            self.canvas,
+            self.normalize,
+            zoom=(self.recipe.zoom[0], self.recipe.zoom[1]),
+            items=EPOCHS * self.steps_per_epoch * self.images_per_step,
+            step_items=self.images_per_step,
+            seed=self.run.seed,
+        )
+        settings = LoopSettings(
+            epochs=EPOCHS,
+            steps_per_epoch=self.steps_per_epoch,
+            images_per_step=self.images_per_step,
+            learning_rate=self.recipe.learning_rate,
+            decay=None,
+            amp=self.run.amp,
+            seed=self.run.seed,
+        )
+        begin_run(self.folder, self._identity(), self.group, overwrite=self.run.overwrite)
+        return run_loop(self.module, self._batches, settings, self.folder, self.group, log=self.group.log)
+
+    def _batches(self, epoch: int, first_step: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Yield the batches of this process: numbers of the datasets (B,), images, labels."""
+        first = (epoch * self.steps_per_epoch + first_step) * self.images_per_step + self.group.rank
+        last = (epoch + 1) * self.steps_per_epoch * self.images_per_step
+        loader = DataLoader(
+            self.stream,
+            sampler=range(first, last, self.group.count),
+            batch_size=self.recipe.batch_size,
+            num_workers=self.run.workers,
+            collate_fn=_collate,
+            generator=torch.Generator(),  # a loader draws a number, which must not come from torch's own generator
+        )
+        device = self.group.device
         try:
             for numbers, images, labels in loader:
-                yield numbers.to(group.device), images.to(group.device), labels.to(group.device)
-        except HRMedSegError as error:  # a loader puts the stack of its worker before the sentence
-            sentence = str(error).rpartition("HRMedSegError: ")[2].strip()
-            raise HRMedSegError(sentence) from error.with_traceback(None)  # which would keep the workers alive
+                yield numbers.to(device), images.to(device), labels.to(device)
+        except HRMedSegError as error:  # a loader puts the traceback of its worker before the message
+            message = re.split(r"nnunet_hrmedseg\.errors\.\w+: ", str(error))[-1].strip()
+            raise type(error)(message) from error.with_traceback(None)  # a traceback would keep the workers alive
 
-    recipe = {
-        "objective": "Dice + focal loss of the labels; own class queries for each data set, the decoder is thrown away",
-        "canvas": list(canvas),
-        "image_steps": EPOCHS * steps_per_epoch * step_images,
-        "batch_size": step_images,
-        "optimizer": "Adam",
-        "learning_rate": args.lr,
-        "learning_rate_schedule": "polynomial",
-        "augmentation": "nnU-Net's, canvas x 0.75 to 1.25",
-        "zoom": list(zoom),
-        "drop_path": args.drop_path,
-        "seed": args.seed,
-        "started_from": started_from and started_from.sha256,
-    }
-    sources = {dataset.name: len(dataset.cases) for dataset in datasets}
-    identity = {"command": "pretrain", "datasets": sources, "architecture": architecture, **recipe}
-    begin_run(folder, identity, group, overwrite=args.overwrite)
-    history = run_loop(module, batches, settings, folder, group, log=group.log)
-    if group.first:
-        shown = [
-            resized(*read_labelled(dataset, case), canvas)[0]
-            for dataset in datasets
-            for case in dataset.cases[:: max(1, len(dataset.cases) // STATISTICS_IMAGES)][:STATISTICS_IMAGES]
-        ]
-        card = {
-            "name": args.name or "supervised on " + ", ".join(sources),
-            "made_by": "hrmedseg pretrain",
-            "architecture": architecture,
-            "normalization": normalize.card() | image_statistics(shown),
-            "teacher": None,
-            "data": {"sources": sources, "training_images": sum(sources.values())},
-            "licences": {"data": args.data_licence},
-            "recipe": recipe,
-            "losses": {"training": history.last("loss")},
-            **environment(group),
+    def finish(self, history: History) -> EncoderResult:
+        """Write the encoder file and its card."""
+        sources = self._sources()
+        if self.group.first:
+            card = {
+                "name": self.run.name or "supervised on " + ", ".join(sources),
+                "made_by": "hrmedseg pretrain",
+                "architecture": self.architecture,
+                "normalization": self.normalize.card() | image_statistics(_sample_images(self.datasets, self.canvas)),
+                "teacher": None,
+                "data": {"sources": sources, "training_images": sum(sources.values())},
+                "licenses": {"data": self.run.data_license},
+                "recipe": self._recipe_card(),
+                "losses": {"training": history.last("loss")},
+                **environment(self.group),
+            }
+            write_result(self.folder, self.module.network.state_dict(), card)
+        return EncoderResult(
+            path=self.folder / "encoder.safetensors",
+            training_loss=history.last("loss"),
+            validation_loss=None,
+            training_images=sum(sources.values()),
+        )
+
+    def _sources(self) -> dict[str, int]:
+        return {dataset.name: len(dataset.cases) for dataset in self.datasets}
+
+    def _identity(self) -> dict[str, Any]:
+        """Return everything that must be the same for a run to be continued."""
+        return {
+            "command": "pretrain",
+            "datasets": self._sources(),
+            "architecture": self.architecture,
+            **self._recipe_card(),
         }
-        write_result(folder, module.network.state_dict(), card)
-    return 0
+
+    def _recipe_card(self) -> dict[str, Any]:
+        """Return what the card says about the training."""
+        return {
+            "objective": "Dice + focal loss; separate class queries for each dataset; the decoder is discarded",
+            "canvas": list(self.canvas),
+            "image_steps": EPOCHS * self.steps_per_epoch * self.images_per_step,
+            "batch_size": self.images_per_step,
+            "optimizer": "Adam",
+            "learning_rate": self.recipe.learning_rate,
+            "learning_rate_schedule": "polynomial",
+            "augmentation": "nnU-Net's, canvas x 0.75 to 1.25",
+            "zoom": list(self.recipe.zoom),
+            "drop_path": self.student_options.drop_path,
+            "seed": self.run.seed,
+            "started_from": self.started_from,
+        }
+
+
+def _sample_images(datasets: Sequence[LabelledDataset], canvas: tuple[int, int]) -> list[torch.Tensor]:
+    """Return a few images of each dataset on the canvas, evenly spaced."""
+    return [
+        resized(*read_labelled(dataset, case), canvas)[0]
+        for dataset in datasets
+        for case in dataset.cases[:: max(1, len(dataset.cases) // STATISTICS_IMAGES)][:STATISTICS_IMAGES]
+    ]
 
 
 def _collate(items: list[LabelledItem]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -1,10 +1,10 @@
-"""Supervised pre-training on several labelled data sets at once: one encoder, one decoder, own class queries for each.
+"""Supervised pre-training on several labelled datasets at once: one encoder, one decoder, own class queries for each.
 
-The class queries of the ECM-Decoder are all that depends on the classes, so the data sets share everything else. What
+The class queries of the ECM-Decoder are all that depends on the classes, so the datasets share everything else. What
 is kept is the encoder and the neck.
 
-The images of a batch are of several data sets. With one data set per batch the updates pull in a different direction at
-every step, and the network ends in answering every image of a data set alike.
+The images of a batch are of several datasets. With one dataset per batch the updates pull in a different direction at
+every step, and the network ends in answering every image of a dataset alike.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ __all__ = ["SupervisedPretraining"]
 
 
 class SupervisedPretraining(nn.Module):
-    """Network and objective: a batch -> Dice + focal loss, each image's of the classes of its data set.
+    """Network and objective: a batch -> Dice + focal loss, each image's of the classes of its dataset.
 
     Args:
         architecture: as of `encoder_architecture`; the decoder is HRMedSeg's of that width.
-        datasets: one after the other; a batch names its data set by the number in this order.
+        datasets: one after the other; a batch names its dataset by the number in this order.
         drop_path: stochastic depth while training.
     """
 
@@ -45,7 +45,7 @@ class SupervisedPretraining(nn.Module):
         )
 
     def forward(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Numbers of the data sets (B,), images (B, 3, H, W) normalised, labels (B, 1, H, W) -> scalar."""
+        """Numbers of the datasets (B,), images (B, 3, H, W) normalised, labels (B, 1, H, W) -> scalar."""
         numbers, images, labels = batch
         embedding = self.network.neck(self.network.encoder(images))
         total = embedding.new_zeros(())
@@ -60,7 +60,7 @@ class SupervisedPretraining(nn.Module):
 
 
 class ClassQueries(nn.Module):
-    """In the place of the decoder's `seg_layers`: the class queries of all data sets, of which it shows one's."""
+    """In the place of the decoder's `seg_layers`: the class queries of all datasets, of which it shows one's."""
 
     def __init__(self, queries: Tensor, sizes: Sequence[int]) -> None:
         super().__init__()
@@ -72,5 +72,5 @@ class ClassQueries(nn.Module):
 
     @property
     def queries(self) -> Tensor:
-        """(K, dim) of the chosen data set."""
+        """(K, dim) of the chosen dataset."""
         return self.all_queries[self.parts[self.chosen]]

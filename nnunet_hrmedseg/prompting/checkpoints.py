@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nnunet_hrmedseg.errors import HRMedSegError, format_names, summarize_error
+from nnunet_hrmedseg.errors import CheckpointError, format_names, summarize_error
 from nnunet_hrmedseg.io.checkpoints import load_checkpoint, weight_names
 from nnunet_hrmedseg.io.files import read_json
 from nnunet_hrmedseg.io.hub import local_path
@@ -80,18 +80,18 @@ class DecoderFile:
 
 
 def read_decoder(path: str | os.PathLike | None) -> DecoderFile:
-    """Prompt encoder and mask decoder of a file or folder. Which kind it is, is recognised.
+    """Read prompt encoder and mask decoder from a file or folder of any known kind.
 
     Raises:
-        HRMedSegError: none given, nothing there, damaged, or something else.
+        CheckpointError: None given, nothing there, damaged, or something else.
     """
     if path is None:
-        raise HRMedSegError(f"Prompts are read by SAM's own prompt encoder and mask decoder. {WHERE_FROM}")
+        raise CheckpointError(f"Prompts are read by SAM's own prompt encoder and mask decoder. {WHERE_FROM}")
     path = local_path(path).expanduser()
     if not path.exists():
-        raise HRMedSegError(f"There is no SAM at {path}: no such file or folder. {WHERE_FROM}")
+        raise CheckpointError(f"There is no SAM at {path}: no such file or folder. {WHERE_FROM}")
     if path.suffix == ".safetensors":
-        raise HRMedSegError(
+        raise CheckpointError(
             f"{path} cannot be --sam: of a SAM in the format of transformers give the folder; an encoder of `hrmedseg "
             f"distill` goes to --encoder. {WHERE_FROM}"
         )
@@ -110,8 +110,8 @@ def _from_checkpoint(path: Path) -> DecoderFile:
             hint = " It is a checkpoint of nnU-Net."
         elif any(name.startswith("sam_mask_decoder.") for name in weight_names(checkpoint.get("model"))):
             hint = " It is SAM2 in Meta's own format: give a folder of it in the format of transformers instead."
-        raise HRMedSegError(
-            f"{path} is no checkpoint of SAM: its prompt encoder or mask decoder lacks {error}; it has "
+        raise CheckpointError(
+            f"{path} is not a checkpoint of SAM: its prompt encoder or mask decoder lacks {error}; it has "
             f"{format_names(list(map(str, checkpoint)))}.{hint} {WHERE_FROM}"
         ) from error
     # a plain ViT says for what grid it was made; other image encoders (MobileSAM's) do not, and are all made for 1024
@@ -125,20 +125,20 @@ def _from_folder(path: Path) -> DecoderFile:
         config = read_json(path / CONFIG)
         model_type = config["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise HRMedSegError(f"{path} has no readable {CONFIG} ({summarize_error(error)}). {WHERE_FROM}") from error
+        raise CheckpointError(f"{path} has no readable {CONFIG} ({summarize_error(error)}). {WHERE_FROM}") from error
     if not isinstance(model_type, str) or model_type not in KINDS:
-        raise HRMedSegError(
+        raise CheckpointError(
             f"{path / CONFIG} says model_type {model_type!r:.100}, not {', '.join(KINDS)}. {WHERE_FROM}"
         )
     state = find_weights(path).read(PARTS)
     prompts, masks = (config.get(f"{part}_config", {}) for part in ("prompt_encoder", "mask_decoder"))
     if not isinstance(prompts, dict) or not isinstance(masks, dict):
-        raise HRMedSegError(f"{path / CONFIG} does not describe prompt encoder and mask decoder. {WHERE_FROM}")
+        raise CheckpointError(f"{path / CONFIG} does not describe prompt encoder and mask decoder. {WHERE_FROM}")
     # the grid follows from the image's size, which may be changed for another canvas
     prompts = {k: v for k, v in numbers_of_config(prompts).items() if k != "image_embedding_size"}
     canvas = prompts.get("image_size", NATIVE_CANVAS)
     if type(canvas) is not int or canvas < GRID:
-        raise HRMedSegError(f"{path / CONFIG} says an image size of {canvas!r:.100}, which is none. {WHERE_FROM}")
+        raise CheckpointError(f"{path / CONFIG} says an image size of {canvas!r:.100}, which is none. {WHERE_FROM}")
     return DecoderFile(path, KINDS[model_type], canvas, prompts, numbers_of_config(masks), _with_positions(state))
 
 
@@ -149,13 +149,13 @@ def _renamed(name: str) -> str:
 
 
 def _with_positions(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The random matrix of the positional encoding belongs to prompts and image alike; files may hold it once."""
+    """Add the random matrix of the positional encoding where it is missing: prompts and image share it."""
     held = next((state[name] for name in POSITIONS if name in state), None)
     return state if held is None else {**dict.fromkeys(POSITIONS, held), **state}
 
 
 def _arguments(shape: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments of transformers' configurations from the shapes of the weights.
+    """Return the arguments of transformers' configurations from the shapes of the weights.
 
     Raises:
         KeyError: a weight is missing.

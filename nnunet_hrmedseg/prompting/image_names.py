@@ -11,12 +11,12 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TypeVar
 from unicodedata import normalize
 
-from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.errors import DataError, format_names
 from nnunet_hrmedseg.io.image_formats import SUFFIXES
 
 __all__ = ["check_suffix", "named_images", "prompts_of_image"]
 
-ComparisonInputs = TypeVar("ComparisonInputs")
+T = TypeVar("T")
 
 
 def named_images(folder: Path, names: Iterable[str], source: str) -> dict[str, PurePosixPath]:
@@ -32,7 +32,7 @@ def named_images(folder: Path, names: Iterable[str], source: str) -> dict[str, P
         source: the file of prompts, for messages.
 
     Raises:
-        HRMedSegError: names of no image, of several, of files elsewhere or of another kind; or two of one image.
+        DataError: Names of no image, of several, of files elsewhere or of another kind; or two of one image.
     """
     index = _Index(folder)
     found: dict[str, PurePosixPath] = {}
@@ -43,7 +43,7 @@ def named_images(folder: Path, names: Iterable[str], source: str) -> dict[str, P
             if re.fullmatch(r"\.[a-z]\w{0,5}", PurePosixPath(name).suffix.lower()):  # an ending, unlike that of v1.02
                 check_suffix(folder / name)
             if below(name) is None:
-                raise HRMedSegError(f"{source}: {name} must be the path of an image below {folder}.")
+                raise DataError(f"{source}: {name} must be the path of an image below {folder}.")
             missing.append(str(folder / name))
             continue
         check_suffix(folder / path)
@@ -51,13 +51,13 @@ def named_images(folder: Path, names: Iterable[str], source: str) -> dict[str, P
         if shortened:
             moved.append(f"{folder / path} for {name}")
     if missing:
-        raise HRMedSegError(f"{source} names images that are not there: {format_names(missing)}.")
+        raise DataError(f"{source} names images that are not there: {format_names(missing)}.")
     by_path: dict[PurePosixPath, list[str]] = {}
     for name, path in found.items():
         by_path.setdefault(path, []).append(name)
     twice = [f"{path} ({', '.join(of_path)})" for path, of_path in by_path.items() if len(of_path) > 1]
     if twice:
-        raise HRMedSegError(
+        raise DataError(
             f"{source} has several names for one image: {format_names(twice)}. Use one name for each image."
         )
     if moved:
@@ -65,11 +65,11 @@ def named_images(folder: Path, names: Iterable[str], source: str) -> dict[str, P
     return found
 
 
-def prompts_of_image(image: Path, given: Mapping[str, ComparisonInputs], source: str) -> ComparisonInputs:
-    """The prompts of a single image among those of a file, by the same rules.
+def prompts_of_image(image: Path, given: Mapping[str, T], source: str) -> T:
+    """Return the prompts of a single image among those of a file, by the rules of `named_images`.
 
     Raises:
-        HRMedSegError: there are none, or those of several images might be meant.
+        DataError: There are none, or those of several images might be meant.
     """
     whole = _parts(os.path.abspath(image))
     whole_stem = [*whole[:-1], *_parts(image.stem)]
@@ -82,27 +82,28 @@ def prompts_of_image(image: Path, given: Mapping[str, ComparisonInputs], source:
         if len(names) == 1:
             print(f"Note: the prompts of {names[0]} in {source} are taken for {image}.", file=sys.stderr)
     if not names:
-        raise HRMedSegError(f"{source} has no prompt for {image.name}, but for {format_names(list(given))}.")
+        raise DataError(f"{source} has no prompt for {image.name}, but for {format_names(list(given))}.")
     if len(names) > 1 and image.name in names and all("/" not in n and "\\" not in n for n in names):
         names = [image.name]  # not the one in other letters
     if len(names) > 1:
-        raise HRMedSegError(
-            f"{source} has several images that {image} may be: {format_names(names)}. Give the folder of the images instead."
+        raise DataError(
+            f"{source} has several images that {image} may be: {format_names(names)}. Give the folder of the images "
+            f"instead."
         )
     return given[names[0]]
 
 
 def check_suffix(image: Path) -> None:
-    """Raises HRMedSegError for a file whose name has not the ending of an image that is read."""
+    """Raise DataError if the file does not have the suffix of an image format that is read."""
     if image.suffix.lower() not in SUFFIXES:
-        raise HRMedSegError(
-            f"{image} is no image of a kind that is read here ({', '.join(SUFFIXES)}). Of a volume, save the slices "
-            f"that are to be segmented as PNG or TIFF."
+        raise DataError(
+            f"{image} is not an image of a format that is read here ({', '.join(SUFFIXES)}). Of a volume, save the "
+            f"slices to segment as PNG or TIFF."
         )
 
 
 def below(name: str, windows: bool = os.name == "nt") -> PurePosixPath | None:
-    """The path of an image below its folder, as a file of prompts names it; None for one that leads elsewhere."""
+    """Return the path of an image below its folder from its name in a file of prompts; None if it is elsewhere."""
     path = PurePosixPath(PureWindowsPath(name).as_posix() if windows else name)
     elsewhere = path.is_absolute() or ".." in path.parts or (windows and PureWindowsPath(name).drive)
     return None if elsewhere else path
@@ -115,10 +116,10 @@ class _Index:
         self.folder = folder
 
     def find(self, name: str, source: str) -> tuple[PurePosixPath | None, bool]:
-        """The path below the folder, None where there is none; and whether it is only the end of `name`.
+        """Return the path below the folder, None if there is none; and whether it is only the end of `name`.
 
         Raises:
-            HRMedSegError: several images may be meant, or the name is that of a file elsewhere.
+            DataError: Several images may be meant, or the name is that of a file elsewhere.
         """
         path = below(name)
         if path is not None and (self.folder / path).is_file():
@@ -132,7 +133,7 @@ class _Index:
             end = "/".join(parts[start:])
             candidates = self._by_name.get(end, [])
             if len(candidates) > 1:
-                raise HRMedSegError(
+                raise DataError(
                     f"{source}: {name} may be any of {format_names(list(map(str, candidates)))}. Write its ending too."
                 )
             if candidates:

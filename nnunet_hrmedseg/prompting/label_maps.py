@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError
 from nnunet_hrmedseg.prompting.predictor import Predictor
 from nnunet_hrmedseg.prompting.prompts import Prompt
 
@@ -42,12 +42,12 @@ def class_values(prompts: Iterable[Prompt]) -> dict[str, int]:
     """Class -> its value, 1, 2, ...: numbers in their order, then names in alphabetical order.
 
     Raises:
-        HRMedSegError: a class with a name that nnU-Net gives another meaning.
+        DataError: A class with a name that nnU-Net gives another meaning.
     """
     names = {prompt.category for prompt in prompts}
     for name in ("background", "ignore"):
         if name in names:
-            raise HRMedSegError(f"A class cannot be called {name!r}: nnU-Net means something else by it.")
+            raise DataError(f"A class cannot be called {name!r}: nnU-Net means something else by it.")
     ordered = sorted(names, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
     return {name: value for value, name in enumerate(ordered, start=1)}
 
@@ -58,13 +58,13 @@ def find_objects(
     """Encode the image and lay the masks of its prompts over each other: a later prompt over an earlier one.
 
     Raises:
-        HRMedSegError: a prompt outside of the image.
+        DataError: A prompt outside of the image.
     """
     numbers = np.zeros((image.height, image.width), np.int32)
     scores, areas = [0.0] * len(prompts), [0] * len(prompts)
     if prompts:
         predictor.set_image(image)
-    for index, mask, score in predictor.of_prompts(prompts, multimask):
+    for index, mask, score in predictor.predict_prompts(prompts, multimask):
         scores[index], areas[index] = score, int(mask.sum())
         numbers[mask & (numbers < index + 1)] = index + 1
     return Objects(numbers, [values[prompt.category] for prompt in prompts], scores, areas)

@@ -1,4 +1,4 @@
-"""HRMedSegSAM and HRMedSegSAM2 (v1, Table 4; HER-SAM and HER-SAM2 in v2): the light encoder in the place of SAM's.
+"""HRMedSegSAM and HRMedSegSAM2 (v1, Table 4; HER-SAM and HER-SAM2 in v2): the small encoder replaces that of SAM.
 
 Encoder and neck are those of an encoder file that `hrmedseg distill` made from that SAM, untouched; prompt encoder and
 mask decoder are SAM's own.
@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_hrmedseg.architectures.fine_levels import unpack
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import CheckpointError
 from nnunet_hrmedseg.prompting.checkpoints import DecoderFile, read_decoder
 from nnunet_hrmedseg.prompting.prompt_decoder import PromptDecoder
 from nnunet_hrmedseg.teachers import Teacher, load_teacher
 from nnunet_hrmedseg.teachers.loading import GRID
-from nnunet_hrmedseg.weights.encoder_file import EncoderFile, read_encoder
+from nnunet_hrmedseg.weights.encoder_file import EncoderFile
+from nnunet_hrmedseg.weights.load import load_encoder
 from nnunet_hrmedseg.weights.student import Normalize, Student
 
 __all__ = ["HRMedSegSAM", "HRMedSegSAM2", "PromptableNetwork", "load_promptable", "load_whole_sam"]
@@ -37,7 +38,7 @@ class PromptableNetwork(nn.Module):
     Args:
         image_encoder: images (B, 3, S, S), RGB in 0..1 -> list of levels, from the finest to the embedding.
         decoder: reads them.
-        fit: how the image encoder expects images on the canvas, a word of `pretraining.fitting`.
+        fit: how the image encoder expects images on the canvas, a word of `io.fitting`.
 
     Attributes:
         canvas: S, in pixels.
@@ -51,12 +52,12 @@ class PromptableNetwork(nn.Module):
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> list[Tensor]:
-        """The levels of images (B, 3, S, S), once for all prompts."""
+        """Return the levels of images (B, 3, S, S), once for all prompts."""
         return self.image_encoder(images)
 
     @torch.no_grad()
     def decode(self, levels: list[Tensor], **prompts) -> tuple[Tensor, Tensor]:
-        """Logits and scores of prompts on one image, see `PromptDecoder.forward`."""
+        """Return logits and scores of prompts on one image, see `PromptDecoder.forward`."""
         return self.decoder(levels, **prompts)
 
 
@@ -64,11 +65,21 @@ class HRMedSegSAM(PromptableNetwork):
     """LGViT and neck, distilled from SAM's image encoder, with SAM's decoder (1.57 M parameters before the prompt).
 
     Args:
-        encoder: file of `hrmedseg distill`.
-        sam: Meta's .pth, MobileSAM's, or a folder in the format of transformers.
+        encoder: Encoder file of `distill` with a SAM as the teacher.
+        sam: The SAM: Meta's .pth, MobileSAM's, or a folder in the format of transformers.
 
     Raises:
-        HRMedSegError: files that are missing, damaged, of another kind or width, or not made for each other.
+        CheckpointError: Files are missing, damaged, of another kind or width, or not made for each other.
+        SetupError: The package transformers is missing.
+
+    Example:
+        >>> import torch
+        >>> from nnunet_hrmedseg import HRMedSegSAM
+        >>> network = HRMedSegSAM("encoder.safetensors", "sam.pth")
+        >>> levels = network.embed(torch.rand(1, 3, network.canvas, network.canvas))
+        >>> logits, scores = network.decode(levels, boxes=torch.tensor([[5.0, 5.0, 40.0, 40.0]]), multimask=False)
+        >>> scores.shape
+        torch.Size([1, 1])
     """
 
     kind: ClassVar[str] = "sam"
@@ -76,18 +87,18 @@ class HRMedSegSAM(PromptableNetwork):
     def __init__(self, encoder: str | os.PathLike | None, sam: str | os.PathLike | None) -> None:
         file = read_decoder(sam)
         if file.kind != self.kind:
-            raise HRMedSegError(f"{file.path} is a {file.kind}, and {type(self).__name__} takes a {self.kind}.")
+            raise CheckpointError(f"{file.path} is a {file.kind}, and {type(self).__name__} takes a {self.kind}.")
         distilled = _read_distilled(encoder, self.kind)
         recipe = distilled.card.get("recipe") or {}
         canvas, fit = recipe.get("canvas") or [file.canvas, file.canvas], recipe.get("fit", "stretch")
         if fit not in ("stretch", "pad") or not _is_canvas(canvas):
-            raise HRMedSegError(
+            raise CheckpointError(
                 f"The card of {distilled.path} says a canvas of {canvas!r:.100} and a fit of {fit!r:.100}: that is not "
                 f"what `hrmedseg distill` writes. Copy both files again, or make the encoder again."
             )
         height, width = canvas
         if height != width:
-            raise HRMedSegError(
+            raise CheckpointError(
                 f"{distilled.path} was distilled on a canvas of {height} x {width} pixels, and SAM's decoder reads "
                 f"square ones. {HOW_TO_DISTIL}"
             )
@@ -99,14 +110,32 @@ class HRMedSegSAM(PromptableNetwork):
 
 
 class HRMedSegSAM2(HRMedSegSAM):
-    """The same with SAM2 or SAM2.1, whose decoder reads levels at 1/4 and 1/8 besides: the encoder file must have the
-    layers that make them, as `hrmedseg distill --promptable` writes."""
+    """LGViT and neck, distilled from the image encoder of SAM2 or SAM2.1, with the decoder of that SAM2.
+
+    The decoder also reads levels at 1/4 and 1/8 of the image: the encoder file must have the layers that compute them,
+    as `distill` with `promptable` writes it.
+
+    Args:
+        encoder: Encoder file of `distill` with a SAM2 as the teacher.
+        sam: Folder of the SAM2 in the format of transformers.
+
+    Raises:
+        CheckpointError: Files are missing, damaged, of another kind or width, or not made for each other.
+        SetupError: The package transformers is missing.
+
+    Example:
+        >>> import torch
+        >>> from nnunet_hrmedseg import HRMedSegSAM2
+        >>> network = HRMedSegSAM2("encoder.safetensors", "sam2")
+        >>> [tuple(level.shape[2:]) for level in network.embed(torch.rand(1, 3, network.canvas, network.canvas))]
+        [(16, 16), (8, 8), (4, 4)]
+    """
 
     kind = "sam2"
 
 
 class StudentEncoder(nn.Module):
-    """Normalisation, encoder, neck and finer levels of an encoder file: (B, 3, S, S) in 0..1 -> list of levels."""
+    """Normalization, encoder, neck and finer levels of an encoder file: (B, 3, S, S) in 0..1 -> list of levels."""
 
     def __init__(self, file: EncoderFile) -> None:
         super().__init__()
@@ -122,7 +151,7 @@ class StudentEncoder(nn.Module):
             self.student.load_state_dict(file.state)
         except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
             said = " ".join(str(error).split())[:500]
-            raise HRMedSegError(f"{file.path} does not hold what its card says: {said}") from error
+            raise CheckpointError(f"{file.path} does not hold what its card says: {said}") from error
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return self.student.levels(self.normalize(images))
@@ -142,23 +171,23 @@ class TeacherEncoder(nn.Module):
 
 
 def load_promptable(encoder: str | os.PathLike | None, sam: str | os.PathLike | None) -> HRMedSegSAM:
-    """HRMedSegSAM or HRMedSegSAM2, whichever `sam` is for, on the CPU.
+    """Load HRMedSegSAM or HRMedSegSAM2, depending on the kind of `sam`, on the CPU.
 
     Raises:
-        HRMedSegError: see HRMedSegSAM.
+        CheckpointError: See HRMedSegSAM.
     """
     return {"sam": HRMedSegSAM, "sam2": HRMedSegSAM2}[read_decoder(sam).kind](encoder, sam)
 
 
 def load_whole_sam(path: str | os.PathLike) -> PromptableNetwork:
-    """SAM or SAM2 with its own image encoder, on the canvas that it was trained on: the upper bound of a student.
+    """Load SAM or SAM2 with its own image encoder, on the canvas that it was trained on: the upper bound of a student.
 
     Raises:
-        HRMedSegError: no SAM, or one with an image encoder that is not known (MobileSAM's).
+        CheckpointError: No SAM, or one with an image encoder that is not known (MobileSAM's).
     """
     file = read_decoder(path)
     if file.kind == "sam" and file.path.is_dir():
-        raise HRMedSegError(f"The image encoder of a SAM is read from Meta's .pth, not from a folder: {file.path}.")
+        raise CheckpointError(f"The image encoder of a SAM is read from Meta's .pth, not from a folder: {file.path}.")
     teacher = load_teacher(path, kind=file.kind, canvas=(file.canvas, file.canvas))
     _report(file)
     return PromptableNetwork(TeacherEncoder(teacher), PromptDecoder(file), teacher.fit)
@@ -171,15 +200,15 @@ def _report(file: DecoderFile) -> None:
 
 def _read_distilled(path: str | os.PathLike | None, kind: str) -> EncoderFile:
     if path is None:
-        raise HRMedSegError(
+        raise CheckpointError(
             f"Give --encoder the file of an encoder that was distilled from this SAM; the one that travels with the "
             f"package was not made from a SAM, and its decoder could not read it. {HOW_TO_DISTIL}"
         )
-    file = read_encoder(path)
+    file = load_encoder(path)
     teacher = file.card.get("teacher") or {}
     if teacher.get("kind") != kind:
         made_from = f"distilled from {teacher.get('name', 'another teacher')}" if teacher else "not distilled"
-        raise HRMedSegError(
+        raise CheckpointError(
             f"The encoder {file.path} ({file.card.get('name', 'without a name')}) was {made_from}: the decoder of "
             f"{kind.upper()} cannot read its embedding. {HOW_TO_DISTIL}"
         )
@@ -195,14 +224,14 @@ def _is_canvas(canvas: object) -> bool:
 def _check_fit(file: EncoderFile, decoder: PromptDecoder) -> None:
     width = file.architecture["decoder_dim"]
     if width != decoder.widths[-1]:
-        raise HRMedSegError(
+        raise CheckpointError(
             f"The encoder {file.path} gives an embedding of {width} channels, and the decoder of {decoder.path} reads "
             f"{decoder.widths[-1]}: they are not of the same SAM. {HOW_TO_DISTIL}"
         )
     fine = tuple(file.architecture.get("fine_channels") or ())
     if decoder.kind == "sam2" and fine != decoder.widths[:-1]:
         has = f"levels of {fine} channels" if fine else "none"
-        raise HRMedSegError(
+        raise CheckpointError(
             f"SAM2's decoder reads levels at 1/4 and 1/8 of the image too, of {decoder.widths[:-1]} channels, and the "
             f"encoder {file.path} has {has}: it was distilled without --promptable. {HOW_TO_DISTIL} It can start from "
             f"this encoder: --start {file.path} --normalization "

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError
 from nnunet_hrmedseg.io.fitting import fit_size
 from nnunet_hrmedseg.io.image_formats import loses_bits, scaled_to_uint8
 from nnunet_hrmedseg.prompting.networks import PromptableNetwork
@@ -37,13 +37,28 @@ class Masks:
 
 
 class Predictor:
-    """A promptable network and the image that it looks at.
+    """Predict masks from boxes and points: an image is encoded once and can then be prompted many times.
 
     Args:
         network: HRMedSegSAM, HRMedSegSAM2, or a whole SAM (`load_whole_sam`).
-        device: to compute on; the network is moved there.
-        prompts_at_once: prompts that the decoder sees together; memory grows with it, about 40 MB each on a canvas of
-            1024 pixels.
+        device: Device to compute on; the network is moved there.
+        prompts_at_once: Number of prompts that the decoder processes together; each takes about 40 MB on a canvas of
+            1024 x 1024 pixels.
+
+    Attributes:
+        size: Height and width of the image in pixels; None before `set_image`.
+
+    Example:
+        ```python
+        import numpy as np
+
+        from nnunet_hrmedseg import HRMedSegSAM, Predictor
+
+        predictor = Predictor(HRMedSegSAM("encoder.safetensors", "sam.pth"))
+        predictor.set_image(np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8))
+        found = predictor.predict(boxes=[[10, 5, 80, 60], [0, 0, 30, 30]])
+        assert found.masks.shape == (2, 70, 90) and found.scores.shape == (2,)
+        ```
     """
 
     def __init__(
@@ -57,19 +72,19 @@ class Predictor:
         self._levels: list[Tensor] = []
 
     def set_image(self, image: np.ndarray | Image.Image) -> None:
-        """Encode an image: (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, whose alpha is not looked at.
+        """Encode an image: (H, W) gray, (H, W, 3) RGB or (H, W, 4) RGBA, whose alpha is not looked at.
 
         uint8 is taken as it is; of any other type the 0.5 and 99.5 percentiles become black and white.
 
         Raises:
-            HRMedSegError: an array of another shape, or with nothing in it.
+            DataError: An array of another shape, or with nothing in it.
         """
         picture = _as_picture(image)
         size = picture.height, picture.width
         canvas = self.network.canvas
         height, width = self._fitted = fit_size(size, (canvas, canvas), self.network.fit)
         resized = np.array(picture.resize((width, height), Image.Resampling.BILINEAR).convert("RGB"))
-        # where there is no image, SAM's normalisation gives 0
+        # where there is no image, SAM's normalization gives 0
         batch = torch.tensor(IMAGENET["mean"]).view(1, 3, 1, 1).repeat(1, 1, canvas, canvas)
         batch[0, :, :height, :width] = torch.from_numpy(resized).permute(2, 0, 1) / 255
         self._levels = self.network.embed(batch.to(self.device))
@@ -96,7 +111,7 @@ class Predictor:
                 a box, which may mean a part or the whole; else the one mask.
 
         Raises:
-            HRMedSegError: no image yet, no prompt, numbers that do not fit each other, a prompt outside the image.
+            DataError: No image yet, no prompt, numbers that do not fit each other, a prompt outside the image.
         """
         prompts = {
             "boxes": _array(boxes, "boxes", 2, 4),
@@ -105,18 +120,18 @@ class Predictor:
         }
         given = {name: values for name, values in prompts.items() if values is not None}
         if not given:
-            raise HRMedSegError("There is no prompt: give boxes, points or a mask.")
+            raise DataError("There is no prompt: give boxes, points or a mask.")
         counts = {name: len(values) for name, values in given.items()}
         if len(set(counts.values())) > 1:
-            raise HRMedSegError(f"Prompts of different numbers: {counts}. Each needs one of every kind that is given.")
+            raise DataError(f"Prompts of different numbers: {counts}. Each needs one of every kind that is given.")
         if "points" in given:
             n = given["points"].shape[:2]
             of_points = _array(labels, "labels", 2, n[1])
             given["labels"] = np.ones(n, np.float32) if of_points is None else of_points
             if given["labels"].shape != n:
-                raise HRMedSegError(f"labels are {given['labels'].shape} for points {given['points'].shape}.")
+                raise DataError(f"labels are {given['labels'].shape} for points {given['points'].shape}.")
         elif labels is not None:
-            raise HRMedSegError("labels belong to points, and there are no points.")
+            raise DataError("labels belong to points, and there are no points.")
         numbers = [value for name in ("boxes", "points") for value in given.get(name, np.zeros(0)).ravel().tolist()]
         check_pixels(numbers, self._size(), "Boxes and points are in pixels.")
         found = list(self._each(given, multimask))
@@ -128,15 +143,15 @@ class Predictor:
         masks, scores, logits = zip(*found, strict=True)
         return Masks(np.stack(masks), np.array(scores, np.float32), np.stack(logits))
 
-    def of_prompts(
+    def predict_prompts(
         self, prompts: Sequence[Prompt], multimask: bool | None = None
     ) -> Iterator[tuple[int, np.ndarray, float]]:
-        """Number of the prompt, mask (H, W) bool and score of each, one after the other, however many there are.
+        """Yield number of the prompt, mask (H, W) bool and score, one prompt after the other.
 
-        Prompts of the same form go through the decoder together; so their order may be another.
+        Prompts of the same form go through the decoder together; so the order may differ.
 
         Raises:
-            HRMedSegError: as `predict`.
+            DataError: As `predict`.
         """
         forms: dict[tuple[bool, int], list[int]] = {}
         for number, prompt in enumerate(prompts):
@@ -196,7 +211,7 @@ class Predictor:
 
     def _size(self) -> tuple[int, int]:
         if self.size is None:
-            raise HRMedSegError("There is no image yet: call set_image before predict.")
+            raise DataError("There is no image yet: call set_image before predict.")
         return self.size
 
 
@@ -207,19 +222,19 @@ def _array(values: Sequence | np.ndarray | None, name: str, ndim: int, last: int
     try:
         array = np.asarray(values, np.float32)
     except (TypeError, ValueError) as error:
-        raise HRMedSegError(f"{name} are no array of numbers ({error}).") from error
+        raise DataError(f"{name} are no array of numbers ({error}).") from error
     if array.size == 0:
         return np.zeros((0, *(1,) * (ndim - 2), last), np.float32)
     if array.ndim == ndim - 1:
         array = array[None]
     if array.ndim != ndim or array.shape[-1] != last or (name == "mask" and array.shape[1] != last):
-        raise HRMedSegError(f"{name} have the shape {np.shape(values)}; the last of {ndim} axes must have {last}.")
+        raise DataError(f"{name} have the shape {np.shape(values)}; the last of {ndim} axes must have {last}.")
     return array
 
 
 def _as_picture(image: np.ndarray | Image.Image) -> Image.Image:
     if isinstance(image, Image.Image) and loses_bits(image):
-        raise HRMedSegError(
+        raise DataError(
             f"Pillow reads only the upper 8 bits of {getattr(image, 'filename', '') or 'the image'}: read it with "
             f"another library, and give the array (H, W, 3)."
         )
@@ -229,7 +244,7 @@ def _as_picture(image: np.ndarray | Image.Image) -> Image.Image:
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
     if pixels.size == 0 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))):
-        raise HRMedSegError(
+        raise DataError(
             f"The image has the shape {pixels.shape}; it must be (H, W), (H, W, 3) or (H, W, 4). Of a volume, give one "
             f"slice at a time."
         )

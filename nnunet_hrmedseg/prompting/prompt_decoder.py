@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nnunet_hrmedseg.errors import HRMedSegError, summarize_error
+from nnunet_hrmedseg.errors import CheckpointError, HRMedSegError
 from nnunet_hrmedseg.prompting.checkpoints import DecoderFile
-from nnunet_hrmedseg.teachers.loading import GRID, fingerprint
+from nnunet_hrmedseg.teachers.loading import GRID, fingerprint, import_transformers
 
 __all__ = ["PromptDecoder"]
 
@@ -48,7 +48,8 @@ class PromptDecoder(nn.Module):
         decoder_id: the same for all files that hold the same decoder.
 
     Raises:
-        HRMedSegError: transformers is missing; weights are missing or of other shapes than the file's sizes say.
+        CheckpointError: Weights are missing, or have other shapes than the file's sizes state.
+        SetupError: The package transformers is missing.
     """
 
     def __init__(self, file: DecoderFile, canvas: int | None = None) -> None:
@@ -62,7 +63,9 @@ class PromptDecoder(nn.Module):
         except HRMedSegError:
             raise
         except Exception as error:  # what transformers raises for a config.json of nonsense depends on the nonsense
-            raise HRMedSegError(f"{file.path} is damaged or no SAM: {' '.join(str(error).split())[:500]}") from error
+            raise CheckpointError(
+                f"{file.path} is damaged or not a SAM: {' '.join(str(error).split())[:500]}"
+            ) from error
         width = self.model.mask_decoder.hidden_size
         self.widths = (width,) if file.kind == "sam" else (width // 8, width // 4, width)
         self.decoder_id = fingerprint(self.model.mask_decoder.iou_token.weight)
@@ -78,14 +81,17 @@ class PromptDecoder(nn.Module):
         masks: Tensor | None = None,
         multimask: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """P prompts on one image, all of the same form; all numbers float32, places in pixels of the canvas.
+        """Predict the masks of P prompts on one image, all of the same form.
+
+        All values are float32, coordinates in pixels of the canvas.
 
         Args:
-            levels: of the image, (1, C_i, h_i, w_i), from the finest to the embedding.
+            levels: Levels of the image, (1, C_i, h_i, w_i), from the finest to the embedding.
             boxes: (P, 4), x0, y0, x1, y1.
-            points: (P, n, 2), x, y; `labels`: (P, n), 1 inside of the object, 0 outside.
-            masks: (P, mask_side, mask_side), logits as they come out of here.
-            multimask: three masks for each prompt, which may be read in several ways; else one.
+            points: (P, n, 2), x, y.
+            labels: (P, n), 1 for a point inside the object, 0 outside.
+            masks: (P, mask_side, mask_side), logits of an earlier prediction.
+            multimask: Predict three masks for each prompt, which may be ambiguous, instead of one.
 
         Returns:
             logits (P, M, mask_side, mask_side) and the predicted IoU of each mask (P, M).
@@ -105,25 +111,19 @@ class PromptDecoder(nn.Module):
 
 
 def _build(file: DecoderFile, canvas: int) -> Any:
-    try:
-        from transformers import Sam2Config, Sam2Model, SamConfig, SamModel
-    except ImportError as error:
-        raise HRMedSegError(
-            f"Promptable networks take the package transformers, 4.56 or newer ({summarize_error(error)}). "
-            f"Install it with: pip install 'nnunet_hrmedseg[promptable]'"
-        ) from error
+    transformers = import_transformers("the decoder of SAM")
     parts: dict[str, Any] = {
         "prompt_encoder_config": {**file.prompt_encoder, "image_size": canvas},
         "mask_decoder_config": file.mask_decoder,
     }
     positions = file.state.get("shared_image_embedding.positional_embedding")
     if positions is None:
-        raise HRMedSegError(f"{file.path} is damaged or no SAM: it has no positional encoding.")
+        raise CheckpointError(f"{file.path} is damaged or not a SAM: it has no positional encoding.")
     if file.kind == "sam":
         vision = {**NO_SAM_ENCODER, "num_pos_feats": positions.shape[1]}
-        model: Any = SamModel(SamConfig(vision_config=vision, **parts))
+        model: Any = transformers.SamModel(transformers.SamConfig(vision_config=vision, **parts))
     else:
         vision = {**NO_SAM2_ENCODER, "fpn_hidden_size": 2 * positions.shape[1]}
-        model = Sam2Model(Sam2Config(vision_config=vision, **parts))
+        model = transformers.Sam2Model(transformers.Sam2Config(vision_config=vision, **parts))
     model.vision_encoder = None
     return model

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.errors import DataError, format_names
 from nnunet_hrmedseg.prompting.prompts import Box, Point, Prompt
 
 __all__ = ["read_prompts"]
@@ -43,40 +43,40 @@ MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codec
 
 
 def read_prompts(file: Path) -> dict[str, list[Prompt]]:
-    """The prompts of each image, in the order of the file; the image's path as it is written there.
+    """Read the prompts of each image, in the order of the file; keys are the paths of the images as they are written.
 
     CSV may be separated by commas, semicolons or tabs; with semicolons and tabs, numbers may have a decimal comma.
 
     Raises:
-        HRMedSegError: no such file, of another format, or rows that cannot be understood (named).
+        DataError: No such file, of another format, or rows that cannot be understood (named).
     """
     text = _text(file)
     try:
         entries = _entries_of_json(file, text) if file.suffix.lower() == ".json" else _entries_of_csv(file, text)
     except csv.Error as error:
-        raise HRMedSegError(f"{file} is no CSV that can be read: {error}.") from error
+        raise DataError(f"{file} is no CSV that can be read: {error}.") from error
     prompts: dict[str, list[Prompt]] = {}
     for where, entry in entries:
         image = entry.get("image")
         if not isinstance(image, str) or not image.strip() or not image.isprintable():
-            raise HRMedSegError(
+            raise DataError(
                 f"{where}: there is no image, but {image!r:.100}. Every prompt names the file of its image."
             )
-        of_image = prompts.setdefault(image.strip(), [])
+        image_prompts = prompts.setdefault(image.strip(), [])
         prompt = _prompt(where, entry)
         if prompt is not None:
-            of_image.append(prompt)
+            image_prompts.append(prompt)
     if not prompts:
-        raise HRMedSegError(f"There are no prompts in {file}.")
+        raise DataError(f"There are no prompts in {file}.")
     return prompts
 
 
 def _text(file: Path) -> str:
-    """The text of a file in UTF-8, UTF-16 or, with a note, Windows-1252, as spreadsheets write them."""
+    """Return the text of a file in UTF-8, UTF-16 or, with a note, Windows-1252, as spreadsheets write them."""
     try:
         content = file.read_bytes()
         if content.startswith(b"PK\x03\x04"):
-            raise HRMedSegError(f"{file} is a workbook or an archive, not text: export the table as CSV.")
+            raise DataError(f"{file} is a workbook or an archive, not text: export the table as CSV.")
         encoding = next((encoding for mark, encoding in MARKS if content.startswith(mark)), "utf-8")
         if b"\0" in content[:2] and len(content) > 1:  # UTF-16 without a mark
             encoding = "utf-16-le" if content[1] == 0 else "utf-16-be"
@@ -89,7 +89,7 @@ def _text(file: Path) -> str:
             print(f"Note: {file} is not UTF-8; it was read as Windows-1252 (Western European).", file=sys.stderr)
             return text
     except (OSError, UnicodeDecodeError) as error:
-        raise HRMedSegError(f"The prompts {file} cannot be read: {error}. Save them as UTF-8.") from error
+        raise DataError(f"The prompts {file} cannot be read: {error}. Save them as UTF-8.") from error
 
 
 # ---- CSV -------------------------------------------------------------------------------------------------------------
@@ -105,13 +105,13 @@ def _entries_of_csv(file: Path, text: str) -> list[tuple[str, Mapping[str, Any]]
     written = next(rows, [])
     columns = [_name(column) for column in written]
     if "image" not in columns or not ({*SIDES} <= {*columns} or "points" in columns):
-        raise HRMedSegError(
+        raise DataError(
             f"{file} needs the columns image,x0,y0,x1,y1 in its first line, or image,points; class is optional. It has "
             f"{_short(','.join(written)) or 'nothing'}."
         )
     twice = sorted({column for column in columns if column in (*KEYS, *SIDES) and columns.count(column) > 1})
     if twice:
-        raise HRMedSegError(f"{file} has several columns {format_names(twice)}. Keep one of each.")
+        raise DataError(f"{file} has several columns {format_names(twice)}. Keep one of each.")
     entries: list[tuple[str, Mapping[str, Any]]] = []
     for cells in rows:
         cells = ["" if cell.strip().lower() == "nan" else cell.strip() for cell in cells]  # of pandas
@@ -119,7 +119,7 @@ def _entries_of_csv(file: Path, text: str) -> list[tuple[str, Mapping[str, Any]]
             continue
         where = f"{file}, line {rows.line_num + skipped}"
         if any(cells[len(columns) :]):
-            raise HRMedSegError(
+            raise DataError(
                 f"{where} has more cells than there are columns: {_short(cells)}. A cell that contains {delimiter!r} "
                 f'must stand in quotes ("...").'
             )
@@ -136,7 +136,7 @@ def _entries_of_csv(file: Path, text: str) -> list[tuple[str, Mapping[str, Any]]
 
 
 def _delimiter(header: str) -> str:
-    """The delimiter with which a header has the most columns that are known."""
+    """Return the delimiter with which a header has the most known columns."""
 
     def known(delimiter: str) -> int:
         try:
@@ -164,17 +164,17 @@ def _entries_of_json(file: Path, text: str) -> list[tuple[str, Mapping[str, Any]
     try:
         content = json.loads(text)
     except ValueError as error:
-        raise HRMedSegError(f"{file} is no JSON: {error}") from error
+        raise DataError(f"{file} is no JSON: {error}") from error
     except RecursionError:
-        raise HRMedSegError(f"{file} is nested too deeply to be a list of prompts.") from None
+        raise DataError(f"{file} is nested too deeply to be a list of prompts.") from None
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
-        raise HRMedSegError(f'{file} must be a list of prompts: [{{"image": "a.png", "box": [x0, y0, x1, y1]}}, ...].')
+        raise DataError(f'{file} must be a list of prompts: [{{"image": "a.png", "box": [x0, y0, x1, y1]}}, ...].')
     entries: list[tuple[str, Mapping[str, Any]]] = []
     for number, entry in enumerate(content, start=1):
         where = f"{file}, entry {number}"
         named = {_name(key): value for key, value in entry.items()}
         if len(named) < len(entry):
-            raise HRMedSegError(f"{where} has a key twice, in capitals and not: {_short(format_names(list(entry)))}.")
+            raise DataError(f"{where} has a key twice, in capitals and not: {_short(format_names(list(entry)))}.")
         entries.append((where, named))
     return entries
 
@@ -183,30 +183,31 @@ def _entries_of_json(file: Path, text: str) -> list[tuple[str, Mapping[str, Any]
 
 
 def _prompt(where: str, entry: Mapping[str, Any]) -> Prompt | None:
-    """The prompt of an entry, None where there is none because the image has nothing in it."""
+    """Return the prompt of an entry; None if the entry means that the image has no object."""
     box, points = entry.get("box"), entry.get("points") or ()
     is_empty = not box and not points
     others = [name for name, value in entry.items() if name not in ("image", "box", "points") and _is_given(value)]
     if is_empty and others:
-        raise HRMedSegError(
-            f"{where} has neither a box nor points, but {_short(format_names(others))}. A prompt needs {', '.join(SIDES)} (in "
-            f"JSON, box: [x0, y0, x1, y1]) or points; for an image with nothing in it, give the image alone."
+        raise DataError(
+            f"{where} has neither a box nor points, but {_short(format_names(others))}. A prompt needs "
+            f"{', '.join(SIDES)} (in JSON, box: [x0, y0, x1, y1]) or points; for an image with nothing in it, give "
+            f"the image alone."
         )
     if is_empty:
         return None
     for name in others:
         if points and name in POINT_LABELS:
-            raise HRMedSegError(f"{where} has {name!r}: the label of a point stands with it, as x, y, label.")
+            raise DataError(f"{where} has {name!r}: the label of a point stands with it, as x, y, label.")
         ours = OTHER_NAMES.get(name)
         if ours is not None and not (_is_given(entry.get(ours)) and entry.get(ours) != []):
-            raise HRMedSegError(f"{where} has {name!r}, which is not read. If it means {ours!r}, call it so.")
+            raise DataError(f"{where} has {name!r}, which is not read. If it means {ours!r}, call it so.")
     try:
         if not all(isinstance(value, list | tuple) for value in (box or [], points, *points)):
             raise ValueError("they are no lists of numbers")
         placed = None if box is None else _box(box)
         read = tuple(_point(point) for point in points)
     except (TypeError, ValueError, OverflowError) as error:
-        raise HRMedSegError(
+        raise DataError(
             f"{where}: box {_short(entry.get('box'))} and points {_short(entry.get('points'))} cannot be understood "
             f"({_short(error)}). A box is x0, y0, x1, y1; a point is x, y, label."
         ) from error
@@ -235,11 +236,11 @@ def _number(value: object) -> float:
 
 
 def _category(where: str, value: object) -> str:
-    """The name of a class; whole numbers as whole numbers, whether they were written as 2 or, as pandas does, 2.0."""
+    """Return the name of a class; whole numbers may be written as 2 or, as pandas does, 2.0."""
     if not _is_given(value):
         return "object"
     if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip().isprintable():
-        raise HRMedSegError(f"{where}: the class is {value!r:.100}. Give it a name or a number.")
+        raise DataError(f"{where}: the class is {value!r:.100}. Give it a name or a number.")
     text = str(value).strip()
     return text.split(".")[0] if re.fullmatch(r"\d+\.0+", text) else text or "object"
 

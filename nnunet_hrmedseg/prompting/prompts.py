@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError, HRMedSegError
 
 __all__ = [
     "Box",
@@ -51,7 +51,7 @@ class Prompt:
             normalized: the coordinates are parts of the image's width and height, 0 to 1, and not pixels.
 
         Raises:
-            HRMedSegError: the prompt does not lie in the image, has no extent, names nothing inside the object, or
+            DataError: The prompt does not lie in the image, has no extent, names nothing inside the object, or
                 looks as if it were in the other unit.
         """
         try:
@@ -64,7 +64,7 @@ class Prompt:
             if box is None:
                 check_some_point_inside(points)
         except HRMedSegError as error:
-            raise HRMedSegError(f"{self.source}: {error}" if self.source else str(error)) from error
+            raise DataError(f"{self.source}: {error}" if self.source else str(error)) from error
         return replace(self, box=box, points=points)
 
     @property
@@ -75,7 +75,7 @@ class Prompt:
         height, width = size
         numbers = self._numbers
         if not all(-0.01 <= value <= 1.01 for value in numbers):
-            raise HRMedSegError(
+            raise DataError(
                 f"{_listed(numbers)} are not all between 0 and 1, as --normalized says. Leave it out for pixels."
             )
         box = None
@@ -89,20 +89,20 @@ def placed_box(box: Box, size: tuple[int, int]) -> Box:
     """Return a box in an image of `size` (H, W), clipped to it where it is outside by less than half a pixel.
 
     Raises:
-        HRMedSegError: the box is inverted, empty, or reaches farther out of the image.
+        DataError: The box is inverted, empty, or reaches farther out of the image.
     """
     height, width = size
     if not all(map(math.isfinite, box)):
-        raise HRMedSegError(f"The box {_listed(box)} has values that are no numbers.")
+        raise DataError(f"The box {_listed(box)} has values that are no numbers.")
     x0, x1 = (_clipped(value, width) for value in box[0::2])
     y0, y1 = (_clipped(value, height) for value in box[1::2])
     if not (0 <= min(x0, x1) and max(x0, x1) <= width and 0 <= min(y0, y1) and max(y0, y1) <= height):
-        raise HRMedSegError(
+        raise DataError(
             f"The box {_listed(box)} reaches out of the image, which is {width} pixels wide and {height} high. "
             f"{CORNERS}"
         )
     if x0 >= x1 or y0 >= y1:
-        raise HRMedSegError(
+        raise DataError(
             f"The box {_listed(box)} is empty or inverted: x0 must be less than x1, and y0 less than y1. {CORNERS}"
         )
     return x0, y0, x1, y1
@@ -112,19 +112,19 @@ def placed_points(points: Sequence[Point], size: tuple[int, int]) -> tuple[Point
     """Return points in an image of `size` (H, W), clipped to it where they are outside by less than half a pixel.
 
     Raises:
-        HRMedSegError: a point lies farther outside, or its label is not 0 or 1.
+        DataError: A point lies farther outside, or its label is not 0 or 1.
     """
     height, width = size
     placed = []
     for point in points:
         x, y, label = _clipped(point[0], width), _clipped(point[1], height), point[2]
         if not (0 <= x <= width and 0 <= y <= height):
-            raise HRMedSegError(
+            raise DataError(
                 f"The point {_listed(point[:2])} is outside of the image, which is {width} pixels wide and {height} "
                 f"high."
             )
         if label not in (0, 1):
-            raise HRMedSegError(f"The label of the point {_listed(point)} must be 1 (in the object) or 0 (beside it).")
+            raise DataError(f"The label of the point {_listed(point)} must be 1 (in the object) or 0 (beside it).")
         placed.append((x, y, label))
     return tuple(placed)
 
@@ -138,21 +138,21 @@ def check_pixels(numbers: Sequence[float], size: tuple[int, int], advice: str) -
         advice: what to do, for the message.
 
     Raises:
-        HRMedSegError: all are from 0 to 1, and some in between or the corners of a box around everything.
+        DataError: All are from 0 to 1, and some in between or the corners of a box around everything.
     """
     between = any(0 < value < 1 for value in numbers) or list(numbers) == [0, 0, 1, 1]
     if between and all(0 <= value <= 1 for value in numbers) and max(size) > 1:
-        raise HRMedSegError(f"{_listed(numbers)} would be within the first pixel of the image. {advice}")
+        raise DataError(f"{_listed(numbers)} would be within the first pixel of the image. {advice}")
 
 
 def check_some_point_inside(points: Sequence[Sequence[float]]) -> None:
     """Refuse a prompt that says only what the object is not.
 
     Raises:
-        HRMedSegError: all points have label 0; x, y, label each.
+        DataError: All points have label 0; x, y, label each.
     """
     if points and not any(point[2] for point in points):
-        raise HRMedSegError(
+        raise DataError(
             f"All points ({'; '.join(_listed(point[:2]) for point in points[:5])}) have label 0, beside the object: "
             f"give a box, or a point in the object (x,y,1)."
         )

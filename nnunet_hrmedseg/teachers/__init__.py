@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import CheckpointError, PlanError
 from nnunet_hrmedseg.io.hub import local_path
 from nnunet_hrmedseg.teachers.nnunet import NNUNetTeacher
 from nnunet_hrmedseg.teachers.sam import SAMTeacher
@@ -19,32 +19,32 @@ from nnunet_hrmedseg.teachers.teacher import Teacher
 __all__ = ["TEACHERS", "Teacher", "load_teacher"]
 
 TEACHERS: dict[str, type[Teacher]] = {cls.kind: cls for cls in (SAMTeacher, SAM2Teacher, NNUNetTeacher)}
-"""Kind -> class, in the order in which they are asked whether they recognise a path."""
+"""Kind -> class, in the order in which they are asked whether they recognize a path."""
 
 
 def load_teacher(
     path: str | os.PathLike, *, kind: str | None = None, canvas: tuple[int, int], **options: Any
 ) -> Teacher:
-    """The teacher in this file or folder, on the CPU, in evaluation mode.
+    """Load a teacher, on the CPU, in evaluation mode.
 
     Args:
         path: file or folder, or the name of one on the hub (hf://...).
-        kind: a row of TEACHERS; default is the first that recognises the path.
+        kind: a row of TEACHERS; default is the first that recognizes the path.
         canvas: height and width in pixels of the images that it will see, multiples of 16.
         options: what its kind can be told; see the `load` of each class.
 
     Raises:
-        HRMedSegError: nothing there; no kind recognises it; or it cannot be loaded.
+        CheckpointError: Nothing there; no kind recognizes it; or it cannot be loaded.
     """
     path = local_path(path).expanduser()
     if kind is not None and kind not in TEACHERS:
-        raise HRMedSegError(f"There is no kind of teacher named {kind!r}. {_kinds()}")
+        raise PlanError(f"There is no kind of teacher named {kind!r}. {_kinds()}")
     if not path.exists():
-        raise HRMedSegError(f"There is no teacher at {path}: no such file or folder. {_kinds()}")
+        raise CheckpointError(f"There is no teacher at {path}: no such file or folder. {_kinds()}")
     if kind is None:
         kind = next((name for name, cls in TEACHERS.items() if cls.recognizes(path)), None)
     if kind is None:
-        raise HRMedSegError(f"{path} looks like no kind of teacher. {_kinds()}")
+        raise CheckpointError(f"{path} does not look like any kind of teacher. {_kinds()}")
     return TEACHERS[kind].load(path, canvas=canvas, **options)
 
 

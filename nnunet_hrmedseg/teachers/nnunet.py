@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures import HRMedSeg
-from nnunet_hrmedseg.errors import HRMedSegError, format_names, summarize_error
+from nnunet_hrmedseg.errors import CheckpointError, HRMedSegError, PlanError, format_names, summarize_error
 from nnunet_hrmedseg.io.checkpoints import load_checkpoint
 from nnunet_hrmedseg.io.files import file_sha256, read_json_object
 from nnunet_hrmedseg.io.named_classes import check_named_classes
 from nnunet_hrmedseg.nnunet_versions import build_network, find_trainer
 from nnunet_hrmedseg.teachers.loading import GRID, check_canvas, refuse_unknown_options
-from nnunet_hrmedseg.teachers.nnunet_normalization import NORMALISATIONS, normalise
+from nnunet_hrmedseg.teachers.nnunet_normalization import NORMALIZATIONS, normalise
 from nnunet_hrmedseg.teachers.teacher import Teacher
 
 __all__ = ["NNUNetTeacher"]
@@ -37,9 +37,9 @@ class NNUNetTeacher(Teacher):
     - "logits": the network's logits averaged down to 1/4, the 4 x 4 values under each pixel of the embedding as
       channels of their own: 16 channels for each of K outputs, those of output 0 first.
 
-    Images are normalised as the model's plans say, on 0..255, as nnU-Net reads 8-bit images; a model of one channel
+    Images are normalized as the model's plans say, on 0..255, as nnU-Net reads 8-bit images; a model of one channel
     sees the mean of red, green and blue. Where the network's total stride does not divide the canvas, zeros are added
-    on the right and at the bottom after normalisation, as nnU-Net's own prediction does around small images, and their
+    on the right and at the bottom after normalization, as nnU-Net's own prediction does around small images, and their
     part of the embedding is cut off.
     """
 
@@ -63,7 +63,7 @@ class NNUNetTeacher(Teacher):
         except HRMedSegError:
             raise
         except Exception as error:  # the network may be of any package
-            raise HRMedSegError(
+            raise CheckpointError(
                 f"{file}: {type(network).__name__} cannot be run on an image of {2 * self.multiple[0]} x "
                 f"{2 * self.multiple[1]} pixels ({summarize_error(error)}). A teacher must take images of any size."
             ) from error
@@ -92,17 +92,19 @@ class NNUNetTeacher(Teacher):
             fold: number, or "all"; default is the first that holds a checkpoint.
             checkpoint: its file name; default is checkpoint_final.pth, else checkpoint_best.pth.
             target: "features" or "logits".
-            scale: images are resized by this factor before the teacher sees them. It should bring a pixel of the
+            scale: Factor by which images are resized before the teacher sees them. It should bring a pixel of the
                 canvas to the pixel size that the teacher was trained at: 0.5 if the teacher's pixels are twice as wide.
+            **options: None; others are refused.
 
         Raises:
-            HRMedSegError: files missing or damaged; 3D or cascaded; channels, normalisation, trainer or network that
-                cannot be used; unknown options.
+            CheckpointError: Files missing or damaged; 3D or cascaded; channels, normalization, trainer or network that
+                cannot be used.
+            PlanError: Unknown options, or a wrong value of one.
         """
         refuse_unknown_options(cls.kind, options, OPTIONS)
         canvas = check_canvas(canvas)
         if target not in TARGETS:
-            raise HRMedSegError(f"target must be one of {', '.join(TARGETS)}, not {target!r}.")
+            raise PlanError(f"target must be one of {', '.join(TARGETS)}, not {target!r}.")
         scale = _checked_scale(scale, canvas)
         plans, dataset = (
             read_json_object(path / name, f"{name} of a trained model's folder (with fold_0, fold_1, ... in it)")
@@ -114,22 +116,22 @@ class NNUNetTeacher(Teacher):
             weights, trainer = trained["network_weights"], trained["trainer_name"]
             configuration_name = trained["init_args"]["configuration"]
         except (KeyError, TypeError) as error:
-            raise HRMedSegError(
-                f"{file} is no checkpoint of nnU-Net v2: {error} is missing. It holds {format_names(list(trained))}."
+            raise CheckpointError(
+                f"{file} is not a checkpoint of nnU-Net v2: {error} is missing. It holds {format_names(list(trained))}."
             ) from error
 
         configuration, network = _build(path, plans, dataset, configuration_name, trainer)
         try:
             network.load_state_dict(weights)
         except (RuntimeError, TypeError, AttributeError) as error:
-            raise HRMedSegError(
+            raise CheckpointError(
                 f"{file} does not fit the network of {path / 'plans.json'} ({' '.join(str(error).split())[:500]}). "
                 f"Plans and checkpoint must come from the same training."
             ) from error
         described = {
             "name": f"nnU-Net {type(network).__name__} of {plans.get('dataset_name')}",
             "file": f"{path.resolve().name}/{file.parent.name}/{file.name}",
-            "licence": dataset.get("licence") or dataset.get("license") or "unknown",
+            "license": dataset.get("license") or dataset.get("licence") or "unknown",
             "dataset": plans.get("dataset_name"),
             "trainer": trainer,
             "plans": plans.get("plans_name"),
@@ -190,7 +192,7 @@ class NNUNetTeacher(Teacher):
         return output[0] if isinstance(output, (list, tuple)) else output
 
     def _feature_maps(self, pixels: Tensor) -> list[Tensor]:
-        """The encoder's maps from fine to coarse; of this package's networks the one behind the neck."""
+        """Return the encoder's maps from fine to coarse; for this package's networks, that of the neck."""
         maps: Any = pixels
         for part in _encoder_parts(self.network):
             maps = part(maps)
@@ -207,7 +209,7 @@ class NNUNetTeacher(Teacher):
         name = type(self.network).__name__
         encoder = getattr(self.network, "encoder", None)
         if encoder is None:
-            raise HRMedSegError(
+            raise CheckpointError(
                 f"{self.file}: {name} has no part named encoder to take features from. Use target 'logits'."
             )
         if hasattr(encoder, "return_skips"):
@@ -216,7 +218,7 @@ class NNUNetTeacher(Teacher):
         strides = [(height // m.shape[2], width // m.shape[3]) for m in maps]
         fitting = [level for level, stride in enumerate(strides) if all(GRID % s == 0 for s in stride)]
         if not fitting:
-            raise HRMedSegError(
+            raise CheckpointError(
                 f"{self.file}: no map of the encoder of {name} is 1/{GRID} of the image or can be pooled to it; their "
                 f"strides are {format_names([f'{y} x {x}' for y, x in strides])}. Use target 'logits'."
             )
@@ -226,7 +228,7 @@ class NNUNetTeacher(Teacher):
 
 
 def _encoder_parts(network: Any) -> list[nn.Module]:
-    """What is called one after the other to get features."""
+    """Return the modules that are called one after the other to get features."""
     return [network.encoder, network.neck] if isinstance(network, HRMedSeg) else [network.encoder]
 
 
@@ -236,10 +238,10 @@ def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
 
 
 def find_checkpoint(folder: Path, fold: int | str | None = None, checkpoint: str | None = None) -> Path:
-    """The checkpoint of the asked fold, or of the first fold that has one: 0, 1, ... and then all.
+    """Return the checkpoint of a fold; by default of the first fold that has one: 0, 1, ... and then all.
 
     Raises:
-        HRMedSegError: there is none.
+        CheckpointError: There is none.
     """
     there = [entry.name.removeprefix("fold_") for entry in folder.glob("fold_*") if entry.is_dir()]
     there.sort(key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
@@ -250,7 +252,7 @@ def find_checkpoint(folder: Path, fold: int | str | None = None, checkpoint: str
             if file.is_file():
                 return file
     asked = "fold" if fold is None else f"fold {fold}"
-    raise HRMedSegError(
+    raise CheckpointError(
         f"{folder}: no {asked} has {' or '.join(names)}. The folds there: {format_names(there) if there else 'none'}."
     )
 
@@ -258,7 +260,7 @@ def find_checkpoint(folder: Path, fold: int | str | None = None, checkpoint: str
 def _build(
     path: Path, plans: dict[str, Any], dataset: dict[str, Any], configuration_name: str, trainer: str
 ) -> tuple[Any, nn.Module]:
-    """The configuration and the network with random weights, as nnU-Net's prediction builds it."""
+    """Return the configuration and the network with random weights, as nnU-Net's prediction builds it."""
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -272,14 +274,14 @@ def _build(
     except HRMedSegError:
         raise
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise HRMedSegError(
+        raise CheckpointError(
             f"{path}: plans.json and dataset.json do not describe the configuration {configuration_name!r} that the "
             f"checkpoint was trained with ({type(error).__name__}: {summarize_error(error)})."
         ) from error
     try:
         trainer_class = find_trainer(trainer)
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise HRMedSegError(
+        raise CheckpointError(
             f"{path} was trained with {trainer!s:.100}, which the nnU-Net installed here does not know. Install the "
             f"package that has it, or name its folder in the environment variable nnUNet_extTrainer."
         ) from error
@@ -287,7 +289,7 @@ def _build(
     try:
         return configuration, build_network(trainer_class, manager, configuration, input_channels, outputs, False)
     except Exception as error:  # the network may be of any package
-        raise HRMedSegError(
+        raise CheckpointError(
             f"{path}: the network {configuration.network_arch_class_name} cannot be built "
             f"({type(error).__name__}: {summarize_error(error)}). Is the package that has it installed?"
         ) from error
@@ -295,12 +297,12 @@ def _build(
 
 def _check_configuration(path: Path, configuration: Any, name: str) -> None:
     if len(configuration.patch_size) != 2:
-        raise HRMedSegError(
+        raise CheckpointError(
             f"{path} is a 3D model (configuration {name}, patch size {list(configuration.patch_size)}). A teacher of "
             f"images must be 2D: train the configuration 2d."
         )
     if configuration.previous_stage_name is not None:
-        raise HRMedSegError(
+        raise CheckpointError(
             f"{path} is the second stage of a cascade (configuration {name}) and needs the segmentation of the first. "
             f"Take a model without a previous stage."
         )
@@ -308,16 +310,16 @@ def _check_configuration(path: Path, configuration: Any, name: str) -> None:
 
 def _check_input(path: Path, configuration: Any, channels: int) -> None:
     if channels not in (1, 3):
-        raise HRMedSegError(
-            f"{path} was trained on images of {channels} channels. A teacher sees RGB images, or their grey mean: "
+        raise CheckpointError(
+            f"{path} was trained on images of {channels} channels. A teacher sees RGB images, or their gray mean: "
             f"it must have 3 channels or 1."
         )
     schemes = configuration.normalization_schemes
-    unusable = [scheme for scheme in schemes if scheme not in NORMALISATIONS]
+    unusable = [scheme for scheme in schemes if scheme not in NORMALIZATIONS]
     if unusable or len(schemes) != channels:
-        raise HRMedSegError(
-            f"{path}: images of 0..255 cannot be normalised by {', '.join(unusable or schemes)} for {channels} "
-            f"channels (CTNormalization expects Hounsfield units). Those that can be used: {', '.join(NORMALISATIONS)}."
+        raise CheckpointError(
+            f"{path}: images of 0..255 cannot be normalized by {', '.join(unusable or schemes)} for {channels} "
+            f"channels (CTNormalization expects Hounsfield units). Those that can be used: {', '.join(NORMALIZATIONS)}."
         )
 
 
@@ -333,7 +335,7 @@ def _checked_scale(scale: float, canvas: tuple[int, int]) -> float:
     except (TypeError, ValueError):
         scale = math.nan
     if not 0 < scale < math.inf:
-        raise HRMedSegError("scale must be a positive number, such as 0.5 for images of half the size.")
+        raise PlanError("scale must be a positive number, such as 0.5 for images of half the size.")
     if min(canvas) * scale < GRID:
-        raise HRMedSegError(f"scale {scale:g} leaves less than {GRID} pixels of the canvas {canvas}.")
+        raise PlanError(f"scale {scale:g} leaves less than {GRID} pixels of the canvas {canvas}.")
     return scale

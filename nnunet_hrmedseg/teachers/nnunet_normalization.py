@@ -1,4 +1,4 @@
-"""nnU-Net's normalisation of RGB images, as its preprocessing does it, for a batch on any device."""
+"""nnU-Net's normalization of RGB images, as its preprocessing does it, for a batch on any device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["NORMALISATIONS", "normalise"]
+__all__ = ["NORMALIZATIONS", "normalise"]
 
 # nnU-Net's 1e-8 divides the rounding error of a constant image's mean by itself; no image of 8 bits comes near this
 SMALLEST_STD = 1e-4
@@ -20,7 +20,7 @@ def normalise(images: Tensor, schemes: Sequence[str], use_mask: Sequence[bool]) 
 
     Args:
         images: float32.
-        schemes: a row of NORMALISATIONS for each channel: three, or one for the mean of red, green and blue.
+        schemes: a row of NORMALIZATIONS for each channel: three, or one for the mean of red, green and blue.
         use_mask: for each channel, whether z-scores are taken over the pixels that are not black, and the others stay
             0. (nnU-Net would count black holes in, but fills them in volumes only: those of one slice are open.)
     """
@@ -31,7 +31,7 @@ def normalise(images: Tensor, schemes: Sequence[str], use_mask: Sequence[bool]) 
     inside = _bounding_box(lit)
     return torch.stack(
         [
-            NORMALISATIONS[scheme](pixels[:, channel], lit if mask else inside, mask)
+            NORMALIZATIONS[scheme](pixels[:, channel], lit if mask else inside, mask)
             for channel, (scheme, mask) in enumerate(zip(schemes, use_mask, strict=True))
         ],
         dim=1,
@@ -46,8 +46,8 @@ def _z_score(pixels: Tensor, counts: Tensor, keep_outside: bool) -> Tensor:
     mean = (pixels * counts).sum((1, 2), keepdim=True) / number
     centred = pixels - mean
     std = ((centred.square() * counts).sum((1, 2), keepdim=True) / number).sqrt()
-    normalised = centred / std.clamp(min=SMALLEST_STD)
-    return torch.where(counts, normalised, pixels) if keep_outside else normalised
+    normalized = centred / std.clamp(min=SMALLEST_STD)
+    return torch.where(counts, normalized, pixels) if keep_outside else normalized
 
 
 def _rescale_to_0_1(pixels: Tensor, counts: Tensor, _: bool) -> Tensor:
@@ -65,7 +65,7 @@ def _unchanged(pixels: Tensor, *_: object) -> Tensor:
     return pixels
 
 
-NORMALISATIONS: dict[str, Callable[[Tensor, Tensor, bool], Tensor]] = {
+NORMALIZATIONS: dict[str, Callable[[Tensor, Tensor, bool], Tensor]] = {
     "ZScoreNormalization": _z_score,
     "RGBTo01Normalization": _rgb_to_0_1,
     "RescaleTo01Normalization": _rescale_to_0_1,

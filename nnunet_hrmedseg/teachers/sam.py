@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunet_hrmedseg.errors import HRMedSegError, format_names, summarize_error
+from nnunet_hrmedseg.errors import CheckpointError, PlanError, SetupError, format_names, summarize_error
 from nnunet_hrmedseg.io.checkpoints import load_checkpoint, weight_names
+from nnunet_hrmedseg.io.extras import import_extra
 from nnunet_hrmedseg.io.files import file_sha256
 from nnunet_hrmedseg.teachers.loading import check_canvas, fingerprint, refuse_unknown_options
 from nnunet_hrmedseg.teachers.sam_weights import sam_weights
@@ -22,7 +23,7 @@ __all__ = ["SAMTeacher", "ViTArchitecture", "vit_architecture"]
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
-"""SAM's own normalisation, RGB in 0..255."""
+"""SAM's own normalization, RGB in 0..255."""
 
 PREFIX = "image_encoder."
 DECODER_TOKEN = "mask_decoder.iou_token.weight"  # by which a mask decoder is known again
@@ -56,12 +57,12 @@ VARIANTS = {
     "ViT-H": ViTArchitecture(1280, 32, 16, 5120, 16, (64, 64), 14, (7, 15, 23, 31), 256),
 }
 
-LICENCE_OF = {
+LICENSE_OF = {
     "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912": "Apache-2.0",  # sam_vit_b_01ec64.pth
     "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622": "Apache-2.0",  # sam_vit_l_0b3195.pth
     "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e": "Apache-2.0",  # sam_vit_h_4b8939.pth
 }
-"""sha256 of Meta's own files -> licence under which they were published. Files of others do not say theirs."""
+"""sha256 of Meta's own files -> license under which they were published. Other files do not contain theirs."""
 
 
 class SAMTeacher(Teacher):
@@ -100,27 +101,29 @@ class SAMTeacher(Teacher):
         Checkpoints of other trainings are unwrapped as by `sam_weights`.
 
         Raises:
-            HRMedSegError: no SAM checkpoint, damaged, or a canvas that is no multiple of the patch size.
+            CheckpointError: no SAM checkpoint, damaged, or a canvas that is no multiple of the patch size.
         """
         refuse_unknown_options(cls.kind, options)
         canvas = check_canvas(canvas)
         checkpoint = load_checkpoint(path)
         state, note = sam_weights(path, checkpoint)
         if f"{PREFIX}patch_embed.proj.weight" not in state:
-            raise HRMedSegError(_what_else(path, checkpoint, state))
+            raise CheckpointError(_describe_foreign_checkpoint(path, checkpoint, state))
         weights = {name: weight for name, weight in state.items() if name.startswith(PREFIX)}
         try:
             architecture = vit_architecture({name: tuple(weight.shape) for name, weight in weights.items()})
         except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
-            raise HRMedSegError(
+            raise CheckpointError(
                 f"{path}: its image encoder is not that of a SAM ViT ({summarize_error(error)})."
             ) from error
         if architecture.patch_size < 1 or any(size % architecture.patch_size for size in canvas):
-            raise HRMedSegError(f"{path} needs a canvas in multiples of {architecture.patch_size}, not {canvas}.")
+            raise PlanError(f"{path} needs a canvas in multiples of {architecture.patch_size}, not {canvas}.")
         try:
             network = build_encoder(architecture, weights)
+        except SetupError:
+            raise
         except (RuntimeError, ValueError, TypeError, ZeroDivisionError) as error:
-            raise HRMedSegError(f"{path} is damaged or not of SAM: {_all_lines(error)}") from error
+            raise CheckpointError(f"{path} is damaged or not of SAM: {_all_lines(error)}") from error
         teacher = cls(path, network, architecture)
         teacher.note = note
         token = state.get(DECODER_TOKEN)
@@ -144,14 +147,14 @@ class SAMTeacher(Teacher):
             "variant": self.variant,
             "file": self.file.name,
             "sha256": sha256,
-            "licence": LICENCE_OF.get(sha256, "unknown"),
+            "license": LICENSE_OF.get(sha256, "unknown"),
             "parameters": sum(p.numel() for p in self.network.parameters()),
             "embedding": f"image encoder with neck, {self.channels} channels at 1/{self.architecture.patch_size}",
         }
 
 
 def vit_architecture(shapes: Mapping[str, Sequence[int]]) -> ViTArchitecture:
-    """The architecture of a SAM image encoder from the shapes of its weights, named as in Meta's files.
+    """Return the architecture of a SAM image encoder from the shapes of its weights, named as in Meta's files.
 
     The length of a block's relative positions is 2 n - 1, where n is the side of the grid that it attends to: all of
     the image's for a global block, a window's for the others.
@@ -194,16 +197,16 @@ def vit_architecture(shapes: Mapping[str, Sequence[int]]) -> ViTArchitecture:
 
 
 def build_encoder(architecture: ViTArchitecture, weights: Mapping[str, Tensor]) -> nn.Module:
-    """timm's VisionTransformerSAM with these weights (named as in Meta's files, copied), frozen.
+    """Return timm's VisionTransformerSAM with these weights (named as in Meta's files, copied), frozen.
 
     Raises:
-        RuntimeError: weights are missing, left over, or of another shape.
+        RuntimeError: Weights are missing, left over, or of another shape.
+        SetupError: The package timm is missing.
     """
-    from timm.models.vision_transformer_sam import VisionTransformerSAM, checkpoint_filter_fn
-
+    timm_sam = import_extra("timm.models.vision_transformer_sam", "sam", "a SAM teacher")
     # without memory: a ViT-H would be filled with random numbers first
     with torch.device("meta"):
-        network = VisionTransformerSAM(
+        network = timm_sam.VisionTransformerSAM(
             # timm takes one number or both sides; on images of another size it resamples positions as it runs
             img_size=tuple(side * architecture.patch_size for side in architecture.grid),  # type: ignore[arg-type]
             patch_size=architecture.patch_size,
@@ -220,12 +223,12 @@ def build_encoder(architecture: ViTArchitecture, weights: Mapping[str, Tensor]) 
             num_classes=0,
         )
     weights = {name: weight.to(torch.float32, copy=True) for name, weight in weights.items()}
-    network.load_state_dict(checkpoint_filter_fn(weights, network), strict=True, assign=True)
+    network.load_state_dict(timm_sam.checkpoint_filter_fn(weights, network), strict=True, assign=True)
     return network.eval().requires_grad_(False)
 
 
-def _what_else(path: Path, checkpoint: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
-    """Why this is no SAM checkpoint, and what to do where it is one of the other kinds."""
+def _describe_foreign_checkpoint(path: Path, checkpoint: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
+    """Return why this is not a checkpoint of SAM, and what to do with checkpoints of other kinds."""
     hint = ""
     if "network_weights" in checkpoint:
         hint = " It is a checkpoint of nnU-Net: give the model's folder instead, the one with plans.json in it."
@@ -234,7 +237,7 @@ def _what_else(path: Path, checkpoint: Mapping[str, Any], state: Mapping[str, Te
     elif any(name.startswith(PREFIX) for name in state):
         hint = " Its image encoder is of another kind, as MobileSAM's, which cannot be a teacher."
     missing = f"{PREFIX}patch_embed.proj.weight"
-    return f"{path} is no checkpoint of SAM: it has no {missing}, but {format_names(list(checkpoint))}.{hint}"
+    return f"{path} is not a checkpoint of SAM: it has no {missing}, but {format_names(list(checkpoint))}.{hint}"
 
 
 def _all_lines(error: BaseException) -> str:

@@ -12,9 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures.fine_levels import pack
-from nnunet_hrmedseg.errors import HRMedSegError, format_names, summarize_error
+from nnunet_hrmedseg.errors import CheckpointError, format_names, summarize_error
 from nnunet_hrmedseg.io.files import read_json
-from nnunet_hrmedseg.teachers.loading import GRID, check_canvas, fingerprint, numbers_of_config, refuse_unknown_options
+from nnunet_hrmedseg.teachers.loading import (
+    GRID,
+    check_canvas,
+    fingerprint,
+    import_transformers,
+    numbers_of_config,
+    refuse_unknown_options,
+)
 from nnunet_hrmedseg.teachers.teacher import Teacher
 from nnunet_hrmedseg.teachers.weight_folder import WeightFolder, find_weights
 
@@ -25,7 +32,7 @@ MODEL_TYPES = ("sam2", "sam2_video")
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-"""SAM2's own normalisation, RGB in 0..1."""
+"""SAM2's own normalization, RGB in 0..1."""
 
 CONFIG = "config.json"
 
@@ -68,23 +75,19 @@ class SAM2Teacher(Teacher):
         """See Teacher. No options. Reads config.json and the safetensors files of the folder and nothing else.
 
         Raises:
-            HRMedSegError: transformers is missing; no SAM2 in this folder; weights missing or damaged.
+            CheckpointError: Transformers is missing; no SAM2 in this folder; weights missing or damaged.
         """
         refuse_unknown_options(cls.kind, options)
         check_canvas(canvas)
         config = _read_config(path)
         weights = find_weights(path)
+        transformers = import_transformers("a SAM2 teacher")
         try:
-            from transformers import Sam2Config, Sam2Model
-        except ImportError as error:
-            raise HRMedSegError(
-                f"A SAM2 teacher takes the package transformers, 4.56 or newer ({summarize_error(error)}). "
-                f"Install it with: pip install 'nnunet_hrmedseg[sam2]'"
-            ) from error
-        try:
-            loaded: Any = Sam2Model.from_pretrained(
+            loaded: Any = transformers.Sam2Model.from_pretrained(
                 path,
-                config=Sam2Config.from_dict(numbers_of_config({k: v for k, v in config.items() if k != "model_type"})),
+                config=transformers.Sam2Config.from_dict(
+                    numbers_of_config({k: v for k, v in config.items() if k != "model_type"})
+                ),
                 local_files_only=True,
                 use_safetensors=True,
                 variant=weights.variant,
@@ -92,13 +95,13 @@ class SAM2Teacher(Teacher):
                 output_loading_info=True,
             )
         except Exception as error:  # transformers and safetensors raise errors of many kinds for a damaged folder
-            raise HRMedSegError(
-                f"{path} is damaged, or {CONFIG} does not fit {weights.name} ({summarize_error(error)}). Copy or download it "
-                f"again."
+            raise CheckpointError(
+                f"{path} is damaged, or {CONFIG} does not fit {weights.name} ({summarize_error(error)}). Copy or "
+                f"download it again."
             ) from error
         network, report = loaded
         if report["missing_keys"]:
-            raise HRMedSegError(
+            raise CheckpointError(
                 f"{path / weights.name} lacks weights of SAM2: {format_names(sorted(report['missing_keys']))}."
             )
         teacher = cls(path, network.eval().requires_grad_(False), weights)
@@ -123,7 +126,7 @@ class SAM2Teacher(Teacher):
         self.fine_channels = decoder.conv_s0.out_channels, decoder.conv_s1.out_channels
 
     def _levels(self, images: Tensor) -> list[Tensor]:
-        """The three maps that SAM2's mask decoder reads: 1/4 with 32 channels, 1/8 with 64, 1/16 with 256."""
+        """Return the three maps that SAM2's mask decoder reads: 1/4 with 32 channels, 1/8 with 64, 1/16 with 256."""
         height, width = images.shape[2:]
         fitting = tuple(math.ceil(size / self.multiple) * self.multiple for size in (height, width))
         if fitting != (height, width):
@@ -145,7 +148,7 @@ class SAM2Teacher(Teacher):
             "name": f"SAM2 ({self.folder.resolve().name})",
             "file": f"{self.folder.resolve().name}/{self.weights.name}",
             "sha256": self.weights.sha256(),
-            "licence": _licence(self.folder),
+            "license": _license(self.folder),
             "parameters": parameters,
             "embedding": f"1/16 level with no_memory_embedding, {self.channels} channels"
             + "".join(f"; {at} level, {n} channels" for at, n in zip(("1/4", "1/8"), self.fine_channels, strict=False)),
@@ -160,21 +163,21 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = read_json(folder / CONFIG)
     except (OSError, ValueError) as error:
-        raise HRMedSegError(f"{folder} has no readable {CONFIG} ({summarize_error(error)}).") from error
+        raise CheckpointError(f"{folder} has no readable {CONFIG} ({summarize_error(error)}).") from error
     model_type = config.get("model_type") if isinstance(config, dict) else None
     if model_type not in MODEL_TYPES:
-        raise HRMedSegError(
+        raise CheckpointError(
             f"{folder / CONFIG} says model_type {model_type!r:.100}; SAM2 has {' or '.join(MODEL_TYPES)}."
         )
     return config
 
 
-def _licence(folder: Path) -> str:
+def _license(folder: Path) -> str:
     """From the head of the model card that is published with a folder."""
     try:
         readme = (folder / "README.md").read_text(errors="replace")
     except OSError:
         return "unknown"
     head = re.match(r"---\s*\n(.*?)\n---", readme, re.DOTALL)
-    licence = re.search(r"^license:\s*(\S.*)$", head.group(1), re.MULTILINE) if head else None
-    return licence.group(1).strip() if licence else "unknown"
+    license = re.search(r"^license:\s*(\S.*)$", head.group(1), re.MULTILINE) if head else None
+    return license.group(1).strip() if license else "unknown"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nnunet_hrmedseg.architectures.fine_levels import pack, packed_channels, unpack
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import PlanError
 
 __all__ = ["Teacher"]
 
@@ -22,12 +22,12 @@ class Teacher(ABC):
 
     Attributes:
         kind: the word by which the command line names this kind of teacher.
-        looks_like: what the user gives for it, in words.
+        description: what the user gives for it.
         channels: width of the embedding.
-        read_by_decoder: whether a decoder (SAM's prompt-driven one) reads this embedding. Then the student must give
+        feeds_decoder: whether a decoder (SAM's prompt-driven one) reads this embedding. Then the student must give
             exactly these numbers, and its width must be `channels`. If not, the student learns the embedding with every
-            channel standardised, through a linear map that is thrown away afterwards.
-        fit: how its own predictor puts images on the canvas, a word of `pretraining.fitting`.
+            channel standardized, through a linear map that is discarded afterwards.
+        fit: how its own predictor puts images on the canvas, see `io.fitting`.
         decoder_id: of that decoder; the same in all files that hold the same one.
         note: what the user should know about how its file was read; empty if nothing.
         fine_channels: widths of the levels at 1/4 and 1/8 that the decoder reads as well, once `enable_multiscale` was
@@ -51,7 +51,7 @@ class Teacher(ABC):
     @classmethod
     @abstractmethod
     def load(cls, path: Path, *, canvas: tuple[int, int], **options: Any) -> Teacher:
-        """The teacher from its file or folder, on the CPU, in evaluation mode.
+        """Load the teacher from its file or folder, on the CPU, in evaluation mode.
 
         Args:
             path: what the user gave.
@@ -59,7 +59,7 @@ class Teacher(ABC):
             options: what only this kind of teacher can be told.
 
         Raises:
-            HRMedSegError: missing, of another kind, damaged, or not made for this canvas.
+            PlanError: Missing, of another kind, damaged, or not made for this canvas.
         """
 
     @abstractmethod
@@ -70,7 +70,7 @@ class Teacher(ABC):
     def embed(self, images: Tensor) -> Tensor:
         """RGB images (B, 3, H, W), float32 in 0..1, of the canvas' size -> embedding (B, channels, h, w), float32.
 
-        The teacher normalises the images itself. h and w are about H/16 and W/16: where they differ, the embedding is
+        The teacher normalizes the images itself. h and w are about H/16 and W/16: where they differ, the embedding is
         resized. Runs without gradients, under whatever autocast the caller has set. After `enable_multiscale` the
         embedding is packed with the finer levels: (B, packed_channels, h, w).
         """
@@ -79,10 +79,10 @@ class Teacher(ABC):
         """From now on `embed` gives everything that the prompt-driven decoder reads.
 
         Raises:
-            HRMedSegError: there is no such decoder.
+            PlanError: There is no such decoder.
         """
         if not self.feeds_decoder:
-            raise HRMedSegError(
+            raise PlanError(
                 f"Promptable networks take the decoder of SAM or SAM2, and so an encoder that was made from one; a "
                 f"teacher of kind {self.kind} has none. Leave --promptable out, or give a SAM or SAM2."
             )
@@ -97,12 +97,14 @@ class Teacher(ABC):
         return sum(packed_channels(self.widths))
 
     def flipped(self, embedding: Tensor) -> Tensor:
-        """The embedding (B, channels, h, w) of the image turned left to right, as far as it follows from this one."""
+        """Return an approximation of the embedding (B, channels, h, w) of the mirrored image from that of the image."""
         if not self.fine_channels:
             return embedding.flip(-1)
         return pack([level.flip(-1) for level in unpack(embedding, self.widths)])
 
     @abstractmethod
     def card(self) -> dict[str, Any]:
-        """What the encoder's card says about the teacher, in JSON values: at least name, file, sha256 and licence
-        ("unknown" where the file does not say), parameters, embedding."""
+        """Return the description of the teacher for the encoder's card, as JSON values.
+
+        It has at least name, file, sha256, license ("unknown" if the file does not contain it), parameters, embedding.
+        """

@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import Tensor
 
-from nnunet_hrmedseg.errors import HRMedSegError, format_names, summarize_error
+from nnunet_hrmedseg.errors import CheckpointError, format_names, summarize_error
 from nnunet_hrmedseg.io.file_kinds import recognize_file
 from nnunet_hrmedseg.io.files import file_sha256, read_json_object
 
@@ -42,7 +42,7 @@ class WeightFolder:
         """Return the weights whose names begin with one of `prefixes`, in float32.
 
         Raises:
-            HRMedSegError: a file is damaged.
+            CheckpointError: A file is damaged.
         """
         state: dict[str, Tensor] = {}
         for file in self.files:
@@ -50,7 +50,7 @@ class WeightFolder:
                 with safe_open(file, "pt") as opened:
                     state |= {n: opened.get_tensor(n).float() for n in opened.keys() if n.startswith(prefixes)}
             except Exception as error:  # SafetensorError, and what torch and Python raise for a wrong type or shape
-                raise HRMedSegError(
+                raise CheckpointError(
                     f"{file} is damaged ({summarize_error(error)}). Copy or download it again."
                 ) from error
         return state
@@ -60,7 +60,7 @@ def find_weights(folder: Path) -> WeightFolder:
     """Find the safetensors files of a model; where there are several precisions, the one without a variant's name.
 
     Raises:
-        HRMedSegError: there are none, some are missing, or they are of another kind than their names say.
+        CheckpointError: There are none, some are missing, or they are of another kind than their names say.
     """
     plain = [(name, None) for name in (WEIGHTS, INDEX) if (folder / name).is_file()]
     found = plain or _variants(folder)
@@ -69,20 +69,21 @@ def find_weights(folder: Path) -> WeightFolder:
             f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
         )
         has = f", but {format_names(others)}" if others else ""
-        raise HRMedSegError(
+        raise CheckpointError(
             f"{folder} has no {WEIGHTS}{has}. Only safetensors are read, because loading them executes nothing: "
             f"download that file of the model, or save the model again with save_pretrained."
         )
     if len({variant for _, variant in found}) > 1:
-        raise HRMedSegError(
-            f"{folder} has weights of several variants and no {WEIGHTS}: {format_names([name for name, _ in found])}. Keep one."
+        raise CheckpointError(
+            f"{folder} has weights of several variants and no {WEIGHTS}: "
+            f"{format_names([name for name, _ in found])}. Keep one."
         )
     name, variant = found[0]
     files = (folder / name,) if name.endswith(".safetensors") else _files_of_index(folder / name)
     for file in files:
         kind = recognize_file(file, text=True) if file.is_file() else None
         if kind is not None and "safetensors" not in kind:
-            raise HRMedSegError(f"{file} is {kind}.")
+            raise CheckpointError(f"{file} is {kind}.")
     return WeightFolder(name, files, variant)
 
 
@@ -101,16 +102,18 @@ def _variants(folder: Path) -> list[tuple[str, str]]:
 def _files_of_index(index: Path) -> tuple[Path, ...]:
     listed = read_json_object(index, "index of weights").get("weight_map")
     if not isinstance(listed, dict) or not listed:
-        raise HRMedSegError(f"{index} does not say which file holds which weight. Copy or download it again.")
+        raise CheckpointError(f"{index} does not say which file holds which weight. Copy or download it again.")
     names = sorted({str(name) for name in listed.values()})
     wrong = [name for name in names if Path(name).name != name or "\\" in name or not name.endswith(".safetensors")]
     if wrong:
         wrong = [name[:100] for name in wrong]
-        raise HRMedSegError(f"{index} lists {format_names(wrong)}, which are not safetensors files of its own folder.")
+        raise CheckpointError(
+            f"{index} lists {format_names(wrong)}, which are not safetensors files of its own folder."
+        )
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
-        raise HRMedSegError(
-            f"{index.parent} lacks {format_names([name[:100] for name in missing])}, which {index.name} lists. Download all "
-            f"files of the model."
+        raise CheckpointError(
+            f"{index.parent} lacks {format_names([name[:100] for name in missing])}, which {index.name} lists. "
+            f"Download all files of the model."
         )
     return tuple(index.parent / name for name in names)

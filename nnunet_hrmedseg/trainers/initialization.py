@@ -27,8 +27,8 @@ from nnunet_hrmedseg.weights.encoder_file import (
     IMAGENET,
     NECK_ARGUMENTS,
     EncoderFile,
-    read_encoder,
 )
+from nnunet_hrmedseg.weights.load import load_encoder
 
 __all__ = [
     "ENVIRONMENT_VARIABLE",
@@ -66,7 +66,7 @@ def chosen_encoder(
     if choice == "none":
         return None
     try:
-        file = read_encoder(BUNDLED if choice == "bundled" else choice)
+        file = load_encoder(BUNDLED if choice == "bundled" else choice)
         _check_fit(file, configuration["architecture"]["arch_kwargs"])
         for earlier in (configuration.get(STARTED_FROM), recorded):
             _check_unchanged(file, earlier or {})

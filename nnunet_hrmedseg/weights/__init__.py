@@ -1,5 +1,8 @@
 """Encoder weights that training starts from: their file format, and the bundled encoder."""
 
-from nnunet_hrmedseg.weights.encoder_file import BUNDLED, EncoderFile, read_encoder, write_encoder
+from nnunet_hrmedseg.weights.encoder_file import BUNDLED, EncoderFile, write_encoder
+from nnunet_hrmedseg.weights.load import load_encoder
 
-__all__ = ["BUNDLED", "EncoderFile", "read_encoder", "write_encoder"]
+__all__ = ["BUNDLED", "EncoderFile", "load_encoder", "read_encoder", "write_encoder"]
+
+read_encoder = load_encoder  # earlier name

@@ -17,13 +17,16 @@ from torch import Tensor
 
 from nnunet_hrmedseg.architectures.lgvit import PATCH_SIZE, LGViT, group_depths
 from nnunet_hrmedseg.architectures.neck import NECKS, Neck
-from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.errors import CheckpointError, PlanError, SetupError, format_names
+from nnunet_hrmedseg.io.checkpoints import load_checkpoint
 from nnunet_hrmedseg.io.files import file_sha256, make_output_dir
 from nnunet_hrmedseg.io.hub import download, is_on_hub
 from nnunet_hrmedseg.weights.encoder_file import IMAGENET, LARGEST_DEPTH, LARGEST_WIDTH, EncoderFile, write_encoder
 from nnunet_hrmedseg.weights.unwrapping import unwrap
 
-__all__ = ["NORMALIZATIONS", "import_encoder", "read_published"]
+__all__ = ["NORMALIZATIONS", "PUBLISHED_SUFFIXES", "import_encoder", "read_published"]
+
+PUBLISHED_SUFFIXES = (".pth", ".pt", ".ckpt")
 
 _MEAN, _STD = list(IMAGENET["mean"]), list(IMAGENET["std"])
 NORMALIZATIONS = {
@@ -36,6 +39,7 @@ _HOW = "Give SAM_PFD_10K.pth of github.com/xq141839/HRMedSeg as it was downloade
 
 _HEADS = (6, 12, 24)  # of the three groups; the number of heads does not show in the weights
 _FIRST = "image_encoder.patch_embed.proj.weight"
+_KNOWN = (_FIRST, "image_encoder.trunk.patch_embed.proj.weight")  # the second, of SAM2, for a better message
 _BLOCK = re.compile(r"image_encoder\.layers\.([0-3])\.blocks\.(\d{1,4})\.(.+)\.(\w+)")
 _CHANNEL_INTERACTIVE = {
     "conv1.c": "expand.0",
@@ -72,22 +76,20 @@ def read_published(path: Path, normalization: str = "distillation") -> EncoderFi
         The encoder under this package's names. `path` and `sha256` are those of the source.
 
     Raises:
-        HRMedSegError: the file cannot be read, is damaged, is something else, or has weights that do not fit (named).
+        CheckpointError: The file cannot be read, is damaged, is something else, or has weights that do not fit (named).
+        PlanError: There is no such normalization.
     """
-    # imported here, as that package imports this one
-    from nnunet_hrmedseg.io.checkpoints import load_checkpoint
-
     if normalization not in NORMALIZATIONS:
-        raise HRMedSegError(f"There is no normalization {normalization!r}; there are {', '.join(NORMALIZATIONS)}.")
+        raise PlanError(f"There is no normalization {normalization!r}; there are {', '.join(NORMALIZATIONS)}.")
     checkpoint = load_checkpoint(path)
-    published = unwrap(checkpoint)
+    published, _ = unwrap(path, checkpoint, _KNOWN, "encoder")
     _check_kind(path, checkpoint, published)
     parts = {name: value for name, value in published.items() if name.startswith(("image_encoder.", "neck."))}
     try:
         architecture = _architecture({name: tuple(value.shape) for name, value in parts.items()})
     except (KeyError, ValueError, ZeroDivisionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise HRMedSegError(f"{path} does not contain the published encoder of HRMedSeg: {reason}. {_HOW}") from error
+        raise CheckpointError(f"{path} does not contain the published encoder of HRMedSeg: {reason}. {_HOW}") from error
     state = _converted(path, parts, architecture)
     left_out = Counter("rotation tables" if name.endswith(_ROTATIONS) else "" for name in parts)
     left_out.update(name.partition(".")[0] for name in published.keys() - parts.keys())
@@ -111,12 +113,19 @@ def import_encoder(
         The encoder file that was written.
 
     Raises:
-        HRMedSegError: see `read_published`; or there is an encoder in `folder`, or it cannot be written.
+        CheckpointError: See `read_published`.
+        SetupError: There is an encoder in `folder` already, or the folder cannot be written to.
+
+    Example:
+        >>> from nnunet_hrmedseg import import_encoder
+        >>> encoder = import_encoder("SAM_PFD_10K.pth", "sam_encoder")  # as downloaded from the authors' repository
+        >>> encoder.path.name, encoder.card["teacher"]["name"]
+        ('encoder.safetensors', 'SAM ViT-H')
     """
     file = Path(folder).expanduser() / "encoder.safetensors"
     existing = [str(part) for part in (file, file.with_suffix(".json")) if part.exists()]
     if existing and not overwrite:
-        raise HRMedSegError(
+        raise SetupError(
             f"{format_names(existing)} exist already. Give another folder, or overwrite them (--overwrite)."
         )
     copy = download(str(source)) if is_on_hub(source) else None
@@ -130,33 +139,33 @@ def import_encoder(
     try:
         return write_encoder(file, published.state, card)
     except OSError as error:
-        raise HRMedSegError(f"{file} cannot be written: {error}. Free some space, or give another folder.") from error
+        raise SetupError(f"{file} cannot be written: {error}. Free some space, or give another folder.") from error
 
 
 # ---- what the file is ------------------------------------------------------------------------------------------------
 
 
 def _check_kind(path: Path, checkpoint: Mapping[Any, Any], state: Mapping[str, Tensor]) -> None:
-    """Raise HRMedSegError, with advice, for the checkpoints that are most easily mistaken for an encoder."""
+    """Raise CheckpointError, with advice, for the checkpoints that are most easily mistaken for an encoder."""
     if "image_encoder.pos_embed" in state or any(name.startswith("image_encoder.blocks.") for name in state):
         width = next(iter(state[_FIRST].shape), "unknown") if _FIRST in state else "unknown"
-        raise HRMedSegError(
+        raise CheckpointError(
             f"{path} is a whole SAM (a ViT of width {width}) and not an encoder of HRMedSeg. It is a teacher. Distill "
             f"it: hrmedseg distill --teacher {path} --images FOLDER -o OUTPUT."
         )
     if any(name.startswith("image_encoder.trunk.") for name in state):
-        raise HRMedSegError(
+        raise CheckpointError(
             f"{path} is a SAM2 in Meta's format and not an encoder of HRMedSeg. It is a teacher, from a folder in the "
             f"format of transformers: hrmedseg distill --teacher FOLDER --images FOLDER -o OUTPUT."
         )
     if "network_weights" in checkpoint:
-        raise HRMedSegError(
+        raise CheckpointError(
             f"{path} is a checkpoint of nnU-Net and not an encoder. A training can start from the whole network: "
             f"nnUNetv2_train ... -pretrained_weights {path}. Its model folder can be a teacher: hrmedseg distill."
         )
     if _FIRST not in state:
         found = _some(state or checkpoint) or "nothing"
-        raise HRMedSegError(
+        raise CheckpointError(
             f"{path} does not contain the published encoder of HRMedSeg: {_FIRST} is missing, and it has {found}. "
             f"{_HOW}"
         )
@@ -220,36 +229,38 @@ def _converted(path: Path, parts: Mapping[str, Tensor], architecture: Mapping[st
     """Return the weights under this package's names, float32.
 
     Raises:
-        HRMedSegError: weights are missing, unknown, of another shape or type, or not finite; all under their own names.
+        CheckpointError: Weights are missing, unknown, of another shape or type, or not finite (named).
     """
     groups = group_depths(architecture["depth"])
-    wanted = _wanted(architecture)
+    expected = _expected_state(architecture)
     theirs = {_our_name(name, groups): name for name in parts if not name.endswith(_ROTATIONS)}
-    unknown = sorted(name for name in parts if not name.endswith(_ROTATIONS) and _our_name(name, groups) not in wanted)
-    missing = sorted(_their_name(name, groups) for name in wanted.keys() - theirs.keys())
-    common = {ours: parts[name] for ours, name in theirs.items() if ours in wanted}
+    unknown = sorted(
+        name for name in parts if not name.endswith(_ROTATIONS) and _our_name(name, groups) not in expected
+    )
+    missing = sorted(_their_name(name, groups) for name in expected.keys() - theirs.keys())
+    common = {ours: parts[name] for ours, name in theirs.items() if ours in expected}
     misshapen = [
-        f"{theirs[name]} {tuple(value.shape)} instead of {tuple(wanted[name].shape)}"
+        f"{theirs[name]} {tuple(value.shape)} instead of {tuple(expected[name].shape)}"
         for name, value in common.items()
-        if value.shape != wanted[name].shape or not _is_plain(value)
+        if value.shape != expected[name].shape or not _is_plain(value)
     ]
     problems = [f"{what}: {_some(names)}" for what, names in (("missing", missing), ("unknown", unknown)) if names]
     problems += [f"of another shape or type: {format_names(sorted(misshapen))}"] if misshapen else []
     if problems:
-        raise HRMedSegError(
+        raise CheckpointError(
             f"{path} does not fit the published encoder of HRMedSeg. Weights {'; '.join(problems)}. {_HOW}"
         )
     state = {
         name: common[name].to(value.dtype, copy=True, memory_format=torch.contiguous_format)
-        for name, value in wanted.items()
+        for name, value in expected.items()
     }
     wrong = sorted(theirs[name] for name, value in state.items() if not torch.isfinite(value).all())
     if wrong:
-        raise HRMedSegError(f"{path} has values that are not finite in {_some(wrong)}. Download it again.")
+        raise CheckpointError(f"{path} has values that are not finite in {_some(wrong)}. Download it again.")
     return state
 
 
-def _wanted(architecture: Mapping[str, Any]) -> dict[str, Tensor]:
+def _expected_state(architecture: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the state dict of encoder and neck, of shapes and types only."""
     arguments = {name: value for name, value in architecture.items() if name not in ("neck", "decoder_dim")}
     with torch.device("meta"):
@@ -343,10 +354,10 @@ def _card(
             "kind": "sam, then fine-tuned" if fine_tuned else "sam",
             "name": "SAM ViT-H, then fine-tuned with another decoder" if fine_tuned else "SAM ViT-H",
             "variant": "ViT-H",
-            "licence": "Apache-2.0",
+            "license": "Apache-2.0",
         },
         "data": {"sources": {"SA-1B": 10000}},
-        "licences": {
+        "licenses": {
             "weights": "Apache-2.0",
             "teacher": "Apache-2.0",
             "data": "SA-1B Dataset Research License (research only)",

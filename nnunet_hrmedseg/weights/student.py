@@ -10,26 +10,21 @@ from torch import Tensor, nn
 from nnunet_hrmedseg.architectures.fine_levels import FineLevels, pack, packed_channels
 from nnunet_hrmedseg.architectures.lgvit import LGViT
 from nnunet_hrmedseg.architectures.neck import Neck
-from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.errors import CheckpointError, format_names
 from nnunet_hrmedseg.plans.specs import NETWORKS
-from nnunet_hrmedseg.weights.encoder_file import ENCODER_ARGUMENTS, IMAGENET, NECK_ARGUMENTS, EncoderFile, read_encoder
+from nnunet_hrmedseg.weights.encoder_file import ENCODER_ARGUMENTS, IMAGENET, NECK_ARGUMENTS, EncoderFile
+from nnunet_hrmedseg.weights.load import load_encoder
 
 __all__ = [
     "Normalize",
-    "STUDENT_OPTIONS",
     "Student",
     "encoder_architecture",
     "load_student_weights",
 ]
 
-STUDENT_OPTIONS = ("embed_dim", "depth", "neck", "decoder_dim")
-"""What of the architecture the command lines let choose."""
-
-"""Mean and standard deviation of natural RGB images in 0..1, as of ImageNet."""
-
 
 def encoder_architecture(network: str = "HRMedSeg", **changed: Any) -> dict[str, Any]:
-    """The arguments that decide what an encoder file's weights mean: those of a row of `NETWORKS`, some changed."""
+    """Return the arguments that decide which weights an encoder file has: a row of `NETWORKS`, some changed."""
     arguments = NETWORKS[network].arguments
     return {name: arguments[name] for name in dict.fromkeys((*ENCODER_ARGUMENTS, *NECK_ARGUMENTS))} | changed
 
@@ -37,15 +32,15 @@ def encoder_architecture(network: str = "HRMedSeg", **changed: Any) -> dict[str,
 class Student(nn.Module):
     """LGViT and neck: image (B, 3, H, W) -> embedding (B, decoder_dim, H/16, W/16).
 
-    With finer levels, what comes out are all of them, packed (see `architectures.fine_levels`).
+    With finer levels, the output is all levels, packed (see `architectures.fine_levels`).
 
     Args:
-        architecture: as of `encoder_architecture`; with `fine_channels`, the widths of levels at 1/4 and 1/8, it makes
-            these as well.
-        drop_path: stochastic depth while training, see LGViT.
+        architecture: See `encoder_architecture`; with `fine_channels`, the widths of levels at 1/4 and 1/8, these
+            levels are computed as well.
+        drop_path: Rate of stochastic depth in training, see LGViT.
 
     Raises:
-        ValueError: for arguments from which no encoder can be built.
+        ValueError: No encoder can be built from these arguments.
     """
 
     def __init__(self, architecture: dict[str, Any], drop_path: float = 0.1) -> None:
@@ -62,7 +57,7 @@ class Student(nn.Module):
         return pack(self.levels(image))
 
     def levels(self, image: Tensor) -> list[Tensor]:
-        """The maps from the finest to the embedding, which is the last."""
+        """Return the feature maps from the finest to the embedding, which is the last."""
         features = self.encoder(image)
         finer = self.fine_levels(features) if self.fine_levels is not None else ()
         return [*finer, self.neck(features)]
@@ -71,38 +66,43 @@ class Student(nn.Module):
 def load_student_weights(
     module: nn.Module, path: str, architecture: dict[str, Any], normalize: Normalize
 ) -> EncoderFile:
-    """Put the weights of an encoder file into `module.encoder` and `module.neck`, and into `module.fine_levels` where
-    both have them.
+    """Load an encoder file into `module.encoder` and `module.neck`, and `module.fine_levels` if both have it.
+
+    Returns:
+        The encoder file.
 
     Raises:
-        HRMedSegError: the file is missing or damaged, or of another architecture or normalisation.
+        CheckpointError: The file is missing or damaged, or of another architecture or normalization.
     """
-    file = read_encoder(path)
+    file = load_encoder(path)
     theirs = {**file.architecture, "normalization": file.normalization["scheme"]}
     ours = {**architecture, "normalization": normalize.scheme}
     different = [key for key in ours if theirs.get(key) != ours[key] and (key != "fine_channels" or key in theirs)]
     if different:
-        said = ", ".join(f"{key} {theirs.get(key)!s:.100} in the file and {ours[key]} here" for key in different)
-        raise HRMedSegError(f"The student cannot start from {path}: {said}. Give the student's options as the file's.")
+        pairs = ", ".join(f"{key} {theirs.get(key)!s:.100} in the file and {ours[key]} here" for key in different)
+        raise CheckpointError(
+            f"The student cannot start from {path}: {pairs}. Give the student the options of the file."
+        )
     own = module.state_dict()
     missing = [name for name in own if name.startswith(("encoder.", "neck.")) and name not in file.state]
     other = [name for name, value in file.state.items() if name in own and own[name].shape != value.shape]
     if missing or other:
-        raise HRMedSegError(
-            f"{path} does not hold the weights that its card describes: {format_names(missing + other)} are missing or of "
-            f"another shape. Make the encoder again, or copy it from where it was made."
+        raise CheckpointError(
+            f"{path} does not hold the weights that its card describes: {format_names(missing + other)} are missing or "
+            f"have another shape. Make the encoder again, or copy it from where it was made."
         )
     module.load_state_dict({**own, **{name: value for name, value in file.state.items() if name in own}})
     return file
 
 
 class Normalize(nn.Module):
-    """RGB images (B, 3, H, W) in 0..1 -> what the student's first layer sees. No parameters.
+    """RGB images (B, 3, H, W) in 0..1 -> input of the student's first layer. No parameters.
 
     Args:
-        scheme: "zscore", every channel of every image by its own mean and standard deviation, as nnU-Net's default for
-            natural images does; or "mean_std", all images by the same.
-        mean, std: for "mean_std", three values each of images in 0..1.
+        scheme: "zscore" normalizes every channel of every image by its own mean and standard deviation, as nnU-Net does
+            for natural images by default; "mean_std" normalizes all images by the same values.
+        mean: For "mean_std", three values of images in 0..1.
+        std: For "mean_std", three values of images in 0..1.
     """
 
     def __init__(self, scheme: str, mean=IMAGENET["mean"], std=IMAGENET["std"]) -> None:
@@ -112,7 +112,7 @@ class Normalize(nn.Module):
         self.scheme, self.mean, self.std = scheme, tuple(mean), tuple(std)
 
     def card(self) -> dict[str, Any]:
-        """What an encoder's card says about it."""
+        """Return the normalization as an encoder's card describes it."""
         return {"scheme": self.scheme, "mean": list(self.mean), "std": list(self.std)}
 
     def forward(self, images: Tensor) -> Tensor:

@@ -182,7 +182,7 @@ def test_names_are_found_and_can_be_pickled():
 
 
 def test_a_name_that_is_not_found_is_a_problem(monkeypatch):
-    registered = {"trainer": {"nnUNetTrainerHRMedSeg_gone": "nnunet_hrmedseg.trainers.trainer"}}
+    registered = {"trainer": {"nnUNetTrainerHRMedSeg_gone": "nnunet_hrmedseg.trainers.hrmedseg"}}
     monkeypatch.setattr(checks, "REGISTERED", registered)
     (result,) = check_names()
     assert not result.ok

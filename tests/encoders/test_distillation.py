@@ -12,7 +12,7 @@ from nnunet_hrmedseg.encoders.canvas_images import BrokenImages, CanvasImages
 from nnunet_hrmedseg.encoders.distillation import Distillation, DistillationBatches, TeacherEmbeddings
 from nnunet_hrmedseg.encoders.embedding_cache import EmbeddingCache
 from nnunet_hrmedseg.encoders.image_sources import find_images
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError
 from nnunet_hrmedseg.io import stored_images
 from nnunet_hrmedseg.io.processes import Processes
 from nnunet_hrmedseg.teachers.teacher import Teacher
@@ -318,7 +318,7 @@ def test_a_wholly_broken_batch_has_no_weight(tmp_path):
 
 def test_nothing_but_broken_images_is_an_error(tmp_path):
     write_folder(tmp_path, 0, broken=3)
-    with pytest.raises(HRMedSegError, match="None of the 3 images can be read"):
+    with pytest.raises(DataError, match="None of the 3 images can be read"):
         list(batches(tmp_path, batch_size=1)(0, 0))
 
 

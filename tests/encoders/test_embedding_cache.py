@@ -11,7 +11,7 @@ from PIL import Image
 
 from nnunet_hrmedseg.encoders.embedding_cache import EmbeddingCache
 from nnunet_hrmedseg.encoders.image_sources import find_images
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError, SetupError
 
 SHAPE = (4, 3, 5)
 IDENTITIES = ["/data/a.png|10:1", "/data/b.png|11:2", "/data/sa_1.tar!sa_1.jpg|12:3"]
@@ -141,7 +141,7 @@ def test_embeddings_of_any_float_type_and_layout(tmp_path, dtype):
 def test_values_that_half_precision_cannot_hold_are_refused(tmp_path, value, message):
     values = embeddings(2)
     values[1, 0, 0, 0] = value
-    with pytest.raises(HRMedSegError, match=message) as error:
+    with pytest.raises(DataError, match=message) as error:
         cache(tmp_path).put([0, 1], values)
     assert IDENTITIES[1] in str(error.value)
     assert not cache(tmp_path).has(0)
@@ -176,7 +176,7 @@ def test_a_disk_with_too_little_room(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, room))
     cache(tmp_path).describe()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, room - 1))
-    with pytest.raises(HRMedSegError, match="Free some room"):
+    with pytest.raises(SetupError, match="Free some room"):
         cache(tmp_path).describe()
     cache(tmp_path).put([0], embeddings(1))  # what is there needs no room
     assert "1 are there already" in cache(tmp_path).describe()
@@ -184,7 +184,7 @@ def test_a_disk_with_too_little_room(tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(HRMedSegError, match="file"):
+    with pytest.raises(SetupError, match="file"):
         cache(tmp_path / "file").put([0], embeddings(1))
     assert cache(tmp_path / "file").has(0) is False
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from nnunet_hrmedseg.encoders import labelled_images
 from nnunet_hrmedseg.encoders.labelled_images import LabelledImages, find_labelled_dataset, read_labelled, resized
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError, HRMedSegError
 from nnunet_hrmedseg.weights.student import Normalize
 from tests.encoders.tiny_datasets import discs, write_labelled
 
@@ -130,21 +130,21 @@ def _no_ending(folder):
 @pytest.mark.parametrize(
     "damage, fault",
     [
-        (_no_json, "is no nnU-Net raw data set: there is no dataset.json"),
+        (_no_json, "is not an nnU-Net raw dataset: there is no dataset.json"),
         (_bad_json, "dataset.json cannot be used: JSONDecodeError"),
         (_no_ending, "dataset.json cannot be used: KeyError: 'file_ending'"),
         (_no_background, "dataset.json cannot be used: .*[Bb]ackground"),
         (_gap, "dataset.json cannot be used: .*label values are 0, 1, 3 and not 0, 1, 2"),
         (_no_labels, "labels are missing: .*case_00.png"),
         (_no_images, "labelled cases, in imagesTr and labelsTr: there are none"),
-        (_volumes, "holds volumes .*takes 2D data sets"),
+        (_volumes, "holds volumes .*takes 2D datasets"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_unusable_data_sets_are_named(tmp_path, damage, fault):
     folder = write_labelled(tmp_path / "Dataset009_X", 2)
     damage(folder)
-    with pytest.raises(HRMedSegError, match=fault) as error:
+    with pytest.raises(DataError, match=fault) as error:
         find_labelled_dataset(folder)
     assert "Dataset009_X" in str(error.value)
 
@@ -188,7 +188,7 @@ def _broken_image(folder):
 def test_unusable_cases_are_named(tmp_path, damage, fault):
     dataset = find_labelled_dataset(write_labelled(tmp_path / "Dataset009_X", 2))
     damage(tmp_path / "Dataset009_X")
-    with pytest.raises(HRMedSegError, match=fault):
+    with pytest.raises(DataError, match=fault):
         read_labelled(dataset, dataset.cases[0])
 
 
@@ -196,7 +196,7 @@ def test_a_value_is_shown_with_all_digits(tmp_path, monkeypatch):
     dataset = find_labelled_dataset(write_labelled(tmp_path / "Dataset009_X", 2))
     read = labelled_images._read_label
     monkeypatch.setattr(labelled_images, "_read_label", lambda *files: read(*files) * np.float32(0.9999999))
-    with pytest.raises(HRMedSegError, match=r"has the value \d\.9999\d+, which dataset\.json does not list"):
+    with pytest.raises(DataError, match=r"has the value \d\.9999\d+, which dataset\.json does not list"):
         read_labelled(dataset, dataset.cases[0])
 
 

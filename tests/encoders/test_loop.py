@@ -1,6 +1,5 @@
 import csv
 import errno
-import json
 import math
 import os
 import subprocess
@@ -14,8 +13,9 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import nn
 
 from nnunet_hrmedseg.encoders import loop
-from nnunet_hrmedseg.encoders.loop import LoopSettings, prepare_folder, run_loop
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.encoders.checkpoint import load_state
+from nnunet_hrmedseg.encoders.loop import LoopSettings, run_loop
+from nnunet_hrmedseg.errors import CheckpointError, HRMedSegError, PlanError
 from nnunet_hrmedseg.io.processes import Processes, processes
 
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -163,7 +163,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, stop_after):
     said = []
     run_loop(second, _batches, _settings(save_seconds=0), tmp_path / "run", ALONE, log=said.append)
     assert first.seen + second.seen == whole.seen
-    assert "Going on at epoch" in said[0]
+    assert "Continuing at epoch" in said[0]
     for a, b in zip(whole.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
 
@@ -179,7 +179,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     run_loop(Line(), _batches, _settings(), tmp_path, ALONE, log=_no_log)
     file = tmp_path / "checkpoint.pth"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(HRMedSegError, match="checkpoint.pth cannot be read"):
+    with pytest.raises(CheckpointError, match="checkpoint.pth cannot be read"):
         run_loop(Line(), _batches, _settings(), tmp_path, ALONE, log=_no_log)
 
 
@@ -188,7 +188,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         def forward(self, batch):
             return super().forward(batch) * float("nan")
 
-    with pytest.raises(HRMedSegError, match="not finite"):
+    with pytest.raises(PlanError, match="not finite"):
         run_loop(Broken(), _batches, _settings(), tmp_path, ALONE, log=_no_log)
     assert not (tmp_path / "checkpoint.pth").exists()
 
@@ -235,9 +235,9 @@ RARELY_A_ROW = {"epochs": 1, "steps_per_epoch": 100, "save_seconds": 0}  # of lo
 def test_nothing_that_is_not_finite_is_saved(tmp_path, what, rank):
     group = OneOfTwo(rank, 2, torch.device("cpu"))
     module = Struck(what)
-    with pytest.raises(HRMedSegError, match=f"The {what} .* not finite after 3 steps") as error:
+    with pytest.raises(PlanError, match=f"The {what} .* not finite after 3 steps") as error:
         run_loop(module, _hundred, _settings(**RARELY_A_ROW), tmp_path, group, log=_no_log)
-    assert "Begin anew with a smaller --lr (now 0.01), in another folder or with --overwrite" in str(error.value)
+    assert "Start again with a smaller --lr (now 0.01), in another folder or with --overwrite" in str(error.value)
     assert len(module.seen) == 3
     if rank == 1:
         assert not list(tmp_path.iterdir())
@@ -250,11 +250,11 @@ def test_nothing_that_is_not_finite_is_saved(tmp_path, what, rank):
 
 
 def test_what_to_do_when_mixed_precision_was_too_coarse():
-    said = str(loop._not_finite("The loss is not finite after 7 steps.", 0.01, True))
+    said = str(loop.not_finite_error("The loss is not finite after 7 steps.", 0.01, True))
     assert said.startswith(
-        "The loss is not finite after 7 steps. Repeat the command with --no_amp: it goes on from the"
+        "The loss is not finite after 7 steps. Repeat the command with --no_amp: it continues from the"
     )
-    assert "If that does not help, begin anew with a smaller --lr (now 0.01)" in said
+    assert "If that does not help, start again with a smaller --lr (now 0.01)" in said
 
 
 @pytest.mark.usefixtures("no_curve")
@@ -262,7 +262,7 @@ def test_a_run_goes_on_with_mixed_precision_after_steps_without(tmp_path):
     run_loop(Line(), _batches, _settings(), tmp_path, ALONE, log=_no_log)
     module, scaler = Line(), torch.amp.GradScaler("cpu", init_scale=8.0)
     optimizer = torch.optim.Adam([parameter for parameter in module.parameters() if parameter.requires_grad])
-    step, _ = loop._load(tmp_path, module, optimizer, scaler, loop.History(), ALONE)
+    _, step, _ = load_state(tmp_path, module, optimizer, scaler)
     assert step == 20 and scaler.get_scale() == 8.0
 
 
@@ -272,7 +272,7 @@ def test_a_checkpoint_with_weights_that_are_not_finite_is_named(tmp_path):
     checkpoint = torch.load(tmp_path / "checkpoint.pth", weights_only=True)
     checkpoint["module"]["layer.weight"][0] = math.inf
     torch.save(checkpoint, tmp_path / "checkpoint.pth")
-    with pytest.raises(HRMedSegError, match=r"cannot be read .*weights are not finite.* --overwrite to begin anew"):
+    with pytest.raises(CheckpointError, match=r"cannot be read .*weights are not finite.* --overwrite to start again"):
         run_loop(Line(), _batches, _settings(), tmp_path, ALONE, log=_no_log)
 
 
@@ -343,60 +343,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_to_continue_from(tmp_path, monkey
     assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint.pth", "losses.csv"]
     said = []
     run_loop(Line(), _batches, _settings(), tmp_path, ALONE, log=said.append)
-    assert "Going on at epoch 2.00 of 4." in said
-
-
-def test_a_full_disk_for_the_settings_of_a_run_is_said(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(loop, "write_atomically", full)
-    with pytest.raises(HRMedSegError, match="run.json could not be written .*Make room"):
-        prepare_folder(tmp_path / "run", {}, overwrite=False)
-
-
-def test_a_file_is_no_folder_of_a_run(tmp_path):
-    (tmp_path / "run").write_text("kept")
-    for folder in (tmp_path / "run", tmp_path / "run" / "below"):
-        with pytest.raises(HRMedSegError, match="run is a file"):
-            loop.begin_run(folder, {}, ALONE, overwrite=True)
-    assert (tmp_path / "run").read_text() == "kept"
-
-
-def test_folders_of_runs(tmp_path):
-    run = tmp_path / "run"
-    assert prepare_folder(run, {"lr": 1, "canvas": (64, 64)}, overwrite=False) is False
-    (run / "checkpoint.pth").write_bytes(b"x")
-    assert prepare_folder(run, {"lr": 1, "canvas": [64, 64]}, overwrite=False) is True
-    with pytest.raises(HRMedSegError, match="lr 1 there and 2 now"):
-        prepare_folder(run, {"lr": 2, "canvas": [64, 64]}, overwrite=False)
-    assert (run / "checkpoint.pth").exists()
-    assert prepare_folder(run, {"lr": 2, "canvas": [64, 64]}, overwrite=True) is False
-    assert json.loads((run / "run.json").read_text())["lr"] == 2
-
-
-def test_losses_that_are_open_elsewhere_cannot_be_overwritten(tmp_path, monkeypatch):
-    run = tmp_path / "run"
-    prepare_folder(run, {"lr": 1}, overwrite=False)
-    (run / "losses.csv").write_text("x")
-    unlink = Path.unlink
-
-    def refusing(self, **options):
-        if self.name == "losses.csv":
-            raise PermissionError(13, "Access is denied", str(self))
-        unlink(self, **options)
-
-    monkeypatch.setattr(Path, "unlink", refusing)
-    with pytest.raises(HRMedSegError, match=r"losses\.csv cannot be removed .*Access is denied.* close it there"):
-        prepare_folder(run, {"lr": 2}, overwrite=True)
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_a_folder_with_other_files_is_left_alone(tmp_path, overwrite):
-    (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(HRMedSegError, match="holds other files"):
-        prepare_folder(tmp_path, {}, overwrite=overwrite)
-    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+    assert "Continuing at epoch 2.00 of 4." in said
 
 
 def test_alone_without_torchrun(monkeypatch):

@@ -10,9 +10,10 @@ from PIL import Image
 
 from nnunet_hrmedseg.cli import main
 from nnunet_hrmedseg.encoders import pretrain as command
-from nnunet_hrmedseg.encoders.loop import History, LoopSettings
+from nnunet_hrmedseg.encoders.history import History
+from nnunet_hrmedseg.encoders.loop import LoopSettings
 from nnunet_hrmedseg.io.processes import Processes
-from nnunet_hrmedseg.weights import read_encoder, write_encoder
+from nnunet_hrmedseg.weights import load_encoder, write_encoder
 from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture
 from tests.encoders.tiny_datasets import write_labelled
 
@@ -51,13 +52,13 @@ def test_files_card_and_weights(raw, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("nnUNet_raw", str(raw))
     run = tmp_path / "run"
     named = ["pretrain", "-d", "1", "Dataset002_Grey", str(raw / "Dataset003_Ignore"), "-o", str(run)]
-    assert main([*named, *SMALL, *QUICK, "--workers", "1", "--data_licence", "CC0", "--zoom", "0.5", "2.5"]) == 0
+    assert main([*named, *SMALL, *QUICK, "--workers", "1", "--data_license", "CC0", "--zoom", "0.5", "2.5"]) == 0
     said = capsys.readouterr().out
     assert "Dataset001_Colour: 6 cases, 2 classes with background" in said and "LabelManager" not in said
     assert sorted(file.name for file in run.iterdir()) == [
         "checkpoint.pth", "encoder.json", "encoder.safetensors", "losses.csv", "losses.png", "run.json",
     ]  # fmt: skip
-    file = read_encoder(run / "encoder.safetensors")
+    file = load_encoder(run / "encoder.safetensors")
     Student(file.architecture).load_state_dict(file.state)
     trained = torch.load(run / "checkpoint.pth", weights_only=True)["module"]
     assert file.state.keys() == {k[8:] for k in trained if re.match(r"network\.(encoder|neck)\.", k)}
@@ -68,7 +69,7 @@ def test_files_card_and_weights(raw, tmp_path, capsys, monkeypatch):
     assert card["made_by"] == "hrmedseg pretrain" and card["teacher"] is None
     assert card["name"] == "supervised on Dataset001_Colour, Dataset002_Grey, Dataset003_Ignore"
     assert card["data"]["sources"] == {"Dataset001_Colour": 6, "Dataset002_Grey": 4, "Dataset003_Ignore": 3}
-    assert card["licences"] == {"data": "CC0"} and str(tmp_path) not in json.dumps(card)
+    assert card["licenses"] == {"data": "CC0"} and str(tmp_path) not in json.dumps(card)
     assert (
         card["recipe"].items()
         >= {"image_steps": 80, "batch_size": 4, "learning_rate": 4e-4, "zoom": [0.5, 2.5]}.items()
@@ -112,8 +113,8 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(raw, tmp_path, monkeypa
         assert pretrain(raw, tmp_path / "run", *options) == 130
     assert torch.load(tmp_path / "run" / "checkpoint.pth", weights_only=True)["step"] == 5
     assert pretrain(raw, tmp_path / "run", *options) == 0
-    assert "Going on at epoch 1.67 of 4" in capsys.readouterr().out
-    whole, run = (read_encoder(tmp_path / name / "encoder.safetensors") for name in ("whole", "run"))
+    assert "Continuing at epoch 1.67 of 4" in capsys.readouterr().out
+    whole, run = (load_encoder(tmp_path / name / "encoder.safetensors") for name in ("whole", "run"))
     assert whole.sha256 == run.sha256
     assert losses(tmp_path / "whole") == losses(tmp_path / "run")
 
@@ -162,7 +163,7 @@ def test_a_start_is_where_the_training_starts(raw, tmp_path):
     card = {"name": "start", "architecture": architecture, "normalization": Normalize("zscore").card()}
     start = write_encoder(tmp_path / "start.safetensors", Student(architecture).state_dict(), card)
     assert pretrain(raw, tmp_path / "run", "--start", start.path, "--lr", 0, "--image_steps", 16) == 0
-    made = read_encoder(tmp_path / "run" / "encoder.safetensors")
+    made = load_encoder(tmp_path / "run" / "encoder.safetensors")
     assert made.card["recipe"]["started_from"] == start.sha256
     for name, _ in Student(architecture).named_parameters():
         assert torch.equal(made.state[name], start.state[name]), name

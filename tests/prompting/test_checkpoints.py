@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import CheckpointError, HRMedSegError, SetupError
 from nnunet_hrmedseg.prompting.checkpoints import read_decoder
 from nnunet_hrmedseg.prompting.prompt_decoder import PromptDecoder
 from tests.prompting.tiny_sams import (
@@ -82,9 +82,9 @@ def test_only_safetensors_and_tensors_are_read(tmp_path):
 
 
 def test_nothing_given():
-    with pytest.raises(HRMedSegError, match=r"Give --sam.*sam_vit_h_4b8939.pth.*mobile_sam.pt.*transformers"):
+    with pytest.raises(CheckpointError, match=r"Give --sam.*sam_vit_h_4b8939.pth.*mobile_sam.pt.*transformers"):
         read_decoder(None)
-    with pytest.raises(HRMedSegError, match=r"no SAM at nowhere.pth.*sam_vit_h_4b8939.pth"):
+    with pytest.raises(CheckpointError, match=r"no SAM at nowhere.pth.*sam_vit_h_4b8939.pth"):
         read_decoder("nowhere.pth")
 
 
@@ -144,7 +144,7 @@ def _truncated(folder):
         ),
         (lambda folder: _of_type(folder, "bert"), "model_type 'bert'"),
         (_truncated, "damaged"),
-        (_nonsense, "damaged or no SAM"),
+        (_nonsense, "damaged or not a SAM"),
         (lambda folder: folder, "no readable config.json"),
         (lambda folder: write_student(folder / "encoder.safetensors").path, "goes to --encoder"),
     ],
@@ -159,5 +159,5 @@ def test_other_files_are_refused_in_words(tmp_path, make, said):
 def test_without_transformers(tmp_path, monkeypatch):
     file = read_decoder(write_sam_pth(tmp_path / "sam.pth"))
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(HRMedSegError, match=r"^Promptable networks take.*pip install 'nnunet_hrmedseg\[promptable\]'"):
+    with pytest.raises(SetupError, match=r"^transformers is not installed.*nnunet_hrmedseg\[sam\]"):
         PromptDecoder(file)

@@ -19,7 +19,7 @@ from nnunet_hrmedseg.prompting.networks import load_promptable, load_whole_sam
 from nnunet_hrmedseg.prompting.predictor import Predictor
 from nnunet_hrmedseg.teachers import load_teacher
 from nnunet_hrmedseg.trainers.initialization import initialize_encoder
-from nnunet_hrmedseg.weights import read_encoder
+from nnunet_hrmedseg.weights import load_encoder
 from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture, load_student_weights
 from tests.encoders.tiny_datasets import discs, write_folder
 from tests.prompting.tiny_sams import SIDE, decoder_id, sam, sam2, write_sam2, write_sam_pth, write_student
@@ -131,7 +131,7 @@ def test_a_student_nears_its_teachers_masks(sams, tmp_path, name, capsys):
     assert distill(sams / name, images, tmp_path / "run", *options) == 0
     assert "hrmedseg segment IMAGE --encoder" in capsys.readouterr().out
     trained = tmp_path / "run" / "encoder.safetensors"
-    card = read_encoder(trained).card
+    card = load_encoder(trained).card
     assert card["normalization"]["scheme"] == "mean_std" and len(card["decoder_id"]) == 16
     assert card["recipe"]["fit"] == ("pad" if name == "sam.pth" else "stretch")
     assert card["architecture"].get("fine_channels") == (None if name == "sam.pth" else [4, 8])
@@ -164,7 +164,7 @@ def with_levels(sams, tmp_path_factory):
 
 
 def test_a_training_takes_encoder_and_neck(with_levels):
-    file = read_encoder(with_levels / "run" / "encoder.safetensors")
+    file = load_encoder(with_levels / "run" / "encoder.safetensors")
     assert any(name.startswith("fine_levels.") for name in file.state)
     network = HRMedSeg(3, 2, decoder_heads=2, decoder_mlp_dim=16, **encoder_architecture(
         embed_dim=24, depth=2, decoder_dim=32))  # fmt: skip
@@ -180,7 +180,7 @@ def test_with_and_without_levels_can_start_from_each_other(sams, with_levels, tm
     plain = ["--epochs", 1, "--normalization", "imagenet"]
     assert distill(sams / "sam2", images, tmp_path / "plain", *plain, "--start", encoder) == 0
     start = tmp_path / "plain" / "encoder.safetensors"
-    assert not any(name.startswith("fine_levels.") for name in read_encoder(start).state)
+    assert not any(name.startswith("fine_levels.") for name in load_encoder(start).state)
     assert distill(sams / "sam2", images, tmp_path / "again", "--promptable", "--epochs", 1, "--start", start) == 0
     architecture = encoder_architecture(embed_dim=24, depth=2, decoder_dim=32)
     student = Student({**architecture, "fine_channels": [4, 8]})
@@ -200,7 +200,7 @@ def test_padded_and_stretched_images_have_caches_of_their_own(sams, tmp_path):
 def test_without_the_option_everything_is_as_before(sams, tmp_path):
     images = write_folder(tmp_path / "images", 5)
     assert distill(sams / "sam2", images, tmp_path / "run", "--epochs", 1) == 0
-    card = read_encoder(tmp_path / "run" / "encoder.safetensors").card
+    card = load_encoder(tmp_path / "run" / "encoder.safetensors").card
     assert "fine_channels" not in card["architecture"] and "fit" not in card["recipe"]
     assert card["normalization"]["scheme"] == "zscore"
 

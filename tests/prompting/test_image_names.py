@@ -6,7 +6,7 @@ from unicodedata import normalize
 
 import pytest
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError
 from nnunet_hrmedseg.prompting.image_names import named_images, prompts_of_image
 
 
@@ -66,13 +66,13 @@ def test_paths_on_another_machine_with_a_note(images, capsys, name, path):
         (["{here}/other.png"], "other.png must be the path of an image below images"),
         (["../other.png"], "must be the path of an image below images"),
         (["b.jpg"], "not there"),
-        (["notes.txt"], "notes.txt is no image of a kind that is read"),
-        (["a.nii.gz"], "a.nii.gz is no image of a kind that is read"),
+        (["notes.txt"], "notes.txt is not an image of a format that is read"),
+        (["a.nii.gz"], "a.nii.gz is not an image of a format that is read"),
         (["c.png"], "not there"),
     ],
 )
 def test_names_that_mean_none_or_several(images, names, message):
-    with pytest.raises(HRMedSegError, match=message):
+    with pytest.raises(DataError, match=message):
         named_images(images, [name.format(here=Path.cwd()) for name in names], "p.csv")
 
 
@@ -80,7 +80,7 @@ def test_a_file_elsewhere_is_not_the_one_of_the_same_name(images):
     Path("more").mkdir()
     Path("more", "a.png").write_bytes(b"")
     for name in ("more/a.png", f"{Path.cwd()}/more/a.png"):
-        with pytest.raises(HRMedSegError, match="more/a.png"):
+        with pytest.raises(DataError, match="more/a.png"):
             named_images(images, [name], "p.csv")
 
 
@@ -120,5 +120,5 @@ def test_the_prompts_of_a_single_image_from_another_machine(images, capsys):
 def test_no_prompts_or_several_for_a_single_image(images, names, message):
     Path("more").mkdir()
     Path("more", "b.jpg").write_bytes(b"")
-    with pytest.raises(HRMedSegError, match=message):
+    with pytest.raises(DataError, match=message):
         prompts_of_image(Path("images/sub/b.jpg"), dict.fromkeys(names, 1), "p.csv")

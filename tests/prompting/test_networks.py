@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import CheckpointError
 from nnunet_hrmedseg.prompting.networks import HRMedSegSAM, HRMedSegSAM2, load_promptable, load_whole_sam
 from nnunet_hrmedseg.weights import BUNDLED
 from nnunet_hrmedseg.weights.student import encoder_architecture
@@ -61,7 +61,7 @@ def test_the_card_says_canvas_and_fit(tmp_path, pth):
 )
 def test_encoders_of_another_kind(tmp_path, pth, changed, said):
     file = write_student(tmp_path / "e.safetensors", **changed)
-    with pytest.raises(HRMedSegError, match=said) as raised:
+    with pytest.raises(CheckpointError, match=said) as raised:
         load_promptable(file.path, pth)
     assert "hrmedseg distill --promptable" in str(raised.value)
 
@@ -73,20 +73,22 @@ def test_sam2_without_its_levels(tmp_path):
         teacher={"kind": "sam2", "name": "SAM2"},
         architecture=encoder_architecture(embed_dim=24, depth=1, decoder_dim=32),
     )
-    with pytest.raises(HRMedSegError, match=r"without --promptable.*--start .*e.safetensors --normalization imagenet"):
+    with pytest.raises(
+        CheckpointError, match=r"without --promptable.*--start .*e.safetensors --normalization imagenet"
+    ):
         load_promptable(file.path, folder)
 
 
 def test_the_bundled_encoder_and_none(pth):
-    with pytest.raises(HRMedSegError, match="cannot read its embedding.*hrmedseg distill"):
+    with pytest.raises(CheckpointError, match="cannot read its embedding.*hrmedseg distill"):
         load_promptable(BUNDLED, pth)
-    with pytest.raises(HRMedSegError, match="Give --encoder .*travels with the package was not made from a SAM"):
+    with pytest.raises(CheckpointError, match="Give --encoder .*travels with the package was not made from a SAM"):
         load_promptable(None, pth)
 
 
 def test_a_class_takes_its_own_sam(tmp_path, pth):
     file = write_student(tmp_path / "e.safetensors")
-    with pytest.raises(HRMedSegError, match="is a sam, and HRMedSegSAM2 takes a sam2"):
+    with pytest.raises(CheckpointError, match="is a sam, and HRMedSegSAM2 takes a sam2"):
         HRMedSegSAM2(file.path, pth)
 
 
@@ -101,7 +103,7 @@ def test_another_decoder_than_the_teachers_is_said(tmp_path, pth, capsys):
 
 
 def test_whole_sams_that_cannot_be_had(tmp_path):
-    with pytest.raises(HRMedSegError, match="read from Meta's .pth, not from a folder"):
+    with pytest.raises(CheckpointError, match="read from Meta's .pth, not from a folder"):
         load_whole_sam(write_sam_folder(tmp_path / "sam"))
-    with pytest.raises(HRMedSegError, match="image_encoder.patch_embed.proj.weight"):
+    with pytest.raises(CheckpointError, match="image_encoder.patch_embed.proj.weight"):
         load_whole_sam(write_mobile_sam(tmp_path / "mobile_sam.pt"))

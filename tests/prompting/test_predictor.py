@@ -6,7 +6,7 @@ import torch
 import transformers
 from PIL import Image
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError
 from nnunet_hrmedseg.prompting.networks import HRMedSegSAM, HRMedSegSAM2, load_promptable, load_whole_sam
 from nnunet_hrmedseg.prompting.predictor import Predictor
 from nnunet_hrmedseg.prompting.prompts import Prompt
@@ -192,7 +192,7 @@ def test_prompts_of_different_forms(student):
         Prompt(tuple(BOXES[1].tolist())),
         Prompt(tuple(BOXES[2].tolist()), ((40.0, 40.0, 0.0), (5.0, 5.0, 1.0))),
     ]
-    found = {number: (mask, score) for number, mask, score in student.of_prompts(prompts)}
+    found = {number: (mask, score) for number, mask, score in student.predict_prompts(prompts)}
     assert sorted(found) == [0, 1, 2, 3]
     expected = [
         student.predict(BOXES[0]),
@@ -218,7 +218,7 @@ def test_no_prompts_at_all(student):
     student.set_image(picture(70, 90))
     found = student.predict(boxes=np.zeros((0, 4)))
     assert found.masks.shape == (0, 70, 90) and found.logits.shape == (0, 16, 16) and len(found.scores) == 0
-    assert list(student.of_prompts([])) == []
+    assert list(student.predict_prompts([])) == []
 
 
 # ---- images ----------------------------------------------------------------------------------------------------------
@@ -276,7 +276,7 @@ def test_points_are_in_the_object_where_nothing_else_is_said(student):
 
 @pytest.mark.parametrize("shape", [(5,), (3, 20, 20), (20, 20, 2), (4, 20, 20, 3), (0, 5), (2, 20, 20, 20)])
 def test_what_is_no_image(student, shape):
-    with pytest.raises(HRMedSegError, match=r"The image has the shape.*one\s+slice at a time"):
+    with pytest.raises(DataError, match=r"The image has the shape.*one\s+slice at a time"):
         student.set_image(np.zeros(shape, np.uint8))
 
 
@@ -319,7 +319,7 @@ def test_the_mask_follows_the_image_not_the_padding(files):
 )
 def test_prompts_that_cannot_be(student, given, said):
     student.set_image(picture(70, 90))
-    with pytest.raises(HRMedSegError, match=said):
+    with pytest.raises(DataError, match=said):
         student.predict(**given)
 
 
@@ -334,7 +334,7 @@ def test_prompts_that_cannot_be(student, given, said):
 )
 def test_prompts_in_parts_of_the_image_and_those_of_nothing(student, prompts, message):
     student.set_image(picture(70, 90))
-    with pytest.raises(HRMedSegError, match=message):
+    with pytest.raises(DataError, match=message):
         student.predict(**prompts)
 
 
@@ -353,5 +353,5 @@ def test_boxes_at_the_border_are_fine(student):
 
 def test_first_the_image(files):
     predictor = Predictor(HRMedSegSAM(files / "student.safetensors", files / "sam.pth"))
-    with pytest.raises(HRMedSegError, match="call set_image before"):
+    with pytest.raises(DataError, match="call set_image before"):
         predictor.predict([0, 0, 5, 5])

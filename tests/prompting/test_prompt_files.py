@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError
 from nnunet_hrmedseg.prompting.label_maps import class_values
 from nnunet_hrmedseg.prompting.prompt_files import read_prompts
 
@@ -65,13 +65,13 @@ def test_only_points(tmp_path):
 )
 def test_files_that_cannot_be_understood(tmp_path, name, text, said):
     (tmp_path / name).write_text(text)
-    with pytest.raises(HRMedSegError, match=said) as raised:
+    with pytest.raises(DataError, match=said) as raised:
         read_prompts(tmp_path / name)
     assert str(tmp_path / name) in str(raised.value)
 
 
 def test_no_such_file(tmp_path):
-    with pytest.raises(HRMedSegError, match="cannot be read"):
+    with pytest.raises(DataError, match="cannot be read"):
         read_prompts(tmp_path / "none.csv")
 
 
@@ -106,7 +106,7 @@ def read(tmp_path, text, name="p.csv", encoding="utf-8"):
 )
 def test_entries_whose_keys_are_not_read_are_refused(tmp_path, entry, message):
     entries = [{"image": "a.png", "box": [1, 2, 3, 4]}, {"image": "two.png", **entry}]
-    with pytest.raises(HRMedSegError, match=f"entry 2.*{message}"):
+    with pytest.raises(DataError, match=f"entry 2.*{message}"):
         read(tmp_path, json.dumps(entries), "p.json")
 
 
@@ -124,7 +124,7 @@ def test_entries_whose_keys_are_not_read_are_refused(tmp_path, entry, message):
     ],
 )
 def test_columns_that_are_not_read_are_refused(tmp_path, text, message):
-    with pytest.raises(HRMedSegError, match=message):
+    with pytest.raises(DataError, match=message):
         read(tmp_path, text)
 
 
@@ -157,18 +157,18 @@ def test_csv_of_spreadsheets(tmp_path, capsys, text, encoding):
 
 
 def test_lines_are_those_of_the_file(tmp_path):
-    with pytest.raises(HRMedSegError, match="line 4: box"):
+    with pytest.raises(DataError, match="line 4: box"):
         read(tmp_path, "sep=;\nimage;x0;y0;x1;y1\na.png;1;2;3;4\na.png;1;2;3;x\n")
 
 
 def test_a_comma_is_no_decimal_comma_where_it_separates(tmp_path):
-    with pytest.raises(HRMedSegError, match="cannot be understood"):
+    with pytest.raises(DataError, match="cannot be understood"):
         read(tmp_path, 'image,x0,y0,x1,y1\na.png,"1,5",2,3,4\n')
 
 
 def test_a_workbook_is_named(tmp_path):
     (tmp_path / "p.csv").write_bytes(b"PK\x03\x04 and so on")
-    with pytest.raises(HRMedSegError, match="is a workbook or an archive, not text: export the table as CSV"):
+    with pytest.raises(DataError, match="is a workbook or an archive, not text: export the table as CSV"):
         read_prompts(tmp_path / "p.csv")
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError
 from nnunet_hrmedseg.prompting.label_maps import class_values
 from nnunet_hrmedseg.prompting.prompts import Prompt, parse_box, parse_point
 
@@ -16,7 +16,7 @@ def test_options():
 
 
 def test_a_prompt_says_where_it_was_written():
-    with pytest.raises(HRMedSegError, match="p.csv, line 3: The box 0,0,200,5 reaches out of the image"):
+    with pytest.raises(DataError, match="p.csv, line 3: The box 0,0,200,5 reaches out of the image"):
         Prompt((0, 0, 200, 5), source="p.csv, line 3").placed((50, 100))
 
 
@@ -50,7 +50,7 @@ def test_points_outside_by_a_rounding_error_are_clipped():
     ],
 )
 def test_prompts_that_do_not_lie_in_their_image(prompt, message):
-    with pytest.raises(HRMedSegError, match=message):
+    with pytest.raises(DataError, match=message):
         prompt.placed((72, 108))
 
 
@@ -64,7 +64,7 @@ def test_prompts_that_do_not_lie_in_their_image(prompt, message):
     ],
 )
 def test_parts_of_the_image_are_not_taken_for_pixels(prompt):
-    with pytest.raises(HRMedSegError, match="within the first pixel of the image. Add --normalized"):
+    with pytest.raises(DataError, match="within the first pixel of the image. Add --normalized"):
         prompt.placed((72, 108))
     assert prompt.placed((72, 108), normalized=True).category == "object"
 
@@ -74,7 +74,7 @@ def test_normalized_prompts_in_pixels():
         (72, 108), normalized=True
     )
     assert prompt == Prompt((27, 36, 108, 72), ((54, 18, 1), (0, 72, 0)), "a", "here")
-    with pytest.raises(HRMedSegError, match="here: 10,20,50,60 are not all between 0 and 1, as --normalized says"):
+    with pytest.raises(DataError, match="here: 10,20,50,60 are not all between 0 and 1, as --normalized says"):
         Prompt((10, 20, 50, 60), source="here").placed((72, 108), normalized=True)
 
 
@@ -91,5 +91,5 @@ def test_classes_are_numbered_in_their_order():
     assert values("10", "2", "cell") == {"2": 1, "10": 2, "cell": 3}
     assert values(*map(str, range(10, 0, -1))) == {str(number): number for number in range(1, 11)}
     assert values() == {}
-    with pytest.raises(HRMedSegError, match="cannot be called 'ignore'"):
+    with pytest.raises(DataError, match="cannot be called 'ignore'"):
         values("ignore")

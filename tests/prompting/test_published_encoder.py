@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from nnunet_hrmedseg.cli import main
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import CheckpointError
 from nnunet_hrmedseg.prompting.networks import load_promptable
-from nnunet_hrmedseg.weights import read_encoder
+from nnunet_hrmedseg.weights import load_encoder
 from tests.prompting.tiny_sams import SIDE, WIDTH, picture, write_sam_pth
 from tests.weights.published_layout import (
     MEAN,
@@ -61,14 +61,14 @@ def test_a_fine_tuned_encoder_does_not_serve_sams_decoder(files, capsys):
     out = capsys.readouterr().out
     assert "Left out: mask_decoder (2), prompt_encoder (1), rotation tables (4)." in out
     assert "hrmedseg segment" not in out
-    assert "fine-tuned" in read_encoder(files / "encoder" / "encoder.safetensors").card["name"]
-    with pytest.raises(HRMedSegError, match="fine-tuned with another decoder.*cannot read its embedding"):
+    assert "fine-tuned" in load_encoder(files / "encoder" / "encoder.safetensors").card["name"]
+    with pytest.raises(CheckpointError, match="fine-tuned with another decoder.*cannot read its embedding"):
         load_promptable(files / "encoder" / "encoder.safetensors", files / "sam.pth")
 
 
 def test_an_encoder_of_another_embedding_width_is_refused(files):
     write_published(files / "narrow.pth", decoder_dim=16)
-    with pytest.raises(HRMedSegError, match="embedding of 16 channels.*reads 32"):
+    with pytest.raises(CheckpointError, match="embedding of 16 channels.*reads 32"):
         load_promptable(files / "narrow.pth", files / "sam.pth")
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from nnunet_hrmedseg.cli import main
 from nnunet_hrmedseg.prompting import zeroshot as command
-from nnunet_hrmedseg.prompting.zeroshot import boxes_of, jittered
+from nnunet_hrmedseg.prompting.boxes import find_boxes, jitter_box
 from tests.encoders.tiny_datasets import write_labelled, write_sheared
 
 
@@ -34,7 +34,7 @@ class PerfectPredictor:
     def set_image(self, image):
         self.size = image.shape[:2]
 
-    def of_prompts(self, prompts, multimask):
+    def predict_prompts(self, prompts, multimask):
         for number, prompt in enumerate(prompts):
             mask = np.zeros(self.size, bool)
             x0, y0, x1, y1 = (round(side) for side in prompt.box)
@@ -49,19 +49,19 @@ def test_boxes():
     mask = np.zeros((20, 30), bool)
     mask[2:5, 3:9] = mask[5, 9] = True  # touching by a corner
     mask[19, 29] = True
-    assert boxes_of(mask, "component") == [(3, 2, 10, 6), (29, 19, 30, 20)]
-    assert boxes_of(mask, "class") == [(3, 2, 30, 20)]
-    assert boxes_of(np.zeros((4, 4), bool), "class") == boxes_of(np.zeros((4, 4), bool), "component") == []
+    assert find_boxes(mask, "component") == [(3, 2, 10, 6), (29, 19, 30, 20)]
+    assert find_boxes(mask, "class") == [(3, 2, 30, 20)]
+    assert find_boxes(np.zeros((4, 4), bool), "class") == find_boxes(np.zeros((4, 4), bool), "component") == []
 
 
 @pytest.mark.parametrize("jitter", [0.3, 1, 7.5, 100])
 def test_jitter(jitter):
     random = np.random.default_rng(0)
     box, size = (5.0, 4.0, 15.0, 8.0), (20, 30)
-    assert jittered(box, size, 0, random) == box
+    assert jitter_box(box, size, 0, random) == box
     reach = (3, 1.2, 3, 1.2) if jitter < 1 else (jitter,) * 4
     for _ in range(200):
-        moved = x0, y0, x1, y1 = jittered(box, size, jitter, random)
+        moved = x0, y0, x1, y1 = jitter_box(box, size, jitter, random)
         assert 0 <= x0 < x1 <= 30 and 0 <= y0 < y1 <= 20 and moved != box
         if jitter <= 1:
             assert all(abs(a - b) <= r for a, b, r in zip(moved, box, reach, strict=True))
@@ -101,7 +101,7 @@ def test_figures(networks, tmp_path, monkeypatch):
     for row in rows(tmp_path / "out"):
         truth = np.asarray(Image.open(dataset / "labelsTr" / f"{row['case']}.png")) == 1
         filled = np.zeros_like(truth)
-        for x0, y0, x1, y1 in boxes_of(truth, "component"):
+        for x0, y0, x1, y1 in find_boxes(truth, "component"):
             filled[int(y0) : int(y1), int(x0) : int(x1)] = True
         assert float(row["Dice"]) == pytest.approx(2 * truth.sum() / (truth.sum() + filled.sum()), abs=1e-5)
         assert float(row["IoU"]) == pytest.approx(truth.sum() / filled.sum(), abs=1e-5)
@@ -168,9 +168,9 @@ def test_jitter_is_the_same_for_the_same_seed_and_for_the_teacher(networks, tmp_
     boxes = []
 
     class Noting(PerfectPredictor):
-        def of_prompts(self, prompts, multimask):
+        def predict_prompts(self, prompts, multimask):
             boxes.append([prompt.box for prompt in prompts])
-            return super().of_prompts(prompts, multimask)
+            return super().predict_prompts(prompts, multimask)
 
     monkeypatch.setattr(command, "Predictor", Noting)
     dataset = write_labelled(tmp_path / "Dataset001_Discs", 2)
@@ -226,7 +226,7 @@ def test_mistakes(networks, tmp_path, capsys):
         Image.fromarray(np.zeros((40, 56), np.uint8)).save(file)
     assert "no foreground in the labels" in said()
     (dataset / "dataset.json").write_text("{}")
-    assert "is no nnU-Net raw data set" in said()
+    assert "is not an nnU-Net raw dataset" in said()
 
 
 def test_what_is_in_no_case_is_named(networks, tmp_path, monkeypatch, capsys):

@@ -30,7 +30,7 @@ def test_kinds_are_recognised(kind, tmp_path):
     for teacher in (load_teacher(path, canvas=CANVAS), load_teacher(str(path), kind=kind, canvas=CANVAS)):
         assert isinstance(teacher, TEACHERS[kind]) and isinstance(teacher, Teacher)
         assert teacher.embed(torch.rand(1, 3, *CANVAS)).shape == (1, teacher.channels, 4, 4)
-        assert {"name", "file", "sha256", "licence", "parameters", "embedding"} <= teacher.card().keys()
+        assert {"name", "file", "sha256", "license", "parameters", "embedding"} <= teacher.card().keys()
 
 
 @pytest.mark.parametrize("kind", TEACHERS)
@@ -73,8 +73,8 @@ def test_nothing_there_or_nothing_known(tmp_path):
     (tmp_path / "text.txt").write_text("text")
     for path, message in (
         (tmp_path / "nothing", "There is no teacher at"),
-        (tmp_path, "looks like no kind of teacher"),
-        (tmp_path / "text.txt", "looks like no kind of teacher"),
+        (tmp_path, "does not look like any kind of teacher"),
+        (tmp_path / "text.txt", "does not look like any kind of teacher"),
     ):
         with pytest.raises(HRMedSegError, match=message) as raised:
             load_teacher(path, canvas=CANVAS)

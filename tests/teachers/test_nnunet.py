@@ -13,7 +13,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures import HRMedSeg
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import CheckpointError, HRMedSegError, PlanError
 from nnunet_hrmedseg.io.checkpoints import load_checkpoint
 from nnunet_hrmedseg.teachers.nnunet import NNUNetTeacher
 from nnunet_hrmedseg.teachers.nnunet_normalization import normalise
@@ -225,7 +225,7 @@ def test_frozen_and_described(folder):
         "configuration": "2d",
         "fold": "0",
         "target": "logits",
-        "licence": "unknown",
+        "license": "unknown",
     }
     assert {name: card[name] for name in expected} == expected
     json.dumps(card)
@@ -246,7 +246,7 @@ def test_licence_of_the_data_set(folder, name):
     write_nnunet(folder)
     dataset = json.loads((folder / "dataset.json").read_text())
     (folder / "dataset.json").write_text(json.dumps({**dataset, name: "CC-BY-SA 4.0"}))
-    assert NNUNetTeacher.load(folder, canvas=CANVAS).card()["licence"] == "CC-BY-SA 4.0"
+    assert NNUNetTeacher.load(folder, canvas=CANVAS).card()["license"] == "CC-BY-SA 4.0"
 
 
 def test_which_fold_and_checkpoint(folder):
@@ -264,9 +264,9 @@ def test_which_fold_and_checkpoint(folder):
     write_nnunet(folder, fold=2)
     assert chosen() == "fold_2/checkpoint_final.pth"
     assert chosen(checkpoint="checkpoint_best.pth") == "fold_2/checkpoint_best.pth"
-    with pytest.raises(HRMedSegError, match="no fold 0 has checkpoint_final.pth or .*there: 0, 2, 10, all"):
+    with pytest.raises(CheckpointError, match="no fold 0 has checkpoint_final.pth or .*there: 0, 2, 10, all"):
         chosen(fold=0)
-    with pytest.raises(HRMedSegError, match="no fold has checkpoint_latest.pth"):
+    with pytest.raises(CheckpointError, match="no fold has checkpoint_latest.pth"):
         chosen(checkpoint="checkpoint_latest.pth")
 
 
@@ -316,7 +316,7 @@ def test_nothing_that_the_plans_name_is_called(folder, tmp_path):
 def test_volumes_and_cascades(folder, configuration, message):
     write_nnunet(folder, configuration=configuration)
     (folder / "plans.json").write_text(json.dumps(volume_plans()))
-    with pytest.raises(HRMedSegError, match=message):
+    with pytest.raises(CheckpointError, match=message):
         NNUNetTeacher.load(folder, canvas=CANVAS)
 
 
@@ -325,7 +325,7 @@ def test_volumes_and_cascades(folder, configuration, message):
     [
         ({"channels": 2}, "images of 2 channels"),
         ({"channels": 4}, "images of 4 channels"),
-        ({"scheme": "CTNormalization"}, "cannot be normalised by CTNormalization"),
+        ({"scheme": "CTNormalization"}, "cannot be normalized by CTNormalization"),
         ({"trainer": "nnUNetTrainerOfNobody"}, "trained with nnUNetTrainerOfNobody"),
         ({"configuration": "2d_big"}, "'2d_big'"),
         ({"extra": {"network_weights": {"a": torch.zeros(1)}}}, "does not fit the network.*same training"),
@@ -334,7 +334,7 @@ def test_volumes_and_cascades(folder, configuration, message):
 )
 def test_models_that_cannot_teach(folder, written, message):
     write_nnunet(folder, **written)
-    with pytest.raises(HRMedSegError, match=message) as raised:
+    with pytest.raises(CheckpointError, match=message) as raised:
         NNUNetTeacher.load(folder, canvas=CANVAS)
     assert str(folder) in str(raised.value)
 
@@ -367,7 +367,7 @@ def test_network_without_encoder(folder, target, monkeypatch):
     if target == "logits":
         assert NNUNetTeacher.load(folder, canvas=CANVAS, target=target).channels == 48
     else:
-        with pytest.raises(HRMedSegError, match="NoEncoder has no part named encoder.*logits"):
+        with pytest.raises(CheckpointError, match="NoEncoder has no part named encoder.*logits"):
             NNUNetTeacher.load(folder, canvas=CANVAS)
 
 
@@ -378,7 +378,7 @@ def test_network_of_one_size_only(folder, monkeypatch):
         raise ValueError("Input height doesn't match model")
 
     monkeypatch.setattr("dynamic_network_architectures.architectures.unet.PlainConvUNet.forward", refuse)
-    with pytest.raises(HRMedSegError, match="cannot be run on an image of 64 x 64 pixels.*doesn't match"):
+    with pytest.raises(CheckpointError, match="cannot be run on an image of 64 x 64 pixels.*doesn't match"):
         NNUNetTeacher.load(folder, canvas=CANVAS, target="logits")
 
 
@@ -438,5 +438,5 @@ def test_damaged_folders(folder, damage, message):
 )
 def test_options(folder, options, message):
     write_nnunet(folder)
-    with pytest.raises(HRMedSegError, match=message):
+    with pytest.raises(PlanError, match=message):
         NNUNetTeacher.load(folder, **{"canvas": CANVAS, **options})

@@ -1,5 +1,6 @@
 """SAM as a teacher, against transformers' SAM and timm's, which know nothing of this package."""
 
+import sys
 from functools import partial
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch.nn import functional as F
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import HRMedSegError, PlanError, SetupError
 from nnunet_hrmedseg.teachers.sam import VARIANTS, SAMTeacher, vit_architecture
 from tests.teachers.tiny_teachers import Payload, write_sam
 
@@ -142,7 +143,7 @@ def test_frozen_and_described(file):
     encoder = [v for k, v in torch.load(file, weights_only=True).items() if k.startswith("image_encoder.")]
     assert card["parameters"] == sum(weight.numel() for weight in encoder)
     assert card["file"] == "weights.pth" and len(card["sha256"]) == 64
-    assert card["licence"] == "unknown"  # not one of Meta's files
+    assert card["license"] == "unknown"  # not one of Meta's files
     assert card["variant"] == "ViT of width 32 and depth 3"
 
 
@@ -218,7 +219,7 @@ def _with_other_shape(file):
         (_without("image_encoder.neck.0"), "neck.0.weight"),
         (_without("image_encoder.pos_embed"), "pos_embed"),
         (_with_other_shape, "blocks.2.mlp"),
-        (_without("image_encoder"), "no checkpoint of SAM.*prompt_encoder"),
+        (_without("image_encoder"), "not a checkpoint of SAM.*prompt_encoder"),
         (_replaced_by([torch.zeros(1)]), "list"),
         (_replaced_by({"network_weights": {}}), "nnU-Net.*folder"),
         (_replaced_by({"model": {"image_encoder.trunk.pos_embed": torch.zeros(1)}}), "SAM2"),
@@ -238,10 +239,17 @@ def test_missing_file(tmp_path):
 
 @pytest.mark.parametrize("canvas", [(100, 100), (64, 0), (64,)])
 def test_wrong_canvas(file, canvas):
-    with pytest.raises(HRMedSegError, match="multiples of 16"):
+    with pytest.raises(PlanError, match="multiples of 16"):
         SAMTeacher.load(file, canvas=canvas)
 
 
 def test_unknown_option(file):
-    with pytest.raises(HRMedSegError, match="does not know fold"):
+    with pytest.raises(PlanError, match="does not know fold"):
         SAMTeacher.load(file, canvas=NATIVE, fold=1)
+
+
+def test_without_timm(file, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setitem(sys.modules, "timm.models.vision_transformer_sam", None)
+    with pytest.raises(SetupError, match=r"timm is not installed.*nnunet_hrmedseg\[sam\]"):
+        SAMTeacher.load(file, canvas=(64, 64))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import CheckpointError, PlanError, SetupError
 from nnunet_hrmedseg.teachers.sam2 import SAM2Teacher
 from tests.teachers.tiny_teachers import write_sam2
 
@@ -91,21 +91,21 @@ def test_frozen_and_described(written):
     card = teacher.card()
     assert card["parameters"] == sum(p.numel() for p in _reference(written).vision_encoder.parameters())
     assert card["file"] == "sam2.1-hiera-none/model.safetensors" and len(card["sha256"]) == 64
-    assert card["licence"] == "unknown"
+    assert card["license"] == "unknown"
     json.dumps(card)
 
 
-def test_licence_of_the_model_card(folder):
+def test_license_of_the_model_card(folder):
     (folder / "README.md").write_text(
         "---\nlibrary_name: transformers\nlicense: apache-2.0\n---\n# SAM2\nlicense: mine\n"
     )
-    assert SAM2Teacher.load(folder, canvas=NATIVE).card()["licence"] == "apache-2.0"
+    assert SAM2Teacher.load(folder, canvas=NATIVE).card()["license"] == "apache-2.0"
 
 
 def test_without_transformers(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert SAM2Teacher.recognizes(folder)
-    with pytest.raises(HRMedSegError, match=r"pip install 'nnunet_hrmedseg\[sam2\]'"):
+    with pytest.raises(SetupError, match=r"transformers is not installed.*nnunet_hrmedseg\[sam\]"):
         SAM2Teacher.load(folder, canvas=NATIVE)
 
 
@@ -147,13 +147,13 @@ def _other_sizes(folder):
 )
 def test_folders_that_are_no_sam2(folder, damage, message):
     damage(folder)
-    with pytest.raises(HRMedSegError, match=message) as raised:
+    with pytest.raises(CheckpointError, match=message) as raised:
         SAM2Teacher.load(folder, canvas=NATIVE)
     assert str(folder) in str(raised.value)
 
 
 def test_wrong_canvas_and_option(folder):
-    with pytest.raises(HRMedSegError, match="multiples of 16"):
+    with pytest.raises(PlanError, match="multiples of 16"):
         SAM2Teacher.load(folder, canvas=(100, 100))
-    with pytest.raises(HRMedSegError, match="does not know scale"):
+    with pytest.raises(PlanError, match="does not know scale"):
         SAM2Teacher.load(folder, canvas=NATIVE, scale=2.0)

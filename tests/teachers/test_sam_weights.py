@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import CheckpointError
 from nnunet_hrmedseg.prompting.checkpoints import read_decoder
 from nnunet_hrmedseg.prompting.networks import HRMedSegSAM
 from nnunet_hrmedseg.teachers import load_teacher
@@ -48,7 +48,7 @@ def test_wrapped_weights_are_those_of_the_plain_file(tmp_path, capsys, how):
 def test_two_sams_in_one_checkpoint(tmp_path):
     weights = in_metas_names(sam())
     both = {"model": {**prefixed(weights, "student."), **prefixed(weights, "teacher.")}}
-    with pytest.raises(HRMedSegError, match="holds several SAMs, with names that begin with student., teacher."):
+    with pytest.raises(CheckpointError, match="holds several SAMs, with names that begin with student., teacher."):
         sam_weights(tmp_path / "a.pth", both)
 
 
@@ -61,6 +61,6 @@ def test_an_image_encoder_of_another_kind_cannot_be_a_teacher(tmp_path):
     weights = {n: w for n, w in in_metas_names(sam()).items() if not n.startswith("image_encoder.")}
     torch.save({"model": {**weights, "image_encoder.layers.0.weight": torch.ones(2)}}, tmp_path / "mobile.pt")
     with pytest.raises(
-        HRMedSegError, match="image encoder is of another kind, as MobileSAM's, which cannot be a teacher"
+        CheckpointError, match="image encoder is of another kind, as MobileSAM's, which cannot be a teacher"
     ):
         load_teacher(tmp_path / "mobile.pt", canvas=(SIDE, SIDE))

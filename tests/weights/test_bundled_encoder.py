@@ -12,7 +12,7 @@ from nnunet_hrmedseg.architectures.rotary import grid_rotation
 from nnunet_hrmedseg.demo.dataset import PACKAGED
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 from nnunet_hrmedseg.trainers.initialization import chosen_encoder, initialize_encoder
-from nnunet_hrmedseg.weights import BUNDLED, read_encoder
+from nnunet_hrmedseg.weights import BUNDLED, load_encoder
 from nnunet_hrmedseg.weights.student import Normalize, Student
 from tests.plans.stock_plans import stock_plans
 
@@ -21,8 +21,8 @@ ZSCORE = "ZScoreNormalization"
 
 def test_size_and_card():
     assert BUNDLED.stat().st_size <= 8e6
-    card = read_encoder(BUNDLED).card
-    for what in ("name", "made_by", "data", "licences", "recipe", "hardware", "losses", "versions", "date", "sha256"):
+    card = load_encoder(BUNDLED).card
+    for what in ("name", "made_by", "data", "licenses", "recipe", "hardware", "losses", "versions", "date", "sha256"):
         assert card[what], what
     assert card["data"]["training_images"] > 1000
     assert "SAM" not in BUNDLED.with_suffix(".json").read_text()
@@ -45,7 +45,7 @@ def test_both_networks_start_from_it_by_default():
 
 
 def bundled(**changed):
-    file = read_encoder(BUNDLED)
+    file = load_encoder(BUNDLED)
     student = Student({**file.architecture, **changed}).eval()
     student.load_state_dict(file.state)
     return student
@@ -85,7 +85,7 @@ def unexplained(student):
 def test_its_features_tell_nuclei_from_background():
     """On images that it has not seen. Random weights keep enough of an image to tell some, but far less."""
     torch.manual_seed(0)
-    of_random_weights = unexplained(Student(read_encoder(BUNDLED).architecture).eval())
+    of_random_weights = unexplained(Student(load_encoder(BUNDLED).architecture).eval())
     of_the_bundled = unexplained(bundled())
     assert of_the_bundled < 0.2  # 0.15 when it was written, and 0.36 to 0.38 for three random networks
     assert of_the_bundled < 0.6 * of_random_weights

@@ -4,8 +4,8 @@ import json
 import pytest
 import torch
 
-from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.weights import read_encoder, write_encoder
+from nnunet_hrmedseg.errors import CheckpointError
+from nnunet_hrmedseg.weights import load_encoder, write_encoder
 from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture
 
 ARCHITECTURE = encoder_architecture(embed_dim=24, depth=2, decoder_dim=16)
@@ -24,7 +24,7 @@ def student():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_what_is_written_is_read(tmp_path, student, dtype):
     written = write_encoder(tmp_path / "e.safetensors", student.state_dict(), _card(), dtype)
-    read = read_encoder(tmp_path / "e.safetensors")
+    read = load_encoder(tmp_path / "e.safetensors")
     assert read.sha256 == written.sha256 == hashlib.sha256((tmp_path / "e.safetensors").read_bytes()).hexdigest()
     assert read.card["name"] == "tiny" and read.architecture == ARCHITECTURE
     assert read.state.keys() == student.state_dict().keys()
@@ -49,7 +49,7 @@ def test_other_weights_are_written_with_the_card_of_a_file(tmp_path, student):
 def test_values_that_are_not_finite_are_not_written(tmp_path, student):
     state = student.state_dict()
     state["neck.layers.0.weight" if "neck.layers.0.weight" in state else next(iter(state))].fill_(1e6)
-    with pytest.raises(HRMedSegError, match="not finite as torch.float16"):
+    with pytest.raises(CheckpointError, match="not finite as torch.float16"):
         write_encoder(tmp_path / "e.safetensors", state, _card(), torch.float16)
     assert not list(tmp_path.iterdir())
 
@@ -83,17 +83,17 @@ def _hash_of_rubbish(file):
         (lambda file: file.with_suffix(".json").write_text("{"), "is not the card of an encoder"),
         (lambda file: file.with_suffix(".json").write_text("[1]"), "is not the card of an encoder"),
         (_edit_card(format=2), "format 2"),
-        (_edit_card(architecture={"embed_dim": 24}), "not whole"),
+        (_edit_card(architecture={"embed_dim": 24}), "not complete"),
         (_edit_card(normalization={"scheme": "other"}), "is not the card of an encoder"),
-        (_edit_card(normalization={"scheme": "zscore", "mean": [0.5], "std": [1.0]}), "not whole"),
-        (_hash_of_rubbish, "is no safetensors file"),
+        (_edit_card(normalization={"scheme": "zscore", "mean": [0.5], "std": [1.0]}), "not complete"),
+        (_hash_of_rubbish, "is not a safetensors file"),
     ],
 )
 def test_damage_is_named(tmp_path, student, damage, said):
     file = write_encoder(tmp_path / "e.safetensors", student.state_dict(), _card()).path
     damage(file)
-    with pytest.raises(HRMedSegError, match=said) as error:
-        read_encoder(file)
+    with pytest.raises(CheckpointError, match=said) as error:
+        load_encoder(file)
     assert str(tmp_path) in str(error.value)
 
 
@@ -101,8 +101,8 @@ def test_damage_is_named(tmp_path, student, damage, said):
 def test_a_sam_of_transformers_is_a_teacher_and_not_an_encoder(tmp_path, given):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_text("{}")
-    with pytest.raises(HRMedSegError, match=f"two files.*hrmedseg distill --teacher {tmp_path}"):
-        read_encoder(tmp_path / given)
+    with pytest.raises(CheckpointError, match=f"two files.*hrmedseg distill --teacher {tmp_path}"):
+        load_encoder(tmp_path / given)
 
 
 def test_a_pickle_is_not_opened(tmp_path):
@@ -114,13 +114,19 @@ def test_a_pickle_is_not_opened(tmp_path):
     torch.save(Payload(), file)
     card = {**_card(), "format": 1, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     file.with_suffix(".json").write_text(json.dumps(card))
-    with pytest.raises(HRMedSegError, match="no safetensors file"):
-        read_encoder(file)
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
+        load_encoder(file)
     assert not (tmp_path / "executed").exists()
 
 
 def test_another_ending_is_refused(tmp_path, student):
     file = write_encoder(tmp_path / "e.safetensors", student.state_dict(), _card()).path
     other = file.rename(tmp_path / "e.bin")
-    with pytest.raises(HRMedSegError, match="should end in .safetensors"):
-        read_encoder(other)
+    with pytest.raises(CheckpointError, match="should end in .safetensors"):
+        load_encoder(other)
+
+
+@pytest.mark.parametrize("key", ["licenses", "licences"])
+def test_licenses_of_cards_of_this_and_earlier_versions(tmp_path, key):
+    file = write_encoder(tmp_path / "e.safetensors", {}, {**_card(), key: {"data": "CC0"}})
+    assert file.licenses == {"data": "CC0"}

@@ -6,8 +6,8 @@ import re
 import pytest
 import torch
 
-from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.weights import read_encoder
+from nnunet_hrmedseg.errors import CheckpointError, HRMedSegError, PlanError, SetupError
+from nnunet_hrmedseg.weights import load_encoder
 from nnunet_hrmedseg.weights.published import import_encoder, read_published
 from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture
 from tests.teachers.tiny_teachers import Payload, write_sam
@@ -69,10 +69,10 @@ def test_the_card_names_source_teacher_data_licenses_and_normalization(tmp_path)
     file = import_encoder(source, tmp_path / "encoder")
     sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
     assert file.path == tmp_path / "encoder" / "encoder.safetensors"
-    card = read_encoder(file.path).card
+    card = load_encoder(file.path).card
     assert card["source"]["file"] == "SAM_PFD_10K.pth" and card["source"]["sha256"] == sha256
-    assert card["teacher"] | {"kind": "sam", "name": "SAM ViT-H", "licence": "Apache-2.0"} == card["teacher"]
-    assert card["data"] == {"sources": {"SA-1B": 10000}} and "research only" in card["licences"]["data"]
+    assert card["teacher"] | {"kind": "sam", "name": "SAM ViT-H", "license": "Apache-2.0"} == card["teacher"]
+    assert card["data"] == {"sources": {"SA-1B": 10000}} and "research only" in card["licenses"]["data"]
     assert card["normalization"]["std"] == card["normalization"]["mean"] == [0.485, 0.456, 0.406]
     assert card["normalization"]["assumed"] == "distillation"
     assert card["recipe"]["canvas"] == [64, 64] and card["recipe"]["fit"] == "stretch"
@@ -81,7 +81,7 @@ def test_the_card_names_source_teacher_data_licenses_and_normalization(tmp_path)
 
 def test_the_published_file_is_an_encoder_file_itself(tmp_path):
     source = write_published(tmp_path / "SAM_PFD_10K.pth")
-    direct, imported = read_encoder(source), import_encoder(source, tmp_path / "encoder")
+    direct, imported = load_encoder(source), import_encoder(source, tmp_path / "encoder")
     assert direct.path == source and direct.sha256 == hashlib.sha256(source.read_bytes()).hexdigest()
     assert direct.card.items() <= imported.card.items()
     assert direct.state.keys() == imported.state.keys()
@@ -153,21 +153,24 @@ def changed(**entries):
         (lambda: {"a": torch.ones(1)}, r"proj\.weight is missing, and it has a\."),
         (dict, "it has nothing"),
         (lambda: {"network_weights": {}, "init_args": {}}, "checkpoint of nnU-Net.*-pretrained_weights"),
-        (lambda: {"model": {"image_encoder.trunk.x": torch.ones(1)}}, "SAM2 in Meta's format.*hrmedseg distill"),
+        (
+            lambda: {"model": {"image_encoder.trunk.patch_embed.proj.weight": torch.ones(1)}},
+            "SAM2 in Meta's format.*hrmedseg distill",
+        ),
         (lambda: [1, 2], "holds a list"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path, state, message):
     torch.save(state(), tmp_path / "p.pth")
     with pytest.raises(HRMedSegError, match=message) as error:
-        read_encoder(tmp_path / "p.pth")
+        load_encoder(tmp_path / "p.pth")
     assert str(tmp_path / "p.pth") in str(error.value)
 
 
 def test_a_whole_sam_is_a_teacher_and_not_an_encoder(tmp_path):
     sam = write_sam(tmp_path / "sam_vit_h_4b8939.pth")
-    for read in (read_encoder, lambda file: import_encoder(file, tmp_path / "encoder")):
-        with pytest.raises(HRMedSegError, match=f"hrmedseg distill --teacher {re.escape(str(sam))}"):
+    for read in (load_encoder, lambda file: import_encoder(file, tmp_path / "encoder")):
+        with pytest.raises(CheckpointError, match=f"hrmedseg distill --teacher {re.escape(str(sam))}"):
             read(sam)
     assert not (tmp_path / "encoder").exists()
 
@@ -176,34 +179,34 @@ def test_a_truncated_download_is_refused(tmp_path):
     file = write_published(tmp_path / "SAM_PFD_10K.pth")
     file.write_bytes(file.read_bytes()[:-5000])
     with pytest.raises(HRMedSegError, match=r"damaged.*download it again"):
-        read_encoder(file)
+        load_encoder(file)
 
 
 def test_nothing_is_executed(tmp_path):
     torch.save({**published_state(), "epoch": Payload(tmp_path / "executed")}, tmp_path / "p.pth")
     with pytest.raises(HRMedSegError, match="would have to be executed"):
-        read_encoder(tmp_path / "p.pth")
+        load_encoder(tmp_path / "p.pth")
     assert not (tmp_path / "executed").exists()
 
 
 def test_an_encoder_is_only_replaced_on_request(tmp_path):
     source = write_published(tmp_path / "p.pth")
     first = import_encoder(source, tmp_path / "encoder")
-    with pytest.raises(HRMedSegError, match="exist already.*--overwrite"):
+    with pytest.raises(SetupError, match="exist already.*--overwrite"):
         import_encoder(source, tmp_path / "encoder", normalization="imagenet")
-    assert read_encoder(first.path).card == first.card
+    assert load_encoder(first.path).card == first.card
     second = import_encoder(source, tmp_path / "encoder", normalization="imagenet", overwrite=True)
-    assert read_encoder(second.path).normalization["std"] == [0.229, 0.224, 0.225]
+    assert load_encoder(second.path).normalization["std"] == [0.229, 0.224, 0.225]
 
 
 def test_a_failed_import_leaves_the_earlier_encoder(tmp_path):
     first = import_encoder(write_published(tmp_path / "p.pth"), tmp_path / "encoder")
     torch.save({"a": torch.ones(1)}, tmp_path / "other.pth")
-    with pytest.raises(HRMedSegError):
+    with pytest.raises(CheckpointError):
         import_encoder(tmp_path / "other.pth", tmp_path / "encoder", overwrite=True)
-    assert read_encoder(first.path).sha256 == first.sha256
+    assert load_encoder(first.path).sha256 == first.sha256
 
 
 def test_another_normalization_is_refused(tmp_path):
-    with pytest.raises(HRMedSegError, match="distillation, imagenet"):
+    with pytest.raises(PlanError, match="distillation, imagenet"):
         read_published(write_published(tmp_path / "p.pth"), "zscore")

@@ -4,7 +4,7 @@ import torch
 from nnunetv2.preprocessing.normalization.default_normalization_schemes import ZScoreNormalization
 
 from nnunet_hrmedseg.architectures import HRMedSeg
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import CheckpointError
 from nnunet_hrmedseg.plans.specs import NETWORKS
 from nnunet_hrmedseg.weights import write_encoder
 from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture, load_student_weights
@@ -68,5 +68,5 @@ def test_starting_from_a_file(encoder):
 )
 def test_a_file_that_does_not_fit_is_refused(encoder, changed, scheme, said):
     architecture = encoder_architecture(**{**TINY, **changed})
-    with pytest.raises(HRMedSegError, match=said):
+    with pytest.raises(CheckpointError, match=said):
         load_student_weights(Student(architecture), str(encoder.path), architecture, Normalize(scheme))

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunet_hrmedseg.architectures.cpu_precision import predicts_in_bfloat16
 from nnunet_hrmedseg.evaluation.benchmark.networks import CONTENDERS, Trainable
+from nnunet_hrmedseg.io.cpu_precision import predicts_in_bfloat16
 
 __all__ = ["Case", "autocast", "describe_precision", "random_batch", "run_once", "synchronize"]
 

@@ -1,0 +1,95 @@
+"""Create an nnU-Net raw dataset: a free number and name, and a folder that is complete or does not exist."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from nnunet_hrmedseg.errors import PlanError, SetupError, format_names
+from nnunet_hrmedseg.io.files import replace_directory
+
+__all__ = ["building_directory", "free_dataset_folder", "split_dataset_name", "write_dataset_json"]
+
+
+def split_dataset_name(full_name: str) -> tuple[int, str]:
+    """Return number and name of Dataset123_Name.
+
+    Raises:
+        PlanError: It is not the name of a dataset.
+    """
+    match = re.fullmatch(r"Dataset(\d{3})_(.+)", full_name)
+    if not match:
+        raise PlanError(
+            f"{full_name!r:.200} is not the name of a dataset. Those of nnU-Net are like Dataset123_Nuclei."
+        )
+    return int(match[1]), match[2]
+
+
+def free_dataset_folder(
+    raw: Path, number: int, name: str, *, others: Iterable[Path] = (), overwrite: bool = False
+) -> Path:
+    """Return the folder of a new dataset, without creating it.
+
+    Args:
+        raw: nnUNet_raw.
+        number: Of the dataset, 1 to 999.
+        name: Of the dataset: letters, digits, - and _.
+        others: Further folders in which the number must not be taken: nnUNet_preprocessed and nnUNet_results.
+        overwrite: Whether a dataset of this number and name may be replaced.
+
+    Raises:
+        PlanError: The number or the name cannot be that of a dataset, or the number is taken.
+        SetupError: The dataset exists already.
+    """
+    if not 1 <= number <= 999:
+        raise PlanError(f"The number of a dataset is 1 to 999, not {number}.")
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise PlanError(f"{name!r:.200} cannot be the name of a dataset: use letters, digits, - and _.")
+    folder = raw / f"Dataset{number:03d}_{name}"
+    same_number = [path for place in (raw, *others) for path in sorted(place.glob(f"Dataset{number:03d}_*"))]
+    taken = [str(path) for path in same_number if path != folder]
+    if taken:
+        raise PlanError(f"The number {number} is taken by {format_names(taken)}. Choose another one.")
+    if folder.exists() and not overwrite:
+        raise SetupError(f"{folder} is there already. Choose another number, or give --overwrite to replace it.")
+    return folder
+
+
+@contextmanager
+def building_directory(folder: Path) -> Iterator[Path]:
+    """Yield a new folder to write to; at the end it takes the place of `folder`.
+
+    If anything fails, `folder` stays as it was, and the new folder is removed.
+    """
+    incomplete = folder.with_name(f"incomplete_{folder.name}")
+    shutil.rmtree(incomplete, ignore_errors=True)
+    incomplete.mkdir(parents=True)
+    try:
+        yield incomplete
+        replace_directory(incomplete, folder)
+    finally:
+        shutil.rmtree(incomplete, ignore_errors=True)
+
+
+def write_dataset_json(
+    folder: Path,
+    *,
+    channels: Sequence[str],
+    labels: Mapping[str, object],
+    cases: int,
+    file_ending: str,
+    description: str = "",
+) -> None:
+    """Write the dataset.json of a raw dataset."""
+    content = {
+        "channel_names": {str(index): channel for index, channel in enumerate(channels)},
+        "labels": dict(labels),
+        "numTraining": cases,
+        "file_ending": file_ending,
+        **({"description": description} if description else {}),
+    }
+    (folder / "dataset.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

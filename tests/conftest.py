@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import pytest
 
+from tests.deployment.exported import pictures, volumes
 from tests.io.hub_server import hub
 
-__all__ = ["hub"]
+__all__ = ["hub", "pictures", "volumes"]
 
 SHARED = {
     "colour images": ("end_to_end/test_broken_package", "end_to_end/test_colour_"),
     "small canvas": tuple(
         f"end_to_end/test_{name}" for name in ("changing_data", "encoders", "grey_images", "mistakes", "volumes")
     ),
-    "ONNX files": tuple(f"deployment/test_{name}" for name in ("export", "parity", "predict_command")),
+    "ONNX files": (
+        "deployment/test_export",
+        "deployment/test_onnx_export",
+        "client/test_parity",
+        "client/test_predict",
+    ),
 }
 """What is shared -> how the files begin that share it, below this folder."""
 

@@ -33,9 +33,9 @@ def export(args: argparse.Namespace) -> int:
 
         check_place(model, Path(args.share), args.overwrite)
     if args.onnx is not None:
-        from nnunet_hrmedseg.deployment.image_files import package_needed
+        from hrmedseg_onnx.image_files import package_needed
+        from hrmedseg_onnx.sidecar import Sidecar
         from nnunet_hrmedseg.deployment.onnx_export import export_onnx
-        from nnunet_hrmedseg.deployment.sidecar import Sidecar
 
         written = export_onnx(
             model,

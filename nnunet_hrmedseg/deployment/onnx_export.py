@@ -16,9 +16,9 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from torch import Tensor, nn
 
+from hrmedseg_onnx.model import INPUT, OUTPUT, open_session
+from hrmedseg_onnx.sidecar import READERS, SCHEMES, SIDECAR, Normalization, Sidecar
 from nnunet_hrmedseg.deployment.folds import checkpoints_of
-from nnunet_hrmedseg.deployment.onnx_predict import INPUT, OUTPUT, open_session
-from nnunet_hrmedseg.deployment.sidecar import READERS, SCHEMES, SIDECAR, Normalization, Sidecar
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.io.checkpoints import check_model_folder, load_checkpoint
 from nnunet_hrmedseg.io.files import (

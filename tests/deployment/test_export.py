@@ -14,15 +14,15 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from nnunet_hrmedseg.cli.export import add_arguments as add_export_arguments
 from onnx import numpy_helper
 
+from hrmedseg_onnx.model import OnnxModel
+from hrmedseg_onnx.sidecar import Normalization, Sidecar
+from nnunet_hrmedseg.cli.export import add_arguments as add_export_arguments
 from nnunet_hrmedseg.deployment import onnx_export
 from nnunet_hrmedseg.deployment.export import export
 from nnunet_hrmedseg.deployment.onnx_export import export_onnx
-from nnunet_hrmedseg.deployment.onnx_predict import OnnxModel
 from nnunet_hrmedseg.deployment.onnx_weights import OUTPUT_AXIS, _as_int8, store_weights
-from nnunet_hrmedseg.deployment.sidecar import Normalization, Sidecar
 from nnunet_hrmedseg.errors import HRMedSegError
 
 BIAS = "encoder.patch_embedding.proj.bias"

@@ -228,7 +228,7 @@ def test_an_output_that_is_a_file_is_refused_before_anything_is_measured(
         (["-d", "7", "-f", "3"], "has validated folds 0, 1, and not 3"),
         (["-d", "7", "--baseline", "swin"], "no model is called that"),
         (["--predictions", "a=."], "--predictions needs --truth and -djfile"),
-        (["--predictions", "a=.", "--truth", ".", "-djfile", "none.json"], "is no dataset.json of nnU-Net"),
+        (["--predictions", "a=.", "--truth", ".", "-djfile", "none.json"], "dataset.json of nnU-Net"),
     ],
 )
 def test_mistakes_are_said_in_words(

@@ -16,8 +16,12 @@ _MODULES = {
     "HRMedSeg": "architectures",
     "HRMedSegError": "errors",
     "LGViT": "architectures",
+    "OnnxModel": "deployment",
     "SegMaFormer": "architectures",
+    "export_onnx": "deployment.onnx_export",
     "hrmedseg_plans": "plans.overrides",
+    "share_model": "deployment.sharing",
+    "upload_model": "deployment.upload",
 }
 """Public name -> the module it comes from."""
 

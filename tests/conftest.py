@@ -6,12 +6,19 @@ the last, a core would stand idle meanwhile.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from tests.deployment.exported import pictures, volumes
 from tests.io.hub_server import hub
 
 __all__ = ["hub", "pictures", "volumes"]
+
+# pytest's option pythonpath is for this process alone; commands that tests start find hrmedseg_onnx as well
+CLIENT = Path(__file__).parents[1] / "client"
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(CLIENT), os.environ.get("PYTHONPATH"))))
 
 SHARED = {
     "colour images": ("end_to_end/test_broken_package", "end_to_end/test_colour_"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from torch import Tensor, nn
 
+from hrmedseg_onnx.image_files import package_needed
 from hrmedseg_onnx.model import INPUT, OUTPUT, open_session
 from hrmedseg_onnx.sidecar import READERS, SCHEMES, SIDECAR, Normalization, Sidecar
 from nnunet_hrmedseg.deployment.folds import checkpoints_of
@@ -28,12 +31,13 @@ from nnunet_hrmedseg.io.files import (
     replace_directory,
     reporting_write_errors,
 )
+from nnunet_hrmedseg.io.hub import local_path
 from nnunet_hrmedseg.io.json_values import numeric_labels
 from nnunet_hrmedseg.plans.overrides import is_hrmedseg_configuration, resolve_configuration
 from nnunet_hrmedseg.plans.specs import network_name_of
 from nnunet_hrmedseg.plans.trained_with import check_trained_with
 
-__all__ = ["LARGEST_DIFFERENCE", "export_onnx"]
+__all__ = ["LARGEST_DIFFERENCE", "OnnxExport", "export_onnx"]
 
 LARGEST_DIFFERENCE = 1e-3
 """Between a logit of the ONNX file and of the network in torch: a file that differs by more is not written."""
@@ -41,32 +45,64 @@ LARGEST_DIFFERENCE = 1e-3
 LARGEST_BATCH = 64  # torch.export wants a bound
 
 
+@dataclass(frozen=True)
+class OnnxExport:
+    """Result of `export_onnx`.
+
+    Attributes:
+        folder: the folder that was written, for `OnnxModel` and `hrmedseg-onnx -m`.
+        files: fold -> its ONNX file.
+        logit_differences: fold -> largest difference of a logit from PyTorch, on random input.
+        reader_package: package that prediction needs to read the model's images in addition to numpy, onnxruntime,
+            Pillow and tifffile; empty if there is none.
+    """
+
+    folder: Path
+    files: dict[str, Path]
+    logit_differences: dict[str, float]
+    reader_package: str
+
+
 def export_onnx(
-    model: Path,
-    output: Path,
     *,
-    folds: Sequence[str] | None = None,
+    model: str | os.PathLike,
+    output: str | os.PathLike,
+    folds: Sequence[int | str] | None = None,
     checkpoint: str = "checkpoint_final.pth",
     weights: str = "float32",
     overwrite: bool = False,
-) -> Path:
-    """Export a trained model and check every file against torch.
+) -> OnnxExport:
+    """Write a trained model as ONNX files, one for each fold, and compare each file with PyTorch.
+
+    The output is written as a whole or not at all.
 
     Args:
-        model: TRAINER__PLANS__CONFIGURATION, as training wrote it.
-        output: folder to write; it appears when it is whole.
-        folds: those to export; None: all that are trained, 0 to 4, or else `all`.
-        checkpoint: name of the file in each fold.
-        weights: how they are stored, see `onnx_weights.store_weights`.
+        model: `nnUNet_results/DatasetNNN_Name/TRAINER__PLANS__CONFIGURATION` of HRMedSeg or HERSeg; or its name on the
+            hub, hf://OWNER/NAME/DatasetNNN_Name/...
+        output: folder to write.
+        folds: folds to export; None: all trained folds (0, 1, ...), or `all` if there is no other.
+        checkpoint: name of the checkpoint file in each fold.
+        weights: number format of stored weights: "float32", "float16" or "int8".
         overwrite: replace an earlier export.
 
     Returns:
-        `output`.
+        The files that were written.
 
     Raises:
-        HRMedSegError: no such model, a model of another network, a plan that prediction without nnU-Net cannot follow,
-            a package is missing, something else is at `output`, it cannot be written, or a file differs from torch.
+        CheckpointError: the model does not exist, is of another network, or an exported file differs from PyTorch.
+        PlanError: the model's plan is not supported by prediction without nnU-Net.
+        SetupError: a package is missing, or `output` exists or cannot be written.
+
+    Example:
+        >>> from nnunet_hrmedseg import OnnxModel, export_onnx
+        >>> model = "nnUNet_results/Dataset001_Photos/nnUNetTrainerHRMedSeg__nnUNetPlans__2d"
+        >>> exported = export_onnx(model=model, output="photos_onnx")
+        >>> sorted(path.name for path in exported.folder.iterdir())
+        ['fold_0.onnx', 'model.json']
+        >>> OnnxModel(exported.folder).sidecar.channels
+        ['R', 'G', 'B']
     """
+    model, output = local_path(model), Path(output)
     _refuse_missing_packages()
     _refuse_to_replace(output, overwrite)
     check_output_dir(output.parent)
@@ -81,7 +117,12 @@ def export_onnx(
     graph = _graph(network, sidecar)
     with reporting_write_errors(output):
         _write(output, graph, network, predictor.list_of_parameters, sidecar)
-    return output
+    return OnnxExport(
+        output,
+        {fold: output / name for fold, name in sidecar.folds.items()},
+        dict(sidecar.logit_difference),
+        package_needed(sidecar.image_reader),
+    )
 
 
 def _write(output: Path, graph: Any, network: nn.Module, parameters: Sequence[Any], sidecar: Sidecar) -> None:

@@ -64,6 +64,6 @@ def _exported(model: Path) -> Exported:
     make_graph = onnx_export._graph
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx_export, "_graph", remembered)
-        folder = onnx_export.export_onnx(model, model.parent / "onnx")
+        folder = onnx_export.export_onnx(model=model, output=model.parent / "onnx").folder
     (graph,) = graphs
     return Exported(model, folder, graph)

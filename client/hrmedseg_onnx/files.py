@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from hrmedseg_onnx.errors import HRMedSegError, SetupError
 from hrmedseg_onnx.file_kinds import recognize_file
@@ -115,12 +116,16 @@ def make_output_dir(path: Path) -> Path:
 
 
 @contextmanager
-def atomic_path(file: Path) -> Iterator[Path]:
+def atomic_path(file: Path, *, concurrent: bool = False) -> Iterator[Path]:
     """Provide a temporary path beside `file`; at the end of the context, it replaces `file`.
 
     If the context raises, `file` is unchanged, and the temporary file is removed. Only a killed process leaves it.
+
+    Args:
+        file: the file to write.
+        concurrent: whether several processes may write `file` at the same time; each then has its own temporary path.
     """
-    temporary = file.with_name(file.name + ".incomplete")
+    temporary = file.with_name(f"{file.name}.{uuid4().hex[:8]}.incomplete" if concurrent else f"{file.name}.incomplete")
     try:
         yield temporary
         os.replace(temporary, file)

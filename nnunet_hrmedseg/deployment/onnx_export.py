@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,9 @@ from hrmedseg_onnx.image_files import package_needed
 from hrmedseg_onnx.model import INPUT, OUTPUT, open_session
 from hrmedseg_onnx.sidecar import READERS, SCHEMES, SIDECAR, Normalization, Sidecar
 from nnunet_hrmedseg.deployment.folds import checkpoints_of
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import CheckpointError, HRMedSegError, PlanError, SetupError
 from nnunet_hrmedseg.io.checkpoints import check_model_folder, load_checkpoint
+from nnunet_hrmedseg.io.extras import import_extra
 from nnunet_hrmedseg.io.files import (
     check_output_dir,
     make_output_dir,
@@ -103,7 +103,8 @@ def export_onnx(
         ['R', 'G', 'B']
     """
     model, output = local_path(model), Path(output)
-    _refuse_missing_packages()
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        import_extra(name, "onnx", "the export of ONNX files")
     _refuse_to_replace(output, overwrite)
     check_output_dir(output.parent)
     files = checkpoints_of(model, folds, checkpoint, all_beside_others=False)  # they are averaged over
@@ -138,24 +139,18 @@ def _write(output: Path, graph: Any, network: nn.Module, parameters: Sequence[An
         replace_directory(folder, output)
 
 
-def _refuse_missing_packages() -> None:
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
-    if missing:
-        raise HRMedSegError(f'{", ".join(missing)} missing: pip install "nnunet_hrmedseg[onnx]"')
-
-
 def _refuse_to_replace(output: Path, overwrite: bool) -> None:
     if not output.exists():
         return
     if not output.is_dir():
-        raise HRMedSegError(f"{output} is a file. Give another folder.")
+        raise SetupError(f"{output} is a file. Give another folder.")
     others = sorted({file.name for file in output.iterdir()} - _names_of_export(output))
     if others:
-        raise HRMedSegError(
+        raise SetupError(
             f"{output} holds other things than an export, such as {others[0]}. Give another folder, or remove this one."
         )
     if any(output.iterdir()) and not overwrite:
-        raise HRMedSegError(f"{output} holds an export already. Add --overwrite to replace it.")
+        raise SetupError(f"{output} holds an export already. Add --overwrite to replace it.")
 
 
 def _names_of_export(folder: Path) -> set[str]:
@@ -175,11 +170,11 @@ def _loaded(model: Path, files: Mapping[str, Path]) -> nnUNetPredictor:
     try:
         configuration, trainer = saved["init_args"]["configuration"], saved["trainer_name"]
     except (KeyError, TypeError) as error:
-        raise HRMedSegError(f"{file} cannot be read as a checkpoint of nnU-Net: {error} is missing.") from error
+        raise CheckpointError(f"{file} cannot be read as a checkpoint of nnU-Net: {error} is missing.") from error
     resolved = resolve_configuration(plans, configuration, advice="Are checkpoint and plans.json of one training?")
     if not is_hrmedseg_configuration(resolved):
         network = resolved.get("architecture", {}).get("network_class_name", "another network")
-        raise HRMedSegError(
+        raise CheckpointError(
             f"{model} was trained with {trainer}, configuration {configuration}: {network.rpartition('.')[2]} with "
             f"{resolved.get('preprocessor_name')}. hrmedseg export --onnx writes HRMedSeg and HERSeg, which see the "
             f"whole image on a canvas; other networks are predicted patch by patch and need nnU-Net."
@@ -236,7 +231,7 @@ def _check_exportable(predictor: nnUNetPredictor) -> None:
     found += [("normalisation", scheme, SCHEMES) for scheme in configuration["normalization_schemes"]]
     for what, value, known in found:
         if value not in known:
-            raise HRMedSegError(
+            raise PlanError(
                 f"The {what} of this model is {value}; prediction without nnU-Net has {', '.join(known)}. Predict with "
                 f"nnU-Net, or plan and train with one of these."
             )
@@ -264,7 +259,7 @@ def _write_fold(graph: Any, network: nn.Module, file: Path, sidecar: Sidecar) ->
     """Write the network, as it is now, to `file`. Returns the largest difference of its logits from torch.
 
     Raises:
-        HRMedSegError: it differs by more than LARGEST_DIFFERENCE before its weights are stored in fewer bits.
+        CheckpointError: it differs by more than LARGEST_DIFFERENCE before its weights are stored in fewer bits.
     """
     import onnx
     from onnxscript import optimizer
@@ -281,7 +276,7 @@ def _write_fold(graph: Any, network: nn.Module, file: Path, sidecar: Sidecar) ->
     onnx.save(proto, file)
     difference = _difference(file, image, wanted)
     if not difference <= LARGEST_DIFFERENCE:
-        raise HRMedSegError(
+        raise CheckpointError(
             f"The logits of the exported {file.name} differ from those of the network by up to {difference:.2g}, more "
             f"than {LARGEST_DIFFERENCE:g}: nothing was written. Update torch {torch.__version__}, onnx "
             f"{onnx.__version__}, onnxscript and onnxruntime."

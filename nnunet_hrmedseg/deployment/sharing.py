@@ -37,7 +37,7 @@ from nnunetv2.postprocessing.remove_connected_components import remove_all_but_l
 from nnunet_hrmedseg import __version__
 from nnunet_hrmedseg.deployment.private_texts import PrivacyFilter, iter_strings
 from nnunet_hrmedseg.deployment.shared_model import CHECKPOINT, SharedModel, channels_of, place_of, started_from
-from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.errors import DataError, SetupError, format_names
 from nnunet_hrmedseg.io.checkpoints import load_checkpoint
 from nnunet_hrmedseg.io.files import (
     check_output_dir,
@@ -152,18 +152,18 @@ def check_place(folder: Path, output: Path, overwrite: bool) -> None:
     """Check that a model can be shared to `output`. For the arguments see `share_model`.
 
     Raises:
-        HRMedSegError: something else is there, it is in the model's folder or around it, or it cannot be written to.
+        SetupError: something else is there, it is in the model's folder or around it, or it cannot be written to.
     """
     folder, output = folder.expanduser(), output.expanduser()
     if output.resolve().is_relative_to(folder.resolve()) or folder.resolve().is_relative_to(output.resolve()):
-        raise HRMedSegError(f"{output} is in the model's folder {folder}, or around it. Give another place.")
+        raise SetupError(f"{output} is in the model's folder {folder}, or around it. Give another place.")
     check_output_dir(output.parent)
     if not os.path.lexists(output):
         return
     if not overwrite:
-        raise HRMedSegError(f"{output} exists already. Give another name, or overwrite it (--overwrite).")
+        raise SetupError(f"{output} exists already. Give another name, or overwrite it (--overwrite).")
     if output.is_symlink() or not _is_shared(output):
-        raise HRMedSegError(
+        raise SetupError(
             f"{output} is not what was shared before, or holds more, so it is not overwritten. Remove it, or give "
             f"another name."
         )
@@ -380,14 +380,14 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _check_written(target: Path, private: PrivacyFilter) -> None:
-    """Raises HRMedSegError if anything private is left in a file; all of them are read again for this."""
+    """Raises DataError if anything private is left in a file; all of them are read again for this."""
     # what is written by hand comes first, as the other files repeat it
     for file in sorted(_files(target), key=lambda file: (file.name not in ("plans.json", "dataset.json"), file)):
         name = file.relative_to(target).as_posix()
         for text in _READERS[file.suffix](file):
             found = private.found_in(text)
             if found is not None:
-                raise HRMedSegError(
+                raise DataError(
                     f"Nothing was shared: {name} would tell {found}, in {text!r:.200}. Change it in plans.json or "
                     f"dataset.json of {target.parent.name}/{target.name}, or in the license, and share again."
                 )

@@ -20,7 +20,7 @@ from hrmedseg_onnx.files import (
     reporting_write_errors,
     write_atomically,
 )
-from nnunet_hrmedseg.errors import DataError
+from nnunet_hrmedseg.errors import DataError, HRMedSegError
 
 __all__ = [
     "atomic_path",
@@ -64,22 +64,23 @@ def replace_directory(new: Path, place: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def read_json_object(file: Path, what: str) -> dict[str, Any]:
+def read_json_object(file: Path, what: str, error_class: type[HRMedSegError] = DataError) -> dict[str, Any]:
     """Return the content of a JSON file that must hold names and values.
 
     Args:
         file: the file to read.
         what: description of the file for the error message.
+        error_class: kind of the error.
 
     Raises:
-        DataError: the file cannot be read, or holds something else.
+        DataError: or `error_class`; the file cannot be read, or holds something else.
     """
     try:
         content = read_json(file)
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}, not names and values")
     except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read as {what}: {error}. Correct it, or copy it again.") from error
+        raise error_class(f"{file} cannot be read as {what}: {error}. Correct it, or copy it again.") from error
     return content
 
 

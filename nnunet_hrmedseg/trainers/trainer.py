@@ -19,7 +19,7 @@ from nnunetv2.configuration import default_num_processes
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, distributed
 
-from nnunet_hrmedseg.io.gpu import check_gpu
+from nnunet_hrmedseg.io.devices import check_gpu
 from nnunet_hrmedseg.io.machine import free_device_memory
 from nnunet_hrmedseg.nnunet_versions import (
     building_after,

@@ -8,8 +8,8 @@ from pathlib import Path
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.evaluation.comparison.budget import Budget
 from nnunet_hrmedseg.evaluation.comparison.train import is_validated, train_fold
+from nnunet_hrmedseg.io.devices import choose_device
 from nnunet_hrmedseg.io.files import read_json
-from nnunet_hrmedseg.io.machine import choose_device
 from nnunet_hrmedseg.nnunet_versions import required_nnunet_folder
 
 __all__ = ["train_missing"]

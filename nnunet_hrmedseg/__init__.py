@@ -21,6 +21,7 @@ _MODULES = {
     "HRMedSegSAM": "prompting.networks",
     "HRMedSegSAM2": "prompting.networks",
     "LGViT": "architectures",
+    "OnnxModel": "deployment",
     "PredictionFolders": "evaluation.comparison.inputs",
     "Predictor": "prompting.predictor",
     "PretrainingOptions": "encoders.options",
@@ -37,12 +38,15 @@ _MODULES = {
     "check_installation": "doctor.checks",
     "compare": "evaluation.comparison.compare",
     "distill": "encoders.distill",
+    "export_onnx": "deployment.onnx_export",
     "hrmedseg_plans": "plans.overrides",
     "import_encoder": "weights.published",
     "load_encoder": "weights.load",
     "make_dataset": "datasets.make",
     "pretrain": "encoders.pretrain",
     "segment": "prompting.segment",
+    "share_model": "deployment.sharing",
+    "upload_model": "deployment.upload",
     "zeroshot": "prompting.zeroshot",
 }
 """Public name -> the module it comes from."""

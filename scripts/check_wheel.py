@@ -1,11 +1,13 @@
-"""Build wheel and sdist, and prove that the wheel is whole, installs, works and uninstalls without a trace.
+"""Build both wheels and sdists, and check that they are complete, install, work and uninstall without a trace.
 
     python scripts/check_wheel.py
     python scripts/check_wheel.py --over .venv/lib/python3.11/site-packages
 
-The first installs everything that the package requires into an empty environment: several GB, as for a user. The second
-installs nnU-Net and the wheel alone, over the packages of an environment that has the rest, and changes nothing there.
-Exit status 0: all of it held.
+The first command installs all requirements of the package into an empty environment: several GB, as for a user. The
+second command installs only nnU-Net and the wheel, over the packages of an environment that has all other requirements,
+which it does not change. Both install the wheel of hrmedseg-onnx with its requirements into an empty environment, and
+compare its prediction with nnU-Net's for a small model, which needs the packages of the extra `test`.
+Exit status 0: all checks passed.
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
-from environments import REPOSITORY, Environment, build, declared, run
+from environments import REPOSITORY, Environment, build, build_client, declared, run
 
-PACKAGE = "nnunet_hrmedseg"
+PACKAGE, CLIENT = "nnunet_hrmedseg", "hrmedseg_onnx"
 LOOKUP_PLACES = ("training/nnUNetTrainer", "experiment_planning", "preprocessing")
 FOR_BUILDING = {"LICENSE", "README.md", "setup.cfg", "pyproject.toml"}
 STOCK_NAME = "nnUNetTrainer_5epochs"
@@ -30,6 +32,46 @@ import nnunetv2.training.nnUNetTrainer as package
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 found = recursive_find_python_class(package.__path__[0], "{STOCK_NAME}", package.__name__)
 assert found.__name__ == "{STOCK_NAME}", found
+"""
+ALONE = """
+import importlib.util
+found = [name for name in ("torch", "nnunetv2", "nnunet_hrmedseg", "scipy") if importlib.util.find_spec(name)]
+assert not found, found
+"""
+MODEL_AND_EXPECTED = """
+import sys
+from pathlib import Path
+import numpy as np
+import PIL.Image
+from nnunet_hrmedseg import export_onnx
+from tests.deployment.tiny_models import Tiny, blobs, predictor_of
+
+folder = Path(sys.argv[1])
+model = Tiny().write(folder / "nnUNetTrainerHRMedSeg__nnUNetPlans__2d")
+export_onnx(model=model, output=folder / "onnx")
+for name in ("images", "expected"):
+    (folder / name).mkdir()
+predictor = predictor_of(model)
+for seed, size in enumerate([(90, 130), (40, 37)]):
+    image = blobs(np.random.default_rng(seed), size, 3)
+    PIL.Image.fromarray(np.moveaxis(image, 0, -1)).save(folder / "images" / f"case{seed}_0000.png")
+    labels = predictor.predict_single_npy_array(image[:, None].astype(np.float32), {"spacing": (999, 1, 1)})
+    PIL.Image.fromarray(labels[0].astype(np.uint8)).save(folder / "expected" / f"case{seed}.png")
+"""
+COMPARISON = """
+import sys
+from pathlib import Path
+import numpy as np
+import PIL.Image
+from hrmedseg_onnx import OnnxModel
+
+folder = Path(sys.argv[1])
+model = OnnxModel(folder / "onnx")
+for file in sorted((folder / "expected").iterdir()):
+    expected, written = (np.asarray(PIL.Image.open(folder / name / file.name)) for name in ("expected", "masks"))
+    assert written.dtype == expected.dtype and (written != expected).mean() < 1e-3, file
+    image = np.asarray(PIL.Image.open(folder / "images" / f"{file.stem}_0000.png"))
+    assert (model.predict(image).labels == written).all(), file
 """
 
 
@@ -43,27 +85,34 @@ def main() -> None:
         wheel, sdist = build(folder)
         check_contents(folder / "source", wheel, sdist)
         check_installation(Environment(folder / "empty", over=args.over), wheel, folder)
+        client_wheel, client_sdist = build_client(folder)
+        check_client(folder / "source" / "client", client_wheel, folder)
         if args.keep:
             wheel.parent.rename(args.keep)
-    print(f"{wheel.name} and {sdist.name}: all well.")
+    print(f"{wheel.name}, {sdist.name}, {client_wheel.name} and {client_sdist.name}: all checks passed.")
 
 
 def check_contents(source: Path, wheel: Path, sdist: Path) -> None:
-    """Every file of the package is in both, and nothing else is in the wheel."""
-    own = {path.relative_to(source).as_posix() for path in (source / PACKAGE).rglob("*") if path.is_file()}
+    """Check that wheel and sdist have all files of both packages, and that the wheel has no others."""
+    client = files_of(source / "client", CLIENT)
+    own = files_of(source, PACKAGE)
     lookups = {f"nnunetv2/{place}/hrmedseg/{name}.py" for place in LOOKUP_PLACES for name in ("__init__", "lookup")}
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if not name.endswith("/")}
     metadata = {name for name in names if name.split("/")[0].endswith(".dist-info")}
-    same("the wheel", names - metadata, own | lookups)
+    same("the wheel", names - metadata, own | client | lookups)
     if not any(name.endswith("/LICENSE") for name in metadata):
-        sys.exit("the wheel has no licence")
+        sys.exit("the wheel has no license")
     with tarfile.open(sdist) as tar:
         members = {member.name.partition("/")[2] for member in tar.getmembers() if member.isfile()}
-    missing = (own | FOR_BUILDING) - members
+    missing = (own | {f"client/{name}" for name in client} | FOR_BUILDING) - members
     if missing:
         sys.exit(f"the sdist lacks {sorted(missing)}")
-    print(f"the wheel has {len(own)} files of the package and {len(lookups)} look-up modules")
+    print(f"the wheel has {len(own)} files of {PACKAGE}, {len(client)} of {CLIENT} and {len(lookups)} look-up modules")
+
+
+def files_of(folder: Path, package: str) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in (folder / package).rglob("*") if path.is_file()}
 
 
 def check_installation(environment: Environment, wheel: Path, folder: Path) -> None:
@@ -89,6 +138,23 @@ def check_installation(environment: Environment, wheel: Path, folder: Path) -> N
     same("the environment after uninstalling", environment.contents(), before)
     environment.see_the_others()
     run(environment.python, "-c", STOCK_LOOK_UP, **where)
+
+
+def check_client(source: Path, wheel: Path, folder: Path) -> None:
+    """Check the wheel of hrmedseg-onnx: its files, and its prediction in an environment without torch and nnU-Net."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    same("the wheel of hrmedseg-onnx", names, files_of(source, CLIENT))
+    environment = Environment(folder / "client_alone")
+    environment.install(wheel)
+    model = folder / "model"
+    paths = os.pathsep.join((str(REPOSITORY), str(REPOSITORY / "client")))
+    run(sys.executable, "-c", MODEL_AND_EXPECTED, model, env={**os.environ, "PYTHONPATH": paths}, quiet=True)
+    where = {"cwd": folder, "env": {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}}
+    run(environment.python, "-c", ALONE, **where, quiet=True)
+    command = environment.scripts / "hrmedseg-onnx"
+    run(command, "-i", model / "images", "-o", model / "masks", "-m", model / "onnx", **where)
+    run(environment.python, "-c", COMPARISON, model, **where, quiet=True)
 
 
 def same(what: str, found: set[str], expected: set[str]) -> None:

@@ -1,4 +1,4 @@
-"""Throw-away Python environments, and this package built for them: what the other scripts here share."""
+"""Temporary Python environments and builds of the package, shared by the other scripts in this folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-__all__ = ["REPOSITORY", "Environment", "build", "copy_repository", "declared"]
+__all__ = ["REPOSITORY", "Environment", "build", "build_client", "copy_repository", "declared", "run"]
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NOT_SOURCES = (".*", "build", "dist", "*.egg-info", "__pycache__", "hrmedseg_demo")
@@ -22,10 +22,10 @@ class Environment:
     """A new virtual environment.
 
     Args:
-        folder: where; it must not exist.
-        python: the interpreter that it is made from; this one if None.
-        over: a folder site-packages whose packages it sees after its own, once `see_the_others` is called: nothing of
-            them has to be installed again, and pip, which must not change them, does not know of them before.
+        folder: folder of the environment; it must not exist.
+        python: interpreter of the environment; None: this one.
+        over: a folder site-packages whose packages are visible after the environment's own, once `see_the_others` is
+            called. They need not be installed again. pip does not see them, and does not change them.
     """
 
     def __init__(self, folder: Path, python: str | None = None, over: Path | None = None) -> None:
@@ -53,7 +53,7 @@ class Environment:
             self.others.write_text(f"{self.over.resolve()}\n")
 
     def contents(self) -> set[str]:
-        """All that is installed: files and folders, relative to the environment."""
+        """Return all installed files and folders, relative to the environment."""
         return {
             path.relative_to(self.folder).as_posix()
             for place in (self.site_packages, self.scripts)
@@ -63,7 +63,7 @@ class Environment:
 
 
 def run(*command: object, quiet: bool = False, **options) -> str:
-    """Run a command and return what it printed; a failure ends the script with the command's own words."""
+    """Run a command and return its output; a failure ends the script with that output."""
     words = [str(word) for word in command]
     if not quiet:
         print(f"$ {shlex.join(words)}", flush=True)
@@ -74,23 +74,34 @@ def run(*command: object, quiet: bool = False, **options) -> str:
 
 
 def copy_repository(folder: Path) -> Path:
-    """The repository's files without what was made from them."""
+    """Copy the repository without generated files."""
     return Path(shutil.copytree(REPOSITORY, folder, ignore=shutil.ignore_patterns(*NOT_SOURCES)))
 
 
 def build(folder: Path) -> tuple[Path, Path]:
-    """Build in `folder`, from a copy of the repository: (wheel, sdist). The wheel is made from the sdist."""
+    """Build the package in `folder` from a copy of the repository, the wheel from the sdist: (wheel, sdist)."""
     source = copy_repository(folder / "source")
     builder = Environment(folder / "builder")
     builder.install("build")
-    run(builder.python, "-m", "build", "--outdir", folder / "dist", source, quiet=True)
-    (wheel,) = (folder / "dist").glob("*.whl")
-    (sdist,) = (folder / "dist").glob("*.tar.gz")
+    return _build(builder, source, folder / "dist", "nnunet_hrmedseg")
+
+
+def build_client(folder: Path) -> tuple[Path, Path]:
+    """Build hrmedseg-onnx in `folder`, where `build` has built the package: (wheel, sdist)."""
+    builder = Environment(folder / "client_builder")
+    builder.install("build")
+    return _build(builder, folder / "source" / "client", folder / "dist", "hrmedseg_onnx")
+
+
+def _build(builder: Environment, source: Path, output: Path, name: str) -> tuple[Path, Path]:
+    run(builder.python, "-m", "build", "--outdir", output, source, quiet=True)
+    (wheel,) = output.glob(f"{name}-*.whl")
+    (sdist,) = output.glob(f"{name}-*.tar.gz")
     return wheel, sdist
 
 
 def declared() -> dict[str, Requirement]:
-    """What setup.cfg requires: name -> requirement."""
+    """Return the requirements in setup.cfg: name -> requirement."""
     config = configparser.ConfigParser()
     config.read(REPOSITORY / "setup.cfg", encoding="utf-8")
     lines = config["options"]["install_requires"].split("\n")

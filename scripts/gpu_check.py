@@ -259,7 +259,7 @@ def machine() -> tuple[dict[str, Any], str | None]:
 
     from nnunet_hrmedseg.doctor.lookup_modules import lookup_modules
     from nnunet_hrmedseg.errors import HRMedSegError
-    from nnunet_hrmedseg.io.gpu import check_gpu, gpu_limitations
+    from nnunet_hrmedseg.io.devices import check_gpu, gpu_limitations
     from nnunet_hrmedseg.io.machine import processor_name
 
     found: dict[str, Any] = {

@@ -50,6 +50,7 @@ def main() -> None:
         # not in the repository, whose package would be found before the installed one
         copy = copy_repository(folder / "copy")
         (copy / "nnunet_hrmedseg").rename(folder / "not_this_one")
+        (copy / "client").rename(folder / "nor_this_one")
         check(environment, copy, folder, training=not args.no_training)
     print(f"{args.end}: all well.")
 

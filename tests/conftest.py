@@ -6,18 +6,31 @@ the last, a core would stand idle meanwhile.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
+from tests.deployment.exported import pictures, volumes
 from tests.io.hub_server import hub
 
-__all__ = ["hub"]
+__all__ = ["hub", "pictures", "volumes"]
+
+# pytest's option pythonpath is for this process alone; commands that tests start find hrmedseg_onnx as well
+CLIENT = Path(__file__).parents[1] / "client"
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(CLIENT), os.environ.get("PYTHONPATH"))))
 
 SHARED = {
     "colour images": ("end_to_end/test_broken_package", "end_to_end/test_colour_"),
     "small canvas": tuple(
         f"end_to_end/test_{name}" for name in ("changing_data", "encoders", "grey_images", "mistakes", "volumes")
     ),
-    "ONNX files": tuple(f"deployment/test_{name}" for name in ("export", "parity", "predict_command")),
+    "ONNX files": (
+        "deployment/test_export",
+        "deployment/test_onnx_export",
+        "client/test_parity",
+        "client/test_predict",
+    ),
 }
 """What is shared -> how the files begin that share it, below this folder."""
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nnunet_hrmedseg.deployment.onnx_predict import OnnxModel
 
 from benchmarks.training_memory import step_gb
 from nnunet_hrmedseg.deployment.onnx_export import export_onnx
-from nnunet_hrmedseg.deployment.onnx_predict import OnnxModel
 from nnunet_hrmedseg.evaluation.benchmark.networks import CONTENDERS
 from nnunet_hrmedseg.nnunet_versions import find_trainer
 from nnunet_hrmedseg.plans import specs

@@ -155,5 +155,5 @@ def quoted_messages() -> list[str]:
 def test_messages_that_troubleshooting_quotes_are_said(message):
     # the name of a trainer stands in a placeholder's place
     message = message.replace("nnUNetTrainerHRMedSeg", "{}")
-    sources = ("nnunet_hrmedseg", "nnunetv2", "batchgenerators", "batchgeneratorsv2")
+    sources = ("nnunet_hrmedseg", "hrmedseg_onnx", "nnunetv2", "batchgenerators", "batchgeneratorsv2")
     assert message in SAID_BY_TORCH or any(message in messages(package) for package in sources)

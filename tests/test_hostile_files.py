@@ -110,7 +110,7 @@ LOADERS: dict[str, Callable[[Path, Callable[[Path], object]], object]] = {
     "decoder of SAM": lambda at, file: read_decoder(file(at / "sam.pth")),
     "run folder": run_of,
     "cost of a model": lambda at, file: cost.load(model_of(at, file), "0", torch.device("cpu")),
-    "model to share": lambda at, file: share_model(model_of(at, file), at / "shared"),
+    "model to share": lambda at, file: share_model(model=model_of(at, file), output=at / "shared"),
     "encoder": lambda at, file: read_encoder(_with_card(file(at / "x.safetensors"))),
     "published encoder": lambda at, file: read_encoder(file(at / "SAM_PFD_10K.pth")),
     "prompts in CSV": lambda at, file: read_prompts(file(at / "x.csv")),
@@ -251,7 +251,7 @@ def test_checkpoints_of_plain_nonsense(tmp_path, content):
     for refuse in (
         lambda: load_teacher(model, canvas=SIZE),
         lambda: cost.load(model, "0", torch.device("cpu")),
-        lambda: share_model(model, tmp_path / "shared"),
+        lambda: share_model(model=model, output=tmp_path / "shared"),
     ):
         with pytest.raises(HRMedSegError):
             refuse()

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from nnunet_hrmedseg.cli.argument_types import fold
+from nnunet_hrmedseg.errors import PlanError
+from nnunet_hrmedseg.io.shell import quote
 
 __all__ = ["DESCRIPTION", "SUMMARY", "add_arguments", "run"]
 
 SUMMARY = "write a trained model as ONNX files, or as a clean folder or zip to share"
 DESCRIPTION = (
-    "Write a trained model as ONNX files for prediction without torch and nnU-Net, or as a folder or zip to "
-    "share, without names of cases and paths. Required: MODEL_FOLDER, and --onnx, --share or both."
+    "Write a trained model as ONNX files for prediction without torch and nnU-Net, or as a folder or zip to share, "
+    "without names of cases and paths. Required: MODEL_FOLDER, and one of --onnx, --share and --to-hub, or several."
 )
 WEIGHTS = ("float32", "float16", "int8")
-"""How the weights of an ONNX file are stored; computed is in float32."""
+"""Number formats in which ONNX files store weights; computation is in float32."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,14 +67,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="repository on the Hugging Face Hub to upload the model to; a new repository is private",
     )
     share.add_argument(
+        "--license",
         "--licence",
         default=None,
         metavar="TEXT",
-        help="licence that the shared weights are under: a name, or a whole text [default: not stated]",
+        help="license of the shared weights: a name, or the whole text [default: not stated]",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    from nnunet_hrmedseg.deployment.export import export
+    """Write what the options ask for.
 
-    return export(args)
+    Raises:
+        HRMedSegError: no output was requested, or the model cannot be exported.
+    """
+    _check_options(args)
+    from nnunet_hrmedseg.io.hub import local_path
+
+    model = local_path(args.model)
+    if args.onnx is not None and args.share is not None:  # before the minutes that the ONNX files take
+        from nnunet_hrmedseg.deployment.sharing import check_place
+
+        check_place(model, Path(args.share), args.overwrite)
+    common = {"model": model, "folds": args.folds, "checkpoint": args.checkpoint}
+    license = {} if args.license is None else {"license": args.license}
+    if args.onnx is not None:
+        from nnunet_hrmedseg.deployment.onnx_export import export_onnx
+
+        exported = export_onnx(**common, output=args.onnx, weights=args.weights or "float32", overwrite=args.overwrite)
+        options = f"-i IMAGES -o MASKS -m {quote(str(exported.folder))}"
+        print(f"Written: {exported.folder}. Predict with it: hrmedseg predict-onnx {options}")
+        print("On machines without torch and nnU-Net: pip install hrmedseg-onnx, and hrmedseg-onnx with these options.")
+        if exported.reader_package:
+            print(f"To read the images of this model, prediction needs: pip install {exported.reader_package}")
+    if args.share is not None:
+        from nnunet_hrmedseg.deployment.sharing import share_model
+
+        shared = share_model(**common, **license, output=args.share, overwrite=args.overwrite)
+        print(f"Written: {shared.path}")
+    if args.to_hub is not None:
+        from nnunet_hrmedseg.deployment.upload import upload_model
+
+        uploaded = upload_model(**common, **license, repository=args.to_hub)
+        print(f"Uploaded: {uploaded.name}. A new repository is private; make it public in its settings on the hub.")
+    return 0
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    if args.onnx is None and args.share is None and args.to_hub is None:
+        raise PlanError("Nothing to export: give --onnx FOLDER, --share FOLDER_OR_ZIP or --to-hub OWNER/NAME.")
+    if args.weights is not None and args.onnx is None:
+        raise PlanError(f"--weights {args.weights} is the number format in ONNX files: give --onnx FOLDER with it.")
+    if args.license is not None and args.share is None and args.to_hub is None:
+        raise PlanError(
+            "--license is for a model that is shared: give --share FOLDER_OR_ZIP or --to-hub OWNER/NAME with it."
+        )

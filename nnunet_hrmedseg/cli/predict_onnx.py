@@ -1,64 +1,19 @@
-"""`hrmedseg predict-onnx`."""
+"""`hrmedseg predict-onnx`, with the options of `hrmedseg-onnx`."""
 
 from __future__ import annotations
 
 import argparse
 
-from nnunet_hrmedseg.cli.argument_types import fold, positive_int
+from hrmedseg_onnx.cli import DESCRIPTION, ON_INTERRUPTION, add_arguments
 
-__all__ = ["DESCRIPTION", "SUMMARY", "add_arguments", "run"]
+__all__ = ["DESCRIPTION", "ON_INTERRUPTION", "SUMMARY", "add_arguments", "run"]
 
-SUMMARY = "predict with exported ONNX files, where there is neither torch nor nnU-Net"
-DESCRIPTION = (
-    "Predict images with the ONNX files of hrmedseg export --onnx, as nnUNetv2_predict does, on the CPU. Needs "
-    "numpy, onnxruntime, pillow and tifffile, and for volumes SimpleITK or nibabel, but neither torch nor nnU-"
-    "Net. Writes a label map for each case. Required: -i, -o and -m."
-)
-ON_INTERRUPTION = "Finished label maps are kept."
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-i",
-        "--input",
-        nargs="+",
-        required=True,
-        metavar="INPUT",
-        help="folder of images named as for nnU-Net (CASE_0000.png, ...), or image files",
-    )
-    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="folder to write the label maps to")
-    parser.add_argument(
-        "-m", "--model", required=True, metavar="FOLDER", help="folder that hrmedseg export --onnx wrote"
-    )
-    parser.add_argument(
-        "-f",
-        "--folds",
-        nargs="+",
-        type=fold,
-        default=None,
-        metavar="FOLD",
-        help="folds whose outputs are averaged [default: every fold in the model's folder]",
-    )
-    parser.add_argument(
-        "--disable_tta",
-        action="store_true",
-        help="predict without mirroring: up to four times as fast, slightly less accurate [default: with mirroring]",
-    )
-    parser.add_argument(
-        "--save_probabilities",
-        action="store_true",
-        help="write the probabilities of each case as well, as .npz beside its label map [default: label maps alone]",
-    )
-    parser.add_argument(
-        "--threads",
-        type=positive_int,
-        default=None,
-        metavar="N",
-        help="number of CPU threads that the network uses [default: one for each core]",
-    )
+SUMMARY = "predict with exported ONNX files, without torch and nnU-Net"
 
 
 def run(args: argparse.Namespace) -> int:
-    from nnunet_hrmedseg.deployment.onnx_predict import predict_onnx
+    """Predict with the exported model, which is downloaded if its name is one on the hub."""
+    from hrmedseg_onnx import cli
+    from nnunet_hrmedseg.io.hub import local_path
 
-    return predict_onnx(args)
+    return cli.run(args, local_path(args.model))

@@ -16,8 +16,8 @@ from nnunet_hrmedseg.demo.dataset import DATASET_ID, DATASET_NAME, build_dataset
 from nnunet_hrmedseg.errors import SetupError
 from nnunet_hrmedseg.io import shell
 from nnunet_hrmedseg.io.child_processes import run_in_group
+from nnunet_hrmedseg.io.devices import choose_device
 from nnunet_hrmedseg.io.files import make_output_dir
-from nnunet_hrmedseg.io.machine import choose_device
 from nnunet_hrmedseg.nnunet_versions import nnunet_folder
 
 __all__ = ["DemoResult", "run_demo"]

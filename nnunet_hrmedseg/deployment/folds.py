@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import CheckpointError, PlanError
 
 __all__ = ["checkpoints_of"]
 
@@ -22,19 +22,19 @@ def checkpoints_of(
         all_beside_others: where no folds are asked for and there are some, whether `all` is taken with them.
 
     Raises:
-        HRMedSegError: no model folder, no folds, or no such checkpoint.
+        CheckpointError: no model folder, no folds, or no such checkpoint.
     """
     if not (model / "plans.json").is_file() or not (model / "dataset.json").is_file():
-        raise HRMedSegError(
+        raise CheckpointError(
             f"{model} is no folder of a trained model: it has no plans.json and dataset.json. Give the folder "
             f"TRAINER__PLANS__CONFIGURATION that nnUNetv2_train wrote, below nnUNet_results."
         )
     if Path(checkpoint).name != checkpoint:
-        raise HRMedSegError(
+        raise PlanError(
             f"{checkpoint} is no name of a checkpoint: give it without folders, such as checkpoint_final.pth."
         )
     if folds is not None and not folds:
-        raise HRMedSegError("No folds are given. Give at least one, or leave them out to take all that are trained.")
+        raise PlanError("No folds are given. Give at least one, or leave them out to take all that are trained.")
     there = {file.parent.name.removeprefix("fold_"): file for file in model.glob(f"fold_*/{checkpoint}")}
     there = {fold: file for fold, file in there.items() if fold == "all" or fold.isdecimal()}
     if folds is None and len(there) > 1 and not all_beside_others:
@@ -43,7 +43,7 @@ def checkpoints_of(
     missing = [fold for fold in wanted if fold not in there]
     if missing or not wanted:
         others = sorted({file.name for file in model.glob("fold_*/*.pth")})
-        raise HRMedSegError(
+        raise CheckpointError(
             f"{model} has no {checkpoint} of fold {', '.join(missing) or '0, 1, ... or all'}; the folds that have one: "
             f"{', '.join(sorted(there)) or 'none'}; checkpoints of any fold: {', '.join(others) or 'none'}. Train to "
             f"the end, or choose with -f and -chk."

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout, suppress
-from importlib.util import find_spec
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from torch import Tensor, nn
 
+from hrmedseg_onnx.image_files import package_needed
+from hrmedseg_onnx.model import INPUT, OUTPUT, open_session
+from hrmedseg_onnx.sidecar import READERS, SCHEMES, SIDECAR, Normalization, Sidecar
 from nnunet_hrmedseg.deployment.folds import checkpoints_of
-from nnunet_hrmedseg.deployment.onnx_predict import INPUT, OUTPUT, open_session
-from nnunet_hrmedseg.deployment.sidecar import READERS, SCHEMES, SIDECAR, Normalization, Sidecar
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import CheckpointError, HRMedSegError, PlanError, SetupError
 from nnunet_hrmedseg.io.checkpoints import check_model_folder, load_checkpoint
+from nnunet_hrmedseg.io.extras import import_extra
 from nnunet_hrmedseg.io.files import (
     check_output_dir,
     make_output_dir,
@@ -28,6 +31,7 @@ from nnunet_hrmedseg.io.files import (
     replace_directory,
     reporting_write_errors,
 )
+from nnunet_hrmedseg.io.hub import local_path
 from nnunet_hrmedseg.io.json_values import numeric_labels
 from nnunet_hrmedseg.nnunet_versions import find_trainer
 from nnunet_hrmedseg.plans.configurations import resolve_configuration
@@ -35,7 +39,7 @@ from nnunet_hrmedseg.plans.overrides import is_hrmedseg_configuration
 from nnunet_hrmedseg.plans.specs import find_spec as find_network
 from nnunet_hrmedseg.plans.trained_with import check_trained_with
 
-__all__ = ["LARGEST_DIFFERENCE", "export_onnx"]
+__all__ = ["LARGEST_DIFFERENCE", "OnnxExport", "export_onnx"]
 
 LARGEST_DIFFERENCE = 1e-3
 """Between a logit of the ONNX file and of the network in torch: a file that differs by more is not written."""
@@ -43,33 +47,66 @@ LARGEST_DIFFERENCE = 1e-3
 LARGEST_BATCH = 64  # torch.export wants a bound
 
 
+@dataclass(frozen=True)
+class OnnxExport:
+    """Result of `export_onnx`.
+
+    Attributes:
+        folder: the folder that was written, for `OnnxModel` and `hrmedseg-onnx -m`.
+        files: fold -> its ONNX file.
+        logit_differences: fold -> largest difference of a logit from PyTorch, on random input.
+        reader_package: package that prediction needs to read the model's images in addition to numpy, onnxruntime,
+            Pillow and tifffile; empty if there is none.
+    """
+
+    folder: Path
+    files: dict[str, Path]
+    logit_differences: dict[str, float]
+    reader_package: str
+
+
 def export_onnx(
-    model: Path,
-    output: Path,
     *,
-    folds: Sequence[str] | None = None,
+    model: str | os.PathLike,
+    output: str | os.PathLike,
+    folds: Sequence[int | str] | None = None,
     checkpoint: str = "checkpoint_final.pth",
     weights: str = "float32",
     overwrite: bool = False,
-) -> Path:
-    """Export a trained model and check every file against torch.
+) -> OnnxExport:
+    """Write a trained model as ONNX files, one for each fold, and compare each file with PyTorch.
+
+    The output is written as a whole or not at all.
 
     Args:
-        model: TRAINER__PLANS__CONFIGURATION, as training wrote it.
-        output: folder to write; it appears when it is whole.
-        folds: those to export; None: all that are trained, 0 to 4, or else `all`.
-        checkpoint: name of the file in each fold.
-        weights: how they are stored, see `onnx_weights.store_weights`.
+        model: `nnUNet_results/DatasetNNN_Name/TRAINER__PLANS__CONFIGURATION` of HRMedSeg or HERSeg; or its name on the
+            hub, hf://OWNER/NAME/DatasetNNN_Name/...
+        output: folder to write.
+        folds: folds to export; None: all trained folds (0, 1, ...), or `all` if there is no other.
+        checkpoint: name of the checkpoint file in each fold.
+        weights: number format of stored weights: "float32", "float16" or "int8".
         overwrite: replace an earlier export.
 
     Returns:
-        `output`.
+        The files that were written.
 
     Raises:
-        HRMedSegError: no such model, a model of another network, a plan that prediction without nnU-Net cannot follow,
-            a package is missing, something else is at `output`, it cannot be written, or a file differs from torch.
+        CheckpointError: the model does not exist, is of another network, or an exported file differs from PyTorch.
+        PlanError: the model's plan is not supported by prediction without nnU-Net.
+        SetupError: a package is missing, or `output` exists or cannot be written.
+
+    Example:
+        >>> from nnunet_hrmedseg import OnnxModel, export_onnx
+        >>> model = "nnUNet_results/Dataset001_Photos/nnUNetTrainerHRMedSeg__nnUNetPlans__2d"
+        >>> exported = export_onnx(model=model, output="photos_onnx")
+        >>> sorted(path.name for path in exported.folder.iterdir())
+        ['fold_0.onnx', 'model.json']
+        >>> OnnxModel(exported.folder).sidecar.channels
+        ['R', 'G', 'B']
     """
-    _refuse_missing_packages()
+    model, output = local_path(model), Path(output)
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        import_extra(name, "onnx", "the export of ONNX files")
     _refuse_to_replace(output, overwrite)
     check_output_dir(output.parent)
     files = checkpoints_of(model, folds, checkpoint, all_beside_others=False)  # they are averaged over
@@ -83,7 +120,12 @@ def export_onnx(
     graph = _graph(network, sidecar)
     with reporting_write_errors(output):
         _write(output, graph, network, predictor.list_of_parameters, sidecar)
-    return output
+    return OnnxExport(
+        output,
+        {fold: output / name for fold, name in sidecar.folds.items()},
+        dict(sidecar.logit_difference),
+        package_needed(sidecar.image_reader),
+    )
 
 
 def _write(output: Path, graph: Any, network: nn.Module, parameters: Sequence[Any], sidecar: Sidecar) -> None:
@@ -99,24 +141,18 @@ def _write(output: Path, graph: Any, network: nn.Module, parameters: Sequence[An
         replace_directory(folder, output)
 
 
-def _refuse_missing_packages() -> None:
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
-    if missing:
-        raise HRMedSegError(f'{", ".join(missing)} missing: pip install "nnunet_hrmedseg[onnx]"')
-
-
 def _refuse_to_replace(output: Path, overwrite: bool) -> None:
     if not output.exists():
         return
     if not output.is_dir():
-        raise HRMedSegError(f"{output} is a file. Give another folder.")
+        raise SetupError(f"{output} is a file. Give another folder.")
     others = sorted({file.name for file in output.iterdir()} - _names_of_export(output))
     if others:
-        raise HRMedSegError(
+        raise SetupError(
             f"{output} holds other things than an export, such as {others[0]}. Give another folder, or remove this one."
         )
     if any(output.iterdir()) and not overwrite:
-        raise HRMedSegError(f"{output} holds an export already. Add --overwrite to replace it.")
+        raise SetupError(f"{output} holds an export already. Add --overwrite to replace it.")
 
 
 def _names_of_export(folder: Path) -> set[str]:
@@ -136,13 +172,13 @@ def _loaded(model: Path, files: Mapping[str, Path]) -> nnUNetPredictor:
     try:
         configuration, trainer = saved["init_args"]["configuration"], saved["trainer_name"]
     except (KeyError, TypeError) as error:
-        raise HRMedSegError(f"{file} cannot be read as a checkpoint of nnU-Net: {error} is missing.") from error
+        raise CheckpointError(f"{file} cannot be read as a checkpoint of nnU-Net: {error} is missing.") from error
     resolved = resolve_configuration(plans, configuration, advice="Are checkpoint and plans.json of one training?")
     if find_network(resolved["architecture"]["network_class_name"]) is None:
         _import_trainer(trainer)  # which may register its network
     if not is_hrmedseg_configuration(resolved):
         network = resolved.get("architecture", {}).get("network_class_name", "another network")
-        raise HRMedSegError(
+        raise CheckpointError(
             f"{model} was trained with {trainer}, configuration {configuration}: {network.rpartition('.')[2]} with "
             f"{resolved.get('preprocessor_name')}. hrmedseg export --onnx writes HRMedSeg and HERSeg, which see the "
             f"whole image on a canvas; other networks are predicted patch by patch and need nnU-Net."
@@ -207,7 +243,7 @@ def _check_exportable(predictor: nnUNetPredictor) -> None:
     found += [("normalisation", scheme, SCHEMES) for scheme in configuration["normalization_schemes"]]
     for what, value, known in found:
         if value not in known:
-            raise HRMedSegError(
+            raise PlanError(
                 f"The {what} of this model is {value}; prediction without nnU-Net has {', '.join(known)}. Predict with "
                 f"nnU-Net, or plan and train with one of these."
             )
@@ -235,7 +271,7 @@ def _write_fold(graph: Any, network: nn.Module, file: Path, sidecar: Sidecar) ->
     """Write the network, as it is now, to `file`. Returns the largest difference of its logits from torch.
 
     Raises:
-        HRMedSegError: it differs by more than LARGEST_DIFFERENCE before its weights are stored in fewer bits.
+        CheckpointError: it differs by more than LARGEST_DIFFERENCE before its weights are stored in fewer bits.
     """
     import onnx
     from onnxscript import optimizer
@@ -252,7 +288,7 @@ def _write_fold(graph: Any, network: nn.Module, file: Path, sidecar: Sidecar) ->
     onnx.save(proto, file)
     difference = _difference(file, image, wanted)
     if not difference <= LARGEST_DIFFERENCE:
-        raise HRMedSegError(
+        raise CheckpointError(
             f"The logits of the exported {file.name} differ from those of the network by up to {difference:.2g}, more "
             f"than {LARGEST_DIFFERENCE:g}: nothing was written. Update torch {torch.__version__}, onnx "
             f"{onnx.__version__}, onnxscript and onnxruntime."

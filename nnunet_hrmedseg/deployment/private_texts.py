@@ -1,7 +1,7 @@
 """What must not leave the house with a model: paths, names of users, names of training cases. Looked for in any value.
 
 Texts are looked at one by one. Slashes alone make no path: "T1/T2" is a channel and "CC BY 4.0" under https://... is a
-licence. A path is what begins at a root, a home or a drive, or leads through folders to a file.
+license. A path is what begins at a root, a home or a drive, or leads through folders to a file.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nnunet_hrmedseg.deployment.folds import checkpoints_of
 from nnunet_hrmedseg.deployment.private_texts import PrivacyFilter, iter_strings
-from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.errors import CheckpointError, DataError, format_names
 from nnunet_hrmedseg.io.checkpoints import load_checkpoint
 from nnunet_hrmedseg.io.files import read_json, read_json_object
 from nnunet_hrmedseg.io.raw_cases import read_dataset_json
@@ -61,7 +61,7 @@ class SharedModel:
             self.network = self.configuration["architecture"]["network_class_name"]
             public = [*dataset["labels"], *channels_of(dataset).values(), *plans["configurations"]]
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise HRMedSegError(
+            raise CheckpointError(
                 f"{folder / 'plans.json'} does not describe the configuration {self.configuration_name!r} that the "
                 f"checkpoints were trained with ({type(error).__name__}: {error}). Copy the folder again."
             ) from error
@@ -74,7 +74,7 @@ class SharedModel:
         self.plans = self.private.removed_from(_without_encoder_paths(plans))
         shared = PlansManager(self.plans).get_configuration(self.configuration_name).configuration
         if shared.get("architecture") != self.configuration["architecture"]:
-            raise HRMedSegError(
+            raise DataError(
                 f"The architecture in {folder / 'plans.json'} names paths or training cases: it cannot be shared like "
                 f"this. Change the names there."
             )
@@ -84,13 +84,13 @@ class SharedModel:
     @classmethod
     def read(cls, folder: Path, folds: Sequence[int | str] | None, checkpoint: str) -> SharedModel:
         if not folder.is_dir():
-            raise HRMedSegError(
+            raise CheckpointError(
                 f"There is no folder {folder}. Give that of a trained model: "
                 f"nnUNet_results/DatasetNNN_Name/TRAINER__PLANS__CONFIGURATION."
             )
         resolved = folder.resolve()
         if len(resolved.name.split("__")) != 3 or not re.fullmatch(r"Dataset\d{3}_.+", resolved.parent.name):
-            raise HRMedSegError(
+            raise CheckpointError(
                 f"{folder} is not where nnU-Net keeps a trained model: the folder should be called "
                 f"DatasetNNN_Name/TRAINER__PLANS__CONFIGURATION, and is {resolved.parent.name}/{resolved.name}."
             )
@@ -145,11 +145,11 @@ def _shared_checkpoint(file: Path, plans: dict[str, Any]) -> dict[str, Any]:
         whole &= all(isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items())
         axes = None if axes is None else tuple(int(axis) for axis in axes)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise HRMedSegError(
+        raise CheckpointError(
             f"{file} is no checkpoint of nnU-Net v2 ({type(error).__name__}: {error}). It holds {format_names(list(trained))}."
         ) from error
     if not whole:
-        raise HRMedSegError(f"{file} is no checkpoint of nnU-Net v2: weights, trainer or configuration are missing.")
+        raise CheckpointError(f"{file} is no checkpoint of nnU-Net v2: weights, trainer or configuration are missing.")
     copies: dict[tuple, Tensor] = {}
     # copied, as a tensor is saved with all of the memory that it is a part of
     kept = {
@@ -193,7 +193,7 @@ def _cases(folder: Path, dataset: Mapping[str, Any], summaries: Mapping[str, dic
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:
-            raise HRMedSegError(f"{splits}, with the names not to be shared, cannot be read: {error}.") from error
+            raise DataError(f"{splits}, with the names not to be shared, cannot be read: {error}.") from error
     return {name for name in names if name}
 
 

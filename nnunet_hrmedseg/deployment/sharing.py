@@ -1,4 +1,4 @@
-"""A trained model to give away: what prediction needs, a card, a licence, and nothing about patients, users or disks.
+"""A trained model to give away: what prediction needs, a card, a license, and nothing about patients, users or disks.
 
     OUTPUT, a folder or a .zip
       DatasetNNN_Name/TRAINER__PLANS__CONFIGURATION/
@@ -6,7 +6,7 @@
         fold_X/checkpoint_final.pth           weights, trainer, configuration, mirroring
         fold_X/validation/summary.json        the fold's means, no cases
         crossval_results_folds_.../           means and postprocessing of these folds, where nnU-Net determined them
-        model_card.json, README.md, LICENCE.txt     README.md is a model card of the Hugging Face Hub, too
+        model_card.json, README.md, LICENSE.txt     README.md is a model card of the Hugging Face Hub, too
 
 That is the layout of nnUNet_results, so stock nnU-Net installs the .zip (nnUNetv2_install_pretrained_model_from_zip),
 and the folder is installed by copying it there. What is left out, and why: optimiser, logs and curves (only training
@@ -26,6 +26,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from nnunetv2.postprocessing.remove_connected_components import remove_all_but_l
 from nnunet_hrmedseg import __version__
 from nnunet_hrmedseg.deployment.private_texts import PrivacyFilter, iter_strings
 from nnunet_hrmedseg.deployment.shared_model import CHECKPOINT, SharedModel, channels_of, place_of, started_from
-from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.errors import DataError, SetupError, format_names
 from nnunet_hrmedseg.io.checkpoints import load_checkpoint
 from nnunet_hrmedseg.io.files import (
     check_output_dir,
@@ -48,16 +49,17 @@ from nnunet_hrmedseg.io.files import (
     replace_directory,
     reporting_write_errors,
 )
+from nnunet_hrmedseg.io.hub import local_path
 from nnunet_hrmedseg.io.json_values import numeric_labels
 from nnunet_hrmedseg.plans.overrides import is_hrmedseg_configuration
 from nnunet_hrmedseg.registration.names import REGISTERED
 
-__all__ = ["CARD", "LICENCE", "NOT_STATED", "README", "check_place", "share_model"]
+__all__ = ["CARD", "LICENSE", "NOT_STATED", "README", "ShareResult", "check_place", "share_model"]
 
-CARD, README, LICENCE = "model_card.json", "README.md", "LICENCE.txt"
+CARD, README, LICENSE = "model_card.json", "README.md", "LICENSE.txt"
 NOT_STATED = "not stated"
 
-HUB_LICENCES = (
+HUB_LICENSES = (
     *("apache-2.0", "mit", "bsd-3-clause", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "cc0-1.0", "unlicense"),
     *(f"cc-by-{kind}4.0" for kind in ("", "sa-", "nc-", "nd-", "nc-sa-", "nc-nd-")),
 )
@@ -68,48 +70,74 @@ POSTPROCESSING = remove_all_but_largest_component_from_segmentation  # the only 
 SAME_DATE = (1980, 1, 1, 0, 0, 0)  # of all files in a .zip: it tells nothing, and the same model gives the same file
 
 
+@dataclass(frozen=True)
+class ShareResult:
+    """Result of `share_model`.
+
+    Attributes:
+        path: the folder or .zip.
+        model: path of the model's folder in it, DatasetNNN_Name/TRAINER__PLANS__CONFIGURATION.
+        card: content of its model_card.json.
+    """
+
+    path: Path
+    model: str
+    card: dict[str, Any]
+
+
 def share_model(
-    folder: Path,
-    output: Path,
     *,
+    model: str | os.PathLike,
+    output: str | os.PathLike,
     folds: Sequence[int | str] | None = None,
     checkpoint: str = CHECKPOINT,
-    licence: str = NOT_STATED,
+    license: str = NOT_STATED,
     overwrite: bool = False,
-) -> Path:
-    """Write a trained model as a folder or .zip to give away. It appears whole or not at all.
+) -> ShareResult:
+    """Write a trained model as a folder or .zip to share, without names of cases and users, and without paths.
+
+    The output is written as a whole or not at all.
 
     Args:
-        folder: `nnUNet_results/DatasetNNN_Name/TRAINER__PLANS__CONFIGURATION`, of any nnU-Net trainer.
+        model: `nnUNet_results/DatasetNNN_Name/TRAINER__PLANS__CONFIGURATION`, of any nnU-Net trainer; or its name on
+            the hub, hf://OWNER/NAME/DatasetNNN_Name/...
         output: a new folder, or a new file ending in .zip.
-        folds: numbers or "all"; default is all that have the checkpoint.
-        checkpoint: name of the file to take in each fold. It is written as checkpoint_final.pth.
-        licence: of the weights; a name, or a whole text.
+        folds: numbers or "all"; None: every fold that has the checkpoint.
+        checkpoint: name of the checkpoint file in each fold. It is written as checkpoint_final.pth.
+        license: license of the weights; a name, or the whole text.
         overwrite: replace an `output` that this function wrote before.
 
     Returns:
-        `output`.
+        Path and card of the shared model.
 
     Raises:
-        HRMedSegError: the folder is no trained model, a fold is missing, a checkpoint cannot be read, there is
-            something at `output`, it cannot be written, or something private would be left in a file.
+        CheckpointError: the folder is not a trained model, a fold is missing, or a checkpoint cannot be read.
+        DataError: something private would remain in a file.
+        SetupError: `output` exists or cannot be written.
+
+    Example:
+        >>> from nnunet_hrmedseg import share_model
+        >>> model = "nnUNet_results/Dataset001_Photos/nnUNetTrainerHRMedSeg__nnUNetPlans__2d"
+        >>> shared = share_model(model=model, output="photos.zip", license="CC BY 4.0")
+        >>> shared.path.name, shared.card["license"], shared.card["folds"]
+        ('photos.zip', 'CC BY 4.0', ['0'])
     """
-    folder, output = Path(folder).expanduser(), Path(output).expanduser()
+    folder, output = local_path(model).expanduser(), Path(output).expanduser()
     check_place(folder, output, overwrite)
-    model = SharedModel.read(folder, folds, checkpoint)
+    trained = SharedModel.read(folder, folds, checkpoint)
     with reporting_write_errors(output):
-        _share(model, output, licence)
-    return output
+        card = _share(trained, output, license)
+    return ShareResult(output, f"{trained.dataset_name}/{trained.name}", card)
 
 
-def _share(model: SharedModel, output: Path, licence: str) -> None:
+def _share(model: SharedModel, output: Path, license: str) -> dict[str, Any]:
     make_output_dir(output.parent)
     # beside the output: to rename it into place it must be on the same disk
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.incomplete-", dir=output.parent) as temporary:
         root = Path(temporary, "model")
         target = root / model.dataset_name / model.name
         target.mkdir(parents=True)
-        _write(model, target, licence)
+        card = _write(model, target, license)
         _check_written(target, model.private)
         if output.suffix.lower() == ".zip":
             unfinished = Path(temporary, "zip")
@@ -117,24 +145,25 @@ def _share(model: SharedModel, output: Path, licence: str) -> None:
             os.replace(unfinished, output)
         else:
             replace_directory(root, output)
+    return card
 
 
 def check_place(folder: Path, output: Path, overwrite: bool) -> None:
     """Check that a model can be shared to `output`. For the arguments see `share_model`.
 
     Raises:
-        HRMedSegError: something else is there, it is in the model's folder or around it, or it cannot be written to.
+        SetupError: something else is there, it is in the model's folder or around it, or it cannot be written to.
     """
     folder, output = folder.expanduser(), output.expanduser()
     if output.resolve().is_relative_to(folder.resolve()) or folder.resolve().is_relative_to(output.resolve()):
-        raise HRMedSegError(f"{output} is in the model's folder {folder}, or around it. Give another place.")
+        raise SetupError(f"{output} is in the model's folder {folder}, or around it. Give another place.")
     check_output_dir(output.parent)
     if not os.path.lexists(output):
         return
     if not overwrite:
-        raise HRMedSegError(f"{output} exists already. Give another name, or overwrite it (--overwrite).")
+        raise SetupError(f"{output} exists already. Give another name, or overwrite it (--overwrite).")
     if output.is_symlink() or not _is_shared(output):
-        raise HRMedSegError(
+        raise SetupError(
             f"{output} is not what was shared before, or holds more, so it is not overwritten. Remove it, or give "
             f"another name."
         )
@@ -163,7 +192,8 @@ def _are_listed(names: set[str], read: Callable[[str], bytes]) -> bool:
 # ---- what is written -------------------------------------------------------------------------------------------------
 
 
-def _write(model: SharedModel, target: Path, licence: str) -> None:
+def _write(model: SharedModel, target: Path, license: str) -> dict[str, Any]:
+    """Write all files. Returns the content of the card."""
     _write_json(target / "plans.json", model.plans)
     _write_json(target / "dataset.json", model.dataset)
     for fold, checkpoint in model.folds.items():
@@ -172,11 +202,13 @@ def _write(model: SharedModel, target: Path, licence: str) -> None:
         if fold in model.summaries:
             _write_json(target / f"fold_{fold}" / "validation" / "summary.json", _means(model.summaries[fold]))
     postprocessing = _write_crossvalidation(model, target / model.crossvalidation)
-    (target / LICENCE).write_text(_licence_text(model, licence), encoding="utf-8")
-    card = _card(model, licence, postprocessing)
+    (target / LICENSE).write_text(_license_text(model, license), encoding="utf-8")
+    card = _card(model, license, postprocessing)
     (target / README).write_text(_readme(model, card), encoding="utf-8")
     files = {file.relative_to(target).as_posix(): file_sha256(file) for file in sorted(_files(target))}
-    _write_json(target / CARD, {**card, "files": files})
+    card = {**card, "files": files}
+    _write_json(target / CARD, card)
+    return card
 
 
 def _write_crossvalidation(model: SharedModel, folder: Path) -> str:
@@ -224,15 +256,15 @@ def _means(summary: Mapping[str, Any], cases: bool = True) -> dict[str, Any]:
     return {**kept, "metric_per_case": []} if cases else kept
 
 
-def _card(model: SharedModel, licence: str, postprocessing: str) -> dict[str, Any]:
+def _card(model: SharedModel, license: str, postprocessing: str) -> dict[str, Any]:
     weights = next(iter(model.folds.values()))["network_weights"]
     unique = {place_of(value): value for name, value in weights.items() if not name.endswith(BUFFERS)}
     trainer, plans, configuration = model.name.split("__")
     patch = [int(side) for side in model.configuration["patch_size"]]
     return {
         "name": f"{model.dataset_name}, {model.name}",
-        "licence": licence if "\n" not in licence else f"see {LICENCE}",
-        "data_licence": model.dataset.get("licence") or model.dataset.get("license"),
+        "license": license if "\n" not in license else f"see {LICENSE}",
+        "data_license": model.dataset.get("licence") or model.dataset.get("license"),
         "network": model.network,
         "parameters": sum(value.numel() for value in unique.values()),
         "trainer": trainer,
@@ -259,23 +291,23 @@ def _card(model: SharedModel, licence: str, postprocessing: str) -> dict[str, An
     }
 
 
-def _licence_text(model: SharedModel, licence: str) -> str:
-    if licence == NOT_STATED:
-        licence = "not stated. Ask whoever gave you the model before you use it."
+def _license_text(model: SharedModel, license: str) -> str:
+    if license == NOT_STATED:
+        license = "not stated. Ask whoever gave you the model before you use it."
     return (
-        f"Licence of the weights of {model.dataset_name}, {model.name}:\n\n{licence}\n\n"
+        f"License of the weights of {model.dataset_name}, {model.name}:\n\n{license}\n\n"
         f"The data that the model was trained on may have terms of its own. The model is not a medical device.\n"
     )
 
 
 def _front_matter(model: SharedModel, card: Mapping[str, Any], ours: bool) -> list[str]:
     """Return the head of a model card of the Hugging Face Hub, in YAML; JSON's texts and lists are YAML, too."""
-    licence = re.sub(r"[^a-z0-9.]+", "-", card["licence"].lower()).strip("-")
-    entries: dict[str, Any] = {"license": licence}
-    if card["licence"] == NOT_STATED:
+    license = re.sub(r"[^a-z0-9.]+", "-", card["license"].lower()).strip("-")
+    entries: dict[str, Any] = {"license": license}
+    if card["license"] == NOT_STATED:
         entries = {"license": "unknown"}
-    elif licence not in HUB_LICENCES:
-        entries = {"license": "other", "license_name": licence[:50] or "see-file", "license_link": LICENCE}
+    elif license not in HUB_LICENSES:
+        entries = {"license": "other", "license_name": license[:50] or "see-file", "license_link": LICENSE}
     tags = ["nnunet", "medical-imaging", *(["hrmedseg"] if ours else []), model.network.rpartition(".")[2].lower()]
     entries |= {"library_name": "nnunetv2", "pipeline_tag": "image-segmentation", "tags": [*dict.fromkeys(tags)]}
     return ["---", *(f"{name}: {json.dumps(value)}" for name, value in entries.items()), "---", ""]
@@ -320,7 +352,7 @@ def _readme(model: SharedModel, card: Mapping[str, Any]) -> str:
         ]
     lines += [
         "",
-        f"What it is, and the sha256 of each file: {CARD}. Terms of use: {LICENCE}. Not a medical device.",
+        f"What it is, and the sha256 of each file: {CARD}. Terms of use: {LICENSE}. Not a medical device.",
         "",
     ]
     return "\n".join(lines)
@@ -348,16 +380,16 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _check_written(target: Path, private: PrivacyFilter) -> None:
-    """Raises HRMedSegError if anything private is left in a file; all of them are read again for this."""
+    """Raises DataError if anything private is left in a file; all of them are read again for this."""
     # what is written by hand comes first, as the other files repeat it
     for file in sorted(_files(target), key=lambda file: (file.name not in ("plans.json", "dataset.json"), file)):
         name = file.relative_to(target).as_posix()
         for text in _READERS[file.suffix](file):
             found = private.found_in(text)
             if found is not None:
-                raise HRMedSegError(
+                raise DataError(
                     f"Nothing was shared: {name} would tell {found}, in {text!r:.200}. Change it in plans.json or "
-                    f"dataset.json of {target.parent.name}/{target.name}, or in the licence, and share again."
+                    f"dataset.json of {target.parent.name}/{target.name}, or in the license, and share again."
                 )
 
 

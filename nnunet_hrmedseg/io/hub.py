@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 from urllib.parse import quote, unquote
 
 from nnunet_hrmedseg import __version__
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import CheckpointError, PlanError, SetupError
+from nnunet_hrmedseg.io.extras import import_extra
 
 __all__ = [
     "HubCopy",
@@ -57,12 +57,12 @@ class HubName:
         """Return the parts of a name.
 
         Raises:
-            HRMedSegError: it does not have the form hf://OWNER/NAME[@REVISION][/PATH].
+            PlanError: it does not have the form hf://OWNER/NAME[@REVISION][/PATH].
         """
         match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([^/@]+))?(?:/([^\\]*))?", name)
         path = (match[3] or "").rstrip("/") if match else ""
         if match is None or (path and not {"", ".", ".."}.isdisjoint(path.split("/"))):
-            raise HRMedSegError(f"{name!r:.300} is not the name of a file on the Hugging Face Hub: write {_FORM}.")
+            raise PlanError(f"{name!r:.300} is not the name of a file on the Hugging Face Hub: write {_FORM}.")
         return cls(match[1], unquote(match[2]) if match[2] else None, path)
 
     def __str__(self) -> str:
@@ -115,7 +115,7 @@ def download(name: str) -> HubCopy:
             connection, or a download that broke off or is damaged.
     """
     parts = HubName.parse(name)
-    hub = _huggingface_hub(name)
+    hub = import_extra("huggingface_hub", "hub", name)
     single = PurePosixPath(parts.path).suffix in _FILES
     with _translated(name, parts):
         if single:
@@ -129,7 +129,7 @@ def download(name: str) -> HubCopy:
             )
             found = snapshot / parts.path
     if not found.exists():
-        raise HRMedSegError(f"{name}: the repository {parts.repo} has no folder {parts.path} at {snapshot.name}.")
+        raise CheckpointError(f"{name}: the repository {parts.repo} has no folder {parts.path} at {snapshot.name}.")
     for file in [found] if single else found.rglob("*"):
         _check_content(name, file)
     return HubCopy(name, snapshot.name, found)
@@ -151,8 +151,8 @@ def upload_folder(repo: str, folder: Path, message: str) -> str:
     """
     parts = HubName.parse(PREFIX + repo)
     if parts.path or parts.revision:
-        raise HRMedSegError(f"{repo!r:.300} is not a repository on the Hugging Face Hub: write OWNER/NAME.")
-    hub = _huggingface_hub(f"{PREFIX}{repo}")
+        raise PlanError(f"{repo!r:.300} is not a repository on the Hugging Face Hub: write OWNER/NAME.")
+    hub = import_extra("huggingface_hub", "hub", str(parts))
     with _translated(str(parts), parts):
         api = hub.HfApi(**_LIBRARY)
         api.create_repo(repo, private=True, exist_ok=True)
@@ -166,24 +166,19 @@ def upload_folder(repo: str, folder: Path, message: str) -> str:
     return str(HubName(parts.repo, commit.oid, ""))
 
 
-def _huggingface_hub(name: str) -> Any:
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise HRMedSegError(
-            f'{name} needs the package huggingface_hub: pip install "nnunet_hrmedseg[hub]". Or download the file in a '
-            f"browser and give its path."
-        ) from error
-    return huggingface_hub
-
-
 @contextmanager
 def _translated(name: str, parts: HubName) -> Iterator[None]:
-    """Turn what huggingface_hub raises into HRMedSegError."""
+    """Turn exceptions of huggingface_hub into a CheckpointError (nothing of this name) or a SetupError."""
     try:
         yield
     except Exception as error:  # of the network, the disk or the hub, by any of the libraries beneath
-        raise HRMedSegError(f"{name}: {_explanation(error, parts)}") from error
+        from huggingface_hub import errors
+
+        absent = errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.EntryNotFoundError
+        other = errors.GatedRepoError, errors.LocalEntryNotFoundError
+        missing = isinstance(error, absent) and not isinstance(error, other)
+        kind = CheckpointError if missing else SetupError
+        raise kind(f"{name}: {_explanation(error, parts)}") from error
 
 
 def _explanation(error: Exception, parts: HubName) -> str:
@@ -228,7 +223,7 @@ def _check_content(name: str, file: Path) -> None:
     git's sha1 of small ones.
 
     Raises:
-        HRMedSegError: they differ.
+        CheckpointError: they differ.
     """
     if not file.is_symlink() or not file.is_file():
         return
@@ -243,7 +238,7 @@ def _check_content(name: str, file: Path) -> None:
         while block := opened.read(1 << 20):
             digest.update(block)
     if digest.hexdigest() != expected:
-        raise HRMedSegError(
+        raise CheckpointError(
             f"{name}: the cached copy is damaged; its checksum is {digest.hexdigest()} and should be {expected}. "
             f"Remove {blob} and repeat the command, which downloads it again."
         )

@@ -13,7 +13,7 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError
 
 __all__ = [
     "FORMATS",
@@ -54,7 +54,7 @@ def decode(file: str | io.BytesIO) -> Image.Image:
 
     Raises:
         UnidentifiedImageError: not an image, or not of a format that is read.
-        HRMedSegError: several pages, or colors of which bits would be lost.
+        DataError: several pages, or colors of which bits would be lost.
         Exception: whatever Pillow and tifffile raise for damaged files.
     """
     try:
@@ -75,20 +75,20 @@ def open_image(file: str | io.BytesIO) -> Iterator[Image.Image]:
 
     Raises:
         UnidentifiedImageError: not an image, or not of a format that is read.
-        HRMedSegError: several pages or frames; or more than 8 bits for a color in a format other than TIFF.
+        DataError: several pages or frames; or more than 8 bits for a color in a format other than TIFF.
     """
     with allow_large_images(), Image.open(file, formats=FORMATS) as opened:
         if opened.format == "TIFF":
             _check_pages_of_tif(file)
         else:
             if loses_bits(opened):
-                raise HRMedSegError(
+                raise DataError(
                     f"it is a {opened.format} of more than 8 bits with color or transparency, of which Pillow reads "
                     f"only the upper 8: save it as TIFF, or with 8 bits"
                 )
             frames = getattr(opened, "n_frames", 1)
             if frames > 1 and opened.format != "MPO":  # of a photograph, the rest are previews and depth maps
-                raise HRMedSegError(_several(frames, "frames", opened.size))
+                raise DataError(_several(frames, "frames", opened.size))
         yield opened
 
 
@@ -118,7 +118,7 @@ def scaled_to_uint8(values: np.ndarray) -> np.ndarray:
     values = values.astype(np.float32)
     sample = values[np.isfinite(values)]
     if sample.size == 0:
-        raise HRMedSegError("it holds no finite value")
+        raise DataError("it holds no finite value")
     if sample.size > 2_000_000:
         sample = sample[np.random.default_rng(0).integers(0, sample.size, 1_000_000)]
     low, high = np.percentile(sample, (0.5, 99.5)).tolist()
@@ -189,7 +189,7 @@ def _decode_tif(file: str | io.BytesIO) -> Image.Image:
             raise Image.DecompressionBombError
         if page.photometric not in _READABLE_PHOTOMETRICS:
             kind = getattr(page.photometric, "name", page.photometric)
-            raise HRMedSegError(f"its values are {page.dtype} in the color space {kind}: save it as RGB")
+            raise DataError(f"its values are {page.dtype} in the color space {kind}: save it as RGB")
         orientation = page.tags.get(ORIENTATION)
         pixels = page.asarray()
     if pixels.ndim == 3 and pixels.shape[0] <= 4 < pixels.shape[-1]:
@@ -197,7 +197,7 @@ def _decode_tif(file: str | io.BytesIO) -> Image.Image:
     if pixels.ndim == 3 and pixels.shape[-1] <= 4:
         pixels = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., 0]
     if pixels.ndim != 2 and pixels.shape[2:] != (3,):
-        raise HRMedSegError(f"it has the shape {pixels.shape}, which is neither a grey nor a color image")
+        raise DataError(f"it has the shape {pixels.shape}, which is neither a grey nor a color image")
     image = Image.fromarray(np.ascontiguousarray(pixels if pixels.dtype == np.uint8 else scaled_to_uint8(pixels)))
     if orientation is not None:
         image.getexif()[ORIENTATION] = orientation.value
@@ -211,7 +211,7 @@ def _check_pages_of_tif(file: str | io.BytesIO) -> None:
     Masks of transparency, reduced copies, and previews of less than half of the first page's pixels are passed over.
 
     Raises:
-        HRMedSegError: several pages.
+        DataError: several pages.
     """
     pages, size = 1, (0, 0)
     # what tifffile cannot list is not left out: the first page is all that there is to read
@@ -223,7 +223,7 @@ def _check_pages_of_tif(file: str | io.BytesIO) -> None:
         if pages == 1 and (tif.is_imagej or tif.is_shaped):  # both may write a stack of images behind a single header
             pages = math.prod(tif.series[0].shape) // math.prod(first.shape)
     if pages > 1:
-        raise HRMedSegError(_several(pages, "pages", size))
+        raise DataError(_several(pages, "pages", size))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The machine: what it computes on, and what something was measured on. Imports torch only where it is asked."""
+"""Processor, cores and free memory of this machine. Imports torch only in functions that need it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_hrmedseg.errors import HRMedSegError
-
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "choose_device",
     "free_device_memory",
     "free_memory",
     "processor_name",
@@ -23,27 +20,8 @@ __all__ = [
 MEMORY_INFORMATION = Path("/proc/meminfo")
 
 
-def choose_device(wanted: str | None = None) -> str:
-    """Return the device to compute on: `wanted`, or else the first that is there of cuda, mps and cpu.
-
-    Raises:
-        HRMedSegError: torch does not find the device that is wanted.
-    """
-    import torch
-
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if wanted is None:
-        return next(name for name, there in available.items() if there)
-    if not available[wanted]:
-        raise HRMedSegError(
-            f"PyTorch {torch.__version__} finds no {wanted} device here. Leave -device out to take what there is "
-            f"({', '.join(name for name, there in available.items() if there)}), or install a PyTorch made for it."
-        )
-    return wanted
-
-
 def processor_name() -> str:
-    """The processor as the operating system names it, and how many of its cores there are."""
+    """Return the name of the processor and its number of cores."""
     name = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")
     if information.is_file():
@@ -55,7 +33,7 @@ def processor_name() -> str:
 
 
 def free_memory() -> int | None:
-    """Bytes of memory that can still be had, what caches files among them; None where nothing says (macOS, Windows)."""
+    """Return the available memory in bytes, including file caches; None if unknown (macOS, Windows)."""
     try:
         lines = MEMORY_INFORMATION.read_text().splitlines()
         (kib,) = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
@@ -65,7 +43,7 @@ def free_memory() -> int | None:
 
 
 def free_device_memory(device: torch.device) -> int | None:
-    """Return the bytes that can still be had where tensors of the device lie; None where nothing tells it (MPS)."""
+    """Return the available memory in bytes for tensors on a device; None if unknown (MPS)."""
     if device.type == "cuda":
         import torch
 
@@ -74,5 +52,5 @@ def free_device_memory(device: torch.device) -> int | None:
 
 
 def usable_cores() -> int:
-    """How many cores this process may run on: fewer than there are where it was pinned to some (`taskset`)."""
+    """Return the number of cores this process may use, which `taskset` can reduce."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

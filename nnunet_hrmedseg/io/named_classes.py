@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import HRMedSegError, PlanError
 
 if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
@@ -31,29 +31,25 @@ def check_named_classes(folder: Path, configuration: ConfigurationManager) -> No
         configuration: of the plan.
 
     Raises:
-        HRMedSegError: something else is named, or the plan does not say what it should.
+        PlanError: something else is named, or the plan does not say what it should.
     """
     network, arguments = configuration.network_arch_class_name, configuration.network_arch_init_kwargs
     imported = configuration.network_arch_init_kwargs_req_import
     if not isinstance(arguments, dict) or not isinstance(imported, list | tuple):
-        raise HRMedSegError(
-            f"{folder}: the architecture in plans.json is not what nnU-Net writes. Copy the file again."
-        )
+        raise PlanError(f"{folder}: the architecture in plans.json is not what nnU-Net writes. Copy the file again.")
     _check(folder, "network_class_name", network)
     for argument in imported:
         if not isinstance(argument, str) or argument not in arguments:
-            raise HRMedSegError(
-                f"{folder}: plans.json names {argument!r:.100} to be imported, and has no such argument."
-            )
+            raise PlanError(f"{folder}: plans.json names {argument!r:.100} to be imported, and has no such argument.")
         if arguments[argument] is not None:
             _check(folder, argument, arguments[argument])
 
 
 def _check(folder: Path, what: str, name: Any) -> None:
     if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
-        raise HRMedSegError(f"{folder}: {what} in plans.json is {name!r:.100}, which is no name of a class.")
+        raise PlanError(f"{folder}: {what} in plans.json is {name!r:.100}, which is no name of a class.")
     if _comes_with(folder, name.partition(".")[0]):
-        raise HRMedSegError(
+        raise PlanError(
             f"{folder}: {what} in plans.json is {name}, which came with the model: importing it would execute a file "
             f"that you were given. If you trust it, install it as a package, outside of this folder."
         )
@@ -63,7 +59,7 @@ def _check(folder: Path, what: str, name: Any) -> None:
         raise HRMedSegError(f"{folder}: {what} in plans.json, {name}, cannot be imported ({error!s:.300}).") from error
     # what is not found is looked up by nnU-Net among its own networks, and named in its own error
     if found is not None and not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise HRMedSegError(
+        raise PlanError(
             f"{folder}: {name} in plans.json is not a network or a layer of one, and stands there as {what}. It was "
             f"not called: such plans execute whatever they name. Get the model from whoever trained it."
         )

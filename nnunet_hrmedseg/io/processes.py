@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed, nn
 
-from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.io.machine import choose_device
+from nnunet_hrmedseg.errors import SetupError
+from nnunet_hrmedseg.io.devices import choose_device
 
 __all__ = ["Processes", "processes"]
 
@@ -70,7 +70,7 @@ def processes(device: str | None = None) -> Iterator[Processes]:
         device: "cuda", "mps" or "cpu"; None: the first of these that is there.
 
     Raises:
-        HRMedSegError: there is no such device, or no GPU for each process.
+        SetupError: there is no such device, or no GPU for each process.
     """
     device = choose_device(device)
     count = int(os.environ.get("WORLD_SIZE", 1))
@@ -79,7 +79,7 @@ def processes(device: str | None = None) -> Iterator[Processes]:
         return
     local = int(os.environ.get("LOCAL_RANK", 0))
     if device == "cuda" and local >= torch.cuda.device_count():
-        raise HRMedSegError(
+        raise SetupError(
             f"torchrun started process {local + 1} on this machine, which has {torch.cuda.device_count()} GPU(s). "
             f"Give --nproc_per_node no more than that, or -device cpu."
         )

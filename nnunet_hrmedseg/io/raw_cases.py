@@ -17,7 +17,7 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-from nnunet_hrmedseg.errors import HRMedSegError, format_names
+from nnunet_hrmedseg.errors import DataError, PlanError, format_names
 from nnunet_hrmedseg.io.file_names import case_and_channel
 from nnunet_hrmedseg.io.files import read_json_object
 from nnunet_hrmedseg.io.image_formats import SUFFIXES
@@ -55,7 +55,7 @@ def find_raw_cases(raw_folder: Path | None, dataset_json: dict[str, Any]) -> dic
     """The training cases of `nnUNet_raw/<data set>` by name, or None if there are none to be reached.
 
     Raises:
-        HRMedSegError: a file in imagesTr whose name has no channel number; a list of files that nnU-Net does not read.
+        DataError: a file in imagesTr whose name has no channel number; a list of files that nnU-Net does not read.
     """
     if raw_folder is None or not raw_folder.is_dir():
         return None
@@ -64,7 +64,7 @@ def find_raw_cases(raw_folder: Path | None, dataset_json: dict[str, Any]) -> dic
             listed = get_filenames_of_train_images_and_targets(str(raw_folder), deepcopy(dataset_json))
             cases = {name: RawCase([*files["images"]], files["label"]) for name, files in listed.items()}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise HRMedSegError(
+            raise DataError(
                 f'"dataset" in the dataset.json of {raw_folder} is not what nnU-Net reads ({type(error).__name__}: '
                 f'{error}). It should be {{CASE: {{"images": [FILE, ...], "label": FILE}}, ...}}, or not be there.'
             ) from error
@@ -79,7 +79,7 @@ def find_raw_cases(raw_folder: Path | None, dataset_json: dict[str, Any]) -> dic
             continue
         named = case_and_channel(file, ending)
         if named is None:
-            raise HRMedSegError(
+            raise DataError(
                 f"{images_folder / file} has no channel number in its name. nnU-Net expects CASE_0000{ending}, "
                 f"CASE_0001{ending}, ... for the channels of a case."
             )
@@ -93,11 +93,11 @@ def refuse_label_names(cases: Iterable[str]) -> None:
     """Refuse case names that nnU-Net takes for the preprocessed labels of another case.
 
     Raises:
-        HRMedSegError: a name ends in _seg.
+        DataError: a name ends in _seg.
     """
     names = [name for name in cases if name.endswith("_seg")]
     if names:
-        raise HRMedSegError(
+        raise DataError(
             f"Names of cases must not end in _seg: {format_names(names)}. nnU-Net takes their preprocessed images for labels "
             f"of other cases, and would neither train nor validate with them. Rename their files in imagesTr and "
             f"labelsTr (and, if it lists them, in dataset.json), for example to {names[0].removesuffix('_seg')}_s."
@@ -122,12 +122,12 @@ def read_dataset_json(file: Path) -> dict[str, Any]:
     """A dataset.json that says at least which labels there are and how files end.
 
     Raises:
-        HRMedSegError: it cannot be read, or does not say that.
+        PlanError: it cannot be read, or does not say that.
     """
     content = read_json_object(file, "dataset.json of nnU-Net")
     for name, kind in (("file_ending", str), ("labels", dict)):
         if not isinstance(content.get(name), kind) or not content[name]:
-            raise HRMedSegError(
+            raise PlanError(
                 f"{file} is no dataset.json of nnU-Net v2: its {name} is {content.get(name)!r:.100}. Correct the file, "
                 f"see nnU-Net's documentation/dataset_format.md."
             )
@@ -161,14 +161,14 @@ def resolve_source(source: str | Path) -> Path:
     if is_number or (re.fullmatch(r"Dataset\d{3,}_[^/\\]+", str(source)) and not path.exists()):
         path = _in_nnunet_raw(str(source))
     if not path.exists():
-        raise HRMedSegError(f"The image source {source} does not exist. A source may be {IMAGE_SOURCES}.")
+        raise DataError(f"The image source {source} does not exist. A source may be {IMAGE_SOURCES}.")
     return path.resolve()
 
 
 def _in_nnunet_raw(name_or_number: str) -> Path:
     raw = nnunet_folder("nnUNet_raw")
     if raw is None:
-        raise HRMedSegError(
+        raise DataError(
             f"{name_or_number} is taken for an nnU-Net data set, but the environment variable nnUNet_raw is not set. "
             f"Set it, or give the path of the data set's folder."
         )
@@ -178,7 +178,7 @@ def _in_nnunet_raw(name_or_number: str) -> Path:
     if len(found) != 1:
         what = "several data sets" if found else "no data set"
         names = f" ({', '.join(folder.name for folder in found)})" if found else ""
-        raise HRMedSegError(f"There is {what} for {name_or_number} in nnUNet_raw ({raw}){names}. Give a folder's path.")
+        raise DataError(f"There is {what} for {name_or_number} in nnUNet_raw ({raw}){names}. Give a folder's path.")
     return found[0]
 
 
@@ -190,6 +190,4 @@ def find_reader_by_trying(folder: Path, dataset_json: dict[str, Any], cases: lis
     for example in [*(files[0] for files in cases[:5] if is_told_by_trying), None]:
         with suppress(RuntimeError), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             return find_reader(dataset_json, example)
-    raise HRMedSegError(
-        f"nnU-Net has no reader for the images of {folder}: file_ending is {dataset_json['file_ending']}"
-    )
+    raise DataError(f"nnU-Net has no reader for the images of {folder}: file_ending is {dataset_json['file_ending']}")

@@ -26,7 +26,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from PIL import Image, UnidentifiedImageError
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError, HRMedSegError
 from nnunet_hrmedseg.io.file_names import safe_path_str
 from nnunet_hrmedseg.io.image_formats import (
     FORMATS,
@@ -171,7 +171,7 @@ def case_pixels(case: CaseFiles) -> np.ndarray:
         with allow_large_images(), redirect_stdout(printed):
             channels, _ = case.reader().read_images(case.files)
     except Exception as error:  # nnU-Net's readers say by print what is wrong
-        raise HRMedSegError(describe_read_error(error) if str(error) else printed.getvalue() or repr(error)) from error
+        raise DataError(describe_read_error(error) if str(error) else printed.getvalue() or repr(error)) from error
     channels = channels[:3] if len(channels) >= 3 else channels[:1]
     if all(map(_is_uint8, case.files)) and channels.min() >= 0 and channels.max() <= 255:
         channels = channels.astype(np.uint8)
@@ -196,11 +196,11 @@ def number_of_slices(case: CaseFiles) -> int:
     """From the header alone where the first array axis is known from it.
 
     Raises:
-        HRMedSegError: more than a volume has; a header can say any number.
+        DataError: more than a volume has; a header can say any number.
     """
     slices = _slices_of_header(case)
     if slices > MAX_SLICES:
-        raise HRMedSegError(f"its header says {slices:,} slices, more than {MAX_SLICES:,}")
+        raise DataError(f"its header says {slices:,} slices, more than {MAX_SLICES:,}")
     return slices
 
 
@@ -257,5 +257,5 @@ def describe_read_error(error: Exception) -> str:
 def file_state(file: str) -> str:
     status = os.stat(file)
     if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for ever
-        raise HRMedSegError("it is not a regular file")
+        raise DataError("it is not a regular file")
     return f"{status.st_size}:{status.st_mtime_ns}"

@@ -6,11 +6,10 @@ import filecmp
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
+from nnunet_hrmedseg.io.files import atomic_path
 from nnunet_hrmedseg.io.raw_cases import RawCase
 
 __all__ = ["update_ground_truth"]
@@ -33,13 +32,8 @@ def update_ground_truth(
             copy = target / f"{name}{file_ending}"
             if _same(Path(case.label), copy):
                 continue
-            half = target / f".{copy.name}.{uuid4().hex[:8]}"
-            try:
-                shutil.copy2(case.label, half)
-                os.replace(half, copy)
-            finally:
-                with suppress(FileNotFoundError):
-                    half.unlink()
+            with atomic_path(copy, concurrent=True) as temporary:
+                shutil.copy2(case.label, temporary)
     except OSError as error:
         log(f"Warning: {target} could not be updated ({error}); the validation after training needs it.")
 

@@ -7,9 +7,10 @@ means "newer".
 
 from __future__ import annotations
 
-import hashlib
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nnunet_hrmedseg.io.files import file_sha256
 
 if TYPE_CHECKING:
     from nnunet_hrmedseg.io.raw_cases import RawCase
@@ -43,7 +44,7 @@ def record_files(case: RawCase, before: list[list]) -> list[list]:
         before: the states before the case was preprocessed. A file that has changed since gets no sha256.
     """
     now = zip((*case.images, case.label), before, file_states(case), strict=True)
-    return [[*was, sha256(file) if was == is_ else None] for file, was, is_ in now]
+    return [[*was, file_sha256(file) if was == is_ else None] for file, was, is_ in now]
 
 
 def find_changes(recorded: dict[str, Any], cases: dict[str, RawCase]) -> tuple[Changes, dict[str, list[list]]]:
@@ -68,19 +69,11 @@ def find_changes(recorded: dict[str, Any], cases: dict[str, RawCase]) -> tuple[C
     return Changes(sorted(now.keys() - recorded.keys()), sorted(recorded.keys() - now.keys()), changed), touched
 
 
-def sha256(file: str | os.PathLike) -> str:
-    digest = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _same_content(was: list[list], now: list[list], case: RawCase) -> bool:
     if [entry[:2] for entry in was] != [state[:2] for state in now]:  # names and sizes
         return False
     return all(
-        entry[2] == state[2] or (len(entry) > 3 and entry[3] is not None and entry[3] == sha256(file))
+        entry[2] == state[2] or (len(entry) > 3 and entry[3] is not None and entry[3] == file_sha256(file))
         for entry, state, file in zip(was, now, (*case.images, case.label), strict=True)
     )
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures import HRMedSeg
 from nnunet_hrmedseg.errors import CheckpointError, HRMedSegError, PlanError, format_names, summarize_error
-from nnunet_hrmedseg.io.checkpoints import load_checkpoint
+from nnunet_hrmedseg.io.checkpoints import find_checkpoint, load_checkpoint
 from nnunet_hrmedseg.io.files import file_sha256, read_json_object
 from nnunet_hrmedseg.io.named_classes import check_named_classes
 from nnunet_hrmedseg.nnunet_versions import build_network, find_trainer
@@ -25,7 +25,6 @@ __all__ = ["NNUNetTeacher"]
 
 TARGETS = ("features", "logits")
 OPTIONS = ("fold", "checkpoint", "target", "scale")
-CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 LOGITS_STRIDE = 4
 
 
@@ -235,26 +234,6 @@ def _encoder_parts(network: Any) -> list[nn.Module]:
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     """Size in pixels after scaling, in whole pixels of the embedding."""
     return max(1, round(size[0] * scale / GRID)) * GRID, max(1, round(size[1] * scale / GRID)) * GRID
-
-
-def find_checkpoint(folder: Path, fold: int | str | None = None, checkpoint: str | None = None) -> Path:
-    """Return the checkpoint of a fold; by default of the first fold that has one: 0, 1, ... and then all.
-
-    Raises:
-        CheckpointError: There is none.
-    """
-    there = [entry.name.removeprefix("fold_") for entry in folder.glob("fold_*") if entry.is_dir()]
-    there.sort(key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
-    names = CHECKPOINTS if checkpoint is None else (checkpoint,)
-    for one in there if fold is None else [str(fold)]:
-        for name in names:
-            file = folder / f"fold_{one}" / name
-            if file.is_file():
-                return file
-    asked = "fold" if fold is None else f"fold {fold}"
-    raise CheckpointError(
-        f"{folder}: no {asked} has {' or '.join(names)}. The folds there: {format_names(there) if there else 'none'}."
-    )
 
 
 def _build(

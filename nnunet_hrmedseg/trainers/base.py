@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_hrmedseg.errors import CheckpointError, DataError, HRMedSegError, SetupError, format_shape
+from nnunet_hrmedseg.io.devices import check_gpu, describe_out_of_memory, gpu_limitations
 from nnunet_hrmedseg.io.files import atomic_path
-from nnunet_hrmedseg.io.gpu import check_gpu, describe_out_of_memory, gpu_limitations
 from nnunet_hrmedseg.io.locks import LockHeld, lock, release_and_remove
 from nnunet_hrmedseg.plans.memory import AUTOCAST, COMPILED, FLOAT32, MemoryModel
 from nnunet_hrmedseg.plans.overrides import STARTED_FROM

@@ -21,7 +21,7 @@ from torch import Tensor, distributed
 
 from nnunet_hrmedseg.architectures.recompute import Recomputable
 from nnunet_hrmedseg.io.cpu_precision import set_cpu_precision
-from nnunet_hrmedseg.io.gpu import check_gpu
+from nnunet_hrmedseg.io.devices import check_gpu
 from nnunet_hrmedseg.io.machine import free_device_memory
 from nnunet_hrmedseg.nnunet_versions import (
     given_pretrained_weights,

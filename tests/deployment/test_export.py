@@ -7,6 +7,7 @@ import copy
 import json
 import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,14 +17,13 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from nnunet_hrmedseg.cli.export import add_arguments as add_export_arguments
+from hrmedseg_onnx.model import OnnxModel
+from hrmedseg_onnx.sidecar import Normalization, Sidecar
+from nnunet_hrmedseg.cli import export as export_command
 from nnunet_hrmedseg.deployment import onnx_export
-from nnunet_hrmedseg.deployment.export import export
 from nnunet_hrmedseg.deployment.onnx_export import export_onnx
-from nnunet_hrmedseg.deployment.onnx_predict import OnnxModel
 from nnunet_hrmedseg.deployment.onnx_weights import OUTPUT_AXIS, _as_int8, store_weights
-from nnunet_hrmedseg.deployment.sidecar import Normalization, Sidecar
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import HRMedSegError, SetupError
 
 BIAS = "encoder.patch_embedding.proj.bias"
 
@@ -45,8 +45,8 @@ def plain(pictures, tmp_path_factory):
 
 def _run(*words) -> int:
     parser = argparse.ArgumentParser()
-    add_export_arguments(parser)
-    return export(parser.parse_args([str(word) for word in words]))
+    export_command.add_arguments(parser)
+    return export_command.run(parser.parse_args([str(word) for word in words]))
 
 
 def _edited(model, tmp_path, **changes):
@@ -189,7 +189,7 @@ def test_a_file_that_differs_is_not_written(plain, pictures, no_conversion, tmp_
     monkeypatch.setattr(onnx_export, "_graph", lambda *_: model)
     output = tmp_path / "onnx"
     with pytest.raises(HRMedSegError, match="differ from those of the network by up to .* nothing was written"):
-        export_onnx(plain, output)
+        export_onnx(model=plain, output=output)
     assert not list(tmp_path.iterdir())
 
 
@@ -202,7 +202,7 @@ def test_an_export_that_fails_leaves_the_old_one(plain, pictures, tmp_path, monk
 
     monkeypatch.setattr(onnx_export, "_graph", fails)
     with pytest.raises(RuntimeError, match="in the middle"):
-        export_onnx(plain, output, overwrite=True)
+        export_onnx(model=plain, output=output, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
     assert (output / "fold_0.onnx").read_bytes() == before
 
@@ -210,9 +210,9 @@ def test_an_export_that_fails_leaves_the_old_one(plain, pictures, tmp_path, monk
 def test_folders_that_are_no_export_stay(plain, tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(HRMedSegError, match="other things than an export, such as thesis.tex"):
-        export_onnx(plain, tmp_path, overwrite=True)
+        export_onnx(model=plain, output=tmp_path, overwrite=True)
     with pytest.raises(HRMedSegError, match="is a file"):
-        export_onnx(plain, tmp_path / "thesis.tex", overwrite=True)
+        export_onnx(model=plain, output=tmp_path / "thesis.tex", overwrite=True)
     assert (tmp_path / "thesis.tex").is_file()
 
 
@@ -225,7 +225,7 @@ def test_onnx_files_of_others_stay(plain, tmp_path, content):
     if content is not None:
         (tmp_path / "model.json").write_text(content)
     with pytest.raises(HRMedSegError, match="other things than an export, such as fold_0.onnx"):
-        export_onnx(plain, tmp_path, overwrite=True)
+        export_onnx(model=plain, output=tmp_path, overwrite=True)
     assert (tmp_path / "fold_0.onnx").read_text() == "of somebody"
 
 
@@ -233,14 +233,14 @@ def test_onnx_files_that_an_export_does_not_name_stay(plain, pictures, tmp_path)
     output = shutil.copytree(pictures.folder, tmp_path / "onnx")
     (output / "another.onnx").write_text("of somebody")
     with pytest.raises(HRMedSegError, match="such as another.onnx"):
-        export_onnx(plain, output, overwrite=True)
+        export_onnx(model=plain, output=output, overwrite=True)
     (output / "another.onnx").unlink()
     with pytest.raises(HRMedSegError, match="holds an export already. Add --overwrite"):
-        export_onnx(plain, output)
+        export_onnx(model=plain, output=output)
     content = json.loads((output / "model.json").read_text())
     (output / "model.json").write_text(json.dumps({"format": 99, "folds": content["folds"]}))
     with pytest.raises(HRMedSegError, match="holds an export already"):  # of a later version
-        export_onnx(plain, output)
+        export_onnx(model=plain, output=output)
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -256,7 +256,7 @@ def test_a_disk_that_is_full_is_said_in_words(plain, pictures, no_conversion, tm
 
     monkeypatch.setattr(onnx, "save", full)
     with pytest.raises(HRMedSegError, match=r"onnx could not be written \(.*No space left.* untouched.*Make room"):
-        export_onnx(plain, output, overwrite=True)
+        export_onnx(model=plain, output=output, overwrite=True)
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["onnx"] * there
 
@@ -264,7 +264,7 @@ def test_a_disk_that_is_full_is_said_in_words(plain, pictures, no_conversion, tm
 def test_a_place_below_a_file_is_said_in_words(plain, tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(HRMedSegError, match="thesis.tex is a file"):
-        export_onnx(plain, tmp_path / "thesis.tex" / "onnx")
+        export_onnx(model=plain, output=tmp_path / "thesis.tex" / "onnx")
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_a_place_below_a_file_is_said_in_words(plain, tmp_path):
 )
 def test_models_of_another_kind_are_refused(plain, tmp_path, changes, said):
     with pytest.raises(HRMedSegError, match=said):
-        export_onnx(_edited(plain, tmp_path, **changes), tmp_path / "onnx")
+        export_onnx(model=_edited(plain, tmp_path, **changes), output=tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()
 
 
@@ -309,7 +309,7 @@ def test_a_canvas_that_was_edited_after_training_is_refused(plain, tmp_path, has
         torch.save(checkpoint, file)
     words = "64 x 48, now 32 x 32" if has_plans else "trained on a canvas of 64 x 48, .* is 32 x 32"
     with pytest.raises(HRMedSegError, match=words):
-        export_onnx(edited, tmp_path / "onnx")
+        export_onnx(model=edited, output=tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()
 
 
@@ -318,13 +318,13 @@ def test_what_is_no_checkpoint(plain, tmp_path):
     file = copied / "fold_0" / "checkpoint_final.pth"
     torch.save({"network_weights": {}}, file)
     with pytest.raises(HRMedSegError, match="cannot be read as a checkpoint of nnU-Net"):
-        export_onnx(copied, tmp_path / "onnx")
+        export_onnx(model=copied, output=tmp_path / "onnx")
 
 
 def test_missing_packages_are_named(plain, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name.startswith("onnxs") else name)
-    with pytest.raises(HRMedSegError, match="^onnxscript missing: pip install"):
-        export_onnx(plain, tmp_path / "onnx")
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(SetupError, match=r"^onnxscript .*pip install 'nnunet_hrmedseg\[onnx\]'"):
+        export_onnx(model=plain, output=tmp_path / "onnx")
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_missing_packages_are_named(plain, tmp_path, monkeypatch):
     [
         ([], "give --onnx FOLDER"),
         (["--share", "a.zip", "--weights", "int8"], "--weights int8"),
-        (["--onnx", "a", "--licence", "CC0"], "--licence"),
+        (["--onnx", "a", "--license", "CC0"], "--license"),
     ],
 )
 def test_arguments_that_do_not_go_together(words, said):
@@ -357,20 +357,20 @@ def test_the_package_that_reads_the_images_is_named(plain, no_conversion, tmp_pa
 def test_sharing_gets_its_arguments(monkeypatch, tmp_path, capsys):
     given = {}
 
-    def share_model(folder, output, **options):
-        given.update(options, folder=folder, output=output)
-        return output
+    def share_model(**options):
+        given.update(options)
+        return SimpleNamespace(path=options["output"])
 
-    fake = SimpleNamespace(share_model=share_model, NOT_STATED="not stated")
+    fake = SimpleNamespace(share_model=share_model)
     monkeypatch.setitem(sys.modules, "nnunet_hrmedseg.deployment.sharing", fake)
     output = tmp_path / "model.zip"
-    assert _run("model", "-f", "0", "all", "--share", output, "--licence", "CC0", "-chk", "checkpoint_best.pth") == 0
+    assert _run("model", "-f", "0", "all", "--share", output, "--license", "CC0", "-chk", "checkpoint_best.pth") == 0
     assert given == {
-        "folder": type(output)("model"),
-        "output": output,
+        "model": Path("model"),
+        "output": str(output),
         "folds": ["0", "all"],
         "checkpoint": "checkpoint_best.pth",
-        "licence": "CC0",
+        "license": "CC0",
         "overwrite": False,
     }
     assert str(output) in capsys.readouterr().out
@@ -384,4 +384,4 @@ def test_labels_as_text_are_exported_as_numbers(plain, tmp_path):
     # nnU-Net takes all but the ignore label as text
     description["labels"] = {name: value if name == "ignore" else str(value) for name, value in wanted.items()}
     file.write_text(json.dumps(description))
-    assert Sidecar.read(export_onnx(model, tmp_path / "onnx")).labels == wanted
+    assert Sidecar.read(export_onnx(model=model, output=tmp_path / "onnx").folder).labels == wanted

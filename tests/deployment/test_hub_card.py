@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from nnunet_hrmedseg.cli import main
-from nnunet_hrmedseg.deployment.hub_card import share_on_hub
 from nnunet_hrmedseg.deployment.sharing import share_model
+from nnunet_hrmedseg.deployment.upload import upload_model
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.io.hub import download
 from tests.teachers.tiny_teachers import write_nnunet
@@ -29,19 +29,19 @@ def front_matter(text):
 
 
 @pytest.mark.parametrize(
-    "licence, expected",
+    "license, expected",
     [
         ("CC BY 4.0", {"license": "cc-by-4.0"}),
         ("Apache-2.0", {"license": "apache-2.0"}),
         ("MIT", {"license": "mit"}),
         ("CC BY-NC-SA 4.0", {"license": "cc-by-nc-sa-4.0"}),
-        ('Our: own "terms"', {"license": "other", "license_name": "our-own-terms", "license_link": "LICENCE.txt"}),
-        ("Line one\nline two", {"license": "other", "license_name": "see-licence.txt", "license_link": "LICENCE.txt"}),
+        ('Our: own "terms"', {"license": "other", "license_name": "our-own-terms", "license_link": "LICENSE.txt"}),
+        ("Line one\nline two", {"license": "other", "license_name": "see-license.txt", "license_link": "LICENSE.txt"}),
         (None, {"license": "unknown"}),
     ],
 )
-def test_the_readme_is_a_model_card_of_the_hub(trained, tmp_path, licence, expected):
-    shared = share_model(trained, tmp_path / "shared", **({"licence": licence} if licence else {}))
+def test_the_readme_is_a_model_card_of_the_hub(trained, tmp_path, license, expected):
+    shared = share_model(model=trained, output=tmp_path / "shared", **({"license": license} if license else {})).path
     found = front_matter((shared / MODEL / "README.md").read_text())
     assert {name: value for name, value in found.items() if name.startswith("license")} == expected
     assert found["library_name"] == "nnunetv2" and found["pipeline_tag"] == "image-segmentation"
@@ -51,7 +51,7 @@ def test_the_readme_is_a_model_card_of_the_hub(trained, tmp_path, licence, expec
 def test_our_networks_are_tagged(tmp_path, monkeypatch):
     monkeypatch.delenv("nnUNet_preprocessed", raising=False)
     write_nnunet(tmp_path / "results" / HRMEDSEG, "HRMedSeg", trainer="nnUNetTrainerHRMedSeg")
-    shared = share_model(tmp_path / "results" / HRMEDSEG, tmp_path / "shared")
+    shared = share_model(model=tmp_path / "results" / HRMEDSEG, output=tmp_path / "shared").path
     assert front_matter((shared / HRMEDSEG / "README.md").read_text())["tags"] == [
         "nnunet",
         "medical-imaging",
@@ -61,14 +61,14 @@ def test_our_networks_are_tagged(tmp_path, monkeypatch):
 
 def test_the_card_is_one_that_huggingface_hub_reads(trained, tmp_path):
     repocard = pytest.importorskip("huggingface_hub")
-    shared = share_model(trained, tmp_path / "shared", licence="CC BY 4.0")
+    shared = share_model(model=trained, output=tmp_path / "shared", license="CC BY 4.0").path
     data = repocard.ModelCard((shared / MODEL / "README.md").read_text()).data
     assert data.license == "cc-by-4.0" and data.library_name == "nnunetv2"
 
 
 def test_what_is_uploaded_is_what_is_shared(trained, tmp_path, hub):
-    name = share_on_hub(trained, "somebody/spots", licence="CC BY 4.0")
-    shared = share_model(trained, tmp_path / "shared", licence="CC BY 4.0")
+    name = upload_model(model=trained, repository="somebody/spots", license="CC BY 4.0").name
+    shared = share_model(model=trained, output=tmp_path / "shared", license="CC BY 4.0").path
     ((commit, files),) = hub.commits["somebody/spots"]
     assert name == f"hf://somebody/spots@{commit}/{MODEL}"
     expected = {file.relative_to(shared).as_posix() for file in shared.rglob("*") if file.is_file()}
@@ -82,7 +82,7 @@ def test_what_is_uploaded_is_what_is_shared(trained, tmp_path, hub):
 
 
 def test_the_command_uploads_and_takes_what_was_uploaded(trained, tmp_path, hub, capsys):
-    assert main(["export", str(trained), "--to-hub", "somebody/spots", "--licence", "MIT"]) == 0
+    assert main(["export", str(trained), "--to-hub", "somebody/spots", "--license", "MIT"]) == 0
     out = capsys.readouterr().out
     assert f"Uploaded: hf://somebody/spots@{hub.commits['somebody/spots'][0][0]}/{MODEL}." in out and "private" in out
     assert main(["export", f"hf://somebody/spots/{MODEL}", "--share", str(tmp_path / "again")]) == 0
@@ -99,13 +99,13 @@ def test_without_permission_nothing_is_uploaded(trained, hub, capsys):
 
 def test_a_model_that_cannot_be_shared_is_not_uploaded(trained, hub):
     with pytest.raises(HRMedSegError, match="Nothing was shared"):
-        share_on_hub(trained, "somebody/spots", licence="see /home/somebody/licence.txt")
+        upload_model(model=trained, repository="somebody/spots", license="see /home/somebody/license.txt")
     assert not hub.requests
 
 
 @pytest.mark.parametrize(
     "options, message",
-    [([], "--to-hub OWNER/NAME"), (["--onnx", "x", "--licence", "MIT"], "--to-hub OWNER/NAME with it")],
+    [([], "--to-hub OWNER/NAME"), (["--onnx", "x", "--license", "MIT"], "--to-hub OWNER/NAME with it")],
 )
 def test_what_goes_together_is_named(trained, capsys, options, message):
     assert main(["export", str(trained), *options]) == 1

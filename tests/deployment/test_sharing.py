@@ -139,7 +139,7 @@ def predict(folder, shape, folds=(0, 1)):
 @pytest.mark.parametrize("kind", MODELS)
 def test_predictions_are_the_originals(trained, tmp_path, kind):
     folder = trained(kind)
-    shared = share_model(folder, tmp_path / "shared")
+    shared = share_model(model=folder, output=tmp_path / "shared").path
     shape = (1, 16, 32, 40) if kind == "segmaformer" else (3, 1, 50, 70)
     expected, found = predict(folder, shape), predict(model_in(shared), shape)
     assert expected.std() > 0
@@ -148,7 +148,7 @@ def test_predictions_are_the_originals(trained, tmp_path, kind):
 
 def test_a_zip_is_installed_by_nnunet(trained, tmp_path, monkeypatch):
     folder = trained()
-    archive = share_model(folder, tmp_path / "model.zip")
+    archive = share_model(model=folder, output=tmp_path / "model.zip").path
     (tmp_path / "installed").mkdir()
     from nnunetv2.model_sharing import model_import
 
@@ -157,17 +157,17 @@ def test_a_zip_is_installed_by_nnunet(trained, tmp_path, monkeypatch):
     installed = tmp_path / "installed" / DATASET / folder.name
     shape = (3, 1, 50, 70)
     assert np.array_equal(predict(folder, shape), predict(installed, shape))
-    shared = model_in(share_model(folder, tmp_path / "shared"))
+    shared = model_in(share_model(model=folder, output=tmp_path / "shared").path)
     contents = [
         {file.relative_to(root): file.read_bytes() for file in root.rglob("*") if file.is_file()}
         for root in (installed, shared)
     ]
     assert contents[0] == contents[1]
-    assert share_model(folder, tmp_path / "again.zip").read_bytes() == archive.read_bytes()
+    assert share_model(model=folder, output=tmp_path / "again.zip").path.read_bytes() == archive.read_bytes()
 
 
 def test_nothing_private_is_in_any_file(trained, tmp_path):
-    shared = model_in(share_model(trained(), tmp_path / "shared"))
+    shared = model_in(share_model(model=trained(), output=tmp_path / "shared").path)
     private = [*CASES[:3], "somebody", "Somebody", "somewhere", str(tmp_path), "imagesTr", "ext_secret"]
     for file in shared.rglob("*"):
         assert not [name for name in private if name in str(file.relative_to(shared))]
@@ -183,13 +183,14 @@ def test_nothing_private_is_in_any_file(trained, tmp_path):
         assert not [name for name in private for text in texts if name in text], file
     there = {file.relative_to(shared).as_posix() for file in shared.rglob("*") if file.is_file()}
     of_folds = {f"fold_{n}/{name}" for n in (0, 1) for name in ("checkpoint_final.pth", "validation/summary.json")}
-    assert there == {"plans.json", "dataset.json", "model_card.json", "README.md", "LICENCE.txt"} | of_folds
+    assert there == {"plans.json", "dataset.json", "model_card.json", "README.md", "LICENSE.txt"} | of_folds
 
 
 def test_the_plans_keep_all_but_the_paths(trained, tmp_path):
     folder = trained()
     plans, shared = (
-        json.loads((at / "plans.json").read_text()) for at in (folder, model_in(share_model(folder, tmp_path / "s")))
+        json.loads((at / "plans.json").read_text())
+        for at in (folder, model_in(share_model(model=folder, output=tmp_path / "s").path))
     )
     expected = deepcopy(plans)
     configuration = expected["configurations"]["2d"]
@@ -208,7 +209,7 @@ def test_a_canvas_that_was_edited_after_training_is_refused(trained, tmp_path, k
     plans["configurations"][configuration]["patch_size"][0] = 48
     file.write_text(json.dumps(plans))
     with pytest.raises(HRMedSegError, match=f"{canvas}, now 48 x ") as error:
-        share_model(folder, tmp_path / "shared")
+        share_model(model=folder, output=tmp_path / "shared")
     assert str(file) in str(error.value) and not (tmp_path / "shared").exists()
 
 
@@ -220,7 +221,7 @@ def test_a_model_that_started_from_a_whole_network(trained, tmp_path):
     record = {"file": "/data/somebody/fold_0/checkpoint_final.pth", "sha256": "cd" * 32, "name": name}
     plans["configurations"]["2d"]["encoder_started_from"] = record
     file.write_text(json.dumps(plans))
-    shared = model_in(share_model(folder, tmp_path / "shared"))
+    shared = model_in(share_model(model=folder, output=tmp_path / "shared").path)
     expected = {"name": name, "sha256": "cd" * 32}
     assert json.loads((shared / "model_card.json").read_text())["encoder"] == expected
     assert json.loads((shared / "plans.json").read_text())["configurations"]["2d"]["encoder_started_from"] == expected
@@ -228,7 +229,7 @@ def test_a_model_that_started_from_a_whole_network(trained, tmp_path):
 
 def test_the_card_says_what_it_is(trained, tmp_path):
     folder = trained()
-    shared = model_in(share_model(folder, tmp_path / "shared", licence="CC BY 4.0"))
+    shared = model_in(share_model(model=folder, output=tmp_path / "shared", license="CC BY 4.0").path)
     card = json.loads((shared / "model_card.json").read_text())
     plans = PlansManager(hrmedseg())
     network = nnUNetTrainer.build_network_architecture(
@@ -243,7 +244,7 @@ def test_the_card_says_what_it_is(trained, tmp_path):
     assert card["encoder"] == {"name": ENCODER["name"], "sha256": ENCODER["sha256"]}
     # one case in fold 0, three in fold 1
     assert card["cross_validation_dice"] == {"mean": 0.6875, "folds": {"0": 0.5, "1": 0.75}, "cases": 4}
-    assert card["licence"] == "CC BY 4.0" and "CC BY 4.0" in (shared / "LICENCE.txt").read_text()
+    assert card["license"] == "CC BY 4.0" and "CC BY 4.0" in (shared / "LICENSE.txt").read_text()
     import hashlib
 
     listed = {name: hashlib.sha256((shared / name).read_bytes()).hexdigest() for name in card["files"]}
@@ -255,7 +256,7 @@ def test_the_card_says_what_it_is(trained, tmp_path):
 
 def test_a_stock_model_counts_weights_that_go_by_two_names_once(trained, tmp_path):
     folder = trained("stock")
-    shared = model_in(share_model(folder, tmp_path / "shared"))
+    shared = model_in(share_model(model=folder, output=tmp_path / "shared").path)
     card = json.loads((shared / "model_card.json").read_text())
     plans = PlansManager(stock())
     network = nnUNetTrainer.build_network_architecture(
@@ -271,8 +272,12 @@ def test_a_stock_model_counts_weights_that_go_by_two_names_once(trained, tmp_pat
 def test_folds_and_checkpoint_can_be_chosen(trained, tmp_path):
     folder = trained()
     (folder / "fold_1" / "checkpoint_final.pth").rename(folder / "fold_1" / "checkpoint_best.pth")
-    assert [f.name for f in model_in(share_model(folder, tmp_path / "a")).glob("fold_*")] == ["fold_0"]
-    shared = model_in(share_model(folder, tmp_path / "b", folds=[1], checkpoint="checkpoint_best.pth"))
+    assert [f.name for f in model_in(share_model(model=folder, output=tmp_path / "a").path).glob("fold_*")] == [
+        "fold_0"
+    ]
+    shared = model_in(
+        share_model(model=folder, output=tmp_path / "b", folds=[1], checkpoint="checkpoint_best.pth").path
+    )
     assert (shared / "fold_1" / "checkpoint_final.pth").is_file()
     for wrong, said in (
         ({"folds": [0, 3]}, "fold 3; the folds that have one: 0"),
@@ -282,7 +287,7 @@ def test_folds_and_checkpoint_can_be_chosen(trained, tmp_path):
         ({"checkpoint": "../fold_0/checkpoint_final.pth"}, "without folders"),
     ):
         with pytest.raises(HRMedSegError, match=said):
-            share_model(folder, tmp_path / "c", **wrong)
+            share_model(model=folder, output=tmp_path / "c", **wrong)
     assert not (tmp_path / "c").exists()
 
 
@@ -298,7 +303,7 @@ def test_postprocessing_is_written_anew(trained, tmp_path):
     }
     (crossval / "postprocessing.json").write_text(json.dumps(content))
     (crossval / "postprocessing.pkl").write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
-    shared = model_in(share_model(folder, tmp_path / "shared"))
+    shared = model_in(share_model(model=folder, output=tmp_path / "shared").path)
     written = (shared / crossval.name / "postprocessing.pkl").read_bytes()
     named = [argument for opcode, argument, _ in pickletools.genops(written) if "GLOBAL" in opcode.name]
     assert named == [None] and not (tmp_path / "executed").exists()
@@ -316,7 +321,7 @@ def test_postprocessing_is_written_anew(trained, tmp_path):
 
     content["postprocessing_fns"] = ["os.system"] * 2
     (crossval / "postprocessing.json").write_text(json.dumps(content))
-    shared = model_in(share_model(folder, tmp_path / "other"))
+    shared = model_in(share_model(model=folder, output=tmp_path / "other").path)
     assert not (shared / crossval.name / "postprocessing.pkl").exists()
     assert "left out" in json.loads((shared / "model_card.json").read_text())["postprocessing"]
 
@@ -325,13 +330,13 @@ def test_a_hostile_checkpoint_is_not_opened(trained, tmp_path):
     folder = trained()
     torch.save(Payload(tmp_path / "executed"), folder / "fold_1" / "checkpoint_final.pth")
     with pytest.raises(HRMedSegError, match=r"fold_1/checkpoint_final\.pth was not loaded: it holds"):
-        share_model(folder, tmp_path / "shared")
+        share_model(model=folder, output=tmp_path / "shared")
     (folder / "fold_1" / "checkpoint_final.pth").write_bytes(b"PK\x03\x04 nothing")
     with pytest.raises(HRMedSegError, match=r"fold_1/checkpoint_final\.pth is damaged"):
-        share_model(folder, tmp_path / "shared")
+        share_model(model=folder, output=tmp_path / "shared")
     torch.save({"network_weights": {}}, folder / "fold_1" / "checkpoint_final.pth")
     with pytest.raises(HRMedSegError, match="is no checkpoint of nnU-Net v2"):
-        share_model(folder, tmp_path / "shared")
+        share_model(model=folder, output=tmp_path / "shared")
     assert not (tmp_path / "executed").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["preprocessed", "results"]
 
@@ -345,32 +350,32 @@ def test_a_hostile_checkpoint_is_not_opened(trained, tmp_path):
 )
 def test_what_must_stay_and_is_private_stops_it(trained, tmp_path, more, said):
     with pytest.raises(HRMedSegError, match=f"Nothing was shared: {said}"):
-        share_model(trained(**more), tmp_path / "shared")
+        share_model(model=trained(**more), output=tmp_path / "shared")
     assert not (tmp_path / "shared").exists()
 
 
-def test_a_licence_that_is_a_path_stops_it(trained, tmp_path):
-    with pytest.raises(HRMedSegError, match="LICENCE.txt would tell a path"):
-        share_model(trained(), tmp_path / "shared", licence="/home/me/licence.txt")
+def test_a_license_that_is_a_path_stops_it(trained, tmp_path):
+    with pytest.raises(HRMedSegError, match="LICENSE.txt would tell a path"):
+        share_model(model=trained(), output=tmp_path / "shared", license="/home/me/license.txt")
 
 
 def test_what_is_there_is_not_touched(trained, tmp_path):
     folder = trained()
     output, archive = tmp_path / "shared", tmp_path / "model.zip"
     for place in (output, archive):
-        share_model(folder, place, folds=[0])
+        share_model(model=folder, output=place, folds=[0])
         before = sorted(tmp_path.rglob("*"))
         with pytest.raises(HRMedSegError, match="exists already"):
-            share_model(folder, place)
+            share_model(model=folder, output=place)
         assert sorted(tmp_path.rglob("*")) == before
-        share_model(folder, place, overwrite=True)
+        share_model(model=folder, output=place, overwrite=True)
     assert len([*model_in(output).glob("fold_*")]) == 2
     assert len([name for name in zipfile.ZipFile(archive).namelist() if name.endswith(".pth")]) == 2
     with pytest.raises(HRMedSegError, match="not what was shared before"):
-        share_model(folder, tmp_path / "preprocessed", overwrite=True)
+        share_model(model=folder, output=tmp_path / "preprocessed", overwrite=True)
     for around in (folder / "inside", folder, folder.parent, tmp_path):
         with pytest.raises(HRMedSegError, match="is in the model's folder .*, or around it"):
-            share_model(folder, around, overwrite=True)
+            share_model(model=folder, output=around, overwrite=True)
     assert (tmp_path / "preprocessed" / DATASET / "splits_final.json").is_file()
 
 
@@ -382,7 +387,7 @@ def _zipped(file, **contents):
 
 def test_zips_of_others_are_not_overwritten(trained, tmp_path):
     folder = trained()
-    archive, theirs = share_model(folder, tmp_path / "model.zip", folds=[0]), tmp_path / "theirs.zip"
+    archive, theirs = share_model(model=folder, output=tmp_path / "model.zip", folds=[0]).path, tmp_path / "theirs.zip"
     with zipfile.ZipFile(archive) as shared:
         contents = {name: shared.read(name) for name in shared.namelist()}
     [card] = [name for name in contents if name.endswith("model_card.json")]
@@ -400,10 +405,10 @@ def test_zips_of_others_are_not_overwritten(trained, tmp_path):
         write()
         before = theirs.read_bytes()
         with pytest.raises(HRMedSegError, match="not what was shared before, or holds more"):
-            share_model(folder, theirs, overwrite=True)
+            share_model(model=folder, output=theirs, overwrite=True)
         assert theirs.read_bytes() == before, what
     _zipped(theirs, **contents)
-    share_model(folder, theirs, folds=[0], overwrite=True)
+    share_model(model=folder, output=theirs, folds=[0], overwrite=True)
     assert theirs.read_bytes() == archive.read_bytes()
 
 
@@ -411,11 +416,11 @@ def test_zips_of_others_are_not_overwritten(trained, tmp_path):
 def test_a_folder_with_more_than_was_shared_is_not_overwritten(trained, tmp_path, where):
     """Unpacked into nnUNet_results, say, and trained on."""
     folder = trained()
-    shared = share_model(folder, tmp_path / "shared", folds=[0])
+    shared = share_model(model=folder, output=tmp_path / "shared", folds=[0]).path
     more = model_in(shared) / where / "checkpoint_latest.pth"
     more.write_bytes(b"days of training")
     with pytest.raises(HRMedSegError, match="not what was shared before, or holds more"):
-        share_model(folder, shared, overwrite=True)
+        share_model(model=folder, output=shared, overwrite=True)
     assert more.read_bytes() == b"days of training"
 
 
@@ -424,12 +429,12 @@ def test_a_place_below_a_file_is_said_in_words(trained, tmp_path):
     (tmp_path / "thesis.tex").touch()
     for place in ("model.zip", "folder"):
         with pytest.raises(HRMedSegError, match="thesis.tex is a file"):
-            share_model(folder, tmp_path / "thesis.tex" / place)
+            share_model(model=folder, output=tmp_path / "thesis.tex" / place)
 
 
 def test_a_failure_leaves_nothing(trained, tmp_path, monkeypatch):
     folder = trained()
-    share_model(folder, tmp_path / "shared", folds=[0])
+    share_model(model=folder, output=tmp_path / "shared", folds=[0])
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
 
     def full(*_, **__):
@@ -437,7 +442,7 @@ def test_a_failure_leaves_nothing(trained, tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(HRMedSegError, match="could not be written .No space"):
-        share_model(folder, tmp_path / "shared", overwrite=True)
+        share_model(model=folder, output=tmp_path / "shared", overwrite=True)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -448,16 +453,16 @@ def test_folders_that_are_no_models_are_named(trained, tmp_path):
         (tmp_path / "results", "is not where nnU-Net keeps a trained model"),
     ):
         with pytest.raises(HRMedSegError, match=said):
-            share_model(wrong, tmp_path / "shared")
+            share_model(model=wrong, output=tmp_path / "shared")
     plans = folder / "plans.json"
     for content, said in (("[" * 10**5, "nested too deeply"), ("[]", "holds a list"), ("{}", "does not describe")):
         plans.write_text(content)
         with pytest.raises(HRMedSegError, match=rf"plans\.json.*{said}"):
-            share_model(folder, tmp_path / "shared")
+            share_model(model=folder, output=tmp_path / "shared")
     os.remove(folder / "dataset.json")
     plans.write_text("{}")
     with pytest.raises(HRMedSegError, match=r"dataset\.json"):
-        share_model(folder, tmp_path / "shared")
+        share_model(model=folder, output=tmp_path / "shared")
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from hrmedseg_onnx.file_kinds import recognize_file
 from nnunet_hrmedseg.errors import HRMedSegError, summarize_error
 from nnunet_hrmedseg.io.checkpoints import load_checkpoint
-from nnunet_hrmedseg.io.file_kinds import recognize_file
 from nnunet_hrmedseg.io.files import read_json
 from nnunet_hrmedseg.weights import read_encoder
 from tests.prompting.tiny_sams import write_student

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.io import gpu
+from nnunet_hrmedseg.io import devices
 
 CUDA = torch.device("cuda", 0)
 GB = 10**9
@@ -33,8 +33,8 @@ def machine(monkeypatch):
 
 def test_a_gpu_that_torch_can_use(machine):
     machine()
-    gpu.check_gpu(CUDA)
-    assert gpu.gpu_limitations((9, 0)) == []
+    devices.check_gpu(CUDA)
+    assert devices.gpu_limitations((9, 0)) == []
 
 
 @pytest.mark.parametrize(
@@ -54,16 +54,16 @@ def test_a_gpu_that_torch_can_use(machine):
 def test_a_gpu_that_torch_cannot_use(machine, pretended, message):
     machine(**pretended)
     with pytest.raises(HRMedSegError, match=message):
-        gpu.check_gpu(CUDA)
-    gpu.check_gpu(torch.device("cpu"))
+        devices.check_gpu(CUDA)
+    devices.check_gpu(torch.device("cpu"))
 
 
 def test_no_apple_gpu(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(HRMedSegError, match="no Apple GPU.*-device cpu"):
-        gpu.check_gpu(torch.device("mps"))
+        devices.check_gpu(torch.device("mps"))
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    gpu.check_gpu(torch.device("mps"))
+    devices.check_gpu(torch.device("mps"))
 
 
 def test_a_number_that_no_gpu_has(machine, monkeypatch):
@@ -74,7 +74,7 @@ def test_a_number_that_no_gpu_has(machine, monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", capability)
     with pytest.raises(HRMedSegError, match="There is no GPU cuda:3: torch finds 1"):
-        gpu.check_gpu(torch.device("cuda", 3))
+        devices.check_gpu(torch.device("cuda", 3))
 
 
 @pytest.mark.parametrize(
@@ -90,13 +90,13 @@ def test_a_number_that_no_gpu_has(machine, monkeypatch):
     ],
 )
 def test_kernels_for_a_compute_capability(capability, architectures, runs):
-    assert gpu.has_kernels_for(capability, architectures) == runs
+    assert devices.has_kernels_for(capability, architectures) == runs
 
 
 def test_what_older_gpus_cannot_do():
-    (bfloat16,) = gpu.gpu_limitations((7, 5))
-    assert "7.5 has no bfloat16" in bfloat16 and "Nothing has to be changed" in bfloat16
-    assert "nnUNet_compile=f" in gpu.gpu_limitations((6, 1))[0]
+    (bfloat16,) = devices.gpu_limitations((7, 5))
+    assert "7.5 has no bfloat16" in bfloat16 and "No change is needed" in bfloat16
+    assert "nnUNet_compile=f" in devices.gpu_limitations((6, 1))[0]
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -107,7 +107,7 @@ def test_too_little_memory_is_reported_with_the_numbers(monkeypatch, first):
 
     def message(recomputes):
         options = {"planner": "nnUNetPlannerHRMedSeg", "recomputes": recomputes, "first": first}
-        return gpu.describe_out_of_memory(CUDA, "16 images of 1024 x 1024", **options)
+        return devices.describe_out_of_memory(CUDA, "16 images of 1024 x 1024", **options)
 
     for text in ("16 images of 1024 x 1024", "has 8.0 GB", "3.0 GB", "3.0 GB are taken by", "end the other programs"):
         assert text in message(False)

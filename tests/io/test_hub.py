@@ -1,6 +1,5 @@
 """Names and files on the hub, against a server on this machine."""
 
-import builtins
 import os
 import shutil
 import subprocess
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import HRMedSegError, SetupError
 from nnunet_hrmedseg.io.hub import HubName, download, is_on_hub, local_path, upload_folder
 from tests.io.hub_server import sha256, use_hub
 
@@ -170,15 +169,8 @@ def test_a_small_file_is_checked_too(hub):
 
 
 def test_the_missing_package_is_named(monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *arguments, **options):
-        if name.partition(".")[0] == "huggingface_hub":
-            raise ImportError(name)
-        return real(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(HRMedSegError, match=r'pip install "nnunet_hrmedseg\[hub\]"'):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(SetupError, match=r"pip install 'nnunet_hrmedseg\[hub\]'"):
         download(NAME)
 
 

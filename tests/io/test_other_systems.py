@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.io import child_processes, machine
+from nnunet_hrmedseg.io import child_processes, devices, machine
 
 
 def test_free_memory(monkeypatch, tmp_path):
@@ -47,11 +47,11 @@ def test_a_training_is_ended_without_process_groups(monkeypatch):
 def test_the_device_is_the_first_that_is_there(monkeypatch, there, chosen):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in there)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in there)
-    assert machine.choose_device() == chosen
-    assert machine.choose_device("cpu") == "cpu"
+    assert devices.choose_device() == chosen
+    assert devices.choose_device("cpu") == "cpu"
     for device in ("cuda", "mps"):
         if device in there:
-            assert machine.choose_device(device) == device
+            assert devices.choose_device(device) == device
         else:
             with pytest.raises(HRMedSegError, match=f"finds no {device} device here. Leave -device out"):
-                machine.choose_device(device)
+                devices.choose_device(device)

@@ -277,7 +277,7 @@ def test_a_copy_of_the_raw_data_is_the_same_data(data, monkeypatch):
     assert {name: after[name] for name in before} == before
 
     # the new times were recorded, so that nothing is read again
-    monkeypatch.setattr(raw_files, "sha256", None)
+    monkeypatch.setattr(raw_files, "file_sha256", None)
     assert data.status().state == "complete" and not data.status().touched
 
 

@@ -408,12 +408,12 @@ def _truncated(folder):
     "damage, message",
     [
         (_truncated, "checkpoint_final.pth is damaged"),
-        (lambda folder: (folder / "plans.json").unlink(), "no plans.json of a trained model's folder"),
+        (lambda folder: (folder / "plans.json").unlink(), "plans.json of a trained model's folder"),
         (
             lambda folder: (folder / "dataset.json").write_text("{"),
-            "no dataset.json of a trained .* be read: Expecting",
+            "dataset.json of a trained .*: Expecting",
         ),
-        (lambda folder: (folder / "dataset.json").write_text("[]"), "no dataset.json of a trained .* it holds a list"),
+        (lambda folder: (folder / "dataset.json").write_text("[]"), "dataset.json of a trained .* it holds a list"),
         (lambda folder: (folder / "dataset.json").write_text("{}"), "do not describe the configuration '2d'"),
         (lambda folder: (folder / "fold_0").rename(folder / "fold0"), "The folds there: none"),
     ],

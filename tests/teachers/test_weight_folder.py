@@ -80,7 +80,7 @@ def _renamed(folder, *names):
         (lambda f: _index(f, {"weight_map": {"a": "model.bin"}}), "lists model.bin, which are not safetensors"),
         (lambda f: _index(f, {"weight_map": {"a": 5}}), "lists 5"),
         (lambda f: _index(f, {"weight_map": []}), "does not say which file holds which weight"),
-        (lambda f: _index(f, []), "is no index of weights"),
+        (lambda f: _index(f, []), "index of weights"),
         (
             lambda f: (f / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n"),
             "model.safetensors is a Git LFS pointer",

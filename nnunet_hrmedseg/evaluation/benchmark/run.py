@@ -46,8 +46,9 @@ from nnunet_hrmedseg.evaluation.benchmark.steps import (
     synchronize,
 )
 from nnunet_hrmedseg.io.cpu_precision import set_cpu_precision
+from nnunet_hrmedseg.io.devices import choose_device
 from nnunet_hrmedseg.io.files import make_output_dir, reporting_write_errors, write_atomically
-from nnunet_hrmedseg.io.machine import choose_device, free_memory, processor_name
+from nnunet_hrmedseg.io.machine import free_memory, processor_name
 
 __all__ = ["BenchmarkResult", "benchmark_networks"]
 

@@ -35,8 +35,8 @@ from nnunet_hrmedseg.evaluation.comparison.report import report, require_templat
 from nnunet_hrmedseg.evaluation.comparison.results import Results
 from nnunet_hrmedseg.evaluation.comparison.summaries import check_summary
 from nnunet_hrmedseg.io.child_processes import ignoring_ctrl_c
+from nnunet_hrmedseg.io.devices import choose_device
 from nnunet_hrmedseg.io.files import atomic_path, check_output_dir, make_output_dir, reporting_write_errors
-from nnunet_hrmedseg.io.machine import choose_device
 from nnunet_hrmedseg.measures import Task, surface_library, surface_measures_available
 
 __all__ = ["ComparisonResult", "compare"]

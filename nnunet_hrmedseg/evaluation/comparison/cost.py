@@ -23,7 +23,7 @@ from nnunet_hrmedseg.architectures.counting import multiply_accumulates, paramet
 from nnunet_hrmedseg.evaluation.benchmark.memory import saved_activation_bytes_fake
 from nnunet_hrmedseg.evaluation.benchmark.networks import hrmedseg_trainable, nnunet_trainable
 from nnunet_hrmedseg.evaluation.comparison.budget import BUDGET_FILE
-from nnunet_hrmedseg.io.checkpoints import check_model_folder
+from nnunet_hrmedseg.io.checkpoints import check_model_folder, find_checkpoint
 from nnunet_hrmedseg.io.files import read_json
 from nnunet_hrmedseg.io.stored_images import check_format
 from nnunet_hrmedseg.nnunet_versions import build_network, find_trainer
@@ -112,13 +112,11 @@ def costs(
 
 def load(folder: Path, fold: str, device: torch.device) -> nnUNetPredictor:
     """Return the model as nnUNetv2_predict loads it, with default mirroring and overlap of tiles."""
-    checkpoint = "checkpoint_final.pth"
-    if not (folder / f"fold_{fold}" / checkpoint).is_file():
-        checkpoint = "checkpoint_best.pth"
-    check_model_folder(folder, folder / f"fold_{fold}" / checkpoint)
+    checkpoint = find_checkpoint(folder, fold)
+    check_model_folder(folder, checkpoint)
     with redirect_stdout(StringIO()):  # on a CPU it prints that there is no GPU
         predictor = nnUNetPredictor(device=device, perform_everything_on_device=device.type == "cuda", allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(folder), (int(fold),), checkpoint)
+    predictor.initialize_from_trained_model_folder(str(folder), (int(fold),), checkpoint.name)
     return predictor
 
 

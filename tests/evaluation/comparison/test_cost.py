@@ -54,7 +54,7 @@ def test_the_length_of_a_training_within_a_budget(tmp_path: Path) -> None:
 
 def test_a_model_that_cannot_be_loaded_has_a_reason_instead_of_a_cost(tmp_path: Path) -> None:
     found = costs({"gone": (tmp_path / "gone", "0")}, [], torch.device("cpu"), [])
-    assert "checkpoint_best.pth cannot be read" in str(found["gone"])
+    assert "no fold 0 has checkpoint_final.pth or checkpoint_best.pth" in str(found["gone"])
 
 
 @pytest.mark.parametrize(("recompute", "strip"), [(True, SMALL_STRIP), (False, LARGE_STRIP)])

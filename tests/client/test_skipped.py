@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from nnunet_hrmedseg.io.skipped import describe_skipped, find_unused
+from hrmedseg_onnx.skipped import describe_skipped, find_unused
 
 
 def test_names_of_files_and_folders(tmp_path):

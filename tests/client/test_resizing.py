@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from nnunet_hrmedseg.deployment.resizing import linear_taps, resize_to_canvas, resized_strips
+from hrmedseg_onnx.resizing import linear_taps, resize_to_canvas, resized_strips
 from nnunet_hrmedseg.preprocessing.canvas import resize_images_to_canvas
 
 SIZES = [((40, 37), (64, 48)), ((200, 333), (64, 48)), ((64, 100), (64, 48)), ((1, 7), (32, 16)), ((64, 48), (64, 48))]

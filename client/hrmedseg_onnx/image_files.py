@@ -1,24 +1,22 @@
-"""Reading images and writing label maps as nnU-Net's readers do, with Pillow, tifffile, SimpleITK and nibabel alone."""
+"""Reading of images and writing of label maps as nnU-Net does, with Pillow, tifffile, SimpleITK and nibabel."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nnunet_hrmedseg.errors import HRMedSegError, format_shape
-from nnunet_hrmedseg.io.file_names import case_and_channel
-from nnunet_hrmedseg.io.files import read_json
-from nnunet_hrmedseg.io.image_check import warn_of_lost_bits
+from hrmedseg_onnx.errors import DataError, HRMedSegError, SetupError, format_shape
+from hrmedseg_onnx.file_names import case_and_channel
+from hrmedseg_onnx.files import atomic_path_same_name, read_json
+from hrmedseg_onnx.image_check import warn_of_lost_bits
 
 __all__ = [
+    "PICTURE_READER",
     "Image",
     "files_read",
     "files_written",
@@ -26,22 +24,23 @@ __all__ = [
     "read_image",
     "readable_endings",
     "write_label_map",
-    "written_whole",
 ]
 
 Geometry = dict[str, Any]
 
+PICTURE_READER = "NaturalImage2DIO"
+
 DATA_OF_HEADERS = {".mhd": (".raw", ".zraw"), ".nhdr": (".raw", ".raw.gz")}
-"""Ending of a file that holds a header alone -> those of the file with the pixels."""
+"""Ending of a header file -> possible endings of the file with its pixels."""
 
 
 @dataclass
 class Image:
-    """A case as it was read.
+    """The image of a case.
 
     Attributes:
         data: (C, Z, Y, X) float32; a picture has one slice.
-        geometry: what the label map takes over from the image file, such as its spacing; empty for pictures.
+        geometry: properties that the label map inherits from the image file, such as spacing; empty for pictures.
     """
 
     data: np.ndarray
@@ -49,17 +48,17 @@ class Image:
 
 
 def readable_endings(reader: str) -> tuple[str, ...]:
-    """Of the files that can be read where nnU-Net has the reader of this name."""
+    """Return the file endings that can be read in place of nnU-Net's reader of this name."""
     return _READERS[reader].endings
 
 
 def package_needed(reader: str) -> str:
-    """Return the package that this reader needs beside numpy, Pillow and tifffile, or an empty text."""
+    """Return the package that this reader needs in addition to numpy, Pillow and tifffile, or an empty string."""
     return _READERS[reader].needs
 
 
 def files_read(file: Path, reader: str) -> list[Path]:
-    """An image file, and what lies beside it if its reader takes something from there."""
+    """Return the files that are read for an image file: itself, and files beside it with pixels or spacing."""
     if reader == "Tiff3DIO":
         return [file, *_spacing_files(file)]
     data = [file.with_suffix(ending) for ending in DATA_OF_HEADERS.get(file.suffix.lower(), ())]
@@ -67,7 +66,7 @@ def files_read(file: Path, reader: str) -> list[Path]:
 
 
 def files_written(file: Path, reader: str) -> list[Path]:
-    """A label map, and what its reader has beside it."""
+    """Return the files that are written for a label map: itself, and a file with its spacing if the reader has one."""
     return [file, file.with_suffix(".json")] if reader == "Tiff3DIO" else [file]
 
 
@@ -75,31 +74,33 @@ def read_image(files: Sequence[Path], reader: str) -> Image:
     """Read the files of one case, in the order of its channels.
 
     Args:
-        reader: nnU-Net's name of it, a key of `_READERS`.
+        files: one file for each channel, or one with all channels.
+        reader: nnU-Net's name of the reader, a key of `_READERS`.
 
     Raises:
-        HRMedSegError: a file is missing, cannot be read, or has another shape than the first.
+        DataError: a file is missing, cannot be read, or differs from the first one in shape or spacing.
+        SetupError: a package that the reader needs is missing.
     """
     channels: list[np.ndarray] = []
     geometries: list[Geometry] = []
     for file in files:
         if not file.is_file():
-            raise HRMedSegError(f"{file} does not exist.")
+            raise DataError(f"{file} does not exist.")
         try:
             data, geometry = _READERS[reader].read(file)
         except HRMedSegError:
             raise
         except Exception as error:
-            raise HRMedSegError(f"{file} cannot be read: {error} ({type(error).__name__}).") from error
+            raise DataError(f"{file} cannot be read: {error} ({type(error).__name__}).") from error
         if channels and data.shape[1:] != channels[0].shape[1:]:
-            raise HRMedSegError(
+            raise DataError(
                 f"The channels differ in size: {files[0]} has {format_shape(channels[0].shape[1:])}, {file} has "
-                f"{format_shape(data.shape[1:])} (slices x rows x columns). All files of a case must show the same pixels."
+                f"{format_shape(data.shape[1:])} (slices x rows x columns). All files of a case must have the same size."
             )
         if geometries and geometry.get("spacing") != geometries[0].get("spacing"):
-            raise HRMedSegError(
+            raise DataError(
                 f"The channels differ in spacing: {files[0]} has {geometries[0]['spacing']}, {file} has "
-                f"{geometry['spacing']}. All files of a case must show the same pixels."
+                f"{geometry['spacing']}. All files of a case must have the same spacing."
             )
         channels.append(data)
         geometries.append(geometry)
@@ -107,26 +108,14 @@ def read_image(files: Sequence[Path], reader: str) -> Image:
 
 
 def write_label_map(labels: np.ndarray, file: Path, reader: str, geometry: Geometry) -> None:
-    """Write (Z, Y, X) with the geometry of its image: 8 bits where they are enough, else 16; whole or not at all."""
+    """Write labels (Z, Y, X) with the geometry of the image, as 8 bits if possible, else 16; atomically."""
     labels = labels.astype(np.uint8 if labels.max() < 255 else np.uint16, copy=False)
-    with written_whole(file) as temporary:
+    with atomic_path_same_name(file) as temporary:
         _READERS[reader].write(labels, temporary, geometry)
 
 
-@contextmanager
-def written_whole(file: Path) -> Iterator[Path]:
-    """A file of the same name in a folder of its own; at the end it takes the place of `file`.
-
-    The name stays because writers tell the format by it. What else was written into the folder moves along.
-    """
-    with tempfile.TemporaryDirectory(prefix=".incomplete_", dir=file.parent) as folder:
-        yield Path(folder) / file.name
-        for written in Path(folder).iterdir():
-            os.replace(written, file.with_name(written.name))
-
-
 def _read_picture(file: Path) -> tuple[np.ndarray, Geometry]:
-    """NaturalImage2DIO: PNG, BMP, 2D TIFF; grey, RGB or RGBA."""
+    """Read as NaturalImage2DIO: PNG, BMP, 2D TIFF; grey, RGB or RGBA."""
     pixels = _read_tiff(file) if file.suffix.lower() in (".tif", ".tiff") else _read_with_pillow(file)
     if pixels.ndim > 2 and pixels.shape[-1] not in (3, 4) and pixels.shape[-3] in (3, 4):
         pixels = np.moveaxis(pixels, -3, -1)
@@ -134,8 +123,8 @@ def _read_picture(file: Path) -> tuple[np.ndarray, Geometry]:
         return pixels[None, None], {}
     if pixels.ndim == 3 and pixels.shape[-1] in (3, 4):
         return np.moveaxis(pixels, -1, 0)[:, None], {}
-    raise HRMedSegError(
-        f"{file} has the shape {' x '.join(map(str, pixels.shape))}; a picture has rows x columns, with 3 or 4 colour "
+    raise DataError(
+        f"{file} has the shape {' x '.join(map(str, pixels.shape))}; a picture has rows x columns, with 3 or 4 color "
         f"channels behind them or none. Save it as a grey or RGB image."
     )
 
@@ -155,7 +144,7 @@ def _read_with_pillow(file: Path) -> np.ndarray:
     import PIL.Image
 
     warn_of_lost_bits([file])
-    # of other formats some start programs, such as Ghostscript
+    # some other formats start programs such as Ghostscript
     with PIL.Image.open(file, formats=("PNG", "BMP", "TIFF")) as image:
         if image.mode == "P" and image.palette is not None:
             return np.asarray(image.convert(image.palette.mode))
@@ -169,17 +158,17 @@ def _read_tiff(file: Path) -> np.ndarray:
 
 
 def _read_tiff_volume(file: Path) -> tuple[np.ndarray, Geometry]:
-    """Tiff3DIO: the spacing, if it is known, lies in CASE.json beside CASE_0000.tif or CASE.tif."""
+    """Read as Tiff3DIO: the spacing, if known, is in CASE.json beside CASE_0000.tif or CASE.tif."""
     pixels = _read_tiff(file)
     if pixels.ndim != 3:
-        raise HRMedSegError(f"{file} has {pixels.ndim} axes; the model was trained with TIFF volumes of three.")
+        raise DataError(f"{file} has {pixels.ndim} axes; the model was trained with TIFF volumes of three.")
     beside = _spacing_files(file)
     spacing = read_json(beside[0])["spacing"] if beside else [1, 1, 1]
     return pixels[None], {"spacing": spacing}
 
 
 def _spacing_files(file: Path) -> list[Path]:
-    """CASE.json, then that of the whole name, for files without a channel number; those that are there."""
+    """Return the existing files with spacing: CASE.json, then one with the whole name of the image."""
     case, _ = case_and_channel(file.stem) or (file.stem, 0)
     names = dict.fromkeys((case, file.stem))
     return [place for name in names if (place := file.with_name(f"{name}.json")).is_file()]
@@ -193,13 +182,13 @@ def _write_tiff_volume(labels: np.ndarray, file: Path, geometry: Geometry) -> No
 
 
 def _read_volume(file: Path) -> tuple[np.ndarray, Geometry]:
-    """SimpleITKIO: axes (z, y, x)."""
+    """Read as SimpleITKIO: axes (z, y, x)."""
     try:
         image = _simpleitk().ReadImage(str(file))
     except RuntimeError as error:
         if "orthonormal" not in str(error):
             raise
-        raise HRMedSegError(
+        raise DataError(
             f"{file} has an affine whose axes are not at right angles, which SimpleITK does not read. The model was "
             f"trained with SimpleITK as its reader, so nnU-Net cannot predict this image either. Resample it, or, if "
             f"its qform is right, write that over the sform (in nibabel: image.set_sform(image.get_qform()))."
@@ -212,7 +201,7 @@ def _read_volume(file: Path) -> tuple[np.ndarray, Geometry]:
 
 def _check_volume(file: Path, shape: Sequence[int], components: int = 1) -> None:
     if components > 1 or len(shape) not in (2, 3):
-        raise HRMedSegError(
+        raise DataError(
             f"{file} has the shape {' x '.join(map(str, shape))}; an image or a volume of one channel is needed. Save "
             f"each channel as a file of its own: CASE_0000, CASE_0001, ..."
         )
@@ -227,10 +216,10 @@ def _write_volume(labels: np.ndarray, file: Path, geometry: Geometry) -> None:
 
 
 def _read_nifti(file: Path) -> tuple[np.ndarray, Geometry]:
-    """NibabelIO, which nnU-Net takes where SimpleITK refuses the affine: axes (z, y, x)."""
+    """Read as NibabelIO, which nnU-Net uses if SimpleITK rejects the affine: axes (z, y, x)."""
     nibabel = _nibabel()
     if nibabel is None or not file.name.lower().endswith(NIFTI):
-        return _read_with_simpleitk_instead(file)
+        return _read_nifti_with_simpleitk(file)
     image = nibabel.load(file)
     _check_volume(file, image.shape)
     pixels = image.get_fdata().transpose()
@@ -238,14 +227,14 @@ def _read_nifti(file: Path) -> tuple[np.ndarray, Geometry]:
     return pixels.reshape(1, *(1,) * (3 - pixels.ndim), *pixels.shape), geometry
 
 
-def _read_with_simpleitk_instead(file: Path) -> tuple[np.ndarray, Geometry]:
-    """It gives the same values, if it can read the file."""
+def _read_nifti_with_simpleitk(file: Path) -> tuple[np.ndarray, Geometry]:
+    """Read with SimpleITK, which gives the same values for files with an orthonormal affine."""
     try:
         return _read_volume(file)
     except HRMedSegError as error:
         if _nibabel() is not None or not file.name.lower().endswith(NIFTI):
             raise
-        raise HRMedSegError(
+        raise SetupError(
             f"{file} cannot be read without nibabel, the reader that the model was trained with: pip install nibabel"
         ) from error
 
@@ -260,7 +249,7 @@ def _write_nifti(labels: np.ndarray, file: Path, geometry: Geometry) -> None:
 
 
 def _nibabel() -> Any:
-    """The package, or None where it is not installed."""
+    """Return the package, or None if it is not installed."""
     try:
         import nibabel
     except ImportError:
@@ -272,7 +261,7 @@ def _simpleitk() -> Any:
     try:
         import SimpleITK
     except ImportError:
-        raise HRMedSegError(
+        raise SetupError(
             "The model was trained with volumes (NIfTI and the like), which SimpleITK reads: pip install SimpleITK"
         ) from None
     return SimpleITK
@@ -280,18 +269,18 @@ def _simpleitk() -> Any:
 
 @dataclass(frozen=True)
 class _Reader:
-    """How files of a kind are read, as (C, Z, Y, X) and a geometry, and label maps (Z, Y, X) written."""
+    """Functions that read an image as (C, Z, Y, X) and a geometry, and write a label map (Z, Y, X)."""
 
     read: Callable[[Path], tuple[np.ndarray, Geometry]]
     write: Callable[[np.ndarray, Path, Geometry], None]
     endings: tuple[str, ...]
-    needs: str = ""  # a package beside those that pictures need
+    needs: str = ""  # additional package
 
 
 NIFTI = (".nii.gz", ".nii")
 _VOLUMES = (*NIFTI, ".nrrd", ".mha", ".mhd", ".gipl")
 _READERS = {
-    "NaturalImage2DIO": _Reader(_read_picture, _write_picture, (".png", ".bmp", ".tif", ".tiff")),
+    PICTURE_READER: _Reader(_read_picture, _write_picture, (".png", ".bmp", ".tif", ".tiff")),
     "Tiff3DIO": _Reader(_read_tiff_volume, _write_tiff_volume, (".tif", ".tiff")),
     "SimpleITKIO": _Reader(_read_volume, _write_volume, _VOLUMES, "SimpleITK"),
     "NibabelIO": _Reader(_read_nifti, _write_nifti, _VOLUMES, "nibabel"),

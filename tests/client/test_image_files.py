@@ -21,8 +21,8 @@ from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
 from skimage import io
 
-from nnunet_hrmedseg.deployment.cases import find_cases
-from nnunet_hrmedseg.deployment.image_files import read_image, readable_endings, write_label_map
+from hrmedseg_onnx.cases import find_cases
+from hrmedseg_onnx.image_files import read_image, readable_endings, write_label_map
 from nnunet_hrmedseg.errors import HRMedSegError
 
 RANDOM = np.random.default_rng(0)
@@ -265,7 +265,7 @@ def test_cases_of_a_folder_are_those_of_nnunet(tmp_path, touched):
     [
         (2, ["a_0001.png"], "There is a_0001.png; .* a_0000.png to a_0001.png, or a_0000.png alone"),
         (3, ["a_0000.png", "a_0002.png"], "There is a_0000.png, a_0002.png; .* a_0000.png to a_0002.png"),
-        (1, ["a_0012.png"], r"There is a_0012.png; the model takes a_0000.png\. .*give the files themselves"),
+        (1, ["a_0012.png"], r"There is a_0012.png; the model takes a_0000.png\. .*give the files"),
         (1, ["a_0000.png", "a_0001.png"], r"There is a_0000.png, a_0001.png; the model takes a_0000.png\."),
         (3, [f"a_{number:04}.png" for number in (12, 13, 14)], "a_0012.png, a_0013.png, a_0014.png"),
     ],
@@ -324,7 +324,7 @@ def test_what_is_no_case(tmp_path, touched):
     with pytest.raises(HRMedSegError, match="does not exist"):
         find_cases([tmp_path / "nowhere"], ".png", channels=1)
     touched("a.png")
-    with pytest.raises(HRMedSegError, match=r"CASE_0000.png.*There: a.png"):
+    with pytest.raises(HRMedSegError, match=r"CASE_0000.png.*holds a.png"):
         find_cases([tmp_path], ".png", channels=1)
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from nnunet_hrmedseg.deployment.sidecar import SIDECAR, Normalization, Sidecar
+from hrmedseg_onnx.sidecar import SIDECAR, Normalization, Sidecar
 from nnunet_hrmedseg.errors import HRMedSegError
 
 GOOD = Sidecar(
@@ -45,7 +45,7 @@ def test_labels_and_regions_are_counted():
     [
         ("format", 2, "format 2"),
         ("channels", [], "channels"),
-        ("channels", ["CT"], "1 channels have 2 normalisations"),
+        ("channels", ["CT"], "1 channels have 2 normalizations"),
         ("normalization", [{"scheme": "Mine"}] * 2, "'Mine' is unknown"),
         ("normalization", [{"scheme": "CTNormalization", "intensities": {"mean": 1}}] * 2, "needs intensities"),
         ("canvas", [64, 100], "multiples of 16"),

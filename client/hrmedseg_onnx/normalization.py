@@ -1,4 +1,4 @@
-"""nnU-Net's normalisations in numpy, with its numbers to the last digit."""
+"""nnU-Net's normalizations in numpy, bitwise equal."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nnunet_hrmedseg.deployment.nonzero import nonzero_mask
-from nnunet_hrmedseg.deployment.sidecar import Normalization
-from nnunet_hrmedseg.errors import HRMedSegError
+from hrmedseg_onnx.errors import DataError
+from hrmedseg_onnx.nonzero import nonzero_mask
+from hrmedseg_onnx.sidecar import Normalization
 
 __all__ = ["normalize"]
 
@@ -16,12 +16,12 @@ SMALLEST_DIVISOR = 1e-8
 
 
 def normalize(data: np.ndarray, schemes: Sequence[Normalization]) -> None:
-    """Normalise a cropped image (C, Z, Y, X) float32 in place, each channel by its scheme.
+    """Normalize a cropped image (C, Z, Y, X) float32 in place, each channel by its scheme.
 
     Raises:
-        HRMedSegError: values below 0 or above 255 for RGBTo01Normalization.
+        DataError: values below 0 or above 255 for RGBTo01Normalization.
     """
-    # before a channel changes what is zero in it
+    # before normalization changes which values are zero
     inside = nonzero_mask(data) if any(scheme.use_mask for scheme in schemes) else None
     for c, (channel, normalization) in enumerate(zip(data, schemes, strict=True)):
         if normalization.scheme == "ZScoreNormalization":
@@ -38,7 +38,7 @@ def normalize(data: np.ndarray, schemes: Sequence[Normalization]) -> None:
 
 def _z_score(channel: np.ndarray, inside: np.ndarray | None) -> None:
     values = channel if inside is None else channel[inside]
-    # the float32 mean of a constant is off by a rounding error, which the division by a tiny deviation blows up
+    # the float32 mean of a constant has a rounding error, which division by a tiny deviation would amplify
     if values.size == 0 or values.min() == values.max():
         channel[...] = 0
         return
@@ -59,7 +59,7 @@ def _ct(channel: np.ndarray, intensities: dict[str, float]) -> None:
 def _rgb(channel: np.ndarray, number: int) -> None:
     low, high = channel.min(), channel.max()
     if low < 0 or high > 255:
-        raise HRMedSegError(
+        raise DataError(
             f"Channel {number} holds values from {low:g} to {high:g}; the model was trained with 8-bit images and "
             f"RGBTo01Normalization, which takes 0 to 255. Save the image with 8 bits per channel."
         )

@@ -1,4 +1,4 @@
-"""`model.json`, beside the ONNX files: all that prediction has to know of data set and plan. Imports nothing heavy."""
+"""`model.json`, beside the ONNX files: what prediction needs of dataset and plan. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from nnunet_hrmedseg.errors import HRMedSegError
-from nnunet_hrmedseg.io.files import read_json, write_atomically
-from nnunet_hrmedseg.io.json_values import is_dict, is_int, is_list, is_text
+from hrmedseg_onnx.errors import CheckpointError
+from hrmedseg_onnx.files import read_json, write_atomically
+from hrmedseg_onnx.json_values import is_dict, is_int, is_list, is_text
 
 __all__ = [
     "FORMAT",
@@ -31,22 +31,23 @@ SCHEMES = (
     "RGBTo01Normalization",
     "NoNormalization",
 )
-"""nnU-Net's normalisations that `normalization.py` has."""
+"""nnU-Net's normalizations that `normalization.py` implements."""
 
 READERS = ("NaturalImage2DIO", "Tiff3DIO", "SimpleITKIO", "NibabelIO")
-"""nnU-Net's readers that `image_files.py` has."""
+"""nnU-Net's readers that `image_files.py` implements."""
 
 INTENSITIES = ("mean", "std", "percentile_00_5", "percentile_99_5")
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """Of one channel.
+    """Normalization of one channel.
 
     Attributes:
         scheme: nnU-Net's name, one of `SCHEMES`.
-        use_mask: take mean and deviation inside the non-zero region alone (ZScoreNormalization).
-        intensities: of the training set's foreground, the keys `INTENSITIES` (CTNormalization); else None.
+        use_mask: compute mean and deviation inside the non-zero region (ZScoreNormalization).
+        intensities: statistics of the foreground of the training set, with the keys `INTENSITIES` (CTNormalization);
+            else None.
     """
 
     scheme: str
@@ -56,22 +57,22 @@ class Normalization:
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What `model.json` holds.
+    """Content of `model.json`.
 
     Attributes:
-        network, trainer, dataset: where the model comes from, in nnU-Net's names.
+        network, trainer, dataset: origin of the model, in nnU-Net's names.
         channels: names of the image channels, in order.
-        normalization: one for each channel.
-        canvas: (H, W) in pixels, what the network takes.
+        normalization: one entry for each channel.
+        canvas: (H, W) in pixels, the input size of the network.
         transpose_forward: order of the axes (z, y, x) that the model was trained with.
-        labels: of dataset.json: name -> value, or values of a region.
-        regions_class_order: of dataset.json; None without regions.
-        mirror_axes: 0 (rows), 1 (columns): what prediction may mirror.
+        labels: as in dataset.json: name -> value, or values of a region.
+        regions_class_order: as in dataset.json; None without regions.
+        mirror_axes: axes that prediction may mirror: 0 (rows), 1 (columns).
         image_reader: nnU-Net's name, one of `READERS`.
-        file_ending: of images and label maps, such as ".png".
-        weights: how the ONNX files store them.
+        file_ending: ending of images and label maps, such as ".png".
+        weights: number format in which the ONNX files store weights.
         folds: fold -> name of its ONNX file.
-        logit_difference: fold -> largest difference from the network in torch, on random input.
+        logit_difference: fold -> largest difference from the network in PyTorch, on random input.
     """
 
     network: str
@@ -96,7 +97,7 @@ class Sidecar:
 
     @property
     def num_labels(self) -> int:
-        """Different label values, the background among them, the ignore label not."""
+        """Number of label values, including the background and excluding the ignore label."""
         values: set[int] = set()
         for name, value in self.labels.items():
             if name != "ignore":
@@ -105,7 +106,7 @@ class Sidecar:
 
     @property
     def num_outputs(self) -> int:
-        """Channels of the logits: one for each label, or for each region."""
+        """Number of channels of the logits: one for each label, or for each region."""
         return len(self.regions_class_order or []) if self.has_regions else self.num_labels
 
     def write(self, folder: Path) -> None:
@@ -117,27 +118,27 @@ class Sidecar:
         """Read and check `model.json`.
 
         Raises:
-            HRMedSegError: there is none, it is of another format, or what it says cannot be.
+            CheckpointError: it does not exist, has another format, or is invalid.
         """
         file = folder / SIDECAR
         try:
             content = read_json(file)
         except OSError as error:
-            raise HRMedSegError(
+            raise CheckpointError(
                 f"{file} cannot be read ({error.strerror}). Give the folder that hrmedseg export --onnx wrote."
             ) from None
         except ValueError as error:
-            raise HRMedSegError(f"{file} is not valid JSON ({error}). Export the model again.") from None
+            raise CheckpointError(f"{file} is not valid JSON ({error}). Export the model again.") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             found = content.get("format") if isinstance(content, dict) else None
-            raise HRMedSegError(
+            raise CheckpointError(
                 f"{file} has format {found!r}; this version of the package reads format {FORMAT}. Export the model "
                 f"again, or install the version that it was exported with."
             )
         try:
             return _checked(content)
         except _InvalidSidecarError as wrong:
-            raise HRMedSegError(f"{file}: {wrong}. Export the model again.") from None
+            raise CheckpointError(f"{file}: {wrong}. Export the model again.") from None
 
 
 class _InvalidSidecarError(ValueError):
@@ -154,7 +155,7 @@ def _checked(content: dict[str, Any]) -> Sidecar:
             raise _InvalidSidecarError(f"{name} is {content[name]!r}; it must be {what}")
     if len(content["normalization"]) != len(content["channels"]):
         raise _InvalidSidecarError(
-            f"{len(content['channels'])} channels have {len(content['normalization'])} normalisations"
+            f"{len(content['channels'])} channels have {len(content['normalization'])} normalizations"
         )
     normalization = [_normalization(entry) for entry in content["normalization"]]
     sidecar = Sidecar(**{name: content[name] for name in names if name != "normalization"}, normalization=normalization)
@@ -166,7 +167,7 @@ def _checked(content: dict[str, Any]) -> Sidecar:
 def _normalization(entry: Any) -> Normalization:
     scheme = entry.get("scheme") if isinstance(entry, dict) else None
     if scheme not in SCHEMES:
-        raise _InvalidSidecarError(f"normalisation {scheme!r} is unknown; there are {', '.join(SCHEMES)}")
+        raise _InvalidSidecarError(f"normalization {scheme!r} is unknown; there are {', '.join(SCHEMES)}")
     intensities = entry.get("intensities")
     if scheme == "CTNormalization" and not (isinstance(intensities, dict) and set(INTENSITIES) <= set(intensities)):
         raise _InvalidSidecarError(f"CTNormalization needs intensities with {', '.join(INTENSITIES)}")

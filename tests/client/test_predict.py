@@ -17,19 +17,19 @@ import pytest
 import SimpleITK as sitk
 from skimage import io
 
-import nnunet_hrmedseg
-from nnunet_hrmedseg.cli.predict_onnx import add_arguments as add_predict_onnx_arguments
-from nnunet_hrmedseg.deployment import onnx_predict
-from nnunet_hrmedseg.deployment.cases import find_cases, skipped_inputs
-from nnunet_hrmedseg.deployment.image_files import files_read
-from nnunet_hrmedseg.deployment.onnx_predict import OnnxModel, _refuse_to_replace_images, predict_onnx
-from nnunet_hrmedseg.errors import HRMedSegError
-from tests.deployment.test_sidecar import GOOD
+import hrmedseg_onnx
+from hrmedseg_onnx import cli, predict
+from hrmedseg_onnx.cases import find_cases, skipped_inputs
+from hrmedseg_onnx.errors import HRMedSegError
+from hrmedseg_onnx.image_files import files_read
+from hrmedseg_onnx.model import OnnxModel
+from hrmedseg_onnx.predict import _check_not_overwriting
+from tests.client.test_sidecar import GOOD
 from tests.deployment.tiny_models import blobs
 
 # all but numpy, onnxruntime, Pillow and tifffile
 WITHOUT = """
-import argparse, sys
+import sys
 
 class Blocked:
     def find_spec(self, name, path=None, target=None):
@@ -37,13 +37,7 @@ class Blocked:
             raise ImportError(f"{{name}} is not here")
 
 sys.meta_path.insert(0, Blocked())
-import nnunet_hrmedseg.cli
-from nnunet_hrmedseg.cli.predict_onnx import add_arguments as add_predict_onnx_arguments
-from nnunet_hrmedseg.deployment.onnx_predict import predict_onnx
-
-parser = argparse.ArgumentParser()
-add_predict_onnx_arguments(parser)
-sys.exit(predict_onnx(parser.parse_args()))
+{start}
 """
 BLOCKED = {
     *("torch", "nnunetv2", "scipy", "skimage", "SimpleITK", "batchgenerators", "pandas", "matplotlib", "imageio"),
@@ -53,8 +47,9 @@ BLOCKED = {
 
 def _run(*words) -> int:
     parser = argparse.ArgumentParser()
-    add_predict_onnx_arguments(parser)
-    return predict_onnx(parser.parse_args([str(word) for word in (*words, "--threads", 1)]))
+    cli.add_arguments(parser)
+    args = parser.parse_args([str(word) for word in (*words, "--threads", 1)])
+    return cli.run(args, Path(args.model))
 
 
 def _rgb(seed: int = 0) -> np.ndarray:
@@ -70,13 +65,18 @@ def images(tmp_path) -> Path:
     return folder
 
 
-def test_without_torch_and_nnunet(pictures, images, tmp_path):
-    """In a process of its own that can import neither: the masks are the same."""
-    package = Path(nnunet_hrmedseg.__file__).parents[1]
+@pytest.mark.parametrize("command", ["hrmedseg-onnx", "hrmedseg predict-onnx"])
+def test_without_torch_and_nnunet(pictures, images, tmp_path, command):
+    """A process that can import neither gives the same label maps."""
+    client, package = Path(hrmedseg_onnx.__file__).parents[1], Path(__file__).parents[2]
+    blocked, start = {*BLOCKED, "nnunet_hrmedseg"}, "from hrmedseg_onnx.cli import main; sys.exit(main())"
+    if command == "hrmedseg predict-onnx":
+        blocked = BLOCKED
+        start = "from nnunet_hrmedseg.cli import main; sys.exit(main(['predict-onnx', *sys.argv[1:]]))"
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT.format(names=BLOCKED), "-i", images, "-o", tmp_path / "masks", "-m"]
+        [sys.executable, "-c", WITHOUT.format(names=blocked, start=start), "-i", images, "-o", tmp_path / "masks", "-m"]
         + [pictures.folder, "--save_probabilities", "--threads", "1"],
-        env={**os.environ, "PYTHONPATH": str(package)},
+        env={**os.environ, "PYTHONPATH": f"{client}{os.pathsep}{package}"},
         capture_output=True,
         text=True,
     )
@@ -125,8 +125,8 @@ def test_a_spacing_that_is_read_is_not_overwritten(tmp_path):
     sidecar = replace(GOOD, image_reader="Tiff3DIO", file_ending=".tif")
     cases = find_cases([tmp_path], ".tif", channels=1)
     with pytest.raises(HRMedSegError, match="a.json would be overwritten"):
-        _refuse_to_replace_images(cases, tmp_path, sidecar)
-    _refuse_to_replace_images(cases, tmp_path / "masks", sidecar)
+        _check_not_overwriting(cases, tmp_path, sidecar)
+    _check_not_overwriting(cases, tmp_path / "masks", sidecar)
 
 
 def test_photos_of_a_camera_each_have_a_label_map(pictures, images, tmp_path):
@@ -232,7 +232,7 @@ def test_a_full_disk_and_a_closed_output_are_no_fault_of_each_case(
     if isinstance(error, BrokenPipeError):
         monkeypatch.setattr("builtins.print", fail)
     else:
-        monkeypatch.setattr(onnx_predict, "write_label_map", fail)
+        monkeypatch.setattr(predict, "write_label_map", fail)
     with pytest.raises(BrokenPipeError if isinstance(error, BrokenPipeError) else HRMedSegError, match=said):
         _run("-i", images, "-o", tmp_path / "masks", "-m", pictures.folder, "-f", "0", "--disable_tta")
     assert "FAILED" not in capsys.readouterr().err

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from skimage import io
 
-from nnunet_hrmedseg.deployment.cases import find_cases
-from nnunet_hrmedseg.deployment.onnx_predict import OnnxModel, predict_case
+from hrmedseg_onnx.cases import find_cases
+from hrmedseg_onnx.model import OnnxModel
+from hrmedseg_onnx.predict import predict_case
 from tests.deployment.tiny_models import blobs, difference_in_logits, predictor_of
 
 LOGITS = 1e-3
@@ -99,7 +100,7 @@ def test_volumes(volumes):
 def test_strips_make_no_difference(pictures, monkeypatch):
     exported, data = OnnxModel(pictures.folder, threads=1), IMAGES["larger, wide"]
     whole = exported.predict(data, with_probabilities=True)
-    monkeypatch.setattr("nnunet_hrmedseg.deployment.resizing.STRIP_VALUES", 3 * 211 * 7)
+    monkeypatch.setattr("hrmedseg_onnx.resizing.STRIP_VALUES", 3 * 211 * 7)
     in_strips = exported.predict(data, with_probabilities=True)
     np.testing.assert_array_equal(whole[0], in_strips[0])
     np.testing.assert_array_equal(whole[1], in_strips[1])

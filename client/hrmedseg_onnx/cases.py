@@ -1,4 +1,4 @@
-"""Which files belong to which case, by nnU-Net's names: CASE_0000.png, CASE_0001.png, one for each channel."""
+"""Assignment of files to cases by nnU-Net's names: CASE_0000.png, CASE_0001.png, one file for each channel."""
 
 from __future__ import annotations
 
@@ -7,16 +7,22 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_hrmedseg.errors import HRMedSegError, format_names
-from nnunet_hrmedseg.io.file_names import case_and_channel
-from nnunet_hrmedseg.io.skipped import OF_NNUNET, describe_skipped, find_unused, is_hidden
+from hrmedseg_onnx.errors import DataError, format_names
+from hrmedseg_onnx.file_names import case_and_channel
+from hrmedseg_onnx.skipped import OF_NNUNET, describe_skipped, find_unused, is_hidden
 
 __all__ = ["Case", "find_cases", "skipped_inputs"]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A name, and the files of its channels in order. `fault`: why it cannot be predicted, if that is known already."""
+    """A case.
+
+    Attributes:
+        name: name of the case.
+        files: one file for each channel in order, or one with all channels.
+        fault: why the case cannot be predicted; empty if no reason is known.
+    """
 
     name: str
     files: tuple[Path, ...]
@@ -24,20 +30,22 @@ class Case:
 
 
 def find_cases(inputs: Sequence[Path], file_ending: str, *, channels: int, readable: Sequence[str] = ()) -> list[Case]:
-    """The cases of folders and of single files, by name.
+    """Return the cases of folders and single files, sorted by name.
 
-    In a folder, only files in nnU-Net's naming count, and a case whose files are not numbered from _0000 on has a
-    fault. Cameras number too: of single files, a number is that of a channel only where it is _0000 alone, or where
-    all channels are given. Any other file is a case of its own, whose file holds all channels. Hidden files are
-    skipped; `skipped_inputs` names all that is.
+    In a folder, only files with nnU-Net's names are used, and a case whose files are not numbered from _0000 has a
+    fault. Cameras also number their files, so the number of a single file is taken for a channel only if it is _0000,
+    or if all channels are given. Any other single file is a case with all channels. Hidden files are skipped; see
+    `skipped_inputs`.
 
     Args:
-        file_ending: of the model's images and label maps.
-        channels: of the model.
+        inputs: folders and files.
+        file_ending: ending of the model's images and label maps.
+        channels: number of channels of the model.
         readable: other endings that single files may have.
 
     Raises:
-        HRMedSegError: nothing there, no file of such an ending, hidden files alone, or two inputs with the same name.
+        DataError: an input does not exist or has another ending, there are only hidden files, or two inputs have the
+            same name.
     """
     in_folders: dict[str, list[Path]] = defaultdict(list)
     numbered: dict[str, list[Path]] = defaultdict(list)
@@ -53,21 +61,22 @@ def find_cases(inputs: Sequence[Path], file_ending: str, *, channels: int, reada
             elif not is_hidden(path.name):
                 cases.append(Case(_without_ending(path, file_ending, readable), (path,)))
         else:
-            raise HRMedSegError(f"{path} does not exist. Give a folder of images, or image files.")
+            raise DataError(f"{path} does not exist. Give a folder of images, or image files.")
     cases += [_case_of_folder(name, files, file_ending, channels) for name, files in in_folders.items()]
     for name, files in numbered.items():
         cases += _cases_of_files(name, files, file_ending, channels)
     if not cases:
-        raise HRMedSegError(f"{format_names(list(map(str, inputs)))}: hidden files are not read. Give image files.")
+        raise DataError(f"{format_names(list(map(str, inputs)))}: hidden files are not read. Give image files.")
     _check_unique(cases, file_ending)
     return sorted(cases, key=lambda case: case.name)
 
 
 def skipped_inputs(inputs: Sequence[Path], used: Collection[Path]) -> list[str]:
-    """Return sentences on the files of `inputs` that are in no case, and that are not read beside one.
+    """Return sentences with the names of files that are not used.
 
     Args:
-        used: all that is read.
+        inputs: folders and files.
+        used: all files that are read.
     """
     sentences = []
     for folder in filter(Path.is_dir, inputs):
@@ -84,25 +93,25 @@ def _in_folder(folder: Path, file_ending: str) -> dict[str, list[Path]]:
             cases[named[0]].append(file)
     if not cases:
         there = format_names(sorted(file.name for file in folder.iterdir())) or "nothing"
-        raise HRMedSegError(
-            f"{folder} holds no images that are named as for nnU-Net: CASE_0000{file_ending}, and where channels are "
-            f"files of their own CASE_0001{file_ending} and so on. There: {there}. Rename them, or give the files "
-            f"themselves in place of the folder."
+        raise DataError(
+            f"{folder} holds no images that are named as for nnU-Net: CASE_0000{file_ending}, and for further channels "
+            f"CASE_0001{file_ending} and so on. It holds {there}. Rename them, or give the files "
+            f"instead of the folder."
         )
     return cases
 
 
 def _case_of_folder(name: str, files: list[Path], file_ending: str, channels: int) -> Case:
     files = sorted(files, key=lambda file: file.name)
-    # fewer than the model has may hold them all, as one RGB file does: whoever reads them counts
+    # fewer files than channels: one file may hold several channels, which is checked after reading
     if len(files) <= channels and _numbers(files, file_ending) == [*range(len(files))]:
         return Case(name, tuple(files))
     wanted = f"{name}_0000{file_ending}"
     if channels > 1:
         wanted += f" to {name}_{channels - 1:04}{file_ending}, or {wanted} alone with all channels"
     fault = (
-        f"There is {format_names([file.name for file in files])}; the model takes {wanted}. Add or remove what differs; or, if "
-        f"each file is an image of its own, give the files themselves in place of the folder."
+        f"There is {format_names([file.name for file in files])}; the model takes {wanted}. Add or remove files; or, "
+        f"if each file is a separate image, give the files instead of the folder."
     )
     return Case(name, tuple(files), fault)
 
@@ -120,9 +129,9 @@ def _check_unique(cases: list[Case], file_ending: str) -> None:
         of_name[case.name].append(case)
     for name, same in of_name.items():
         files = [file for case in same for file in case.files]
-        # within one case: the same channel from two folders
+        # the second condition: the same channel from two folders
         if len(same) > 1 or len({file.name for file in files}) < len(files):
-            raise HRMedSegError(
+            raise DataError(
                 f"Several images would have the label map {name}{file_ending}: {format_names(list(map(str, files)))}. "
                 f"Predict them one after the other, or rename them."
             )
@@ -139,7 +148,7 @@ def _without_ending(file: Path, file_ending: str, readable: Sequence[str]) -> st
             return file.name[: -len(ending)]
     others = [ending for ending in readable if ending != file_ending]
     also = f" ({', '.join(others)} can be read as well)" if others else ""
-    raise HRMedSegError(
+    raise DataError(
         f"{file} is of another kind than the images that the model was trained with, which are {file_ending} "
         f"files{also}. Convert it to {file_ending}."
     )

@@ -1,6 +1,6 @@
-"""Linear resizing in numpy, with the numbers of torch: images to the canvas, logits back to the image.
+"""Linear resizing in numpy, with the results of torch: images to the canvas, logits back to the image.
 
-Both axes are resized one after the other. Along an axis, every new pixel is the weighted sum of a few old ones, its
+The axes are resized one after the other. Along an axis, every new pixel is the weighted sum of a few old ones, its
 taps.
 """
 
@@ -14,22 +14,22 @@ import numpy as np
 __all__ = ["Taps", "antialiased_taps", "linear_taps", "resize_to_canvas", "resized_strips"]
 
 STRIP_VALUES = 1 << 22
-"""Values of a strip of resized logits, about: 16 MB."""
+"""Approximate number of values in a strip of resized logits: 16 MB."""
 
 
 @dataclass(frozen=True)
 class Taps:
-    """Along one axis: new pixel i is the sum over k of weight[i, k] * old[index[i, k]]; both (new, taps)."""
+    """Weights along one axis: new pixel i is the sum over k of weight[i, k] * old[index[i, k]]; both (new, taps)."""
 
     index: np.ndarray
     weight: np.ndarray
 
     def rows(self, image: np.ndarray) -> np.ndarray:
-        """(..., old, X) -> (..., new, X) float32."""
+        """Resize rows: (..., old, X) -> (..., new, X) float32."""
         return self._summed(image, self.weight[:, :, None], axis=-2)
 
     def columns(self, image: np.ndarray) -> np.ndarray:
-        """(..., Y, old) -> (..., Y, new) float32."""
+        """Resize columns: (..., Y, old) -> (..., Y, new) float32."""
         return self._summed(image, self.weight, axis=-1)
 
     def _summed(self, image: np.ndarray, weight: np.ndarray, axis: int) -> np.ndarray:
@@ -39,13 +39,13 @@ class Taps:
         return total
 
     def part(self, start: int, stop: int) -> Taps:
-        """Of the new pixels from start to stop."""
+        """Return the taps of the new pixels from start to stop."""
         return Taps(self.index[start:stop], self.weight[start:stop])
 
 
 def linear_taps(old: int, new: int) -> Taps:
-    """Each new pixel between its two neighbours, however much the axis shrinks: nnU-Net's resampling of logits."""
-    # in float32, as torch has it: where an axis is long, its last digits move the weights
+    """Return the taps of linear interpolation without antialiasing: nnU-Net's resampling of logits."""
+    # float32 as in torch: for long axes, rounding changes the weights
     scale = np.float32(old) / np.float32(new)
     position = np.maximum(scale * (np.arange(new, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5), 0)
     lower = np.minimum(position.astype(np.int64), old - 1)
@@ -55,15 +55,15 @@ def linear_taps(old: int, new: int) -> Taps:
 
 
 def antialiased_taps(old: int, new: int) -> Taps:
-    """A triangle over each new pixel, as wide as the pixel where the axis shrinks: how images come to the canvas."""
-    # in float32, as torch has it: in the last digits, other pixels come into reach
+    """Return the taps of linear interpolation with antialiasing: resizing of images to the canvas."""
+    # float32 as in torch: rounding changes which pixels are within reach
     scale = np.float32(old) / np.float32(new)
     reach = max(scale, np.float32(1))
-    centre = scale * (np.arange(new, dtype=np.float32) + np.float32(0.5))
-    first = np.maximum((centre - reach + np.float32(0.5)).astype(np.int64), 0)
-    last = np.minimum((centre + reach + np.float32(0.5)).astype(np.int64), old)
+    center = scale * (np.arange(new, dtype=np.float32) + np.float32(0.5))
+    first = np.maximum((center - reach + np.float32(0.5)).astype(np.int64), 0)
+    last = np.minimum((center + reach + np.float32(0.5)).astype(np.int64), old)
     index = first[:, None] + np.arange((last - first).max())
-    distance = np.abs(index.astype(np.float32) - centre[:, None] + np.float32(0.5))
+    distance = np.abs(index.astype(np.float32) - center[:, None] + np.float32(0.5))
     weight = np.maximum(1 - distance * (np.float32(1) / reach), 0)
     weight[index >= last[:, None]] = 0
     weight /= weight.sum(axis=1, keepdims=True)
@@ -71,7 +71,7 @@ def antialiased_taps(old: int, new: int) -> Taps:
 
 
 def resize_to_canvas(image: np.ndarray, canvas: Sequence[int]) -> np.ndarray:
-    """One slice, (C, Y, X) float32 -> (C, H, W) float32: as the model's training images were resized."""
+    """Resize one slice, (C, Y, X) float32 -> (C, H, W) float32, as training images are resized."""
     height, width = canvas
     if image.shape[1:] == (height, width):
         return image
@@ -80,10 +80,10 @@ def resize_to_canvas(image: np.ndarray, canvas: Sequence[int]) -> np.ndarray:
 
 
 def resized_strips(logits: np.ndarray, size: Sequence[int]) -> Iterator[tuple[slice, np.ndarray]]:
-    """Logits (K, H, W) resized to (K, Y, X), some rows at a time: many classes of a large image do not fit in memory.
+    """Resize logits (K, H, W) to (K, Y, X), some rows at a time: many classes of a large image need too much memory.
 
     Yields:
-        The rows, and their logits (K, rows, X) float32.
+        Rows, and their logits (K, rows, X) float32.
     """
     height, width = size
     strip = max(1, STRIP_VALUES // (len(logits) * max(width, logits.shape[2])))

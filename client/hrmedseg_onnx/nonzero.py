@@ -1,4 +1,4 @@
-"""The non-zero region of an image, as nnU-Net crops to it."""
+"""The non-zero region of an image, to which nnU-Net crops."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["bounding_box", "nonzero_mask"]
 
 
 def bounding_box(data: np.ndarray) -> tuple[slice, slice, slice]:
-    """The smallest box around all that is not zero in any channel of (C, Z, Y, X); the whole image if all is zero."""
+    """Return the bounding box of non-zero values in any channel of (C, Z, Y, X); the whole image if all are zero."""
     nonzero = (data != 0).any(axis=0)
     box = []
     for axis in range(3):
@@ -18,27 +18,27 @@ def bounding_box(data: np.ndarray) -> tuple[slice, slice, slice]:
 
 
 def nonzero_mask(data: np.ndarray) -> np.ndarray:
-    """(C, Z, Y, X) -> (Z, Y, X) bool: where any channel is not zero, and the zeros that are enclosed on all sides.
+    """Return the mask (Z, Y, X) of voxels that are non-zero in any channel of (C, Z, Y, X), or enclosed by such voxels.
 
-    A single slice encloses nothing: its zeros are open to the front and to the back.
+    A single slice encloses nothing, because its zeros are connected to the front and the back.
     """
     zero = (data == 0).all(axis=0)
-    return ~_open_to_the_border(zero)
+    return ~_connected_to_border(zero)
 
 
-def _open_to_the_border(free: np.ndarray) -> np.ndarray:
-    """The places of `free` (Z, Y, X) from which a path of free places leads out of the array, from face to face."""
+def _connected_to_border(free: np.ndarray) -> np.ndarray:
+    """Return the true voxels of `free` (Z, Y, X) that are connected to the border through faces of true voxels."""
     reached = np.zeros_like(free)
     for axis in range(3):
         along, outer = np.moveaxis(reached, axis, 0), np.moveaxis(free, axis, 0)
         along[0], along[-1] = along[0] | outer[0], along[-1] | outer[-1]
     count = -1
     while count != (count := int(reached.sum())):
-        # straight on along each axis, there and back, until a round finds nothing new: few rounds, for most shapes
+        # sweep along each axis in both directions until a round adds nothing; most shapes take few rounds
         for axis in range(3):
-            along, way = np.moveaxis(reached, axis, 0), np.moveaxis(free, axis, 0)
+            along, passable = np.moveaxis(reached, axis, 0), np.moveaxis(free, axis, 0)
             for i in range(1, len(along)):
-                along[i] |= along[i - 1] & way[i]
+                along[i] |= along[i - 1] & passable[i]
             for i in range(len(along) - 2, -1, -1):
-                along[i] |= along[i + 1] & way[i]
+                along[i] |= along[i + 1] & passable[i]
     return reached

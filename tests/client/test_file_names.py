@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from nnunet_hrmedseg.io.file_names import case_and_channel
+from hrmedseg_onnx.file_names import case_and_channel
 
 
 @pytest.mark.parametrize(

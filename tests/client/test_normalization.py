@@ -1,4 +1,4 @@
-"""Crop and normalisation beside nnU-Net's own, by value."""
+"""Crop and normalization beside nnU-Net's own, by value."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 
-from nnunet_hrmedseg.deployment.nonzero import bounding_box, nonzero_mask
-from nnunet_hrmedseg.deployment.normalization import normalize
-from nnunet_hrmedseg.deployment.sidecar import SCHEMES, Normalization
+from hrmedseg_onnx.nonzero import bounding_box, nonzero_mask
+from hrmedseg_onnx.normalization import normalize
+from hrmedseg_onnx.sidecar import SCHEMES, Normalization
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.preprocessing.preprocessor import HRMedSegPreprocessor
 from tests.deployment.tiny_models import CT

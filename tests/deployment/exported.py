@@ -1,4 +1,4 @@
-"""Two models, each exported once: export takes seconds even where the network is tiny."""
+"""Two exported models as fixtures; each is exported once, because an export takes seconds."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from nnunet_hrmedseg.deployment import onnx_export
-from tests.deployment.tiny_models import Tiny
+__all__ = ["Exported", "pictures", "volumes"]
 
 
 @dataclass
 class Exported:
-    """A trained model folder, what was exported of it, and the graph in between: without weights of its own yet."""
+    """A trained model folder, its export, and the intermediate ONNX graph."""
 
     model: Path
     folder: Path
@@ -24,6 +23,8 @@ class Exported:
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory) -> Exported:
     """HRMedSeg, two folds, RGB pictures, two labels and an ignore label, a canvas higher than wide."""
+    from tests.deployment.tiny_models import Tiny
+
     folder = tmp_path_factory.mktemp("pictures")
     model = Tiny(folds=2).write(folder / "nnUNetTrainerHRMedSeg__nnUNetPlans__2d")
     return _exported(model)
@@ -31,7 +32,9 @@ def pictures(tmp_path_factory) -> Exported:
 
 @pytest.fixture(scope="session")
 def volumes(tmp_path_factory) -> Exported:
-    """HERSeg, NIfTI volumes of one channel whose slices follow one another along x, regions, normalised in a mask."""
+    """HERSeg, NIfTI volumes of one channel whose slices follow one another along x, regions, normalized in a mask."""
+    from tests.deployment.tiny_models import Tiny
+
     folder = tmp_path_factory.mktemp("volumes")
     model = Tiny(
         network="HERSeg",
@@ -44,12 +47,14 @@ def volumes(tmp_path_factory) -> Exported:
         transpose=(2, 0, 1),
         reader="SimpleITKIO",
         ending=".nii.gz",
-        steps=100,  # regions take longer to part
+        steps=100,  # regions take longer to learn
     ).write(folder / "nnUNetTrainerHERSeg__nnUNetPlans__2d")
     return _exported(model)
 
 
 def _exported(model: Path) -> Exported:
+    from nnunet_hrmedseg.deployment import onnx_export
+
     graphs = []
 
     def remembered(*arguments):
@@ -59,6 +64,6 @@ def _exported(model: Path) -> Exported:
     make_graph = onnx_export._graph
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx_export, "_graph", remembered)
-        folder = onnx_export.export_onnx(model, model.parent / "onnx")
+        folder = onnx_export.export_onnx(model=model, output=model.parent / "onnx").folder
     (graph,) = graphs
     return Exported(model, folder, graph)

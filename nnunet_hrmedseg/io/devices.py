@@ -1,4 +1,4 @@
-"""Whether torch can compute on the GPU of this machine, and if not, what to do about it."""
+"""Choice of the device to compute on, and checks that torch can use the GPU of this machine."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import torch
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import SetupError
 
 __all__ = [
     "check_gpu",
+    "choose_device",
     "describe_out_of_memory",
     "gpu_limitations",
     "has_kernels_for",
@@ -22,22 +23,39 @@ SMALLEST_FOR_COMPILATION = 7, 0  # Triton's
 SMALLEST_FOR_BFLOAT16 = 8, 0
 
 
+def choose_device(wanted: str | None = None) -> str:
+    """Return the device to compute on: `wanted`, or the first available of cuda, mps and cpu.
+
+    Raises:
+        SetupError: torch does not find the wanted device.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted is None:
+        return next(name for name, there in available.items() if there)
+    if not available[wanted]:
+        raise SetupError(
+            f"PyTorch {torch.__version__} finds no {wanted} device here. Leave -device out to use an available one "
+            f"({', '.join(name for name, there in available.items() if there)}), or install a PyTorch built for it."
+        )
+    return wanted
+
+
 def check_gpu(device: torch.device) -> None:
     """Raise unless torch can compute on this device, if it is a GPU.
 
     Raises:
-        HRMedSegError: a torch without CUDA, no driver or one that is too old, no GPU, no GPU of this number, or one
+        SetupError: a torch without CUDA, no driver or one that is too old, no GPU, no GPU of this number, or one
             that torch has no kernels for; or no Apple GPU.
     """
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise HRMedSegError(
+        raise SetupError(
             f"torch {torch.__version__} finds no Apple GPU here (-device mps): it needs Apple silicon and a recent "
             f"macOS. {OTHERWISE}"
         )
     if device.type != "cuda":
         return
     if torch.version.cuda is None and torch.version.hip is None:
-        raise HRMedSegError(
+        raise SetupError(
             f"The installed torch {torch.__version__} was built without CUDA and cannot use a GPU. Install one that "
             f"was built with it, such as: {INSTALL.format(build='cu126')}. {OTHERWISE}"
         )
@@ -45,10 +63,10 @@ def check_gpu(device: torch.device) -> None:
         torch.cuda.init()
         capability = torch.cuda.get_device_capability(device)
     except (RuntimeError, AssertionError) as error:
-        raise HRMedSegError(_without_gpu(str(error), device)) from error
+        raise SetupError(_without_gpu(str(error), device)) from error
     kernels = torch.cuda.get_arch_list()
     if torch.version.hip is None and kernels and not has_kernels_for(capability, kernels):
-        raise HRMedSegError(
+        raise SetupError(
             f"{torch.cuda.get_device_name(device)} has compute capability {capability[0]}.{capability[1]}, and torch "
             f"{torch.__version__} has kernels only for {', '.join(kernels)}. Install a torch that supports it: builds "
             f"for CUDA 12.6 go back to 5.0 ({INSTALL.format(build='cu126')}). {OTHERWISE}"
@@ -95,7 +113,7 @@ def has_kernels_for(capability: tuple[int, int], architectures: Sequence[str]) -
 
 
 def gpu_limitations(capability: tuple[int, int]) -> list[str]:
-    """Return what a GPU of this compute capability cannot do, and what follows; empty for one that can do all."""
+    """Return the limitations of a GPU of this compute capability, with advice; empty if it has none."""
     number = ".".join(map(str, capability))
     limitations = []
     if capability < SMALLEST_FOR_COMPILATION:
@@ -105,7 +123,7 @@ def gpu_limitations(capability: tuple[int, int]) -> list[str]:
         )
     if capability < SMALLEST_FOR_BFLOAT16:
         limitations.append(
-            f"Compute capability {number} has no bfloat16. Nothing has to be changed: training and prediction use "
+            f"Compute capability {number} has no bfloat16. No change is needed: training and prediction use "
             f"float16 on every GPU."
         )
     return limitations
@@ -118,13 +136,13 @@ def describe_out_of_memory(
 
     Args:
         device: the GPU.
-        batch: what was trained on, such as "16 images of 1024 x 1024".
-        planner: name of the planner that writes plans in which the batch size can be edited.
-        recomputes: whether layers are already recomputed in the backward pass; None where there is no such choice.
-        first: whether it was the first step, so that the batch has never fitted.
+        batch: description of the batch, such as "16 images of 1024 x 1024".
+        planner: name of a planner whose plans have an editable batch size.
+        recomputes: whether layers are already recomputed in the backward pass; None if that is not supported.
+        first: whether it was the first step, so that the batch never fit.
     """
     free, total = torch.cuda.mem_get_info(device)
-    ours = torch.cuda.max_memory_allocated(device)
+    allocated = torch.cuda.max_memory_allocated(device)
     others = max(0, total - free - torch.cuda.memory_reserved(device))
     when = "The first training step" if first else "A training step"
     advice = ['a smaller "batch_size"']
@@ -132,7 +150,7 @@ def describe_out_of_memory(
         advice.insert(0, '"recompute": true among the arch_kwargs (a step then takes about a third longer)')
     text = (
         f"{when} with {batch} does not fit into the GPU's memory: the GPU has {total / 1e9:.1f} GB, training had taken "
-        f"{ours / 1e9:.1f} GB of it when it ran out, and {others / 1e9:.1f} GB are taken by the driver and by other "
+        f"{allocated / 1e9:.1f} GB of it when it ran out, and {others / 1e9:.1f} GB are taken by the driver and by other "
         f"programs. In the plans that nnUNetv2_plan_experiment -pl {planner} writes, set {', or '.join(advice)}"
     )
     if others > 0.2 * total:

@@ -3,7 +3,7 @@
     python benchmarks/real_data.py prepare DATA WORK                  raw data sets, plans, preprocessed data
     python benchmarks/real_data.py train   WORK DATASET FOLD [MODEL]  every model, one after the other, or one of them
     python benchmarks/real_data.py record  WORK DATASET FOLD          compares them; figures to results/real_data
-    python benchmarks/real_data.py report                             docs/results, from all folds that are recorded
+    python benchmarks/real_data.py report                             docs/benchmarks, from all folds that are recorded
 
 DATA holds `labelled`, with a folder of `images` and `masks` (class indices, same names) for each data set, and
 `volumes/msd_hippocampus`, as nnU-Net's raw folders. 60 cases of jsrt (chest radiographs, 1024 x 1024) and of dsb2018
@@ -35,7 +35,7 @@ import numpy as np
 
 HERE = Path(__file__).parent
 RECORDED = HERE / "results" / "real_data"
-RESULTS = HERE.parent / "docs" / "results"
+RESULTS = HERE.parent / "docs" / "benchmarks"
 PLANS, SMALL_PLANS = "nnUNetHRMedSegPlans", "nnUNetHRMedSegPlans_512"
 SMALL_CANVAS = [512, 512]
 STOCK, HRMEDSEG, HERSEG, SEGMAFORMER = (
@@ -235,7 +235,7 @@ def add_to_recorded(output: Path, recorded: Path) -> None:
 def report() -> None:
     from nnunet_hrmedseg.evaluation.comparison.content import as_content, as_table
 
-    overview = [overview_row("data set", "held-out cases", "model", "Dice", "of each class"), "|---" * 5 + "|"]
+    overview = [overview_row("dataset", "held-out cases", "model", "Dice", "of each class"), "|---" * 5 + "|"]
     for name, dataset in DATASETS.items():
         folds = sorted((RECORDED / name).glob("fold_*"))
         if not folds:
@@ -248,14 +248,14 @@ def report() -> None:
         parts = title, circumstances(dataset, contents), as_table(content), cost_table(contents, model_titles)
         (RESULTS / f"{name}.md").write_text("\n\n".join(part.strip() for part in parts) + "\n")
         print(f"{name}: {len(folds)} of {dataset.folds} folds")
-    page = RESULTS / "README.md"
+    page = RESULTS / "index.md"
     before, rest = page.read_text().split(OVERVIEW[0])
     after = rest.split(OVERVIEW[1])[1]
     page.write_text(before + OVERVIEW[0] + "\n".join(overview) + "\n" + OVERVIEW[1] + after)
 
 
 def overview_rows(name: str, dataset: DataSet, content: dict[str, Any]) -> list[str]:
-    """Of docs/results/README.md: a data set's models, the best first."""
+    """Of docs/benchmarks/index.md: a data set's models, the best first."""
     from nnunet_hrmedseg.evaluation.comparison.content import interval_text
 
     titles = {f"{trainer}__{plans}__": title for (trainer, plans), title in MODEL_TITLES.items()}

@@ -17,7 +17,7 @@ class MultiscalePooling(nn.Module):
 
     The paper names three parallel pooling operators of PoolFormer (Yu et al. 2022), whose operator is pool(x) - x
     beside the identity, and does not say how they are fused. Of the fusions tried this one trained best
-    (docs/networks.md); averages in which H counts less than the pools blur what is to be drawn.
+    (docs/benchmarks/ablations.md); averages in which H counts less than the pools blur what is to be drawn.
 
     Args:
         sizes: odd pool sizes; the paper's are 5, 9 and 13 (Table 9).

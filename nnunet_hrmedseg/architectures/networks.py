@@ -34,7 +34,7 @@ class HRMedSeg(nn.Module):
         decoder_depth, decoder_heads, decoder_mlp_dim: of the two-way transformer.
         multiscale_pooling, pool_sizes, class_mlp, upscaling: see ECMDecoder.
         recompute: in training, keep the input of each layer alone and evaluate the layer again in the backward pass:
-            an eighth of the memory for more time (docs/performance.md).
+            an eighth of the memory for more time (docs/explanation/memory.md).
         deep_supervision: nnU-Net passes it to every network; there is none here, so it must be False.
 
     Raises:

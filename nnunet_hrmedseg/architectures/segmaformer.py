@@ -3,7 +3,7 @@
 Four stages of falling resolution. The first three mix their many tokens by Mamba layers, in linear time; the last one
 has few tokens and mixes them by self-attention. Positions enter by a 3D rotary embedding, and the decoder is a linear
 layer for each stage and one for all (as SegFormer's). What the paper's text leaves open follows from its parameter
-count, which is met exactly: see docs/networks.md.
+count, which is met exactly: see docs/benchmarks/published-counts.md.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from nnunet_hrmedseg.plans.overrides import CANVAS_MULTIPLE
 
 __all__ = ["describe_canvas"]
 
-THINNEST = 8  # pixels of the canvas: half a patch of the encoder; what is thinner is at risk (docs/fixed_canvas.md)
+THINNEST = 8  # pixels of the canvas: half a patch of the encoder; what is thinner is at risk (docs/explanation/fixed-canvas.md)
 
 
 def describe_canvas(images: Sequence[int], canvas: Sequence[int]) -> str:
@@ -30,4 +30,4 @@ def describe_canvas(images: Sequence[int], canvas: Sequence[int]) -> str:
         words += f" What is thinner than {THINNEST / min(scales):.0f} pixels in them is at risk on so small a canvas."
     else:
         return words
-    return words + " How to change it: docs/fixed_canvas.md."
+    return words + " How to change it: docs/how-to/choose-a-canvas.md."

@@ -22,7 +22,7 @@ __all__ = ["check_canvas_of_data", "check_folds", "check_trained_with"]
 _ONLY_IN_TRAINING = {"recompute", "drop_path"}  # arguments of networks that the weights do not depend on
 
 _WAYS_OUT = (
-    "Put the old values back, or give the new ones a configuration of their own (docs/fixed_canvas.md), which is "
+    "Put the old values back, or give the new ones a configuration of their own (docs/how-to/choose-a-canvas.md), which is "
     "trained beside this one; -pretrained_weights starts it from these weights."
 )
 
@@ -103,7 +103,7 @@ def check_canvas_of_data(plans: PlansManager, configuration: ConfigurationManage
             raise HRMedSegError(
                 f"This model was trained on a canvas of {format_shape(trained_canvas)}, but patch_size in its plans.json is "
                 f'{format_shape(canvas)}. Put "patch_size": {trained_canvas} back: on another canvas the same weights predict '
-                f"worse. For another canvas, add a configuration and train it (docs/fixed_canvas.md)."
+                f"worse. For another canvas, add a configuration and train it (docs/how-to/choose-a-canvas.md)."
             )
 
 

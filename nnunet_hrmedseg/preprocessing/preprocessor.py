@@ -36,7 +36,7 @@ _PALETTE = (
     "The segmentation is an image with a palette. Its pixel values are the labels, but nnU-Net's reader gives the "
     "colors of the palette instead, and so does saving it as grey or RGB. Save it without the palette, which keeps the "
     'values: Image.fromarray(numpy.asarray(Image.open("label.png"))).save("label.png"), with "from PIL import Image" '
-    'and "import numpy". docs/data_formats.md has this for a whole folder.'
+    'and "import numpy". docs/reference/file-formats.md has this for a whole folder.'
 )
 
 

@@ -81,7 +81,7 @@ def check_pretrained_weights(file: str, network: nn.Module, channels: int) -> di
             f"-pretrained_weights {file} does not fit: it is of {_described(checkpoint)}, and this training is of "
             f"{type(network).__name__} with {_images(channels)}. The file has to be of the same network with the same "
             f"arch_kwargs and number of image channels, but {len(wrong)} of {len(own)} weights are missing or of "
-            f"another shape, such as {wrong[0]} ({theirs} in the file, {format_shape(own[wrong[0]])} here). docs/encoders.md "
+            f"another shape, such as {wrong[0]} ({theirs} in the file, {format_shape(own[wrong[0]])} here). docs/how-to/use-another-encoder.md "
             f"explains how to start from the encoder of another network."
         )
     return {"file": str(Path(file).absolute()), "sha256": file_sha256(Path(file)), "name": _described(checkpoint)}

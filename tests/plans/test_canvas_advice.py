@@ -19,7 +19,7 @@ from nnunet_hrmedseg.plans.canvas_advice import describe_canvas
 def test_a_canvas_of_another_order_is_said_with_what_to_do(images, canvas, words):
     said = describe_canvas(images, canvas)
     assert words in said
-    assert said.endswith("How to change it: docs/fixed_canvas.md.")
+    assert said.endswith("How to change it: docs/how-to/choose-a-canvas.md.")
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_large_memory_is_said_in_plain_digits():
     ],
 )
 def test_the_estimate_is_what_the_cuda_allocator_counts(mode, recompute, batch_size, classes, measured_gb):
-    """Peaks of a whole step for 1024 x 1024 x 3, of torch's own allocator (docs/performance.md)."""
+    """Peaks of a whole step for 1024 x 1024 x 3, of torch's own allocator (docs/benchmarks/gpu.md)."""
     network = {**NETWORK, "num_classes": classes, "recompute": recompute, "mode": mode}
     estimate = training_memory_gb(batch_size, (1024, 1024), **network)
     assert estimate == pytest.approx(measured_gb, rel=0.12)

@@ -1,6 +1,7 @@
 # make demo   install into .venv, train and predict on real images, write hrmedseg_demo/demo.png
 # make test   install into .venv, run all tests (make test-fast, make test-end-to-end: a part of them)
 # make lint   ruff, mypy, and import-linter for the layers of the package
+# make docs   build the documentation into build/site; fails on a dead link
 # make fake-gpu   a training with -device cuda on a stand-in for CUDA; needs g++ and a torch built for CUDA 13
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ SOURCES := $(shell find nnunet_hrmedseg -type f -not -name '*.pyc')
 # tiny tensors: a process a core is faster than threads
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-end-to-end fake-gpu lint wheel format clean
+.PHONY: demo test test-fast test-end-to-end fake-gpu lint docs wheel format clean
 
 demo: $(VENV)/installed
 	$(BIN)/hrmedseg demo -o hrmedseg_demo --overwrite
@@ -34,6 +35,10 @@ lint: $(VENV)/dependencies
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/dependencies
+	$(BIN)/python -m pip install --quiet ".[docs]"
+	$(BIN)/python -m mkdocs build --strict
 
 # builds, installs, tries and uninstalls the wheel, over what is in .venv
 wheel: $(VENV)/dependencies

@@ -37,7 +37,7 @@ RESAMPLES, CONFIDENCE = 10_000, 95
 
 
 def report(recorded: Path, docs: Path) -> None:
-    """Rewrite the figures of docs/results/full_training.md and its pictures from the recorded rows."""
+    """Rewrite the figures of docs/benchmarks/full_training.md and its pictures from the recorded rows."""
     rows = {file.stem: json.loads(file.read_text()) for file in sorted(recorded.glob("*.json"))}
     rows = {row.name: rows[row.name] for row in ROWS if row.name in rows}  # in the order of the table
     parts = []
@@ -53,7 +53,7 @@ def report(recorded: Path, docs: Path) -> None:
     trials = {key: row for key, row in rows.items() if row["row"]["fold"] == 1}
     if trials:
         parts += ["## Recipe trials", trial_table(trials)]
-    page = docs / "results" / PAGE
+    page = docs / "benchmarks" / PAGE
     before, rest = page.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END)[1]
     page.write_text(before + BEGIN + "\n" + "\n\n".join(parts) + "\n\n" + END + after, encoding="utf-8")

@@ -3,7 +3,7 @@
     python benchmarks/real_data.py prepare DATA WORK                  raw datasets, plans, preprocessed data
     python benchmarks/real_data.py train   WORK DATASET FOLD [MODEL]  every model, one after the other, or one of them
     python benchmarks/real_data.py record  WORK DATASET FOLD          compares them; figures to results/real_data
-    python benchmarks/real_data.py report                             docs/results, from all folds that are recorded
+    python benchmarks/real_data.py report                             docs/benchmarks, from all folds that are recorded
 
 DATA holds `labelled`, with a folder of `images` and `masks` (class indices, same names) for each dataset, and
 `volumes/msd_hippocampus`, as nnU-Net's raw folders. 60 cases of jsrt (chest radiographs, 1024 x 1024) and of dsb2018
@@ -35,7 +35,7 @@ import numpy as np
 
 HERE = Path(__file__).parent
 RECORDED = HERE / "results" / "real_data"
-RESULTS = HERE.parent / "docs" / "results"
+RESULTS = HERE.parent / "docs" / "benchmarks"
 PLANS, SMALL_PLANS = "nnUNetHRMedSegPlans", "nnUNetHRMedSegPlans_512"
 SMALL_CANVAS = [512, 512]
 STOCK, HRMEDSEG, HERSEG, SEGMAFORMER = (
@@ -248,14 +248,14 @@ def report() -> None:
         parts = title, circumstances(dataset, contents), as_table(content), cost_table(contents, model_titles)
         (RESULTS / f"{name}.md").write_text("\n\n".join(part.strip() for part in parts) + "\n")
         print(f"{name}: {len(folds)} of {dataset.folds} folds")
-    page = RESULTS / "README.md"
+    page = RESULTS / "index.md"
     before, rest = page.read_text().split(OVERVIEW[0])
     after = rest.split(OVERVIEW[1])[1]
     page.write_text(before + OVERVIEW[0] + "\n".join(overview) + "\n" + OVERVIEW[1] + after)
 
 
 def overview_rows(name: str, dataset: DataSet, content: dict[str, Any]) -> list[str]:
-    """Of docs/results/README.md: a dataset's models, the best first."""
+    """Of docs/benchmarks/index.md: a dataset's models, the best first."""
     from nnunet_hrmedseg.evaluation.comparison.content import interval_text
 
     titles = {f"{trainer}__{plans}__": title for (trainer, plans), title in MODEL_TITLES.items()}

@@ -2,7 +2,7 @@
 
     python benchmarks/whole_road.py DATA WORK [--stock_images 2]    writes benchmarks/results/whole_road.json
 
-DATA has the folders `images` and `masks` (class indices, same names); the figures of docs/performance.md are of 24
+DATA has the folders `images` and `masks` (class indices, same names); the figures of docs/benchmarks/speed.md are of 24
 dental radiographs of 2944 x 1435 pixels. WORK is a folder to work in. The models have random weights: speed does not
 depend on them. Stock nnU-Net needs minutes for an image on a CPU, so it predicts the first ones only.
 """

@@ -10,7 +10,7 @@ failed or a limit is exceeded; 2: there is no usable GPU.
 
 The package itself need not be installed, but nnU-Net has to find its trainers: python -m nnunet_hrmedseg.cli link. On a
 machine without internet access, `--missing` prints the requirements that are absent, for `pip download` on another
-machine; docs/gpu.md has the commands.
+machine; docs/how-to/check-a-gpu.md has the commands.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tests of what nnU-Net has only since some release: see docs/versions.md."""
+"""Tests of what nnU-Net has only since some release: see docs/reference/versions.md."""
 
 import inspect
 from importlib.metadata import version

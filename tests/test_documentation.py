@@ -1,4 +1,4 @@
-"""README and docs: links lead somewhere, commands have the options they are given, quoted messages exist, code runs."""
+"""README and docs: links have targets, commands have the options shown, quoted messages exist, code runs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,14 @@ from nnunet_hrmedseg.cli import command as cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+TROUBLESHOOTING = ROOT / "docs" / "how-to" / "troubleshooting.md"
+RETIRED = ROOT / "docs" / "retired-words.txt"
 OTHER_COMMANDS = ("mkdir", "make", "pip", "export", "git", "cd", "torchrun", "hf", "ruff", "mypy", "python", "pytest")
-SAID_BY_TORCH = ("CUDA out of memory",)  # compiled
+TORCH_MESSAGES = ("CUDA out of memory",)  # in compiled code, so no source to search
+
+
+def page_id(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -31,7 +37,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands() -> Iterator[tuple[str, str]]:
-    """(page, command), continued lines joined and variables in front of a command left out."""
+    """Yield (page, command), with continued lines joined and leading variables removed."""
     for page in PAGES:
         for block in blocks(page, "bash"):
             for line in block.replace("\\\n", " ").splitlines():
@@ -41,12 +47,12 @@ def commands() -> Iterator[tuple[str, str]]:
 
 
 def known(prefix: str) -> list[tuple[str, str]]:
-    """Commands of this kind whose options are all written out."""
+    """Return the commands with this prefix whose options are complete."""
     return [(page, command) for page, command in commands() if command.startswith(prefix) and "..." not in command]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page):
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_links_have_targets(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if target.startswith("http"):
             continue
@@ -58,7 +64,7 @@ def test_links_lead_somewhere(page):
             assert heading in {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}, target
 
 
-def test_every_command_is_one_that_is_checked_here():
+def test_every_command_belongs_to_a_checked_kind():
     for page, command in commands():
         first = command.split()[0]
         assert first in ("hrmedseg", *OTHER_COMMANDS) or first.startswith("nnUNetv2_"), (page, command)
@@ -66,7 +72,7 @@ def test_every_command_is_one_that_is_checked_here():
 
 
 @pytest.mark.parametrize(("page", "command"), known("hrmedseg "))
-def test_our_commands_have_these_options(page, command, monkeypatch):
+def test_options_of_hrmedseg_commands_exist(page, command, monkeypatch):
     for module in cli.COMMANDS.values():
         monkeypatch.setattr(module, "run", lambda args: 0)
     assert cli.main(shlex.split(command, comments=True)[1:]) == 0
@@ -77,7 +83,7 @@ class _Parsed(Exception):
 
 
 @pytest.mark.parametrize(("page", "command"), known("nnUNetv2_"))
-def test_nnunets_commands_have_these_options(page, command, monkeypatch):
+def test_options_of_nnunet_commands_exist(page, command, monkeypatch):
     name, *options = shlex.split(command, comments=True)
     parse = argparse.ArgumentParser.parse_args
 
@@ -92,25 +98,24 @@ def test_nnunets_commands_have_these_options(page, command, monkeypatch):
         entry.load()()
 
 
-def test_every_command_of_ours_is_shown():
-    shown = {command.split()[1] for _, command in known("hrmedseg ")}
-    assert shown == set(cli.COMMANDS)
+def test_every_hrmedseg_command_has_an_example():
+    examples = {command.split()[1] for _, command in known("hrmedseg ")}
+    assert examples == set(cli.COMMANDS)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_python_compiles_and_json_is_json(page):
     for block in blocks(page, "python"):
         compile(block, page.name, "exec")
     for block in blocks(page, "json"):
-        whole = block if block.lstrip().startswith("{") else f"{{{block}}}"
-        json.loads(whole)
+        json.loads(block if block.lstrip().startswith("{") else f"{{{block}}}")
 
 
-def test_a_trainer_of_ones_own_as_it_is_shown():
+def test_trainer_of_the_guide_trains_with_its_settings():
     from nnunet_hrmedseg.architectures import HRMedSeg
     from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHRMedSeg
 
-    (block,) = blocks(ROOT / "docs" / "extending.md", "python")
+    (block,) = blocks(ROOT / "docs" / "how-to" / "write-a-trainer.md", "python")
     names: dict = {}
     exec(block, names)
     trainer = names["nnUNetTrainerHRMedSegAdamW"]
@@ -122,9 +127,9 @@ def test_a_trainer_of_ones_own_as_it_is_shown():
     assert [id(p) for group in optimizer.param_groups for p in group["params"]] == [id(p) for p in network.parameters()]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_names_of_the_package_exist(page):
-    """`plans/overrides.py`, `benchmarks/real_data.py`: what a page names in backticks."""
+    """Files that a page names in backticks, such as `plans/overrides.py` or `benchmarks/real_data.py`, exist."""
     for name in re.findall(r"`([\w/]+\.(?:py|json))`", page.read_text(encoding="utf-8")):
         if "/" in name and not name.startswith(("nnUNet", "fold_")):
             assert any((root / name).exists() for root in (ROOT, ROOT / "nnunet_hrmedseg")), name
@@ -132,7 +137,7 @@ def test_names_of_the_package_exist(page):
 
 @cache
 def messages(package: str) -> str:
-    """All texts in a package's source, placeholders as {}."""
+    """Return all string constants in a package's source, with placeholders as {}."""
     spec = find_spec(package)
     assert spec is not None and spec.submodule_search_locations
     texts = []
@@ -147,13 +152,77 @@ def messages(package: str) -> str:
 
 
 def quoted_messages() -> list[str]:
-    rows = [line for line in (ROOT / "docs" / "troubleshooting.md").read_text().splitlines() if line.startswith("| ")]
+    rows = [line for line in TROUBLESHOOTING.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
     return [text for row in rows for text in re.findall(r"`([^`]+)`", row.split("|")[1])]
 
 
 @pytest.mark.parametrize("message", quoted_messages())
-def test_messages_that_troubleshooting_quotes_are_said(message):
-    # the name of a trainer stands in a placeholder's place
+def test_messages_quoted_in_troubleshooting_exist(message):
+    # nnU-Net's message has a placeholder in place of the trainer's name
     message = message.replace("nnUNetTrainerHRMedSeg", "{}")
     sources = ("nnunet_hrmedseg", "hrmedseg_onnx", "nnunetv2", "batchgenerators", "batchgeneratorsv2")
-    assert message in SAID_BY_TORCH or any(message in messages(package) for package in sources)
+    assert message in TORCH_MESSAGES or any(message in messages(package) for package in sources)
+
+
+def retired_words() -> list[str]:
+    lines = RETIRED.read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def find_retired(text: str) -> list[str]:
+    """Return the retired expressions in a text, as whole words in any case. Code in backticks is left out."""
+    prose = re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.DOTALL)
+    prose = " ".join(prose.split())
+    return [
+        word for word in retired_words() if re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", prose, re.IGNORECASE)
+    ]
+
+
+def test_retired_words_are_found():
+    assert find_retired("The data is made\nanew.") == ["anew"]
+    assert find_retired("`anew` is renewed") == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_pages_use_no_retired_words(page):
+    if page.name in ("CHANGELOG.md", "style.md"):  # history; the page that lists what to avoid
+        pytest.skip("quotes retired words")
+    assert find_retired(page.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_uses_no_retired_words(command):
+    module = cli.COMMANDS[command]
+    parser = argparse.ArgumentParser(prog=command, description=module.DESCRIPTION)
+    module.add_arguments(parser)
+    assert find_retired(f"{module.SUMMARY} {parser.format_help()}") == []
+
+
+def test_layer_table_matches_import_linter():
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    (layers,) = (contract["layers"] for contract in contracts if contract["type"] == "layers")
+    expected = [re.findall(r"nnunet_hrmedseg\.(\w+)", layer) for layer in layers]
+    rows = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## Layers")[2].splitlines()
+    table = [re.findall(r"`(\w+)`", row.split("|")[1]) for row in rows if row.startswith("| `")]
+    assert table == expected
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
+    listed = set(re.findall(r"[\w/-]+\.md", navigation))
+    assert listed == {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
+
+
+def test_command_line_page_describes_every_command(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import docs_reference
+
+    page = docs_reference.command_line()
+    headings = re.findall(r"^#+ `(.*)`$", page, re.MULTILINE)
+    assert {f"hrmedseg {name}" for name in cli.COMMANDS} <= set(headings)
+    assert "`-d, --dataset DATASET`" in page
+    for generated in (docs_reference.CLI_PAGE, docs_reference.API_PAGE):
+        assert docs_reference.MARKER in (ROOT / "docs" / generated).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The workflow, setup.cfg, the code and docs/versions.md name the same versions, and the workflow calls what exists."""
+"""The workflow, setup.cfg, the code and docs/reference/versions.md name the same versions, and the workflow calls what exists."""
 
 import configparser
 import re
@@ -15,7 +15,7 @@ from nnunet_hrmedseg.nnunet_versions import SUPPORTED
 ROOT = Path(__file__).parents[1]
 JOBS = yaml.safe_load((ROOT / ".github" / "workflows" / "checks.yml").read_text("utf-8"))["jobs"]
 COMMANDS = [step["run"] for job in JOBS.values() for step in job["steps"] if "run" in step]
-PAGE = (ROOT / "docs" / "versions.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "reference" / "versions.md").read_text("utf-8")
 
 CONFIG = configparser.ConfigParser()
 CONFIG.read(ROOT / "setup.cfg", encoding="utf-8")
@@ -31,7 +31,7 @@ def required(name: str) -> SpecifierSet:
 def test_what_the_workflow_calls_exists():
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     called = {target for command in COMMANDS for target in re.findall(r"\bmake ([\w-]+)", command)}
-    assert {"lint", "test-fast", "test-end-to-end", "fake-gpu"} <= called <= targets
+    assert {"lint", "docs", "test-fast", "test-end-to-end", "fake-gpu"} <= called <= targets
     scripts = {script for command in COMMANDS for script in re.findall(r"\bscripts/\S+", command)}
     assert scripts == {"scripts/check_wheel.py", "scripts/test_versions.py"}
     assert all((ROOT / script).is_file() for script in scripts)

@@ -191,9 +191,9 @@ def test_finished_result_is_not_replaced_by_an_unfinished_one(tmp_path, monkeypa
 
 def test_report_draws_finished_and_running_rows(tmp_path):
     docs, recorded = tmp_path / "docs", tmp_path / "recorded"
-    (docs / "results").mkdir(parents=True)
+    (docs / "benchmarks").mkdir(parents=True)
     recorded.mkdir()
-    page = docs / "results" / "full_training.md"
+    page = docs / "benchmarks" / "full_training.md"
     page.write_text(f"before\n{full_training_report.BEGIN}old{full_training_report.END}after\n")
     curve = [
         {"epoch": 1, "image_steps": 1000, "processor_seconds": 3600.0, "dice": {"1": 0.5}},

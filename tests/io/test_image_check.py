@@ -46,7 +46,9 @@ def test_files_that_are_not_images_are_left_to_the_reader(tmp_path, content, rec
 
 @pytest.mark.parametrize("mode", ["P", "L"])
 def test_the_script_of_the_page_keeps_labels(tmp_path, monkeypatch, mode):
-    (script,) = [block for block in blocks(ROOT / "docs" / "data_formats.md", "python") if "labelsTr" in block]
+    (script,) = [
+        block for block in blocks(ROOT / "docs" / "reference" / "file-formats.md", "python") if "labelsTr" in block
+    ]
     labels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     label = Image.fromarray(labels)
     if mode == "P":

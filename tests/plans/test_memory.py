@@ -85,7 +85,7 @@ def test_linear_memory_grows_with_pixels_classes_and_channels():
     ],
 )
 def test_the_estimate_is_what_the_cuda_allocator_counts(mode, recompute, batch_size, classes, measured_gb):
-    """Peaks of a whole step for 1024 x 1024 x 3, of torch's own allocator (docs/performance.md)."""
+    """Peaks of a whole step for 1024 x 1024 x 3, of torch's own allocator (docs/benchmarks/gpu.md)."""
     network = {**NETWORK, "num_classes": classes, "recompute": recompute, "mode": mode}
     estimate = MODEL.training_gb(batch_size, (1024, 1024), **network)
     assert estimate == pytest.approx(measured_gb, rel=0.12)

@@ -1,4 +1,4 @@
-"""The commands of docs/promptable.md, as they stand there, with networks of random weights and a small canvas."""
+"""The commands of docs/how-to/segment-with-prompts.md, as they stand there, with networks of random weights and a small canvas."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from nnunet_hrmedseg.cli import main
 from tests.encoders.tiny_datasets import write_labelled, write_shard
 from tests.prompting.tiny_sams import picture, write_sam_pth
 
-PAGE = (Path(__file__).parents[2] / "docs" / "promptable.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "segment-with-prompts.md").read_text()
 SMALL = "--canvas 64 64 --embed_dim 24 --depth 1 --decoder_dim 32 --epochs 1 --workers 0".split()
 
 

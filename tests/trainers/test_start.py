@@ -244,7 +244,11 @@ def test_files_that_are_not_checkpoints(dataset, tmp_path, content):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_encoder_of_a_trained_network_as_the_page_takes_it(dataset, monkeypatch, channels):
     """From HRMedSeg on images of any channels to HERSeg on RGB: a grey image saved as RGB gets the same features."""
-    (script,) = [block for block in blocks(ROOT / "docs" / "encoders.md", "python") if "write_encoder" in block]
+    (script,) = [
+        block
+        for block in blocks(ROOT / "docs" / "how-to" / "use-another-encoder.md", "python")
+        if "write_encoder" in block
+    ]
     description = dataset(LABELS)
     plans = _plans(name="Other")
     if channels == 1:

@@ -14,9 +14,9 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from nnunet_hrmedseg.cli.export import add_arguments as add_export_arguments
 from onnx import numpy_helper
 
+from nnunet_hrmedseg.cli.export import add_arguments as add_export_arguments
 from nnunet_hrmedseg.deployment import onnx_export
 from nnunet_hrmedseg.deployment.export import export
 from nnunet_hrmedseg.deployment.onnx_export import export_onnx

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from nnunet_hrmedseg.cli.predict_onnx import add_arguments as add_predict_onnx_arguments
 from skimage import io
 
 import nnunet_hrmedseg
+from nnunet_hrmedseg.cli.predict_onnx import add_arguments as add_predict_onnx_arguments
 from nnunet_hrmedseg.deployment import onnx_predict
 from nnunet_hrmedseg.deployment.cases import find_cases, skipped_inputs
 from nnunet_hrmedseg.deployment.image_files import files_read

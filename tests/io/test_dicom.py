@@ -11,38 +11,16 @@ import pytest
 pydicom = pytest.importorskip("pydicom")
 highdicom = pytest.importorskip("highdicom")
 
-from pydicom.dataset import FileMetaDataset  # noqa: E402
-from pydicom.uid import ExplicitVRLittleEndian, RLELossless, generate_uid  # noqa: E402
+from pydicom.uid import RLELossless  # noqa: E402
 
 from nnunet_hrmedseg.errors import DataError  # noqa: E402
 from nnunet_hrmedseg.io.dicom import is_dicom, read_dicom  # noqa: E402
 from nnunet_hrmedseg.io.dicom_reader import HRMedSegDicomIO  # noqa: E402
 from nnunet_hrmedseg.io.dicom_seg import read_label_map, write_label_map  # noqa: E402
+from tests.io.dicom_files import radiograph  # noqa: E402
 
 SAMPLES = Path(pydicom.data.__path__[0]) / "test_files"
-DIGITAL_XRAY = "1.2.840.10008.5.1.4.1.1.1.1"
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
-
-
-def radiograph(file: Path, pixels: np.ndarray, **attributes) -> Path:
-    """Save grey pixels as a DX image."""
-    image = pydicom.Dataset()
-    image.SOPClassUID, image.SOPInstanceUID = DIGITAL_XRAY, generate_uid()
-    image.StudyInstanceUID, image.SeriesInstanceUID = generate_uid(), generate_uid()
-    image.PatientID, image.PatientName, image.Modality = "P1", "Doe^Jane", "DX"
-    image.SamplesPerPixel, image.PhotometricInterpretation, image.PixelRepresentation = 1, "MONOCHROME2", 0
-    bits = 8 * pixels.dtype.itemsize
-    image.BitsAllocated, image.BitsStored, image.HighBit = bits, bits, bits - 1
-    image.Rows, image.Columns = pixels.shape
-    image.ImagerPixelSpacing = [0.2, 0.1]
-    for name, value in attributes.items():
-        setattr(image, name, value)
-    image.PixelData = pixels.tobytes() + b"\0" * (pixels.nbytes % 2)
-    image.file_meta = FileMetaDataset()
-    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    image.file_meta.MediaStorageSOPClassUID, image.file_meta.MediaStorageSOPInstanceUID = DIGITAL_XRAY, generate_uid()
-    image.save_as(file, enforce_file_format=True)
-    return file
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ import json
 from pathlib import Path
 
 import pytest
-from nnunet_hrmedseg.cli.compare import add_arguments as add_compare_arguments
 
+from nnunet_hrmedseg.cli.compare import add_arguments as add_compare_arguments
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.evaluation.comparison.given import ComparisonInputs, _images_by_case, load_inputs
 from tests.evaluation.comparison.folders import DESCRIPTION

@@ -1,0 +1,74 @@
+"""From DICOM radiographs and masks to a trained model, and from new radiographs to DICOM SEG."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.end_to_end.conftest import ONE_EPOCH, PLANS
+from tests.end_to_end.datasets import dice
+
+pydicom = pytest.importorskip("pydicom")
+pytest.importorskip("highdicom")
+
+from nnunet_hrmedseg.io.dicom_seg import read_label_map  # noqa: E402
+from tests.io.dicom_files import radiograph  # noqa: E402
+
+pytestmark = pytest.mark.end_to_end
+
+NUMBER = 71
+CANVAS = [64, 64]
+
+
+def disc(rng: np.random.Generator, side: int = 90) -> tuple[np.ndarray, np.ndarray]:
+    """Return a 12-bit radiograph of a bright disc and its mask."""
+    rows, columns = np.mgrid[:side, :side]
+    center, radius = rng.integers(30, 60, 2), rng.integers(12, 25)
+    mask = (rows - center[0]) ** 2 + (columns - center[1]) ** 2 < radius**2
+    pixels = np.where(mask, 2800, 800) + rng.normal(0, 150, (side, side))
+    return pixels.clip(0, 4095).astype(np.uint16), mask
+
+
+@pytest.fixture(scope="module")
+def predicted(nnunet, tmp_path_factory) -> tuple[Path, dict[str, np.ndarray]]:
+    """The folder of predictions, and the masks of the new cases."""
+    folder, rng = tmp_path_factory.mktemp("dicom"), np.random.default_rng(0)
+    for part in ("images", "masks", "new"):
+        (folder / part).mkdir()
+    for index in range(6):
+        pixels, mask = disc(rng)
+        radiograph(folder / "images" / f"chest_{index}.dcm", pixels, BitsStored=12, HighBit=11)
+        Image.fromarray(255 * mask.astype(np.uint8)).save(folder / "masks" / f"chest_{index}.png")
+    truth = {}
+    for name, photometric in (("plain", "MONOCHROME2"), ("inverted", "MONOCHROME1")):
+        pixels, truth[name] = disc(rng)
+        stored = pixels if photometric == "MONOCHROME2" else (4095 - pixels).astype(np.uint16)
+        file = folder / "new" / f"{name}_0000.dcm"
+        radiograph(file, stored, BitsStored=12, HighBit=11, PhotometricInterpretation=photometric)
+    nnunet.run("hrmedseg", "dataset", folder / "images", folder / "masks", "-d", NUMBER, "-n", "Discs")
+    nnunet.run("nnUNetv2_plan_and_preprocess", "-d", NUMBER, "-pl", "nnUNetPlannerHRMedSeg", "-npfp", 1, "--no_pp")
+    nnunet.edit_plans(NUMBER, PLANS, patch_size=CANVAS)
+    nnunet.run("nnUNetv2_train", NUMBER, "2d", "all", "-p", PLANS, "-tr", ONE_EPOCH, "-device", "cpu")
+    model = ("-d", NUMBER, "-c", "2d", "-f", "all", "-tr", ONE_EPOCH, "-p", PLANS, "-device", "cpu")
+    nnunet.run("nnUNetv2_predict", "-i", folder / "new", "-o", folder / "out", *model, "-npp", 1, "-nps", 1)
+    return folder / "out", truth
+
+
+def test_the_dataset_keeps_the_files(nnunet):
+    folder = nnunet.raw / nnunet.dataset(NUMBER)
+    description = json.loads((folder / "dataset.json").read_text())
+    assert description["file_ending"] == ".dcm" and description["overwrite_image_reader_writer"] == "HRMedSegDicomIO"
+    assert pydicom.dcmread(folder / "imagesTr" / "chest_0_0000.dcm").PatientID == "P1"
+    assert pydicom.dcmread(folder / "labelsTr" / "chest_0.dcm").Modality == "SEG"
+
+
+@pytest.mark.parametrize("case", ["plain", "inverted"])
+def test_predictions_are_segmentations_of_the_radiographs(predicted, case):
+    folder, truth = predicted
+    made = pydicom.dcmread(folder / f"{case}.dcm")
+    assert made.Modality == "SEG" and made.PatientID == "P1"
+    assert dice(read_label_map(folder / f"{case}.dcm")[0] > 0, truth[case]) > 0.7

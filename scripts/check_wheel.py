@@ -24,7 +24,7 @@ from pathlib import Path
 from environments import REPOSITORY, Environment, build, build_client, declared, run
 
 PACKAGE, CLIENT = "nnunet_hrmedseg", "hrmedseg_onnx"
-LOOKUP_PLACES = ("training/nnUNetTrainer", "experiment_planning", "preprocessing")
+LOOKUP_PLACES = ("training/nnUNetTrainer", "experiment_planning", "preprocessing", "imageio")
 FOR_BUILDING = {"LICENSE", "README.md", "setup.cfg", "pyproject.toml"}
 STOCK_NAME = "nnUNetTrainer_5epochs"
 STOCK_LOOK_UP = f"""

@@ -123,7 +123,7 @@ def _format_command(action: str, *words: str) -> str:
 
 
 def check_lookup_modules() -> Iterator[CheckResult]:
-    """Check the module through which nnU-Net finds our names, in each of nnU-Net's three packages."""
+    """Check the module through which nnU-Net finds our names, in each of nnU-Net's packages."""
     for module in lookup_modules():
         if not module.present:
             message = f"{module.package} has no lookup module ({module.folder}): nnU-Net cannot find our {module.kind}s"
@@ -205,10 +205,17 @@ def _find_preprocessor(name: str) -> type:
     return ConfigurationManager({"preprocessor_name": name, "architecture": {}}).preprocessor_class
 
 
+def _find_reader(name: str) -> type:
+    from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
+
+    return recursive_find_reader_writer_by_name(name)
+
+
 _LOOK_UP: dict[str, Callable[[str], type]] = {
     "trainer": find_trainer,
     "planner": _find_planner,
     "preprocessor": _find_preprocessor,
+    "reader": _find_reader,
 }
 
 

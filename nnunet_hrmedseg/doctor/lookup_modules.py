@@ -21,7 +21,7 @@ class LookupModule:
     """The copy of the lookup module in one of nnU-Net's packages.
 
     Attributes:
-        kind: of the names looked up there: "trainer", "planner" or "preprocessor".
+        kind: of the names looked up there: "trainer", "planner", "preprocessor" or "reader".
         package: dotted name of nnU-Net's package.
         folder: the copy's folder, which may not exist.
     """
@@ -54,7 +54,7 @@ class LookupModule:
 
 
 def lookup_modules() -> list[LookupModule]:
-    """Return the three lookup modules, whether they exist or not.
+    """Return the lookup modules, whether they exist or not.
 
     Raises:
         SetupError: nnU-Net is not installed.

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnunet_hrmedseg.errors import DataError, HRMedSegError, SetupError, format_shape, summarize_error
+from nnunet_hrmedseg.errors import DataError, HRMedSegError, format_shape, summarize_error
+from nnunet_hrmedseg.io.extras import import_extra
 from nnunet_hrmedseg.io.image_formats import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -51,12 +52,8 @@ def import_pydicom() -> Any:
     Raises:
         SetupError: it is not installed.
     """
-    try:
-        import pydicom
-        import pydicom.pixels
-    except ImportError as error:
-        raise SetupError("Reading DICOM needs pydicom: pip install nnunet_hrmedseg[dicom]") from error
-    return pydicom
+    import_extra("pydicom.pixels", "dicom", "reading DICOM")
+    return import_extra("pydicom", "dicom", "reading DICOM")
 
 
 def is_dicom(file: Path) -> bool:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnunet_hrmedseg import __version__
-from nnunet_hrmedseg.errors import DataError, SetupError, format_shape, summarize_error
+from nnunet_hrmedseg.errors import DataError, format_shape, summarize_error
 from nnunet_hrmedseg.io.dicom import declared_shape, import_pydicom, read_dicom, read_header
+from nnunet_hrmedseg.io.extras import import_extra
 from nnunet_hrmedseg.io.files import atomic_path
 
 if TYPE_CHECKING:
@@ -202,9 +203,5 @@ def _secondary_capture(labels: np.ndarray, header: Dataset) -> Dataset:
 
 
 def _import_highdicom() -> Any:
-    try:
-        import highdicom
-        import highdicom.seg
-    except ImportError as error:
-        raise SetupError("DICOM SEG needs highdicom: pip install nnunet_hrmedseg[dicom]") from error
-    return highdicom
+    import_extra("highdicom.seg", "dicom", "writing DICOM SEG")
+    return import_extra("highdicom", "dicom", "writing DICOM SEG")

@@ -23,6 +23,7 @@ LOOKUP_PACKAGES = {
     "trainer": "nnunetv2.training.nnUNetTrainer",
     "planner": "nnunetv2.experiment_planning",
     "preprocessor": "nnunetv2.preprocessing",
+    "reader": "nnunetv2.imageio",
 }
 """The nnU-Net package in which each kind of name is looked up."""
 
@@ -49,5 +50,6 @@ REGISTERED = {
         "nnUNetPlannerSegMaFormer": "nnunet_hrmedseg.plans.planner",
     },
     "preprocessor": {"HRMedSegPreprocessor": "nnunet_hrmedseg.preprocessing.preprocessor"},
+    "reader": {"HRMedSegDicomIO": "nnunet_hrmedseg.io.dicom_reader"},
 }
 """Kind -> name -> module that defines it."""

@@ -26,6 +26,7 @@ _MODULES = {
     "compare": "evaluation.comparison.compare",
     "hrmedseg_plans": "plans.overrides",
     "make_dataset": "datasets.make",
+    "separate_objects": "datasets.objects",
 }
 """Public name -> the module it comes from."""
 

@@ -45,6 +45,7 @@ _MODULES = {
     "make_dataset": "datasets.make",
     "pretrain": "encoders.pretrain",
     "segment": "prompting.segment",
+    "separate_objects": "datasets.objects",
     "share_model": "deployment.sharing",
     "upload_model": "deployment.upload",
     "zeroshot": "prompting.zeroshot",

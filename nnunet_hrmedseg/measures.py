@@ -1,4 +1,4 @@
-"""Dice, IoU, Dice per slice, Hausdorff distances and normalized surface Dice, per case and class.
+"""Measures per case and class: Dice, IoU, distances of surfaces, Dice per slice, and matched objects.
 
 Dice and IoU use nnU-Net's counts and formulas, so they equal its summary.json to the last digit. Surface measures are
 computed by MONAI. Rules for empty masks:
@@ -9,7 +9,8 @@ computed by MONAI. Rules for empty masks:
 | one of them empty | 0 | 0 | the image's diagonal, the largest possible distance |
 
 Dice per slice is only for volumes: the mean over the slices along the first axis of the reader, with the same rules
-for each slice.
+for each slice. F1 and panoptic quality are only for datasets with border labels (hrmedseg dataset --instances): objects
+are separated in truth and prediction, and count for the class of their cores.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn, region
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from nnunet_hrmedseg.errors import DataError, PlanError, format_names
+from nnunet_hrmedseg.io.instances import BORDER, CORE, INSTANCES, match_instances, separate_instances
 from nnunet_hrmedseg.io.json_values import label_value
 from nnunet_hrmedseg.io.raw_cases import find_reader
 from nnunet_hrmedseg.io.stored_images import check_format
@@ -54,6 +56,7 @@ class Measure:
     has_unit: bool = False  # pixels or mm
     on_surfaces: bool = False  # needs MONAI
     of_volumes: bool = False  # only for volumes
+    of_instances: bool = False  # only for objects in images
 
 
 MEASURES = {
@@ -63,6 +66,8 @@ MEASURES = {
     "NSD": Measure("Normalized surface Dice", on_surfaces=True),
     "HD95": Measure("95 % Hausdorff distance", higher_is_better=False, has_unit=True, on_surfaces=True),
     "HD": Measure("Hausdorff distance (maximum)", higher_is_better=False, has_unit=True, on_surfaces=True),
+    "F1": Measure("F1 of objects (IoU > 0.5)", of_instances=True),
+    "PQ": Measure("Panoptic quality", of_instances=True),
 }
 
 
@@ -78,6 +83,7 @@ class Task:
         surfaces: whether to compute the measures that need MONAI.
         unit: of distances: px or mm.
         volumes: whether to compute the measures of volumes.
+        instances: whether to compute the measures of objects.
     """
 
     reader: BaseReaderWriter
@@ -87,6 +93,7 @@ class Task:
     surfaces: bool
     unit: str
     volumes: bool = False
+    instances: bool = False
 
     @classmethod
     def from_dataset(cls, dataset_json: dict[str, Any], example: Path, tolerance: float, surfaces: bool) -> Task:
@@ -110,7 +117,8 @@ class Task:
             volumes = reader.read_seg(str(example))[0].shape[1] > 1
         except Exception:  # readers raise anything; `measure` names the file
             volumes = False
-        return cls(reader, classes, ignore, tolerance, surfaces, unit, volumes)
+        instances = not volumes and dataset_json.get(INSTANCES) == {"core": CORE, "border": BORDER}
+        return cls(reader, classes, ignore, tolerance, surfaces, unit, volumes, instances)
 
     @property
     def measures(self) -> list[str]:
@@ -118,7 +126,9 @@ class Task:
         return [
             name
             for name, measure in MEASURES.items()
-            if self.surfaces >= measure.on_surfaces and self.volumes >= measure.of_volumes
+            if self.surfaces >= measure.on_surfaces
+            and self.volumes >= measure.of_volumes
+            and self.instances >= measure.of_instances
         ]
 
     def measure(self, truth: Path, prediction: Path) -> dict[str, dict[str, float]]:
@@ -144,6 +154,10 @@ class Task:
         for name, label in self.classes.items():
             masks = [region_or_label_to_mask(image[0], label) for image in (reference, predicted)]
             measured[name] = self.measure_masks(masks[0], masks[1], seen, properties["spacing"])
+        if self.instances:
+            objects = match_instances(separate_instances(reference[0, 0]), separate_instances(predicted[0, 0]))
+            for name, label in self.classes.items():
+                measured[name] |= objects if label == CORE else dict.fromkeys(objects, math.nan)
         return measured
 
     def measure_masks(

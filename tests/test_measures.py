@@ -12,6 +12,7 @@ from PIL import Image
 from scipy.spatial.distance import directed_hausdorff
 
 from nnunet_hrmedseg.errors import DataError, HRMedSegError
+from nnunet_hrmedseg.io.instances import border_labels
 from nnunet_hrmedseg.measures import Task, slice_dice, surface_library, surface_measures
 
 LABELS = {"channel_names": {"0": "grey"}, "file_ending": ".png", "numTraining": 1}
@@ -227,3 +228,23 @@ def test_labels_are_numbers_in_whatever_form_nnunet_takes_them(tmp_path):
     labels = {"background": "0", "a": "1", "both": ["1", 2]}
     task = Task.from_dataset({**LABELS, "labels": labels}, tmp_path / "a.png", 2.0, surfaces=False)
     assert task.classes == {"a": 1, "both": (1, 2)}
+
+
+def test_objects_are_matched_in_datasets_with_border_labels(tmp_path):
+    instances = np.zeros((24, 32), np.int32)
+    instances[4:14, 4:12], instances[4:14, 12:20] = 1, 2
+    merged = np.where(instances > 0, 1, 0)
+    for name, objects in (("truth", instances), ("good", np.roll(instances, 1, axis=1)), ("merged", merged)):
+        Image.fromarray(border_labels(objects)).save(tmp_path / f"{name}.png")
+    labels = {"background": 0, "nucleus": 1, "border": 2}
+    description = {**LABELS, "labels": labels, "instances": {"core": 1, "border": 2}}
+    task = Task.from_dataset(description, tmp_path / "truth.png", 2.0, surfaces=False)
+    assert task.measures == ["Dice", "IoU", "F1", "PQ"]
+    good, bad = (task.measure(tmp_path / "truth.png", tmp_path / f"{name}.png") for name in ("good", "merged"))
+    assert good["nucleus"]["F1"] == 1 and good["nucleus"]["PQ"] == pytest.approx(70 / 90)
+    assert bad["nucleus"]["F1"] == bad["nucleus"]["PQ"] == 0
+    assert np.isnan(good["border"]["F1"])
+    assert Task.from_dataset({**LABELS, "labels": labels}, tmp_path / "truth.png", 2.0, surfaces=False).measures == [
+        "Dice",
+        "IoU",
+    ]

@@ -26,6 +26,7 @@ COMMANDS: dict[str, ModuleType] = {
         "link",
         "demo",
         "dataset",
+        "objects",
         "distill",
         "pretrain",
         "encoder",

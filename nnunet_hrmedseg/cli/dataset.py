@@ -57,8 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning.add_argument(
         "--instances",
         action="store_true",
-        help="each mask file, value, color or polygon is an object, such as a nucleus: write labels with borders, which "
-        "separate touching objects [default: masks of classes]",
+        help="each mask file, value, color or polygon is an object, such as a nucleus: write labels with borders, "
+        "which separate touching objects [default: masks of classes]",
     )
     parser.add_argument(
         "--groups",

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 import tifffile
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from nnunet_hrmedseg.errors import DataError, SetupError, format_shape
+from nnunet_hrmedseg.errors import DataError, HRMedSegError, SetupError, format_shape
 from nnunet_hrmedseg.io.image_formats import FORMATS, ORIENTATION, allow_large_images
 
 __all__ = ["IMAGE_SUFFIXES", "is_image_file", "orientation", "read_image", "stem", "turn"]
@@ -53,7 +53,7 @@ def read_image(file: Path) -> np.ndarray:
             pixels = _read_natural(file)
         else:
             pixels = _read_itk(file)
-    except DataError:
+    except HRMedSegError:
         raise
     except UnidentifiedImageError:
         raise DataError(f"{file} is not an image that can be read, despite its name.") from None

@@ -163,8 +163,8 @@ class Polygons(MaskSource):
         if annotated != shape and not turned:
             raise DataError(
                 f"{case.image} has {format_shape(shape)} pixels, but {self.place} annotates it at "
-                f"{format_shape(annotated)} (height x width), so the outlines would not fit. Use the image that was "
-                f"annotated, or correct width and height in the annotation if only these are wrong."
+                f"{format_shape(annotated)} (height x width), so the outlines would lie in the wrong places. Use "
+                f"the image that was annotated, or correct width and height in the annotation if only these are wrong."
             )
         result = np.zeros(annotated, np.int32 if self.instances else np.uint8)
         for number, shape_ in enumerate(annotation.shapes, start=1):

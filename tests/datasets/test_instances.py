@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nnunet_hrmedseg.cli import main
 from nnunet_hrmedseg.datasets.make import make_dataset
-from nnunet_hrmedseg.errors import PlanError
+from nnunet_hrmedseg.datasets.objects import separate_objects
+from nnunet_hrmedseg.errors import DataError, PlanError
 from nnunet_hrmedseg.io.instances import separate_instances
 
 SHAPE = 24, 32
@@ -80,3 +82,20 @@ def test_options_of_classes_are_refused(folders, options):
     Image.fromarray(touching()).save(folders / "masks" / "a.png")
     with pytest.raises(PlanError, match="--instances"):
         make(folders, **options)
+
+
+def test_command_writes_numbered_objects(folders, capsys):
+    Image.fromarray(touching()).save(folders / "masks" / "a.png")
+    labels = make(folders).folder / "labelsTr"
+    assert main(["objects", "-i", str(labels), "-o", str(folders / "objects")]) == 0
+    assert "2 objects of 1 images" in capsys.readouterr().out
+    objects = np.asarray(Image.open(folders / "objects" / "a.tif"))
+    assert objects.dtype == np.uint16 and (objects > 0).tolist() == (touching() > 0).tolist() and objects.max() == 2
+
+
+def test_other_label_maps_are_named_and_the_rest_is_written(folders):
+    Image.fromarray(np.full(SHAPE, 5, np.uint8)).save(folders / "masks" / "other.png")
+    Image.fromarray(np.zeros(SHAPE, np.uint8)).save(folders / "masks" / "empty.png")
+    with pytest.raises(DataError, match=r"1 of 2 label maps were left out:\n.*other.png"):
+        separate_objects(folders / "masks", folders / "objects")
+    assert not np.asarray(Image.open(folders / "objects" / "empty.tif")).any()

@@ -1,6 +1,7 @@
 """`hrmedseg dataset` from folders as people have them to what nnU-Net's own reader and integrity check see."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 from nnunet_hrmedseg.cli import command as cli
 from nnunet_hrmedseg.datasets.make import make_dataset
+from nnunet_hrmedseg.datasets.pixels import read_image
 from nnunet_hrmedseg.errors import DataError, PlanError, SetupError
 
 SHAPE = 24, 32
@@ -273,3 +275,12 @@ def test_few_cases_and_names_that_some_systems_do_not_tell_apart_are_reported(fo
     assert any("cases are fewer than nnU-Net's 5 folds" in warning for warning in summary.warnings)
     if len(summary.cases) == 3:  # a system that tells them apart
         assert any(warning.startswith("A, a differ only in upper and lower case") for warning in summary.warnings)
+
+
+def test_a_missing_decoder_is_named(folders, monkeypatch):
+    deep = np.zeros((*SHAPE, 3), np.uint16)
+    imagecodecs = pytest.importorskip("imagecodecs")
+    (folders / "images" / "a.png").write_bytes(imagecodecs.png_encode(deep))
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    with pytest.raises(SetupError, match="pip install imagecodecs"):
+        read_image(folders / "images" / "a.png")

@@ -23,7 +23,7 @@ def test_the_bundled_encoder_is_named(monkeypatch):
     assert weights.read_encoder(weights.BUNDLED).sha256[:12] in result.message
 
 
-def test_a_damaged_bundled_encoder_is_a_fault(monkeypatch, encoder):
+def test_a_damaged_bundled_encoder_is_a_problem(monkeypatch, encoder):
     monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
     encoder.path.write_bytes(b"half")
     monkeypatch.setattr(weights, "BUNDLED", encoder.path)

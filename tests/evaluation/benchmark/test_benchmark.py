@@ -1,4 +1,4 @@
-"""`hrmedseg benchmark` on tiny images: every figure is there, counts are right, mistakes are said."""
+"""`hrmedseg benchmark` on tiny images: figures, counts, and errors."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def noting_precision(forward, seen):
     return noting
 
 
-def test_mixed_precision_on_cuda_is_said():
+def test_mixed_precision_on_cuda_is_described():
     assert describe_precision("nnunet", torch.device("cuda")) == "mixed precision (fp16), not compiled"
 
 
@@ -145,7 +145,9 @@ def test_what_was_left_out_says_why(content):
     assert "HRMedSeg, training at batch 2: left out, would take about 100 s" in text
 
 
-CASES = [(name, (64, 64)) for name in DEFAULT_CONTENDERS] + [(name, (16, 16, 16)) for name in DEFAULT_CONTENDERS_3D]
+ALL = [(name, (64, 64)) for name in DEFAULT_CONTENDERS] + [(name, (16, 16, 16)) for name in DEFAULT_CONTENDERS_3D]
+FAST = ("hrmedseg", "nnunet", "segmaformer")
+CASES = [pytest.param(*case, marks=[] if case[0] in FAST else pytest.mark.slow) for case in ALL]
 
 
 @pytest.mark.parametrize("name, size", CASES)
@@ -233,13 +235,13 @@ def test_stock_networks_are_what_nnunets_planners_write():
         (["--dimensions", "3", "--sizes", "24"], "powers of two from 16"),
     ],
 )
-def test_mistakes_are_said(capsys, arguments, message):
+def test_wrong_arguments_are_reported(capsys, arguments, message):
     assert main(["benchmark", *arguments]) == 1
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_no_gpu_is_said(capsys):
+def test_a_missing_gpu_is_reported(capsys):
     assert main(["benchmark", "-device", "cuda"]) == 1
     assert "finds no cuda device" in capsys.readouterr().err
 

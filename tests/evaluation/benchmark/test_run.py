@@ -1,4 +1,4 @@
-"""How `hrmedseg benchmark` goes about it: where the figures go, what is left out, what a network leaves to the next."""
+"""The course of `hrmedseg benchmark`: output, measurements that are left out, and memory between networks."""
 
 from __future__ import annotations
 

@@ -276,7 +276,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint_whole(tmp_path, clock):
     assert record(tmp_path)["iterations"] == 1000
 
 
-def test_a_full_disk_for_the_record_is_said(tmp_path, clock, monkeypatch):
+def test_a_full_disk_for_the_record_is_reported(tmp_path, clock, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -21,7 +21,8 @@ from PIL import Image
 
 from nnunet_hrmedseg.cli import main
 from nnunet_hrmedseg.evaluation.comparison import compare as module
-from tests.evaluation.comparison.folders import DATASET, write_dataset, write_model
+from nnunet_hrmedseg.io.instances import border_labels
+from tests.evaluation.comparison.folders import DATASET, DESCRIPTION, write_dataset, write_model
 
 STOCK, OURS, THIRD = (
     f"{name}__nnUNetPlans__2d" for name in ("nnUNetTrainer", "nnUNetTrainerHRMedSeg", "nnUNetTrainerX")
@@ -344,3 +345,22 @@ def test_a_missing_template_engine_is_reported_before_anything_is_measured(
     assert main(["compare", "-d", "7", "-o", "out"]) == 1
     assert "pip install 'nnunet_hrmedseg[compare]'" in capsys.readouterr().err
     assert not Path("out").exists()
+
+
+def test_objects_of_a_dataset_with_border_labels_are_compared(root: Path) -> None:
+    description = {**DESCRIPTION, "labels": {"background": 0, "cell": 1, "border": 2}}
+    description["instances"] = {"core": 1, "border": 2}
+    cells = np.zeros((6, 40, 40), np.int32)
+    for case in range(6):
+        cells[case, 4:16, 4:14], cells[case, 4:16, 14 : 24 + case] = 1, 2
+    for folder, shift in (("truth", 0), ("a", 1), ("b", 4)):
+        Path(folder).mkdir()
+        for case, objects in enumerate(cells):
+            labels = border_labels(np.roll(objects, shift, axis=1))
+            Image.fromarray(labels).save(Path(folder, f"{case}.png"))
+    Path("dataset.json").write_text(json.dumps(description))
+    content, out = run("--predictions", "a", "b", "--truth", "truth", "-djfile", "dataset.json")
+    a, b = (model["measures"] for model in content["models"])
+    assert a["cell"]["PQ"]["mean"] > b["cell"]["PQ"]["mean"] and a["cell"]["F1"]["mean"] == 1
+    assert a["border"]["PQ"]["mean"] is None and a["mean"]["PQ"] == a["cell"]["PQ"]
+    assert "panoptic quality" in (out / "report.html").read_text()

@@ -128,7 +128,7 @@ def test_every_chart_is_an_svg_that_the_page_can_scale() -> None:
         assert "width" not in root.attrib and "height" not in root.attrib
 
 
-def test_a_cost_that_nobody_knows_has_no_chart() -> None:
+def test_an_unknown_cost_has_no_chart() -> None:
     results = make_results()
     results.costs = {}
     assert quality_against_cost(results, as_content(results, "cpu"), "parameters", "parameters", 1e6) is None

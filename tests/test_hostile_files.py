@@ -664,10 +664,10 @@ def test_an_encoder_that_is_not_what_its_card_says(tmp_path):
         network = HRMedSeg(3, 2, decoder_heads=2, decoder_mlp_dim=16, **ARCHITECTURE)
         with pytest.raises(HRMedSegError, match="does not hold the weights that its card describes"):
             initialize_encoder(network, file, ["ZScoreNormalization"] * 3)
-        with pytest.raises(HRMedSegError, match="does not hold what its card says"):
+        with pytest.raises(HRMedSegError, match="does not contain what its card describes"):
             StudentEncoder(file)
     # a width that the card alone has: nothing of that size is made
     wide = {**CARD, "architecture": {**ARCHITECTURE, "embed_dim": 16_008}}
-    with pytest.raises(HRMedSegError, match="does not hold what its card says"):
+    with pytest.raises(HRMedSegError, match="does not contain what its card describes"):
         StudentEncoder(write_encoder(tmp_path / "w.safetensors", state, wide))
     assert others

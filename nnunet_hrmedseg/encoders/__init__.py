@@ -1,1 +1,1 @@
-"""Make encoders: by distillation from a large teacher, or by supervised training on several data sets at once."""
+"""Make encoders: by distillation from a large teacher, or by supervised training on several datasets at once."""

@@ -106,7 +106,7 @@ def find_labelled_dataset(source: str | Path) -> LabelledDataset:
 
 @dataclass(frozen=True)
 class LabelledItem:
-    """`image` (3, H, W) normalised and augmented, `label` (1, H, W), and the index of their dataset."""
+    """`image` (3, H, W) normalized and augmented, `label` (1, H, W), and the index of their dataset."""
 
     dataset: int
     image: Tensor

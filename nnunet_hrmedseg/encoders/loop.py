@@ -141,7 +141,7 @@ class _Training:
         self.step, self.seconds_before = 0, 0.0
         self.recent: list[torch.Tensor] = []
         self.row_interval = max(1, settings.steps_per_epoch // _ROWS_PER_EPOCH)
-        self.unwritable: set[str] = set()  # files of which the log has said that they cannot be written
+        self.unwritable: set[str] = set()  # files whose write errors were logged
 
     def resume(self) -> None:
         """Seed the random numbers, and continue from the checkpoint if there is one."""

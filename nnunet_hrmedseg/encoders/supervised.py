@@ -45,7 +45,7 @@ class SupervisedPretraining(nn.Module):
         )
 
     def forward(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Numbers of the datasets (B,), images (B, 3, H, W) normalised, labels (B, 1, H, W) -> scalar."""
+        """Numbers of the datasets (B,), images (B, 3, H, W) normalized, labels (B, 1, H, W) -> scalar."""
         numbers, images, labels = batch
         embedding = self.network.neck(self.network.encoder(images))
         total = embedding.new_zeros(())

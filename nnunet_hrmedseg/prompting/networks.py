@@ -150,8 +150,8 @@ class StudentEncoder(nn.Module):
             self.student = Student(file.architecture)
             self.student.load_state_dict(file.state)
         except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
-            said = " ".join(str(error).split())[:500]
-            raise CheckpointError(f"{file.path} does not hold what its card says: {said}") from error
+            reason = " ".join(str(error).split())[:500]
+            raise CheckpointError(f"{file.path} does not contain what its card describes: {reason}") from error
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return self.student.levels(self.normalize(images))

@@ -18,7 +18,7 @@ from nnunet_hrmedseg.io.files import file_sha256, read_json_object
 from nnunet_hrmedseg.io.named_classes import check_named_classes
 from nnunet_hrmedseg.nnunet_versions import build_network, find_trainer
 from nnunet_hrmedseg.teachers.loading import GRID, check_canvas, refuse_unknown_options
-from nnunet_hrmedseg.teachers.nnunet_normalization import NORMALIZATIONS, normalise
+from nnunet_hrmedseg.teachers.nnunet_normalization import NORMALIZATIONS, normalize_images
 from nnunet_hrmedseg.teachers.teacher import Teacher
 
 __all__ = ["NNUNetTeacher"]
@@ -146,8 +146,8 @@ class NNUNetTeacher(Teacher):
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
-        # as nnU-Net, which normalises before it resamples
-        pixels = normalise(images, self.schemes, self.use_mask)
+        # as nnU-Net, which normalizes before it resamples
+        pixels = normalize_images(images, self.schemes, self.use_mask)
         size = scaled_size((images.shape[2], images.shape[3]), self.scale)
         if size != tuple(pixels.shape[2:]):
             pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True)

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["NORMALIZATIONS", "normalise"]
+__all__ = ["NORMALIZATIONS", "normalize_images"]
 
 # nnU-Net's 1e-8 divides the rounding error of a constant image's mean by itself; no image of 8 bits comes near this
 SMALLEST_STD = 1e-4
 
 
-def normalise(images: Tensor, schemes: Sequence[str], use_mask: Sequence[bool]) -> Tensor:
+def normalize_images(images: Tensor, schemes: Sequence[str], use_mask: Sequence[bool]) -> Tensor:
     """RGB images (B, 3, H, W) in 0..1 -> (B, len(schemes), H, W), as the preprocessing of a plan makes them.
 
     nnU-Net cuts black borders off before it takes means and extremes; here they stay and are left out of both.

@@ -72,7 +72,7 @@ class SAMTeacher(Teacher):
     (bicubic) and the relative ones of its global blocks interpolated; the windows stay as they are.
 
     Attributes:
-        variant: "ViT-B", "ViT-L", "ViT-H", or the sizes in words where they are of none of the three.
+        variant: "ViT-B", "ViT-L", "ViT-H", or its sizes if it is none of the three.
     """
 
     kind = "sam"

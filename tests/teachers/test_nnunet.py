@@ -16,7 +16,7 @@ from nnunet_hrmedseg.architectures import HRMedSeg
 from nnunet_hrmedseg.errors import CheckpointError, HRMedSegError, PlanError
 from nnunet_hrmedseg.io.checkpoints import load_checkpoint
 from nnunet_hrmedseg.teachers.nnunet import NNUNetTeacher
-from nnunet_hrmedseg.teachers.nnunet_normalization import normalise
+from nnunet_hrmedseg.teachers.nnunet_normalization import normalize_images
 from tests.plans.stock_plans import volume_plans
 from tests.teachers.tiny_teachers import ARCHITECTURES, Payload, nnunet_plans, write_nnunet
 
@@ -106,7 +106,7 @@ def test_features_of_shallow_and_deep_networks(folder, architecture, stages):
     teacher = NNUNetTeacher.load(folder, canvas=(128, 128))
     level = min(stages - 1, 4)
     with torch.no_grad():
-        features = network.encoder(normalise(_images(pictures), teacher.schemes, teacher.use_mask))[level]
+        features = network.encoder(normalize_images(_images(pictures), teacher.schemes, teacher.use_mask))[level]
     embedding = teacher.embed(_images(pictures))
     assert embedding.shape == (2, features.shape[1], 8, 8)
     torch.testing.assert_close(embedding, F.avg_pool2d(features, 2 ** (4 - level)), **CLOSE)
@@ -133,7 +133,7 @@ def test_canvas_that_the_network_cannot_halve_often_enough(folder, canvas, targe
     assert embedding.shape == (2, teacher.channels, canvas[0] // 16, canvas[1] // 16)
 
     padded = torch.zeros(2, 3, -(-canvas[0] // 32) * 32, -(-canvas[1] // 32) * 32)
-    padded[:, :, : canvas[0], : canvas[1]] = normalise(images, teacher.schemes, teacher.use_mask)
+    padded[:, :, : canvas[0], : canvas[1]] = normalize_images(images, teacher.schemes, teacher.use_mask)
     with torch.no_grad():
         expected = network.encoder(padded)[4] if target == "features" else network(padded)
     if target == "logits":
@@ -146,7 +146,7 @@ def test_scale(folder, scale, size):
     network = write_nnunet(folder, "PlainConvUNet", stages=5)
     images = _images(_pictures(96, 64))
     teacher = NNUNetTeacher.load(folder, canvas=(96, 64), scale=scale)
-    pixels = normalise(images, teacher.schemes, teacher.use_mask)
+    pixels = normalize_images(images, teacher.schemes, teacher.use_mask)
     with torch.no_grad():
         expected = network.encoder(F.interpolate(pixels, size, mode="bilinear", antialias=True))[4]
     torch.testing.assert_close(teacher.embed(images), expected, **CLOSE)
@@ -161,7 +161,7 @@ def test_normalisation_is_that_of_nnunets_preprocessing(scheme, use_mask, black_
     plans = nnunet_plans(scheme=scheme, use_mask=use_mask)
     dataset = {"channel_names": {str(c): "RGB"[c] for c in range(3)}, "labels": {"background": 0, "one": 1}}
     pictures = _pictures(40, 50, black_border=black_border)
-    normalised = normalise(_images(pictures), [scheme] * 3, [use_mask] * 3)
+    normalised = normalize_images(_images(pictures), [scheme] * 3, [use_mask] * 3)
     for picture, ours in zip(pictures, normalised, strict=True):
         theirs, box = _preprocessed(picture, plans, dataset)
         assert (theirs.shape != ours.shape) == black_border
@@ -172,7 +172,7 @@ def test_normalisation_is_that_of_nnunets_preprocessing(scheme, use_mask, black_
 @pytest.mark.parametrize("scheme", ["ZScoreNormalization", "RescaleTo01Normalization"])
 @pytest.mark.parametrize("use_mask", [False, True])
 def test_normalisation_of_a_constant_image(scheme, use_mask, value):
-    normalised = normalise(torch.full((1, 3, 33, 47), value), [scheme] * 3, [use_mask] * 3)
+    normalised = normalize_images(torch.full((1, 3, 33, 47), value), [scheme] * 3, [use_mask] * 3)
     assert normalised.abs().max() < 1
 
 
@@ -202,7 +202,7 @@ def test_checkpoint_that_nnunets_trainer_saved(folder, tmp_path, monkeypatch):
     images = _images(_pictures(*CANVAS))
     trainer.set_deep_supervision_enabled(False)
     with torch.no_grad():
-        logits = trainer.network.eval()(normalise(images, teacher.schemes, teacher.use_mask))
+        logits = trainer.network.eval()(normalize_images(images, teacher.schemes, teacher.use_mask))
     torch.testing.assert_close(teacher.embed(images), F.pixel_unshuffle(F.avg_pool2d(logits, 4), 4), **CLOSE)
 
 

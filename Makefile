@@ -1,6 +1,6 @@
 # make demo   install into .venv, train and predict on real images, write hrmedseg_demo/demo.png
 # make test   install into .venv, run all tests (make test-fast, make test-end-to-end: a part of them)
-# make lint   ruff, mypy, and import-linter for the layers of the package
+# make lint   ruff, mypy, codespell, and import-linter for the layers of the package
 # make docs   build the documentation into build/site; fails on a dead link
 # make fake-gpu   a training with -device cuda on a stand-in for CUDA; needs g++ and a torch built for CUDA 13
 
@@ -35,6 +35,7 @@ lint: $(VENV)/dependencies
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell *.md docs nnunet_hrmedseg tests benchmarks scripts
 
 docs: $(VENV)/dependencies
 	$(BIN)/python -m pip install --quiet ".[docs]"

@@ -24,6 +24,8 @@ from nnunet_hrmedseg.datasets.masks import Color
 from nnunet_hrmedseg.datasets.pixels import orientation, read_image
 from nnunet_hrmedseg.datasets.sources import MaskSource, find_source
 from nnunet_hrmedseg.errors import DataError, HRMedSegError, PlanError, SetupError, format_names, format_shape
+from nnunet_hrmedseg.io.dicom import SUFFIXES as DICOM_SUFFIXES
+from nnunet_hrmedseg.io.dicom_seg import write_label_map
 from nnunet_hrmedseg.io.files import replace_directory
 from nnunet_hrmedseg.io.instances import BORDER, CORE, INSTANCES
 from nnunet_hrmedseg.nnunet_versions import required_nnunet_folder
@@ -231,7 +233,7 @@ def _scan(source: MaskSource) -> tuple[DatasetSummary, list[tuple[str, Image.Ima
     summary = DatasetSummary(source.labels, source.describe(), warnings=list(source.notes))
     counts, total = np.zeros(len(source.labels), np.int64), 0
     errors: list[str] = []
-    colored = False
+    colored, dimensions = False, set()
     shown = set(np.linspace(0, len(source.cases) - 1, min(CASES_SHOWN, len(source.cases))).astype(int).tolist())
     tiles: list[tuple[str, Image.Image]] = []
     for index, case in enumerate(tqdm(source.cases, desc="Reading", unit="case", leave=False, disable=None)):
@@ -244,6 +246,7 @@ def _scan(source: MaskSource) -> tuple[DatasetSummary, list[tuple[str, Image.Ima
         summary.cases.append(case.name)
         summary.sizes[pixels.shape[0], pixels.shape[1]] += 1
         summary.dtypes[str(pixels.dtype)] += 1
+        dimensions.add(pixels.ndim)
         colored |= pixels.ndim == 3 and not (pixels == pixels[..., :1]).all()
         own_counts = np.bincount(labels.ravel(), minlength=len(counts))
         counts += own_counts
@@ -261,6 +264,14 @@ def _scan(source: MaskSource) -> tuple[DatasetSummary, list[tuple[str, Image.Ima
     deep = colored and any(dtype != "uint8" for dtype in summary.dtypes)
     fits_png = set(summary.dtypes) <= {"uint8", "uint16"}
     summary.file_ending = ".png" if fits_png and not deep else ".tif"
+    dicom = [case.image.name.lower().endswith(DICOM_SUFFIXES) for case in source.cases]
+    if all(dicom) and len(dimensions) == 1:
+        summary.file_ending, summary.channels = ".dcm", 3 if dimensions == {3} else 1
+    elif any(dicom):
+        summary.warnings.append(
+            f"{sum(dicom)} of {len(dicom)} images are DICOM: they become {summary.file_ending} files, and so must the "
+            f"images to predict. A folder of DICOM alone, all grey or all in color, is kept as it is."
+        )
     summary.pixels = {name: counts[value] / total for name, value in source.labels.items()}
     empty = [name for name in source.classes if not summary.cases_with[name]]
     if empty:
@@ -282,13 +293,19 @@ def _write(source: MaskSource, summary: DatasetSummary, folder: Path, link: bool
             _link_or_copy(case.image, place, link)
         else:
             _save(place, _with_channels(pixels, summary.channels))
-        _save(folder / "labelsTr" / f"{case.name}{ending}", source.label_map(case, pixels.shape[:2]))
+        place = folder / "labelsTr" / f"{case.name}{ending}"
+        labels = source.label_map(case, pixels.shape[:2])
+        if ending == ".dcm":
+            write_label_map(labels[None], place, case.image, {value: name for name, value in source.labels.items()})
+        else:
+            _save(place, labels)
     names = CHANNEL_NAMES[summary.channels]
     description = {
         "channel_names": {str(index): channel for index, channel in enumerate(names)},
         "labels": source.labels,
         "numTraining": len(source.cases),
         "file_ending": ending,
+        **({"overwrite_image_reader_writer": "HRMedSegDicomIO"} if ending == ".dcm" else {}),
         **({INSTANCES: {"core": CORE, "border": BORDER}} if instances else {}),
     }
     (folder / "dataset.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
@@ -296,6 +313,8 @@ def _write(source: MaskSource, summary: DatasetSummary, folder: Path, link: bool
 
 def _is_usable(file: Path, pixels: np.ndarray, summary: DatasetSummary) -> bool:
     """Return whether nnU-Net reads the same pixels from the file as `read_image`."""
+    if summary.file_ending == ".dcm":
+        return True
     if file.suffix.lower() != summary.file_ending or summary.file_ending != ".png" or orientation(file) != 1:
         return False
     with Image.open(file) as image:

@@ -12,6 +12,8 @@ import tifffile
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nnunet_hrmedseg.errors import DataError, HRMedSegError, SetupError, format_shape
+from nnunet_hrmedseg.io.dicom import SUFFIXES as DICOM_SUFFIXES
+from nnunet_hrmedseg.io.dicom import read_dicom
 from nnunet_hrmedseg.io.image_formats import FORMATS, ORIENTATION, allow_large_images
 
 __all__ = ["IMAGE_SUFFIXES", "is_image_file", "orientation", "read_image", "stem", "turn"]
@@ -19,8 +21,7 @@ __all__ = ["IMAGE_SUFFIXES", "is_image_file", "orientation", "read_image", "stem
 NATURAL = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
 TIFF = (".tif", ".tiff")
 VOLUMES = (".nii.gz", ".nii", ".mha", ".nrrd")
-DICOM = (".dcm", ".dicom")
-IMAGE_SUFFIXES = (*NATURAL, *TIFF, *DICOM, *VOLUMES)
+IMAGE_SUFFIXES = (*NATURAL, *TIFF, *DICOM_SUFFIXES, *VOLUMES)
 PNG_SIGNATURE, PNG_BIT_DEPTH, PNG_COLOR = b"\x89PNG\r\n\x1a\n", 24, (2, 6)
 
 
@@ -51,6 +52,8 @@ def read_image(file: Path) -> np.ndarray:
             pixels = _read_tiff(file)
         elif name.endswith(NATURAL):
             pixels = _read_natural(file)
+        elif name.endswith(DICOM_SUFFIXES):
+            pixels = _read_dicom(file)
         else:
             pixels = _read_itk(file)
     except HRMedSegError:
@@ -140,6 +143,13 @@ def _read_tiff(file: Path) -> np.ndarray:
     return turn(pixels, orientation(file))
 
 
+def _read_dicom(file: Path) -> np.ndarray:
+    pixels = read_dicom(file).pixels
+    if len(pixels) != 1:
+        raise DataError(f"{file} is a video of {len(pixels)} frames, but this command is for single images.")
+    return _smallest_integers(pixels[0])
+
+
 def _read_itk(file: Path) -> np.ndarray:
     image = sitk.ReadImage(str(file))
     pixels = sitk.GetArrayFromImage(image)
@@ -147,12 +157,6 @@ def _read_itk(file: Path) -> np.ndarray:
         if len(pixels) != 1:
             raise DataError(f"{file} is a volume of {len(pixels)} slices, but this command is for 2D images.")
         pixels = pixels[0]
-    keys = image.GetMetaDataKeys()
-    photometric = image.GetMetaData("0028|0004").strip() if "0028|0004" in keys else ""
-    if photometric == "MONOCHROME1":
-        bits = int(image.GetMetaData("0028|0101")) if "0028|0101" in keys else 0
-        top = 2**bits - 1 if bits and pixels.min() >= 0 and pixels.max() < 2**bits else pixels.max() + pixels.min()
-        pixels = top - pixels
     return _smallest_integers(pixels)
 
 

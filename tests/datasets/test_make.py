@@ -1,11 +1,13 @@
 """`hrmedseg dataset` from folders as people have them to what nnU-Net's own reader and integrity check see."""
 
 import json
+import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
-import SimpleITK as sitk
 import tifffile
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from PIL import Image
@@ -14,6 +16,8 @@ from nnunet_hrmedseg.cli import command as cli
 from nnunet_hrmedseg.datasets.make import make_dataset
 from nnunet_hrmedseg.datasets.pixels import read_image
 from nnunet_hrmedseg.errors import DataError, PlanError, SetupError
+from nnunet_hrmedseg.io.dicom_reader import HRMedSegDicomIO
+from tests.io.dicom_files import radiograph
 
 SHAPE = 24, 32
 
@@ -140,20 +144,50 @@ def test_exif_orientation_turns_the_image_and_a_mask_drawn_on_the_stored_one(fol
     np.testing.assert_array_equal(label, shown)
 
 
-def test_radiographs_as_dicom_with_monochrome1_inverted(folders):
-    pixels = picture(1, dtype=np.uint16) >> 4  # 12 bits
-    for case, photometric in (("a", "MONOCHROME1"), ("b", "MONOCHROME2")):
-        image = sitk.GetImageFromArray(pixels[None])
-        image.SetMetaData("0028|0004", photometric)
-        image.SetMetaData("0028|0101", "12")
-        image.SetMetaData("0008|0060", "CR")
-        sitk.WriteImage(image, str(folders / "images" / f"{case}.dcm"))
+def save_radiographs(folders, names="ab") -> np.ndarray:
+    """Save the same 12-bit radiograph as MONOCHROME2, and inverted as MONOCHROME1 for the first case."""
+    pixels = picture(1, dtype=np.uint16) >> 4
+    for case in names:
+        inverted = case == names[0]
+        stored = 4095 - pixels if inverted else pixels
+        photometric = "MONOCHROME1" if inverted else "MONOCHROME2"
+        file = folders / "images" / f"{case}.dcm"
+        radiograph(file, stored, BitsStored=12, HighBit=11, PhotometricInterpretation=photometric)
         Image.fromarray(square(1)).save(folders / "masks" / f"{case}.png")
+    return pixels
+
+
+def test_a_folder_of_dicom_is_kept_as_dicom(folders):
+    pixels = save_radiographs(folders)
     summary = make(folders)
-    shown = {case: read_case(summary, case)[0][0] for case in "ab"}
-    np.testing.assert_array_equal(shown["b"], pixels)
-    if sitk.ReadImage(str(folders / "images" / "a.dcm")).GetMetaData("0028|0004").strip() == "MONOCHROME1":
-        assert np.corrcoef(shown["a"].ravel(), pixels.ravel())[0, 1] == pytest.approx(-1)
+    assert summary.file_ending == ".dcm" and summary.channels == 1
+    for case in "ab":
+        file = summary.folder / "imagesTr" / f"{case}_0000.dcm"
+        assert file.read_bytes() == (folders / "images" / f"{case}.dcm").read_bytes()
+        images, _ = HRMedSegDicomIO().read_images([str(file)])
+        np.testing.assert_array_equal(images[0, 0], pixels)
+        labels, _ = HRMedSegDicomIO().read_seg(str(summary.folder / "labelsTr" / f"{case}.dcm"))
+        np.testing.assert_array_equal(labels[0, 0], square(1))
+    description = json.loads((summary.folder / "dataset.json").read_text())
+    assert description["overwrite_image_reader_writer"] == "HRMedSegDicomIO"
+
+
+def test_dicom_beside_other_images_is_converted(folders):
+    pixels = save_radiographs(folders)
+    Image.fromarray(picture(1)).save(folders / "images" / "c.png")
+    Image.fromarray(square(1)).save(folders / "masks" / "c.png")
+    summary = make(folders)
+    assert summary.file_ending == ".png" and any("2 of 3 images are DICOM" in text for text in summary.warnings)
+    for case in "ab":
+        np.testing.assert_array_equal(read_case(summary, case)[0][0], pixels)
+
+
+def test_a_dicom_video_is_refused(folders):
+    video = Path(pydicom.data.__path__[0]) / "test_files" / "SC_rgb_rle_2frame.dcm"
+    shutil.copy(video, folders / "images" / "a.dcm")
+    Image.fromarray(square(1)).save(folders / "masks" / "a.png")
+    with pytest.raises(DataError, match="2 frames"):
+        make(folders)
 
 
 def test_files_that_need_no_conversion_are_copied_or_linked(folders):

@@ -168,6 +168,7 @@ def refuse_deep_supervision(enabled: bool) -> None:
     """Raise ValueError if deep supervision is requested."""
     if enabled:
         raise ValueError(
-            "deep_supervision=True: this network has one output at one resolution and no deep supervision. Train with a "
-            "trainer that sets enable_deep_supervision = False, such as nnUNetTrainerHRMedSeg or nnUNetTrainerSegMaFormer."
+            "deep_supervision=True: this network has one output at one resolution and no deep supervision. Train with "
+            "a trainer that sets enable_deep_supervision = False, such as nnUNetTrainerHRMedSeg or "
+            "nnUNetTrainerSegMaFormer."
         )

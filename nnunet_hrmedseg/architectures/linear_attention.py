@@ -92,7 +92,7 @@ class DualGatedLinearAttention(nn.Module):
         return (out * (normalizer + EPSILON).reciprocal().unsqueeze(-1)).flatten(2)
 
     def _heads(self, x: Tensor) -> Tensor:
-        """Map (B, N, C) -> (B, heads, N, d)"""
+        """Split (B, N, C) -> (B, heads, N, d)."""
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 

@@ -29,9 +29,11 @@ def selective_scan(x: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d:
     Gradients can be taken once, not twice. All tensors are of one type, float32 or float64.
 
     Args:
-        x, delta: input and step sizes (B, L, E).
+        x: input (B, L, E).
+        delta: step sizes (B, L, E).
         a: A, decays of the N states of each channel, negative (E, N).
-        b, c: B and C, into and out of the state (B, L, N).
+        b: B, input into the state (B, L, N).
+        c: C, output from the state (B, L, N).
         d: D (E).
 
     Returns:

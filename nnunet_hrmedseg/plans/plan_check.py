@@ -146,9 +146,9 @@ def check_channels(
             raise PlanError(
                 f'{_of(plans)}: "{key}" of configuration {name!r} has {planned} '
                 f"{'entry' if planned == 1 else 'entries'}, but dataset.json lists {len(channels)} "
-                f"channel{'' if len(channels) == 1 else 's'} ({', '.join(map(str, channels))}). A plan fits only "
-                f"datasets with its number of channels: plan this dataset itself (nnUNetv2_plan_experiment), or correct "
-                f"{plans_file(plans)} by hand, one entry for each channel."
+                f"channel{'' if len(channels) == 1 else 's'} ({', '.join(map(str, channels))}). A plan fits "
+                f"only datasets with its number of channels: plan this dataset itself (nnUNetv2_plan_experiment), or "
+                f"correct {plans_file(plans)} by hand, one entry for each channel."
             )
     shape = plans.get("original_median_shape_after_transp")
     if shape is not None and len(configuration["patch_size"]) == 2:

@@ -52,9 +52,10 @@ def missing_cases(names: Collection[str], splits_file: Path, raw_folder: str) ->
 
 def too_few_cases(names: Collection[str], splits_file: Path) -> str:
     """Return a message on cases that are fewer than nnU-Net's folds."""
+    count = "1 case" if len(names) == 1 else f"{len(names)} cases"
     return (
-        f"The preprocessed data has {'1 case' if len(names) == 1 else f'{len(names)} cases'} ({format_names(sorted(names))}), "
-        f"and nnU-Net needs at least {NNUNET_FOLDS} to make its {NNUNET_FOLDS} folds. Either\n"
+        f"The preprocessed data has {count} ({format_names(sorted(names))}), and nnU-Net needs at least "
+        f"{NNUNET_FOLDS} to make its {NNUNET_FOLDS} folds. Either\n"
         f"  - train with all cases: give all in the place of the fold; or\n"
         f"  - write {splits_file} yourself: a list of folds, each with the names under train and val; or\n"
         f"  - if there should be more, check the names in imagesTr: CASE_0000 is the first channel of a case, and "
@@ -66,7 +67,7 @@ def unused_cases(names: Collection[str], splits_file: Path) -> str:
     """Return a message on cases that were added after nnU-Net made its folds."""
     verb = "is" if len(names) == 1 else "are"
     return (
-        f"Warning: {format_names(sorted(names))} {verb} in the preprocessed data but in no fold of {splits_file}, which was "
-        f"made before: no fold trains or validates with {'it' if len(names) == 1 else 'them'}. Add the names to the "
+        f"Warning: {format_names(sorted(names))} {verb} in the preprocessed data but in no fold of {splits_file}, "
+        f"which was made before: no fold trains or validates with {'it' if len(names) == 1 else 'them'}. Add the names to the "
         f"folds in that file, or delete it for new folds (folds that were trained before must then be trained again)."
     )

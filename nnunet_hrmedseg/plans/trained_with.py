@@ -79,10 +79,11 @@ def check_folds(model: Path, fold: int | str, plans: Mapping[str, Any], configur
         return  # nothing to compare with; this training will write it
     differing = _differences(before, plans, configuration)
     if differing:
+        verb = "was" if len(trained) == 1 else "were"
         raise PlanError(
-            f"{format_names(trained)} of {model} {'was' if len(trained) == 1 else 'were'} trained with other values of the "
-            f"configuration {configuration!r} than {plans_file(plans)} has now: {differing}. All folds share the "
-            f"plans.json there, which this training would replace, and the trained folds would then be predicted with "
+            f"{format_names(trained)} of {model} {verb} trained with other values of the configuration "
+            f"{configuration!r} than {plans_file(plans)} has now: {differing}. All folds share the plans.json there, "
+            f"which this training would replace, and the trained folds would then be predicted with "
             f"the new values. {_WAYS_OUT} To train all folds again, move that folder away first."
         )
 
@@ -102,9 +103,9 @@ def check_canvas_of_data(plans: PlansManager, configuration: ConfigurationManage
         trained_canvas = [int(side) for side in trained]
         if trained_canvas != canvas:
             raise PlanError(
-                f"This model was trained on a canvas of {format_shape(trained_canvas)}, but patch_size in its plans.json is "
-                f'{format_shape(canvas)}. Put "patch_size": {trained_canvas} back: on another canvas the same weights predict '
-                f"worse. For another canvas, add a configuration to the plans file of the dataset and train it."
+                f"This model was trained on a canvas of {format_shape(trained_canvas)}, but patch_size in its plans.json "
+                f'is {format_shape(canvas)}. Restore "patch_size": {trained_canvas}: on another canvas the same weights '
+                f"predict worse. For another canvas, add a configuration to the plans file of the dataset and train it."
             )
 
 

@@ -222,7 +222,7 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def _save_new_times(folder: Path, touched: dict[str, list[list]]) -> None:
-    """Save the new modification times of unchanged raw files; if that fails, they are compared by content every time."""
+    """Save the new modification times of unchanged raw files; if that fails, their content is compared every time."""
     record = _read_record(folder)
     if record is not None:
         record["raw"].update(touched)

@@ -22,8 +22,8 @@ def update_ground_truth(
     if cases is None:
         if not target.is_dir():
             log(
-                f"Warning: {target} is missing, and nnUNet_raw has no labels to create it from. Training works without it, "
-                f"but the validation after training does not. Copy the folder from where the data was preprocessed."
+                f"Warning: {target} is missing, and nnUNet_raw has no labels to create it from. Training works without "
+                f"it, but the validation after training does not. Copy the folder from where the data was preprocessed."
             )
         return
     try:

@@ -1,5 +1,8 @@
-"""What our trainers share: one output, a learning rate that moves with every iteration, progress, whole checkpoints,
-and a fold that one process at a time trains."""
+"""The base class of the trainers.
+
+It provides: one output, a learning rate that changes with every iteration, a progress bar, atomically written
+checkpoints, an optional average of the weights, and a lock so that one process at a time trains a fold.
+"""
 
 from __future__ import annotations
 
@@ -41,33 +44,35 @@ __all__ = [
     "WEIGHT_AVERAGE",
 ]
 
-WEIGHT_AVERAGE = "weight_average"  # in a checkpoint: what continues a training whose weights are averaged
+WEIGHT_AVERAGE = "weight_average"  # key in a checkpoint: the state of the average
 
 COMPILES = (
-    "The first iteration compiles the network for the GPU, which takes minutes and makes all others faster. For a "
-    "short training, switch compilation off with the environment variable nnUNet_compile=f."
+    "The first iteration compiles the network for the GPU, which takes minutes and makes all later iterations faster. "
+    "For a short training, disable compilation with the environment variable nnUNet_compile=f."
 )
 
 
 class BaseTrainer(nnUNetTrainer):
     """nnU-Net's trainer for light networks without deep supervision; its scheduler takes fractional epochs.
 
-    With `ema_decay` set, an exponential moving average of the weights is what is validated, saved in every checkpoint
-    as `network_weights`, and used in prediction. Training itself continues with its own weights, which the checkpoint
-    keeps under `weight_average`.
+    With `ema_decay` set, an exponential moving average of the weights is validated, saved in every checkpoint as
+    `network_weights`, and used in prediction. Training continues with the network's own weights, which the checkpoint
+    has under `weight_average`.
 
     Raises:
-        HRMedSegError: a checkpoint that cannot be read, or was trained on another canvas or with another network than
-            the plans have now; a fold that another process is training; a fold with cases that are not in the
-            preprocessed data; an `ema_decay` that is not between 0 and 1; a GPU that torch cannot use, or whose memory
-            the batch does not fit into.
+        CheckpointError: a checkpoint that cannot be read.
+        PlanError: a checkpoint that was trained with another canvas or network than the plans have now; an `ema_decay`
+            that is not between 0 and 1.
+        DataError: a fold with cases that are not in the preprocessed data.
+        SetupError: a fold that another process is training; a GPU that torch cannot use, or whose memory is too small
+            for the batch.
     """
 
-    ema_decay: float | None = None  # None: no average; 0.999 averages over about 1,000 iterations
-    weight_average: WeightAverage | None = None  # made by on_train_start or load_checkpoint
+    ema_decay: float | None = None  # None: no average; 0.999: average over about 1,000 iterations
+    weight_average: WeightAverage | None = None  # created by on_train_start or load_checkpoint
     network_name: str  # of the NetworkSpec whose network is trained, in plans.specs.NETWORKS
     planner_name: str  # of the planner whose plans can be edited
-    network: Any  # None, until it is built; then perhaps wrapped by torch.compile and DistributedDataParallel
+    network: Any  # None before initialize; then possibly wrapped by torch.compile and DistributedDataParallel
 
     # exactly nnU-Net's arguments: it records them by name for the checkpoint
     def __init__(
@@ -80,9 +85,9 @@ class BaseTrainer(nnUNetTrainer):
     ):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.enable_deep_supervision = False
-        # a few million parameters: a checkpoint every epoch costs less than a second and a kill at most one epoch
+        # a checkpoint of a few million parameters takes less than a second; a killed training loses at most one epoch
         self.save_every = 1
-        self.progress: EpochProgress  # of the epoch that runs
+        self.progress: EpochProgress  # of the current epoch
         self.iteration = 0
         self.fold_lock: BaseFileLock | None = None
 
@@ -104,10 +109,10 @@ class BaseTrainer(nnUNetTrainer):
                 self.print_to_log_file(line)
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
-        """The network has one output; there is nothing to switch."""
+        """Do nothing: the network has one output."""
 
     def plot_network_architecture(self) -> None:
-        """nnU-Net's plot needs a library that no longer works; its failure would be all that the user sees."""
+        """Do nothing: nnU-Net's plot needs a library that no longer works, and would only print its failure."""
 
     @property
     def encoder_record(self) -> dict[str, str] | None:
@@ -155,7 +160,7 @@ class BaseTrainer(nnUNetTrainer):
             release_and_remove(self.fold_lock)
 
     def _locked_fold(self) -> BaseFileLock | None:
-        """Return the lock of this fold. It ends with this process, however that ends."""
+        """Return the lock of this fold, which is released when this process ends for whatever reason."""
         file = Path(self.output_folder) / "training.lock"
         try:
             return lock(file)
@@ -165,14 +170,16 @@ class BaseTrainer(nnUNetTrainer):
                 f"checkpoints. Wait for it or end it, or train another fold. {held}".rstrip()
             ) from None
         except OSError as error:
-            self.print_to_log_file(f"Warning: {file} cannot be locked ({error}). Do not train this fold twice at once.")
+            self.print_to_log_file(
+                f"Warning: {file} cannot be locked ({error}). Do not train this fold in two processes at once."
+            )
             return None
 
     def do_split(self):
-        """Split as nnU-Net does. Cases that are missing stop the training here: in a worker they would go unnamed.
+        """Split as nnU-Net does, and check for missing cases, which a worker process would not name.
 
         Raises:
-            HRMedSegError: cases of this fold are not in the preprocessed data, or nnU-Net cannot make folds of so few.
+            DataError: cases of this fold are not in the preprocessed data, or there are too few cases for folds.
         """
         present = set(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
         splits_file = Path(self.preprocessed_dataset_folder_base) / SPLITS
@@ -226,9 +233,9 @@ class BaseTrainer(nnUNetTrainer):
         return result
 
     def validation_step(self, batch: dict) -> dict:
-        """As nnU-Net's, whose values it returns, in memory that does not grow with the number of classes."""
+        """Validate a batch with nnU-Net's results, in memory that does not grow with the number of classes."""
         data, target = (batch[name].to(self.device, non_blocking=True) for name in ("data", "target"))
-        # as in nnU-Net: only CUDA has an autocast that pays off and works
+        # as in nnU-Net: autocast is used only with CUDA
         with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext(), not_compiled():
             loss, counts = self.loss_and_counts(data, target)
         first = 0 if self.label_manager.has_regions else 1  # without the background
@@ -239,7 +246,7 @@ class BaseTrainer(nnUNetTrainer):
         """Return the loss of a validation batch, and its true and false positives and false negatives (3, heads)."""
         output = self.plain_network(data)
         manager = self.label_manager
-        # the loss first: whatever it does to the target, it does in nnU-Net's validation
+        # the loss first, as in nnU-Net's validation, in case it changes the target
         loss = self.loss(output, target)
         return loss, hard_counts_in_slabs(output, target, manager.has_regions, manager.ignore_label)
 
@@ -258,7 +265,7 @@ class BaseTrainer(nnUNetTrainer):
             self.weight_average.restore()
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """As nnU-Net's, with the network as it was built: compiling it for prediction takes longer than it saves."""
+        """Validate with the uncompiled network: compiling it for prediction takes longer than it saves."""
         wrapped, self.network = self.network, self.plain_network
         try:
             with self.averaged_weights():
@@ -267,40 +274,40 @@ class BaseTrainer(nnUNetTrainer):
             self.network = wrapped
 
     def averaged_weights(self) -> AbstractContextManager[None]:
-        """Return a context in which the network has the average of its weights, where there is one."""
+        """Return a context in which the network has the average of its weights, if there is one."""
         return nullcontext() if self.weight_average is None else self.weight_average.applied()
 
     def save_checkpoint(self, filename: str) -> None:
-        """As nnU-Net's, but a kill or a full disk while writing leaves the previous checkpoint whole."""
+        """Save a checkpoint atomically: a killed process or a full disk leaves the previous checkpoint unchanged."""
         if self.local_rank != 0 or self.disable_checkpointing:
-            super().save_checkpoint(filename)  # writes nothing: what may lie there under another name is not ours
+            super().save_checkpoint(filename)  # writes nothing
             return
         try:
             with atomic_path(Path(filename)) as temporary, self.averaged_weights():
                 super().save_checkpoint(str(temporary))
                 if self.weight_average is not None:
-                    # nnU-Net leaves no other way to add to a checkpoint
+                    # nnU-Net offers no other way to add to a checkpoint
                     checkpoint = torch.load(temporary, map_location="cpu", weights_only=False)
                     torch.save({**checkpoint, WEIGHT_AVERAGE: self.weight_average.state()}, temporary)
         except (OSError, RuntimeError) as error:
             raise SetupError(
-                f"{filename} could not be saved ({error}); the previous checkpoint is unchanged. Is the disk full? Free "
-                f"some space, and continue with the same command and --c."
+                f"{filename} could not be saved ({error}); the previous checkpoint is unchanged. Is the disk full? "
+                f"Free some space, and continue with the same command and --c."
             ) from error
 
     # by position: the name of the argument differs between versions of nnU-Net
     def load_checkpoint(self, checkpoint, /) -> None:
         try:
             trained: dict[str, Any] = {}
-            if isinstance(checkpoint, str):  # before data is made for another canvas
+            if isinstance(checkpoint, str):  # before data is created for another canvas
                 trained = load_as_nnunet_does(checkpoint)
                 check_trained_with(trained, self.plans_manager.plans, checkpoint)
             super().load_checkpoint(checkpoint)
             if self.ema_decay is not None:
                 self.weight_average = WeightAverage(self.plain_network, self.ema_decay)
-                if WEIGHT_AVERAGE in trained:  # not if it was trained without an average so far
+                if WEIGHT_AVERAGE in trained:  # absent if it was trained without an average so far
                     self.weight_average.load_state(trained[WEIGHT_AVERAGE])
-        except Exception as error:  # torch and pickle raise whatever they like at damaged files
+        except Exception as error:  # torch and pickle raise all kinds of errors for damaged files
             if not isinstance(checkpoint, str) or isinstance(error, HRMedSegError):
                 raise
             file = Path(checkpoint)
@@ -314,6 +321,6 @@ class BaseTrainer(nnUNetTrainer):
 
 
 def not_compiled() -> AbstractContextManager[object]:
-    """Return a context in which functions that were compiled run as they were written; from torch 2.6 on."""
+    """Return a context in which compiled functions run in eager mode; without effect before torch 2.6."""
     stance = getattr(torch.compiler, "set_stance", None)
     return stance("force_eager") if stance is not None else nullcontext()

@@ -1,10 +1,10 @@
 """nnU-Net's training augmentation on whole batches, on the device that they lie on.
 
 At 1024 x 1024 nnU-Net's pipeline takes about 0.14 s of a processor core for an image: a GPU would wait for it. Here the
-same transforms are applied to the batch where the network is. What is drawn at random is drawn by nnU-Net's own
-transform objects, each with its own probabilities and ranges. Only what they do to images is done anew, for all planes
-(one channel of one image) at once that a transform was drawn for. A batch of one image, with the same seeds, comes out
-as from nnU-Net's pipeline.
+same transforms are applied to the whole batch on the device of the network. Random parameters are drawn by nnU-Net's
+own transform objects, with their probabilities and ranges. Only the operations on images are implemented again, for all
+planes (one channel of one image) at once to which a transform applies. With the same seeds, a batch of one image gives
+the result of nnU-Net's pipeline.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class BatchAugmentation:
 
     Args:
         transforms: what nnUNetTrainer.get_training_transforms returns.
-        labels: every value that a segmentation may hold, the ignore label included; -1 (outside) need not be named.
+        labels: every value that a segmentation may have, including the ignore label; -1 (outside) can be left out.
 
     Raises:
-        NotOnBatches: naming what of the pipeline cannot be done here.
+        UnsupportedTransformError: a transform of the pipeline is not supported; the message names it.
     """
 
     def __init__(self, transforms: BasicTransform, labels: Sequence[int]) -> None:
@@ -71,7 +71,7 @@ class BatchAugmentation:
 
     @torch.no_grad()
     def __call__(self, image: Tensor, segmentation: Tensor) -> tuple[Tensor, Tensor]:
-        """Augments a batch. The arguments may be overwritten.
+        """Augment a batch. The arguments may be overwritten.
 
         Args:
             image: (B, C, H, W) float.
@@ -91,28 +91,28 @@ class BatchAugmentation:
         return image, segmentation
 
 
-def drawn(transform: BasicTransform, image: Tensor, samples: Sequence[int]) -> list[dict[str, Any]]:
-    """What the transform draws for each of these samples: it looks at the number of channels and axes alone."""
+def sample_parameters(transform: BasicTransform, image: Tensor, samples: Sequence[int]) -> list[dict[str, Any]]:
+    """Draw the parameters of a transform for each sample; they depend only on the number of channels and axes."""
     stand_in = torch.empty(image.shape[1], 1, 1)
     return [transform.get_parameters(image=stand_in) for _ in samples]
 
 
-def on_planes(
+def channelwise(
     change: Callable[..., Tensor], *names: str, chosen: str = "apply_to_channel", shared: bool = False
 ) -> Step:
-    """The step of a transform that draws channels of an image and, for each of them, a value of each of these names.
+    """Return the step of a transform that draws channels of an image and, for each channel, named values.
 
     Args:
         change: (transform, planes (n, H, W), for each name n values) -> planes.
-        names: of the values among the transform's parameters.
-        chosen: name of the parameter that says which channels, as a mask or as indices.
-        shared: where the transform synchronizes channels, the parameters hold one value for all of them.
+        names: names of the values among the transform's parameters.
+        chosen: name of the parameter with the channels, as a mask or as indices.
+        shared: whether the parameters have one value for all channels if the transform synchronizes channels.
     """
 
     def step(transform, image, segmentation, samples, labels):
         planes: list[int] = []
         values: list[list[Any]] = [[] for _ in names]
-        for sample, parameters in zip(samples, drawn(transform, image, samples), strict=True):
+        for sample, parameters in zip(samples, sample_parameters(transform, image, samples), strict=True):
             channels = torch.as_tensor(parameters[chosen])
             indices = (channels.nonzero().flatten() if channels.dtype == torch.bool else channels).tolist()
             if not indices:
@@ -137,34 +137,34 @@ def on_device(values: Tensor, device: torch.device) -> Tensor:
     return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
 
 
-def column(values: Sequence[float], like: Tensor) -> Tensor:
+def broadcast_column(values: Sequence[float], like: Tensor) -> Tensor:
     """(n,) numbers -> (n, 1, 1), on the device and of the type of `like`."""
     return on_device(torch.tensor(values, dtype=like.dtype), like.device)[:, None, None]
 
 
 def brightness(transform, x, factors):
-    return x * column(factors, x)
+    return x * broadcast_column(factors, x)
 
 
 def contrast(transform, x, factors):
     mean, low, high = x.mean((1, 2), keepdim=True), x.amin((1, 2), keepdim=True), x.amax((1, 2), keepdim=True)
-    changed = (x - mean) * column(factors, x) + mean
+    changed = (x - mean) * broadcast_column(factors, x) + mean
     return changed.clamp(low, high) if transform.preserve_range else changed
 
 
 def gamma(transform, x, gammas, retains, inverts):
-    sign = column([-1.0 if invert else 1.0 for invert in inverts], x)
+    sign = broadcast_column([-1.0 if invert else 1.0 for invert in inverts], x)
     x = x * sign
     mean, std = x.mean((1, 2), keepdim=True), x.std((1, 2), keepdim=True)
     low = x.amin((1, 2), keepdim=True)
     extent = x.amax((1, 2), keepdim=True) - low
-    x = ((x - low) / extent.clamp_min(GAMMA_EPSILON)) ** column(gammas, x) * extent + low
+    x = ((x - low) / extent.clamp_min(GAMMA_EPSILON)) ** broadcast_column(gammas, x) * extent + low
     kept = (x - x.mean((1, 2), keepdim=True)) * (std / x.std((1, 2), keepdim=True).clamp_min(GAMMA_EPSILON)) + mean
-    return torch.where(column(retains, x) > 0, kept, x) * sign
+    return torch.where(broadcast_column(retains, x) > 0, kept, x) * sign
 
 
 def noise(transform, x, sigmas):
-    return x + torch.randn_like(x) * column(sigmas, x)
+    return x + torch.randn_like(x) * broadcast_column(sigmas, x)
 
 
 def blur(transform, x, sigmas):
@@ -206,7 +206,7 @@ def low_resolution(transform, x, scales):
 
 def mirror(transform, image, segmentation, samples, labels):
     mirrored: dict[tuple[int, ...], list[int]] = {}
-    for sample, parameters in zip(samples, drawn(transform, image, samples), strict=True):
+    for sample, parameters in zip(samples, sample_parameters(transform, image, samples), strict=True):
         mirrored.setdefault(tuple(axis + 2 for axis in parameters["axes"]), []).append(sample)
     mirrored.pop((), None)
     for axes, members in mirrored.items():
@@ -299,26 +299,26 @@ def resampled_labels(segmentation: Tensor, grid: Tensor, labels: Sequence[int]) 
     nearest = F.grid_sample(segmentation.float() - outside, grid, mode="nearest", align_corners=False) + outside
     nearest = nearest.to(segmentation.dtype)
     best = torch.full(segmentation.shape, -torch.inf, dtype=torch.float16, device=segmentation.device)
-    of_nearest = best.clone()
+    nearest_weight = best.clone()
     result = torch.empty_like(segmentation)
     for label in labels:
         beyond = 1000.0 * (label == outside)
         indicator = (segmentation == label) * 1000.0 - beyond
         weight = (F.grid_sample(indicator, grid, padding_mode="zeros", align_corners=False) + beyond).to(torch.float16)
-        of_nearest = torch.where(nearest == label, weight, of_nearest)
+        nearest_weight = torch.where(nearest == label, weight, nearest_weight)
         result.masked_fill_(weight > best, label)
         best = torch.maximum(weight, best)
-    return torch.where(of_nearest == best, nearest, result).to(segmentation.dtype)
+    return torch.where(nearest_weight == best, nearest, result).to(segmentation.dtype)
 
 
 ON_BATCHES: dict[type[BasicTransform], Step] = {
     SpatialTransform: spatial,
-    GaussianNoiseTransform: on_planes(noise, "sigmas", chosen="apply_mask", shared=True),
-    GaussianBlurTransform: on_planes(blur, "sigmas", shared=True),
-    MultiplicativeBrightnessTransform: on_planes(brightness, "multipliers"),
-    ContrastTransform: on_planes(contrast, "multipliers"),
-    SimulateLowResolutionTransform: on_planes(low_resolution, "scales"),
-    GammaTransform: on_planes(gamma, "gamma", "retain_stats", "invert_image"),
+    GaussianNoiseTransform: channelwise(noise, "sigmas", chosen="apply_mask", shared=True),
+    GaussianBlurTransform: channelwise(blur, "sigmas", shared=True),
+    MultiplicativeBrightnessTransform: channelwise(brightness, "multipliers"),
+    ContrastTransform: channelwise(contrast, "multipliers"),
+    SimulateLowResolutionTransform: channelwise(low_resolution, "scales"),
+    GammaTransform: channelwise(gamma, "gamma", "retain_stats", "invert_image"),
     MirrorTransform: mirror,
     MaskImageTransform: mask_image,
     RemoveLabelTansform: remove_label,

@@ -1,9 +1,8 @@
 """`nnUNetTrainerHRMedSeg` and `nnUNetTrainerHERSeg`: the papers' networks and losses in nnU-Net's training loop.
 
-The promised command, `nnUNetv2_train DATASET 2d FOLD -tr nnUNetTrainerHRMedSeg`, hands the trainer a stock plan. The
-trainer turns it into an HRMedSeg plan before nnU-Net reads it, makes sure that the canvas data is there, and from then
-on everything is nnU-Net's own. The plan it trained with lies beside the checkpoint, so prediction needs nothing of this
-file but `build_network_architecture`.
+`nnUNetv2_train DATASET 2d FOLD -tr nnUNetTrainerHRMedSeg` gives the trainer a stock plan. The trainer turns it into an
+HRMedSeg plan before nnU-Net reads it, and makes sure that the canvas data exists; everything else is nnU-Net's own. The
+plan is saved beside the checkpoint, so prediction needs only `build_network_architecture` of this file.
 """
 
 from __future__ import annotations
@@ -58,30 +57,32 @@ __all__ = [
     "nnUNetTrainerHRMedSegScratch",
 ]
 
-BETAS = 0.9, 0.95  # of Adam, whose squared gradients are of about 20 steps: targets of a few pixels need it
+BETAS = 0.9, 0.95  # of Adam: squared gradients are averaged over about 20 steps, which targets of a few pixels need
 
 
 class nnUNetTrainerHRMedSeg(BaseTrainer):
     """HRMedSeg (v1): Dice + focal loss, Adam, 200 epochs; nnU-Net's polynomial from 1e-3, and nnU-Net's augmentation.
 
-    Neck and decoder start at the papers' 1e-4 in a whole training, and higher in a short one, which would not come far
-    with it. The recipe of the papers and their code, 1e-4 times 0.98 per epoch for everything, takes all 200 epochs.
+    Neck and decoder start at the papers' 1e-4 in a full training, and at a higher rate in a short one, which would not
+    converge with it. The recipe of the papers and their code, 1e-4 times 0.98 per epoch for all parameters, needs all
+    200 epochs.
 
     Raises:
-        HRMedSegError: a 3D or cascaded configuration, a canvas that the network cannot take, canvas data that is
-            missing and cannot be made because the raw data is gone, or an encoder file that is missing or does not fit.
+        PlanError: a 3D or cascaded configuration, or a canvas that the network cannot take.
+        DataError: canvas data that is missing and cannot be created because the raw data is missing.
+        CheckpointError: an encoder file that is missing or does not fit.
     """
 
     network_name = "HRMedSeg"
     planner_name = "nnUNetPlannerHRMedSeg"
     build_loss = staticmethod(dice_and_focal)
-    encoder_weights: str | None = None  # None: what the environment or the plans say
+    encoder_weights: str | None = None  # None: set by the environment or the plans
     recipe_epochs = 200
     recipe_lr = 1e-3  # initial_lr
-    recipe_batch_size: int | None = None  # of a plan that is not HRMedSeg's yet; None: what fits
+    recipe_batch_size: int | None = None  # of a plan that is not an HRMedSeg plan yet; None: as many as fit
     encoder_lr: float | None = None  # of an encoder that does not start from random weights; None: initial_lr
     mirroring = True  # in augmentation and in prediction
-    augment_on_gpu = True  # with a CUDA device: on the whole batch, where the network is; False: in nnU-Net's workers
+    augment_on_gpu = True  # with CUDA: augment the whole batch on the GPU; False: in nnU-Net's workers
     starts_from_encoder = False  # set by initialize and load_checkpoint
     optimizer: torch.optim.Optimizer
     num_iterations_per_epoch: int
@@ -119,7 +120,7 @@ class nnUNetTrainerHRMedSeg(BaseTrainer):
     def initialize(self) -> None:
         check_gpu(self.device)  # before minutes of preprocessing
         fresh = not self.was_initialized and not self.continues
-        # first of all, so that a file that does not fit is reported before minutes of preprocessing
+        # first, so that a file that does not fit is reported before minutes of preprocessing
         encoder, started_from = self.checked_start() if fresh else (None, None)
         if not self.was_initialized:
             ensure_canvas_data(
@@ -135,7 +136,7 @@ class nnUNetTrainerHRMedSeg(BaseTrainer):
         self.starts_from_encoder = started_from is not None and started_from["file"] != "none"
         super().initialize()
         network: Any = self.plain_network
-        if isinstance(self.loss, DiceAndPixelLoss):  # and not the loss of a trainer derived from this one
+        if isinstance(self.loss, DiceAndPixelLoss):  # not the loss of a derived trainer
             network.upsample_in_training = False
         if encoder is not None:
             lines = initialize_encoder(network, encoder, self.configuration_manager.normalization_schemes)
@@ -147,14 +148,14 @@ class nnUNetTrainerHRMedSeg(BaseTrainer):
             self.print_to_log_file(self.describe_memory())
 
     def _use_canvas_data(self, folder: Path) -> None:
-        """Keep other processes from replacing the data while this trainer lives."""
+        """Prevent other processes from replacing the data while this trainer exists."""
         model = os.path.basename(self.output_folder_base)
         mark_in_use(folder, f"{model} fold_{self.fold}", self)
 
     def checked_start(self) -> tuple[EncoderFile | None, dict[str, str]]:
-        """Return the encoder that a new training starts from, None where it is none, and what is recorded of the start.
+        """Return the encoder that a new training starts from, or None, and the record of the start for the plans.
 
-        Weights of a whole network, which nnU-Net loads after `initialize` (`-pretrained_weights`), win.
+        Weights of a whole network, which nnU-Net loads after `initialize` (`-pretrained_weights`), take precedence.
         """
         network, channels = checked_network(self), len(self.configuration_manager.normalization_schemes)
         given = given_pretrained_weights()
@@ -170,7 +171,7 @@ class nnUNetTrainerHRMedSeg(BaseTrainer):
         self.continues = True
         super().load_checkpoint(checkpoint)
         if self.encoder_lr is not None and (self.encoder_record or {}).get("file", "none") != "none":
-            # only the checkpoint records the start, and the optimizer was made before it was read
+            # only the checkpoint has the record, and the optimizer was created before it was read
             self.starts_from_encoder = True
             state = self.optimizer.state_dict()
             self.optimizer, self.lr_scheduler = self.configure_optimizers()
@@ -240,7 +241,7 @@ class nnUNetTrainerHRMedSeg(BaseTrainer):
         rotation, dummy_2d, _, mirror_axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         if not self.mirroring:
             mirror_axes = self.inference_allowed_mirroring_axes = None
-        # the canvas is the whole image: there is nothing beyond it to rotate in from
+        # the canvas is the whole image: there is no border from which rotation could fill in
         return rotation, dummy_2d, list(self.configuration_manager.patch_size), mirror_axes
 
     @property
@@ -248,7 +249,7 @@ class nnUNetTrainerHRMedSeg(BaseTrainer):
         return self.augment_on_gpu and self.device.type == "cuda"
 
     def get_training_transforms(self, *args, **kwargs) -> BasicTransform | None:
-        """What nnU-Net's workers do with the training images: nothing where the batch is augmented on the GPU."""
+        """Return the transforms of nnU-Net's workers: None if the batch is augmented on the GPU."""
         transforms = super().get_training_transforms(*args, **kwargs)
         if not self.augments_batches:
             return transforms
@@ -257,14 +258,14 @@ class nnUNetTrainerHRMedSeg(BaseTrainer):
         try:
             self.batch_augmentation = BatchAugmentation(transforms, [0, *manager.all_labels, *ignored])
         except UnsupportedTransformError as reason:
-            self.print_to_log_file(f"Augmentation stays with the workers: {reason}.")
+            self.print_to_log_file(f"Augmentation is done by the workers: {reason}.")
             return transforms
         return None
 
     def get_tr_and_val_datasets(self):
         training, validation = super().get_tr_and_val_datasets()
         if self.plans_manager.plans["original_median_shape_after_transp"][0] == 1:
-            # a canvas is a whole image, no patch: to draw from a few of them 50 times is the same few again and again
+            # a canvas is a whole image: 50 batches would only repeat a small validation set
             passes = 2 * len(validation.identifiers)
             of_all_processes = self.configuration_manager.batch_size  # self.batch_size is the share of this process
             self.num_val_iterations_per_epoch = min(self.num_val_iterations_per_epoch, -(-passes // of_all_processes))
@@ -287,12 +288,12 @@ class nnUNetTrainerHRMedSeg(BaseTrainer):
         if not isinstance(self.loss, DiceAndPixelLoss):
             return super().loss_and_counts(data, target)
         network = self.plain_network
-        # a network of another kind has no logits but those of full resolution, which the loss takes as well
+        # other networks have only logits at full resolution, which the loss also accepts
         return self.loss.with_counts(getattr(network, "quarter_logits", network)(data), target)
 
 
 class nnUNetTrainerHRMedSegScratch(nnUNetTrainerHRMedSeg):
-    """HRMedSeg from random weights, whatever plans and environment say: what the encoder is worth."""
+    """HRMedSeg from random weights, regardless of plans and environment, to measure the effect of the encoder."""
 
     encoder_weights = "none"
 
@@ -305,6 +306,6 @@ class nnUNetTrainerHERSeg(nnUNetTrainerHRMedSeg):
 
 
 class nnUNetTrainerHERSegScratch(nnUNetTrainerHERSeg):
-    """HER-Seg from random weights, whatever plans and environment say."""
+    """HER-Seg from random weights, regardless of plans and environment."""
 
     encoder_weights = "none"

@@ -1,8 +1,8 @@
-"""Start a network from an encoder file: which file, whether it fits, and the first layer for other images.
+"""Start a network from an encoder file: choose the file, check that it fits, and adapt the first layer.
 
-The plan of the configuration says which encoder (`encoder_weights`: "bundled", "none", or a file: the path of a
-safetensors file or of the published SAM_PFD_10K.pth, or the name of one on the hub, hf://OWNER/NAME[@REVISION]/FILE),
-and the environment variable `HRMEDSEG_ENCODER_WEIGHTS` overrides it.
+The plan of the configuration names the encoder (`encoder_weights`: "bundled", "none", or a file: the path of a
+safetensors file or of the published SAM_PFD_10K.pth, or its name on the hub, hf://OWNER/NAME[@REVISION]/FILE). The
+environment variable `HRMEDSEG_ENCODER_WEIGHTS` overrides it.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ __all__ = [
 ENVIRONMENT_VARIABLE = "HRMEDSEG_ENCODER_WEIGHTS"
 
 _FROM_0_TO_1 = ("RGBTo01Normalization", "RescaleTo01Normalization")
-_CENTRED = ("ZScoreNormalization", "CTNormalization")
+_CENTERED = ("ZScoreNormalization", "CTNormalization")
 
 
 def chosen_encoder(
     configuration: dict[str, Any], always: str | None = None, recorded: Mapping[str, Any] | None = None
 ) -> EncoderFile | None:
-    """The encoder that a fresh training with this configuration starts from, read and checked; None for none.
+    """Return the encoder for a new training with this configuration, read and checked; None for random weights.
 
     Args:
         configuration: a resolved configuration dict of an HRMedSeg plan.
-        always: what a trainer insists on, whatever plan and environment say.
+        always: the choice of the trainer, which overrides plan and environment.
         recorded: `record` of the encoder that other folds of this training started from, if there are any.
 
     Raises:
@@ -79,7 +79,7 @@ def chosen_encoder(
 
 
 def initialize_encoder(network: nn.Module, file: EncoderFile, normalization_schemes: Sequence[str]) -> list[str]:
-    """Put the weights of `file` into `network.encoder` and, where it has the same layers, `network.neck`.
+    """Load the weights of `file` into `network.encoder` and, if it has the same layers, `network.neck`.
 
     The first layer is adapted to the channels and to nnU-Net's normalization of them.
 
@@ -89,10 +89,10 @@ def initialize_encoder(network: nn.Module, file: EncoderFile, normalization_sche
         normalization_schemes: nnU-Net's, one per input channel.
 
     Returns:
-        what was done, one line each, for the log.
+        lines for the log that describe each step.
 
     Raises:
-        CheckpointError: the file does not hold the weights that its card describes.
+        CheckpointError: the file does not contain the weights that its card describes.
     """
     done = [f"The encoder starts from {file.source} (sha256 {file.sha256})."]
     check_weights(file, network)
@@ -107,7 +107,7 @@ def initialize_encoder(network: nn.Module, file: EncoderFile, normalization_sche
     if folded:
         state[weight], state[bias] = fold_normalization(state[weight], state[bias], mean, std, folded)
         done.append(f"The normalization that it was made with was folded into its first layer for channels {folded}.")
-    centered = [channel for channel, scheme in enumerate(normalization_schemes) if scheme in _CENTRED]
+    centered = [channel for channel, scheme in enumerate(normalization_schemes) if scheme in _CENTERED]
     if centered and file.normalization["scheme"] == "mean_std":
         natural_mean, natural_std = (torch.tensor(IMAGENET[statistic]) for statistic in ("mean", "std"))
         natural = _for_channels(natural_mean, natural_std, channels)
@@ -117,7 +117,7 @@ def initialize_encoder(network: nn.Module, file: EncoderFile, normalization_sche
             f"It was made with images normalized by a fixed mean and divisor, and channels {centered} of each image "
             f"are normalized by their own: its first layer was rescaled (by {factors}), as for natural images."
         )
-    unknown = sorted(set(normalization_schemes) - {*_FROM_0_TO_1, *_CENTRED})
+    unknown = sorted(set(normalization_schemes) - {*_FROM_0_TO_1, *_CENTERED})
     if unknown:
         done.append(f"It expects images of mean 0 and deviation 1; what {unknown} gives may be far from that.")
 
@@ -132,8 +132,10 @@ def initialize_encoder(network: nn.Module, file: EncoderFile, normalization_sche
 
 
 def record(file: EncoderFile | None) -> dict[str, str]:
-    """Return what the saved plans record about the start: the file, its sha256 and the name on its card, and for a file
-    on the hub the commit; or that it was none."""
+    """Return the record of the start for the saved plans.
+
+    It has the file, its sha256, the name on its card, and for a file on the hub the commit; or the file "none".
+    """
     if file is None:
         return {"file": "none"}
     if file.hub is not None:
@@ -151,15 +153,15 @@ def recorded_by_other_folds(model_folder: str | os.PathLike, configuration: str)
     """Return the record in the plans.json of a trained model's folder; None if there is none."""
     try:
         found = read_json(Path(model_folder, "plans.json"))["configurations"][configuration][STARTED_FROM]
-    except (OSError, ValueError, KeyError, TypeError):  # nnU-Net writes the file again in a moment
+    except (OSError, ValueError, KeyError, TypeError):  # nnU-Net will write the file again
         return None
     return found if isinstance(found, dict) else None
 
 
 def adapt_channels(weight: Tensor, channels: int) -> Tensor:
-    """The first layer's weight (C, 3, k, k), made for RGB, for another number of channels: (C, channels, k, k).
+    """Adapt the first layer's weight (C, 3, k, k), made for RGB, to another number of channels: (C, channels, k, k).
 
-    One channel: the sum over RGB, which gives a grey image the response that it had as RGB. Others: RGB repeated, and
+    One channel: the sum over RGB, which gives a gray image the response that it had as RGB. Others: RGB repeated, and
     rescaled so that the response keeps its size.
     """
     if channels == 1:
@@ -170,12 +172,14 @@ def adapt_channels(weight: Tensor, channels: int) -> Tensor:
 def fold_normalization(
     weight: Tensor, bias: Tensor, mean: Tensor, std: Tensor, channels: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """Weight and bias with which x in 0..1 gives the response that (x - mean) / std gave; exact without padding.
+    """Return weight and bias with which x in 0..1 gives the response that (x - mean) / std gave; exact without padding.
 
     Args:
-        weight: (C, channels, k, k) of a convolution; `bias`: (C,).
-        mean, std: one value per channel.
-        channels: to fold for; the others are left as they are.
+        weight: weight (C, channels, k, k) of a convolution.
+        bias: bias (C,) of the convolution.
+        mean: one value per channel.
+        std: one value per channel.
+        channels: channels to fold for; the others are unchanged.
     """
     weight, bias = weight.clone(), bias.clone()
     for channel in channels:
@@ -193,13 +197,14 @@ def rescale_normalization(
 ) -> tuple[Tensor, Tensor]:
     """Return weight and bias with which z = (x - m) / s gives the response that (x - mean) / divisor gave.
 
-    The mean m and deviation s of each image are not known; those of typical images take their place.
+    The mean m and deviation s of each image are not known; those of typical images are used instead.
 
     Args:
-        weight: (C, channels, k, k) of a convolution; `bias`: (C,).
+        weight: weight (C, channels, k, k) of a convolution.
+        bias: bias (C,) of the convolution.
         expected: mean and divisor of each channel that the weights were made with.
         typical: mean and deviation of each channel, of the same range.
-        channels: to rescale; the others are left as they are.
+        channels: channels to rescale; the others are unchanged.
     """
     weight, bias = weight.clone(), bias.clone()
     (mean, divisor), (typical_mean, typical_std) = expected, typical
@@ -224,12 +229,12 @@ def _check_fit(file: EncoderFile, arguments: dict[str, Any]) -> None:
         if key != "neck" and not _same(key, file.architecture[key], arguments.get(key))
     }
     if differing:
-        said = ", ".join(
+        differences = ", ".join(
             f"{key} {theirs!s:.100} in the file and {ours} in the plans" for key, (theirs, ours) in differing.items()
         )
         raise CheckpointError(
-            f"The encoder {file.source} does not fit the network of the plans: {said}. Make the plans' arch_kwargs "
-            f"equal to the file's, or make an encoder of this shape with `hrmedseg distill`."
+            f"The encoder {file.source} does not fit the network of the plans: {differences}. Set the plans' "
+            f"arch_kwargs to those of the file, or make an encoder of this shape with `hrmedseg distill`."
         )
 
 
@@ -267,8 +272,8 @@ def check_weights(file: EncoderFile, network: nn.Module) -> None:
         )
     if wrong:
         raise CheckpointError(
-            f"{file.path} does not hold the weights that its card describes: {format_names(wrong)} are missing, too many, or "
-            f"of another shape. Make the encoder again, or copy it from where it was made."
+            f"{file.path} does not hold the weights that its card describes: {format_names(wrong)} are missing, "
+            f"too many, or of another shape. Make the encoder again, or copy it from where it was made."
         )
 
 

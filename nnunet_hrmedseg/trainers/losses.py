@@ -1,10 +1,9 @@
 """Losses of the two papers on nnU-Net's targets: labels or regions, with or without an ignore label.
 
-Both are Dice plus a loss per pixel. Evaluated plainly they would take most of the memory of a training step: logits,
-softmax and their gradients at full resolution, for every class. Here the network hands over its logits at 1/4
-resolution, and upsampling, non-linearity and sums go through the image strip by strip, in the backward pass anew, so
-that no more than one strip ever stands at full resolution. What remains of a strip are sums per class, which is all
-that Dice and a mean need.
+Both are Dice plus a loss per pixel. A direct evaluation would take most of the memory of a training step: logits,
+softmax and their gradients at full resolution, for every class. Here the network returns its logits at 1/4 resolution,
+and upsampling, non-linearity and sums are evaluated strip by strip, and again in the backward pass, so that at most one
+strip is at full resolution at any time. Only sums per class are kept of a strip, which suffice for Dice and the mean.
 
 Logits are (B, K, H / f, W / f) with a whole factor f (1: at full resolution). Label targets are (B, 1, H, W) class
 indices; region targets are (B, K, H, W) of 0 and 1, followed by one more channel that marks ignored pixels where the
@@ -27,7 +26,7 @@ from nnunet_hrmedseg.trainers.pseudo_dice import hard_counts
 __all__ = ["DiceAndPixelLoss", "dice_and_cross_entropy", "dice_and_focal", "focal_loss"]
 
 MAX_STRIPS = 16
-SMALL_STRIP, LARGE_STRIP = 2**19, 2**21  # logits at full resolution; fewer would cost more overhead than they save
+SMALL_STRIP, LARGE_STRIP = 2**19, 2**21  # logits at full resolution; smaller strips cost more overhead than they save
 VALIDATION_STRIP = 2**21  # logits of one image at full resolution; no backward pass, so many strips cost little
 SMOOTH = 1e-5  # of Dice, nnU-Net's
 
@@ -35,7 +34,7 @@ SMOOTH = 1e-5  # of Dice, nnU-Net's
 def focal_loss(cross_entropy: Tensor, alpha: float = 0.8, gamma: float = 2.0) -> Tensor:
     """Focal loss per pixel from the cross entropy per pixel (Lin et al. 2017, Eq. 4, with p_t = exp(-cross entropy)).
 
-    `alpha` scales every pixel alike, as in the code published with the HRMedSeg paper; it is no class weight.
+    `alpha` scales all pixels equally, as in the code published with the HRMedSeg paper; it is not a class weight.
     """
     return alpha * (1 - torch.exp(-cross_entropy)) ** gamma * cross_entropy
 
@@ -134,18 +133,21 @@ class DiceAndPixelLoss(nn.Module):
         return self.weight_pixel * mean - self.weight_dice * weight * self.dice(of_dice)
 
     def recomputed_sums_of_strip(self, *arguments) -> Tensor:
-        """`sums_of_strip`, of which the arguments alone are kept for the backward pass.
+        """Evaluate `sums_of_strip` again in the backward pass, keeping only its arguments.
 
-        It is compiled with the recomputation in it. Strips differ in height, and a compiled function that is recomputed
-        from outside may find another of its graphs the second time, which keeps other tensors: an error.
+        The recomputation is part of the compiled function. Strips differ in height, and a compiled function that is
+        recomputed from outside may use another of its graphs the second time, which keeps other tensors: an error.
         """
         return recomputed(self.sums_of_strip, *arguments)
 
     def sums_of_strip(self, logits: Tensor, target: Tensor, factor: int, trim: tuple[int, int]) -> Tensor:
-        """Sums over a strip: prediction in truth, prediction, truth, pixel loss, valid pixels: (B, K, 5).
+        """Return the sums over a strip: prediction in truth, prediction, truth, pixel loss, valid pixels: (B, K, 5).
 
-        logits: (B, K, r, W / f), of which the first and last `trim` rows of the upsampled map belong to neighbors.
-        target: (B, 1 or K (+ 1), rows, W).
+        Args:
+            logits: (B, K, r, W / f); the first and last `trim` rows of the upsampled map belong to neighboring strips.
+            target: (B, 1 or K (+ 1), rows, W).
+            factor: upsampling factor f.
+            trim: number of rows to remove at top and bottom.
         """
         return self.sums(upsampled(logits, factor, trim), target)
 

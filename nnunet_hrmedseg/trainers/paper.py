@@ -59,7 +59,7 @@ class nnUNetTrainerHRMedSegPaper(nnUNetTrainerHRMedSeg):
         return optimizer, PaperLRScheduler(optimizer, self.num_epochs)
 
     def get_training_transforms(self, *args, regions=None, ignore_label=None, **kwargs) -> BasicTransform:
-        """Return the flip and what nnU-Net does to validation images; it costs the workers next to nothing."""
+        """Return the flip and nnU-Net's transforms of validation images; they take the workers hardly any time."""
         flip = RandomTransform(MirrorTransform(allowed_axes=(WIDTH,)), apply_probability=2 * FLIPPED)  # x 1/2 inside
         unchanged = self.get_validation_transforms(None, regions=regions, ignore_label=ignore_label)
         return ComposeTransforms([flip, unchanged])

@@ -10,7 +10,7 @@ __all__ = ["EpochProgress"]
 
 
 class EpochProgress:
-    """Iterations done, time left and the running mean of the loss. In a log file, a line every half minute."""
+    """Show iterations, remaining time and the running mean of the loss. In a log file, a line every half minute."""
 
     def __init__(self, description: str, total: int, *, show: bool = True):
         terminal = sys.stderr.isatty()

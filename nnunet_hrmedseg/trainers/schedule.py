@@ -18,12 +18,12 @@ __all__ = [
 PAPER_DECAY, PAPER_EPOCHS = 0.98, 200
 POLY_EXPONENT = 0.9  # of nnU-Net's PolyLRScheduler
 WARMUP_START = 0.01  # part of the learning rate that the warm-up begins with
-SHORT_TRAINING = 150  # iterations, up to which everything learns at the full rate
-SLOWEST = 0.1  # part of it that is left behind the encoder in trainings of ten times that length or more
+SHORT_TRAINING = 150  # iterations up to which all parameters have the full rate
+SLOWEST = 0.1  # share of the rate of neck and decoder in trainings of at least ten times that length
 
 
 class FractionalEpochLRScheduler(LRScheduler):
-    """lr = initial lr x a factor of the part of the training that is done, with a linear warm-up in front.
+    """Learning rate that depends on the finished share of the training, with a linear warm-up.
 
     `step(epoch)` takes nnU-Net's current epoch, which may be a fraction.
     """
@@ -59,11 +59,11 @@ class WarmupPolyLRScheduler(FractionalEpochLRScheduler):
 
 
 class LengthAwareLRScheduler(WarmupPolyLRScheduler):
-    """`WarmupPolyLRScheduler`, and the longer the training the slower goes what is behind the encoder.
+    """`WarmupPolyLRScheduler` with a lower rate of neck and decoder in longer trainings.
 
-    Parameter groups with ``decoder_parameters`` set get the part 150 / N of the rate, where N is the number of iterations
-    of the whole training, and at least a tenth. Where a training has a length in minutes N shows only as it goes on, so
-    it is taken from the iterations that the optimizer has done and the part of the training that they were.
+    Parameter groups with `decoder` set get 150 / N of the rate, where N is the number of iterations of the whole
+    training, and at least a tenth. N is estimated from the iterations that the optimizer has done and the share of the
+    training that they were, because a training with a budget in minutes does not know its number of iterations.
     """
 
     def __init__(self, optimizer: Optimizer, num_epochs: int, warmup_epochs: float = 0.0):
@@ -83,7 +83,7 @@ class LengthAwareLRScheduler(WarmupPolyLRScheduler):
 
 
 def _iterations_done(optimizer: Optimizer) -> int:
-    """As Adam counts them, also over a continued training."""
+    """Return the number of iterations that Adam has counted, which includes those before a training was continued."""
     for state in optimizer.state.values():
         return int(state["step"])
     return 0

@@ -1,7 +1,7 @@
 """`nnUNetTrainerSegMaFormer`: the light network for volumes, trained on nnU-Net's own 3D plans and data.
 
-The trainer turns the plan that it is given into a SegMaFormer plan before nnU-Net reads it. The plan it trained with
-lies beside the checkpoint, so prediction needs nothing of this file but `build_network_architecture`.
+The trainer turns the plan that it receives into a SegMaFormer plan before nnU-Net reads it. The plan is saved beside
+the checkpoint, so prediction needs nothing of this file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nnunet_hrmedseg.trainers.start import check_pretrained_weights, checked_net
 
 __all__ = ["nnUNetTrainerSegMaFormer"]
 
-WARMUP = 20 / 1000  # part of the training: the paper's 20 epochs, of nnU-Net's 1000
+WARMUP = 20 / 1000  # share of the training: the paper's 20 epochs of nnU-Net's 1000
 BETAS = (0.9, 0.98)
 FINAL_LR = 1e-6
 
@@ -64,7 +64,7 @@ class nnUNetTrainerSegMaFormer(BaseTrainer):
         if not os.path.isdir(self.preprocessed_dataset_folder):
             number, plans = int(self.plans_manager.dataset_name[7:10]), self.plans_manager.plans_name
             raise DataError(
-                f"There is no preprocessed data in {self.preprocessed_dataset_folder}. Make it with: "
+                f"There is no preprocessed data in {self.preprocessed_dataset_folder}. Create it with: "
                 f"nnUNetv2_preprocess -d {number} -plans_name {plans} -c {self.configuration_name}"
             )
         given, started_from = given_pretrained_weights(), None
@@ -75,7 +75,7 @@ class nnUNetTrainerSegMaFormer(BaseTrainer):
         self.encoder_record = started_from
 
     def _do_i_compile(self) -> bool:
-        # the compiler would fall into pieces around the kernels of mamba_ssm; the scan in torch compiles with the rest
+        # the kernels of mamba_ssm would break the compiled graph; the scan in torch compiles with the rest
         return not (self.device.type == "cuda" and mamba_kernels()) and super()._do_i_compile()
 
     def on_train_start(self) -> None:
@@ -93,7 +93,7 @@ class nnUNetTrainerSegMaFormer(BaseTrainer):
         decayed: list[torch.nn.Parameter] = []
         spared: list[torch.nn.Parameter] = []
         for name, parameter in self.network.named_parameters():
-            # as Mamba's authors train it: its decays and its bypass are no weights to be pulled to 0
+            # as in Mamba's own training: weight decay is not applied to its decays and its bypass
             (spared if name.endswith((".A_log", ".D")) else decayed).append(parameter)
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=self.initial_lr, betas=BETAS, weight_decay=self.weight_decay)

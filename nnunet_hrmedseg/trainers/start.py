@@ -1,4 +1,4 @@
-"""Check what a new training starts from before any data is made: the plans' network, and `-pretrained_weights`."""
+"""Check the start of a new training before any data is created: the network, and `-pretrained_weights`."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _OF_CLASSES = ".seg_layers."  # in names of weights that nnU-Net does not take o
 
 
 def checked_network(trainer: nnUNetTrainer) -> nn.Module:
-    """Build the network that a trainer is going to train, on the CPU; torch draws the same numbers afterwards.
+    """Build the network of a trainer on the CPU, without changing torch's random state.
 
     Raises:
-        PlanError: the arguments in the plans do not go together, or what is in the folder of the model was trained
-            with other plans.
+        PlanError: the arguments in the plans do not fit together, or the folder of the model has folds that were
+            trained with other plans.
     """
     plans, configuration = trainer.plans_manager, trainer.configuration_manager
     check_folds(Path(trainer.output_folder_base), trainer.fold, plans.plans, trainer.configuration_name)
@@ -54,7 +54,7 @@ def check_pretrained_weights(file: str, network: nn.Module, channels: int) -> di
         channels: image channels that `network` takes, for the message.
 
     Returns:
-        what the saved plans record of the start: the file, its sha256, and what it is.
+        the record of the start for the saved plans: the file, its sha256, and a description.
 
     Raises:
         CheckpointError: there is no such file, it is not a checkpoint of nnU-Net, or it is of another network or of
@@ -67,7 +67,7 @@ def check_pretrained_weights(file: str, network: nn.Module, channels: int) -> di
     try:
         checkpoint = load_as_nnunet_does(file)
         weights = {str(name): tuple(value.shape) for name, value in checkpoint["network_weights"].items()}
-    except Exception as error:  # torch and pickle raise whatever they like at other files
+    except Exception as error:  # torch and pickle raise all kinds of errors for other files
         raise CheckpointError(
             f"-pretrained_weights {file} is not a checkpoint of nnU-Net v2 ({type(error).__name__}). Give the "
             f"checkpoint_final.pth of a whole trained network. An encoder file (.safetensors) is given by the "
@@ -88,7 +88,7 @@ def check_pretrained_weights(file: str, network: nn.Module, channels: int) -> di
 
 
 def load_as_nnunet_does(file: str) -> dict[str, Any]:
-    """Load a checkpoint on the CPU. nnU-Net loads the same file a moment later, with all that it would execute."""
+    """Load a checkpoint on the CPU. Like nnU-Net, which loads it afterwards, this executes code in the file."""
     return torch.load(file, map_location="cpu", weights_only=False, mmap=zipfile.is_zipfile(file))
 
 

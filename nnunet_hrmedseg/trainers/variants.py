@@ -1,6 +1,6 @@
-"""Training lengths as nnU-Net has them: `nnUNetTrainerHRMedSeg_1epoch` ... `nnUNetTrainerSegMaFormer_250epochs`.
+"""Variants of all trainers by number of epochs: `nnUNetTrainerHRMedSeg_1epoch`, `nnUNetTrainerSegMaFormer_250epochs`.
 
-The classes are made from the lengths in `registration.names.EPOCHS`: a new length is a new number there.
+The classes are created from the numbers in `registration.names.EPOCHS`; a new number there adds variants.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = [trainer_variant_name(base, n) for base in TRAINERS for n in EPOCHS]
 
 def _variant(base: type, epochs: int) -> type:
     name = trainer_variant_name(base.__name__, epochs)
-    doc = f"{base.__name__} with num_epochs = {epochs}; the learning rate goes as far as in the full recipe."
+    doc = f"{base.__name__} with num_epochs = {epochs}; the learning rate covers the same range as in the full recipe."
     return type(name, (base,), {"recipe_epochs": epochs, "__module__": __name__, "__qualname__": name, "__doc__": doc})
 
 

@@ -34,7 +34,7 @@ class WeightAverage:
         if not 0 < decay < 1:
             raise PlanError(f"ema_decay is {decay!r}; it must be above 0 and below 1, or None for no average.")
         self.network, self.decay, self.updates = network, decay, 0
-        self.trained: dict[str, Tensor] | None = None  # the network's own weights while it has the average
+        self.trained: dict[str, Tensor] | None = None  # the network's own weights while the average is applied
         self.average = _copied(network.state_dict())
 
     @torch.no_grad()
@@ -73,12 +73,12 @@ class WeightAverage:
                 self.restore()
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint whose network weights are the average needs besides them."""
+        """Return the state that a checkpoint needs in addition to the average, which are its network weights."""
         trained = self.network.state_dict() if self.trained is None else self.trained
         return {"trained_weights": _copied(trained), "updates": self.updates}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from `state`; the network has the average that was saved with it, and gets its own weights."""
+        """Continue from `state`: the network has the average that was saved with it, and gets its own weights back."""
         self.average = _copied(self.network.state_dict())
         self.network.load_state_dict(state["trained_weights"])
         self.updates = state["updates"]

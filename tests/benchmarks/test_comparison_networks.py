@@ -13,7 +13,7 @@ from nnunet_hrmedseg.nnunet_versions import build_network, find_trainer
 from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHRMedSegScratch
 from tests.nnunet_releases import since_nnunet
 from tests.trainers.conftest import LABELS, dataset  # noqa: F401
-from tests.trainers.test_trainer import CPU, _plans
+from tests.trainers.tiny_trainers import CPU, _plans
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "trainers"
 ROWS = {

@@ -23,7 +23,7 @@ TRAIN = """
 import json, os, random, signal, sys, time
 import torch
 from nnunetv2.run.run_training import maybe_load_checkpoint
-from tests.trainers.test_trainer import _trainer
+from tests.trainers.tiny_trainers import _trainer
 
 def train(description, epochs):
     trainer = _trainer(description)
@@ -70,7 +70,7 @@ def test_ten_kills_and_the_same_epochs_in_the_end(dataset, tmp_path):
 
 INTERRUPTED = """
 import json, signal, sys
-from tests.trainers.test_trainer import _trainer
+from tests.trainers.tiny_trainers import _trainer
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal, wherever the tests are run from

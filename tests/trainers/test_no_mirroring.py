@@ -6,7 +6,7 @@ from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from nnunet_hrmedseg.registration.names import TRAINERS
 from nnunet_hrmedseg.trainers import hrmedseg, no_mirroring
 from tests.trainers.conftest import LABELS
-from tests.trainers.test_trainer import CPU, _plans
+from tests.trainers.tiny_trainers import CPU, _plans
 
 BASES = [name for name, module in TRAINERS.items() if module == "nnunet_hrmedseg.trainers.hrmedseg"]
 

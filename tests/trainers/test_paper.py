@@ -12,7 +12,7 @@ from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHRMedSeg
 from nnunet_hrmedseg.trainers.paper import nnUNetTrainerHRMedSegPaper
 from tests.plans.stock_plans import stock_plans
 from tests.trainers.conftest import LABELS, REGIONS_AND_IGNORE
-from tests.trainers.test_trainer import CPU, _plans
+from tests.trainers.tiny_trainers import CPU, _plans
 
 
 def _paper(description, plans=None, cls=nnUNetTrainerHRMedSegPaper):

@@ -10,7 +10,7 @@ from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHERSeg, nnUNetTrainer
 from nnunet_hrmedseg.trainers.losses import dice_and_focal
 from nnunet_hrmedseg.trainers.pseudo_dice import hard_counts, hard_counts_in_slabs
 from tests.trainers.conftest import IGNORE, LABELS, REGIONS, REGIONS_AND_IGNORE
-from tests.trainers.test_trainer import CANVAS, _plans, _trainer
+from tests.trainers.tiny_trainers import CANVAS, _plans, _trainer
 
 EVERY_KIND = pytest.mark.parametrize(
     "labels", [LABELS, REGIONS, IGNORE, REGIONS_AND_IGNORE], ids=["labels", "regions", "ignore", "regions and ignore"]

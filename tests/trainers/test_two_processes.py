@@ -20,7 +20,7 @@ from nnunet_hrmedseg.nnunet_versions import nnunet_folders
 from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHRMedSeg
 from nnunet_hrmedseg.trainers.losses import DiceAndPixelLoss
 from tests.trainers.conftest import LABELS
-from tests.trainers.test_trainer import CANVAS, _plans
+from tests.trainers.tiny_trainers import CANVAS, _plans
 
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 

@@ -13,7 +13,7 @@ from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHRMedSeg
 from nnunet_hrmedseg.trainers.segmaformer import nnUNetTrainerSegMaFormer
 from nnunet_hrmedseg.trainers.weight_average import WeightAverage
 from tests.trainers.conftest import LABELS
-from tests.trainers.test_trainer import _trainer
+from tests.trainers.tiny_trainers import _trainer
 
 
 def _network(value=0.0):

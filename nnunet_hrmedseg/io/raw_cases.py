@@ -98,8 +98,8 @@ def refuse_label_names(cases: Iterable[str]) -> None:
     names = [name for name in cases if name.endswith("_seg")]
     if names:
         raise DataError(
-            f"Names of cases must not end in _seg: {format_names(names)}. nnU-Net takes their preprocessed images for labels "
-            f"of other cases, and would neither train nor validate with them. Rename their files in imagesTr and "
+            f"Names of cases must not end in _seg: {format_names(names)}. nnU-Net takes their preprocessed images for "
+            f"labels of other cases, and would neither train nor validate with them. Rename their files in imagesTr and "
             f"labelsTr (and, if it lists them, in dataset.json), for example to {names[0].removesuffix('_seg')}_s."
         )
 

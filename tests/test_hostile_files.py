@@ -208,7 +208,7 @@ def test_plans_name_networks_and_nothing_else(tmp_path, marker, monkeypatch, rea
             "os.system in plans.json is not a network .* as network_class_name",
         ),
         "module beside the model": (_plans(network_class_name="hostile_module.Net"), "which came with the model"),
-        "no name": (_plans(network_class_name="os; import x"), "which is no name of a class"),
+        "no name": (_plans(network_class_name="os; import x"), "which is not the name of a class"),
         "no such argument": (_plans(_kw_requires_import=["x"]), "has no such argument"),
     }[what]
     (folder / "plans.json").write_text(json.dumps(plans))

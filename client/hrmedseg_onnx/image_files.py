@@ -95,7 +95,8 @@ def read_image(files: Sequence[Path], reader: str) -> Image:
         if channels and data.shape[1:] != channels[0].shape[1:]:
             raise DataError(
                 f"The channels differ in size: {files[0]} has {format_shape(channels[0].shape[1:])}, {file} has "
-                f"{format_shape(data.shape[1:])} (slices x rows x columns). All files of a case must have the same size."
+                f"{format_shape(data.shape[1:])} (slices x rows x columns). All files of a case must have the same "
+                f"size."
             )
         if geometries and geometry.get("spacing") != geometries[0].get("spacing"):
             raise DataError(

@@ -163,7 +163,7 @@ class OnnxModel:
         return labels.transpose(backward), probability
 
     def logits(self, image: np.ndarray) -> np.ndarray:
-        """Return the logits (K, H, W) of a normalized image (C, H, W) on the canvas, averaged over mirrors and folds."""
+        """Return the logits (K, H, W) of a normalized image (C, H, W) on the canvas: mean over mirrors and folds."""
         total: np.ndarray | None = None
         for session in self.sessions:
             for axes in self.mirrored:

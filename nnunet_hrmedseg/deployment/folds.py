@@ -1,4 +1,4 @@
-"""Which folds of a trained model are exported."""
+"""Choice of the folds of a trained model to export."""
 
 from __future__ import annotations
 
@@ -13,26 +13,25 @@ __all__ = ["checkpoints_of"]
 def checkpoints_of(
     model: Path, folds: Sequence[int | str] | None, checkpoint: str, *, all_beside_others: bool
 ) -> dict[str, Path]:
-    """Fold, `all` being one, -> its file, in nnU-Net's order.
+    """Return fold -> checkpoint file, in nnU-Net's order: 0, 1, ..., all.
 
     Args:
-        model: TRAINER__PLANS__CONFIGURATION, as training wrote it.
-        folds: those asked for; None: every fold that has this checkpoint.
-        checkpoint: name of the file in each fold.
-        all_beside_others: where no folds are asked for and there are some, whether `all` is taken with them.
+        model: folder TRAINER__PLANS__CONFIGURATION of a trained model.
+        folds: requested folds; None: every fold that has the checkpoint.
+        checkpoint: file name of the checkpoint in each fold.
+        all_beside_others: without requested folds, whether to include the fold `all` if there are others.
 
     Raises:
-        CheckpointError: no model folder, no folds, or no such checkpoint.
+        CheckpointError: the folder is not a trained model, or a fold has no such checkpoint.
+        PlanError: the list of folds is empty, or the checkpoint is not a file name.
     """
     if not (model / "plans.json").is_file() or not (model / "dataset.json").is_file():
         raise CheckpointError(
-            f"{model} is no folder of a trained model: it has no plans.json and dataset.json. Give the folder "
+            f"{model} is not the folder of a trained model: it has no plans.json and dataset.json. Give the folder "
             f"TRAINER__PLANS__CONFIGURATION that nnUNetv2_train wrote, below nnUNet_results."
         )
     if Path(checkpoint).name != checkpoint:
-        raise PlanError(
-            f"{checkpoint} is no name of a checkpoint: give it without folders, such as checkpoint_final.pth."
-        )
+        raise PlanError(f"{checkpoint} is not a file name: give it without folders, such as checkpoint_final.pth.")
     if folds is not None and not folds:
         raise PlanError("No folds are given. Give at least one, or leave them out to take all that are trained.")
     there = {file.parent.name.removeprefix("fold_"): file for file in model.glob(f"fold_*/{checkpoint}")}

@@ -1,4 +1,4 @@
-"""`hrmedseg export --onnx`: a trained model as ONNX files, one for each fold, with `model.json` beside them."""
+"""Export of a trained model as ONNX files, one for each fold, with `model.json` beside them."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ from nnunet_hrmedseg.plans.trained_with import check_trained_with
 __all__ = ["LARGEST_DIFFERENCE", "OnnxExport", "export_onnx"]
 
 LARGEST_DIFFERENCE = 1e-3
-"""Between a logit of the ONNX file and of the network in torch: a file that differs by more is not written."""
+"""Largest allowed difference between logits of an ONNX file and of the network in torch."""
 
-LARGEST_BATCH = 64  # torch.export wants a bound
+LARGEST_BATCH = 64  # torch.export needs a bound
 
 
 @dataclass(frozen=True)
@@ -107,11 +107,11 @@ def export_onnx(
     model, output = local_path(model), Path(output)
     for name in ("onnx", "onnxscript", "onnxruntime"):
         import_extra(name, "onnx", "the export of ONNX files")
-    _refuse_to_replace(output, overwrite)
+    _check_replaceable(output, overwrite)
     check_output_dir(output.parent)
-    files = checkpoints_of(model, folds, checkpoint, all_beside_others=False)  # they are averaged over
-    predictor = _loaded(model, files)
-    network: Any = getattr(predictor.network, "_orig_mod", predictor.network)  # what torch.compile wraps
+    files = checkpoints_of(model, folds, checkpoint, all_beside_others=False)  # prediction averages over them
+    predictor = _load_predictor(model, files)
+    network: Any = getattr(predictor.network, "_orig_mod", predictor.network)  # unwrapped from torch.compile
     network.eval()
     network.cpu_bfloat16 = False
     sidecar = _sidecar(predictor, list(files), weights)
@@ -129,19 +129,19 @@ def export_onnx(
 
 
 def _write(output: Path, graph: Any, network: nn.Module, parameters: Sequence[Any], sidecar: Sidecar) -> None:
-    """parameters: a state dict for each fold of `sidecar`."""
-    # beside the output: to rename it into place it must be on the same disk
+    """Write the output folder. `parameters` has a state dict for each fold of `sidecar`."""
+    # beside the output, because a rename needs the same disk
     with tempfile.TemporaryDirectory(prefix=f".{output.name}_incomplete_", dir=output.parent) as temporary:
         folder = Path(temporary) / output.name
         folder.mkdir()
-        for (fold, name), of_fold in zip(sidecar.folds.items(), parameters, strict=True):
-            network.load_state_dict(of_fold)
+        for (fold, name), state in zip(sidecar.folds.items(), parameters, strict=True):
+            network.load_state_dict(state)
             sidecar.logit_difference[fold] = _write_fold(graph, network, folder / name, sidecar)
         sidecar.write(folder)
         replace_directory(folder, output)
 
 
-def _refuse_to_replace(output: Path, overwrite: bool) -> None:
+def _check_replaceable(output: Path, overwrite: bool) -> None:
     if not output.exists():
         return
     if not output.is_dir():
@@ -149,14 +149,15 @@ def _refuse_to_replace(output: Path, overwrite: bool) -> None:
     others = sorted({file.name for file in output.iterdir()} - _names_of_export(output))
     if others:
         raise SetupError(
-            f"{output} holds other things than an export, such as {others[0]}. Give another folder, or remove this one."
+            f"{output} holds files that are not of an export, such as {others[0]}. Give another folder, or remove "
+            f"this one."
         )
     if any(output.iterdir()) and not overwrite:
         raise SetupError(f"{output} holds an export already. Add --overwrite to replace it.")
 
 
 def _names_of_export(folder: Path) -> set[str]:
-    """model.json and the files that it names, of whatever version; none where it cannot be read."""
+    """Return model.json and the files it lists, of any version; empty if it cannot be read."""
     try:
         content = read_json_object(folder / SIDECAR, "export")
         return {SIDECAR, *content["folds"].values()} if isinstance(content["format"], int) else set()
@@ -164,8 +165,8 @@ def _names_of_export(folder: Path) -> set[str]:
         return set()
 
 
-def _loaded(model: Path, files: Mapping[str, Path]) -> nnUNetPredictor:
-    """nnU-Net's predictor with the model, if it is one of ours. files: of the folds."""
+def _load_predictor(model: Path, files: Mapping[str, Path]) -> nnUNetPredictor:
+    """Return nnU-Net's predictor with an HRMedSeg or HERSeg model. `files`: fold -> checkpoint."""
     plans = read_json_object(model / "plans.json", "nnU-Net plan")
     file = next(iter(files.values()))
     saved = load_checkpoint(file)
@@ -180,13 +181,13 @@ def _loaded(model: Path, files: Mapping[str, Path]) -> nnUNetPredictor:
         network = resolved.get("architecture", {}).get("network_class_name", "another network")
         raise CheckpointError(
             f"{model} was trained with {trainer}, configuration {configuration}: {network.rpartition('.')[2]} with "
-            f"{resolved.get('preprocessor_name')}. hrmedseg export --onnx writes HRMedSeg and HERSeg, which see the "
-            f"whole image on a canvas; other networks are predicted patch by patch and need nnU-Net."
+            f"{resolved.get('preprocessor_name')}. hrmedseg export --onnx writes HRMedSeg and HERSeg, which predict "
+            f"the whole image on a canvas; other networks predict patches and need nnU-Net."
         )
-    for each in files.values():  # before nnU-Net opens them: it executes what is in them
+    for each in files.values():  # before nnU-Net opens them, which executes their content
         check_model_folder(model, each)
         check_trained_with(load_checkpoint(each), plans, str(each), str(model / "plans.json"))
-    with redirect_stdout(io.StringIO()):  # it tells what does not matter here
+    with redirect_stdout(io.StringIO()):  # nnU-Net prints irrelevant messages
         predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(model), tuple(files), file.name)
     return predictor
@@ -240,7 +241,7 @@ def _check_exportable(predictor: nnUNetPredictor) -> None:
         ("mode of resampling_fn_probabilities", arguments.get("mode", "linear"), ["linear"]),
         ("label manager", type(predictor.label_manager).__name__, [LabelManager.__name__]),
     ]
-    found += [("normalisation", scheme, SCHEMES) for scheme in configuration["normalization_schemes"]]
+    found += [("normalization", scheme, SCHEMES) for scheme in configuration["normalization_schemes"]]
     for what, value, known in found:
         if value not in known:
             raise PlanError(
@@ -250,14 +251,14 @@ def _check_exportable(predictor: nnUNetPredictor) -> None:
 
 
 def _graph(network: nn.Module, sidecar: Sidecar) -> Any:
-    """The network as an `onnx.ModelProto` whose initializers have the names and values of its state dict."""
+    """Return the network as an `onnx.ModelProto` whose initializers have the names and values of its state dict."""
     image = torch.zeros(2, len(sidecar.channels), *sidecar.canvas)
     with torch.no_grad():
         program = torch.onnx.export(
             network,
             (image,),
             dynamo=True,
-            optimize=False,  # it would fold weights of this fold into constants
+            optimize=False,  # optimization would turn weights of this fold into constants
             input_names=[INPUT],
             output_names=[OUTPUT],
             dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)},),
@@ -268,7 +269,7 @@ def _graph(network: nn.Module, sidecar: Sidecar) -> Any:
 
 
 def _write_fold(graph: Any, network: nn.Module, file: Path, sidecar: Sidecar) -> float:
-    """Write the network, as it is now, to `file`. Returns the largest difference of its logits from torch.
+    """Write the network with its current weights to `file`, and return the largest difference of its logits from torch.
 
     Raises:
         CheckpointError: it differs by more than LARGEST_DIFFERENCE before its weights are stored in fewer bits.
@@ -278,15 +279,15 @@ def _write_fold(graph: Any, network: nn.Module, file: Path, sidecar: Sidecar) ->
 
     from nnunet_hrmedseg.deployment.onnx_weights import store_weights
 
-    # one image, where the graph was made with two: the batch is not fixed
+    # a batch of 1, while the graph was made with 2: checks that the batch size is not fixed
     image = torch.randn(1, len(sidecar.channels), *sidecar.canvas, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        wanted = network(image).numpy()
+        expected = network(image).numpy()
     proto = _with_weights(graph, network.state_dict())
     proto = optimizer.optimize(proto)
-    _without_traces(proto)
+    _remove_source_info(proto)
     onnx.save(proto, file)
-    difference = _difference(file, image, wanted)
+    difference = _difference(file, image, expected)
     if not difference <= LARGEST_DIFFERENCE:
         raise CheckpointError(
             f"The logits of the exported {file.name} differ from those of the network by up to {difference:.2g}, more "
@@ -296,7 +297,7 @@ def _write_fold(graph: Any, network: nn.Module, file: Path, sidecar: Sidecar) ->
     if sidecar.weights != "float32":
         store_weights(proto, sidecar.weights)
         onnx.save(proto, file)
-        difference = _difference(file, image, wanted)
+        difference = _difference(file, image, expected)
     return difference
 
 
@@ -312,8 +313,8 @@ def _with_weights(graph: Any, state: Mapping[str, Tensor]) -> Any:
     return proto
 
 
-def _without_traces(proto: Any) -> None:
-    """Take away what torch notes of each node: source lines, with the paths of this machine."""
+def _remove_source_info(proto: Any) -> None:
+    """Remove the source lines that torch stores for each node, with paths of this machine."""
     proto.doc_string = ""
     for part in (proto.graph, *proto.functions):
         part.doc_string = ""
@@ -328,7 +329,7 @@ def _without_traces(proto: Any) -> None:
     del proto.metadata_props[:]
 
 
-def _difference(file: Path, image: Tensor, wanted: np.ndarray) -> float:
+def _difference(file: Path, image: Tensor, expected: np.ndarray) -> float:
     session = open_session(file, threads=torch.get_num_threads())
     (logits,) = session.run([OUTPUT], {INPUT: image.numpy()})
-    return float(np.abs(logits - wanted).max())
+    return float(np.abs(logits - expected).max())

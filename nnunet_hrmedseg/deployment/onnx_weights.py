@@ -1,27 +1,35 @@
-"""Smaller ONNX files: weights stored as float16 or int8, while everything is computed in float32 as before."""
+"""Smaller ONNX files: weights stored as float16 or int8, with computation in float32."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import onnx
-from onnx import helper, numpy_helper
+
+if TYPE_CHECKING:
+    import onnx
 
 __all__ = ["store_weights"]
 
-# operator -> the axis of its weight, its second input, that runs over outputs
+# operator -> axis of the outputs in its weight, which is the second input
 OUTPUT_AXIS = {"MatMul": -1, "Gemm": -1, "Conv": 0, "ConvTranspose": 1}
 
 LARGEST_INT8 = 127
 
 
 def store_weights(model: onnx.ModelProto, kind: str) -> None:
-    """Store the weights of all products of `model` as `kind`, in place; whoever loads it widens them once.
+    """Store the weights of all products of a model in another number format, in place.
 
-    Biases, norms and positions stay float32: they are few, and positions need their digits.
+    They are converted back once when the model is loaded. Biases, norms and positions stay float32: they are few, and
+    positions need the precision.
 
     Args:
-        kind: "float16"; "int8", with one scale for each output channel; "float32" leaves all as it is.
+        model: the ONNX model.
+        kind: "float16"; "int8", with one scale for each output channel; "float32" changes nothing.
     """
+    import onnx
+    from onnx import helper, numpy_helper
+
     if kind == "float32":
         return
     graph = model.graph
@@ -43,24 +51,24 @@ def store_weights(model: onnx.ModelProto, kind: str) -> None:
             whole, scale = _as_int8(weight, _output_axis(node))
             widened, scales = f"{name}_whole", f"{name}_scale"
             new = [numpy_helper.from_array(whole, narrow), numpy_helper.from_array(scale, scales)]
-            # not DequantizeLinear: onnxruntime would repeat it for every image
+            # not DequantizeLinear, which onnxruntime would repeat for every image
             widening.append(helper.make_node("Mul", [widened, scales], [name]))
         widening.insert(0, helper.make_node("Cast", [narrow], [widened], to=onnx.TensorProto.FLOAT))
         graph.initializer.remove(initializers[name])
         graph.initializer.extend(new)
-    # in front: a node comes after all that it takes
+    # in front, because a node must follow the nodes that compute its inputs
     nodes = [*widening, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
 
 
 def _output_axis(node: onnx.NodeProto) -> int:
-    turned = node.op_type == "Gemm" and any(each.name == "transB" and each.i for each in node.attribute)
-    return 0 if turned else OUTPUT_AXIS[node.op_type]
+    transposed = node.op_type == "Gemm" and any(each.name == "transB" and each.i for each in node.attribute)
+    return 0 if transposed else OUTPUT_AXIS[node.op_type]
 
 
 def _as_int8(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Whole numbers of the same shape, and the scale that they are multiples of, one for each slice along `axis`."""
+    """Return int8 values of the same shape, and their scale for each slice along `axis`."""
     others = tuple(i for i in range(weight.ndim) if i != axis % weight.ndim)
     scale = np.abs(weight).max(axis=others, keepdims=True) / np.float32(LARGEST_INT8)
     scale[scale == 0] = 1

@@ -1,7 +1,7 @@
-"""What must not leave the house with a model: paths, names of users, names of training cases. Looked for in any value.
+"""Filter for private texts in a model: paths, names of users, and names of training cases.
 
-Texts are looked at one by one. Slashes alone make no path: "T1/T2" is a channel and "CC BY 4.0" under https://... is a
-license. A path is what begins at a root, a home or a drive, or leads through folders to a file.
+A slash alone does not make a path: "T1/T2" is a channel, and https://... may be the address of a license. A path
+begins at a root, a home folder or a drive, or leads through folders to a file.
 """
 
 from __future__ import annotations
@@ -23,30 +23,29 @@ PATHS = (
     r"\\\\?\w+\\",  # \\server\share, folder\folder\file
     r"(?<![\w:/.])[\w.+-]+(?:/[\w.+-]+)*/[\w.+-]+\.(?:nii|nrrd|mha|mhd|png|tiff?|jpe?g|bmp|dcm|pth|pt|pkl|npz|safetensors)\b",
 )
-DISTINCTIVE = 5  # characters, with a digit among them: such a name is found within longer words, too
-NOBODY = {"root", "user", "users", "home", "admin", "ubuntu"}
+DISTINCTIVE = 5  # minimum length of a name with a digit that is also searched inside longer words
+GENERIC_USERS = {"root", "user", "users", "home", "admin", "ubuntu"}
 
 
 class PrivacyFilter:
-    """Finds them.
+    """Finds and removes private texts.
 
     Args:
-        cases: names of training cases. Short numbers are not looked for: they are everywhere, and tell nothing.
-        public: names that have to be in a model (labels, channels, trainer, ...), and are no secret where a case has
-            the same.
+        cases: names of training cases. Short numbers are ignored, because they occur everywhere.
+        public: names that a model must contain (labels, channels, trainer, ...), even if a case has the same name.
     """
 
     def __init__(self, cases: Iterable[str], public: Iterable[str] = ()) -> None:
         named = {*cases} - {*public}
-        users = {Path.home().name, _user()} - NOBODY - {*public}
+        users = {Path.home().name, _user()} - GENERIC_USERS - {*public}
         words = {case for case in named if not (case.isdigit() and len(case) < DISTINCTIVE)} | users
         self.words = {word for word in words if len(word) > 1}
         self.paths = re.compile("|".join(PATHS))
-        # within a text the longest words are looked for one by one; a set of tokens is quick for thousands of cases
+        # long names are searched one by one; the set of tokens is fast for thousands of cases
         self.within = sorted(word for word in named if len(word) >= DISTINCTIVE and re.search(r"\d", word))
 
-    def found_in(self, text: str) -> str | None:
-        """What is private in a text, in words; None where nothing is."""
+    def find(self, text: str) -> str | None:
+        """Return a description of the first private part of a text, or None."""
         path = self.paths.search(text)
         if path is not None:
             return f"a path ({path[0]!r})"
@@ -54,24 +53,24 @@ class PrivacyFilter:
         word = next(iter(tokens & self.words), None) or next((name for name in self.within if name in text), None)
         return None if word is None else f"the name of a training case or of a user ({word!r})"
 
-    def removed_from(self, value: Any) -> Any:
-        """The same value without the entries of dictionaries and lists in which something private is said."""
+    def redact(self, value: Any) -> Any:
+        """Return a value without the entries of dictionaries and lists that contain private texts."""
         if isinstance(value, Mapping):
             return {
-                name: self.removed_from(entry)
+                name: self.redact(entry)
                 for name, entry in value.items()
                 if not self._is_private(name) and not self._is_private(entry)
             }
         if isinstance(value, list | tuple):
-            return [self.removed_from(entry) for entry in value if not self._is_private(entry)]
+            return [self.redact(entry) for entry in value if not self._is_private(entry)]
         return value
 
     def _is_private(self, value: Any) -> bool:
-        return isinstance(value, str) and self.found_in(value) is not None
+        return isinstance(value, str) and self.find(value) is not None
 
 
 def iter_strings(value: Any) -> Iterator[str]:
-    """All texts in a value as JSON and PyTorch files hold it: names and entries of dictionaries, and of lists."""
+    """Yield all texts in a value of a JSON or PyTorch file: keys and values of dictionaries, and items of lists."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, bytes):
@@ -88,5 +87,5 @@ def iter_strings(value: Any) -> Iterator[str]:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a number that has no name on this machine
+    except (OSError, KeyError, ImportError):  # the user id has no name on this machine
         return ""

@@ -1,4 +1,4 @@
-"""A trained model's folder, read as it is to be shared: without optimiser, paths, and names of training cases."""
+"""Content of a trained model's folder for sharing: without optimizer state, paths and names of training cases."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from nnunet_hrmedseg.plans.trained_with import check_trained_with
 
 __all__ = ["CHECKPOINT", "SharedModel", "channels_of", "number_or_none", "place_of", "started_from"]
 
-CHECKPOINT = "checkpoint_final.pth"  # whichever was taken: it is what nnU-Net looks for
+CHECKPOINT = "checkpoint_final.pth"  # name of every shared checkpoint, because nnU-Net looks for it
 NEEDED = (
     "channel_names",
     "modality",
@@ -34,13 +34,13 @@ NEEDED = (
     "overwrite_image_reader_writer",
     "numTraining",
 )
-"""What prediction reads of dataset.json, and the number of training cases."""
+"""Entries of dataset.json that prediction reads, and the number of training cases."""
 TOLD = ("name", "description", "reference", "licence", "license", "release", "tensorImageSize")
-"""What a dataset.json may say besides, if it says nothing private."""
+"""Further entries of dataset.json that are kept if they contain nothing private."""
 
 
 class SharedModel:
-    """A trained model's folder as it was read.
+    """The content of a trained model's folder.
 
     Attributes:
         name, dataset_name: of the folder and of the one above.
@@ -71,14 +71,14 @@ class SharedModel:
             _cases(folder, dataset, self.summaries),
             [*map(str, public), *self.name.split("__"), self.dataset_name, self.dataset_name[11:]],
         )
-        self.plans = self.private.removed_from(_without_encoder_paths(plans))
+        self.plans = self.private.redact(_without_encoder_paths(plans))
         shared = PlansManager(self.plans).get_configuration(self.configuration_name).configuration
         if shared.get("architecture") != self.configuration["architecture"]:
             raise DataError(
                 f"The architecture in {folder / 'plans.json'} names paths or training cases: it cannot be shared like "
                 f"this. Change the names there."
             )
-        told = self.private.removed_from({name: dataset[name] for name in TOLD if name in dataset})
+        told = self.private.redact({name: dataset[name] for name in TOLD if name in dataset})
         self.dataset = {**{name: dataset[name] for name in NEEDED if name in dataset}, **told}
 
     @classmethod
@@ -103,7 +103,7 @@ class SharedModel:
 
     @staticmethod
     def summary_of(file: Path) -> dict[str, Any]:
-        """Empty where there is none, or one of another kind."""
+        """Return a summary.json, or an empty dict if it does not exist or has another format."""
         try:
             content = read_json(file)
             float(content["foreground_mean"]["Dice"])
@@ -113,11 +113,11 @@ class SharedModel:
 
     @property
     def crossvalidation(self) -> str:
-        """nnU-Net's name of the folder for these folds together."""
+        """nnU-Net's name of the folder with results over these folds."""
         return "crossval_results_folds_" + "_".join(self.folds)
 
     def dice(self) -> dict[str, Any] | None:
-        """Of the cross-validation, nnU-Net's foreground_mean; None where no fold was validated on cases left out."""
+        """Return the Dice of the cross-validation, nnU-Net's foreground_mean; None if no fold was validated."""
         validated = {fold: summary for fold, summary in self.summaries.items() if fold != "all"}
         weights = [len(summary["metric_per_case"]) for summary in validated.values()]
         if not sum(weights):
@@ -135,7 +135,7 @@ class SharedModel:
 
 
 def _shared_checkpoint(file: Path, plans: dict[str, Any]) -> dict[str, Any]:
-    """What nnU-Net's prediction reads of a checkpoint. What two names share is kept once."""
+    """Return the part of a checkpoint that nnU-Net's prediction reads. Tensors with two names are kept once."""
     trained = load_checkpoint(file)
     check_trained_with(trained, plans, str(file), str(file.parent.parent / "plans.json"))
     try:
@@ -146,12 +146,15 @@ def _shared_checkpoint(file: Path, plans: dict[str, Any]) -> dict[str, Any]:
         axes = None if axes is None else tuple(int(axis) for axis in axes)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
-            f"{file} is no checkpoint of nnU-Net v2 ({type(error).__name__}: {error}). It holds {format_names(list(trained))}."
+            f"{file} is not a checkpoint of nnU-Net v2 ({type(error).__name__}: {error}). It holds "
+            f"{format_names(list(trained))}."
         ) from error
     if not whole:
-        raise CheckpointError(f"{file} is no checkpoint of nnU-Net v2: weights, trainer or configuration are missing.")
+        raise CheckpointError(
+            f"{file} is not a checkpoint of nnU-Net v2: weights, trainer or configuration are missing."
+        )
     copies: dict[tuple, Tensor] = {}
-    # copied, as a tensor is saved with all of the memory that it is a part of
+    # copied, because torch.save writes the whole storage of a view
     kept = {
         name: copies.setdefault(place_of(value), value.detach().cpu().clone(memory_format=torch.contiguous_format))
         for name, value in weights.items()
@@ -173,7 +176,7 @@ def channels_of(dataset: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cases(folder: Path, dataset: Mapping[str, Any], summaries: Mapping[str, dict]) -> set[str]:
-    """Names of training cases, wherever they can be found."""
+    """Return the names of training cases from all files that may contain them."""
     ending, files = dataset["file_ending"], []
     for fold in folder.glob("fold_*"):
         files += [entry.name for entry in fold.glob("validation/*") if entry.name.endswith(ending)]
@@ -198,7 +201,7 @@ def _cases(folder: Path, dataset: Mapping[str, Any], summaries: Mapping[str, dic
 
 
 def _without_encoder_paths(plans: dict[str, Any]) -> dict[str, Any]:
-    """The encoder that training started from by name and sha256, as it was somewhere else on every other machine."""
+    """Return plans that name the initial encoder by name and sha256, without its path."""
     configurations = {}
     for name, configuration in plans["configurations"].items():
         configurations[name] = {k: v for k, v in configuration.items() if k not in (STARTED_FROM, "encoder_weights")}

@@ -1,4 +1,4 @@
-"""A trained model to give away: what prediction needs, a card, a license, and nothing about patients, users or disks.
+"""Sharing of a trained model: files for prediction, a card and a license, without names of cases, users and paths.
 
     OUTPUT, a folder or a .zip
       DatasetNNN_Name/TRAINER__PLANS__CONFIGURATION/
@@ -9,7 +9,7 @@
         model_card.json, README.md, LICENSE.txt     README.md is a model card of the Hugging Face Hub, too
 
 That is the layout of nnUNet_results, so stock nnU-Net installs the .zip (nnUNetv2_install_pretrained_model_from_zip),
-and the folder is installed by copying it there. What is left out, and why: optimiser, logs and curves (only training
+and the folder is installed by copying it there. What is left out, and why: optimizer, logs and curves (only training
 needs them), dataset_fingerprint.json (size and spacing of every training case; only planning needs it) and
 postprocessing.pkl as it is (a pickle: it is written anew from postprocessing.json).
 """
@@ -63,11 +63,11 @@ HUB_LICENSES = (
     *("apache-2.0", "mit", "bsd-3-clause", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "cc0-1.0", "unlicense"),
     *(f"cc-by-{kind}4.0" for kind in ("", "sa-", "nc-", "nd-", "nc-sa-", "nc-nd-")),
 )
-"""The most usual of the names that the Hugging Face Hub has for licenses."""
+"""The most common license names of the Hugging Face Hub."""
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "positional_encoding.gaussian")
-"""What is in the weights and is no parameter."""
-POSTPROCESSING = remove_all_but_largest_component_from_segmentation  # the only one that nnU-Net determines
-SAME_DATE = (1980, 1, 1, 0, 0, 0)  # of all files in a .zip: it tells nothing, and the same model gives the same file
+"""Ends of names of buffers, which are not parameters."""
+POSTPROCESSING = remove_all_but_largest_component_from_segmentation  # the only one that nnU-Net chooses
+SAME_DATE = (1980, 1, 1, 0, 0, 0)  # of all files in a .zip, for reproducible files
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def share_model(
 
 def _share(model: SharedModel, output: Path, license: str) -> dict[str, Any]:
     make_output_dir(output.parent)
-    # beside the output: to rename it into place it must be on the same disk
+    # beside the output, because a rename needs the same disk
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.incomplete-", dir=output.parent) as temporary:
         root = Path(temporary, "model")
         target = root / model.dataset_name / model.name
@@ -170,14 +170,14 @@ def check_place(folder: Path, output: Path, overwrite: bool) -> None:
 
 
 def _is_shared(output: Path) -> bool:
-    """Whether a folder or .zip is of `share_model` alone: a card, and nothing but the files that it lists."""
+    """Return whether a folder or .zip holds a card of `share_model` and only the files that it lists."""
     try:
         if output.suffix.lower() == ".zip":
             with zipfile.ZipFile(output) as archive:
                 return _are_listed({entry for entry in archive.namelist() if not entry.endswith("/")}, archive.read)
         there = {file.relative_to(output).as_posix() for file in _files(output)}
         return _are_listed(there, lambda name: (output / name).read_bytes())
-    except Exception:  # a file of whatever kind: readers raise what they like
+    except Exception:  # any kind of file: readers raise various exceptions
         return False
 
 
@@ -212,7 +212,7 @@ def _write(model: SharedModel, target: Path, license: str) -> dict[str, Any]:
 
 
 def _write_crossvalidation(model: SharedModel, folder: Path) -> str:
-    """Means and postprocessing of these folds together. Returns what there is of postprocessing, in words."""
+    """Write means and postprocessing over these folds. Returns a description of the postprocessing."""
     source = model.folder / folder.name
     summary = model.summary_of(source / "summary.json")
     if summary:
@@ -239,7 +239,7 @@ def _write_crossvalidation(model: SharedModel, folder: Path) -> str:
 
 
 def _postprocessing_arguments(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """As nnU-Net has them; in JSON the tuples of regions became lists."""
+    """Return arguments as nnU-Net uses them; JSON turns the tuples of regions into lists."""
     if name != POSTPROCESSING.__name__ or not arguments.keys() <= {"labels_or_regions", "background_label"}:
         raise ValueError(f"{name} with {format_names(list(arguments))} is not nnU-Net's postprocessing")
     labels = arguments["labels_or_regions"]
@@ -251,7 +251,7 @@ def _postprocessing_arguments(name: str, arguments: dict[str, Any]) -> dict[str,
 
 
 def _means(summary: Mapping[str, Any], cases: bool = True) -> dict[str, Any]:
-    """Of a summary.json what nnU-Net's commands read of it, without the cases and their files."""
+    """Return the part of a summary.json that nnU-Net's commands read, without cases and files."""
     kept = {name: summary[name] for name in ("foreground_mean", "mean") if isinstance(summary.get(name), dict)}
     return {**kept, "metric_per_case": []} if cases else kept
 
@@ -376,16 +376,16 @@ def _files(folder: Path) -> Iterator[Path]:
     return (entry for entry in folder.rglob("*") if entry.is_file())
 
 
-# ---- is anything private left ----------------------------------------------------------------------------------------
+# ---- check for private texts ----------------------------------------------------------------------------------------
 
 
 def _check_written(target: Path, private: PrivacyFilter) -> None:
-    """Raises DataError if anything private is left in a file; all of them are read again for this."""
+    """Raise DataError if a written file contains anything private; all files are read again."""
     # what is written by hand comes first, as the other files repeat it
     for file in sorted(_files(target), key=lambda file: (file.name not in ("plans.json", "dataset.json"), file)):
         name = file.relative_to(target).as_posix()
         for text in _READERS[file.suffix](file):
-            found = private.found_in(text)
+            found = private.find(text)
             if found is not None:
                 raise DataError(
                     f"Nothing was shared: {name} would tell {found}, in {text!r:.200}. Change it in plans.json or "

@@ -1,4 +1,4 @@
-"""Colors of classes in every picture: distinguishable for colour-blind readers, from grey and from stained images."""
+"""Colors of classes in figures: distinct for color-blind readers, and distinct from grey and stained images."""
 
 __all__ = ["CLASS_COLORS"]
 

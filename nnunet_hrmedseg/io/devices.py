@@ -150,8 +150,8 @@ def describe_out_of_memory(
         advice.insert(0, '"recompute": true among the arch_kwargs (a step then takes about a third longer)')
     text = (
         f"{when} with {batch} does not fit into the GPU's memory: the GPU has {total / 1e9:.1f} GB, training had taken "
-        f"{allocated / 1e9:.1f} GB of it when it ran out, and {others / 1e9:.1f} GB are taken by the driver and by other "
-        f"programs. In the plans that nnUNetv2_plan_experiment -pl {planner} writes, set {', or '.join(advice)}"
+        f"{allocated / 1e9:.1f} GB of it when it ran out, and {others / 1e9:.1f} GB are taken by the driver and by "
+        f"other programs. In the plans that nnUNetv2_plan_experiment -pl {planner} writes, set {', or '.join(advice)}"
     )
     if others > 0.2 * total:
         text += "; or end the other programs (nvidia-smi lists them)"

@@ -1,8 +1,8 @@
-"""How an image of any size is put on the canvas, in the same way when an encoder is made and when it is prompted.
+"""Resizing of images of any size to the canvas, the same for the training of encoders and for prompting.
 
 - "stretch": to the canvas' height and width, whatever the aspect ratio.
-- "pad": the longer side to the canvas' side, and what is left at the bottom or on the right filled with the colour that
-  SAM's normalisation turns into 0, as SAM does.
+- "pad": the longer side to the canvas' side, and the rest at the bottom or on the right filled with the color that
+  SAM's normalization turns into 0, as in SAM.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PADDING = (124, 116, 104)  # the mean of SAM, and of ImageNet, in whole numbers
 
 
 def fit_size(size: tuple[int, int], canvas: tuple[int, int], fit: str) -> tuple[int, int]:
-    """Height and width that an image of `size` (H, W) has on the canvas (H, W)."""
+    """Return height and width of an image of `size` (H, W) on the canvas (H, W)."""
     if fit == "stretch":
         return canvas
     scale = min(canvas[0] / size[0], canvas[1] / size[1])
@@ -28,7 +28,7 @@ def fit_size(size: tuple[int, int], canvas: tuple[int, int], fit: str) -> tuple[
 
 
 def fit_image(image: Image.Image, canvas: tuple[int, int], fit: str) -> Image.Image:
-    """The image in RGB on the canvas (H, W): bilinear, anti-aliased."""
+    """Return the image in RGB on the canvas (H, W), resized bilinearly with antialiasing."""
     height, width = fit_size((image.height, image.width), canvas, fit)
     resized = image.resize((width, height), Image.Resampling.BILINEAR).convert("RGB")
     if (height, width) == tuple(canvas):

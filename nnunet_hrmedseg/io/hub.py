@@ -111,8 +111,9 @@ def download(name: str) -> HubCopy:
     The content of files is compared with the checksum that the hub has of them, wherever the cache records it.
 
     Raises:
-        HRMedSegError: not a name, huggingface_hub is not installed, no such repository, revision or file, no access, no
-            connection, or a download that broke off or is damaged.
+        CheckpointError: there is no such repository, revision or file, or the cached copy is damaged.
+        PlanError: the name is not valid.
+        SetupError: huggingface_hub is not installed, access is denied, or the transfer failed.
     """
     parts = HubName.parse(name)
     hub = import_extra("huggingface_hub", "hub", name)
@@ -147,7 +148,8 @@ def upload_folder(repo: str, folder: Path, message: str) -> str:
         The repository's name with the commit that was made, hf://OWNER/NAME@COMMIT.
 
     Raises:
-        HRMedSegError: not a name, huggingface_hub is not installed, not logged in, no access, or no connection.
+        PlanError: the name is not valid.
+        SetupError: huggingface_hub is not installed, access is denied, or the transfer failed.
     """
     parts = HubName.parse(PREFIX + repo)
     if parts.path or parts.revision:
@@ -219,8 +221,9 @@ def _reason(error: BaseException) -> str:
 
 
 def _check_content(name: str, file: Path) -> None:
-    """Compare a cached file with its checksum, by which the cache names what its links point to: sha256 of large files,
-    git's sha1 of small ones.
+    """Compare a cached file with its checksum, which is its name in the cache.
+
+    The checksum is the sha256 of a large file, and git's sha1 of a small one.
 
     Raises:
         CheckpointError: they differ.

@@ -25,9 +25,9 @@ def lines_of_pixels(shape: Sequence[float], what_has: str) -> str | None:
         return None
     return (
         f"{what_has} {slices} slices of {format_shape((rows, columns))} pixels: a network for images sees one line "
-        f"of pixels at a time. The axis of length 1 has to be the one along which the slices follow. nnU-Net takes the axis with "
-        f"the largest spacing for it: save images and labels with a spacing that is largest along the axis of length "
-        f"1, or save them as images (.png, .tif), and plan again."
+        f"of pixels at a time. The axis of length 1 has to be the one along which the slices follow. nnU-Net takes "
+        f"the axis with the largest spacing for it: save images and labels with a spacing that is largest along the "
+        f"axis of length 1, or save them as images (.png, .tif), and plan again."
     )
 
 

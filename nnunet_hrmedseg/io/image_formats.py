@@ -155,7 +155,7 @@ def _as_8_bits(opened: Image.Image) -> Image.Image:
 
 
 def _bits_of_jpeg2000(opened: Image.Image) -> int:
-    """The most bits of a channel, from the SIZ marker at the start of the code stream; 8 where there is none."""
+    """Return the largest bit depth of a channel, from the SIZ marker of the code stream; 8 if there is no marker."""
     stream = getattr(opened, "fp", None)
     if stream is None:
         return 8

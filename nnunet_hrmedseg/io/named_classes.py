@@ -24,7 +24,7 @@ __all__ = ["check_named_classes"]
 
 
 def check_named_classes(folder: Path, configuration: ConfigurationManager) -> None:
-    """The network of a configuration, and all that its arguments name, are networks or layers of installed packages.
+    """Check that a configuration's network and its arguments name only networks or layers of installed packages.
 
     Args:
         folder: that the plan came with. Modules in it, or beside it, are not imported.
@@ -47,7 +47,7 @@ def check_named_classes(folder: Path, configuration: ConfigurationManager) -> No
 
 def _check(folder: Path, what: str, name: Any) -> None:
     if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
-        raise PlanError(f"{folder}: {what} in plans.json is {name!r:.100}, which is no name of a class.")
+        raise PlanError(f"{folder}: {what} in plans.json is {name!r:.100}, which is not the name of a class.")
     if _comes_with(folder, name.partition(".")[0]):
         raise PlanError(
             f"{folder}: {what} in plans.json is {name}, which came with the model: importing it would execute a file "

@@ -1,4 +1,4 @@
-"""One process, or many that torchrun started: who am I, on which device, and what do the others say."""
+"""A single process, or many that torchrun started: rank, device, and communication."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["Processes", "processes"]
 
 @dataclass(frozen=True)
 class Processes:
-    """The place of this process among all that train together.
+    """The position of this process among all that train together.
 
     Attributes:
-        rank: 0 to count - 1; 0 writes files and talks to the user.
+        rank: 0 to count - 1; process 0 writes files and prints.
         count: number of processes.
-        device: where this one computes.
+        device: device of this process.
     """
 
     rank: int
@@ -35,12 +35,12 @@ class Processes:
         return self.rank == 0
 
     def log(self, text: str) -> None:
-        """Print a line, once for all of them."""
+        """Print a line in the first process."""
         if self.first:
             print(text, flush=True)
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module with gradients averaged over all processes; alone, the module itself."""
+        """Return the module with gradients averaged over all processes; with a single process, the module itself."""
         if self.count == 1:
             return module
         if self.device.type == "cuda":
@@ -49,7 +49,7 @@ class Processes:
         return nn.parallel.DistributedDataParallel(module)
 
     def mean(self, value: Tensor) -> Tensor:
-        """Mean over the processes."""
+        """Return the mean over all processes."""
         if self.count > 1:
             value = value.clone()
             distributed.all_reduce(value)
@@ -57,17 +57,17 @@ class Processes:
         return value
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes have called this method."""
         if self.count > 1:
             distributed.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
 
 
 @contextmanager
 def processes(device: str | None = None) -> Iterator[Processes]:
-    """This process and those that torchrun started with it (environment variables RANK, WORLD_SIZE, LOCAL_RANK).
+    """Provide this process and those that torchrun started with it (RANK, WORLD_SIZE and LOCAL_RANK).
 
     Args:
-        device: "cuda", "mps" or "cpu"; None: the first of these that is there.
+        device: "cuda", "mps" or "cpu"; None: the first of these that is available.
 
     Raises:
         SetupError: there is no such device, or no GPU for each process.

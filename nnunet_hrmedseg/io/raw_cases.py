@@ -52,7 +52,7 @@ class RawCase(NamedTuple):
 
 
 def find_raw_cases(raw_folder: Path | None, dataset_json: dict[str, Any]) -> dict[str, RawCase] | None:
-    """The training cases of `nnUNet_raw/<data set>` by name, or None if there are none to be reached.
+    """Return the training cases of `nnUNet_raw/<dataset>` by name, or None if they cannot be found.
 
     Raises:
         DataError: a file in imagesTr whose name has no channel number; a list of files that nnU-Net does not read.
@@ -98,9 +98,9 @@ def refuse_label_names(cases: Iterable[str]) -> None:
     names = [name for name in cases if name.endswith("_seg")]
     if names:
         raise DataError(
-            f"Names of cases must not end in _seg: {format_names(names)}. nnU-Net takes their preprocessed images for labels "
-            f"of other cases, and would neither train nor validate with them. Rename their files in imagesTr and "
-            f"labelsTr (and, if it lists them, in dataset.json), for example to {names[0].removesuffix('_seg')}_s."
+            f"Names of cases must not end in _seg: {format_names(names)}. nnU-Net takes their preprocessed images for "
+            f"labels of other cases, and would neither train nor validate with them. Rename their files in imagesTr "
+            f"and labelsTr (and, if it lists them, in dataset.json), for example to {names[0].removesuffix('_seg')}_s."
         )
 
 
@@ -119,12 +119,12 @@ def describe_unused_files(folder: Path, cases: Collection[RawCase], test: bool =
 
 
 def read_dataset_json(file: Path) -> dict[str, Any]:
-    """A dataset.json that says at least which labels there are and how files end.
+    """Read a dataset.json, and check that it has labels and a file ending.
 
     Raises:
-        PlanError: it cannot be read, or does not say that.
+        PlanError: the file cannot be read, or lacks one of them.
     """
-    content = read_json_object(file, "dataset.json of nnU-Net")
+    content = read_json_object(file, "dataset.json of nnU-Net", PlanError)
     for name, kind in (("file_ending", str), ("labels", dict)):
         if not isinstance(content.get(name), kind) or not content[name]:
             raise PlanError(
@@ -155,7 +155,7 @@ def find_reader(dataset_json: dict[str, Any], example: str | None = None) -> typ
 
 
 def resolve_source(source: str | Path) -> Path:
-    """The existing file or folder that is meant, free of links, so that one file has one name."""
+    """Return the existing file or folder without symbolic links, so that each file has a single name."""
     path = Path(source).expanduser()
     is_number = isinstance(source, str) and re.fullmatch("[0-9]+", source)
     if is_number or (re.fullmatch(r"Dataset\d{3,}_[^/\\]+", str(source)) and not path.exists()):

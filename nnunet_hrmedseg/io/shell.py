@@ -1,4 +1,4 @@
-"""What a user is told to type: for a shell of Linux and macOS, or on Windows for PowerShell. Imports nothing heavy."""
+"""Commands in messages, quoted for shells of Linux and macOS, or for PowerShell on Windows. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ ON_WINDOWS = os.name == "nt"
 
 
 def quote(text: str) -> str:
-    """One word, whatever is in it."""
+    """Return a text quoted as a single word."""
     return "'" + text.replace("'", "''") + "'" if ON_WINDOWS else shlex.quote(text)
 
 
 def format_export(name: str, value: str) -> str:
-    """The line that gives an environment variable this value."""
+    """Return the command that sets an environment variable."""
     return f"$env:{name} = {quote(value)}" if ON_WINDOWS else f"export {name}={quote(value)}"

@@ -82,7 +82,7 @@ class StoredImage(ABC):
 
     @abstractmethod
     def read(self) -> Image.Image:
-        """The image at its own size, mode L or RGB. Raises whatever is wrong with it."""
+        """Return the image at its own size, in mode L or RGB. Raises any exception of its reader."""
 
 
 @dataclass(frozen=True, slots=True)

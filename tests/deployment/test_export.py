@@ -209,7 +209,7 @@ def test_an_export_that_fails_leaves_the_old_one(plain, pictures, tmp_path, monk
 
 def test_folders_that_are_no_export_stay(plain, tmp_path):
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(HRMedSegError, match="other things than an export, such as thesis.tex"):
+    with pytest.raises(HRMedSegError, match="not of an export, such as thesis.tex"):
         export_onnx(model=plain, output=tmp_path, overwrite=True)
     with pytest.raises(HRMedSegError, match="is a file"):
         export_onnx(model=plain, output=tmp_path / "thesis.tex", overwrite=True)
@@ -224,7 +224,7 @@ def test_onnx_files_of_others_stay(plain, tmp_path, content):
     (tmp_path / "fold_0.onnx").write_text("of somebody")
     if content is not None:
         (tmp_path / "model.json").write_text(content)
-    with pytest.raises(HRMedSegError, match="other things than an export, such as fold_0.onnx"):
+    with pytest.raises(HRMedSegError, match="not of an export, such as fold_0.onnx"):
         export_onnx(model=plain, output=tmp_path, overwrite=True)
     assert (tmp_path / "fold_0.onnx").read_text() == "of somebody"
 

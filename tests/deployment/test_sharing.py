@@ -335,7 +335,7 @@ def test_a_hostile_checkpoint_is_not_opened(trained, tmp_path):
     with pytest.raises(HRMedSegError, match=r"fold_1/checkpoint_final\.pth is damaged"):
         share_model(model=folder, output=tmp_path / "shared")
     torch.save({"network_weights": {}}, folder / "fold_1" / "checkpoint_final.pth")
-    with pytest.raises(HRMedSegError, match="is no checkpoint of nnU-Net v2"):
+    with pytest.raises(HRMedSegError, match="is not a checkpoint of nnU-Net v2"):
         share_model(model=folder, output=tmp_path / "shared")
     assert not (tmp_path / "executed").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["preprocessed", "results"]
@@ -465,45 +465,8 @@ def test_folders_that_are_no_models_are_named(trained, tmp_path):
         share_model(model=folder, output=tmp_path / "shared")
 
 
-@pytest.mark.parametrize(
-    "text, found",
-    [
-        ("/data/me/x", True),
-        ("see /home/me", True),
-        ("~/models/x", True),
-        ("../labels/x", True),
-        ("C:\\Users\\me", True),
-        ("\\\\server\\share\\x", True),
-        ("file:///x", True),
-        ("imagesTr/a_0000.nii.gz", True),
-        ("T1/T2", False),
-        ("1.0 04/05/2018", False),
-        ("https://example.org/a/b", False),
-        ("torch.nn.modules.conv.Conv2d", False),
-        ("grey and/or white", False),
-        ("case_001", True),
-        ("of case_001, and more", True),
-        ("case_001_0000.png", True),
-        ("xcase_001x", True),  # distinctive enough to be found anywhere
-        ("tumor", True),
-        ("tumors", False),
-        ("7", False),
-        ("label", False),
-    ],
-)
-def test_what_is_private(text, found):
-    private = PrivacyFilter(["case_001", "tumor", "7", "label"], public=["label"])
-    assert (private.found_in(text) is not None) is found
-
-
-def test_private_entries_are_removed_wherever_they_are():
-    private = PrivacyFilter(["case_001"])
-    value = {"a": "/data/x/y", "b": {"case_001": 1, "c": ["x", "case_001", ("./a", 2)]}, "d": 3}
-    assert private.removed_from(value) == {"b": {"c": ["x", [2]]}, "d": 3}
-
-
 def test_the_test_data_is_private_indeed(trained):
     folder = Path(trained())
     private = PrivacyFilter(CASES)
     content = load_checkpoint(folder / "fold_0" / "checkpoint_final.pth")
-    assert sum(private.found_in(text) is not None for text in iter_strings(content)) > 10
+    assert sum(private.find(text) is not None for text in iter_strings(content)) > 10

@@ -158,3 +158,8 @@ def difference_in_logits(predictor: nnUNetPredictor, exported: OnnxModel, data: 
         wanted = wanted / len(predictor.list_of_parameters)
         largest = max(largest, float(np.abs(exported.logits(on_canvas[:, z]) - wanted).max()))
     return largest
+
+
+def write_example_model(folder: Path) -> None:
+    """Write the trained model that examples in docstrings use, below `folder`/nnUNet_results."""
+    Tiny().write(folder / "nnUNet_results" / "Dataset001_Photos" / "nnUNetTrainerHRMedSeg__nnUNetPlans__2d")

@@ -1,0 +1,44 @@
+"""Paths, names of users and names of training cases are found in texts, and public names are not."""
+
+from __future__ import annotations
+
+import pytest
+
+from nnunet_hrmedseg.deployment.private_texts import PrivacyFilter
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("/data/me/x", True),
+        ("see /home/me", True),
+        ("~/models/x", True),
+        ("../labels/x", True),
+        ("C:\\Users\\me", True),
+        ("\\\\server\\share\\x", True),
+        ("file:///x", True),
+        ("imagesTr/a_0000.nii.gz", True),
+        ("T1/T2", False),
+        ("1.0 04/05/2018", False),
+        ("https://example.org/a/b", False),
+        ("torch.nn.modules.conv.Conv2d", False),
+        ("grey and/or white", False),
+        ("case_001", True),
+        ("of case_001, and more", True),
+        ("case_001_0000.png", True),
+        ("xcase_001x", True),  # distinctive enough to be found anywhere
+        ("tumor", True),
+        ("tumors", False),
+        ("7", False),
+        ("label", False),
+    ],
+)
+def test_what_is_private(text, found):
+    private = PrivacyFilter(["case_001", "tumor", "7", "label"], public=["label"])
+    assert (private.find(text) is not None) is found
+
+
+def test_private_entries_are_removed_wherever_they_are():
+    private = PrivacyFilter(["case_001"])
+    value = {"a": "/data/x/y", "b": {"case_001": 1, "c": ["x", "case_001", ("./a", 2)]}, "d": 3}
+    assert private.redact(value) == {"b": {"c": ["x", [2]]}, "d": 3}

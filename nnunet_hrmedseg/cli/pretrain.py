@@ -18,9 +18,9 @@ from nnunet_hrmedseg.cli.encoder_options import (
 
 __all__ = ["DESCRIPTION", "SUMMARY", "add_arguments", "run"]
 
-SUMMARY = "make an encoder to start training from, out of labelled 2D datasets, several at once"
+SUMMARY = "make an encoder to start training from, out of labeled 2D datasets, several at once"
 DESCRIPTION = (
-    "Train the small encoder of HRMedSeg on labelled 2D nnU-Net datasets, several at once. Writes "
+    "Train the small encoder of HRMedSeg on labeled 2D nnU-Net datasets, several at once. Writes "
     "encoder.safetensors, which training starts from (HRMEDSEG_ENCODER_WEIGHTS). Required: -d and -o. A run that "
     "was stopped continues when the command is repeated."
 )
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         nargs="+",
         metavar="DATASET",
-        help="labelled 2D nnU-Net raw datasets: names or numbers in nnUNet_raw, or folders",
+        help="labeled 2D nnU-Net raw datasets: names or numbers in nnUNet_raw, or folders",
     )
     add_student_arguments(parser)
     recipe = parser.add_argument_group("recipe")

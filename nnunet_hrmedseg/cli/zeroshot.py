@@ -9,7 +9,7 @@ from nnunet_hrmedseg.cli.prompting_options import add_network_arguments, not_neg
 
 __all__ = ["DESCRIPTION", "SUMMARY", "add_arguments", "run"]
 
-SUMMARY = "measure how well boxes alone segment a labelled dataset, also beside the whole SAM"
+SUMMARY = "measure how well boxes alone segment a labeled dataset, also beside the whole SAM"
 DESCRIPTION = (
     "Draw boxes around the labels of an nnU-Net raw dataset, segment its images from these boxes without any "
     "training, and measure Dice, IoU and HD95 (in mm, or in pixels for natural images). Writes cases.csv and "

@@ -1,5 +1,5 @@
 # make demo   install into .venv, train and predict on real images, write hrmedseg_demo/demo.png
-# make test   install into .venv, run all tests (make test-fast, make test-end-to-end: a part of them)
+# make test   install into .venv, run all tests (make test-fast, make test-end-to-end: a part of them; TESTS=tests/io: a folder)
 # make lint   ruff, mypy, codespell, and import-linter for the layers of the package
 # make docs   build the documentation into build/site; fails on a dead link
 # make fake-gpu   a training with -device cuda on a stand-in for CUDA; needs g++ and a torch built for CUDA 13
@@ -7,11 +7,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 TEST_PROCESSES ?= 2
+TESTS ?= tests
 BIN := $(VENV)/bin
-SOURCES := $(shell find nnunet_hrmedseg -type f -not -name '*.pyc')
+SOURCES := $(shell find nnunet_hrmedseg client -type f -not -name '*.pyc')
 
 # tiny tensors: a process a core is faster than threads
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS) -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-fast test-end-to-end fake-gpu lint docs wheel format clean
 
@@ -22,7 +23,7 @@ test: $(VENV)/installed
 	$(PYTEST)
 
 test-fast: $(VENV)/installed
-	$(PYTEST) -m "not end_to_end"
+	$(PYTEST) -m "not end_to_end and not slow"
 
 test-end-to-end: $(VENV)/installed
 	$(PYTEST) -m end_to_end
@@ -34,7 +35,7 @@ lint: $(VENV)/dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	PYTHONPATH=.:client $(BIN)/lint-imports
 	$(BIN)/codespell *.md docs nnunet_hrmedseg tests benchmarks scripts
 
 docs: $(VENV)/dependencies

@@ -1,4 +1,4 @@
-"""The workflow, setup.cfg, the code and docs/reference/versions.md name the same versions, and the workflow calls what exists."""
+"""The workflow, setup.cfg, the code and docs/reference/versions.md agree, and the workflow calls what exists."""
 
 import configparser
 import re

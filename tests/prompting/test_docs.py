@@ -1,4 +1,4 @@
-"""The commands of docs/how-to/segment-with-prompts.md, as they stand there, with networks of random weights and a small canvas."""
+"""The commands of docs/how-to/segment-with-prompts.md, with networks of random weights and a small canvas."""
 
 import json
 import re

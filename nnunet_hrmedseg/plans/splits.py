@@ -69,5 +69,6 @@ def unused_cases(names: Collection[str], splits_file: Path) -> str:
     return (
         f"Warning: {format_names(sorted(names))} {verb} in the preprocessed data but in no fold of {splits_file}, "
         f"which was made before: no fold trains or validates with {'it' if len(names) == 1 else 'them'}. Add the "
-        f"names to the folds in that file, or delete it for new folds (folds that were trained before must then be trained again)."
+        f"names to the folds in that file, or delete it for new folds (folds that were trained before must then be "
+        f"trained again)."
     )

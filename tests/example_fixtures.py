@@ -5,5 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-FIXTURES: dict[str, Callable[[Path], None]] = {}
+from tests.deployment.tiny_models import write_example_model
+from tests.prompting import example_files
+
+FIXTURES: dict[str, Callable[[Path], object]] = {
+    **example_files.FIXTURES,
+    "export_onnx": write_example_model,
+    "share_model": write_example_model,
+}
 """Public name -> function that writes the files of its example into the folder in which it runs."""

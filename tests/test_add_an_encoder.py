@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nnunet_hrmedseg.deployment.onnx_predict import OnnxModel
 
 from benchmarks.training_memory import step_gb
+from hrmedseg_onnx.model import OnnxModel
 from nnunet_hrmedseg.deployment.onnx_export import export_onnx
 from nnunet_hrmedseg.evaluation.benchmark.networks import CONTENDERS
 from nnunet_hrmedseg.nnunet_versions import find_trainer
@@ -86,7 +86,7 @@ def test_it_trains_predicts_and_exports(trainer_class, dataset, tmp_path):
     segmentation = predictor.predict_single_npy_array(image, {"spacing": [999, 1, 1]})
     assert segmentation.shape == (1, 40, 50)
 
-    exported = export_onnx(model, tmp_path / "export")
+    exported = export_onnx(model=model, output=tmp_path / "export").folder
     sidecar = json.loads((exported / "model.json").read_text())
     assert sidecar["network"] == NAME and sidecar["canvas"] == [64, 48]
     assert difference_in_logits(predictor, OnnxModel(exported), image, [999, 1, 1]) < 1e-3

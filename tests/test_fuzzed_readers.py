@@ -18,9 +18,10 @@ from PIL import Image
 from safetensors.torch import load
 from torch import nn
 
-from nnunet_hrmedseg.encoders import loop
+from nnunet_hrmedseg.encoders import loop, run_folder
 from nnunet_hrmedseg.encoders.canvas_images import CanvasImages
 from nnunet_hrmedseg.encoders.embedding_cache import EmbeddingCache
+from nnunet_hrmedseg.encoders.history import COLUMNS
 from nnunet_hrmedseg.encoders.image_sources import find_images
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.evaluation.comparison.budget import Budget, Record
@@ -202,7 +203,7 @@ def run(tmp_path):
             )
             return module, history
 
-        loop.prepare_folder(
+        run_folder.prepare_folder(
             tmp_path, {"command": "distill", "recipe": {"seed": 0, "canvas": [64, 64]}}, overwrite=False
         )
         go_on()
@@ -215,7 +216,7 @@ def test_checkpoints_of_runs(run):
     def whole(found):
         module, history = found
         assert all(torch.isfinite(value).all() for value in module.parameters())
-        assert all(row.keys() == {*loop._COLUMNS} for row in history.rows)
+        assert all(row.keys() == {*COLUMNS} for row in history.rows)
 
     def again():
         checkpoint = torch.load(folder / "checkpoint.pth", weights_only=True)
@@ -230,7 +231,7 @@ def test_checkpoints_of_runs(run):
     for key, values in {
         "step": ("x", -1, 1.5, None),
         "seconds": (math.nan, "x", [1.0]),
-        "rows": (5, [5], [{}], [{**dict.fromkeys(loop._COLUMNS, 1.0), "loss": "x"}]),
+        "rows": (5, [5], [{}], [{**dict.fromkeys(COLUMNS, 1.0), "loss": "x"}]),
         "module": (5, {}, {"layer.weight": torch.ones(1), "layer.bias": torch.ones(2)}),
         "optimizer": (5, {}, {"state": {0: {}}}, {"state": {0: {"step": torch.ones(3)}}}),
         "random": (5, torch.zeros(3)),
@@ -248,14 +249,14 @@ def test_settings_of_runs(run):
     folder, _ = run
     settings = json.loads((folder / "run.json").read_text())
     losses = (folder / "losses.csv").read_bytes()
-    read = lambda: loop.prepare_folder(folder, settings, overwrite=False)  # noqa: E731
+    read = lambda: run_folder.prepare_folder(folder, settings, overwrite=False)  # noqa: E731
     refused = check(folder / "run.json", read, "settings", is_json=True, whole=lambda found: found is True)
     assert refused > MUTATIONS // 2
     # losses.csv is written and never read: whatever is in it, the run goes on
     (folder / "losses.csv").write_bytes(damaged(losses, random.Random(0)))
     assert read() is True
     rows = [*csv.DictReader(losses.decode().splitlines())]
-    assert [*rows[0]] == [*loop._COLUMNS]
+    assert [*rows[0]] == [*COLUMNS]
 
 
 def test_embeddings(tmp_path):

@@ -43,7 +43,7 @@ def test_windows_runs_what_make_runs_elsewhere():
     (pytest,) = re.findall(r"^PYTEST = .*python (-m pytest .*)$", makefile, re.MULTILINE)
     (fast,) = re.findall(r"^test-fast:.*\n\t\$\(PYTEST\) (.*)$", makefile, re.MULTILINE)
     processes = re.search(r"TEST_PROCESSES \?= (\d)", makefile)[1]
-    assert command == f"python {pytest} {fast}".replace("$(TEST_PROCESSES)", processes)
+    assert command == f"python {pytest} {fast}".replace("$(TEST_PROCESSES)", processes).replace("$(TESTS)", "tests")
 
 
 def test_the_python_versions_are_those_of_setup_cfg():
@@ -94,7 +94,7 @@ def test_a_file_that_is_missing_in_the_wheel_is_noticed(scripts, tmp_path, lost)
     source.mkdir(parents=True)
     (source / "py.typed").touch()
     names = ["nnunet_hrmedseg/py.typed", "nnunet_hrmedseg-1.dist-info/licenses/LICENSE"]
-    places = ("training/nnUNetTrainer", "experiment_planning", "preprocessing")
+    places = ("training/nnUNetTrainer", "experiment_planning", "preprocessing", "imageio")
     names += [f"nnunetv2/{place}/hrmedseg/{name}.py" for place in places for name in ("__init__", "lookup")]
     with zipfile.ZipFile(tmp_path / "a.whl", "w") as wheel:
         for name in names:

@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="networks to measure: hrmedseg, hrmedseg_recompute, herseg, herseg_recompute, nnunet, resenc, "
         "smp_segformer_b0, smp_mobilenet_unet, monai_unet, monai_attention_unet, monai_unetplusplus, "
-        "monai_swinunetr [default: the first six]; with --dimensions 3: segmaformer, segmaformer_recompute, nnunet_3d, resenc_3d [default: all]",
+        "monai_swinunetr [default: the first six]; with --dimensions 3: segmaformer, segmaformer_recompute, nnunet_3d, "
+        "resenc_3d [default: all]",
     )
     lists = [
         ("sizes", "sides of the square images in pixels, or of the cubes in voxels: powers of two"),

@@ -15,7 +15,7 @@ __all__ = ["DESCRIPTION", "SUMMARY", "add_arguments", "run"]
 
 SUMMARY = "make an encoder to start training from, or import the published one"
 DESCRIPTION = (
-    "Make an encoder to start training from: distill it from a large teacher, pre-train it on labelled datasets, or "
+    "Make an encoder to start training from: distill it from a large teacher, pre-train it on labeled datasets, or "
     "import the SAM-distilled encoder that HRMedSeg's authors publish. `hrmedseg distill` and `hrmedseg pretrain` are "
     "other names of the first two. Required: SUB-COMMAND. For its options: hrmedseg encoder SUB-COMMAND --help."
 )

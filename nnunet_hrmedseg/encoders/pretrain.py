@@ -194,7 +194,7 @@ class _PretrainingRun:
             for numbers, images, labels in loader:
                 yield numbers.to(device), images.to(device), labels.to(device)
         except HRMedSegError as error:  # a loader puts the traceback of its worker before the message
-            message = re.split(r"nnunet_hrmedseg\.errors\.\w+: ", str(error))[-1].strip()
+            message = re.split(r"\w+\.errors\.\w+: ", str(error))[-1].strip()
             raise type(error)(message) from error.with_traceback(None)  # a traceback would keep the workers alive
 
     def finish(self, history: History) -> EncoderResult:

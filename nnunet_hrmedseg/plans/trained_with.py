@@ -103,9 +103,10 @@ def check_canvas_of_data(plans: PlansManager, configuration: ConfigurationManage
         trained_canvas = [int(side) for side in trained]
         if trained_canvas != canvas:
             raise PlanError(
-                f"This model was trained on a canvas of {format_shape(trained_canvas)}, but patch_size in its plans.json "
-                f'is {format_shape(canvas)}. Restore "patch_size": {trained_canvas}: on another canvas the weights '
-                f"predict worse. For another canvas, add a configuration to the plans file of the dataset and train it."
+                f"This model was trained on a canvas of {format_shape(trained_canvas)}, but patch_size in its "
+                f'plans.json is {format_shape(canvas)}. Restore "patch_size": {trained_canvas}: on another canvas the '
+                f"weights predict worse. For another canvas, add a configuration to the plans file of the dataset and "
+                f"train it."
             )
 
 

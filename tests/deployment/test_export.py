@@ -285,7 +285,7 @@ def test_a_place_below_a_file_is_said_in_words(plain, tmp_path):
             "SegMaFormer",
         ),
         ({"image_reader_writer": "NibabelIOWithReorient"}, "image_reader_writer.*NibabelIOWithReorient"),
-        ({"normalization_schemes": ["Mine"] * 3}, "normalisation.*Mine"),
+        ({"normalization_schemes": ["Mine"] * 3}, "normalization.*Mine"),
         ({"resampling_fn_probabilities": "resample_data_or_seg_to_shape"}, "resampling_fn_probabilities"),
         (
             {"resampling_fn_probabilities_kwargs": {"is_seg": False, "mode": "nearest"}},

@@ -61,5 +61,5 @@ def test_what_is_missing_is_named(tmp_path, wanted, checkpoint, said):
 
 
 def test_another_folder(tmp_path):
-    with pytest.raises(HRMedSegError, match="no folder of a trained model"):
+    with pytest.raises(HRMedSegError, match=r"plans\.json and dataset\.json"):
         folds(tmp_path)

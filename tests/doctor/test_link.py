@@ -91,6 +91,7 @@ def test_a_module_is_from_the_wheel_if_pip_lists_it(monkeypatch):
         "trainer": False,
         "planner": False,
         "preprocessor": True,
+        "reader": False,
     }
     _installed(monkeypatch, ours, "nnunetv2/preprocessing/hrmedseg/__init__.py")
     assert not any(module.from_wheel for module in lookup_modules())
@@ -115,10 +116,16 @@ def test_messages_and_removal_depend_on_who_installed_it(monkeypatch, tmp_path):
         monkeypatch.setattr(patched, "lookup_modules", lambda: made)
     _installed(monkeypatch, "nnunetv2/preprocessing/hrmedseg/lookup.py")
     link_module.link()
-    assert ["the wheel" in line for line in link_module.link()] == [False, False, True]
-    assert ["from the wheel" in result.message for result in checks.check_lookup_modules()] == [False, False, True]
+    assert ["the wheel" in line for line in link_module.link()] == [False, False, True, False]
+    messages = [result.message for result in checks.check_lookup_modules()]
+    assert ["from the wheel" in message for message in messages] == [
+        False,
+        False,
+        True,
+        False,
+    ]
     link_module.unlink()
-    assert [module.present for module in made] == [False, False, True]
+    assert [module.present for module in made] == [False, False, True, False]
 
 
 def test_a_module_is_current_if_its_files_are_equal(tmp_path):

@@ -237,7 +237,7 @@ def test_data_that_would_have_to_be_made_in_a_read_only_folder(data, read_only):
         data.ensure()
     for words in (
         "must be created (raw cases were changed: b)",
-        f"{data.folder.parent} cannot be written to",
+        f"{data.folder.parent} is not writable",
         "Permission denied",
         "set nnUNet_preprocessed",
         "unset nnUNet_raw",

@@ -13,7 +13,7 @@ from torch import nn
 
 from nnunet_hrmedseg.cli import main
 from nnunet_hrmedseg.evaluation.benchmark import run
-from nnunet_hrmedseg.evaluation.benchmark.networks import CONTENDERS, Contender, Trainable
+from nnunet_hrmedseg.evaluation.benchmark.networks import CONTENDERS, OTHERS, Contender, Trainable
 from nnunet_hrmedseg.evaluation.benchmark.options import BenchmarkOptions
 from nnunet_hrmedseg.evaluation.benchmark.steps import Case, run_once
 
@@ -33,7 +33,7 @@ def tiny(monkeypatch):
         return Trainable(network, loss, optimizer)
 
     for name in ("tiny", "other"):
-        monkeypatch.setitem(CONTENDERS, name, Contender(name.capitalize(), build))
+        monkeypatch.setitem(OTHERS, name, Contender(name.capitalize(), build))
     monkeypatch.setattr(run, "_resident_peak", lambda case, options: {})
     return ["tiny", "other"]
 

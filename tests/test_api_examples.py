@@ -1,6 +1,6 @@
 """The example in the docstring of each public function runs as it is shown.
 
-An example is what follows `Example:` in a docstring: doctest lines (`>>>`) whose output is compared, or a ```python
+An example is what follows `Examples:` in a docstring: doctest lines (`>>>`) whose output is compared, or a ```python
 block. It runs in an empty folder with nnU-Net's three variables set to folders in it. It makes its own tiny data, with
 numpy and Pillow; an example that needs files that cannot be made in a few lines gets them from FIXTURES.
 """
@@ -26,7 +26,7 @@ VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
 def example_of(name: str) -> str | None:
-    """The text below `Example:` in the docstring of a public name, without its indentation."""
+    """The text below `Examples:` in the docstring of a public name, without its indentation."""
     documentation = inspect.getdoc(getattr(nnunet_hrmedseg, name)) or ""
     found = re.search(r"^Examples?:\n((?:[ \t]+.*\n?|\n)+)", documentation, re.MULTILINE)
     text = textwrap.dedent(found.group(1)) if found else ""
@@ -47,7 +47,7 @@ def functions() -> list[str]:
 
 @pytest.mark.parametrize("name", functions())
 def test_every_public_function_has_an_example(name: str) -> None:
-    assert name in EXAMPLES, f"the docstring of nnunet_hrmedseg.{name} needs a section Example:"
+    assert name in EXAMPLES, f"the docstring of nnunet_hrmedseg.{name} needs a section Examples:"
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

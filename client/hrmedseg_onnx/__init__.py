@@ -1,6 +1,6 @@
 """Prediction with exported HRMedSeg models (ONNX), without PyTorch and nnU-Net.
 
-Example:
+Examples:
     >>> from hrmedseg_onnx import OnnxModel
     >>> model = OnnxModel("mine_onnx")  # doctest: +SKIP
     >>> labels = model.predict("photo.png").labels  # doctest: +SKIP

@@ -52,7 +52,7 @@ class OnnxModel:
         CheckpointError: the folder is incomplete, or its files do not belong together.
         SetupError: onnxruntime is missing.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from hrmedseg_onnx import OnnxModel
         >>> model = OnnxModel("mine_onnx", threads=1)  # doctest: +SKIP

@@ -135,7 +135,7 @@ def make_dataset(
         PlanError: a number, name or option that is not possible.
         SetupError: nnUNet_raw is not set, or the dataset exists already.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> import numpy as np
         >>> from PIL import Image

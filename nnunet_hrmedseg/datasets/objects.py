@@ -45,7 +45,7 @@ def separate_objects(labels: str | os.PathLike[str], output: str | os.PathLike[s
         DataError: there are no label maps, or some cannot be read or have other values; all in one message.
         SetupError: the output cannot be written.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> import numpy as np
         >>> from PIL import Image

@@ -95,7 +95,7 @@ def export_onnx(
         PlanError: the model's plan is not supported by prediction without nnU-Net.
         SetupError: a package is missing, or `output` exists or cannot be written.
 
-    Example:
+    Examples:
         >>> from nnunet_hrmedseg import OnnxModel, export_onnx
         >>> model = "nnUNet_results/Dataset001_Photos/nnUNetTrainerHRMedSeg__nnUNetPlans__2d"
         >>> exported = export_onnx(model=model, output="photos_onnx")

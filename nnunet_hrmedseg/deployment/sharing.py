@@ -115,7 +115,7 @@ def share_model(
         DataError: something private would remain in a file.
         SetupError: `output` exists or cannot be written.
 
-    Example:
+    Examples:
         >>> from nnunet_hrmedseg import share_model
         >>> model = "nnUNet_results/Dataset001_Photos/nnUNetTrainerHRMedSeg__nnUNetPlans__2d"
         >>> shared = share_model(model=model, output="photos.zip", license="CC BY 4.0")

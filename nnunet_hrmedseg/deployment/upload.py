@@ -60,7 +60,7 @@ def upload_model(
     Raises:
         HRMedSegError: see `share_model` and `nnunet_hrmedseg.io.hub.upload_folder`.
 
-    Example:
+    Examples:
         >>> from nnunet_hrmedseg import upload_model
         >>> model = "nnUNet_results/Dataset001_Photos/nnUNetTrainerHRMedSeg__nnUNetPlans__2d"
         >>> upload_model(model=model, repository="somebody/photos", license="MIT").name  # doctest: +SKIP

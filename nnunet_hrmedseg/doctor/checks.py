@@ -288,7 +288,7 @@ def check_installation() -> list[CheckResult]:
     Returns:
         one result for each thing that was checked; `fix` of a problem is what to type.
 
-    Example:
+    Examples:
         >>> from nnunet_hrmedseg import check_installation
         >>> results = check_installation()
         >>> problems = [result.message for result in results if not result.ok]

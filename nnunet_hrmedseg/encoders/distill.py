@@ -79,7 +79,7 @@ def distill(
         PlanError: Options that cannot be combined, or a loss that is not finite.
         SetupError: The output folder cannot be used, or the device or a package is missing.
 
-    Example:
+    Examples:
         ```python
         from pathlib import Path
 

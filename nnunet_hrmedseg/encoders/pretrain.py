@@ -66,7 +66,7 @@ def pretrain(
         PlanError: Options that cannot be combined, or a loss that is not finite.
         SetupError: The output folder cannot be used, or the device is missing.
 
-    Example:
+    Examples:
         ```python
         import json
         from pathlib import Path

@@ -72,7 +72,7 @@ class HRMedSegSAM(PromptableNetwork):
         CheckpointError: Files are missing, damaged, of another kind or width, or not made for each other.
         SetupError: The package transformers is missing.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nnunet_hrmedseg import HRMedSegSAM
         >>> network = HRMedSegSAM("encoder.safetensors", "sam.pth")
@@ -123,7 +123,7 @@ class HRMedSegSAM2(HRMedSegSAM):
         CheckpointError: Files are missing, damaged, of another kind or width, or not made for each other.
         SetupError: The package transformers is missing.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nnunet_hrmedseg import HRMedSegSAM2
         >>> network = HRMedSegSAM2("encoder.safetensors", "sam2")

@@ -48,7 +48,7 @@ class Predictor:
     Attributes:
         size: Height and width of the image in pixels; None before `set_image`.
 
-    Example:
+    Examples:
         ```python
         import numpy as np
 

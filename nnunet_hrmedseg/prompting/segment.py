@@ -141,7 +141,7 @@ def segment(
         PlanError: Options that cannot be combined, or a name that a dataset cannot have.
         SetupError: Output files exist already or cannot be written, or the device or a package is missing.
 
-    Example:
+    Examples:
         ```python
         import numpy as np
         from PIL import Image

@@ -136,7 +136,7 @@ def zeroshot(
         PlanError: A wrong option.
         SetupError: The output folder cannot be used, or the device or a package is missing.
 
-    Example:
+    Examples:
         ```python
         from nnunet_hrmedseg import PromptingOptions, zeroshot
 

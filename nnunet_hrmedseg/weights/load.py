@@ -27,7 +27,7 @@ def load_encoder(path: str | os.PathLike) -> EncoderFile:
         CheckpointError: The file is missing, is not an encoder file, or is not the one that its card describes.
         SetupError: A name on the hub without the package huggingface_hub, or without a connection.
 
-    Example:
+    Examples:
         >>> from nnunet_hrmedseg import load_encoder
         >>> from nnunet_hrmedseg.weights import BUNDLED
         >>> encoder = load_encoder(BUNDLED)

@@ -116,7 +116,7 @@ def import_encoder(
         CheckpointError: See `read_published`.
         SetupError: There is an encoder in `folder` already, or the folder cannot be written to.
 
-    Example:
+    Examples:
         >>> from nnunet_hrmedseg import import_encoder
         >>> encoder = import_encoder("SAM_PFD_10K.pth", "sam_encoder")  # as downloaded from the authors' repository
         >>> encoder.path.name, encoder.card["teacher"]["name"]

@@ -103,7 +103,7 @@ def benchmark_networks(
         PlanError: an unknown network, or sizes that it cannot take.
         SetupError: a device that is not available, or an output that cannot be written.
 
-    Example:
+    Examples:
         >>> from nnunet_hrmedseg import BenchmarkOptions, benchmark_networks
         >>> options = BenchmarkOptions(sizes=[64], classes=[2], training_batch_sizes=[1], count_only=True)
         >>> result = benchmark_networks(["hrmedseg"], options=options, device="cpu")

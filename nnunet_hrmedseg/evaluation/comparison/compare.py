@@ -100,7 +100,7 @@ def compare(
         SetupError: a device, folder, environment variable or package that is missing, or an output that cannot be
             written.
 
-    Example:
+    Examples:
         >>> import json
         >>> from pathlib import Path
         >>> import numpy as np

@@ -13,7 +13,10 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "BenchmarkOptions": "evaluation.benchmark.options",
+    "CheckpointError": "errors",
+    "DataError": "errors",
     "DistillationOptions": "encoders.options",
+    "EncoderDecoder": "architectures",
     "EncoderResult": "encoders.options",
     "HERSeg": "architectures",
     "HRMedSeg": "architectures",
@@ -21,7 +24,9 @@ _MODULES = {
     "HRMedSegSAM": "prompting.networks",
     "HRMedSegSAM2": "prompting.networks",
     "LGViT": "architectures",
+    "NetworkSpec": "plans.specs",
     "OnnxModel": "deployment",
+    "PlanError": "errors",
     "PredictionFolders": "evaluation.comparison.inputs",
     "Predictor": "prompting.predictor",
     "PretrainingOptions": "encoders.options",
@@ -29,6 +34,7 @@ _MODULES = {
     "RunOptions": "encoders.options",
     "SegMaFormer": "architectures",
     "Segmentation": "prompting.segment",
+    "SetupError": "errors",
     "StudentOptions": "encoders.options",
     "TeacherOptions": "encoders.options",
     "TrainedModels": "evaluation.comparison.inputs",

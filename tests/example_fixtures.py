@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.deployment.tiny_models import write_example_model
+from tests.plans.stock_plans import stock_plans
 from tests.prompting import example_files
+
+
+def write_plans(folder: Path) -> None:
+    """Write plans as nnU-Net plans color images."""
+    (folder / "nnUNetPlans.json").write_text(json.dumps(stock_plans()))
+
 
 FIXTURES: dict[str, Callable[[Path], object]] = {
     **example_files.FIXTURES,
+    "hrmedseg_plans": write_plans,
     "export_onnx": write_example_model,
     "share_model": write_example_model,
 }

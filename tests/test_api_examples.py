@@ -36,13 +36,8 @@ def example_of(name: str) -> str | None:
 EXAMPLES = {name: text for name in nnunet_hrmedseg._MODULES if (text := example_of(name))}
 
 
-WITHOUT_EXAMPLE = {"hrmedseg_plans"}
-"""Functions that still lack one. Only remove names from here."""
-
-
 def functions() -> list[str]:
-    found = [name for name in nnunet_hrmedseg._MODULES if inspect.isfunction(getattr(nnunet_hrmedseg, name))]
-    return [name for name in found if name not in WITHOUT_EXAMPLE]
+    return [name for name in nnunet_hrmedseg._MODULES if inspect.isfunction(getattr(nnunet_hrmedseg, name))]
 
 
 @pytest.mark.parametrize("name", functions())

@@ -103,6 +103,15 @@ def hrmedseg_plans(
 
     Raises:
         PlanError: unknown network; unknown, 3D or cascaded configuration; a canvas that the network cannot take.
+
+    Examples:
+        >>> import json
+        >>> from nnunet_hrmedseg import hrmedseg_plans
+        >>> with open("nnUNetPlans.json") as file:  # as nnUNetv2_plan_experiment writes it
+        ...     plans = json.load(file)
+        >>> changed = hrmedseg_plans(plans, num_training_cases=400)["configurations"]["2d"]
+        >>> changed["patch_size"], changed["architecture"]["network_class_name"]
+        ([1024, 1024], 'nnunet_hrmedseg.architectures.HRMedSeg')
     """
     advice = "HRMedSeg is a 2D network: use the configuration 2d."
     resolved = resolve_configuration(plans, configuration, advice=advice)

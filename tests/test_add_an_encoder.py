@@ -71,6 +71,7 @@ def test_the_memory_of_the_page_is_that_of_the_network(trainer_class):
         assert estimate == pytest.approx(counted, rel=0.15)
 
 
+@pytest.mark.slow
 def test_it_trains_predicts_and_exports(trainer_class, dataset, tmp_path):
     description = dataset(LABELS)
     trainer = trainer_class(small_plans(), "2d", 0, description, CPU)

@@ -45,6 +45,7 @@ def test_every_public_function_has_an_example(name: str) -> None:
     assert name in EXAMPLES, f"the docstring of nnunet_hrmedseg.{name} needs a section Examples:"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -43,6 +43,7 @@ def test_gradients_under_autocast(dtype):
     assert all(p.grad.isfinite().all() for p in net.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [HRMedSeg, HERSeg])
 def test_float16_stays_finite_at_1024_with_large_activations(network):
     torch.manual_seed(0)
@@ -90,6 +91,7 @@ def test_no_complex_tensors():
         net(torch.randn(1, 3, 32, 32)).sum().backward()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training, recompute", [(False, False), (True, False), (True, True)])
 def test_compiled_whole_equals_eager(training, recompute):
     """fullgraph: one graph without breaks; aot_eager traces forward and backward but needs no C++ compiler."""
@@ -134,6 +136,7 @@ def test_networks_do_not_read_the_environment(monkeypatch):
     assert small().cpu_bfloat16 is False
 
 
+@pytest.mark.slow
 def test_compiled_under_autocast():
     net = small(depth=1).eval()
     image = torch.randn(1, 3, 32, 32)
@@ -144,6 +147,7 @@ def test_compiled_under_autocast():
     torch.testing.assert_close(compiled, expected, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.slow
 def test_export_of_the_graph():
     """torch.export is what ONNX export starts from."""
     net = small(depth=1).eval()

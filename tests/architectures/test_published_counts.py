@@ -55,6 +55,7 @@ def counted() -> dict[str, tuple[float, float]]:
     return counts
 
 
+@pytest.mark.slow
 def test_print_table(counted, capsys):
     lines = [
         f"{'':40s} parameters (M)      MACs by thop's rules (G)",
@@ -110,6 +111,7 @@ def test_parts():
     assert counts["total"] + 256 + 6_220 == 3_526_364
 
 
+@pytest.mark.slow
 def test_multiply_accumulates_of_parts():
     with disable_projection_fusion(network := public_network()):
         macs = multiply_accumulates(network, INPUT)

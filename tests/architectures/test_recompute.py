@@ -139,6 +139,7 @@ def _trained(encoder, network, steps=2):
     return encoder.state_dict(), {name: parameter.grad for name, parameter in encoder.named_parameters()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize(
     "norm, momentum", [(nn.BatchNorm2d, 0.1), (nn.BatchNorm2d, None), (WithGraphBreak, 0.1), (Synchronized, 0.1)]
@@ -158,6 +159,7 @@ def test_running_statistics_are_updated_once(norm, momentum, compiled):
             torch.testing.assert_close(of_recomputed[name], value, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("norm, graphs", [(nn.BatchNorm2d, 1), (Synchronized, 3)])
 def test_norms_of_several_gpus_do_not_tear_the_encoder_apart(norm, graphs, recompute):

@@ -220,6 +220,7 @@ def test_autocast_is_close_to_float32(dtype, tolerance):
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
 
 
+@pytest.mark.slow
 def test_compiles_whole():
     network = small(recompute=True, depths=(1, 1, 1, 1))
     image = torch.randn(1, 2, 16, 32, 32)

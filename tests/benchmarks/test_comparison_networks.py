@@ -22,6 +22,7 @@ ROWS = {
 }
 
 
+@pytest.mark.slow
 @since_nnunet("2.8", "nnUNet_extTrainer, and networks built from plans and configuration")
 @pytest.mark.parametrize("name", ROWS)
 def test_trains_and_predicts(dataset, monkeypatch, name):  # noqa: F811

@@ -127,6 +127,7 @@ def test_full_disk_is_named_before_the_training(training, monkeypatch):
         training.work_on()
 
 
+@pytest.mark.slow
 def test_damaged_checkpoint_gives_way_to_the_one_before(training, monkeypatch, capsys):
     python = full_training_jobs.environment_folder(training.work, COMMIT) / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)

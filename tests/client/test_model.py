@@ -14,6 +14,8 @@ from hrmedseg_onnx import OnnxModel, predict_files
 from hrmedseg_onnx.errors import CheckpointError, DataError, SetupError
 from tests.deployment.tiny_models import blobs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model(pictures) -> OnnxModel:

@@ -13,6 +13,8 @@ from hrmedseg_onnx.model import OnnxModel
 from hrmedseg_onnx.predict import predict_case
 from tests.deployment.tiny_models import blobs, difference_in_logits, predictor_of
 
+pytestmark = pytest.mark.slow
+
 LOGITS = 1e-3
 PIXELS = 1e-3
 PICTURE = (999, 1, 1)

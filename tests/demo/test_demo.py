@@ -64,6 +64,7 @@ def test_the_picture_shows_each_case(dataset, tmp_path):
     assert green[1] > 0.01 > green[2] and orange[2] > 0.01 > orange[1]
 
 
+@pytest.mark.slow
 def test_a_demo_whose_predictions_are_the_truth_has_a_dice_of_one(tmp_path, monkeypatch, capfd):
     """All of it but planning, training and predicting, whose place the truth takes; nnU-Net itself evaluates."""
     monkeypatch.setenv("nnUNet_def_n_proc", "1")
@@ -140,6 +141,7 @@ def test_an_earlier_demo_is_kept_unless_told_otherwise(tmp_path):
     assert not (folder / "demo.png").exists()
 
 
+@pytest.mark.slow
 def test_a_failing_command_ends_the_demo_with_an_error(tmp_path, capfd):
     environment = run._environment(tmp_path)
     with pytest.raises(SetupError, match="nnUNetv2_evaluate_simple failed with status 2"):

@@ -376,6 +376,7 @@ def test_sharing_gets_its_arguments(monkeypatch, tmp_path, capsys):
     assert str(output) in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_labels_as_text_are_exported_as_numbers(plain, tmp_path):
     model = shutil.copytree(plain, tmp_path / plain.name)
     file = model / "dataset.json"

@@ -175,6 +175,7 @@ def test_quotes_in_names_of_folders(monkeypatch):
     assert quoted == ["/data", "'it'\"'\"'s'", "'/data'", "'it''s'"]
 
 
+@pytest.mark.slow
 def test_names_are_found_and_can_be_pickled():
     results = list(check_names())
     assert all(result.ok for result in results), results

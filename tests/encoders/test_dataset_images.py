@@ -199,6 +199,7 @@ def test_collate_drops_broken_images(tmp_path):
     assert nothing.images.shape == (0, 3, *CANVAS) and nothing.indices.shape == (0,)
 
 
+@pytest.mark.slow
 def test_workers_that_are_spawned_give_the_same_images(tmp_path):
     write_broken(tmp_path)
     write_shard(tmp_path / "sa_1.tar", [1, 2])

@@ -136,6 +136,7 @@ def test_the_same_seed_gives_the_same_encoder(teachers, pictures, tmp_path):
 # ---- images ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_folders_shards_and_raw_data_sets_with_broken_images(teachers, tmp_path, capsys, monkeypatch):
     folder = write_folder(tmp_path / "folder", 5, broken=1)
     shards = tmp_path / "shards"
@@ -171,6 +172,7 @@ def test_sources_of_the_same_name_are_counted_together(teachers, tmp_path):
     assert load_encoder(tmp_path / "run" / "encoder.safetensors").card["data"]["sources"] == {"images": 8}
 
 
+@pytest.mark.slow
 def test_statistics_wait_for_readable_images(teachers, tmp_path):
     """The first images in order are broken; the standardized teacher still gets its mean and deviation."""
     folder = write_folder(tmp_path / "images", 4, broken=3)
@@ -227,6 +229,7 @@ def test_a_start_is_where_the_training_starts(teachers, pictures, tmp_path, name
 # ---- cache -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_curve")
 @pytest.mark.parametrize("name", ["sam_tiny.pth", "nnUNetTrainer__nnUNetPlans__2d"])
 def test_cached_equals_uncached(teachers, pictures, tmp_path, capsys, monkeypatch, name):

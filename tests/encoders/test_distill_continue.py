@@ -22,6 +22,7 @@ def _alone(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on_and_another_one_is_refused(teachers, pictures, tmp_path, capsys):
     run = tmp_path / "run"
     arguments = ["distill", "--teacher", str(teachers / "sam_tiny.pth"), "--images", str(pictures), "-o", str(run)]

@@ -197,6 +197,7 @@ def write_again_and_again(folder, start):
             assert torch.equal(cache(folder).get(index), embeddings(3)[index].half().float())
 
 
+@pytest.mark.slow
 def test_processes_that_write_the_same_embeddings_at_the_same_time(tmp_path):
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(2)

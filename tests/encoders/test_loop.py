@@ -140,6 +140,7 @@ def test_without_a_decay_the_learning_rate_falls_as_nnunets():
         assert settings.learning_rate_at(step) == pytest.approx(optimizer.param_groups[0]["lr"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [1, 5, 8])
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, stop_after):
     whole = Line()
@@ -356,6 +357,7 @@ def test_alone_without_torchrun(monkeypatch):
         assert group.mean(torch.tensor(3.0)) == 3
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_at_most_what_came_after_the_checkpoint(tmp_path):
     """SIGKILL at some moment, as the system does when memory runs out; the checkpoint is whole and serves."""
     code = (

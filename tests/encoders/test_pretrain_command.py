@@ -48,6 +48,7 @@ def losses(folder):
         return [float(row["loss"]) for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_files_card_and_weights(raw, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("nnUNet_raw", str(raw))
     run = tmp_path / "run"
@@ -89,6 +90,7 @@ def test_files_card_and_weights(raw, tmp_path, capsys, monkeypatch):
     assert card["hardware"] and card["versions"] and card["date"]
 
 
+@pytest.mark.slow
 def test_the_loss_falls(raw, tmp_path):
     assert pretrain(raw, tmp_path, "--image_steps", 320, "--lr", 5e-3, datasets="12") == 0
     seen = losses(tmp_path)

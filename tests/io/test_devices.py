@@ -28,6 +28,7 @@ def _forward(network, loss, image, target, autocast):
         assert loss(network(image), target).device.type == "cuda"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "float32"])
 @pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("network, make_loss", [(HRMedSeg, dice_and_focal), (HERSeg, dice_and_cross_entropy)])
@@ -61,6 +62,7 @@ def test_validation_and_prediction_stay_on_their_device(network, kind):
         assert loss.device.type == counts.device.type == "cuda"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "float32"])
 @pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
 def test_a_network_for_volumes_stays_on_its_device(recompute, autocast):

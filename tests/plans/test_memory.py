@@ -18,6 +18,7 @@ MODEL = HRMedSegMemory()
 NETWORK = {"num_input_channels": 3, "num_classes": 2, "embed_dim": 96, "depth": 10}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -110,6 +111,7 @@ def test_a_larger_gpu_is_told_how_to_use_its_memory():
     assert describe_memory_without_recompute(26.2, 24, 3) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "classes, batch_size, recompute", [(2, 16, True), (14, 16, True), (14, 2, True), (50, 16, True), (2, 1, True)]
 )

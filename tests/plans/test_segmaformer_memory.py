@@ -6,6 +6,7 @@ from nnunet_hrmedseg.plans.segmaformer import SegMaFormerMemory
 SHAPE = {"num_input_channels": 1, "num_classes": 3, "strides": [[4, 4, 4], [2, 2, 2], [2, 2, 2], [2, 2, 2]]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"classes": 6}, {"patch": (12, 96, 96), "spacing": (5, 1, 1)}], ids=str)
 @pytest.mark.parametrize("recompute", [False, True])
 def test_the_estimate_matches_the_count(changes, recompute):

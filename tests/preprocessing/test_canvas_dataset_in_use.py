@@ -130,6 +130,7 @@ def use_in_process(data, ready):
     del training
 
 
+@pytest.mark.slow
 def test_a_training_that_was_killed_does_not_hold_the_data(data, processes):
     data.ensure()
     ready = processes.Event()
@@ -171,6 +172,7 @@ def test_one_of_many_processes_makes_it_and_the_others_wait(data, processes, tmp
     assert data.status().state == "complete"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_a_killed_process_leaves_nothing_that_passes_for_complete(data, processes, tmp_path, num_processes):
     busy = tmp_path / "busy"
@@ -210,6 +212,7 @@ def test_a_kill_after_the_renames_leaves_only_rubbish(data):
     assert not data.leftovers()
 
 
+@pytest.mark.slow
 def test_workers_make_the_same_data(data, workers_at_once):
     in_process, _ = data.ensure()
     expected = {file.name: file.read_bytes() for file in in_process.glob("*.pkl")}

@@ -138,6 +138,7 @@ def cases(dataset, at_most):
         yield image[:, None], io.imread(mask)[None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dataset", "classes", "canvas", "at_least"),
     [

@@ -123,6 +123,7 @@ def test_each_level_counts_the_same():
 # ---- the command -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sam.pth", "sam2"])
 def test_a_student_nears_its_teachers_masks(sams, tmp_path, name, capsys):
     """After a few seconds of distillation its masks are nearer to the whole SAM's than those of a random student."""

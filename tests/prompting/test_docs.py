@@ -39,6 +39,7 @@ def _files(tmp_path, monkeypatch):
     monkeypatch.setattr("nnunet_hrmedseg.encoders.loop.draw_curve", lambda rows, file: None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_files")
 def test_the_page(tmp_path):
     ran = []

@@ -22,6 +22,7 @@ def _here(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.mark.slow
 def test_a_data_set(networks, folder, tmp_path, capsys):
     rows = ["a.png,10,5,80,60,,wall", "sub/b.jpg,5,5,40,30,,nucleus", "c.tif,,,,,,"]
     options = ["--prompts", prompts(folder, *rows), "--dataset", "Dataset123_Cells"]

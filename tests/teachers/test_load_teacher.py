@@ -84,6 +84,7 @@ def test_nothing_there_or_nothing_known(tmp_path):
         load_teacher(tmp_path, kind="dino", canvas=CANVAS)
 
 
+@pytest.mark.slow
 def test_heavy_packages_are_imported_by_the_kind_that_needs_them():
     code = (
         "import sys; from nnunet_hrmedseg.teachers import load_teacher;"

@@ -55,6 +55,7 @@ def test_a_fresh_training_starts_from_the_encoder_and_says_so(dataset, encoder):
     assert saved["encoder_started_from"] == {"file": str(encoder.path), "sha256": encoder.sha256, "name": "tiny"}
 
 
+@pytest.mark.slow
 def test_a_compiled_network_starts_from_the_encoder_and_trains(dataset, encoder, monkeypatch):
     """nnU-Net compiles on a GPU: here without a compiler behind it."""
     monkeypatch.setattr(nnUNetTrainerHRMedSeg, "_do_i_compile", lambda self: True)

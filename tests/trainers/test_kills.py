@@ -15,6 +15,8 @@ import torch
 
 from tests.trainers.conftest import LABELS
 
+pytestmark = pytest.mark.slow
+
 EPOCHS = 8
 KILLS = 10
 

@@ -202,6 +202,7 @@ def test_extreme_logits_stay_finite():
     assert torch.isfinite(value) and torch.isfinite(extreme.grad).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "aot_eager_decomp_partition"])
 @KINDS
 def test_strips_of_different_heights_compiled(make, regions, backend):
@@ -216,6 +217,7 @@ def test_strips_of_different_heights_compiled(make, regions, backend):
         torch.testing.assert_close(_value_and_gradient(loss, logits, target), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows, logits_in_a_strip", [(64, 1), (64, 64 * 4 * 3 * 16), (30, 1)])
 def test_strips_are_compiled_to_few_graphs(rows, logits_in_a_strip):
     """The first strip, those between, the last, which may be lower; and a whole image."""
@@ -314,6 +316,7 @@ def of_two_processes(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_dice_of_the_whole_batch(of_two_processes):
     """As nnU-Net's: a process has the sum of the gradients of all; averaged over them it is that of the whole batch."""
     results = [even for even, _ in of_two_processes]

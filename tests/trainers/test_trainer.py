@@ -111,6 +111,7 @@ def test_logits_come_to_full_size_in_our_loss_and_nowhere_else(dataset):
         assert trainer.network.eval()(image).shape == (2, 3, CANVAS, CANVAS)
 
 
+@pytest.mark.slow
 @since_nnunet("2.7", "pixels outside the image are told apart from background")
 @pytest.mark.parametrize(
     "labels",
@@ -264,6 +265,7 @@ class _Compilations:
         return graph
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", [nnUNetTrainerHRMedSeg, nnUNetTrainerHERSeg])
 def test_only_the_training_step_is_compiled(dataset, monkeypatch, cls):
     """Validation and prediction would compile the network again, for minutes each."""

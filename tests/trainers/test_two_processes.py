@@ -22,6 +22,8 @@ from nnunet_hrmedseg.trainers.losses import DiceAndPixelLoss
 from tests.trainers.conftest import LABELS
 from tests.trainers.tiny_trainers import CANVAS, _plans
 
+pytestmark = pytest.mark.slow
+
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 

@@ -24,6 +24,8 @@ from nnunet_hrmedseg.evaluation.benchmark.networks import (
 from nnunet_hrmedseg.evaluation.benchmark.report import table
 from nnunet_hrmedseg.evaluation.benchmark.steps import autocast, describe_precision, random_batch, run_once
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

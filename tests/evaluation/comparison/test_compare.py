@@ -83,6 +83,7 @@ def test_the_command_writes_table_numbers_and_report(root: Path, capsys: pytest.
     assert not list(out.glob("*.incomplete"))
 
 
+@pytest.mark.slow
 def test_processes_measure_what_one_does(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # larger than the truth: what would mistake the two for each other must not go unseen
     file = root / "nnUNet_results" / DATASET / OURS / "fold_1" / "validation" / "case4.png"
@@ -127,6 +128,7 @@ def test_a_summary_that_no_longer_fits_is_named(root: Path) -> None:
     assert "Dice of disc in case1.png, but the files give 1.0" in warning
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("old", ['{"results": {"all": [], "mean": {}}}', "[]", "{", ""])
 def test_a_summary_of_an_older_nnunet_is_named(root: Path, old: str) -> None:
     (root / "nnUNet_results" / DATASET / STOCK / "fold_1" / "validation" / "summary.json").write_text(old)

@@ -183,6 +183,7 @@ def test_points_that_lie_together_are_told_apart_by_colors_and_a_legend() -> Non
         assert f'background: {color}"></span>{breakable(results.titles[model])}</span>' in legend
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cases", [1, 2])
 def test_very_few_cases_have_a_page(cases: int) -> None:
     page(cases=cases)

@@ -23,12 +23,22 @@ from nnunet_hrmedseg.io.image_formats import MAX_PIXELS
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["SUFFIXES", "DicomImage", "declared_shape", "import_pydicom", "is_dicom", "read_dicom", "read_header"]
+__all__ = [
+    "SUFFIXES",
+    "DicomImage",
+    "declared_shape",
+    "import_pydicom",
+    "is_dicom",
+    "pixel_spacing",
+    "read_dicom",
+    "read_header",
+]
 
 SUFFIXES = (".dcm", ".dicom")
 MAX_SAMPLES = 4 * MAX_PIXELS  # of all frames and colors together; a file may declare any size
 DECODERS = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
 PREAMBLE = 128
+SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,7 @@ def read_dicom(file: Path) -> DicomImage:
         pixels = _decode(file, header)
         if pixels.ndim == 3:
             pixels = _meant_values(pixels, header)
-        return DicomImage(pixels, _spacing(header), header)
+        return DicomImage(pixels, pixel_spacing(header), header)
 
 
 def declared_shape(header: Dataset) -> tuple[int, int, int]:
@@ -143,12 +153,14 @@ def _meant_values(pixels: np.ndarray, header: Dataset) -> np.ndarray:
     return rescaled.astype(np.int32 if whole and np.abs(rescaled).max(initial=0) < 2**31 else np.float32)
 
 
-def _spacing(header: Dataset) -> tuple[float, float] | None:
-    """Return (row spacing, column spacing) in mm: of the patient's plane, else of the detector's."""
-    for name in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
-        value = header.get(name)
+def pixel_spacing(header: Dataset) -> tuple[float, float] | None:
+    """Return (row spacing, column spacing) in mm: of the patient's plane, else of the detector's; None without any."""
+    values = [header.get(name) for name in SPACINGS]
+    for groups in header.get("SharedFunctionalGroupsSequence", []):
+        values += [measures.get("PixelSpacing") for measures in groups.get("PixelMeasuresSequence", [])]
+    for value in values:
         try:
-            row, column = (float(side) for side in value)
+            row, column = (float(side) for side in value or ())
         except (TypeError, ValueError):
             continue
         if 0 < row < np.inf and 0 < column < np.inf:

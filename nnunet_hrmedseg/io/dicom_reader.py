@@ -13,7 +13,7 @@ import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from nnunet_hrmedseg.errors import DataError, format_shape
-from nnunet_hrmedseg.io.dicom import read_dicom
+from nnunet_hrmedseg.io.dicom import pixel_spacing, read_dicom, read_header
 from nnunet_hrmedseg.io.dicom_seg import read_label_map, write_label_map
 from nnunet_hrmedseg.io.files import read_json
 
@@ -42,20 +42,21 @@ class HRMedSegDicomIO(BaseReaderWriter):
         for file in image_fnames:
             image = read_dicom(Path(file))
             channels += [image.pixels] if image.pixels.ndim == 3 else list(np.moveaxis(image.pixels, -1, 0))
-            spacings.append(image.spacing or NO_SPACING)
+            spacings.append(image.spacing)
         shapes = {channel.shape for channel in channels}
         if len(shapes) > 1:
             raise DataError(
                 f"The channels of a case differ in size: {', '.join(map(str, image_fnames))} have "
                 f"{' and '.join(map(format_shape, sorted(shapes)))} pixels (frames x rows x columns)."
             )
-        spacing = (max(SLICE_SPACING, 2 * max(spacings[0])), *spacings[0])
-        return np.stack(channels).astype(np.float32), {"spacing": spacing, "dicom_source": str(image_fnames[0])}
+        properties = {"spacing": with_slice_spacing(spacings[0]), "dicom_source": str(image_fnames[0])}
+        return np.stack(channels).astype(np.float32), properties
 
     def read_seg(self, seg_fname: str) -> tuple[np.ndarray, dict[str, Any]]:
         """Read a label map, (1, frames, H, W)."""
         labels = read_label_map(Path(seg_fname))
-        return labels[None].astype(np.float32), {"spacing": (SLICE_SPACING, *NO_SPACING)}
+        spacing = pixel_spacing(read_header(Path(seg_fname)))
+        return labels[None].astype(np.float32), {"spacing": with_slice_spacing(spacing)}
 
     def write_seg(self, seg: np.ndarray, output_fname: str, properties: dict[str, Any]) -> None:
         """Write a label map, (frames, H, W), with the class names of a dataset.json in the folder of the output.
@@ -67,6 +68,12 @@ class HRMedSegDicomIO(BaseReaderWriter):
         if source is None:
             raise DataError(f"{output_fname} cannot be written: it is not known which DICOM image it belongs to.")
         write_label_map(seg.astype(np.int64), Path(output_fname), Path(source), class_names(Path(output_fname).parent))
+
+
+def with_slice_spacing(spacing: tuple[float, float] | None) -> tuple[float, float, float]:
+    """Return the spacing of slices, rows and columns; the last two are 1 where an image has none."""
+    rows, columns = spacing or NO_SPACING
+    return max(SLICE_SPACING, 2 * rows, 2 * columns), rows, columns
 
 
 def class_names(folder: Path) -> dict[int, str]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from nnunet_hrmedseg import __version__
 from nnunet_hrmedseg.errors import DataError, format_shape, summarize_error
-from nnunet_hrmedseg.io.dicom import declared_shape, import_pydicom, read_dicom, read_header
+from nnunet_hrmedseg.io.dicom import SPACINGS, declared_shape, import_pydicom, read_dicom, read_header
 from nnunet_hrmedseg.io.extras import import_extra
 from nnunet_hrmedseg.io.files import atomic_path
 
@@ -137,7 +137,7 @@ def _segmentation(labels: np.ndarray, header: Dataset, names: Mapping[int, str])
         for name in GEOMETRY:
             if name in complete:
                 delattr(complete, name)
-    return highdicom.seg.Segmentation(
+    made = highdicom.seg.Segmentation(
         source_images=[complete],
         pixel_array=labels.astype(np.uint16 if highest > 255 else np.uint8),
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
@@ -153,6 +153,10 @@ def _segmentation(labels: np.ndarray, header: Dataset, names: Mapping[int, str])
         device_serial_number="0",
         omit_empty_frames=False,
     )
+    for name in SPACINGS:  # nnU-Net requires labels with the spacing of their image
+        if name in header:
+            setattr(made, name, header.get(name))
+    return made
 
 
 def _with_type_2_attributes(header: Dataset) -> Dataset:
@@ -175,7 +179,7 @@ def _secondary_capture(labels: np.ndarray, header: Dataset) -> Dataset:
     made = pydicom.Dataset()
     study = (
         "PatientID PatientName PatientBirthDate PatientSex StudyInstanceUID StudyID StudyDate StudyTime "
-        "AccessionNumber ReferringPhysicianName PixelSpacing"
+        "AccessionNumber ReferringPhysicianName PixelSpacing ImagerPixelSpacing NominalScannedPixelSpacing"
     )
     complete = _with_type_2_attributes(header)
     for name in study.split():

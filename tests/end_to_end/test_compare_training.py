@@ -11,7 +11,7 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from nnunet_hrmedseg.errors import CheckpointError, HRMedSegError
+from nnunet_hrmedseg.errors import HRMedSegError, SetupError
 from nnunet_hrmedseg.evaluation.comparison.budget import BUDGET_FILE
 from nnunet_hrmedseg.evaluation.comparison.train import train_fold
 from tests.end_to_end.commands import NNUNet
@@ -117,7 +117,7 @@ def test_a_training_that_was_killed_goes_on(trained):
     torch.save(checkpoint | {"current_epoch": 1, "logging": one_epoch}, folder / "checkpoint_latest.pth")
     shutil.copy(trained.folder / BUDGET_FILE, folder)
 
-    with pytest.raises(CheckpointError, match="a training of 2 epochs that stopped before epoch 1, .* now 3 epochs"):
+    with pytest.raises(SetupError, match="a training of 2 epochs that stopped before epoch 1, .* now 3 epochs"):
         train(1, epochs=3)
     train(1)
     assert "Epoch 0" not in (folder / logs(folder)[-1]).read_text()

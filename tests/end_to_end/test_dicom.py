@@ -58,7 +58,7 @@ def predicted(nnunet, tmp_path_factory) -> tuple[Path, dict[str, np.ndarray]]:
     return folder / "out", truth
 
 
-def test_the_dataset_keeps_the_files(nnunet):
+def test_the_dataset_keeps_the_files(nnunet, predicted):
     folder = nnunet.raw / nnunet.dataset(NUMBER)
     description = json.loads((folder / "dataset.json").read_text())
     assert description["file_ending"] == ".dcm" and description["overwrite_image_reader_writer"] == "HRMedSegDicomIO"

@@ -167,7 +167,8 @@ def test_the_reader_of_nnunet(tmp_path, pixels):
     (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "lungs": 1}}')
     labels = (pixels > 2000)[None].astype(np.uint8)
     reader.write_seg(labels, str(tmp_path / "a.dcm"), properties)
-    again, _ = reader.read_seg(str(tmp_path / "a.dcm"))
+    again, of_labels = reader.read_seg(str(tmp_path / "a.dcm"))
+    assert of_labels["spacing"] == properties["spacing"]
     assert np.array_equal(again[0], labels) and again.shape == (1, 1, 30, 41)
     assert pydicom.dcmread(tmp_path / "a.dcm").SegmentSequence[0].SegmentLabel == "lungs"
 
@@ -182,3 +183,12 @@ def test_warnings_of_pydicom_stay_quiet(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read_dicom(SAMPLES / "examples_rgb_color.dcm")
+
+
+@pytest.mark.parametrize("name", ["CT_small.dcm", "examples_rgb_color.dcm", "SC_rgb_rle_2frame.dcm"])
+@pytest.mark.filterwarnings("ignore:No DICOM SEG")
+def test_labels_have_the_spacing_of_their_image(name, tmp_path):
+    reader = HRMedSegDicomIO()
+    images, properties = reader.read_images([str(SAMPLES / name)])
+    reader.write_seg(np.ones(images.shape[1:], int), str(tmp_path / "a.dcm"), properties)
+    assert reader.read_seg(str(tmp_path / "a.dcm"))[1]["spacing"] == properties["spacing"]

@@ -280,12 +280,12 @@ def teacher(work: Path, encoder: str, settings: Teacher) -> None:
 
 def distill(data: Path, work: Path, encoder: str, start: str, settings: Teacher, suffix: str, extra: list[str]) -> None:
     labelled = [folder_name(name) for name in ENCODERS[encoder]]
-    unlabelled = [data / "unlabelled" / name for name in UNLABELLED[encoder]]
+    unlabeled = [data / "unlabelled" / name for name in UNLABELLED[encoder]]
     output = encoder_folder(work, encoder, start, suffix)
     files = ["--cache", work / "embeddings" / f"{encoder}{suffix and '_' + suffix}", "-o", output]
     target = ["--target", "logits" if start == "logits" else "features"]
     card = ["--name", f"{encoder}: distilled from an nnU-Net trained on labelled datasets", "--data_license", LICENSES]
-    images = ["--images", *labelled, *unlabelled]
+    images = ["--images", *labelled, *unlabeled]
     made_by = ["distill", "--teacher", settings.results(work, encoder), *target]
     hrmedseg(work, *made_by, *images, *files, *card, *DISTILLATION, *extra)
 
@@ -303,7 +303,7 @@ def bundle(work: Path, suffix: str) -> None:
 
     made = load_encoder(encoder_folder(work, "bundled", "distilled", suffix) / "encoder.safetensors")
     card = {key: value for key, value in made.card.items() if key not in ("format", "sha256")}
-    card["name"] = "six public datasets and unlabelled images, distilled from a ResEnc nnU-Net trained on the six"
+    card["name"] = "six public datasets and unlabeled images, distilled from a ResEnc nnU-Net trained on the six"
     card.pop("licences", None)  # the name in cards of earlier versions
     card["licenses"] = made.licenses | {"teacher": "trained on the labelled datasets among the images"}
     weights = Path(__file__).parent.parent / "nnunet_hrmedseg" / "weights"  # of this clone, wherever it is installed

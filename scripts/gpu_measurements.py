@@ -89,7 +89,7 @@ def trainer(
     compiled: bool = False,
     classes: int = 2,
 ):
-    """Return a trainer of ours, ready for `train_step` and `validation_step`; no data set is needed."""
+    """Return a trainer of ours, ready for `train_step` and `validation_step`; no dataset is needed."""
     from nnunet_hrmedseg.nnunet_versions import find_trainer
     from nnunet_hrmedseg.trainers import hrmedseg as module
     from nnunet_hrmedseg.trainers.progress import EpochProgress

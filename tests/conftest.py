@@ -21,7 +21,7 @@ CLIENT = Path(__file__).parents[1] / "client"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(CLIENT), os.environ.get("PYTHONPATH"))))
 
 SHARED = {
-    "colour images": ("end_to_end/test_broken_package", "end_to_end/test_colour_"),
+    "color images": ("end_to_end/test_broken_package", "end_to_end/test_color_"),
     "small canvas": tuple(
         f"end_to_end/test_{name}" for name in ("changing_data", "encoders", "grey_images", "mistakes", "volumes")
     ),

@@ -21,7 +21,7 @@ from nnunet_hrmedseg.deployment.sharing import share_model
 from nnunet_hrmedseg.encoders.canvas_images import CanvasImages
 from nnunet_hrmedseg.encoders.embedding_cache import EmbeddingCache
 from nnunet_hrmedseg.encoders.image_sources import find_images
-from nnunet_hrmedseg.encoders.labelled_images import find_labelled_dataset
+from nnunet_hrmedseg.encoders.labeled_images import find_labeled_dataset
 from nnunet_hrmedseg.encoders.loop import LoopSettings, run_loop
 from nnunet_hrmedseg.encoders.run_folder import prepare_folder
 from nnunet_hrmedseg.errors import HRMedSegError
@@ -282,7 +282,7 @@ def test_a_reader_of_images_is_one():
         assert reader.__name__ == "NaturalImage2DIO"  # the name is not known: by the file ending
 
 
-@pytest.mark.parametrize("where", ["image", "raw data set", "label"])
+@pytest.mark.parametrize("where", ["image", "raw dataset", "label"])
 def test_postscript_is_not_given_to_ghostscript(tmp_path, marker, monkeypatch, where):
     """Pillow recognises EPS by its content, whatever the file is called, and starts `gs` to draw it."""
     ghostscript = tmp_path / "gs"
@@ -304,7 +304,7 @@ def test_postscript_is_not_given_to_ghostscript(tmp_path, marker, monkeypatch, w
     file.write_bytes(postscript)
     if where == "label":
         with pytest.raises(HRMedSegError, match="it is no image"):
-            find_labelled_dataset(tmp_path / "raw")
+            find_labeled_dataset(tmp_path / "raw")
     else:
         item = CanvasImages(find_images([file.parent if where == "image" else tmp_path / "raw"]), SIZE)[0]
         assert item.image is None and "it is no image" in item.reason
@@ -340,8 +340,8 @@ JSON_READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "budget.json": ("budget.json", Record.read),
     "plans": ("plans.json", lambda file: read_json_object(file, "plan")["configurations"]),
     "dataset.json": ("dataset.json", read_dataset_json),
-    "images of a data set": ("dataset.json", lambda file: find_images([_with_image(file.parent)])),
-    "labelled data set": ("dataset.json", lambda file: find_labelled_dataset(file.parent)),
+    "images of a dataset": ("dataset.json", lambda file: find_images([_with_image(file.parent)])),
+    "labeled dataset": ("dataset.json", lambda file: find_labeled_dataset(file.parent)),
     "folds": ("splits_final.json", lambda file: folds_of_splits(file.parent)),
     "config of SAM": ("config.json", lambda file: read_decoder(file.parent)),
     "validation": ("summary.json", lambda file: is_validated(file.parent, npz=True)),
@@ -359,7 +359,7 @@ QUIET = {  # readers that take what they cannot read for missing, and what they 
     "length of a training": [(None, None)],
     "canvas data": ["incomplete"],
     "folds": [["0"]],
-    "images of a data set": [],
+    "images of a dataset": [],
 }
 
 
@@ -389,7 +389,7 @@ def test_json_of_nonsense(tmp_path, reader, nonsense):
     else:
         if reader == "summary":
             assert "damaged" in str(found)
-        elif reader == "images of a data set":  # a dataset.json of something else: a folder of images
+        elif reader == "images of a dataset":  # a dataset.json of something else: a folder of images
             assert len(found) == 1
         elif reader == "run.json":
             assert nonsense == "empty" and found is False

@@ -1,4 +1,4 @@
-"""Distill an encoder: from a teacher and unlabelled images to an encoder file."""
+"""Distill an encoder: from a teacher and unlabeled images to an encoder file."""
 
 from __future__ import annotations
 

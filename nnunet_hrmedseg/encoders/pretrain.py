@@ -1,4 +1,4 @@
-"""Pre-train an encoder: from labelled datasets to an encoder file, without a teacher."""
+"""Pre-train an encoder: from labeled datasets to an encoder file, without a teacher."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch.utils.data import DataLoader
 
 from nnunet_hrmedseg.encoders.card import environment, image_statistics, write_result
 from nnunet_hrmedseg.encoders.history import History
-from nnunet_hrmedseg.encoders.labelled_images import (
-    LabelledDataset,
-    LabelledImages,
-    LabelledItem,
-    find_labelled_dataset,
-    read_labelled,
+from nnunet_hrmedseg.encoders.labeled_images import (
+    LabeledDataset,
+    LabeledImages,
+    LabeledItem,
+    find_labeled_dataset,
+    read_labeled,
     resized,
 )
 from nnunet_hrmedseg.encoders.loop import LoopSettings, run_loop
@@ -45,13 +45,13 @@ def pretrain(
     recipe: PretrainingOptions | None = None,
     run: RunOptions | None = None,
 ) -> EncoderResult:
-    """Train the small encoder of HRMedSeg on labelled 2D datasets, several at once.
+    """Train the small encoder of HRMedSeg on labeled 2D datasets, several at once.
 
     A run that was stopped continues when the function is called again with the same arguments. Under torchrun, all
     processes train together, and the first one writes the files.
 
     Args:
-        datasets: Labelled 2D nnU-Net raw datasets: names or numbers in nnUNet_raw, or folders.
+        datasets: Labeled 2D nnU-Net raw datasets: names or numbers in nnUNet_raw, or folders.
         output: Folder for encoder, card, losses and checkpoint: new, empty, or that of the same run.
         student: The network that is trained.
         recipe: Length, batch size, learning rate.
@@ -137,7 +137,7 @@ class _PretrainingRun:
 
     def load(self, sources: Sequence[str | os.PathLike]) -> None:
         """Find the datasets and build the network."""
-        self.datasets = [find_labelled_dataset(os.fspath(source)) for source in sources]
+        self.datasets = [find_labeled_dataset(os.fspath(source)) for source in sources]
         for dataset in self.datasets:
             self.group.log(f"{dataset.name}: {len(dataset.cases)} cases, {dataset.num_classes} classes with background")
             for sentence in dataset.skipped:
@@ -156,7 +156,7 @@ class _PretrainingRun:
 
     def train(self) -> History:
         """Train the network, or continue its training."""
-        self.stream = LabelledImages(
+        self.stream = LabeledImages(
             self.datasets,
             self.canvas,
             self.normalize,
@@ -251,16 +251,16 @@ class _PretrainingRun:
         }
 
 
-def _sample_images(datasets: Sequence[LabelledDataset], canvas: tuple[int, int]) -> list[torch.Tensor]:
+def _sample_images(datasets: Sequence[LabeledDataset], canvas: tuple[int, int]) -> list[torch.Tensor]:
     """Return a few images of each dataset on the canvas, evenly spaced."""
     return [
-        resized(*read_labelled(dataset, case), canvas)[0]
+        resized(*read_labeled(dataset, case), canvas)[0]
         for dataset in datasets
         for case in dataset.cases[:: max(1, len(dataset.cases) // STATISTICS_IMAGES)][:STATISTICS_IMAGES]
     ]
 
 
-def _collate(items: list[LabelledItem]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _collate(items: list[LabeledItem]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return (
         torch.tensor([item.dataset for item in items]),
         torch.stack([item.image for item in items]),

@@ -1,4 +1,4 @@
-"""Supervised pre-training on several labelled datasets at once: one encoder, one decoder, own class queries for each.
+"""Supervised pre-training on several labeled datasets at once: one encoder, one decoder, own class queries for each.
 
 The class queries of the ECM-Decoder are all that depends on the classes, so the datasets share everything else. What
 is kept is the encoder and the neck.
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nnunet_hrmedseg.architectures import HRMedSeg
-from nnunet_hrmedseg.encoders.labelled_images import LabelledDataset
+from nnunet_hrmedseg.encoders.labeled_images import LabeledDataset
 from nnunet_hrmedseg.trainers.losses import dice_and_focal
 
 __all__ = ["SupervisedPretraining"]
@@ -33,7 +33,7 @@ class SupervisedPretraining(nn.Module):
     """
 
     def __init__(
-        self, architecture: dict[str, Any], datasets: Sequence[LabelledDataset], drop_path: float = 0.1
+        self, architecture: dict[str, Any], datasets: Sequence[LabeledDataset], drop_path: float = 0.1
     ) -> None:
         super().__init__()
         sizes = [dataset.num_classes for dataset in datasets]

@@ -31,7 +31,7 @@ HEARTBEAT_SECONDS = 20.0
 POLL_SECONDS = 1.0
 
 
-class LockHeld(Exception):
+class LockHeld(Exception):  # noqa: N818  # not an error to the user
     """Another process holds the lock.
 
     Attributes:

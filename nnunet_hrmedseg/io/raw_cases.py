@@ -39,7 +39,7 @@ __all__ = [
 
 IMAGE_SOURCES = (
     f"images ({', '.join(SUFFIXES)}) in a folder and all folders in it, SA-1B shards (sa_*.tar), or an nnU-Net raw "
-    f"data set (a folder with dataset.json and imagesTr; or its name or number in nnUNet_raw)"
+    f"dataset (a folder with dataset.json and imagesTr; or its name or number in nnUNet_raw)"
 )
 """Places that images are read from, for messages."""
 
@@ -135,11 +135,12 @@ def read_dataset_json(file: Path) -> dict[str, Any]:
 
 
 def find_reader(dataset_json: dict[str, Any], example: str | None = None) -> type[BaseReaderWriter]:
-    """nnU-Net's reader for the images of a data set. nnU-Net takes whatever has the name that a dataset.json gives.
+    """Return nnU-Net's reader for the images of a dataset. nnU-Net itself takes any object of the given name.
 
     Args:
-        example: one of the images, which tells images and volumes in .tif apart, and NIfTI that SimpleITK does not
-            read.
+        dataset_json: the content of dataset.json.
+        example: one of the images, by which nnU-Net tells images and volumes in .tif apart, and NIfTI that SimpleITK
+            does not read.
 
     Raises:
         RuntimeError: there is none.
@@ -169,14 +170,14 @@ def _in_nnunet_raw(name_or_number: str) -> Path:
     raw = nnunet_folder("nnUNet_raw")
     if raw is None:
         raise DataError(
-            f"{name_or_number} is taken for an nnU-Net data set, but the environment variable nnUNet_raw is not set. "
-            f"Set it, or give the path of the data set's folder."
+            f"{name_or_number} is taken for an nnU-Net dataset, but the environment variable nnUNet_raw is not set. "
+            f"Set it, or give the path of the dataset's folder."
         )
     is_number = name_or_number.isdecimal()
     named = Path(raw).glob(f"Dataset{int(name_or_number):03d}_*") if is_number else [Path(raw, name_or_number)]
     found = sorted(folder for folder in named if folder.is_dir())
     if len(found) != 1:
-        what = "several data sets" if found else "no data set"
+        what = "several datasets" if found else "no dataset"
         names = f" ({', '.join(folder.name for folder in found)})" if found else ""
         raise DataError(f"There is {what} for {name_or_number} in nnUNet_raw ({raw}){names}. Give a folder's path.")
     return found[0]

@@ -1,4 +1,4 @@
-"""Where an image lies, and how it is read: a file, a member of a tar file, or a case of an nnU-Net raw data set.
+"""Where an image lies, and how it is read: a file, a member of a tar file, or a case of an nnU-Net raw dataset.
 
 Nothing is unpacked or copied.
 """
@@ -123,7 +123,7 @@ class TarMember(StoredImage):
 
 @dataclass(frozen=True, slots=True)
 class CaseFiles:
-    """The files of a case of an nnU-Net raw data set that become red, green and blue; and who reads them."""
+    """The files of a case of an nnU-Net raw dataset that become red, green and blue; and who reads them."""
 
     files: tuple[str, ...]
     state: str

@@ -132,7 +132,7 @@ def zeroshot(
 
     Raises:
         CheckpointError: Encoder or SAM are missing, damaged, or do not belong together.
-        DataError: The dataset has no labelled cases, or a case cannot be used.
+        DataError: The dataset has no labeled cases, or a case cannot be used.
         PlanError: A wrong option.
         SetupError: The output folder cannot be used, or the device or a package is missing.
 
@@ -331,7 +331,7 @@ def _find_cases(dataset: str | os.PathLike, test: bool, limit: int | None) -> tu
         raise DataError(f"{folder} is not an nnU-Net raw dataset: {error}") from error
     found = _test_cases(folder, dataset_json["file_ending"]) if test else _training_cases(folder, dataset_json)
     if not found:
-        raise DataError(f"{folder} has no labelled cases in {'labelsTs' if test else 'imagesTr'}.")
+        raise DataError(f"{folder} has no labeled cases in {'labelsTs' if test else 'imagesTr'}.")
     wrong = [name for name, (images, label) in found.items() if not images or not Path(label).is_file()]
     if wrong:
         raise DataError(f"Cases of {folder} without image or label: {format_names(wrong)}.")

@@ -4,7 +4,7 @@ import pytest
 
 from nnunet_hrmedseg.cli import main
 from nnunet_hrmedseg.weights import load_encoder
-from tests.encoders.tiny_datasets import write_labelled
+from tests.encoders.tiny_datasets import write_labeled
 from tests.teachers.tiny_teachers import write_sam
 from tests.weights.published_layout import write_published
 
@@ -55,7 +55,7 @@ def test_pretrain_as_a_sub_command(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setattr("nnunet_hrmedseg.encoders.pretrain.EPOCHS", 1)
     monkeypatch.setattr("nnunet_hrmedseg.encoders.loop.draw_curve", lambda rows, file: None)
-    dataset = write_labelled(tmp_path / "Dataset001_Discs", 2)
+    dataset = write_labeled(tmp_path / "Dataset001_Discs", 2)
     sizes = "--canvas 48 48 --embed_dim 24 --depth 1 --decoder_dim 16 --image_steps 4 --batch_size 2 --workers 0"
     output = ["-o", str(tmp_path / "run"), "-device", "cpu"]
     assert main(["encoder", "pretrain", "-d", str(dataset), *sizes.split(), *output]) == 0

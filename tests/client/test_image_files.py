@@ -189,7 +189,7 @@ def test_tiff_volumes_with_their_spacing(tmp_path):
 def test_label_maps_of_pictures(tmp_path, ending, largest):
     if ending == ".bmp" and largest == 255:
         pytest.skip("BMP has no 16 bits, in nnU-Net either")
-    labels = np.zeros((1, 4, 30), np.uint16)  # four rows: not to be taken for colours
+    labels = np.zeros((1, 4, 30), np.uint16)  # four rows: not to be taken for colors
     labels[0, 1] = largest
     file = tmp_path / f"a{ending}"
     write_label_map(labels, file, "NaturalImage2DIO", {})

@@ -23,8 +23,8 @@ def picture(seed=0, height=20, width=30):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
 
 
-def flat(colour=(204, 102, 51), mode="RGB"):
-    return Image.new("RGB", (30, 20), colour).convert(mode)
+def flat(color=(204, 102, 51), mode="RGB"):
+    return Image.new("RGB", (30, 20), color).convert(mode)
 
 
 def encoded(image, file_format="JPEG"):

@@ -13,7 +13,7 @@ from nnunet_hrmedseg.io import shell
 from nnunet_hrmedseg.weights import load_encoder, write_encoder
 from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture
 from tests.encoders.distill_runs import distill, fits_a_student, losses, rows
-from tests.encoders.tiny_datasets import write_folder, write_labelled, write_shard
+from tests.encoders.tiny_datasets import write_folder, write_labeled, write_shard
 
 
 @pytest.fixture(autouse=True)
@@ -144,7 +144,7 @@ def test_folders_shards_and_raw_data_sets_with_broken_images(teachers, tmp_path,
     write_shard(shards / "sa_000001.tar", 4, broken=1)
     write_shard(shards / "sa_000002.tar", 3, seed=200)
     monkeypatch.setenv("nnUNet_raw", str(tmp_path))
-    write_labelled(tmp_path / "Dataset007_Discs", 6, grey=True)
+    write_labeled(tmp_path / "Dataset007_Discs", 6, grey=True)
     run = tmp_path / "run"
     options = ["--epochs", 3, "--batch_size", 3, "--workers", 2]
     assert distill(teachers / "sam_tiny.pth", [folder, shards, "7"], run, *options) == 0

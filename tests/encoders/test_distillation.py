@@ -17,7 +17,7 @@ from nnunet_hrmedseg.io import stored_images
 from nnunet_hrmedseg.io.processes import Processes
 from nnunet_hrmedseg.teachers.teacher import Teacher
 from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture
-from tests.encoders.tiny_datasets import write_folder, write_labelled
+from tests.encoders.tiny_datasets import write_folder, write_labeled
 
 CPU = torch.device("cpu")
 ALONE = Processes(0, 1, CPU)
@@ -193,9 +193,9 @@ def test_processes_share_an_epoch_out(folder, count, batch_size, steps):
 
 @pytest.fixture(scope="module")
 def volumes(tmp_path_factory):
-    """A data set of 11 volumes of 6 slices, and 12 pictures."""
+    """A dataset of 11 volumes of 6 slices, and 12 pictures."""
     root = tmp_path_factory.mktemp("volumes")
-    dataset = write_labelled(root / "Dataset001_Volumes", 0)
+    dataset = write_labeled(root / "Dataset001_Volumes", 0)
     description = json.loads((dataset / "dataset.json").read_text())
     (dataset / "dataset.json").write_text(json.dumps({**description, "file_ending": ".nii.gz"}))
     random = np.random.default_rng(0)
@@ -252,7 +252,7 @@ def test_slices_are_mixed_with_those_of_other_volumes_and_with_pictures(volumes)
 @pytest.mark.parametrize("raw", [False, True])
 def test_the_order_of_pictures_is_a_plain_shuffle(folder, tmp_path, raw):
     """As it was before volumes were kept together, so that runs that were begun then go on."""
-    source = write_labelled(tmp_path / "Dataset001_X", 10) if raw else folder
+    source = write_labeled(tmp_path / "Dataset001_X", 10) if raw else folder
     generator = torch.Generator().manual_seed(2_000_006 + 5)
     order, flips = batches(source, seed=2).order(5)
     assert order == torch.randperm(10, generator=generator).tolist()

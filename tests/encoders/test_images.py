@@ -129,7 +129,7 @@ def test_mistakes_are_named(tmp_path, monkeypatch):
     with pytest.raises(HRMedSegError, match="nnUNet_raw is not set"):
         find_images(["12"])
     monkeypatch.setenv("nnUNet_raw", str(tmp_path))
-    with pytest.raises(HRMedSegError, match="no data set for 12"):
+    with pytest.raises(HRMedSegError, match="no dataset for 12"):
         find_images(["12"])
 
 
@@ -191,12 +191,12 @@ def test_sixteen_bit_png(tmp_path):
     assert (read(tmp_path)[1] - torch.linspace(0, 255, 24)).abs().max() <= 3
 
 
-def test_colour_tifs_that_pillow_does_not_know(tmp_path):
-    colour = np.random.default_rng(0).random((16, 24, 3)).astype(np.float32)
-    tifffile.imwrite(tmp_path / "a.tif", colour, photometric="rgb")
-    tifffile.imwrite(tmp_path / "b.tif", colour.transpose(2, 0, 1), photometric="rgb", planarconfig="separate")
-    low, high = np.percentile(colour, (0.5, 99.5))
-    expected = torch.from_numpy(np.clip((colour - low) / (high - low), 0, 1) * 255).permute(2, 0, 1)
+def test_color_tifs_that_pillow_does_not_know(tmp_path):
+    color = np.random.default_rng(0).random((16, 24, 3)).astype(np.float32)
+    tifffile.imwrite(tmp_path / "a.tif", color, photometric="rgb")
+    tifffile.imwrite(tmp_path / "b.tif", color.transpose(2, 0, 1), photometric="rgb", planarconfig="separate")
+    low, high = np.percentile(color, (0.5, 99.5))
+    expected = torch.from_numpy(np.clip((color - low) / (high - low), 0, 1) * 255).permute(2, 0, 1)
     for index in (0, 1):
         assert (read(tmp_path, index) - expected).abs().max() <= 1
 

@@ -15,7 +15,7 @@ from nnunet_hrmedseg.encoders.loop import LoopSettings
 from nnunet_hrmedseg.io.processes import Processes
 from nnunet_hrmedseg.weights import load_encoder, write_encoder
 from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture
-from tests.encoders.tiny_datasets import write_labelled
+from tests.encoders.tiny_datasets import write_labeled
 
 SMALL = ["--canvas", "48", "48", "--embed_dim", "24", "--depth", "1", "--decoder_dim", "16"]
 QUICK = ["-device", "cpu", "--workers", "0", "--batch_size", "4", "--image_steps", "80"]
@@ -32,9 +32,9 @@ def _alone(monkeypatch):
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
     folder = tmp_path_factory.mktemp("raw")
-    write_labelled(folder / "Dataset001_Colour", 6)
-    write_labelled(folder / "Dataset002_Grey", 4, num_classes=4, grey=True, seed=20)
-    write_labelled(folder / "Dataset003_Ignore", 3, num_classes=3, ignore=True, seed=40)
+    write_labeled(folder / "Dataset001_Colour", 6)
+    write_labeled(folder / "Dataset002_Grey", 4, num_classes=4, grey=True, seed=20)
+    write_labeled(folder / "Dataset003_Ignore", 3, num_classes=3, ignore=True, seed=40)
     return folder
 
 
@@ -103,7 +103,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(raw, tmp_path, monkeypa
     options = ["--image_steps", 24, "--batch_size", 2, "--depth", 2, "--drop_path", 0.5, "--zoom", 0.5, 2]
     assert pretrain(raw, tmp_path / "whole", *options) == 0
 
-    read = command.LabelledImages.__getitem__
+    read = command.LabeledImages.__getitem__
 
     def stopping(self, index):
         if index == 11:  # in the last of the three steps of the second epoch
@@ -111,7 +111,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(raw, tmp_path, monkeypa
         return read(self, index)
 
     with monkeypatch.context() as patch:
-        patch.setattr(command.LabelledImages, "__getitem__", stopping)
+        patch.setattr(command.LabeledImages, "__getitem__", stopping)
         assert pretrain(raw, tmp_path / "run", *options) == 130
     assert torch.load(tmp_path / "run" / "checkpoint.pth", weights_only=True)["step"] == 5
     assert pretrain(raw, tmp_path / "run", *options) == 0
@@ -173,7 +173,7 @@ def test_a_start_is_where_the_training_starts(raw, tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_case_that_cannot_be_used_is_named_without_a_stack(tmp_path, capsys, workers):
-    folder = write_labelled(tmp_path / "Dataset009_X", 1)
+    folder = write_labeled(tmp_path / "Dataset009_X", 1)
     Image.fromarray(np.full((40, 56), 7, np.uint8)).save(folder / "labelsTr" / "case_00.png")
     arguments = ["pretrain", "-d", str(folder), "-o", str(tmp_path / "run"), *SMALL, *QUICK]
     assert main([*arguments, "--workers", str(workers)]) == 1

@@ -3,7 +3,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from nnunet_hrmedseg.architectures import HRMedSeg
-from nnunet_hrmedseg.encoders.labelled_images import LabelledDataset
+from nnunet_hrmedseg.encoders.labeled_images import LabeledDataset
 from nnunet_hrmedseg.encoders.supervised import SupervisedPretraining
 from nnunet_hrmedseg.trainers.losses import dice_and_focal
 from nnunet_hrmedseg.weights.student import Student, encoder_architecture
@@ -12,7 +12,7 @@ ARCHITECTURE = encoder_architecture(embed_dim=24, depth=1, decoder_dim=16)
 
 
 def dataset(num_classes, ignore_label=None):
-    return LabelledDataset(f"Dataset00{num_classes}_X", [], type(None), num_classes, ignore_label)
+    return LabeledDataset(f"Dataset00{num_classes}_X", [], type(None), num_classes, ignore_label)
 
 
 DATASETS = [dataset(2), dataset(4), dataset(3, ignore_label=3)]
@@ -47,7 +47,7 @@ def test_the_loss_of_one_data_set_moves_no_other_ones_queries(module, number):
 
 
 def test_the_loss_is_the_one_of_a_network_with_these_classes_alone(module):
-    """Data set 1 in a mixed batch: the same logits as of an HRMedSeg whose queries are the four of that data set."""
+    """Dataset 1 in a mixed batch: the same logits as of an HRMedSeg whose queries are the four of that dataset."""
     module.eval()
     numbers, images, labels = batch([1, 1])
     alone = HRMedSeg(3, 4, **ARCHITECTURE).eval()

@@ -1,4 +1,4 @@
-"""Small images to learn from: coloured discs on coloured ground, in folders, tar shards and nnU-Net raw data sets."""
+"""Small images to learn from: colored discs on colored ground, in folders, tar shards and nnU-Net raw datasets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import nibabel
 import numpy as np
 from PIL import Image
 
-__all__ = ["discs", "write_folder", "write_labelled", "write_shard", "write_sheared"]
+__all__ = ["discs", "write_folder", "write_labeled", "write_shard", "write_sheared"]
 
 
 def discs(seed: int, num_classes: int = 2, height: int = 40, width: int = 56) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +52,7 @@ def write_shard(file: Path, number: int, *, broken: int = 0, seed: int = 100) ->
     return file
 
 
-def write_labelled(
+def write_labeled(
     folder: Path,
     number: int,
     *,
@@ -62,7 +62,7 @@ def write_labelled(
     regions: bool = False,
     seed: int = 0,
 ) -> Path:
-    """An nnU-Net raw data set of PNGs.
+    """An nnU-Net raw dataset of PNGs.
 
     Args:
         grey: one channel, else one RGB file a case.

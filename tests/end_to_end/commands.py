@@ -140,7 +140,7 @@ class NNUNet:
         workers: int = FEWEST_WORKERS,
         **changes: str,
     ) -> Path:
-        """Predict the new cases of a data set (imagesTs). Returns `output`.
+        """Predict the new cases of a dataset (imagesTs). Returns `output`.
 
         workers: for reading images and for writing masks. Each takes seconds to start.
         """
@@ -151,7 +151,7 @@ class NNUNet:
         return output
 
     def dataset(self, number: int) -> str:
-        """The full name of a data set, from its number."""
+        """The full name of a dataset, from its number."""
         (found,) = self.raw.glob(f"Dataset{number:03d}_*")
         return found.name
 
@@ -171,7 +171,7 @@ class NNUNet:
         return self.results / self.dataset(number) / f"{trainer}__{plans}__2d"
 
     def copy(self, numbers: Iterable[int], folder: Path) -> NNUNet:
-        """A copy of some data sets with all that was made of them, to do harm to."""
+        """A copy of some datasets with all that was made of them, to do harm to."""
         other = NNUNet(folder)
         for name in map(self.dataset, numbers):
             for source in (self.raw, self.preprocessed, self.results):

@@ -1,6 +1,6 @@
-"""What several end-to-end tests build on, made once in each process: planned data sets and trained models.
+"""What several end-to-end tests build on, made once in each process: planned datasets and trained models.
 
-Files that build on colour images run in one process, those on the small canvas in another (tests/conftest.py).
+Files that build on color images run in one process, those on the small canvas in another (tests/conftest.py).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SMALL_CANVAS = [64, 80]
 
 @pytest.fixture(scope="session")
 def nnunet(tmp_path_factory) -> Iterator[NNUNet]:
-    """nnU-Net's three folders, with the four data sets as raw data."""
+    """nnU-Net's three folders, with the four datasets as raw data."""
     nnunet = NNUNet(tmp_path_factory.mktemp("nnunet"))
     for build in (build_rgb, build_regions, build_ignore, build_volumes):
         build(nnunet.raw)
@@ -42,12 +42,12 @@ def nnunet(tmp_path_factory) -> Iterator[NNUNet]:
         running.kill()
 
 
-# ---- colour images: stock plans, 1024 x 1024 -------------------------------------------------------------------------
+# ---- color images: stock plans, 1024 x 1024 -------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
 def stock_planned(nnunet) -> list[str]:
-    """The RGB data set, planned and preprocessed as for any nnU-Net. Returns the names of what that made."""
+    """The RGB dataset, planned and preprocessed as for any nnU-Net. Returns the names of what that made."""
     nnunet.run("nnUNetv2_plan_and_preprocess", "-d", RGB, "-c", "2d", "-npfp", 1, "-np", 1)
     return sorted(path.name for path in (nnunet.preprocessed / nnunet.dataset(RGB)).iterdir())
 
@@ -91,7 +91,7 @@ def trained_folds(nnunet, killed_preprocessing) -> SimpleNamespace:
 
 @pytest.fixture(scope="session")
 def small_canvas(nnunet) -> str:
-    """Three data sets, planned, with a small canvas written into their plans. Returns what planning printed."""
+    """Three datasets, planned, with a small canvas written into their plans. Returns what planning printed."""
     numbers = (REGIONS, IGNORE, VOLUMES)
     plan = ("nnUNetv2_plan_and_preprocess", "-d", *numbers, "-pl", "nnUNetPlannerHRMedSeg", "-npfp", 1, "--no_pp")
     output = nnunet.run(*plan).output
@@ -121,7 +121,7 @@ def volumes_model(nnunet, small_canvas) -> SimpleNamespace:
 
 @pytest.fixture(scope="session")
 def ignore_model(nnunet, regions_model) -> SimpleNamespace:
-    """Partly annotated images, all of them trained on, from weights of a data set with another number of classes."""
+    """Partly annotated images, all of them trained on, from weights of a dataset with another number of classes."""
     weights = regions_model.folder / "fold_0" / "checkpoint_final.pth"
     return train_small(nnunet, IGNORE, "all", "-pretrained_weights", weights)
 

@@ -1,4 +1,4 @@
-"""Small nnU-Net data sets of the nuclei images that travel in the package."""
+"""Small nnU-Net datasets of the nuclei images that travel in the package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BORDER = 2  # label value
 IGNORED = 3  # label value
 
 # shapes of packaged images
-COLOUR, GREY, SMALL_GREY = (256, 320, 3), (360, 360), (256, 256)
+COLOR, GREY, SMALL_GREY = (256, 320, 3), (360, 360), (256, 256)
 
 # a volume's axes are (z, y, x) in the array and (x, y, z) in spacing: here the slices follow one another along x
 SPACING = (4.0, 1.0, 1.0)
@@ -27,10 +27,10 @@ DIRECTION = (0.0, -1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 
 
 def build_rgb(raw: Path) -> Path:
-    """Colour and grey images of two sizes, saved as RGB: five to train on, two new ones with their labels."""
+    """Color and grey images of two sizes, saved as RGB: five to train on, two new ones with their labels."""
     dataset = _new_dataset(raw, "Dataset001_RGB", ["R", "G", "B"], {"background": 0, "nucleus": 1})
-    for part, folder, colour in (("Tr", "train", 4), ("Ts", "held_out", 1)):
-        images = [(f"colour_{i}", *image) for i, image in enumerate(_packaged(folder, COLOUR)[:colour])]
+    for part, folder, color in (("Tr", "train", 4), ("Ts", "held_out", 1)):
+        images = [(f"color_{i}", *image) for i, image in enumerate(_packaged(folder, COLOR)[:color])]
         images.append(("grey", *_packaged(folder, GREY)[0]))
         for case, image, nuclei in images:
             _save(dataset, part, case, _as_rgb(image), nuclei.astype(np.uint8))
@@ -81,7 +81,7 @@ def read_volume(file: Path) -> sitk.Image:
 
 
 def write_volume(array: np.ndarray, file: Path) -> None:
-    """(z, y, x) with the geometry that all volumes of this data set have."""
+    """(z, y, x) with the geometry that all volumes of this dataset have."""
     volume = sitk.GetImageFromArray(array)
     volume.SetSpacing(SPACING)
     volume.SetOrigin(ORIGIN)
@@ -124,7 +124,7 @@ def _grey_crops() -> list[tuple[str, np.ndarray, np.ndarray]]:
 
 
 def _odd_images() -> dict[str, tuple[str, np.ndarray, np.ndarray]]:
-    """Images that a data set may hold: (name, image, labels)."""
+    """Images that a dataset may hold: (name, image, labels)."""
     image, nuclei = _packaged("train", SMALL_GREY)[0]
     labels = _with_border(nuclei)
     row = int(np.argmax((labels == 1).sum(1)))

@@ -43,7 +43,7 @@ def build_discs(nnunet: NNUNet) -> None:
 
 @pytest.fixture(scope="module")
 def discs(tmp_path_factory):
-    """nnU-Net's folders with a planned data set, which this process and those that it starts work on."""
+    """nnU-Net's folders with a planned dataset, which this process and those that it starts work on."""
     nnunet = NNUNet(tmp_path_factory.mktemp("compare"))
     build_discs(nnunet)
     nnunet.run("nnUNetv2_plan_and_preprocess", "-d", NUMBER, "-c", "2d", "-npfp", 1, "-np", 1)

@@ -33,7 +33,7 @@ def test_a_training_starts_from_the_bundled_encoder(regions_model):
 
 @pytest.fixture(scope="module")
 def distilled(nnunet, regions_model) -> SimpleNamespace:
-    """A trained nnU-Net as the teacher, its own raw data set as the images, then a training from what that gives."""
+    """A trained nnU-Net as the teacher, its own raw dataset as the images, then a training from what that gives."""
     folder = nnunet.folder / "distilled"
     report = nnunet.run(
         *("hrmedseg", "distill", "--teacher", regions_model.folder, "--images", REGIONS, "--canvas", *SMALL_CANVAS),

@@ -1,4 +1,4 @@
-"""Grey images: a region-based data set with odd images in it, and one whose images are annotated in part."""
+"""Grey images: a region-based dataset with odd images in it, and one whose images are annotated in part."""
 
 from __future__ import annotations
 

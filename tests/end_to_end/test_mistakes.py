@@ -20,7 +20,7 @@ pytestmark = pytest.mark.end_to_end
 
 TRAINER = "nnUNetTrainerHRMedSeg"
 
-# ---- the mistakes: each harms a copy of data sets and their models, and returns the command that meets it ------------
+# ---- the mistakes: each harms a copy of datasets and their models, and returns the command that meets it ------------
 
 
 def unknown_data_set(nnunet: NNUNet) -> tuple:
@@ -55,8 +55,8 @@ def nan_in_an_image_to_predict(nnunet: NNUNet) -> tuple:
     return predict(nnunet, IGNORE, images, fold="all")
 
 
-def colour_image_for_a_grey_model(nnunet: NNUNet) -> tuple:
-    images = nnunet.folder / "colour"
+def color_image_for_a_grey_model(nnunet: NNUNet) -> tuple:
+    images = nnunet.folder / "color"
     images.mkdir()
     write_image(np.full((64, 70, 3), 100, np.uint8), images / "new_0000.png")
     return predict(nnunet, REGIONS, images)
@@ -127,7 +127,7 @@ MISTAKES: tuple[Callable[[NNUNet], tuple], ...] = (
     label_that_dataset_json_does_not_list,
     nan_in_a_training_image,
     nan_in_an_image_to_predict,
-    colour_image_for_a_grey_model,
+    color_image_for_a_grey_model,
     volumetric_configuration,
     cascade,
     batch_size_in_quotes,
@@ -244,7 +244,7 @@ def test_nan_in_an_image_to_predict(failed):
 
 
 def test_wrong_number_of_channels_to_predict(failed):
-    copy, output = failed[colour_image_for_a_grey_model]
+    copy, output = failed[color_image_for_a_grey_model]
     said(output(), "the model was trained with 1 channel (microscope), this case has 3", "new_0000.png")
     assert not list((copy.folder / "predicted").glob("*.png"))
 

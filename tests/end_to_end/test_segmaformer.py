@@ -39,7 +39,7 @@ def write_case(dataset: Path, part: str, case: str, random: np.random.Generator)
 
 @pytest.fixture(scope="module")
 def nnunet(tmp_path_factory):
-    """nnU-Net's folders, with one data set of five training cases and a new one."""
+    """nnU-Net's folders, with one dataset of five training cases and a new one."""
     nnunet = NNUNet(tmp_path_factory.mktemp("volumes"))
     dataset = nnunet.raw / NAME
     for folder in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):

@@ -11,11 +11,11 @@ from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunet_hrmedseg.io.raw_cases import describe_unused_files, find_raw_cases, find_reader, read_dataset_json
-from tests.encoders.tiny_datasets import write_labelled, write_sheared
+from tests.encoders.tiny_datasets import write_labeled, write_sheared
 
 
 def test_hidden_files_are_no_cases(tmp_path):
-    folder = write_labelled(tmp_path / "Dataset001_Discs", 2)
+    folder = write_labeled(tmp_path / "Dataset001_Discs", 2)
     for name in ("imagesTr/._case_00_0000.png", "labelsTr/._case_00.png"):
         (folder / name).write_bytes(b"of macOS")
     cases = find_raw_cases(folder, read_dataset_json(folder / "dataset.json"))
@@ -24,7 +24,7 @@ def test_hidden_files_are_no_cases(tmp_path):
 
 
 def test_what_is_in_no_case_is_named(tmp_path):
-    folder = write_labelled(tmp_path / "Dataset001_Discs", 2)
+    folder = write_labeled(tmp_path / "Dataset001_Discs", 2)
     description = read_dataset_json(folder / "dataset.json")
     assert describe_unused_files(folder, find_raw_cases(folder, description).values()) == []
     assert describe_unused_files(folder, [], test=True) == []  # there are no test cases
@@ -37,7 +37,7 @@ def test_what_is_in_no_case_is_named(tmp_path):
 
 
 def test_cases_that_dataset_json_lists_are_in_use(tmp_path, monkeypatch):
-    folder = write_labelled(tmp_path / "Dataset001_Discs", 2)
+    folder = write_labeled(tmp_path / "Dataset001_Discs", 2)
     description = read_dataset_json(folder / "dataset.json")
     listed = {"images": ["./imagesTr/case_00_0000.png"], "label": "./labelsTr/case_00.png"}
     (folder / "dataset.json").write_text(json.dumps({**description, "dataset": {"case_00": listed}}))

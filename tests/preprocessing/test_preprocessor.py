@@ -288,7 +288,7 @@ def test_image_and_labels_of_different_size():
         run(image, labels[..., :-1])
 
 
-def test_labels_in_colour():
+def test_labels_in_color():
     image, labels = image_and_labels()
     with pytest.raises(DataError, match="has 3 channels; it must have one"):
         run(image, np.repeat(labels, 3, 0))

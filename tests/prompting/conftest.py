@@ -26,7 +26,7 @@ def image(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two colour images, one of them in a folder, a grey one and one of 16 bits."""
+    """Two color images, one of them in a folder, a grey one and one of 16 bits."""
     images = tmp_path / "images"
     (images / "sub").mkdir(parents=True)
     Image.fromarray(picture(70, 90)).save(images / "a.png")

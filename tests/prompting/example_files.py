@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.encoders.tiny_datasets import write_labelled
+from tests.encoders.tiny_datasets import write_labeled
 from tests.prompting.tiny_sams import write_sam2, write_sam_pth, write_student
 from tests.teachers.tiny_teachers import write_sam
 from tests.weights.published_layout import write_published
@@ -24,9 +24,9 @@ def write_promptable_sam2(folder: Path) -> None:
 
 
 def write_promptable_and_dataset(folder: Path) -> None:
-    """A SAM, an encoder that was distilled from it, and a labelled dataset."""
+    """A SAM, an encoder that was distilled from it, and a labeled dataset."""
     write_promptable(folder)
-    write_labelled(folder / "nnUNet_raw" / "Dataset001_Discs", 2)
+    write_labeled(folder / "nnUNet_raw" / "Dataset001_Discs", 2)
 
 
 FIXTURES: dict[str, Callable[[Path], object]] = {

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from nnunet_hrmedseg.cli import main
-from tests.encoders.tiny_datasets import write_labelled, write_shard
+from tests.encoders.tiny_datasets import write_labeled, write_shard
 from tests.prompting.tiny_sams import picture, write_sam_pth
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "segment-with-prompts.md").read_text()
@@ -28,7 +28,7 @@ def _files(tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
     for name in ("nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.delenv(name, raising=False)
-    write_labelled(tmp_path / "raw" / "Dataset001_Discs", 2)
+    write_labeled(tmp_path / "raw" / "Dataset001_Discs", 2)
     write_sam_pth(tmp_path / "sam_vit_h_4b8939.pth")
     write_shard(tmp_path / "sa_000000.tar", 5)
     Image.fromarray(picture(360, 400)).save("cell.png")

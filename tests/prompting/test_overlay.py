@@ -9,7 +9,7 @@ from nnunet_hrmedseg.prompting.overlay import OPACITY, draw_overlay
 from nnunet_hrmedseg.prompting.prompts import Prompt
 
 GREY = 100
-FIRST, SECOND = (np.array(ImageColor.getrgb(colour)) for colour in CLASS_COLORS[:2])
+FIRST, SECOND = (np.array(ImageColor.getrgb(color)) for color in CLASS_COLORS[:2])
 
 
 @pytest.fixture
@@ -17,15 +17,15 @@ def image():
     return Image.fromarray(np.full((40, 60), GREY, np.uint8))
 
 
-def test_objects_are_filled_and_outlined_in_the_colours_of_their_classes(image):
+def test_objects_are_filled_and_outlined_in_the_colors_of_their_classes(image):
     objects = np.zeros((40, 60), int)
     objects[5:15, 5:25], objects[5:15, 25:45] = 1, 2  # neighbours, and of one class with the third
     objects[25:35, 5:25] = 3
     prompts = [Prompt(None, ()), Prompt(None, ()), Prompt(None, ())]
     drawn = np.asarray(draw_overlay(image, objects, [2, 1, 2], prompts)).astype(int)
     assert (drawn[objects == 0] == GREY).all()
-    for place, colour in (((10, 15), SECOND), ((10, 35), FIRST), ((30, 15), SECOND)):
-        assert np.abs(drawn[place] - ((1 - OPACITY) * GREY + OPACITY * colour)).max() <= 1
+    for place, color in (((10, 15), SECOND), ((10, 35), FIRST), ((30, 15), SECOND)):
+        assert np.abs(drawn[place] - ((1 - OPACITY) * GREY + OPACITY * color)).max() <= 1
     assert (drawn[5, 5:25] == SECOND).all() and (drawn[5:15, 25] == FIRST).all() and (drawn[25:35, 5] == SECOND).all()
 
 

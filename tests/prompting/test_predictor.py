@@ -258,7 +258,7 @@ def test_grey_rgb_rgba_and_other_numbers(student):
 
 
 @pytest.mark.parametrize("mode", ["P", "CMYK", "LA", "YCbCr"])
-def test_images_of_pillow_in_other_modes_are_seen_in_their_colours(student, mode):
+def test_images_of_pillow_in_other_modes_are_seen_in_their_colors(student, mode):
     image = Image.fromarray(picture(70, 90)).convert(mode)
     found = []
     for each in (image, image.convert("RGB")):

@@ -13,7 +13,7 @@ from PIL import Image
 from nnunet_hrmedseg.cli import main
 from nnunet_hrmedseg.prompting import zeroshot as command
 from nnunet_hrmedseg.prompting.boxes import find_boxes, jitter_box
-from tests.encoders.tiny_datasets import write_labelled, write_sheared
+from tests.encoders.tiny_datasets import write_labeled, write_sheared
 
 
 def zeroshot(networks, dataset, output, *options, sam="sam.pth", encoder="student.safetensors"):
@@ -73,7 +73,7 @@ def test_jitter(jitter):
 @pytest.mark.parametrize("files", [("sam.pth", "student.safetensors"), ("sam2", "student2.safetensors")])
 def test_student_and_teacher(networks, tmp_path, capsys, files):
     sam, encoder = files
-    dataset = write_labelled(tmp_path / "Dataset001_Discs", 3, num_classes=3)
+    dataset = write_labeled(tmp_path / "Dataset001_Discs", 3, num_classes=3)
     assert zeroshot(networks, dataset, tmp_path / "out", "--teacher", sam=sam, encoder=encoder) == 0
     found = rows(tmp_path / "out")
     student = "HRMedSegSAM" if sam == "sam.pth" else "HRMedSegSAM2"
@@ -96,7 +96,7 @@ def test_student_and_teacher(networks, tmp_path, capsys, files):
 def test_figures(networks, tmp_path, monkeypatch):
     """Boxes of discs, filled: all of the truth is in them."""
     monkeypatch.setattr(command, "Predictor", PerfectPredictor)
-    dataset = write_labelled(tmp_path / "Dataset001_Discs", 2)
+    dataset = write_labeled(tmp_path / "Dataset001_Discs", 2)
     assert zeroshot(networks, dataset, tmp_path / "out") == 0
     for row in rows(tmp_path / "out"):
         truth = np.asarray(Image.open(dataset / "labelsTr" / f"{row['case']}.png")) == 1
@@ -115,7 +115,7 @@ def test_an_ignore_label_counts_for_nothing(networks, tmp_path, monkeypatch):
     label[10:20, 10:20] = 1
     label[10:20, 15:20] = 2  # ignored, and in nobody's box
     label[30, 30] = 1
-    dataset = write_labelled(tmp_path / "Dataset001_Discs", 1, ignore=True)
+    dataset = write_labeled(tmp_path / "Dataset001_Discs", 1, ignore=True)
     Image.fromarray(label).save(dataset / "labelsTr" / "case_00.png")
     assert zeroshot(networks, dataset, tmp_path / "out", "--boxes", "component") == 0
     (row,) = rows(tmp_path / "out")
@@ -124,7 +124,7 @@ def test_an_ignore_label_counts_for_nothing(networks, tmp_path, monkeypatch):
 
 def test_regions_and_one_box_for_a_class(networks, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "Predictor", PerfectPredictor)
-    dataset = write_labelled(tmp_path / "Dataset001_Discs", 2, num_classes=3, regions=True)
+    dataset = write_labeled(tmp_path / "Dataset001_Discs", 2, num_classes=3, regions=True)
     assert zeroshot(networks, dataset, tmp_path / "out", "--boxes", "class") == 0
     found = rows(tmp_path / "out")
     assert {row["class"] for row in found} == {"class_1", "class_2"} and {row["boxes"] for row in found} == {"1"}
@@ -173,7 +173,7 @@ def test_jitter_is_the_same_for_the_same_seed_and_for_the_teacher(networks, tmp_
             return super().predict_prompts(prompts, multimask)
 
     monkeypatch.setattr(command, "Predictor", Noting)
-    dataset = write_labelled(tmp_path / "Dataset001_Discs", 2)
+    dataset = write_labeled(tmp_path / "Dataset001_Discs", 2)
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         assert zeroshot(networks, dataset, tmp_path / name, "--jitter", "3", "--seed", seed, "--teacher") == 0
     a, b, c = boxes[:4], boxes[4:8], boxes[8:]
@@ -183,7 +183,7 @@ def test_jitter_is_the_same_for_the_same_seed_and_for_the_teacher(networks, tmp_
 def test_test_cases_and_a_limit(networks, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "Predictor", PerfectPredictor)
     monkeypatch.setenv("nnUNet_raw", str(tmp_path))
-    dataset = write_labelled(tmp_path / "Dataset001_Discs", 5)
+    dataset = write_labeled(tmp_path / "Dataset001_Discs", 5)
     assert zeroshot(networks, "1", tmp_path / "few", "--limit", "2") == 0
     assert {row["case"] for row in rows(tmp_path / "few")} == {"case_00", "case_04"}
     (dataset / "imagesTr").rename(dataset / "imagesTs")
@@ -195,7 +195,7 @@ def test_test_cases_and_a_limit(networks, tmp_path, monkeypatch):
 def test_without_monai(networks, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "Predictor", PerfectPredictor)
     monkeypatch.setattr(command, "surface_measures_available", lambda: False)
-    dataset = write_labelled(tmp_path / "Dataset001_Discs", 1)
+    dataset = write_labeled(tmp_path / "Dataset001_Discs", 1)
     assert zeroshot(networks, dataset, tmp_path / "out") == 0
     (row,) = rows(tmp_path / "out")
     assert row["HD95"] == row["HD"] == "" and "HD95 and HD are left out" in capsys.readouterr().out
@@ -206,7 +206,7 @@ def test_without_monai(networks, tmp_path, monkeypatch, capsys):
 
 
 def test_mistakes(networks, tmp_path, capsys):
-    dataset = write_labelled(tmp_path / "Dataset001_Discs", 2)
+    dataset = write_labeled(tmp_path / "Dataset001_Discs", 2)
 
     def said(*options, of=dataset, **files):
         assert zeroshot(networks, of, tmp_path / "out", *options, **files) == 1
@@ -214,14 +214,14 @@ def test_mistakes(networks, tmp_path, capsys):
         return capsys.readouterr().err
 
     assert "does not exist" in said(of=tmp_path / "nowhere")
-    assert "has no labelled cases in labelsTs" in said("--test")
+    assert "has no labeled cases in labelsTs" in said("--test")
     assert "There is no SAM at" in said(sam="nowhere.pth")
     assert "There is no encoder file" in said(encoder="nowhere.safetensors")
     Image.fromarray(np.ones((40, 50), np.uint8)).save(dataset / "labelsTr" / "case_01.png")
     assert "Case case_01: its image is 40 x 56, its label 40 x 50 pixels in size." in said()
     (dataset / "labelsTr" / "case_01.png").unlink()
     assert "without image or label: case_01" in said()
-    write_labelled(dataset, 2)
+    write_labeled(dataset, 2)
     for file in (dataset / "labelsTr").iterdir():
         Image.fromarray(np.zeros((40, 56), np.uint8)).save(file)
     assert "no foreground in the labels" in said()
@@ -231,7 +231,7 @@ def test_mistakes(networks, tmp_path, capsys):
 
 def test_what_is_in_no_case_is_named(networks, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "Predictor", PerfectPredictor)
-    dataset = write_labelled(tmp_path / "Dataset001_Discs", 2)
+    dataset = write_labeled(tmp_path / "Dataset001_Discs", 2)
     for name in ("imagesTr/._case_00_0000.png", "labelsTr/case_07.png", "imagesTr/case_05_0000.jpg"):
         (dataset / name).touch()
     assert zeroshot(networks, dataset, tmp_path / "out") == 0
@@ -264,7 +264,7 @@ def test_the_place_for_results_is_checked_first(tmp_path, capsys):
 
 def test_results_are_not_replaced(networks, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "Predictor", PerfectPredictor)
-    dataset = write_labelled(tmp_path / "Dataset001_Discs", 1)
+    dataset = write_labeled(tmp_path / "Dataset001_Discs", 1)
     assert zeroshot(networks, dataset, tmp_path / "out") == 0
     assert zeroshot(networks, dataset, tmp_path / "out") == 1
     assert "exists already. Give -o another folder" in capsys.readouterr().err

@@ -432,7 +432,7 @@ def test_damaged_folders(folder, damage, message):
         ({"scale": 0}, "positive number"),
         ({"scale": "half"}, "positive number"),
         ({"scale": 0.1}, "scale 0.1 leaves less than 16 pixels"),
-        ({"colour": 1}, "does not know colour. Its options: fold, checkpoint, target, scale"),
+        ({"color": 1}, "does not know color. Its options: fold, checkpoint, target, scale"),
         ({"canvas": (100, 64)}, "multiples of 16"),
     ],
 )

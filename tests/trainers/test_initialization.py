@@ -281,12 +281,12 @@ def _embedding(network, image):
 
 
 def test_one_channel_keeps_the_response_to_a_grey_image(encoder):
-    file, colour, grey = encoder(), _network(), _network(channels=1)
-    initialize_encoder(colour, file, [ZSCORE] * 3)
+    file, color, grey = encoder(), _network(), _network(channels=1)
+    initialize_encoder(color, file, [ZSCORE] * 3)
     initialize_encoder(grey, file, [ZSCORE])
     image = torch.randn(2, 1, 48, 64)
     torch.testing.assert_close(
-        _embedding(grey, image), _embedding(colour, image.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-4
+        _embedding(grey, image), _embedding(color, image.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-4
     )
 
 

@@ -145,7 +145,7 @@ def with_budget(
     return type(trainer_class.__name__, (_WithBudget, trainer_class), {**names, "budget": Budget(epochs, minutes)})
 
 
-class _StopTraining(Exception):
+class _StopTraining(Exception):  # noqa: N818  # not an error to the user
     """End nnU-Net's loop before the number of epochs that it started with."""
 
 

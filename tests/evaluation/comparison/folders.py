@@ -1,4 +1,4 @@
-"""Small data sets and trained models as nnU-Net lays them down, without any training."""
+"""Small datasets and trained models as nnU-Net lays them down, without any training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command on a data set whose models' predictions were laid down by hand: no checkpoints, so no costs."""
+"""The command on a dataset whose models' predictions were laid down by hand: no checkpoints, so no costs."""
 
 import csv
 import errno

@@ -22,7 +22,7 @@ TRAINER = "nnUNetTrainerHERSeg_1epoch"
 
 @pytest.fixture(scope="module")
 def planned(nnunet, trained_folds) -> SimpleNamespace:
-    """Planned and preprocessed at 1024 x 1024, after a training on stock plans had preprocessed the same data set."""
+    """Planned and preprocessed at 1024 x 1024, after a training on stock plans had preprocessed the same dataset."""
     folder = trained_folds.lock_file.with_suffix("")
     before = arrays(folder)
     nnunet.run(
@@ -87,7 +87,7 @@ def test_an_edited_canvas_gets_data_of_its_own(nnunet, planned, herseg):
 def test_herseg_learns_and_predicts(nnunet, herseg, tmp_path):
     labels = nnunet.raw / nnunet.dataset(RGB) / "labelsTs"
     nnunet.predict(RGB, TRAINER, PLANS, [0], tmp_path)
-    for case in ("colour_0", "grey"):
+    for case in ("color_0", "grey"):
         prediction = io.imread(tmp_path / f"{case}.png")
         truth = io.imread(labels / f"{case}.png")
         assert prediction.shape == truth.shape

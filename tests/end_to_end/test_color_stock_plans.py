@@ -1,4 +1,4 @@
-"""Stock planning, then `-tr nnUNetTrainerHRMedSeg`: colour images at 1024 x 1024, from planning to a shared model."""
+"""Stock planning, then `-tr nnUNetTrainerHRMedSeg`: color images at 1024 x 1024, from planning to a shared model."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.end_to_end.datasets import RGB
 
 pytestmark = pytest.mark.end_to_end
 
-TRAINING_CASES = ["colour_0", "colour_1", "colour_2", "colour_3", "grey"]
-NEW_CASES = {"colour_0": (256, 320), "grey": (360, 360)}  # height, width
+TRAINING_CASES = ["color_0", "color_1", "color_2", "color_3", "grey"]
+NEW_CASES = {"color_0": (256, 320), "grey": (360, 360)}  # height, width
 FOLDS = (0, 1)
 
 

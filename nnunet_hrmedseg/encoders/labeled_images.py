@@ -1,4 +1,4 @@
-"""Labelled 2D nnU-Net raw datasets as one stream of training images."""
+"""Labeled 2D nnU-Net raw datasets as one stream of training images."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from nnunet_hrmedseg.io.stored_images import CaseFiles, case_pixels, check_forma
 from nnunet_hrmedseg.weights.student import Normalize
 
 __all__ = [
-    "LabelledDataset",
-    "LabelledImages",
-    "LabelledItem",
-    "find_labelled_dataset",
-    "read_labelled",
+    "LabeledDataset",
+    "LabeledImages",
+    "LabeledItem",
+    "find_labeled_dataset",
+    "read_labeled",
     "resized",
 ]
 
@@ -48,7 +48,7 @@ FOREGROUND_WINDOWS = 1 / 3  # nnU-Net's oversampling of the foreground, for wind
 
 
 @dataclass(frozen=True)
-class LabelledDataset:
+class LabeledDataset:
     """A raw dataset: name, cases, and the values in its labels.
 
     Attributes:
@@ -68,11 +68,11 @@ class LabelledDataset:
     skipped: tuple[str, ...] = ()
 
 
-def find_labelled_dataset(source: str | Path) -> LabelledDataset:
+def find_labeled_dataset(source: str | Path) -> LabeledDataset:
     """Find a dataset by name or number in nnUNet_raw, or by its folder.
 
     Raises:
-        DataError: There is none, it has no labelled cases, they are volumes, or its dataset.json cannot be used.
+        DataError: There is none, it has no labeled cases, they are volumes, or its dataset.json cannot be used.
     """
     folder = resolve_source(source)
     file = folder / "dataset.json"
@@ -92,7 +92,7 @@ def find_labelled_dataset(source: str | Path) -> LabelledDataset:
     absent = [case.label for case in cases if not Path(case.label).is_file()]
     if absent or not cases:
         missing = f"these labels are missing: {format_names(absent)}" if absent else "there are none"
-        raise DataError(f"{folder} has to hold labelled cases, in imagesTr and labelsTr: {missing}.")
+        raise DataError(f"{folder} has to hold labeled cases, in imagesTr and labelsTr: {missing}.")
     reader = find_reader_by_trying(folder, description, [case.images for case in cases])
     first = _read_label(reader, cases[0].label)
     if first.shape[1] != 1:
@@ -101,11 +101,11 @@ def find_labelled_dataset(source: str | Path) -> LabelledDataset:
             f"2D datasets. Volumes can serve as --images of `hrmedseg distill`."
         )
     skipped = describe_unused_files(folder, cases)
-    return LabelledDataset(folder.name, cases, reader, len(labels.all_labels), labels.ignore_label, tuple(skipped))
+    return LabeledDataset(folder.name, cases, reader, len(labels.all_labels), labels.ignore_label, tuple(skipped))
 
 
 @dataclass(frozen=True)
-class LabelledItem:
+class LabeledItem:
     """`image` (3, H, W) normalized and augmented, `label` (1, H, W), and the index of their dataset."""
 
     dataset: int
@@ -113,7 +113,7 @@ class LabelledItem:
     label: Tensor
 
 
-class LabelledImages(Dataset):
+class LabeledImages(Dataset):
     """A stream of augmented images of several datasets.
 
     The image of item i and its augmentation depend on the seed and i alone: a run that is continued, or that uses
@@ -138,7 +138,7 @@ class LabelledImages(Dataset):
 
     def __init__(
         self,
-        datasets: Sequence[LabelledDataset],
+        datasets: Sequence[LabeledDataset],
         canvas: tuple[int, int],
         normalize: Normalize,
         *,
@@ -155,7 +155,7 @@ class LabelledImages(Dataset):
     def __len__(self) -> int:
         return self.items
 
-    def __getitem__(self, index: int) -> LabelledItem:
+    def __getitem__(self, index: int) -> LabeledItem:
         step, place = divmod(index, self.step_items)
         scale = np.random.default_rng((self.seed, step)).choice(SCALES)
         size = tuple(max(PATCH_SIZE, round(side * scale / PATCH_SIZE) * PATCH_SIZE) for side in self.canvas)
@@ -163,7 +163,7 @@ class LabelledImages(Dataset):
         number = int(generator.choice(len(self.datasets), p=self.shares))
         dataset = self.datasets[number]
         case = dataset.cases[generator.integers(len(dataset.cases))]
-        image, label = read_labelled(dataset, case)
+        image, label = read_labeled(dataset, case)
         lowest, highest = self.zoom
         zoom = math.exp(generator.uniform(math.log(lowest), math.log(highest)))
         if zoom > 1:
@@ -178,10 +178,10 @@ class LabelledImages(Dataset):
             torch.manual_seed(drawn)
             np.random.seed(drawn)
             both = _augmentation(size)(image=image, segmentation=label)
-        return LabelledItem(number, both["image"], both["segmentation"])
+        return LabeledItem(number, both["image"], both["segmentation"])
 
 
-def read_labelled(dataset: LabelledDataset, case: RawCase) -> tuple[Tensor, Tensor]:
+def read_labeled(dataset: LabeledDataset, case: RawCase) -> tuple[Tensor, Tensor]:
     """Image (3, H, W) float32 in 0..1 and label (1, H, W) float32 of a case.
 
     Raises:

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from nnunet_hrmedseg.encoders import labelled_images
-from nnunet_hrmedseg.encoders.labelled_images import LabelledImages, find_labelled_dataset, read_labelled, resized
+from nnunet_hrmedseg.encoders import labeled_images
+from nnunet_hrmedseg.encoders.labeled_images import LabeledImages, find_labeled_dataset, read_labeled, resized
 from nnunet_hrmedseg.errors import DataError, HRMedSegError
 from nnunet_hrmedseg.weights.student import Normalize
-from tests.encoders.tiny_datasets import discs, write_labelled
+from tests.encoders.tiny_datasets import discs, write_labeled
 
 CANVAS = (64, 96)
 
@@ -20,27 +20,27 @@ CANVAS = (64, 96)
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
     folder = tmp_path_factory.mktemp("raw")
-    write_labelled(folder / "Dataset001_Colour", 9)
-    write_labelled(folder / "Dataset002_Grey", 4, num_classes=4, grey=True, seed=20)
-    write_labelled(folder / "Dataset003_Ignore", 2, num_classes=3, ignore=True, seed=40)
-    write_labelled(folder / "Dataset004_Regions", 2, num_classes=4, regions=True, seed=60)
+    write_labeled(folder / "Dataset001_Colour", 9)
+    write_labeled(folder / "Dataset002_Grey", 4, num_classes=4, grey=True, seed=20)
+    write_labeled(folder / "Dataset003_Ignore", 2, num_classes=3, ignore=True, seed=40)
+    write_labeled(folder / "Dataset004_Regions", 2, num_classes=4, regions=True, seed=60)
     return folder
 
 
 def datasets(raw):
-    return [find_labelled_dataset(folder) for folder in sorted(raw.iterdir())]
+    return [find_labeled_dataset(folder) for folder in sorted(raw.iterdir())]
 
 
 def stream(datasets, **changed):
     settings = {"items": 12, "step_items": 4, "seed": 0, **changed}
-    return LabelledImages(datasets, CANVAS, Normalize("zscore"), **settings)
+    return LabeledImages(datasets, CANVAS, Normalize("zscore"), **settings)
 
 
 def as_tuple(item):
     return item.dataset, item.image, item.label
 
 
-# ---- data sets -------------------------------------------------------------------------------------------------------
+# ---- datasets -------------------------------------------------------------------------------------------------------
 
 
 def test_what_the_data_sets_hold(raw, capsys):
@@ -54,11 +54,11 @@ def test_what_the_data_sets_hold(raw, capsys):
 
 
 def test_what_is_in_no_case_is_named(tmp_path):
-    folder = write_labelled(tmp_path / "Dataset001_Discs", 2)
-    assert find_labelled_dataset(folder).skipped == ()
+    folder = write_labeled(tmp_path / "Dataset001_Discs", 2)
+    assert find_labeled_dataset(folder).skipped == ()
     for name in ("imagesTr/._case_00_0000.png", "labelsTr/case_07.png"):
         (folder / name).touch()
-    dataset = find_labelled_dataset(folder)
+    dataset = find_labeled_dataset(folder)
     assert len(dataset.cases) == 2
     assert dataset.skipped == (
         f"Skipped in {folder / 'imagesTr'}: ._case_00_0000.png.",
@@ -68,19 +68,19 @@ def test_what_is_in_no_case_is_named(tmp_path):
 
 def test_by_number_and_name(raw, monkeypatch):
     monkeypatch.setenv("nnUNet_raw", str(raw))
-    assert find_labelled_dataset("2").name == find_labelled_dataset("Dataset002_Grey").name == "Dataset002_Grey"
+    assert find_labeled_dataset("2").name == find_labeled_dataset("Dataset002_Grey").name == "Dataset002_Grey"
 
 
 def test_image_and_label_are_read_and_resized(raw):
-    colour, grey, ignore, _ = datasets(raw)
-    image, label = resized(*read_labelled(colour, colour.cases[3]), (40, 56))
+    color, grey, ignore, _ = datasets(raw)
+    image, label = resized(*read_labeled(color, color.cases[3]), (40, 56))
     pixels, classes = discs(3)
     assert torch.allclose(image, torch.from_numpy(pixels).permute(2, 0, 1) / 255, atol=1e-6)
     assert torch.equal(label[0], torch.from_numpy(classes).short())
-    image, label = resized(*read_labelled(grey, grey.cases[0]), CANVAS)
+    image, label = resized(*read_labeled(grey, grey.cases[0]), CANVAS)
     assert image.shape == (3, *CANVAS) and torch.equal(image[0], image[1]) and torch.equal(image[0], image[2])
     assert label.shape == (1, *CANVAS) and set(label.unique().tolist()) == {0, 1, 2, 3}
-    assert (read_labelled(ignore, ignore.cases[0])[1][0, 0] == 3).all()
+    assert (read_labeled(ignore, ignore.cases[0])[1][0, 0] == 3).all()
 
 
 def change_json(folder, **changed):
@@ -136,22 +136,22 @@ def _no_ending(folder):
         (_no_background, "dataset.json cannot be used: .*[Bb]ackground"),
         (_gap, "dataset.json cannot be used: .*label values are 0, 1, 3 and not 0, 1, 2"),
         (_no_labels, "labels are missing: .*case_00.png"),
-        (_no_images, "labelled cases, in imagesTr and labelsTr: there are none"),
+        (_no_images, "labeled cases, in imagesTr and labelsTr: there are none"),
         (_volumes, "holds volumes .*takes 2D datasets"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_unusable_data_sets_are_named(tmp_path, damage, fault):
-    folder = write_labelled(tmp_path / "Dataset009_X", 2)
+    folder = write_labeled(tmp_path / "Dataset009_X", 2)
     damage(folder)
     with pytest.raises(DataError, match=fault) as error:
-        find_labelled_dataset(folder)
+        find_labeled_dataset(folder)
     assert "Dataset009_X" in str(error.value)
 
 
 def test_there_is_no_such_data_set(tmp_path):
     with pytest.raises(HRMedSegError, match="missing does not exist"):
-        find_labelled_dataset(tmp_path / "missing")
+        find_labeled_dataset(tmp_path / "missing")
 
 
 def _too_high(folder):
@@ -186,18 +186,18 @@ def _broken_image(folder):
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_unusable_cases_are_named(tmp_path, damage, fault):
-    dataset = find_labelled_dataset(write_labelled(tmp_path / "Dataset009_X", 2))
+    dataset = find_labeled_dataset(write_labeled(tmp_path / "Dataset009_X", 2))
     damage(tmp_path / "Dataset009_X")
     with pytest.raises(DataError, match=fault):
-        read_labelled(dataset, dataset.cases[0])
+        read_labeled(dataset, dataset.cases[0])
 
 
 def test_a_value_is_shown_with_all_digits(tmp_path, monkeypatch):
-    dataset = find_labelled_dataset(write_labelled(tmp_path / "Dataset009_X", 2))
-    read = labelled_images._read_label
-    monkeypatch.setattr(labelled_images, "_read_label", lambda *files: read(*files) * np.float32(0.9999999))
+    dataset = find_labeled_dataset(write_labeled(tmp_path / "Dataset009_X", 2))
+    read = labeled_images._read_label
+    monkeypatch.setattr(labeled_images, "_read_label", lambda *files: read(*files) * np.float32(0.9999999))
     with pytest.raises(DataError, match=r"has the value \d\.9999\d+, which dataset\.json does not list"):
-        read_labelled(dataset, dataset.cases[0])
+        read_labeled(dataset, dataset.cases[0])
 
 
 # ---- the stream ------------------------------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ def test_items_follow_from_seed_and_index(raw, workers):
     """Whatever was drawn before, whoever reads them, wherever a run begins."""
     made = stream(datasets(raw))
     expected = [as_tuple(made[index]) for index in range(12)]
-    labelled_images._augmentation.cache_clear()
+    labeled_images._augmentation.cache_clear()
     torch.manual_seed(workers)
     np.random.seed(workers)
     loader = DataLoader(stream(datasets(raw)), sampler=range(5, 12), batch_size=None, num_workers=workers)
@@ -249,12 +249,12 @@ def test_small_data_sets_are_drawn_more_often_than_their_share(raw):
 
 def test_augmentation_keeps_image_and_label_together(tmp_path):
     """Where the image is bright, the label says 1, however both were turned."""
-    folder = write_labelled(tmp_path / "Dataset009_X", 3)
+    folder = write_labeled(tmp_path / "Dataset009_X", 3)
     for case in range(3):
         classes = discs(case)[1]
         image = np.repeat((200 * classes + 20)[..., None], 3, 2).astype(np.uint8)
         Image.fromarray(image).save(folder / "imagesTr" / f"case_{case:02d}_0000.png")
-    made = stream([find_labelled_dataset(folder)], items=24, step_items=1)
+    made = stream([find_labeled_dataset(folder)], items=24, step_items=1)
     plain = made.datasets[0]
     changed = 0
     for index in range(24):
@@ -268,7 +268,7 @@ def test_augmentation_keeps_image_and_label_together(tmp_path):
             agreement = ((values > threshold) == inside).float().mean()
             assert agreement > 0.9, index
         size = tuple(item.label.shape[1:])
-        unchanged = [resized(*read_labelled(plain, case), size)[1] for case in plain.cases]
+        unchanged = [resized(*read_labeled(plain, case), size)[1] for case in plain.cases]
         changed += not any(torch.equal(item.label, label) for label in unchanged)
     assert changed > 12
 
@@ -276,8 +276,8 @@ def test_augmentation_keeps_image_and_label_together(tmp_path):
 @pytest.mark.parametrize("zoom", [1.5, 4])
 def test_a_window_shows_a_part_magnified(tmp_path, monkeypatch, zoom):
     """The image is a ramp, so its values tell the place and the size of the window."""
-    monkeypatch.setattr(labelled_images, "_augmentation", lambda size: lambda **both: both)
-    folder = write_labelled(tmp_path / "Dataset009_X", 1)
+    monkeypatch.setattr(labeled_images, "_augmentation", lambda size: lambda **both: both)
+    folder = write_labeled(tmp_path / "Dataset009_X", 1)
     height, width = 160, 200
     ramp = np.stack([np.arange(width)[None].repeat(height, 0), np.arange(height)[:, None].repeat(width, 1)], 2)
     pixels = np.concatenate([ramp, ramp[..., :1]], 2).astype(np.uint8)
@@ -285,10 +285,8 @@ def test_a_window_shows_a_part_magnified(tmp_path, monkeypatch, zoom):
     classes = np.zeros((height, width), np.uint8)
     classes[20:24, 180:190] = 1
     Image.fromarray(classes).save(folder / "labelsTr" / "case_00.png")
-    dataset = find_labelled_dataset(folder)
-    made = LabelledImages(
-        [dataset], (64, 64), lambda image: image * 255, zoom=(1, zoom), items=90, step_items=1, seed=0
-    )
+    dataset = find_labeled_dataset(folder)
+    made = LabeledImages([dataset], (64, 64), lambda image: image * 255, zoom=(1, zoom), items=90, step_items=1, seed=0)
     magnifications, with_foreground = [], 0
     for item in (made[index] for index in range(90)):
         x, y = item.image[0], item.image[1]
@@ -310,7 +308,7 @@ def test_a_small_image_lies_between_mirrored_copies(size):
     label = image[:1] * 2
     corners = set()
     for seed in range(8):
-        window, labels = labelled_images._mirrored(image, label, size, np.random.default_rng(seed))
+        window, labels = labeled_images._mirrored(image, label, size, np.random.default_rng(seed))
         assert window.shape == (3, *size) and torch.equal(labels, window[:1] * 2)
         rows, columns = window[0, :, 0] // 12, window[0, 0] % 12
         for indices, side in ((rows, 20), (columns, 12)):
@@ -325,11 +323,11 @@ def test_a_small_image_lies_between_mirrored_copies(size):
 
 
 def test_low_magnifications_show_many_small_structures(tmp_path, monkeypatch):
-    monkeypatch.setattr(labelled_images, "_augmentation", lambda size: lambda **both: both)
-    folder = write_labelled(tmp_path / "Dataset009_X", 1)
-    dataset = find_labelled_dataset(folder)
+    monkeypatch.setattr(labeled_images, "_augmentation", lambda size: lambda **both: both)
+    folder = write_labeled(tmp_path / "Dataset009_X", 1)
+    dataset = find_labeled_dataset(folder)
     made = [
-        LabelledImages([dataset], (64, 64), Normalize("zscore"), zoom=zoom, items=20, step_items=1, seed=0)
+        LabeledImages([dataset], (64, 64), Normalize("zscore"), zoom=zoom, items=20, step_items=1, seed=0)
         for zoom in ((1, 1), (0.25, 0.25))
     ]
     borders = [

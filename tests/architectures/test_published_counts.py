@@ -12,6 +12,8 @@ from nnunet_hrmedseg.architectures.counting import (
     parameters,
 )
 
+pytestmark = pytest.mark.slow
+
 INPUT = (1, 3, 1024, 1024)
 
 # row, arguments, parameters (M), "FLOPs" (G) as published

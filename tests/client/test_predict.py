@@ -27,6 +27,8 @@ from hrmedseg_onnx.predict import _check_not_overwriting
 from tests.client.test_sidecar import GOOD
 from tests.deployment.tiny_models import blobs
 
+pytestmark = pytest.mark.slow
+
 # all but numpy, onnxruntime, Pillow and tifffile
 WITHOUT = """
 import sys

@@ -98,6 +98,7 @@ def test_the_loss_falls(raw, tmp_path):
     assert np.mean(seen[-10:]) < np.mean(seen[:10]) - 0.15
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(raw, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "LoopSettings", lambda **given: LoopSettings(**given, save_seconds=0))
     options = ["--image_steps", 24, "--batch_size", 2, "--depth", 2, "--drop_path", 0.5, "--zoom", 0.5, 2]

@@ -156,6 +156,7 @@ def ensure_in_process(data, start, log_file, preprocessor, num_processes=1):
     log_file.write_text("\n".join(lines))
 
 
+@pytest.mark.slow
 def test_one_of_many_processes_makes_it_and_the_others_wait(data, processes, tmp_path):
     start = processes.Barrier(3)
     logs = [tmp_path / f"log{i}" for i in range(3)]
@@ -222,6 +223,7 @@ def test_workers_make_the_same_data(data, workers_at_once):
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["error", "death"])
 def test_a_failing_worker_ends_it_with_the_case_named(data, workers_at_once, processes, monkeypatch, how):
     monkeypatch.setattr(case_workers.multiprocessing, "get_context", lambda method: processes)

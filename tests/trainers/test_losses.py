@@ -326,6 +326,7 @@ def test_two_processes_have_the_dice_of_the_whole_batch(of_two_processes):
         _assert_mean_is_that_of_one(_both(regions, ddp=False)[0], make(), [mine for mine, _ in of_ranks])
 
 
+@pytest.mark.slow
 def test_processes_with_three_images_and_two_have_the_loss_of_all_five(of_two_processes):
     found = zip(*(uneven for _, uneven in of_two_processes), strict=True)
     kinds = list(_all_losses())

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_hrmedseg.deployment.shared_model import CHECKPOINT
 from nnunet_hrmedseg.deployment.model_card import LICENSE, NOT_STATED, README
+from nnunet_hrmedseg.deployment.shared_model import CHECKPOINT
 from nnunet_hrmedseg.deployment.sharing import share_model
 from nnunet_hrmedseg.io.hub import upload_folder
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -23,11 +22,11 @@ from nnunet_hrmedseg.datasets.groups import find_groups, make_splits, suspected_
 from nnunet_hrmedseg.datasets.masks import Color
 from nnunet_hrmedseg.datasets.pixels import orientation, read_image
 from nnunet_hrmedseg.datasets.sources import MaskSource, find_source
-from nnunet_hrmedseg.errors import DataError, HRMedSegError, PlanError, SetupError, format_names, format_shape
+from nnunet_hrmedseg.errors import DataError, HRMedSegError, format_names, format_shape
 from nnunet_hrmedseg.io.dicom import SUFFIXES as DICOM_SUFFIXES
 from nnunet_hrmedseg.io.dicom_seg import write_label_map
-from nnunet_hrmedseg.io.files import replace_directory
 from nnunet_hrmedseg.io.instances import BORDER, CORE, INSTANCES
+from nnunet_hrmedseg.io.new_dataset import building_directory, free_dataset_folder
 from nnunet_hrmedseg.nnunet_versions import required_nnunet_folder
 from nnunet_hrmedseg.plans.splits import NNUNET_FOLDS, SPLITS
 
@@ -155,7 +154,7 @@ def make_dataset(
         'Dataset012_Cells'
     """
     raw = Path(required_nnunet_folder("nnUNet_raw") if raw is None else raw)
-    folder = _free_folder(raw, number, name, overwrite)
+    folder = free_dataset_folder(raw, number, name, overwrite=overwrite)
     source = find_source(
         Path(images),
         Path(masks),
@@ -181,17 +180,12 @@ def make_dataset(
     show(summary.describe())
     if dry_run:
         return summary
-    incomplete = folder.with_name(f"incomplete_{folder.name}")
-    shutil.rmtree(incomplete, ignore_errors=True)
-    try:
+    with building_directory(folder) as incomplete:
         _write(source, summary, incomplete, link, instances)
         contact_sheet(tiles, source.classes).save(incomplete / SHEET)
         if group_of is not None:
             (incomplete / SPLITS).write_text(json.dumps(make_splits(group_of), indent=2), encoding="utf-8")
         _verify(incomplete)
-        replace_directory(incomplete, folder)
-    finally:
-        shutil.rmtree(incomplete, ignore_errors=True)
     summary.folder = folder
     summary.splits = folder / SPLITS if group_of is not None else None
     return summary
@@ -205,20 +199,6 @@ def _warn_about_case(cases: Sequence[str]) -> list[str]:
     return [
         f"{format_names(alike)} differ only in upper and lower case: on Windows and macOS, one would replace the other"
     ]
-
-
-def _free_folder(raw: Path, number: int, name: str, overwrite: bool) -> Path:
-    if not 1 <= number <= 999:
-        raise PlanError(f"The number of a dataset must be 1 to 999, not {number}.")
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise PlanError(f"{name!r} is not a possible name of a dataset: use letters, digits, - and _.")
-    folder = raw / f"Dataset{number:03d}_{name}"
-    others = [other for other in sorted(raw.glob(f"Dataset{number:03d}_*")) if other != folder]
-    if others:
-        raise PlanError(f"The number {number} is used by {others[0]}. Choose another number.")
-    if folder.exists() and not overwrite:
-        raise SetupError(f"{folder} exists already. Choose another number, or replace it with --overwrite.")
-    return folder
 
 
 def _scan(source: MaskSource) -> tuple[DatasetSummary, list[tuple[str, Image.Image]]]:

@@ -46,16 +46,16 @@ def free_dataset_folder(
         SetupError: The dataset exists already.
     """
     if not 1 <= number <= 999:
-        raise PlanError(f"The number of a dataset is 1 to 999, not {number}.")
+        raise PlanError(f"The number of a dataset must be 1 to 999, not {number}.")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise PlanError(f"{name!r:.200} cannot be the name of a dataset: use letters, digits, - and _.")
+        raise PlanError(f"{name!r:.200} is not a possible name of a dataset: use letters, digits, - and _.")
     folder = raw / f"Dataset{number:03d}_{name}"
     same_number = [path for place in (raw, *others) for path in sorted(place.glob(f"Dataset{number:03d}_*"))]
     taken = [str(path) for path in same_number if path != folder]
     if taken:
-        raise PlanError(f"The number {number} is taken by {format_names(taken)}. Choose another one.")
+        raise PlanError(f"The number {number} is used by {format_names(taken)}. Choose another number.")
     if folder.exists() and not overwrite:
-        raise SetupError(f"{folder} is there already. Choose another number, or give --overwrite to replace it.")
+        raise SetupError(f"{folder} exists already. Choose another number, or replace it with --overwrite.")
     return folder
 
 

@@ -109,7 +109,7 @@ def test_a_table_of_a_spreadsheet_and_the_classes_of_pandas(networks, folder, tm
     [
         ("Cells", "'Cells' is not the name of a dataset"),
         ("Dataset1_Cells", "is not the name of a dataset"),
-        ("Dataset012_Cells", "The number 12 is taken by .*Dataset012_Other"),
+        ("Dataset012_Cells", "The number 12 is used by .*Dataset012_Other"),
     ],
 )
 def test_names_of_data_sets(networks, folder, tmp_path, capsys, name, said):

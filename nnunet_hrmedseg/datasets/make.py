@@ -26,7 +26,7 @@ from nnunet_hrmedseg.errors import DataError, HRMedSegError, format_names, forma
 from nnunet_hrmedseg.io.dicom import SUFFIXES as DICOM_SUFFIXES
 from nnunet_hrmedseg.io.dicom_seg import write_label_map
 from nnunet_hrmedseg.io.instances import BORDER, CORE, INSTANCES
-from nnunet_hrmedseg.io.new_dataset import building_directory, free_dataset_folder
+from nnunet_hrmedseg.io.new_dataset import building_directory, free_dataset_folder, write_dataset_json
 from nnunet_hrmedseg.nnunet_versions import required_nnunet_folder
 from nnunet_hrmedseg.plans.splits import NNUNET_FOLDS, SPLITS
 
@@ -279,16 +279,19 @@ def _write(source: MaskSource, summary: DatasetSummary, folder: Path, link: bool
             write_label_map(labels[None], place, case.image, {value: name for name, value in source.labels.items()})
         else:
             _save(place, labels)
-    names = CHANNEL_NAMES[summary.channels]
-    description = {
-        "channel_names": {str(index): channel for index, channel in enumerate(names)},
-        "labels": source.labels,
-        "numTraining": len(source.cases),
-        "file_ending": ending,
-        **({"overwrite_image_reader_writer": "HRMedSegDicomIO"} if ending == ".dcm" else {}),
-        **({INSTANCES: {"core": CORE, "border": BORDER}} if instances else {}),
-    }
-    (folder / "dataset.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    further: dict[str, object] = {}
+    if ending == ".dcm":
+        further["overwrite_image_reader_writer"] = "HRMedSegDicomIO"
+    if instances:
+        further[INSTANCES] = {"core": CORE, "border": BORDER}
+    write_dataset_json(
+        folder,
+        channels=CHANNEL_NAMES[summary.channels],
+        labels=source.labels,
+        cases=len(source.cases),
+        file_ending=ending,
+        **further,
+    )
 
 
 def _is_usable(file: Path, pixels: np.ndarray, summary: DatasetSummary) -> bool:

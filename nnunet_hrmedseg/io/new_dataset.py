@@ -82,14 +82,14 @@ def write_dataset_json(
     labels: Mapping[str, object],
     cases: int,
     file_ending: str,
-    description: str = "",
+    **further: object,
 ) -> None:
-    """Write the dataset.json of a raw dataset."""
+    """Write the dataset.json of a raw dataset; `further` entries are added as they are."""
     content = {
         "channel_names": {str(index): channel for index, channel in enumerate(channels)},
         "labels": dict(labels),
         "numTraining": cases,
         "file_ending": file_ending,
-        **({"description": description} if description else {}),
+        **further,
     }
     (folder / "dataset.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -23,7 +23,8 @@ def use_file_system(error):
             raise OSError(error, os.strerror(error))
 
         fcntl.flock = flock
-    locks.LEASE_SECONDS, locks.HEARTBEAT_SECONDS, locks.POLL_SECONDS = 1.2, 0.2, 0.1
+    # a lease that a holder on a busy machine still renews in time
+    locks.LEASE_SECONDS, locks.HEARTBEAT_SECONDS, locks.POLL_SECONDS = 10.0, 0.2, 0.1
 
 
 @pytest.fixture(params=[0, *WITHOUT_LOCKS], ids=lambda error: errno.errorcode.get(error, "with locks"))
@@ -118,21 +119,17 @@ def orphan(file, error, held):
     """Start a process that outlives this one, as nnU-Net's workers outlive a training that was killed."""
     use_file_system(error)
     mine = lock(file)
-    child = os.fork()
-    if child == 0:
-        threading.Event().wait()
-    held.put(child)
-    held.close()
-    held.join_thread()
+    if os.fork() == 0:
+        held.put(os.getpid())  # by the worker itself: before this, it may still have to let go of the lock
     threading.Event().wait()
     mine.release()
 
 
 def test_a_worker_that_outlives_its_killed_process_does_not_hold_the_lock(processes, file_system, tmp_path):
-    held = processes.Queue()
+    held = processes.SimpleQueue()
     process = processes.Process(target=orphan, args=(tmp_path / "lock", file_system, held))
     process.start()
-    worker = held.get(timeout=60)
+    worker = held.get()
     process.kill()
     process.join()
     try:
@@ -152,6 +149,7 @@ def marker(tmp_path, monkeypatch):
     for name in ("LEASE_SECONDS", "HEARTBEAT_SECONDS", "POLL_SECONDS"):
         monkeypatch.setattr(locks, name, getattr(locks, name))
     use_file_system(errno.ENOLCK)
+    locks.LEASE_SECONDS = 1.2
     file = tmp_path / "lock.holder"
     file.write_text(ELSEWHERE)
     return file

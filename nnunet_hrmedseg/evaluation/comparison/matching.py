@@ -56,10 +56,14 @@ def match(models: Sequence[Model], baseline: Model, truth: dict[str, Path], fold
     folds = list(folds) if folds else baseline.folds
     wanted = baseline.predictions(folds)
     if not wanted:
-        has = ", ".join(baseline.folds) or "none"
+        if not baseline.folds:
+            raise DataError(
+                f"{baseline.name} has no validated fold. Train one of the folds 0 to 4 (nnUNetv2_train, or --train); "
+                "a training with the fold `all` holds no case out."
+            )
         raise DataError(
-            f"{baseline.name} has the validated folds {has}, but not {', '.join(folds) or 'any'}. Train missing folds "
-            "(nnUNetv2_train, or --train), or give the folds to compare with -f."
+            f"{baseline.name} has the validated folds {', '.join(baseline.folds)}, but not {', '.join(folds)}. Train "
+            "missing folds (nnUNetv2_train, or --train), or give the folds to compare with -f."
         )
     warnings = [f"{model.name}: {note}." for model in models for note in model.notes]
     without_truth = sorted(set(wanted) - set(truth))

@@ -79,3 +79,10 @@ def test_predictions_without_truth_are_named_and_left_out() -> None:
 def test_a_baseline_without_the_fold_is_an_error() -> None:
     with pytest.raises(DataError, match="has the validated folds 0, 1, but not 4"):
         match([OURS, STOCK], STOCK, TRUTH, ["4"])
+
+
+def test_a_baseline_without_validated_folds_is_an_error() -> None:
+    untrained = model("untrained", {})
+    for folds in (None, ["0"]):
+        with pytest.raises(DataError, match="untrained has no validated fold"):
+            match([untrained], untrained, TRUTH, folds)

@@ -48,7 +48,7 @@ def check_named_classes(folder: Path, configuration: ConfigurationManager) -> No
 def _check(folder: Path, what: str, name: Any) -> None:
     if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
         raise PlanError(f"{folder}: {what} in plans.json is {name!r:.100}, which is not the name of a class.")
-    if _comes_with(folder, name.partition(".")[0]):
+    if _ships_with(folder, name.partition(".")[0]):
         raise PlanError(
             f"{folder}: {what} in plans.json is {name}, which came with the model: importing it would execute a file "
             f"that you were given. If you trust it, install it as a package, outside of this folder."
@@ -65,7 +65,7 @@ def _check(folder: Path, what: str, name: Any) -> None:
         )
 
 
-def _comes_with(folder: Path, package: str) -> bool:
+def _ships_with(folder: Path, package: str) -> bool:
     if package in sys.modules:
         return False  # imported already, from wherever: nothing new is executed
     try:

@@ -8,9 +8,9 @@ from nnunet_hrmedseg.architectures import HERSeg, HRMedSeg
 from nnunet_hrmedseg.architectures.counting import (
     disable_projection_fusion,
     multiply_accumulates,
-    multiply_accumulates_like_thop,
     parameters,
 )
+from tests.architectures.thop_counts import multiply_accumulates_like_thop
 
 pytestmark = pytest.mark.slow
 

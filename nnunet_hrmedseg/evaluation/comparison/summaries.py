@@ -40,10 +40,10 @@ def check_summary(
     for file, values in measured.items():
         own = cases.get(file)
         for name, label in classes.items():
-            of_class = own.get(str(label)) if own else None
+            recorded = own.get(str(label)) if own else None
             for measure in ("Dice", "IoU"):
-                if of_class is None or measure not in of_class or not _same(of_class[measure], values[name][measure]):
-                    found = "nothing" if of_class is None else of_class.get(measure)
+                if recorded is None or measure not in recorded or not _same(recorded[measure], values[name][measure]):
+                    found = "nothing" if recorded is None else recorded.get(measure)
                     return (
                         f"{summary} has {found!s:.100} for the {measure} of {name} in {file}, but the files give "
                         f"{values[name][measure]}: predictions or labels have changed since. The files are used."

@@ -1,4 +1,4 @@
-"""Draw the demo's picture: image, truth and prediction side by side."""
+"""Draw the demo's picture: image, reference and prediction, one below the other."""
 
 from __future__ import annotations
 
@@ -15,36 +15,37 @@ from nnunet_hrmedseg.io.pictures import outline
 __all__ = ["write_picture"]
 
 _HEIGHT = 320  # pixels of a panel
-_OVERLAYS = {"truth": (0.10, 0.75, 0.35), "prediction": (0.95, 0.55, 0.05)}
+_OVERLAYS = {"reference": (0.10, 0.75, 0.35), "prediction": (0.95, 0.55, 0.05)}
 
 
-def write_picture(rows: list[tuple[str, Path, Path, Path]], file: Path) -> None:
-    """Write a PNG with a row for each (title, image, truth, prediction): three files of the same height and width.
+def write_picture(columns: list[tuple[str, Path, Path, Path]], file: Path) -> None:
+    """Write a PNG with a column for each (title, image, reference, prediction).
 
-    The contrast of dark images is stretched here, but not for the network.
+    The three files of a column have the same height and width. The contrast of dark images is stretched here, but not
+    for the network.
     """
     aspects = []
     panels = []
-    for title, image_file, truth_file, prediction_file in rows:
+    for title, image_file, *mask_files in columns:
         image = io.imread(image_file)
         height, width = image.shape[:2]
         size = (_HEIGHT, round(_HEIGHT * width / height))
         image = exposure.rescale_intensity(resize(image, size, anti_aliasing=True), in_range=_visible_range(image))
-        masks = {
-            name: resize(io.imread(mask) > 0, size, order=0, anti_aliasing=False).astype(bool)
-            for name, mask in (("truth", truth_file), ("prediction", prediction_file))
-        }
-        panels.append((title, [image, *(_overlay(image, mask, _OVERLAYS[name]) for name, mask in masks.items())]))
+        masks = [resize(io.imread(mask) > 0, size, order=0, anti_aliasing=False).astype(bool) for mask in mask_files]
+        overlays = [_overlay(image, mask, color) for mask, color in zip(masks, _OVERLAYS.values(), strict=True)]
+        panels.append((title, [image, *overlays]))
         aspects.append(width / height)
 
-    widest = max(aspects)
-    figure = Figure(figsize=(3 * widest * 2.4, len(rows) * 2.7), facecolor="white", layout="constrained")
-    axes = figure.subplots(len(rows), 3, squeeze=False)
-    for row, (title, images) in zip(axes, panels, strict=True):
-        for axis, heading, image in zip(row, (title, "truth", "prediction"), images, strict=True):
+    figure = Figure(figsize=(sum(aspects) * 2.0, 3 * 2.1), facecolor="white", layout="constrained")
+    axes = figure.subplots(3, len(columns), squeeze=False, width_ratios=aspects)
+    for column, (title, images) in enumerate(panels):
+        axes[0, column].set_title(title, fontsize=12)
+        for axis, image in zip(axes[:, column], images, strict=True):
             axis.imshow(image)
-            axis.set_title(heading, fontsize=9)
-            axis.set_axis_off()
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+    for axis, heading in zip(axes[:, 0], ("image", *_OVERLAYS), strict=True):
+        axis.set_ylabel(heading, fontsize=12)
     with matplotlib.rc_context({"savefig.dpi": 90}):
         figure.savefig(file)
 

@@ -12,7 +12,7 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_hrmedseg.demo.dataset import DATASET_ID, DATASET_NAME, build_dataset
+from nnunet_hrmedseg.demo.dataset import DATASET_ID, build_dataset
 from nnunet_hrmedseg.errors import SetupError
 from nnunet_hrmedseg.io import shell
 from nnunet_hrmedseg.io.child_processes import run_in_group
@@ -23,7 +23,6 @@ from nnunet_hrmedseg.nnunet_versions import nnunet_folder
 __all__ = ["DemoResult", "run_demo"]
 
 _MARK = ".hrmedseg_demo"  # marks a folder as the demo's, so that --overwrite deletes nothing else
-_ROWS_IN_PICTURE = 4
 _TRAINER = {"cuda": "nnUNetTrainerHRMedSeg_10epochs"}
 _TRAINER_WITHOUT_GPU = "nnUNetTrainerHRMedSeg_1epoch"
 
@@ -143,20 +142,24 @@ def _dice(summary: Path) -> dict[str, float]:
 
 
 def _write_picture(dataset: Path, predictions: Path, dice: dict[str, float], file: Path) -> None:
+    from PIL import Image
+
     from nnunet_hrmedseg.demo.picture import write_picture
 
-    # evenly over the ranking, with the best and the worst
-    ranked = sorted(dice, key=dice.__getitem__, reverse=True)
-    shown = [ranked[round(i * (len(ranked) - 1) / (_ROWS_IN_PICTURE - 1))] for i in range(_ROWS_IN_PICTURE)]
+    # images of one size are of one kind: the first of each size, from best to worst
+    kinds: dict[tuple[int, int], str] = {}
+    for case in sorted(dice):
+        with Image.open(dataset / "imagesTs" / f"{case}_0000.png") as image:
+            kinds.setdefault(image.size, case)
     write_picture(
         [
             (
-                f"{DATASET_NAME} {case}   Dice {dice[case]:.2f}",
+                f"Dice {dice[case]:.2f}",
                 dataset / "imagesTs" / f"{case}_0000.png",
                 dataset / "labelsTs" / f"{case}.png",
                 predictions / f"{case}.png",
             )
-            for case in shown
+            for case in sorted(kinds.values(), key=dice.__getitem__, reverse=True)
         ],
         file,
     )

@@ -57,10 +57,10 @@ def test_the_picture_shows_each_case(dataset, tmp_path):
     write_picture(rows, file)
     written = io.imread(file)[..., :3] / 255
     assert written.shape[0] > 300 and written.shape[1] > 500
-    # a third of the width each: image without overlay, green truth, orange prediction
-    left, middle, right = np.array_split(written, 3, axis=1)
-    green = [(part[..., 1] > part[..., 0] + 0.2).mean() for part in (left, middle, right)]
-    orange = [((part[..., 0] > part[..., 2] + 0.3) & (part[..., 1] > 0.2)).mean() for part in (left, middle, right)]
+    # a third of the height each: image without overlay, green reference, orange prediction
+    top, middle, bottom = np.array_split(written, 3, axis=0)
+    green = [(part[..., 1] > part[..., 0] + 0.2).mean() for part in (top, middle, bottom)]
+    orange = [((part[..., 0] > part[..., 2] + 0.3) & (part[..., 1] > 0.2)).mean() for part in (top, middle, bottom)]
     assert green[1] > 0.01 > green[2] and orange[2] > 0.01 > orange[1]
 
 
@@ -94,18 +94,17 @@ def test_the_dice_is_that_of_the_nuclei_in_the_summary(tmp_path):
     assert run._dice(tmp_path / "summary.json") == {"new_01": 0.75}
 
 
-def test_the_picture_is_of_the_best_the_worst_and_two_between(tmp_path, monkeypatch):
+def test_the_picture_shows_one_image_of_each_size_from_best_to_worst(dataset, tmp_path, monkeypatch):
     shown = []
-    monkeypatch.setattr(picture, "write_picture", lambda rows, file: shown.extend(rows))
-    dice = {"a": 0.5, "b": 0.9, "c": 0.1, "d": 0.8, "e": 0.7, "f": 0.6, "g": 0.3, "h": 0.2}
-    run._write_picture(tmp_path, tmp_path / "predictions", dice, tmp_path / "demo.png")
-    titles, images, truths, predictions = zip(*shown, strict=True)
+    monkeypatch.setattr(picture, "write_picture", lambda columns, file: shown.extend(columns))
+    dice = {f"new_{number:02d}": number / 10 for number in range(1, 9)}
+    run._write_picture(dataset, tmp_path, dice, tmp_path / "demo.png")
+    titles, images, references, predictions = zip(*shown, strict=True)
     cases = [image.name.removesuffix("_0000.png") for image in images]
-    assert cases[0] == "b" and cases[-1] == "c"
-    assert len(cases) == 4 and cases == sorted(cases, key=dice.__getitem__, reverse=True)
-    for case, title, truth, prediction in zip(cases, titles, truths, predictions, strict=True):
-        assert f"{case}   Dice {dice[case]:.2f}" in title
-        assert truth == tmp_path / "labelsTs" / f"{case}.png" and prediction == tmp_path / "predictions" / f"{case}.png"
+    assert cases == [f"new_{number:02d}" for number in (6, 5, 4, 3, 2, 1)]  # 7 and 8 have the size of 6
+    for case, title, reference, prediction in zip(cases, titles, references, predictions, strict=True):
+        assert title == f"Dice {dice[case]:.2f}"
+        assert reference == dataset / "labelsTs" / f"{case}.png" and prediction == tmp_path / f"{case}.png"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 # make demo   install into .venv, train and predict on real images, write hrmedseg_demo/demo.png
 # make test   install into .venv, run all tests (make test-fast, make test-end-to-end: a part of them; TESTS=tests/io: a folder)
+# make coverage   the fast tests, and the lines that they do not run
 # make lint   ruff, mypy, codespell, and import-linter for the layers of the package
 # make docs   build the documentation into build/site; fails on a dead link
 # make fake-gpu   a training with -device cuda on a stand-in for CUDA; needs g++ and a torch built for CUDA 13
@@ -14,7 +15,7 @@ SOURCES := $(shell find nnunet_hrmedseg client -type f -not -name '*.pyc')
 # tiny tensors: a process a core is faster than threads
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS) -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-end-to-end fake-gpu lint docs wheel format clean
+.PHONY: demo test test-fast test-end-to-end coverage fake-gpu lint docs wheel format clean
 
 demo: $(VENV)/installed
 	$(BIN)/hrmedseg demo -o hrmedseg_demo --overwrite
@@ -27,6 +28,9 @@ test-fast: $(VENV)/installed
 
 test-end-to-end: $(VENV)/installed
 	$(PYTEST) -m end_to_end
+
+coverage: $(VENV)/installed
+	$(PYTEST) -m "not end_to_end and not slow" --cov=nnunet_hrmedseg --cov=hrmedseg_onnx --cov-report=term:skip-covered --cov-report=xml
 
 fake-gpu: $(VENV)/installed
 	$(BIN)/python scripts/fake_gpu/check.py

@@ -102,7 +102,7 @@ def exact_float32():
 
 
 def student_parity() -> dict[str, Any]:
-    """Compare the student of `hrmedseg distill` (encoder, neck, finer levels) on CPU and GPU."""
+    """Compare the student of `hrmedseg encoder distill` (encoder, neck, finer levels) on CPU and GPU."""
     from nnunet_hrmedseg.weights.student import Student, encoder_architecture
 
     architecture = {**encoder_architecture(), "fine_channels": [32, 64]}

@@ -100,7 +100,7 @@ def test_options_of_nnunet_commands_exist(page, command, monkeypatch):
 
 def test_every_hrmedseg_command_has_an_example():
     examples = {command.split()[1] for _, command in known("hrmedseg ")}
-    assert examples == set(cli.COMMANDS)
+    assert examples >= set(cli.COMMANDS) - set(cli.OTHER_NAMES)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)

@@ -15,7 +15,7 @@ from nnunet_hrmedseg.cli.argument_types import joined_negative_values
 from nnunet_hrmedseg.errors import HRMedSegError
 from nnunet_hrmedseg.io.files import disk_remedy, is_disk_error
 
-__all__ = ["COMMANDS", "build_parser", "main"]
+__all__ = ["COMMANDS", "OTHER_NAMES", "build_parser", "main"]
 
 INTERRUPTED, CLOSED_OUTPUT = 130, 141  # as shells report commands that SIGINT and SIGPIPE ended
 
@@ -43,6 +43,9 @@ COMMANDS: dict[str, ModuleType] = {
 A module has SUMMARY, DESCRIPTION, add_arguments(parser) and run(args) -> exit status. It may have ON_INTERRUPTION: what
 happens to unfinished work when the user interrupts the command.
 """
+
+OTHER_NAMES = {"link": "doctor --fix", "distill": "encoder distill", "pretrain": "encoder pretrain"}
+"""Commands of earlier versions, which the overview does not list, and their present names."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -107,5 +110,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"hrmedseg {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in COMMANDS.items():
-        module.add_arguments(commands.add_parser(name, help=module.SUMMARY, description=module.DESCRIPTION))
+        listed = {} if name in OTHER_NAMES else {"help": module.SUMMARY}
+        module.add_arguments(commands.add_parser(name, **listed, description=module.DESCRIPTION))
     return parser

@@ -1,4 +1,4 @@
-"""`hrmedseg distill`."""
+"""`hrmedseg encoder distill`."""
 
 from __future__ import annotations
 

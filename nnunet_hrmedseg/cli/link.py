@@ -1,4 +1,4 @@
-"""`hrmedseg link`."""
+"""`hrmedseg link`, an older name of `hrmedseg doctor --fix`."""
 
 from __future__ import annotations
 

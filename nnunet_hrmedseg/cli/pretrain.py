@@ -1,4 +1,4 @@
-"""`hrmedseg pretrain`."""
+"""`hrmedseg encoder pretrain`."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ __all__ = ["add_network_arguments", "box", "not_negative", "point", "prompting_o
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     network = parser.add_argument_group("network")
     network.add_argument(
-        "--encoder", default=None, metavar="FILE", help="encoder.safetensors that hrmedseg distill wrote"
+        "--encoder", default=None, metavar="FILE", help="encoder.safetensors that hrmedseg encoder distill wrote"
     )
     network.add_argument(
         "--sam",

@@ -1,4 +1,4 @@
-"""Locate the lookup module in the installed nnU-Net, and tell whether the wheel or `hrmedseg link` put it there."""
+"""Locate the lookup module in the installed nnU-Net, and tell whether the wheel or `doctor --fix` put it there."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def find_labeled_dataset(source: str | Path) -> LabeledDataset:
     if first.shape[1] != 1:
         raise DataError(
             f"{folder} holds volumes ({cases[0].label} has the shape {first.shape[1:]}): supervised pre-training takes "
-            f"2D datasets. Volumes can serve as --images of `hrmedseg distill`."
+            f"2D datasets. Volumes can serve as --images of `hrmedseg encoder distill`."
         )
     skipped = describe_unused_files(folder, cases)
     return LabeledDataset(folder.name, cases, reader, len(labels.all_labels), labels.ignore_label, tuple(skipped))

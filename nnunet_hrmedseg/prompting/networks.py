@@ -1,7 +1,7 @@
 """HRMedSegSAM and HRMedSegSAM2 (v1, Table 4; HER-SAM and HER-SAM2 in v2): the small encoder replaces that of SAM.
 
-Encoder and neck are those of an encoder file that `hrmedseg distill` made from that SAM, untouched; prompt encoder and
-mask decoder are SAM's own.
+Encoder and neck are those of an encoder file that `hrmedseg encoder distill` made from that SAM, untouched; prompt
+encoder and mask decoder are SAM's own.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from nnunet_hrmedseg.weights.student import Normalize, Student
 __all__ = ["HRMedSegSAM", "HRMedSegSAM2", "PromptableNetwork", "load_promptable", "load_whole_sam"]
 
 HOW_TO_DISTIL = (
-    "Make one with: hrmedseg distill --promptable --teacher SAM --images FOLDER -o OUTPUT, where SAM is the file or "
-    "folder that is given as --sam here."
+    "Make one with: hrmedseg encoder distill --promptable --teacher SAM --images FOLDER -o OUTPUT, where SAM is the "
+    "file or folder that is given as --sam here."
 )
 LARGEST_CANVAS = 2**14  # that is made because a card says so
 
@@ -94,7 +94,7 @@ class HRMedSegSAM(PromptableNetwork):
         if fit not in ("stretch", "pad") or not _is_canvas(canvas):
             raise CheckpointError(
                 f"The card of {distilled.path} says a canvas of {canvas!r:.100} and a fit of {fit!r:.100}: that is not "
-                f"what `hrmedseg distill` writes. Copy both files again, or make the encoder again."
+                f"what `hrmedseg encoder distill` writes. Copy both files again, or make the encoder again."
             )
         height, width = canvas
         if height != width:

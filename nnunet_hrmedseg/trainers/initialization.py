@@ -234,7 +234,7 @@ def _check_fit(file: EncoderFile, arguments: dict[str, Any]) -> None:
         )
         raise CheckpointError(
             f"The encoder {file.source} does not fit the network of the plans: {differences}. Set the plans' "
-            f"arch_kwargs to those of the file, or make an encoder of this shape with `hrmedseg distill`."
+            f"arch_kwargs to those of the file, or make an encoder of this shape with `hrmedseg encoder distill`."
         )
 
 

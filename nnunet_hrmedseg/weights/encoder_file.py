@@ -141,7 +141,7 @@ def _check_files(path: Path, card_path: Path) -> None:
             )
     if path.suffix != ".safetensors":
         raise CheckpointError(
-            f"{path} is not an encoder file: it should end in .safetensors, as `hrmedseg distill` writes, "
+            f"{path} is not an encoder file: it should end in .safetensors, as `hrmedseg encoder distill` writes, "
             f"or in .pth, as the published encoder does."
         )
 
@@ -192,7 +192,7 @@ def _hint(path: Path) -> str:
     folder = path if path.is_dir() else path.parent
     if not (folder / "config.json").is_file():
         return ""
-    return f" A SAM is not an encoder of HRMedSeg but a teacher: hrmedseg distill --teacher {folder} ..."
+    return f" A SAM is not an encoder of HRMedSeg but a teacher: hrmedseg encoder distill --teacher {folder} ..."
 
 
 def write_encoder(

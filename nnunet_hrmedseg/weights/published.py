@@ -151,17 +151,18 @@ def _check_kind(path: Path, checkpoint: Mapping[Any, Any], state: Mapping[str, T
         width = next(iter(state[_FIRST].shape), "unknown") if _FIRST in state else "unknown"
         raise CheckpointError(
             f"{path} is a whole SAM (a ViT of width {width}) and not an encoder of HRMedSeg. It is a teacher. Distill "
-            f"it: hrmedseg distill --teacher {path} --images FOLDER -o OUTPUT."
+            f"it: hrmedseg encoder distill --teacher {path} --images FOLDER -o OUTPUT."
         )
     if any(name.startswith("image_encoder.trunk.") for name in state):
         raise CheckpointError(
             f"{path} is a SAM2 in Meta's format and not an encoder of HRMedSeg. It is a teacher, from a folder in the "
-            f"format of transformers: hrmedseg distill --teacher FOLDER --images FOLDER -o OUTPUT."
+            f"format of transformers: hrmedseg encoder distill --teacher FOLDER --images FOLDER -o OUTPUT."
         )
     if "network_weights" in checkpoint:
         raise CheckpointError(
             f"{path} is a checkpoint of nnU-Net and not an encoder. A training can start from the whole network: "
-            f"nnUNetv2_train ... -pretrained_weights {path}. Its model folder can be a teacher: hrmedseg distill."
+            f"nnUNetv2_train ... -pretrained_weights {path}. Its model folder can be a teacher "
+            "of hrmedseg encoder distill."
         )
     if _FIRST not in state:
         found = _some(state or checkpoint) or "nothing"

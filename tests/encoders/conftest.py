@@ -1,4 +1,4 @@
-"""Fixtures for tests of `hrmedseg distill`: teachers and images of a few kilobytes."""
+"""Fixtures for tests of `hrmedseg encoder distill`: teachers and images of a few kilobytes."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""`hrmedseg distill`: teachers, images, start and cache."""
+"""`hrmedseg encoder distill`: teachers, images, start and cache."""
 
 import json
 from pathlib import Path, PureWindowsPath

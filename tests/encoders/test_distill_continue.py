@@ -1,4 +1,4 @@
-"""`hrmedseg distill`: runs that are stopped and continued, and several processes."""
+"""`hrmedseg encoder distill`: runs that are stopped and continued, and several processes."""
 
 import json
 import socket

@@ -1,4 +1,4 @@
-"""`hrmedseg distill`: what cannot be used is reported before anything is written."""
+"""`hrmedseg encoder distill`: what cannot be used is reported before anything is written."""
 
 import errno
 import re

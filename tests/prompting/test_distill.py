@@ -1,4 +1,4 @@
-"""`hrmedseg distill --promptable`: encoders for HRMedSegSAM and HRMedSegSAM2."""
+"""`hrmedseg encoder distill --promptable`: encoders for HRMedSegSAM and HRMedSegSAM2."""
 
 import json
 

@@ -63,7 +63,7 @@ def test_encoders_of_another_kind(tmp_path, pth, changed, said):
     file = write_student(tmp_path / "e.safetensors", **changed)
     with pytest.raises(CheckpointError, match=said) as raised:
         load_promptable(file.path, pth)
-    assert "hrmedseg distill --promptable" in str(raised.value)
+    assert "hrmedseg encoder distill --promptable" in str(raised.value)
 
 
 def test_sam2_without_its_levels(tmp_path):
@@ -80,7 +80,7 @@ def test_sam2_without_its_levels(tmp_path):
 
 
 def test_the_bundled_encoder_and_none(pth):
-    with pytest.raises(CheckpointError, match="cannot read its embedding.*hrmedseg distill"):
+    with pytest.raises(CheckpointError, match="cannot read its embedding.*hrmedseg encoder distill"):
         load_promptable(BUNDLED, pth)
     with pytest.raises(CheckpointError, match="Give --encoder .*travels with the package was not made from a SAM"):
         load_promptable(None, pth)

@@ -156,7 +156,7 @@ def write_sam2(folder: Path, model_type: str = "sam2") -> Path:
 def write_student(
     file: Path, kind: str = "sam", *, width: int = WIDTH, fit: str = "pad", seed: int = 0, **card
 ) -> EncoderFile:
-    """An encoder file as `hrmedseg distill --promptable` writes it, of random weights."""
+    """An encoder file as `hrmedseg encoder distill --promptable` writes it, of random weights."""
     architecture = encoder_architecture(embed_dim=24, depth=1, decoder_dim=width)
     if kind == "sam2":
         architecture["fine_channels"] = [width // 8, width // 4]

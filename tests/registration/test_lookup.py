@@ -111,4 +111,4 @@ def test_every_package_is_in_the_wheel():
 def test_lookup_modules_exist_and_are_current():
     assert len(lookup_modules()) == len(LOOKUP_PACKAGES)
     for module in lookup_modules():
-        assert module.current, f"{module.folder} is not there or old: run hrmedseg link"
+        assert module.current, f"{module.folder} is not there or old: run hrmedseg doctor --fix"

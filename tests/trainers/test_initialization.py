@@ -113,7 +113,7 @@ def test_what_does_not_fit_names_both_sides(encoder, changed, said):
     configuration = {**_configuration(**changed), "encoder_weights": str(encoder().path)}
     with pytest.raises(CheckpointError, match=said) as error:
         chosen_encoder(configuration)
-    assert "hrmedseg distill" in str(error.value)
+    assert "hrmedseg encoder distill" in str(error.value)
 
 
 def test_a_depth_may_be_written_as_its_groups(encoder):
@@ -153,7 +153,9 @@ def test_a_published_file_of_another_width_names_both_sides(published):
 
 def test_a_whole_sam_as_the_encoder_advises_to_distill(tmp_path, monkeypatch):
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(write_sam(tmp_path / "sam_vit_h_4b8939.pth")))
-    with pytest.raises(HRMedSegError, match="whole SAM.*hrmedseg distill --teacher.*Training was to start from"):
+    with pytest.raises(
+        HRMedSegError, match="whole SAM.*hrmedseg encoder distill --teacher.*Training was to start from"
+    ):
         chosen_encoder(_configuration())
 
 

@@ -101,7 +101,7 @@ def test_damage_is_named(tmp_path, student, damage, said):
 def test_a_sam_of_transformers_is_a_teacher_and_not_an_encoder(tmp_path, given):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_text("{}")
-    with pytest.raises(CheckpointError, match=f"two files.*hrmedseg distill --teacher {tmp_path}"):
+    with pytest.raises(CheckpointError, match=f"two files.*hrmedseg encoder distill --teacher {tmp_path}"):
         load_encoder(tmp_path / given)
 
 

@@ -155,7 +155,7 @@ def changed(**entries):
         (lambda: {"network_weights": {}, "init_args": {}}, "checkpoint of nnU-Net.*-pretrained_weights"),
         (
             lambda: {"model": {"image_encoder.trunk.patch_embed.proj.weight": torch.ones(1)}},
-            "SAM2 in Meta's format.*hrmedseg distill",
+            "SAM2 in Meta's format.*hrmedseg encoder distill",
         ),
         (lambda: [1, 2], "holds a list"),
     ],
@@ -170,7 +170,7 @@ def test_what_does_not_fit_is_named(tmp_path, state, message):
 def test_a_whole_sam_is_a_teacher_and_not_an_encoder(tmp_path):
     sam = write_sam(tmp_path / "sam_vit_h_4b8939.pth")
     for read in (load_encoder, lambda file: import_encoder(file, tmp_path / "encoder")):
-        with pytest.raises(CheckpointError, match=f"hrmedseg distill --teacher {re.escape(str(sam))}"):
+        with pytest.raises(CheckpointError, match=f"hrmedseg encoder distill --teacher {re.escape(str(sam))}"):
             read(sam)
     assert not (tmp_path / "encoder").exists()
 

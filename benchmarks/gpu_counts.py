@@ -1,11 +1,12 @@
 """What a training step asks of host and GPU, counted with a stand-in for CUDA: no GPU is needed.
 
-    python scripts/fake_gpu/run.py python benchmarks/gpu_counts.py --title "what this version is called"
+    python scripts/fake_gpu/run.py python benchmarks/gpu_counts.py --title "what this version is called" [--compiled]
 
-Augmentation of a batch of 16 on the device (mean of 40 batches, as transforms are drawn at random), and a whole eager
-`train_step` with it, from a batch in pinned memory as the loader delivers it: kernel launches, copies, bytes that cross
-the bus, copies from memory that is not pinned, and synchronizations (each makes the host wait for the GPU). The rows of
-other titles in benchmarks/results/gpu_counts.json stay.
+Augmentation of a batch of 16 on the device (mean of 40 batches, as transforms are drawn at random), and a whole
+`train_step` with it (eager, or, with --compiled, compiled and with CUDA graphs), from a batch in pinned memory as the
+loader delivers it: kernel launches (calls of cuBLAS and cuDNN apart), copies, bytes that cross the bus, copies from
+memory that is not pinned, and synchronizations (each makes the host wait for the GPU). The rows of other titles in
+benchmarks/results/gpu_counts.json stay.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +36,7 @@ from nnunet_hrmedseg.trainers.compact_loading import image_dtype, target_dtype  
 
 SHOWN = (
     "launches",
+    "blas_and_cudnn_calls",
     "copies_to_device",
     "pageable_copies_to_device",
     "copies_from_device",
@@ -44,10 +47,10 @@ IMAGES = 16
 
 
 def counted(step: Callable[[], object], repeats: int) -> dict[str, float]:
-    """Return the mean counts of a step, after two that fill the caches."""
+    """Return the mean counts of a step, after four that fill the caches and capture CUDA graphs."""
     np.random.seed(0)
     torch.manual_seed(0)
-    for _ in range(2):
+    for _ in range(4):
         step()
     counters.counts()
     for _ in range(repeats):
@@ -59,6 +62,7 @@ def counted(step: Callable[[], object], repeats: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--title", required=True, help="names the rows, such as a version")
+    parser.add_argument("--compiled", action="store_true", help="count compiled steps, which takes minutes")
     parser.add_argument("--repeats", type=int, default=40, help="batches (default: 40)")
     parser.add_argument("-o", "--output", type=Path, default=HERE / "results" / "gpu_counts.json")
     args = parser.parse_args()
@@ -79,19 +83,26 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
             os.environ[name] = folder
-        made = gpu_measurements.trainer(batch_size=IMAGES)
-        made.batch_augmentation = augment
-        made.network.train()
-        data = image_dtype(made.configuration_manager.normalization_schemes)
-        labels = target_dtype(made.label_manager)
-        image, target = (
-            torch.zeros(IMAGES, channels, *image.shape[2:], dtype=dtype).pin_memory()
-            for channels, dtype in ((3, data), (1, labels))
-        )
-        add(
-            "training step, layers kept, with augmentation",
-            counted(lambda: made.train_step({"data": image, "target": target}), max(2, args.repeats // 8)),
-        )
+        title = "training step, layers kept, with augmentation"
+        ways: dict[str, dict[str, bool]] = {title: {}}
+        if args.compiled:
+            compiled = {"compiled": True}
+            ways = {f"{title}, compiled": compiled, f"{title}, CUDA graphs": {**compiled, "cuda_graphs": True}}
+        for what, options in ways.items():
+            made = gpu_measurements.trainer(batch_size=IMAGES, **options)
+            made.batch_augmentation = augment
+            made.network.train()
+            data = image_dtype(made.configuration_manager.normalization_schemes)
+            labels = target_dtype(made.label_manager)
+            batch = {
+                name: torch.zeros(IMAGES, channels, *image.shape[2:], dtype=dtype).pin_memory()
+                for name, channels, dtype in (("data", 3, data), ("target", 1, labels))
+            }
+
+            def step(made: Any = made, batch: dict[str, torch.Tensor] = batch) -> None:
+                made.train_step(dict(batch))
+
+            add(what, counted(step, max(2, args.repeats // 8)))
 
 
 if __name__ == "__main__":

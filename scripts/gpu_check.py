@@ -95,6 +95,7 @@ CHECKS = [
     peer("resenc", 2, 5, 7),
     peer("segformer", 2, 5, 5),
     training("hrmedseg 2 kept compiled", 2, 60, 2, **COMPILED),
+    training("hrmedseg 2 kept compiled, CUDA graphs", 2, 60, 2, **COMPILED, cuda_graphs=True),
     Check("predict 1 compiled", lambda m, _: m.prediction(1, compiled=True, repeats=30), 40),
     Check("validation 16 2 classes compiled", lambda m, _: m.validation(16, 2, compiled=True), 40, 2),
     peer("nnunet", 16, 60, 30, compiled=True),

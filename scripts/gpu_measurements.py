@@ -87,6 +87,7 @@ def trainer(
     batch_size: int = 16,
     recompute: bool = False,
     compiled: bool = False,
+    cuda_graphs: bool = False,
     classes: int = 2,
 ):
     """Return a trainer of ours, ready for `train_step` and `validation_step`; no dataset is needed."""
@@ -106,6 +107,7 @@ def trainer(
     }
     found: Any = find_trainer(name)
     made = found(plans(found.network_name, batch_size, recompute), "2d", 0, dataset, CUDA)
+    made.cuda_graphs = cuda_graphs
     data = Path(made.preprocessed_dataset_folder)
     data.mkdir(parents=True, exist_ok=True)
     (data / "case.b2nd").touch()  # says the format of data that is never read

@@ -68,6 +68,7 @@ class BaseTrainer(nnUNetTrainer):
             for the batch.
     """
 
+    cuda_graphs = False  # with CUDA and compilation: one launch for many kernels; not tried on a GPU yet
     ema_decay: float | None = None  # None: no average; 0.999: average over about 1,000 iterations
     weight_average: WeightAverage | None = None  # created by on_train_start or load_checkpoint
     network_name: str  # of the NetworkSpec whose network is trained, in plans.specs.NETWORKS
@@ -104,6 +105,8 @@ class BaseTrainer(nnUNetTrainer):
             lay_out_gradients_as_weights(self.plain_network)
         if self._do_i_compile():
             self.print_to_log_file(COMPILES)
+            if self.replays_graphs:
+                self.network = torch.compile(self.plain_network, mode="reduce-overhead")
         if self.device.type == "cuda" and self.local_rank == 0:
             for line in gpu_limitations(torch.cuda.get_device_capability(self.device)):
                 self.print_to_log_file(line)
@@ -113,6 +116,11 @@ class BaseTrainer(nnUNetTrainer):
 
     def plot_network_architecture(self) -> None:
         """Do nothing: nnU-Net's plot needs a library that no longer works, and would only print its failure."""
+
+    @property
+    def replays_graphs(self) -> bool:
+        """Whether compiled functions are captured as CUDA graphs in the first iterations, and replayed after that."""
+        return self.cuda_graphs and self.device.type == "cuda" and not self.is_ddp and self._do_i_compile()
 
     @property
     def encoder_record(self) -> dict[str, str] | None:
@@ -213,6 +221,8 @@ class BaseTrainer(nnUNetTrainer):
 
     def train_step(self, batch: dict) -> dict:
         self.lr_scheduler.step(self.current_epoch + self.iteration / self.num_iterations_per_epoch)
+        if self.replays_graphs:
+            torch.compiler.cudagraph_mark_step_begin()  # the results of the last iteration are no longer needed
         try:
             result = super().train_step(batch)
         except torch.cuda.OutOfMemoryError as error:

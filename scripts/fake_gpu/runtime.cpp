@@ -36,8 +36,16 @@ void fake_counts(long long *out, int reset) {
         if (reset) counters[i] = 0;
     }
 }
-void fake_blas() { counters[BLAS]++; }
-void fake_launch() { counters[LAUNCHES]++; }
+
+// what is captured into a CUDA graph is not launched; the whole graph is one launch each time
+static cudaStream_t capturing = nullptr;  // the stream, while one is captured
+static unsigned long long captures = 0;
+
+static void count(int what, size_t number = 1) {
+    if (!capturing) counters[what] += number;
+}
+void fake_blas() { count(BLAS); }
+void fake_launch() { count(LAUNCHES); }
 
 // ------------------------------------------------------------------------------------------------------------ memory
 
@@ -122,23 +130,23 @@ Error cudaPointerGetAttributes(cudaPointerAttributes *a, const void *p) {
 static void copy(void *to, const void *from, size_t bytes) {
     bool to_device = inside(on_device, to), from_device = inside(on_device, from);
     if (to_device && !from_device) {
-        counters[H2D]++;
-        counters[H2D_BYTES] += bytes;
-        if (!inside(pinned, from)) counters[PAGEABLE_H2D]++;
+        count(H2D);
+        count(H2D_BYTES, bytes);
+        if (!inside(pinned, from)) count(PAGEABLE_H2D);
         if (bytes > LARGEST_COPY) return;
     } else if (from_device && !to_device) {
-        counters[D2H]++;
-        counters[D2H_BYTES] += bytes;
+        count(D2H);
+        count(D2H_BYTES, bytes);
     } else if (from_device) {
-        counters[D2D]++;
-        counters[D2D_BYTES] += bytes;
+        count(D2D);
+        count(D2D_BYTES, bytes);
         if (bytes > LARGEST_FILL) return;
     }
     memcpy(to, from, bytes);
 }
 Error cudaMemcpy(void *to, const void *from, size_t n, cudaMemcpyKind) {
     copy(to, from, n);
-    counters[SYNCS]++;
+    count(SYNCS);
     return cudaSuccess;
 }
 Error cudaMemcpyAsync(void *to, const void *from, size_t n, cudaMemcpyKind, cudaStream_t) {
@@ -163,7 +171,7 @@ Error cudaGetSymbolAddress(void **p, const void *) {
     return cudaSuccess;
 }
 Error cudaMemset(void *p, int value, size_t n) {
-    counters[FILLS]++;
+    count(FILLS);
     if (n <= LARGEST_FILL) memset(p, value, n);
     return cudaSuccess;
 }
@@ -200,7 +208,7 @@ Error __cudaGetKernel(void **kernel, const void *function) {
     return cudaSuccess;
 }
 static Error launched() {
-    counters[LAUNCHES]++;
+    count(LAUNCHES);
     return cudaSuccess;
 }
 Error __cudaLaunchKernel(void *, dim3, dim3, void **, size_t, void *) { return launched(); }
@@ -339,14 +347,35 @@ Error cudaStreamGetPriority(cudaStream_t, int *priority) {
 Error cudaStreamQuery(cudaStream_t) { return cudaSuccess; }
 Error cudaStreamSynchronize(cudaStream_t) { return cudaDeviceSynchronize(); }
 Error cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
-Error cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus *status) {
-    *status = cudaStreamCaptureStatusNone;
+Error cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus *status) {
+    *status = capturing && stream == capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
     return cudaSuccess;
 }
-Error cudaStreamGetCaptureInfo(cudaStream_t, cudaStreamCaptureStatus *status, unsigned long long *id, cudaGraph_t *,
-                               const cudaGraphNode_t **, const cudaGraphEdgeData **, size_t *) {
-    *status = cudaStreamCaptureStatusNone;
-    if (id) *id = 0;
+Error cudaStreamGetCaptureInfo(cudaStream_t stream, cudaStreamCaptureStatus *status, unsigned long long *id,
+                               cudaGraph_t *, const cudaGraphNode_t **, const cudaGraphEdgeData **, size_t *nodes) {
+    if (id) *id = captures;
+    if (nodes) *nodes = 0;
+    return cudaStreamIsCapturing(stream, status);
+}
+Error cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+    capturing = stream;
+    captures++;
+    return cudaSuccess;
+}
+Error cudaStreamEndCapture(cudaStream_t, cudaGraph_t *graph) {
+    capturing = nullptr;
+    return new_handle(graph);
+}
+Error cudaGraphInstantiate(cudaGraphExec_t *graph, cudaGraph_t, unsigned long long) { return new_handle(graph); }
+Error cudaGraphInstantiateWithFlags(cudaGraphExec_t *graph, cudaGraph_t, unsigned long long) {
+    return new_handle(graph);
+}
+Error cudaGraphGetNodes(cudaGraph_t, cudaGraphNode_t *, size_t *nodes) {
+    *nodes = 1;
+    return cudaSuccess;
+}
+Error cudaGraphLaunch(cudaGraphExec_t, cudaStream_t) {
+    counters[LAUNCHES]++;
     return cudaSuccess;
 }
 Error cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode *) { return cudaSuccess; }

@@ -1,4 +1,4 @@
-"""CUDA graphs: what is asked of torch.compile, without a GPU. benchmarks/gpu_counts.py counts launches on a stand-in."""
+"""CUDA graphs: what is asked of torch.compile, without a GPU; benchmarks/gpu_counts.py counts the launches."""
 
 import pytest
 import torch

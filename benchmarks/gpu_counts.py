@@ -1,11 +1,11 @@
-"""What a training step asks of host and GPU, counted with a stand-in for CUDA: no GPU is needed.
+"""Count the operations of a training step on host and GPU with a stand-in for CUDA; no GPU is needed.
 
-    python scripts/fake_gpu/run.py python benchmarks/gpu_counts.py --title "what this version is called"
+    python scripts/fake_gpu/run.py python benchmarks/gpu_counts.py --title "name of this version"
 
-Augmentation of a batch of 16 on the device (mean of 40 batches, as transforms are drawn at random), and a whole eager
-`train_step` with it, from a batch in pinned memory as the loader delivers it: kernel launches, copies, bytes that cross
-the bus, copies from memory that is not pinned, and synchronizations (each makes the host wait for the GPU). The rows of
-other titles in benchmarks/results/gpu_counts.json stay.
+The script counts the augmentation of a batch of 16 on the device (mean of 40 batches, because transforms are random),
+and a complete eager `train_step` with it, from a batch in pinned memory as returned by the loader: kernel launches,
+copies, bytes transferred over the bus, copies from memory that is not pinned, and synchronizations (each makes the host
+wait for the GPU). Rows with other titles in benchmarks/results/gpu_counts.json are kept.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ IMAGES = 16
 
 
 def counted(step: Callable[[], object], repeats: int) -> dict[str, float]:
-    """Return the mean counts of a step, after two that fill the caches."""
+    """Return the mean counts of a step, after two warm-up steps."""
     np.random.seed(0)
     torch.manual_seed(0)
     for _ in range(2):
@@ -58,8 +58,8 @@ def counted(step: Callable[[], object], repeats: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--title", required=True, help="names the rows, such as a version")
-    parser.add_argument("--repeats", type=int, default=40, help="batches (default: 40)")
+    parser.add_argument("--title", required=True, help="title of the rows, such as a version")
+    parser.add_argument("--repeats", type=int, default=40, help="number of batches (default: 40)")
     parser.add_argument("-o", "--output", type=Path, default=HERE / "results" / "gpu_counts.json")
     args = parser.parse_args()
     if not counters.present():

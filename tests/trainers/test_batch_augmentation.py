@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 from nnunet_hrmedseg.trainers.batch_augmentation import BatchAugmentation, UnsupportedTransformError
 from tests.nnunet_releases import since_nnunet
 
-OUTSIDE_IS_TOLD_APART = since_nnunet("2.7", "pixels outside the image are told apart from background")
+OUTSIDE_IS_DISTINGUISHED = since_nnunet("2.7", "pixels outside the image are distinguished from background")
 SIZE = (40, 56)
 LABELS = (0, 1, 2, 3)
 
@@ -104,7 +104,7 @@ def test_single_image_equals_that_of_nnunet(name):
     ],
     ids=["labels", "regions", "regions and ignore label", "masked"],
 )
-@OUTSIDE_IS_TOLD_APART
+@OUTSIDE_IS_DISTINGUISHED
 def test_complete_pipeline_on_one_image(options):
     for seed in range(30):
         theirs, ours = both(pipeline(**options), seed)
@@ -113,7 +113,7 @@ def test_complete_pipeline_on_one_image(options):
         assert (ours[1] != theirs[1]).float().mean() < 2e-3
 
 
-@OUTSIDE_IS_TOLD_APART
+@OUTSIDE_IS_DISTINGUISHED
 def test_images_of_a_batch_are_augmented_independently():
     """Changes of images in batches of 16 have the same distribution as in nnU-Net's pipeline (Kolmogorov-Smirnov)."""
     from scipy.stats import ks_2samp

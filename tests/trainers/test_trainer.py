@@ -112,7 +112,7 @@ def test_logits_are_upsampled_only_in_our_loss(dataset):
 
 
 @pytest.mark.slow
-@since_nnunet("2.7", "pixels outside the image are told apart from background")
+@since_nnunet("2.7", "pixels outside the image are distinguished from background")
 @pytest.mark.parametrize(
     "labels",
     [LABELS, REGIONS, IGNORE, REGIONS_AND_IGNORE],

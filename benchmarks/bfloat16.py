@@ -1,11 +1,11 @@
-"""Does prediction in bfloat16 on the CPU change the masks? The same trained models in float32 and in bfloat16.
+"""Compare predictions in bfloat16 and in float32 on the CPU, for the same trained models.
 
     python benchmarks/bfloat16.py MODEL_FOLDER [MODEL_FOLDER ...] [--fold 0] [--cases 20]
 
-MODEL_FOLDER is a trained model in nnUNet_results; nnUNet_raw and nnUNet_preprocessed are set, as for nnU-Net.
-Predicts the first validation cases of the fold with each, mirrored as nnU-Net does it, and writes the Dice of either
-with the truth, and of both with each other, to benchmarks/results/bfloat16.json. Where the processor does not compute
-in bfloat16 it is emulated: slow, but with the same roundings.
+MODEL_FOLDER is a trained model in nnUNet_results; nnUNet_raw and nnUNet_preprocessed must be set, as for nnU-Net. The
+script predicts the first validation cases of the fold in both precisions, with nnU-Net's mirroring. It writes the Dice
+of each prediction with the reference, and of both predictions with each other, to benchmarks/results/bfloat16.json. On
+processors without bfloat16, it is emulated: slow, but with the same rounding.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def compare(folder: Path, fold: int, cases: int) -> dict:
 
 
 def mean_dice(measured: dict[str, dict[str, float]]) -> float:
-    """Over the classes that are in either mask; NaN where none is."""
+    """Return the mean Dice of the classes present in either mask, or NaN if there are none."""
     values = [of_class["Dice"] for of_class in measured.values() if not math.isnan(of_class["Dice"])]
     return float(np.mean(values)) if values else math.nan
 

@@ -1,9 +1,9 @@
-"""Peak memory of training and validation on CUDA in mixed precision, beside the estimate that sets the batch size.
+"""Peak memory of training and validation on CUDA in mixed precision, compared with the estimate used for planning.
 
     python -m benchmarks.cuda_memory [--compile]    prints the table, writes benchmarks/results/cuda_memory.json
 
-Peaks are those of torch's CUDA allocator; weights, gradients, Adam's averages and the batch are among them. The figures
-in the result file were made with a stand-in for CUDA that allocates and computes nothing.
+Peaks are those of torch's CUDA allocator and include weights, gradients, Adam's averages and the batch. The values in
+the result file were measured with a stand-in for CUDA, which allocates memory but computes nothing.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def measured_gb(row: dict, *, recompute: bool, compiled: bool) -> tuple[float, f
     optimizer, scaler = torch.optim.Adam(network.parameters(), lr=1e-3), torch.amp.GradScaler("cuda")
     image = torch.rand(row["batch_size"], row["channels"], SIDE, SIDE, device="cuda")
     target = torch.zeros(row["batch_size"], 1, SIDE, SIDE, device="cuda", dtype=torch.int16)
-    for _ in range(2):  # Adam's averages are there from the second on
+    for _ in range(2):  # Adam's averages exist from the second step on
         torch.cuda.reset_peak_memory_stats()
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cuda"):
@@ -79,7 +79,7 @@ def measured_gb(row: dict, *, recompute: bool, compiled: bool) -> tuple[float, f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=RESULTS / "cuda_memory.json")
-    parser.add_argument("--compile", action="store_true", help="compile the network as nnU-Net does: minutes a row")
+    parser.add_argument("--compile", action="store_true", help="compile the network as nnU-Net does (minutes per row)")
     args = parser.parse_args()
     rows = []
     for recompute in (False, True):

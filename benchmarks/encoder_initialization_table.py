@@ -1,10 +1,10 @@
-"""Tabulate what `encoder_initialization.py train` measured: gains over random weights, with 95 % intervals.
+"""Tabulate the results of `encoder_initialization.py train`: gains over random weights, with 95 % intervals.
 
     python benchmarks/encoder_initialization_table.py WORK      writes results/encoder_initialization.json
 
-A gain is the difference of nnU-Net's mean foreground Dice, averaged over the seeds that both starts have. Its interval
-comes from a paired bootstrap of the held-out cases: both starts are evaluated on the same resampled cases. The interval
-of the mean gain resamples the cases of every task. Runs without Dice per case get no interval.
+A gain is the difference of nnU-Net's mean foreground Dice, averaged over the seeds available for both starts. Its
+interval comes from a paired bootstrap of the held-out cases: both starts are evaluated on the same resampled cases. The
+interval of the mean gain resamples the cases of every task. Runs without Dice per case have no interval.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 
 if __package__:
-    from benchmarks.encoder_initialization import CANVAS, IMAGE_STEPS, SEEDS, TASKS
+    from benchmarks.encoder_initialization import CANVAS, IMAGE_STEPS, SEEDS
+    from benchmarks.encoder_initialization_data import TASKS
 else:
-    from encoder_initialization import CANVAS, IMAGE_STEPS, SEEDS, TASKS
+    from encoder_initialization import CANVAS, IMAGE_STEPS, SEEDS
+    from encoder_initialization_data import TASKS
 
 RESAMPLES = 10_000
 Key = tuple[int, str, str, int]
@@ -34,7 +36,7 @@ def key_of(run: dict[str, Any]) -> Key:
 
 
 def case_matrix(runs: Iterable[dict[str, Any]]) -> np.ndarray | None:
-    """Dice as (seeds, cases, classes), NaN where a class is absent; None if a run has none of it."""
+    """Return Dice as (seeds, cases, classes), NaN for absent classes; None if a run has no Dice per case."""
     tables = [run.get("dice_per_case") for run in runs]
     if not all(tables):
         return None
@@ -43,12 +45,12 @@ def case_matrix(runs: Iterable[dict[str, Any]]) -> np.ndarray | None:
 
 
 def foreground_mean(dice: np.ndarray) -> np.ndarray:
-    """Dice (..., cases, classes) -> mean over cases, then classes, as nnU-Net's summary has it."""
+    """Average Dice (..., cases, classes) over cases, then classes, as in nnU-Net's summary."""
     return np.nanmean(np.nanmean(dice, axis=-2), axis=-1)
 
 
 def bootstrap_gains(scratch: np.ndarray, started: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Gains in Dice points (RESAMPLES,) on resampled cases, averaged over the seeds."""
+    """Return gains in Dice points (RESAMPLES,) on resampled cases, averaged over the seeds."""
     gains = np.empty(RESAMPLES)
     for index in range(RESAMPLES):
         cases = random.integers(0, scratch.shape[1], scratch.shape[1])
@@ -61,7 +63,7 @@ def interval(gains: np.ndarray) -> list[float]:
 
 
 def task_gain(runs: dict[Key, dict[str, Any]], canvas: int, task: str, start: str) -> dict[str, Any] | None:
-    """Gain of a start over random weights on one task; None if the two have no seed in common."""
+    """Return the gain of a start over random weights on one task; None if they have no seed in common."""
     seeds = [seed for seed in SEEDS if {(canvas, task, "scratch", seed), (canvas, task, start, seed)} <= runs.keys()]
     if not seeds:
         return None
@@ -76,7 +78,7 @@ def task_gain(runs: dict[Key, dict[str, Any]], canvas: int, task: str, start: st
 
 
 def start_gains(runs: dict[Key, dict[str, Any]], canvas: int, start: str) -> dict[str, dict[str, Any]]:
-    """Gains of a start on every task, and their mean."""
+    """Return the gains of a start on every task, and their mean."""
     found = {task: gain for task in TASKS if (gain := task_gain(runs, canvas, task, start)) is not None}
     resampled = [gain.pop("resampled", None) for gain in found.values()]
     if found:
@@ -99,7 +101,7 @@ def describe(canvas: int, start: str, gains: dict[str, dict[str, Any]]) -> str:
 
 
 def collect_cards(runs: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Cards of the encoders by sha256. Paths of this machine are removed from the runs."""
+    """Return the cards of the encoders by sha256, and remove local paths from the runs."""
     cards = {}
     for run in runs:
         file = Path(run["encoder"].pop("file"))

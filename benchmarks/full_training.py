@@ -1,17 +1,18 @@
-"""Full-length trainings through nnU-Net's own commands, one row of a table after another, for hours in the background.
+"""Full-length trainings through nnU-Net's commands, one row of a table after another, for hours in the background.
 
     python benchmarks/full_training.py run    DATA WORK [--lanes 2] [--rows NAME ...]   train, or continue after a stop
-    python benchmarks/full_training.py status WORK                                      how far each row is
+    python benchmarks/full_training.py status WORK                                      progress of each row
     python benchmarks/full_training.py record WORK                                      results/full_training/ROW.json
     python benchmarks/full_training.py report                                           pages and learning curves
 
-DATA holds `labelled` and `splits` (see full_training_rows.py, where the rows are); WORK is any folder with some 20 GB.
+DATA contains `labelled` and `splits` (see full_training_rows.py, which defines the rows); WORK is any folder with 20
+GB.
 
-Every row is trained from a clone of this repository at one commit and a virtual environment of its own, made below
-WORK/environments, so that work on the package does not change a running training; a row that was started stays with its
-commit. Each of the lanes trains one row at a time with one thread, at low priority. What is counted are
-image-steps and the processor seconds of the training's own processes, not the time of day: other work may share the
-machine. A kill costs at most the current epoch.
+Each row is trained from a clone of this repository at one commit, with its own virtual environment below
+WORK/environments, so that changes of the package do not affect a running training. A started row keeps its commit. Each
+lane trains one row at a time with one thread, at low priority. Lengths are measured in image-steps and in processor
+seconds of the training's processes, not in wall-clock time, because the machine may be shared. A kill loses at most the
+current epoch.
 """
 
 from __future__ import annotations
@@ -50,19 +51,19 @@ except ModuleNotFoundError:  # as a script
     from full_training_rows import ROWS, find_row  # type: ignore[import-not-found, no-redef]
 
 RECORDED = ROOT / "benchmarks" / "results" / "full_training"
-WAIT_SECONDS = 30  # for a row that another one waits for
+WAIT_SECONDS = 30  # between checks for a row that can be started
 
 Job = Training | EncoderJob
 
 
 def run(data: Path, work: Path, lanes: int, names: list[str] | None) -> None:
-    """Work off the rows that are not finished, in their order, `lanes` at a time."""
+    """Train the unfinished rows in their order, `lanes` at a time."""
     work.mkdir(parents=True, exist_ok=True)
     runner = FileLock(work / "runner.lock")
     try:
         runner.acquire(timeout=0)
     except Timeout:
-        raise SystemExit(f"Another runner works in {work}.") from None
+        raise SystemExit(f"Another runner is running in {work}.") from None
 
     def stop(*_: Any) -> None:
         for process in list(running):
@@ -84,7 +85,7 @@ def run(data: Path, work: Path, lanes: int, names: list[str] | None) -> None:
 
 
 def list_jobs(data: Path, work: Path, names: list[str] | None, commit: str) -> list[Job]:
-    """What is left to do: rows in their order, each encoder in front of the first row that starts from it."""
+    """Return the unfinished jobs: rows in their order, each encoder before the first row that starts from it."""
     jobs: list[Job] = []
     for row in [find_row(name) for name in names] if names else ROWS:
         training = Training(row, data, work, commit)
@@ -99,7 +100,7 @@ def list_jobs(data: Path, work: Path, names: list[str] | None, commit: str) -> l
 
 
 def lane(jobs: list[Job], lock: threading.Lock) -> None:
-    """Take the first job that waits for nothing, until none is left."""
+    """Run the first job that does not wait for another one, until none is left."""
     while True:
         with lock:
             job = next((job for job in jobs if job.waits_for() is None), None)
@@ -107,21 +108,21 @@ def lane(jobs: list[Job], lock: threading.Lock) -> None:
                 jobs.remove(job)
             elif not running:
                 for left in jobs:
-                    tell(left, f"not started, as it waits for {left.waits_for()}")
+                    report_event(left, f"not started, as it waits for {left.waits_for()}")
                 return
         if job is None:
             time.sleep(WAIT_SECONDS)
             continue
-        tell(job, "started")
+        report_event(job, "started")
         try:
             job.work_on()
         except (RowError, SystemExit, OSError, subprocess.CalledProcessError) as error:
-            tell(job, f"NOT FINISHED: {error}")
+            report_event(job, f"NOT FINISHED: {error}")
         else:
-            tell(job, "finished")
+            report_event(job, "finished")
 
 
-def tell(job: Job, event: str) -> None:
+def report_event(job: Job, event: str) -> None:
     print(f"{datetime.datetime.now():%Y-%m-%d %H:%M} {job.name}: {event}", flush=True)
 
 
@@ -144,7 +145,7 @@ def status(work: Path) -> None:
 
 
 def record(work: Path) -> None:
-    """Copy what there is of every row into the repository: figures alone, no image, no mask."""
+    """Copy the available results of all rows into the repository: only numbers, no images or masks."""
     for row in ROWS:
         training = Training(row, Path(), work)
         if not training.settings_file.is_file():
@@ -152,7 +153,7 @@ def record(work: Path) -> None:
         result = json.loads(training.result_file.read_text()) if training.done else training.result(finished=False)
         file = RECORDED / f"{row.name}.json"
         if file.is_file() and (recorded := json.loads(file.read_text()))["finished"] and not result["finished"]:
-            print(f"{row.name}: the finished training of commit {recorded['row']['commit'][:12]} stays recorded")
+            print(f"{row.name}: the record of the finished training of commit {recorded['row']['commit'][:12]} is kept")
             continue
         if result["curve"]:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -169,8 +170,8 @@ def main() -> None:
         if step != "report":
             command.add_argument("work", type=lambda text: Path(text).absolute())
         if step == "run":
-            command.add_argument("--lanes", type=int, default=2, help="rows trained side by side (default: 2)")
-            command.add_argument("--rows", nargs="+", metavar="NAME", help="only these rows (default: all)")
+            command.add_argument("--lanes", type=int, default=2, help="number of rows trained in parallel (default: 2)")
+            command.add_argument("--rows", nargs="+", metavar="NAME", help="names of the rows to train (default: all)")
     args = parser.parse_args()
     if args.step == "run":
         run(args.data, args.work, args.lanes, args.rows)

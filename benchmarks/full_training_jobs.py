@@ -1,4 +1,4 @@
-"""Jobs of benchmarks/full_training.py: one row trained and tested, or one encoder made, by the stock commands."""
+"""Jobs of benchmarks/full_training.py: train and test one row, or train one encoder, by the stock commands."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ __all__ = ["EncoderJob", "RowError", "Training", "ensure_environment", "head", "
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
-FREE_GB = 3.0  # below it no training is started
-EPOCH_SECONDS = 90  # about so long is an epoch of a row: what a kill can cost
+FREE_GB = 3.0  # required to start a training
+EPOCH_SECONDS = 90  # approximate length of an epoch, which a kill can lose
 IMAGES_PER_SECOND = 4.0  # of one core, at 512 x 512
 CHECK_CHECKPOINT = "import sys, torch; torch.load(sys.argv[1], map_location='cpu', weights_only=False)"
 VERSIONS = "import json, importlib.metadata as m; print(json.dumps({n: m.version(n) for n in ('torch', 'nnunetv2')}))"
@@ -42,7 +42,7 @@ preparing = threading.Lock()  # lanes share raw datasets and plans
 
 
 class RowError(Exception):
-    """A row that cannot be trained now, with the reason."""
+    """A row that cannot be trained, with the reason."""
 
 
 def environment_folder(work: Path, commit: str) -> Path:
@@ -50,14 +50,14 @@ def environment_folder(work: Path, commit: str) -> Path:
 
 
 def ensure_environment(work: Path, commit: str) -> Path:
-    """Clone this repository at `commit` and install it into a new virtual environment, unless both are there."""
+    """Clone this repository at `commit` and install it into a new virtual environment, unless both exist."""
     folder = environment_folder(work, commit)
     if (folder / "complete").is_file():
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     clone = folder / "clone"
-    print(f"Making the environment of commit {commit[:12]} in {folder}", flush=True)
+    print(f"Creating the environment of commit {commit[:12]} in {folder}", flush=True)
     subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
     subprocess.run(["git", "-C", clone, "checkout", "--quiet", commit], check=True)
     subprocess.run([getattr(sys, "_base_executable", sys.executable), "-m", "venv", folder / "venv"], check=True)
@@ -84,7 +84,7 @@ def write_raw(data: Path, work: Path, name: str) -> None:
 
     Raises:
         RowError: images or masks are missing.
-        SystemExit: the split is missing or does not fit.
+        SystemExit: the split is missing or does not match the data.
     """
     from PIL import Image
 
@@ -116,9 +116,9 @@ def write_raw(data: Path, work: Path, name: str) -> None:
 
 
 class Training:
-    """One row: its folder, its settings as they were when it was started, and the commands that it needs.
+    """One row: its folder, its settings at the time of its start, and its commands.
 
-    commit: of a row that is started now; its environment has to be there.
+    commit: commit of a row that is started now; its environment must exist.
     """
 
     def __init__(self, row: Row, data: Path, work: Path, commit: str = ""):
@@ -142,7 +142,7 @@ class Training:
         return self.result_file.is_file()
 
     def waits_for(self) -> str | None:
-        """The row or encoder that has to be finished first, if any."""
+        """Return the row or encoder that must be finished first, if any."""
         if self.row.equal_seconds and not Training(find_row(self.row.equal_seconds), self.data, self.work).done:
             return self.row.equal_seconds
         if self.row.start and not self.encoder.is_file():
@@ -153,14 +153,14 @@ class Training:
         """Train, or continue, then predict the test cases and write result.json.
 
         Raises:
-            RowError: naming what is missing or which command failed.
+            RowError: something is missing, or a command failed.
         """
         settings = self.settings()
         folder = environment_folder(self.work, settings["commit"])
         if not (folder / "complete").is_file():
             raise RowError(
-                f"it was started from commit {settings['commit'][:12]}, whose environment {folder} is gone; to train "
-                f"it from the present commit, remove {self.folder}"
+                f"it was started from commit {settings['commit'][:12]}, whose environment {folder} is missing; to "
+                f"train it from the current commit, remove {self.folder}"
             )
         self.check_disk()
         with preparing:
@@ -199,7 +199,7 @@ class Training:
             raise RowError(f"only {free:.1f} GB are free in {self.work}; {FREE_GB:g} GB are needed: make room")
 
     def plan(self) -> None:
-        """The stock plans, and those of our canvas and batch size."""
+        """Write the stock plans, and plans with the canvas and batch size of the row."""
         row, preprocessed = self.row, self.work / "nnUNet_preprocessed" / dataset_folder(self.row.dataset)
         number = DATASETS[row.dataset].number
         if not (preprocessed / "nnUNetPlans.json").is_file():
@@ -226,7 +226,7 @@ class Training:
         return [number, "2d", row.fold, "-tr", row.trainer, "-p", row.plans, "-device", "cpu"]
 
     def usable_checkpoint(self) -> bool:
-        """Whether there is a checkpoint to continue from. A damaged one is named and gives way to the one before."""
+        """Return whether there is a checkpoint to continue from. A damaged one is replaced by the previous one."""
         latest, previous = self.output / "checkpoint_latest.pth", self.output / "checkpoint_previous.pth"
         for file in (latest, previous):
             if not file.is_file():
@@ -238,7 +238,7 @@ class Training:
                     shutil.copyfile(previous, latest)
                 return True
             reason = (check.stderr.strip().splitlines() or ["no reason given"])[-1]
-            print(f"{self.row.name}: {file} is damaged ({reason}); going back to the one before", flush=True)
+            print(f"{self.row.name}: {file} is damaged ({reason}); using the previous one", flush=True)
             os.replace(file, file.with_suffix(".damaged"))
         return False
 
@@ -258,10 +258,10 @@ class Training:
             self.run("nnUNetv2_evaluate_folder", raw / "labelsTs", output, *plans)
 
     def run(self, command: str, *arguments: Any) -> None:
-        """One of nnU-Net's commands from the row's environment, at low priority; its output goes to log.txt.
+        """Run one of nnU-Net's commands from the row's environment, at low priority; its output is written to log.txt.
 
         Raises:
-            RowError: it failed; with its last lines.
+            RowError: it failed; the message has its last lines.
         """
         folder = environment_folder(self.work, self.settings()["commit"])
         environment = {
@@ -283,7 +283,7 @@ class Training:
         write_atomically(self.result_file, json.dumps(self.result(finished=True), indent=1).encode())
 
     def result(self, *, finished: bool) -> dict[str, Any]:
-        """Everything that is recorded of a row; of one that is still training, what there is so far."""
+        """Return the recorded results of a row; for an unfinished row, the results so far."""
         settings, curve = self.settings(), self.output / "curve.jsonl"
         python = environment_folder(self.work, settings["commit"]) / "venv" / "bin" / "python"
         versions = subprocess.run([python, "-c", VERSIONS], capture_output=True, text=True, check=True).stdout
@@ -316,7 +316,7 @@ def encoder_file(work: Path, name: str) -> Path:
 
 
 class EncoderJob:
-    """An encoder by `hrmedseg pretrain`, which continues a run that was stopped."""
+    """An encoder trained by `hrmedseg pretrain`, which continues stopped runs."""
 
     def __init__(self, name: str, data: Path, work: Path, commit: str):
         self.encoder, self.data, self.work, self.commit = ENCODERS[name], data, work, commit
@@ -327,10 +327,10 @@ class EncoderJob:
         return None
 
     def work_on(self) -> None:
-        """Make the encoder.
+        """Train the encoder.
 
         Raises:
-            RowError: naming what is missing or which command failed.
+            RowError: something is missing, or a command failed.
         """
         with preparing:
             for dataset in self.encoder.datasets:

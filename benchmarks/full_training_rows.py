@@ -1,6 +1,6 @@
-"""The table of full-length trainings: datasets with their splits, encoders to start from, and rows.
+"""The table of full-length trainings: datasets with splits, encoders to start from, and rows.
 
-A row is one training. Add a row here, and `benchmarks/full_training.py run` trains it after those above it.
+A row is one training. `benchmarks/full_training.py run` trains the rows in their order.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ __all__ = ["DATASETS", "ENCODERS", "ROWS", "Dataset", "Encoder", "Row", "Split",
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and masks (class indices, same names) below DATA/labelled/<name>.
+    """Images and masks (class indices, same file names) below `DATA/labelled/<name>`.
 
     split: "published" reads DATA/splits/<name>.json (train, valid, test); a number holds out that many cases, drawn
-        with a fixed seed; None uses all cases for training (datasets that only encoders are made from).
+        with a fixed seed; None uses all cases for training (datasets only for encoders).
     """
 
     number: int
@@ -53,7 +53,7 @@ DATASETS = {
 
 @dataclass(frozen=True)
 class Split:
-    """Case names. `trial_val` is a part of `train`, held out to choose a recipe without looking at `val` or `test`."""
+    """Case names. `trial_val` is a part of `train` held out to choose a recipe without `val` and `test`."""
 
     train: list[str]
     val: list[str]
@@ -61,19 +61,19 @@ class Split:
     trial_val: list[str]
 
     def folds(self) -> list[dict[str, list[str]]]:
-        """nnU-Net's splits_final.json: fold 0 is the training, fold 1 the recipe trial."""
+        """Return the content of nnU-Net's splits_final.json: fold 0 is the training, fold 1 the recipe trial."""
         trial_train = [case for case in self.train if case not in set(self.trial_val)]
         return [{"train": self.train, "val": self.val}, {"train": trial_train, "val": self.trial_val}]
 
 
-TRIAL_SHARE = 6  # one in so many training cases is held out in a recipe trial
+TRIAL_SHARE = 6  # one of 6 training cases is held out in a recipe trial
 
 
 def make_split(name: str, data: Path, cases: Sequence[str]) -> Split:
-    """Split the cases of a dataset as its row in DATASETS describes.
+    """Split the cases of a dataset as defined in DATASETS.
 
     Raises:
-        SystemExit: the published split is missing or names cases that are not there.
+        SystemExit: the published split is missing or contains unknown cases.
     """
     wanted = DATASETS[name].split
     if wanted is None:
@@ -91,14 +91,14 @@ def make_split(name: str, data: Path, cases: Sequence[str]) -> Split:
         order = np.random.default_rng(0).permutation(len(cases)).tolist()
         val = sorted(cases[i] for i in order[: int(wanted)])
         train, test = sorted(cases[i] for i in order[int(wanted) :]), []
-    # a run of names: frames of one video sequence follow each other, and most of a sequence is then held out whole
+    # consecutive names: frames of a video sequence are consecutive, so most sequences are held out completely
     start, length = len(train) // 3, len(train) // TRIAL_SHARE
     return Split(train, val, test, train[start : start + length])
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """An encoder by `hrmedseg pretrain`, from datasets none of whose images belongs to the tasks that start from it."""
+    """An encoder trained by `hrmedseg pretrain`, on datasets without images of the tasks that start from it."""
 
     name: str
     datasets: tuple[str, ...]
@@ -120,18 +120,18 @@ class Row:
     """One training through the stock commands.
 
     Args:
-        name: of its folder and result file.
-        trainer: a class of benchmarks/trainers/measured.py.
-        canvas: side of the canvas; None trains nnU-Net's own plan.
-        image_steps: length of the training, as images that went through the network.
-        equal_seconds: name of a row whose processor seconds are the length of this training, in the place of
-            `image_steps`; times `factor`.
-        start: name of an encoder, or None for random weights.
-        fold: 0, or 1 for a recipe trial, which sees no validation or test image.
-        settings: `encoder_lr`, learning rate of an encoder that starts from a file; `ema_decay` of a moving average of
-            the weights, which is predicted beside them; `oversample_foreground_percent`, nnU-Net's: its loader moves
-            that part of the images so that a foreground pixel is in the middle, and pads them.
-        points: how often the whole validation images are predicted on the way.
+        name: name of its folder and result file.
+        trainer: class in benchmarks/trainers/measured.py.
+        canvas: side of the canvas in pixels; None trains with nnU-Net's own plans.
+        image_steps: length of the training, as number of images that pass through the network.
+        equal_seconds: name of a row whose processor seconds, times `factor`, are the length of this training instead
+            of `image_steps`.
+        start: name of the encoder to start from; None for random weights.
+        fold: 0, or 1 for a recipe trial, which uses no validation or test images.
+        settings: `encoder_lr`, learning rate of an encoder that starts from a file; `ema_decay`, decay of a moving
+            average of the weights, which is evaluated as well; `oversample_foreground_percent` of nnU-Net, whose
+            loader moves this fraction of the images so that a foreground pixel is in the middle, and pads them.
+        points: number of times that the whole validation images are predicted during the training.
     """
 
     name: str

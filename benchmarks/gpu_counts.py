@@ -1,4 +1,4 @@
-"""What a training step asks of host and GPU, counted with a stand-in for CUDA: no GPU is needed.
+"""Count the operations of a training step on host and GPU with a stand-in for CUDA; no GPU is needed.
 
     python scripts/fake_gpu/run.py python benchmarks/gpu_counts.py --title "what this version is called" [--compiled]
 

@@ -1,11 +1,11 @@
-"""Which learning rate, and which loss, in short trainings? The same network, data and time with the rows of recipes/.
+"""Compare learning rates and losses in short trainings: the same network, data and time with the trainers in recipes/.
 
     python benchmarks/learning_rate.py prepare DATA WORK
     python benchmarks/learning_rate.py train   WORK DATASET RECIPE [--canvas 1024] [--minutes 10]
     python benchmarks/learning_rate.py record  WORK
 
-DATA and WORK as for real_data.py. The cases are 60 others than those of real_data.py, so that the recipe is not chosen
-on the cases that results are reported of. One fold, from random weights; pin a training to a core with `taskset -c 0`.
+DATA and WORK are those of real_data.py. The 60 cases differ from those of real_data.py, so that the recipe is not
+chosen on cases with reported results. One fold, from random weights; pin a training to a core with `taskset -c 0`.
 """
 
 from __future__ import annotations

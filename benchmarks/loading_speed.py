@@ -1,11 +1,11 @@
-"""How many images of 1024 x 1024 nnU-Net's workers can deliver to a GPU, from the processor time that each image takes.
+"""Estimate how many images of 1024 x 1024 nnU-Net's workers can deliver to a GPU, from the processor time per image.
 
     python benchmarks/loading_speed.py            writes benchmarks/results/loading_speed.json
 
-The cases are the demo's microscopy images, resized to the canvas, z-scored and compressed as nnU-Net does. Measured is
-processor time of one core, not time on the wall, so that it holds on a busy machine too: of a worker (decompression,
-collecting a batch of 16, and shared memory), and of the thread that copies each batch into pinned memory, which is one
-however many workers there are. `scripts/gpu_check.py` measures what 12 workers deliver on a machine with a GPU.
+The cases are the demo's microscopy images, resized to the canvas, z-scored and compressed as in nnU-Net. The script
+measures processor time of one core instead of wall-clock time, so that results are valid on a busy machine: for a
+worker (decompression, collating a batch of 16, and shared memory), and for the single thread that copies batches into
+pinned memory. `scripts/gpu_check.py` measures the throughput of 12 workers on a machine with a GPU.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ WORKERS = 12
 
 
 def write_cases(folder: Path, side: int, number: int) -> Path:
-    """Write preprocessed cases of the demo's training images, unless they are there. Returns the folder."""
+    """Write preprocessed cases of the demo's training images, unless they exist. Return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     files = sorted((PACKAGED / "train" / "images").glob("*.jpg"))
     for index in range(number):
@@ -79,7 +79,7 @@ def loader(folder: Path, side: int, images: int, transforms: Any = None, kind: t
 def delivered(
     folder: Path, side: int, images: int, workers: int, batches: int, transforms: Any, device: torch.device
 ) -> float:
-    """Return how many images a second workers deliver to the device, through pinned memory."""
+    """Return the number of images per second that workers deliver to the device through pinned memory."""
     from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 
     cached = max(6, workers // 2)
@@ -87,7 +87,7 @@ def delivered(
         loader(folder, side, images, transforms), None, workers, cached, None, pin_memory=True, wait_time=0.002
     )
     try:
-        for _ in range(2 * cached):  # the queues are full when one begins
+        for _ in range(2 * cached):  # the queues are full at the start
             next(source)
         began = time.perf_counter()
         for _ in range(batches):
@@ -102,7 +102,7 @@ def delivered(
 
 
 def core_ms(call: Callable[[], Any], images: int, repeats: int) -> float:
-    """Return milliseconds of processor time an image; the median call."""
+    """Return milliseconds of processor time per image, for the median call."""
     call()
     spent = []
     for _ in range(repeats):
@@ -115,7 +115,7 @@ def core_ms(call: Callable[[], Any], images: int, repeats: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=1024)
-    parser.add_argument("--images", type=int, default=16, help="in a batch (default: 16)")
+    parser.add_argument("--images", type=int, default=16, help="batch size (default: 16)")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results" / "loading_speed.json")
     args = parser.parse_args()
@@ -130,11 +130,11 @@ def main() -> None:
 
             def load_and_send(made=made) -> list[torch.Tensor]:
                 batch = made.generate_train_batch()
-                # sending a tensor to another process moves it to shared memory, unless it is there
+                # sending a tensor to another process moves it to shared memory, unless it is already there
                 return [batch[name].share_memory_() for name in ("data", "target")]
 
             tensors = load_and_send()
-            places = [tensor.clone() for tensor in tensors]  # pinned memory is taken once and used again
+            places = [tensor.clone() for tensor in tensors]  # pinned memory is allocated once and reused
 
             def pin(tensors=tensors, places=places) -> None:
                 for place, tensor in zip(places, tensors, strict=True):

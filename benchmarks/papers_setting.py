@@ -1,13 +1,14 @@
-"""The papers' setting on a GPU: CVC-ClinicDB and DSB-2018, canvas 1024, batches of 16, 200 passes, the papers' splits.
+"""Train in the papers' setting on a GPU: CVC-ClinicDB and DSB-2018, canvas 1024, batch size 16, 200 passes.
 
     python benchmarks/papers_setting.py IMAGES SPLITS WORK --name cvc_clinicdb --trainer nnUNetTrainerHRMedSeg
 
-IMAGES holds the folders `images` (RGB) and `masks` (values 0 and 1, or 0 and 255) with the same file names. SPLITS is a
-JSON file with the lists "train", "valid" and "test" of names without ending. Everything is trained by nnUNetv2_train.
+IMAGES contains the folders `images` (RGB) and `masks` (values 0 and 1, or 0 and 255) with the same file names. SPLITS
+is a JSON file with the lists "train", "valid" and "test" of names without ending. All models are trained by
+nnUNetv2_train.
 
-Machines are often lent for minutes: each call works for --minutes (default: 9) and continues where the last one ended.
-Exit status 0: finished, the result is in -o; 3: call again. Between calls, only WORK/nnUNet_results and
-WORK/pieces.json have to be kept; the rest is made again where it is missing.
+Each call runs for --minutes (default: 9) and continues where the previous call ended, for machines that are available
+only for minutes. Exit status 0: finished, the result is in -o; 3: call again. Between calls, only WORK/nnUNet_results
+and WORK/pieces.json must be kept; everything else is recreated if missing.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError, HRMedSegError
 from nnunet_hrmedseg.io.files import read_json, write_atomically
 from nnunet_hrmedseg.io.machine import processor_name, usable_cores
 
@@ -48,7 +49,7 @@ class TimeIsOver(Exception):
 
 
 class Run:
-    """One training: its folders, its settings, and the commands that it consists of."""
+    """One training: its folders, settings and commands."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
@@ -72,8 +73,8 @@ class Run:
         """Run one of nnU-Net's commands until it ends.
 
         Raises:
-            TimeIsOver: it was ended at the deadline, with its workers.
-            SystemExit: it failed.
+            TimeIsOver: the command and its workers were killed at the deadline.
+            SystemExit: the command failed.
         """
         cores = str(max(1, min(12, usable_cores())))
         environment = {
@@ -90,17 +91,17 @@ class Run:
         try:
             status = process.wait(timeout=max(1.0, self.deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # the checkpoint of the last pass is whole
+            os.killpg(process.pid, signal.SIGKILL)  # the checkpoint of the last pass is complete
             process.wait()
             raise TimeIsOver from None
         except BaseException:
             os.killpg(process.pid, signal.SIGKILL)
             raise
         if status:
-            sys.exit(f"{name} ended with status {status}; its own message is above.")
+            sys.exit(f"{name} ended with status {status}; its message is above.")
 
     def prepare(self) -> None:
-        """Write the raw dataset, plan, and resize to the canvas, where that is missing."""
+        """Write the raw dataset and the plans, unless they exist."""
         if not (self.raw / "dataset.json").is_file():
             write_raw(self.args.images, self.raw, self.splits)
         plans_file = self.preprocessed / f"{PLANS}.json"
@@ -124,7 +125,7 @@ class Run:
         write_atomically(self.preprocessed / "splits_final.json", json.dumps(splits).encode())
 
     def train(self) -> None:
-        """Train, or continue; the canvas data is made by the trainer."""
+        """Train or continue; the trainer creates the canvas data."""
         if (self.fold / "checkpoint_final.pth").is_file():
             return
         continued = ["--c"] if (self.fold / "checkpoint_latest.pth").is_file() else []
@@ -141,12 +142,12 @@ class Run:
             sys.exit("nnUNetv2_train ended without a final checkpoint.")
 
     def passes_done(self) -> int:
-        """Return how many passes the checkpoint has seen."""
+        """Return the number of finished passes in the checkpoint."""
         import torch
 
         for name in ("checkpoint_final.pth", "checkpoint_latest.pth"):
             if (self.fold / name).is_file():
-                # written by this script's own trainings
+                # written by the trainings of this script
                 return int(torch.load(self.fold / name, map_location="cpu", weights_only=False)["current_epoch"])
         return 0
 
@@ -160,7 +161,7 @@ class Run:
         write_atomically(self.pieces_file, json.dumps(content, indent=1).encode())
 
     def test(self) -> dict[str, Any]:
-        """Predict the test images and compare with their masks, at the original size."""
+        """Predict the test images and compare them with their masks at the original size."""
         model = ["-d", self.args.number, "-c", "2d", "-f", FOLD, "-tr", self.trainer, "-p", PLANS]
         where = ["-i", self.raw / "imagesTs", "-o", self.predictions, "-device", self.args.device]
         self.command("nnUNetv2_predict", *model, *where, "--continue_prediction")
@@ -186,29 +187,27 @@ class Run:
 
 
 def checked_splits(file: Path, images: Path) -> dict[str, list[str]]:
-    """Return the names of each part that there are images of; names without an image are counted on the terminal.
+    """Return the names of each part for which images exist; print the number of names without an image.
 
     Raises:
-        HRMedSegError: the file is not such a list, a name is in two parts, or there is no image of a part.
+        DataError: the file is invalid, a name is in two parts, or a part has no images.
     """
     try:
         content = read_json(file)
         parts = {part: [str(name) for name in content[part]] for part in ("train", "valid", "test")}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise HRMedSegError(
-            f'{file} is not a JSON file with the lists "train", "valid" and "test": {error!r}.'
-        ) from error
+        raise DataError(f'{file} is not a JSON file with the lists "train", "valid" and "test": {error!r}.') from error
     names = [name for part in parts.values() for name in part]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise HRMedSegError(f"{file} lists {twice[0]} more than once. Each image belongs to one part.")
+        raise DataError(f"{file} lists {twice[0]} more than once. Each image belongs to one part.")
     present = {path.stem for path in (images / "images").glob("*")} & {
         path.stem for path in (images / "masks").glob("*")
     }
     found = {part: [name for name in listed if name in present] for part, listed in parts.items()}
     for part, listed in parts.items():
         if not found[part]:
-            raise HRMedSegError(f"{images} holds no image with its mask of the part {part!r} of {file}.")
+            raise DataError(f"{images} holds no image with a mask for the part {part!r} of {file}.")
         if len(found[part]) < len(listed):
             print(f"{len(listed) - len(found[part])} of {len(listed)} images of the part {part!r} are missing.")
     return found
@@ -252,32 +251,32 @@ def surroundings(device: str, commit: str | None) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", type=Path, help="folder with the sub-folders images and masks")
+    parser.add_argument("images", type=Path, help="folder with the subfolders images and masks")
     parser.add_argument("splits", type=Path, help="JSON file with the lists train, valid and test")
     parser.add_argument("work", type=Path, help="folder for nnU-Net's data and results")
     parser.add_argument("--name", required=True, help="name of the dataset, such as cvc_clinicdb")
     parser.add_argument("--number", type=int, default=951, help="number of the dataset (default: 951)")
     parser.add_argument("--trainer", choices=TRAINERS, default=TRAINERS[0])
-    parser.add_argument("--minutes", type=float, default=9, help="time of this call (default: 9)")
+    parser.add_argument("--minutes", type=float, default=9, help="maximum run time in minutes (default: 9)")
     parser.add_argument("--canvas", type=int, default=1024)
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--passes", type=int, default=200, help="passes over the training images (default: 200)")
     parser.add_argument("--recompute", action="store_true", help="evaluate layers again in the backward pass")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--commit", help="commit to record where the clone has no .git")
+    parser.add_argument("--commit", help="commit to record if the clone has no .git")
     parser.add_argument(
         "-o", "--output", type=Path, help="default: benchmarks/results/papers_setting/NAME_TRAINER.json"
     )
     args = parser.parse_args()
     output = args.output or HERE / "results" / "papers_setting" / f"{args.name}_{args.trainer}.json"
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends nnU-Net's commands as well
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # terminates nnU-Net's commands as well
     try:
         run = Run(args)
         run.prepare()
         run.train()
         result = run.result(run.test())
     except TimeIsOver:
-        print(f"The time is over after {run.passes_done()} of {args.passes} passes: repeat the command to continue.")
+        print(f"The time is up after {run.passes_done()} of {args.passes} passes: repeat the command to continue.")
         return CALL_AGAIN
     except HRMedSegError as error:
         print(error, file=sys.stderr)

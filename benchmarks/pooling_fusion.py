@@ -1,10 +1,10 @@
-"""How the three pools of the multi-scale module are fused with the identity: a short training with each way.
+"""Compare how the three pools of the multi-scale module are fused with the identity, by short trainings.
 
     python benchmarks/pooling_fusion.py DATA/dsb2018 DATA/jsrt
 
-A data folder holds images/ and masks/ (class-index PNGs of the same names). Each way trains the whole network from
-random weights for the same few image-steps at 512 x 512 and is asked for the Dice of 24 held-out images; flips are the
-only augmentation. Writes benchmarks/results/pooling_fusion.json.
+A data folder contains images/ and masks/ (class-index PNGs with the same names). For each fusion, the whole network is
+trained from random weights for the same few image-steps at 512 x 512 and evaluated by the Dice of 24 held-out images;
+flips are the only augmentation. Results are written to benchmarks/results/pooling_fusion.json.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CANVAS, BATCH, STEPS, HELD_OUT, TRAINING = 512, 4, 130, 24, 96
 
 
 class Fusion(torch.nn.Module):
-    """Stands in the place of the network's own multi-scale module."""
+    """A module that replaces the network's multi-scale module."""
 
     def __init__(self, fuse: Callable):
         super().__init__()
@@ -49,7 +49,7 @@ class Fusion(torch.nn.Module):
 
 
 def load(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same random cases for every way: (N, 3, 512, 512) z-scored images and (N, 512, 512) labels."""
+    """Load the same random cases for every fusion: (N, 3, 512, 512) z-scored images and (N, 512, 512) labels."""
     masks = sorted((folder / "masks").glob("*.png"))
     chosen = np.random.RandomState(0).permutation(len(masks))[: TRAINING + HELD_OUT]
     images, labels = [], []
@@ -64,7 +64,7 @@ def load(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def train(images: torch.Tensor, labels: torch.Tensor, fuse: Callable, seed: int) -> float:
-    """Mean Dice over classes and held-out images (the last 24) after training on the others."""
+    """Return the mean Dice over classes and held-out images (the last 24) after training on the others."""
     torch.manual_seed(seed)
     random = np.random.RandomState(seed)
     classes = int(labels.max()) + 1

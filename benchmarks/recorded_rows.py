@@ -1,4 +1,4 @@
-"""Results that are measured a row at a time, on different days: each row says on what."""
+"""Results that are measured row by row, on different days: each row records its machine and date."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["add_row"]
 
 
 def add_row(file: Path, row: dict[str, Any], same: tuple[str, ...], cores: str) -> None:
-    """Put a row into a JSON list, in place of the one that has the same values under the names in `same`.
+    """Put a row into a JSON list, replacing the row with the same values for the keys in `same`.
 
-    The file is read anew each time, as two benchmarks may run side by side.
+    The file is read again each time, because two benchmarks may run in parallel.
     """
     about = {"machine": f"{processor_name()}, {cores}", "date": str(datetime.date.today())}
     about |= {package: version(package) for package in ("torch", "nnunetv2")}

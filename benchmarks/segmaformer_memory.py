@@ -1,4 +1,4 @@
-"""Peak memory of one training step of SegMaFormer, counted tensor by tensor, beside the estimate of the plans.
+"""Peak memory of one training step of SegMaFormer, counted tensor by tensor, compared with the estimate of the plans.
 
     python -m benchmarks.segmaformer_memory          prints the table, writes results/segmaformer_memory.json
     python -m benchmarks.segmaformer_memory --fit    prints coefficients for plans/segmaformer.py from that file
@@ -43,7 +43,7 @@ ROWS = [
 
 
 def counted_gb(row: dict) -> float:
-    """GB (1e9 bytes) that one training step holds at its peak."""
+    """Return the peak memory of one training step in GB (1e9 bytes)."""
     shape = segmaformer_shape(row["patch"], row["spacing"])
     arguments = {**shape, "recompute": row["recompute"]}
     network = SegMaFormer(row["channels"], row["classes"], **arguments).train()
@@ -51,7 +51,7 @@ def counted_gb(row: dict) -> float:
 
 
 def estimated_gb(row: dict) -> float:
-    """The same by the model that the plans use."""
+    """Return the estimate of the plans in GB."""
     return SegMaFormerMemory().training_gb(
         row["batch_size"],
         row["patch"],
@@ -63,7 +63,7 @@ def estimated_gb(row: dict) -> float:
 
 
 def fit(rows: list[dict]) -> None:
-    """Least squares of the relative error, for either setting of recompute."""
+    """Fit the relative error by least squares, for both settings of recompute."""
     for recompute in (False, True):
         equations, right = [], []
         for row in rows:

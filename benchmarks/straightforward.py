@@ -1,9 +1,10 @@
-"""HRMedSeg beside a straightforward version of itself: same weights and outputs, written without thought of speed.
+"""Compare the speed of HRMedSeg with a straightforward implementation with the same weights and outputs.
 
     python benchmarks/straightforward.py            prints the table, writes benchmarks/results/straightforward.json
 
-The straightforward version pools with square windows, turns by complex numbers, normalizes maps by mean and variance,
-keeps maps in torch's default layout and forms the attention with einsum. Both take turns; medians.
+The straightforward version pools with square windows, rotates by complex numbers, normalizes maps by mean and variance,
+keeps maps in torch's default layout and computes the attention with einsum. The networks are run alternately; results
+are medians.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class PlainAttention(DualGatedLinearAttention):
     def _linear_attention(self, query: Tensor, key: Tensor, value: Tensor, rotation) -> Tensor:
         query, key = F.elu(query) + 1, F.elu(key) + 1
         heads, tokens = self.num_heads, query.shape[1]
-        normaliser = torch.einsum("bnhd,bhd->bnh", split(query, heads), split(key, heads).mean(1))
+        normalizer = torch.einsum("bnhd,bhd->bnh", split(query, heads), split(key, heads).mean(1))
         if rotation is not None:
             turn = torch.complex(*rotation)
             query, key = (
@@ -60,7 +61,7 @@ class PlainAttention(DualGatedLinearAttention):
             )
         summary = torch.einsum("bnhd,bnhe->bhde", split(key, heads), split(value, heads)) / tokens
         out = torch.einsum("bnhd,bhde->bnhe", split(query, heads), summary)
-        return (out / (normaliser + EPSILON)[..., None]).flatten(2)
+        return (out / (normalizer + EPSILON)[..., None]).flatten(2)
 
 
 def split(x: Tensor, heads: int) -> Tensor:
@@ -76,7 +77,7 @@ PLAIN = {
 
 
 def straightforward(network: nn.Module) -> nn.Module:
-    """A copy of the network with the same weights and plain layers."""
+    """Return a copy of the network with the same weights and plain layers."""
     plain = copy.deepcopy(network)
     for module in plain.modules():
         module.__class__ = PLAIN.get(type(module), type(module))
@@ -100,7 +101,7 @@ def main() -> None:
     target = torch.randint(0, 2, (1, 1, args.size, args.size), dtype=torch.int16)
     for network in networks.values():
         network.cpu_bfloat16 = False
-    if processor_supports_bfloat16():  # as it predicts by default there
+    if processor_supports_bfloat16():  # the default for prediction on these processors
         networks["HRMedSeg, bfloat16"] = copy.deepcopy(ours)
         networks["HRMedSeg, bfloat16"].cpu_bfloat16 = True
     losses = {network: dice_and_focal(regions=False, recompute=False) for network in networks.values()}
@@ -129,7 +130,7 @@ def main() -> None:
                 what(network)
                 seconds[name].append(time.perf_counter() - start)
         for name, values in seconds.items():
-            median = statistics.median(values[1:])  # the first is for the caches
+            median = statistics.median(values[1:])  # the first run is a warm-up
             rows.append({"network": name, "what": what.__name__, "seconds": values[1:], "median": median})
             print(f"{what.__name__:<8} {name:<22} {median:.3f} s")
     content = {

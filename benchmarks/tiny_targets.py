@@ -1,12 +1,12 @@
-"""Which optimizer settings learn targets of a few pixels, and which end at one value for all pixels?
+"""Compare optimizer settings on targets of a few pixels: some learn them, others end at one value for all pixels.
 
     python benchmarks/real_data.py prepare DATA WORK
     python benchmarks/tiny_targets.py WORK [--network HERSeg] [--settings NAME ...] [--steps 400]
 
-Squares of 512 pixels of the canvas data of mlua_dental around caries (about 1 to 4 pixels in a thousand), from the 19
-training images of fold 0, so that nothing is chosen on images that results are reported of; mirrored, two at a time.
-The learning rate stays where it is after the warm-up, as in the midst of a long training. Written, for every 50 steps:
-the mean soft Dice of the training squares, and how far probabilities differ within an image (standard deviation).
+The data are squares of 512 pixels of the canvas data of mlua_dental around caries (about 1 to 4 pixels in a thousand),
+from the 19 training images of fold 0, so that nothing is chosen on images with reported results; mirrored, two per
+batch. The learning rate is constant after the warm-up, as in the middle of a long training. The script writes, for
+every 50 steps, the mean soft Dice of the training squares and the standard deviation of probabilities within an image.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ LOSSES = {"HRMedSeg": dice_and_focal, "HERSeg": dice_and_cross_entropy}
 
 @dataclass(frozen=True)
 class Settings:
-    """A row of the table: what Adam is given."""
+    """A row of the table: settings of Adam."""
 
     learning_rate: float
-    decoder_rate: float = 1.0  # of neck and decoder, as a part of it
+    decoder_rate: float = 1.0  # rate of neck and decoder, relative to the learning rate
     beta2: float = 0.999
 
 
@@ -63,7 +63,7 @@ SETTINGS = {
 
 
 def training_images(preprocessed: Path) -> list[tuple[Tensor, Tensor]]:
-    """(1, H, W) images and (1, H, W) labels."""
+    """Return (1, H, W) images and (1, H, W) labels."""
     import blosc2
 
     cases = json.loads((preprocessed / "splits_final.json").read_text())[FOLD]["train"]
@@ -116,7 +116,7 @@ def learn(
         logits = network(image)
         optimizer.zero_grad()
         loss(logits, labels).backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 12)  # nnU-Net's
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 12)  # as in nnU-Net
         optimizer.step()
         with torch.no_grad():
             foreground = F.interpolate(logits, size=labels.shape[2:], mode="bilinear").softmax(1)[:, 1:]

@@ -1,10 +1,10 @@
-"""Peak memory of one training step, counted tensor by tensor, beside the estimate that sets the batch size.
+"""Peak memory of one training step, counted tensor by tensor, compared with the estimate that sets the batch size.
 
     python benchmarks/training_memory.py            prints the table, writes benchmarks/results/training_memory.json
     python benchmarks/training_memory.py --fit      prints coefficients for plans/memory.py from that file
 
-Counts the live bytes of every tensor that forward pass, loss and backward pass allocate (float32; the count is of
-allocations, whatever the device), and adds weights, gradients and Adam's two averages.
+The script counts the live bytes of all tensors allocated by forward pass, loss and backward pass (float32; the count
+does not depend on the device), and adds weights, gradients and Adam's two averages.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ ROWS = [
 
 
 class LiveBytes(TorchDispatchMode):
-    """Follows every storage that is made while it is on; `peak` is the largest sum of those alive at once."""
+    """Track all storages created while the mode is active; `peak` is the largest sum of live bytes."""
 
     def __init__(self):
         super().__init__()
@@ -94,7 +94,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 def counted_gb(row: dict) -> float:
-    """GB (1e9 bytes) that one training step holds at its peak."""
+    """Return the peak memory of one training step in GB (1e9 bytes)."""
     network = HRMedSeg(
         row["channels"],
         row["classes"],
@@ -108,19 +108,22 @@ def counted_gb(row: dict) -> float:
 
 
 def step_gb(network: nn.Module, loss: nn.Module, image_shape: tuple[int, ...], labels: int) -> float:
-    """The same of any network and loss, for images (B, C, ...) and labels 0 to `labels` - 1."""
+    """Return the peak memory of one training step in GB for any network and loss.
+
+    Images are (B, C, ...), labels are 0 to `labels` - 1.
+    """
     batch_size, _, *size = image_shape
     parameters = sum(p.numel() * p.element_size() for p in network.parameters())
     with LiveBytes() as counter:
         image = torch.rand(*image_shape)
         target = torch.randint(0, labels, (batch_size, 1, *size), dtype=torch.int16)
         loss(network(image), target).backward()
-    # the gradients are among what was counted
+    # the count includes the gradients
     return (counter.peak + 3 * parameters) / 1e9
 
 
 def estimated_gb(row: dict) -> float:
-    """The same by the model that the plans use."""
+    """Return the estimate of the plans in GB."""
     return HRMedSegMemory().training_gb(
         row["batch_size"],
         row["canvas"],
@@ -133,7 +136,7 @@ def estimated_gb(row: dict) -> float:
 
 
 def fit(rows: list[dict]) -> None:
-    """Least squares of the relative error, for either setting of recompute."""
+    """Fit the relative error by least squares, for both settings of recompute."""
     for recompute in (False, True):
         equations, right = [], []
         for row in rows:
@@ -157,7 +160,7 @@ def measure_or_fit(
     estimated_gb: Callable[[dict], float],
     fit: Callable[[list[dict]], None],
 ) -> None:
-    """The command line: count every row with and without recompute, beside the estimate; or --fit the estimate."""
+    """Run the command line: count all rows with and without recompute beside the estimate, or --fit the estimate."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=output)
     parser.add_argument("--fit", action="store_true")

@@ -1,4 +1,4 @@
-"""Build both wheels and sdists, and check that they are complete, install, work and uninstall without a trace.
+"""Build both wheels and sdists, and check their content, installation, function and complete removal.
 
     python scripts/check_wheel.py
     python scripts/check_wheel.py --over .venv/lib/python3.11/site-packages
@@ -78,7 +78,7 @@ for file in sorted((folder / "expected").iterdir()):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--over", type=Path, help="site-packages of an environment that has all requirements")
-    parser.add_argument("--keep", type=Path, help="a new folder for wheel and sdist, which are else thrown away")
+    parser.add_argument("--keep", type=Path, help="new folder for wheel and sdist (default: they are deleted)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -108,7 +108,7 @@ def check_contents(source: Path, wheel: Path, sdist: Path) -> None:
     missing = (own | {f"client/{name}" for name in client} | FOR_BUILDING) - members
     if missing:
         sys.exit(f"the sdist lacks {sorted(missing)}")
-    print(f"the wheel has {len(own)} files of {PACKAGE}, {len(client)} of {CLIENT} and {len(lookups)} look-up modules")
+    print(f"the wheel has {len(own)} files of {PACKAGE}, {len(client)} of {CLIENT} and {len(lookups)} lookup modules")
 
 
 def files_of(folder: Path, package: str) -> set[str]:
@@ -122,21 +122,21 @@ def check_installation(environment: Environment, wheel: Path, folder: Path) -> N
         environment.install(*map(str, declared().values()))
     before = environment.contents()
     environment.install(wheel)
-    environment.see_the_others()
+    environment.show_other_packages()
     variables = {name: str(folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     for path in variables.values():
         os.mkdir(path)
-    # elsewhere than in the repository, whose package would be found first
+    # outside of the repository, whose package would be found first
     where = {"cwd": folder, "env": {**os.environ, **variables}}
     hrmedseg = environment.scripts / "hrmedseg"
-    said = run(hrmedseg, "--version", quiet=True, **where)
-    if wheel.name.split("-")[1] not in said:
-        sys.exit(f"hrmedseg --version says {said!r}")
+    printed = run(hrmedseg, "--version", quiet=True, **where)
+    if wheel.name.split("-")[1] not in printed:
+        sys.exit(f"hrmedseg --version prints {printed!r}")
     run(hrmedseg, "doctor", **where)
     run(environment.python, "-c", STOCK_LOOK_UP, **where)
     environment.pip("uninstall", "--yes", PACKAGE)
     same("the environment after uninstalling", environment.contents(), before)
-    environment.see_the_others()
+    environment.show_other_packages()
     run(environment.python, "-c", STOCK_LOOK_UP, **where)
 
 
@@ -159,7 +159,7 @@ def check_client(source: Path, wheel: Path, folder: Path) -> None:
 
 def same(what: str, found: set[str], expected: set[str]) -> None:
     if found != expected:
-        sys.exit(f"{what} lacks {sorted(expected - found)} and has too much: {sorted(found - expected)}")
+        sys.exit(f"{what} lacks {sorted(expected - found)} and has unexpected entries: {sorted(found - expected)}")
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ class Environment:
     Args:
         folder: folder of the environment; it must not exist.
         python: interpreter of the environment; None: this one.
-        over: a folder site-packages whose packages are visible after the environment's own, once `see_the_others` is
-            called. They need not be installed again. pip does not see them, and does not change them.
+        over: a folder site-packages whose packages are visible after the environment's own, once `show_other_packages`
+            is called. They need not be installed again. pip does not see them, and does not change them.
     """
 
     def __init__(self, folder: Path, python: str | None = None, over: Path | None = None) -> None:
@@ -43,12 +43,12 @@ class Environment:
         command, *options = arguments
         run(self.python, "-m", "pip", command, "--quiet", "--disable-pip-version-check", *options)
         if hidden:
-            self.see_the_others()
+            self.show_other_packages()
 
     def install(self, *requirements: object) -> None:
         self.pip("install", *(["--no-deps"] if self.over else []), *requirements)
 
-    def see_the_others(self) -> None:
+    def show_other_packages(self) -> None:
         if self.over:
             self.others.write_text(f"{self.over.resolve()}\n")
 

@@ -1,14 +1,14 @@
-"""Check and measure this package on a CUDA GPU, in eight minutes on one H100, the most important first.
+"""Check and measure this package on a CUDA GPU, in eight minutes on one H100. The most important checks run first.
 
     python scripts/gpu_check.py                          from a clone; writes gpu_check.jsonl
     python scripts/gpu_check.py --seconds 240 --only parity train
     python scripts/gpu_check.py --list
 
-Each check prints a line of JSON as soon as its result is known, and appends it to the output file. A check that the
-time does not suffice for is listed with "left_out". Exit status 0: all that was checked is as it should be; 1: a check
-failed or a limit is exceeded; 2: there is no usable GPU.
+Each check prints a line of JSON as soon as its result is known, and appends it to the output file. Checks for which the
+time is too short are listed with "left_out". Exit status 0: all checks passed; 1: a check failed or a limit is
+exceeded; 2: there is no usable GPU.
 
-The package itself need not be installed, but nnU-Net has to find its trainers: python -m nnunet_hrmedseg.cli link. On a
+The package does not have to be installed, but nnU-Net must find its trainers: python -m nnunet_hrmedseg.cli link. On a
 machine without internet access, `--missing` prints the requirements that are absent, for `pip download` on another
 machine; docs/how-to/check-a-gpu.md has the commands.
 """
@@ -33,13 +33,13 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(Path(__file__).parent)]
-STAND_IN = "stand-in"  # scripts/fake_gpu: of what is measured with it, only memory means something
+STAND_IN = "stand-in"  # scripts/fake_gpu, with which only memory is meaningful
 NNUNET = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
 @dataclass(frozen=True)
 class Check:
-    """A row of the table: its name, the call, how long it may take on an H100, memory in GB, and upper limits."""
+    """A check: name, call, estimated seconds on an H100, memory in GB, and upper limits of results."""
 
     name: str
     call: Callable[[Any, Path], dict[str, Any]]  # (module gpu_measurements, working folder)
@@ -107,11 +107,11 @@ CHECKS = [
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("gpu_check.jsonl"), help="file that lines are added to"
+        "-o", "--output", type=Path, default=Path("gpu_check.jsonl"), help="file to which lines are appended"
     )
-    parser.add_argument("--seconds", type=float, default=465, help="time for everything (default: 465)")
+    parser.add_argument("--seconds", type=float, default=465, help="total time in seconds (default: 465)")
     parser.add_argument(
-        "--only", nargs="+", default=[""], metavar="TEXT", help="checks whose name has one of the texts"
+        "--only", nargs="+", default=[""], metavar="TEXT", help="run only checks whose name contains one of the texts"
     )
     parser.add_argument("--list", action="store_true", help="print the names of the checks")
     parser.add_argument(
@@ -135,7 +135,7 @@ def main() -> int:
 
 
 def supervise(checks: list[Check], output: Path, deadline: float) -> int:
-    """Run the checks in a process of their own, again from the next one if it dies; return the exit status."""
+    """Run the checks in a child process, restarted at the next check if it dies; return the exit status."""
     lines = Lines(output)
     surroundings, reason = machine()
     if reason is not None:
@@ -165,7 +165,7 @@ def supervise(checks: list[Check], output: Path, deadline: float) -> int:
                     kill_group(child)
             waiting = [check for check in waiting if check.name not in done]
     for check in waiting:
-        lines.add({"check": check.name, "left_out": f"the time does not suffice: it takes about {check.seconds:.0f} s"})
+        lines.add({"check": check.name, "left_out": f"not enough time: it takes about {check.seconds:.0f} s"})
     return int(lines.faults > 0)
 
 
@@ -174,9 +174,9 @@ def child_command(names: list[str], folder: str) -> list[str]:
 
 
 def follow(child: subprocess.Popen, checks: list[Check], lines: Lines, deadline: float) -> set[str]:
-    """Pass on the lines of a process that runs checks. Return those that are done, the one that it died in included.
+    """Print the lines of a process that runs checks. Return the finished checks, including one in which it died.
 
-    The process is killed at the deadline, and before a check that would pass it.
+    The process is killed at the deadline, and before a check that would exceed it.
     """
     stopped = threading.Event()
 
@@ -196,7 +196,7 @@ def follow(child: subprocess.Popen, checks: list[Check], lines: Lines, deadline:
             name = entry.get("started") or entry["check"]
             check = by_name[name]
         except (ValueError, KeyError, TypeError, AttributeError):
-            print(line, end="", file=sys.stderr)  # of nnU-Net or the compiler
+            print(line, end="", file=sys.stderr)  # printed by nnU-Net or the compiler
             continue
         if "started" in entry:
             if time.monotonic() + check.seconds > deadline:
@@ -212,15 +212,15 @@ def follow(child: subprocess.Popen, checks: list[Check], lines: Lines, deadline:
     timer.cancel()
     if stopped.is_set():
         if running is not None:
-            lines.add({"check": running, "left_out": "it was not finished when the time was over"})
+            lines.add({"check": running, "left_out": "not finished within the time"})
     elif running is not None or not done:
-        running = running or checks[0].name  # it did not even start: no second attempt at the same check
+        running = running or checks[0].name  # it did not start: do not try the same check again
         lines.add({"check": running, "error": f"the process ended with status {child.returncode}"})
     return done if running is None else {*done, running}
 
 
 def kill_group(child: subprocess.Popen) -> None:
-    """End the process with all workers that it started."""
+    """Kill the process with all workers that it started."""
     try:
         os.killpg(child.pid, 9)
     except (ProcessLookupError, AttributeError):
@@ -228,7 +228,7 @@ def kill_group(child: subprocess.Popen) -> None:
 
 
 class Lines:
-    """The output: a line a check, on the terminal and in the file."""
+    """The output: one line per check, on the terminal and in the file."""
 
     def __init__(self, file: Path) -> None:
         self.file, self.began, self.faults = file, time.monotonic(), 0
@@ -243,7 +243,7 @@ class Lines:
 
 
 def rounded(value: Any) -> Any:
-    """Return the same with four significant digits."""
+    """Return the value with four significant digits."""
     if isinstance(value, dict):
         return {name: rounded(entry) for name, entry in value.items()}
     if isinstance(value, list):
@@ -252,7 +252,7 @@ def rounded(value: Any) -> Any:
 
 
 def machine() -> tuple[dict[str, Any], str | None]:
-    """Return what the GPU and the versions are, and why nothing can be checked here, if so."""
+    """Return GPU and versions, and the reason if no check can run."""
     missing = missing_requirements()
     if missing:
         return {}, f"not installed: {' '.join(missing)}"
@@ -307,7 +307,7 @@ def installed(name: str) -> bool:
 
 
 def missing_requirements() -> list[str]:
-    """Return what the package requires, and what that requires in turn, as far as this Python lacks it."""
+    """Return the direct and indirect requirements of the package that are not installed."""
     from environments import declared
     from packaging.requirements import Requirement
 
@@ -328,7 +328,7 @@ def missing_requirements() -> list[str]:
 
 
 def too_large(check: Check, memory_gb: float, lines: Lines) -> bool:
-    """Report a check that the GPU has too little memory for."""
+    """Report a check for which the GPU has too little memory."""
     if check.gb <= memory_gb:
         return False
     lines.add({"check": check.name, "left_out": f"it takes about {check.gb:.0f} GB, the GPU has {memory_gb:.1f} GB"})
@@ -344,7 +344,7 @@ def run_checks(names: list[str], folder: Path) -> int:
     import gpu_measurements as measurements
     import torch
 
-    torch.backends.cudnn.benchmark = True  # as nnU-Net
+    torch.backends.cudnn.benchmark = True  # as in nnU-Net
     checks = {check.name: check for check in CHECKS}
     for name in names:
         print(json.dumps({"started": name}), flush=True)

@@ -1,7 +1,7 @@
-"""The checks of gpu_check.py: each function measures one thing on the GPU and returns figures for a line of JSON.
+"""The checks of gpu_check.py: each function measures one property on the GPU and returns values for a line of JSON.
 
-Training and validation of our networks go through our trainers themselves, on batches that are made on the GPU, so that
-what is measured is what nnU-Net runs. `Skip` says that a check cannot be made here, and why.
+Training and validation of our networks use our trainers, on batches created on the GPU, so that the same code runs as
+in nnU-Net. `Skip` is raised with a reason if a check cannot run on this machine.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ WORKERS = min(12, os.cpu_count() or 1)
 
 
 class Skip(Exception):
-    """A check that cannot be made on this machine."""
+    """A check that cannot run on this machine."""
 
 
 # ------------------------------------------------------------------------------------------------------------- batches
 
 
 def random_batch(images: int, classes: int = 2) -> dict[str, Tensor]:
-    """Return what nnU-Net's loader returns, already on the GPU: (B, 3, 1024, 1024) and (B, 1, 1024, 1024) labels."""
+    """Return a batch like nnU-Net's loader, on the GPU: (B, 3, 1024, 1024) images and (B, 1, 1024, 1024) labels."""
     generator = torch.Generator(CUDA).manual_seed(0)
     data = torch.randn(images, 3, SIDE, SIDE, device=CUDA, generator=generator)
     target = torch.randint(0, classes, (images, 1, SIDE, SIDE), device=CUDA, generator=generator)
@@ -45,7 +45,7 @@ def random_batch(images: int, classes: int = 2) -> dict[str, Tensor]:
 
 
 def plans(network: str, batch_size: int, recompute: bool) -> dict[str, Any]:
-    """Return stock plans of RGB images, as nnU-Net's planner writes them, with our batch size and recomputation."""
+    """Return stock plans of RGB images like nnU-Net's planner, with the given batch size and recomputation."""
     from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 
     configuration = {
@@ -90,12 +90,12 @@ def trainer(
     cuda_graphs: bool = False,
     classes: int = 2,
 ):
-    """Return a trainer of ours, ready for `train_step` and `validation_step`; no dataset is needed."""
+    """Return one of our trainers, ready for `train_step` and `validation_step` without a dataset."""
     from nnunet_hrmedseg.nnunet_versions import find_trainer
     from nnunet_hrmedseg.trainers import hrmedseg as module
     from nnunet_hrmedseg.trainers.progress import EpochProgress
 
-    module.ensure_canvas_data = lambda *args, **kwargs: None  # batches are made on the GPU
+    module.ensure_canvas_data = lambda *args, **kwargs: None  # batches are created on the GPU
     os.environ["nnUNet_compile"] = "t" if compiled else "f"
     torch._dynamo.reset()
     torch.cuda.empty_cache()
@@ -110,7 +110,7 @@ def trainer(
     made.cuda_graphs = cuda_graphs
     data = Path(made.preprocessed_dataset_folder)
     data.mkdir(parents=True, exist_ok=True)
-    (data / "case.b2nd").touch()  # says the format of data that is never read
+    (data / "case.b2nd").touch()  # sets the format of data, which is never read
     made.initialize()
     made.num_iterations_per_epoch = 250
     made.progress = EpochProgress("", 250, show=False)
@@ -118,7 +118,7 @@ def trainer(
 
 
 def stepped(step: Callable[[], Any], images: int, repeats: int) -> dict[str, Any]:
-    """Time a step, with synchronization; the first step (compilation, cuDNN's choices) is reported apart."""
+    """Time a step with synchronization; the first step (compilation, cuDNN's choices) is reported separately."""
     seconds: list[float] = []
     torch.cuda.reset_peak_memory_stats()
     for number in range(repeats + 2):
@@ -211,7 +211,7 @@ def peer(name: str, images: int, *, compiled: bool = False, repeats: int = 5) ->
 
 
 def prediction(images: int, *, compiled: bool = False, repeats: int = 10) -> dict[str, Any]:
-    """Measure prediction of whole images as nnU-Net's predictor makes it: float16, without mirroring."""
+    """Measure prediction of whole images as in nnU-Net's predictor: float16, without mirroring."""
     made = trainer(batch_size=images, compiled=compiled)
     made.network.eval()
     image = random_batch(images)["data"]
@@ -262,7 +262,7 @@ def augmentation(images: int = 16, repeats: int = 30) -> dict[str, Any]:
 
 
 def loading(folder: Path, *, augmented: bool, images: int = 16, batches: int = 40) -> dict[str, Any]:
-    """Measure what nnU-Net's workers deliver, pinned and copied to the GPU, from cases on the disk."""
+    """Measure the throughput of nnU-Net's workers from cases on the disk to the GPU, with pinned memory."""
     from benchmarks.loading_speed import delivered, write_cases
 
     cases = write_cases(folder / "cases", SIDE, 24)
@@ -314,5 +314,5 @@ def commands(folder: Path) -> dict[str, Any]:
         float((io.imread(folder / "cuda" / f"{case}.png") != io.imread(folder / "cpu" / f"{case}.png")).mean())
         for case in (file.name.removesuffix("_0000.png") for file in few)
     ]
-    assert max(other) < 0.005, f"the masks of GPU and CPU differ in {other} of the pixels"
+    assert max(other) < 0.005, f"masks of GPU and CPU differ in a fraction of {other} of the pixels"
     return {"seconds": seconds, "other_pixels": other}

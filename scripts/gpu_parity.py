@@ -1,4 +1,4 @@
-"""Parity: do our networks compute on the GPU what they compute on the CPU? Part of gpu_check.py."""
+"""Parity of our networks on GPU and CPU. Part of gpu_check.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 # These limits were set from float16 on a CPU and have not been tried on a GPU yet.
-GRADIENT_ERROR = {"float32": 0.005, "float16": 0.03}  # relative, after some steps of training
+GRADIENT_ERROR = {"float32": 0.005, "float16": 0.03}  # relative, after some training steps
 COSINE_AT_RANDOM_WEIGHTS = 0.9  # float16: a ReLU of values near 0 makes single gradients differ by up to 20 %
 
 
@@ -28,7 +28,7 @@ def parity(name: str) -> dict[str, Any]:
 
     def build() -> tuple[nn.Module, Callable]:
         trained = CONTENDERS[name].build(channels, 3, side)
-        for module in trained.network.modules():  # no two passes would be the same
+        for module in trained.network.modules():  # random masks would differ between passes
             if isinstance(module, DropPath):
                 module.rate = 0.0
             elif isinstance(module, nn.Dropout):
@@ -57,7 +57,7 @@ def parity(name: str) -> dict[str, Any]:
 
 
 def differences(network: nn.Module, build: Callable, data: Tensor, target: Tensor) -> dict[str, dict[str, float]]:
-    """Return what differs on the GPU, by precision, from the CPU in float32."""
+    """Return the differences between the GPU, by precision, and the CPU in float32."""
     expected_loss, expected, expected_logits = evaluated(network, build, data, target, "cpu", False)
     result = {}
     for precision, amp in (("float32", False), ("float16", True)):
@@ -74,12 +74,12 @@ def differences(network: nn.Module, build: Callable, data: Tensor, target: Tenso
 
 
 def evaluated(network: nn.Module, build: Callable, data: Tensor, target: Tensor, device: str, amp: bool):
-    """Return loss, all gradients in one vector, and logits of a prediction, of a copy of the network on the device."""
+    """Return loss, all gradients in one vector, and predicted logits, for a copy of the network on the device."""
     copy, loss = build()
     copy.load_state_dict(network.state_dict())
     copy.to(device)
     data, target = data.to(device), target.to(device)
-    scale = 2.0**16 if amp else 1.0  # GradScaler's first
+    scale = 2.0**16 if amp else 1.0  # initial scale of GradScaler
     with torch.autocast(device, enabled=amp):
         value = loss(copy(data), target)
     (value * scale).backward()
@@ -92,7 +92,7 @@ def evaluated(network: nn.Module, build: Callable, data: Tensor, target: Tensor,
 
 @contextmanager
 def exact_float32():
-    """No TensorFloat-32 inside, which would hide faults behind errors of a thousandth."""
+    """Disable TensorFloat-32, whose errors of a thousandth would hide mistakes."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:
@@ -123,7 +123,7 @@ def student_parity() -> dict[str, Any]:
 
 
 def discs(images: int, side: int, *, dimensions: int = 2, channels: int = 3) -> tuple[Tensor, Tensor]:
-    """Return noisy discs in discs, three classes, that a network learns in a few steps."""
+    """Return noisy discs inside discs, three classes, that a network learns in a few steps."""
     random = torch.Generator().manual_seed(1)
     axes = torch.meshgrid(*[torch.arange(side)] * dimensions, indexing="ij")
     data, target = [], []

@@ -1,13 +1,13 @@
-"""Run `hrmedseg doctor`, fast tests and one short training with the oldest and the newest supported nnU-Net and torch.
+"""Run `hrmedseg doctor`, fast tests and a short training with the oldest or newest supported nnU-Net and torch.
 
     python scripts/test_versions.py oldest --python python3.10
     python scripts/test_versions.py newest --python python3.13
     python scripts/test_versions.py oldest --over .venv/lib/python3.11/site-packages
 
-The ends are those of setup.cfg: `oldest` pins nnunetv2 and torch to the lower bounds, `newest` takes what pip finds.
-Everything is installed into an empty environment, as for a user: several GB. With --over, nnU-Net and this package
-alone are installed, over the packages of an environment that has the rest, torch among them, which stays as it is.
-Exit status 0: all of it held.
+Versions are those of setup.cfg: `oldest` installs the lower bounds of nnunetv2 and torch, `newest` the latest versions.
+All packages are installed into an empty environment, as for a user: several GB. With --over, only nnU-Net and this
+package are installed, over the packages of an environment with all other requirements such as torch, which is not
+changed. Exit status 0: all checks passed.
 """
 
 from __future__ import annotations
@@ -28,39 +28,39 @@ FAST = (
     "tests/trainers/test_losses.py",
     "tests/trainers/test_segmaformer.py",
 )
-# it compares setup.cfg with the repository, which is not there; check_wheel.py looks into the wheel
-OF_THE_REPOSITORY = "tests/registration/test_lookup.py::test_every_package_is_in_the_wheel"
-# planned, trained for an epoch, validated and predicted by nnU-Net's own commands
-ROAD = ("tests/end_to_end/test_grey_images.py", "-k", "regions or odd")
+# compares setup.cfg with the repository, which is absent; check_wheel.py checks the wheel
+REPOSITORY_TEST = "tests/registration/test_lookup.py::test_every_package_is_in_the_wheel"
+# planning, training of one epoch, validation and prediction by nnU-Net's commands
+WORKFLOW = ("tests/end_to_end/test_gray_images.py", "-k", "regions or odd")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("end", choices=("oldest", "newest"))
-    parser.add_argument("--python", help="the interpreter to do it with [default: this one]")
-    parser.add_argument("--over", type=Path, help="site-packages of an environment that has everything else")
-    parser.add_argument("--no-training", action="store_true", help="leave out the short training")
+    parser.add_argument("--python", help="Python interpreter of the environment (default: this one)")
+    parser.add_argument("--over", type=Path, help="site-packages of an environment with all other requirements")
+    parser.add_argument("--no-training", action="store_true", help="skip the short training")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         wheel, _ = build(folder)
         environment = Environment(folder / "environment", args.python, args.over)
         environment.install(*requirements(args.end, bool(args.over)), wheel)
-        environment.see_the_others()
-        # not in the repository, whose package would be found before the installed one
+        environment.show_other_packages()
+        # outside of the repository, whose package would be found before the installed one
         copy = copy_repository(folder / "copy")
-        (copy / "nnunet_hrmedseg").rename(folder / "not_this_one")
-        (copy / "client").rename(folder / "nor_this_one")
+        (copy / "nnunet_hrmedseg").rename(folder / "unused_package")
+        (copy / "client").rename(folder / "unused_client")
         check(environment, copy, folder, training=not args.no_training)
-    print(f"{args.end}: all well.")
+    print(f"{args.end}: all checks passed.")
 
 
 def requirements(end: str, alone: bool) -> list[str]:
-    """What to install before or beside the wheel; `alone`: without what those need in turn."""
+    """Return the requirements besides the wheel; `alone` excludes their dependencies."""
     names = ["nnunetv2"] if alone else ["nnunetv2", "torch"]
     wanted = [lowest(name) if end == "oldest" else name for name in names]
     if alone:
-        # nnU-Net 2.6.0 has no use for a later one
+        # nnU-Net 2.6.0 does not support later versions
         return wanted + ["dynamic-network-architectures<0.4"] * (end == "oldest")
     return [*wanted, "pytest>=8"]
 
@@ -77,9 +77,9 @@ def check(environment: Environment, copy: Path, folder: Path, training: bool) ->
     run(environment.scripts / "hrmedseg", "doctor", cwd=folder, env={**os.environ, **variables})
     pytest = (environment.python, "-m", "pytest", "-p", "no:cacheprovider", "--durations=0", "--durations-min=60")
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
-    run(*pytest, *FAST, "--deselect", OF_THE_REPOSITORY, cwd=copy, env=one_thread)
+    run(*pytest, *FAST, "--deselect", REPOSITORY_TEST, cwd=copy, env=one_thread)
     if training:
-        run(*pytest, *ROAD, cwd=copy, env=one_thread)
+        run(*pytest, *WORKFLOW, cwd=copy, env=one_thread)
 
 
 if __name__ == "__main__":

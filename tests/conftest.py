@@ -1,7 +1,7 @@
-"""Which tests share a process, and in which order they run (pytest-xdist).
+"""Assignment of tests to processes, and their order (pytest-xdist).
 
-One process for each file, but for files that share what is slow to make. The longest come first: if one of them were
-the last, a core would stand idle meanwhile.
+Each file runs in one process. Files that share slow fixtures run in the same process. The longest files run first,
+so that no core is idle at the end.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from tests.io.hub_server import hub
 
 __all__ = ["hub", "pictures", "volumes"]
 
-# pytest's option pythonpath is for this process alone; commands that tests start find hrmedseg_onnx as well
+# pytest's option pythonpath applies only to this process; commands that tests start must find hrmedseg_onnx as well
 CLIENT = Path(__file__).parents[1] / "client"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(CLIENT), os.environ.get("PYTHONPATH"))))
 
 SHARED = {
     "color images": ("end_to_end/test_broken_package", "end_to_end/test_color_"),
     "small canvas": tuple(
-        f"end_to_end/test_{name}" for name in ("changing_data", "encoders", "grey_images", "mistakes", "volumes")
+        f"end_to_end/test_{name}" for name in ("changing_data", "encoders", "gray_images", "mistakes", "volumes")
     ),
     "ONNX files": (
         "deployment/test_export",
@@ -32,11 +32,11 @@ SHARED = {
         "client/test_predict",
     ),
 }
-"""What is shared -> how the files begin that share it, below this folder."""
+"""Shared fixture -> prefixes of the files that use it, relative to this folder."""
 
 
 def shared_by(node_id: str) -> str:
-    """What a test's file shares with others, or the file."""
+    """Return the name of the fixture that a test's file shares with others, or the file."""
     file = node_id.partition("::")[0]
     return next((name for name, files in SHARED.items() if file.removeprefix("tests/").startswith(files)), file)
 

@@ -1,4 +1,4 @@
-"""Files that examples in docstrings need and do not make themselves: see tests/test_api_examples.py."""
+"""Files that examples in docstrings require and do not create: see tests/test_api_examples.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.prompting import example_files
 
 
 def write_plans(folder: Path) -> None:
-    """Write plans as nnU-Net plans color images."""
+    """Write plans as nnU-Net creates them for color images."""
     (folder / "nnUNetPlans.json").write_text(json.dumps(stock_plans()))
 
 

@@ -16,14 +16,14 @@ __all__ = ["NoMixedDevices", "fake_cuda"]
 
 @contextmanager
 def fake_cuda() -> Iterator[None]:
-    """Within this context, tensors are fake and lie on CUDA unless a device is named; autocast to float16 works."""
+    """Within this context, tensors are fake and on CUDA unless a device is given; autocast to float16 works."""
     available = mock.patch("torch.cuda.amp.common.amp_definitely_not_available", return_value=False)
     with available, FakeTensorMode(), torch.device("cuda"):
         yield
 
 
 class NoMixedDevices(TorchDispatchMode):
-    """Raises where an operator on CUDA is given a tensor of the CPU, other than a single number."""
+    """Raise if an operator on CUDA gets a CPU tensor other than a scalar."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Tests of what nnU-Net has only since some release: see docs/reference/versions.md."""
+"""Tests that require a certain release of nnU-Net: see docs/reference/versions.md."""
 
 import inspect
 from importlib.metadata import version
@@ -14,5 +14,5 @@ FEWEST_WORKERS = 0 if "sequential" in inspect.getsource(predict_entry_point) els
 
 
 def since_nnunet(release: str, what: str) -> pytest.MarkDecorator:
-    """Leaves a test out where the installed nnU-Net is older."""
+    """Skip a test if the installed nnU-Net is older."""
     return pytest.mark.skipif(Version(version("nnunetv2")) < Version(release), reason=f"{what}: since {release}")

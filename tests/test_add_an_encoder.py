@@ -1,4 +1,4 @@
-"""The page docs/how-to/add-an-encoder.md, step by step: one file makes a network with another encoder."""
+"""The page docs/how-to/add-an-encoder.md, step by step: one file adds a network with another encoder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def trainer_class(tmp_path, monkeypatch):
-    """The trainer of the page, as nnU-Net finds it."""
+    """Return the trainer of the page, as nnU-Net finds it."""
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     folder = tmp_path / "my_trainers"
     folder.mkdir()
@@ -52,7 +52,7 @@ def small_plans():
     return {**plans, "continue_training": False}
 
 
-def test_the_plans_know_the_network(trainer_class):
+def test_plans_contain_the_network(trainer_class):
     configuration = hrmedseg_plans(stock_plans(), num_training_cases=1000, network=NAME)["configurations"]["2d"]
     assert is_hrmedseg_configuration(configuration)
     expected = {"width": 32, "decoder_dim": 256, "recompute": False}
@@ -62,7 +62,7 @@ def test_the_plans_know_the_network(trainer_class):
     assert small["architecture"]["arch_kwargs"]["recompute"] is True and 2 <= small["batch_size"] < 16
 
 
-def test_the_memory_of_the_page_is_that_of_the_network(trainer_class):
+def test_memory_on_the_page_equals_that_of_the_network(trainer_class):
     memory = specs.NETWORKS[NAME].memory
     for recompute, contender in ((False, "convhrmedseg"), (True, "convhrmedseg_recompute")):
         built = CONTENDERS[contender].build(3, 2, 512)
@@ -72,7 +72,7 @@ def test_the_memory_of_the_page_is_that_of_the_network(trainer_class):
 
 
 @pytest.mark.slow
-def test_it_trains_predicts_and_exports(trainer_class, dataset, tmp_path):
+def test_network_trains_predicts_and_exports(trainer_class, dataset, tmp_path):
     description = dataset(LABELS)
     trainer = trainer_class(small_plans(), "2d", 0, description, CPU)
     trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch, trainer.num_epochs = 2, 1, 1

@@ -1,8 +1,8 @@
-"""The example in the docstring of each public function runs as it is shown.
+"""The examples in docstrings of public functions run as shown.
 
-An example is what follows `Examples:` in a docstring: doctest lines (`>>>`) whose output is compared, or a ```python
-block. It runs in an empty folder with nnU-Net's three variables set to folders in it. It makes its own tiny data, with
-numpy and Pillow; an example that needs files that cannot be made in a few lines gets them from FIXTURES.
+An example follows `Examples:` in a docstring: doctest lines (`>>>`), whose output is compared, or a ```python block. It
+runs in an empty folder with nnU-Net's three variables set to folders in it. Examples create their own tiny data with
+numpy and Pillow; files that cannot be created in a few lines are provided by FIXTURES.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
 def example_of(name: str) -> str | None:
-    """The text below `Examples:` in the docstring of a public name, without its indentation."""
+    """Return the text below `Examples:` in the docstring of a public name, without its indentation."""
     documentation = inspect.getdoc(getattr(nnunet_hrmedseg, name)) or ""
     found = re.search(r"^Examples?:\n((?:[ \t]+.*\n?|\n)+)", documentation, re.MULTILINE)
     text = textwrap.dedent(found.group(1)) if found else ""

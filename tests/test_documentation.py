@@ -1,14 +1,19 @@
-"""README and docs: links have targets, commands have the options shown, quoted messages exist, code runs."""
+"""README and docs: links have targets, commands have the options shown, quoted messages exist, code runs.
+
+The check of retired words also reads help texts, and docstrings and comments of the code.
+"""
 
 from __future__ import annotations
 
 import argparse
 import ast
 import importlib.metadata
+import io
 import json
 import re
 import shlex
 import sys
+import tokenize
 from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
@@ -64,7 +69,7 @@ def test_links_have_targets(page):
             assert heading in {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}, target
 
 
-def test_every_command_belongs_to_a_checked_kind():
+def test_every_command_is_of_a_checked_kind():
     for page, command in commands():
         first = command.split()[0]
         assert first in ("hrmedseg", *OTHER_COMMANDS) or first.startswith("nnUNetv2_"), (page, command)
@@ -178,9 +183,22 @@ def find_retired(text: str) -> list[str]:
     ]
 
 
+def prose_of(source: str) -> str:
+    """Return the docstrings, texts below constants, and comments of Python code."""
+    texts = [
+        node.value.value
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    ]
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return "\n".join([*texts, *(token.string for token in tokens if token.type == tokenize.COMMENT)])
+
+
 def test_retired_words_are_found():
     assert find_retired("The data is made\nanew.") == ["anew"]
     assert find_retired("`anew` is renewed") == []
+    code = 'def f():\n    """Goes on."""\n    return "mend"  # as ever\n'
+    assert find_retired(prose_of(code)) == ["as ever", "goes on"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
@@ -188,6 +206,13 @@ def test_pages_use_no_retired_words(page):
     if page.name in ("CHANGELOG.md", "style.md"):  # history; the page that lists what to avoid
         pytest.skip("quotes retired words")
     assert find_retired(page.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("folder", ["nnunet_hrmedseg", "client", "tests", "benchmarks", "scripts"])
+def test_code_uses_no_retired_words(folder):
+    files = sorted((ROOT / folder).rglob("*.py"))
+    found = {page_id(file): find_retired(prose_of(file.read_text(encoding="utf-8"))) for file in files}
+    assert files and not {name: words for name, words in found.items() if words}
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)

@@ -1,7 +1,5 @@
-"""Every reader of our own formats, with files in which something was changed at random: what is read is whole, or the
-user reads a sentence. The changes are the same every time."""
+"""All readers of the package's formats, with randomly changed files: results are valid, or an error is raised."""
 
-import copy
 import csv
 import hashlib
 import io
@@ -9,8 +7,6 @@ import json
 import math
 import random
 import tarfile
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,83 +19,20 @@ from nnunet_hrmedseg.encoders.canvas_images import CanvasImages
 from nnunet_hrmedseg.encoders.embedding_cache import EmbeddingCache
 from nnunet_hrmedseg.encoders.history import COLUMNS
 from nnunet_hrmedseg.encoders.image_sources import find_images
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import CheckpointError, DataError, SetupError
 from nnunet_hrmedseg.evaluation.comparison.budget import Budget, Record
 from nnunet_hrmedseg.evaluation.comparison.cost import length_of_training
 from nnunet_hrmedseg.evaluation.comparison.summaries import check_summary
 from nnunet_hrmedseg.io.processes import processes
 from nnunet_hrmedseg.preprocessing.canvas_dataset import RECORD, canvas_data_status
 from nnunet_hrmedseg.prompting.prompt_files import read_prompts
-from nnunet_hrmedseg.weights import read_encoder, write_encoder
+from nnunet_hrmedseg.weights import load_encoder, write_encoder
 from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture, load_student_weights
+from tests.fuzzing import MUTATIONS, check, damaged
 from tests.weights.published_layout import write_published
 
-MUTATIONS = 40  # of each kind of file
 ARCHITECTURE = encoder_architecture(embed_dim=24, depth=1, decoder_dim=16)
 LABELS = {"labels": {"background": 0, "a": 1}, "file_ending": ".png"}
-ODD = [None, True, -1, 10**400, 2**62, math.nan, math.inf, "", "x" * 1000, "\0", [], {}, [[[]]], {"a": {}}, "24", 1e308]
-
-
-def damaged(content: bytes, chance: random.Random) -> bytes:
-    """One to three of: flipped bits, a cut, something inserted, a block twice, a block of zeros."""
-    changed = bytearray(content)
-    for _ in range(chance.randint(1, 3)):
-        place = chance.randrange(len(changed) + 1)
-        length = min(len(changed) - place, chance.choice((1, 2, 8, 64, 512)))
-        match chance.randrange(5):
-            case 0:
-                for _ in range(chance.randint(1, 8)):
-                    if changed:
-                        changed[chance.randrange(len(changed))] ^= 1 << chance.randrange(8)
-            case 1:
-                del changed[place:]
-            case 2:
-                changed[place:place] = chance.randbytes(chance.randint(1, 16))
-            case 3:
-                changed[place:place] = changed[place : place + length]
-            case 4:
-                changed[place : place + length] = bytes(length)
-    return bytes(changed)
-
-
-def odd(content: bytes, chance: random.Random) -> bytes:
-    """Still JSON, with a value somewhere in it that nobody expects there, or without it."""
-    value = copy.deepcopy(json.loads(content))
-    at, path = value, []
-    while isinstance(at, dict | list) and at and (not path or chance.random() < 0.7):
-        key = chance.choice([*at] if isinstance(at, dict) else range(len(at)))
-        path.append((at, key))
-        at = at[key]
-    parent, key = path[-1]
-    if chance.random() < 0.2:
-        del parent[key]
-    else:
-        parent[key] = chance.choice(ODD)
-    return json.dumps(value).encode()
-
-
-def check(file: Path, read: Callable[[], object], seed: str, *, is_json: bool = False, whole=None, again=None) -> int:
-    """Reads the file with MUTATIONS changes, one after the other. Returns how many of them were refused.
-
-    whole: called with what was read, raises if that is not whole.
-    again: called after each change, to mend what belongs to the file, such as its sha256.
-    """
-    chance, original, refused = random.Random(seed), file.read_bytes(), 0
-    for number in range(MUTATIONS):
-        change = odd if is_json and number % 2 else damaged
-        file.write_bytes(change(original, chance))
-        if again is not None:
-            again()
-        try:
-            found = read()
-        except HRMedSegError as error:
-            refused += 1
-            assert 20 < len(str(error)) < 5000, str(error)[:5000]
-        else:
-            if whole is not None:
-                whole(found)
-    file.write_bytes(original)
-    return refused
 
 
 # ---- encoders --------------------------------------------------------------------------------------------------------
@@ -117,11 +50,11 @@ def whole_encoder(found):
     assert len(found.normalization["mean"]) == 3 and isinstance(found.architecture["embed_dim"], int)
 
 
-def test_encoders_that_are_damaged_on_the_way(encoder):
-    assert check(encoder, lambda: read_encoder(encoder), "weights") == MUTATIONS
+def test_damaged_encoders(encoder):
+    assert check(encoder, lambda: load_encoder(encoder), "weights") == MUTATIONS
 
 
-def test_encoders_whose_card_agrees_with_the_damage(encoder):
+def test_damaged_encoders_with_matching_cards(encoder):
     card = encoder.with_suffix(".json")
 
     def again():
@@ -130,12 +63,12 @@ def test_encoders_whose_card_agrees_with_the_damage(encoder):
         card.write_text(json.dumps({**content, "sha256": sha256}))
 
     def read():
-        found = read_encoder(encoder)
+        found = load_encoder(encoder)
         load_student_weights(Student(ARCHITECTURE), str(encoder), ARCHITECTURE, Normalize("zscore"))
         return found
 
     assert check(encoder, read, "both", whole=whole_encoder, again=again) > MUTATIONS // 4
-    # the header alone is a few percent of the file, and holds all that can be hostile
+    # the header is only a few percent of the file, and contains everything that can be hostile
     content = encoder.read_bytes()
     length = int.from_bytes(content[:8], "little")
     header, data = encoder.with_name("header"), content[8 + length :]
@@ -161,14 +94,14 @@ def test_encoders_whose_card_agrees_with_the_damage(encoder):
     assert load(content).keys() == read().state.keys()
 
 
-def test_published_encoders(tmp_path):
+def test_damaged_published_encoders(tmp_path):
     file = write_published(tmp_path / "p.pth", groups=(1, 0, 1), layers=1)
-    assert check(file, lambda: read_encoder(file), "published", whole=whole_encoder) > MUTATIONS // 4
+    assert check(file, lambda: load_encoder(file), "published", whole=whole_encoder) > MUTATIONS // 4
 
 
-def test_cards(encoder):
+def test_damaged_cards(encoder):
     card = encoder.with_suffix(".json")
-    assert check(card, lambda: read_encoder(encoder), "card", is_json=True, whole=whole_encoder) > MUTATIONS // 4
+    assert check(card, lambda: load_encoder(encoder), "card", is_json=True, whole=whole_encoder) > MUTATIONS // 4
 
 
 # ---- run folders -----------------------------------------------------------------------------------------------------
@@ -176,7 +109,7 @@ def test_cards(encoder):
 
 @pytest.fixture
 def run(tmp_path):
-    """A run of two steps; returns its folder and a function that goes on with it."""
+    """Start a run of two steps. Return its folder and a function that continues it."""
     settings = loop.LoopSettings(
         epochs=1, steps_per_epoch=2, images_per_step=1, learning_rate=0.1, decay=0.9, warmup_steps=0
     )
@@ -191,7 +124,7 @@ def run(tmp_path):
 
     with processes("cpu") as group:
 
-        def go_on():
+        def continue_run():
             module = Square()
             history = loop.run_loop(
                 module,
@@ -206,12 +139,12 @@ def run(tmp_path):
         run_folder.prepare_folder(
             tmp_path, {"command": "distill", "recipe": {"seed": 0, "canvas": [64, 64]}}, overwrite=False
         )
-        go_on()
-        yield tmp_path, go_on
+        continue_run()
+        yield tmp_path, continue_run
 
 
-def test_checkpoints_of_runs(run):
-    folder, go_on = run
+def test_damaged_checkpoints_of_runs(run):
+    folder, continue_run = run
 
     def whole(found):
         module, history = found
@@ -225,7 +158,7 @@ def test_checkpoints_of_runs(run):
     again()  # before anything is changed
     state = torch.random.get_rng_state()
     try:
-        assert check(folder / "checkpoint.pth", go_on, "checkpoint", whole=whole) > MUTATIONS // 4
+        assert check(folder / "checkpoint.pth", continue_run, "checkpoint", whole=whole) > MUTATIONS // 4
     finally:
         torch.random.set_rng_state(state)
     for key, values in {
@@ -240,37 +173,44 @@ def test_checkpoints_of_runs(run):
             checkpoint = torch.load(folder / "checkpoint.pth", weights_only=True)
             original = (folder / "checkpoint.pth").read_bytes()
             torch.save({**checkpoint, key: value}, folder / "checkpoint.pth")
-            with pytest.raises(HRMedSegError, match=r"checkpoint\.pth cannot be read"):
-                go_on()
+            with pytest.raises(CheckpointError, match=r"checkpoint\.pth cannot be read"):
+                continue_run()
             (folder / "checkpoint.pth").write_bytes(original)
 
 
-def test_settings_of_runs(run):
+def test_damaged_settings_of_runs(run):
     folder, _ = run
     settings = json.loads((folder / "run.json").read_text())
     losses = (folder / "losses.csv").read_bytes()
     read = lambda: run_folder.prepare_folder(folder, settings, overwrite=False)  # noqa: E731
-    refused = check(folder / "run.json", read, "settings", is_json=True, whole=lambda found: found is True)
+    refused = check(
+        folder / "run.json",
+        read,
+        "settings",
+        kind=(DataError, SetupError),
+        is_json=True,
+        whole=lambda found: found is True,
+    )
     assert refused > MUTATIONS // 2
-    # losses.csv is written and never read: whatever is in it, the run goes on
+    # losses.csv is written and never read: the run continues with any content
     (folder / "losses.csv").write_bytes(damaged(losses, random.Random(0)))
     assert read() is True
     rows = [*csv.DictReader(losses.decode().splitlines())]
     assert [*rows[0]] == [*COLUMNS]
 
 
-def test_embeddings(tmp_path):
+def test_damaged_embeddings(tmp_path):
     cache = EmbeddingCache(tmp_path, teacher_id="t", canvas=(64, 64), shape=(2, 4, 4), identities=["a"])
     kept = torch.linspace(-3, 3, 32).half().float().reshape(1, 2, 4, 4)
     cache.put([0], kept)
     [file] = tmp_path.rglob("*.npy")
     found = []
     assert check(file, lambda: cache.get(0), "embedding", whole=found.append) == 0
-    assert found == [None] * MUTATIONS  # damage is found by the checksum, and the teacher computes it again
+    assert found == [None] * MUTATIONS  # damage is detected by the checksum, and the embedding is computed again
     assert torch.equal(cache.get(0), kept[0])
 
 
-# ---- what is told ----------------------------------------------------------------------------------------------------
+# ---- prompts and records ---------------------------------------------------------------------------------------------
 
 PROMPTS = [
     {"image": "a.png", "box": [10, 20, 110, 90], "class": "nucleus"},
@@ -289,19 +229,21 @@ def whole_prompts(found):
             assert isinstance(prompt.category, str)
             try:
                 prompt.placed((200, 200))
-            except HRMedSegError:
+            except DataError:
                 pass
 
 
 @pytest.mark.parametrize("name, content", [("p.json", json.dumps(PROMPTS)), ("p.csv", CSV)])
-def test_prompts(tmp_path, name, content):
+def test_damaged_prompts(tmp_path, name, content):
     file = tmp_path / name
     file.write_text(content)
-    refused = check(file, lambda: read_prompts(file), name, is_json=name == "p.json", whole=whole_prompts)
+    refused = check(
+        file, lambda: read_prompts(file), name, kind=DataError, is_json=name == "p.json", whole=whole_prompts
+    )
     assert 0 < refused < MUTATIONS
 
 
-def test_the_record_of_canvas_data(tmp_path):
+def test_damaged_records_of_canvas_data(tmp_path):
     file = tmp_path / "HRMedSeg" / RECORD
     file.parent.mkdir(parents=True)
     (tmp_path / "HRMedSeg" / "a.b2nd").write_bytes(b"x" * 10)
@@ -323,7 +265,7 @@ def test_the_record_of_canvas_data(tmp_path):
     assert states <= {"stale", "incomplete"} and "incomplete" in states
 
 
-def test_budgets(tmp_path):
+def test_damaged_budgets(tmp_path):
     record, file = Record(Budget(minutes=10.0), [30.5, 29.0], [10, 12]), tmp_path / "budget.json"
     record.write(file)
     lengths = []
@@ -336,26 +278,26 @@ def test_budgets(tmp_path):
         assert len(found.seconds) == len(found.iterations)
         assert all(math.isfinite(value) and value >= 0 for value in [*found.seconds, *found.iterations])
 
-    assert check(file, read, "budget", is_json=True, whole=whole) > MUTATIONS // 4
+    assert check(file, read, "budget", kind=DataError, is_json=True, whole=whole) > MUTATIONS // 4
     assert {*map(len, lengths)} == {2}
 
 
-def test_summaries(tmp_path):
+def test_damaged_summaries(tmp_path):
     file = tmp_path / "summary.json"
     metrics = {"1": {"Dice": 0.5, "IoU": 0.4}}
     file.write_text(json.dumps({"metric_per_case": [{"prediction_file": "/x/a.png", "metrics": metrics}]}))
     measured = {"a.png": {"thing": {"Dice": 0.5, "IoU": 0.4}}}
     read = lambda: check_summary(file, {"thing": 1}, measured)  # noqa: E731
     assert read() is None
-    said = []
-    assert check(file, read, "summary", is_json=True, whole=said.append) == 0
-    assert sum(text is not None for text in said) > MUTATIONS // 4
+    results = []
+    assert check(file, read, "summary", is_json=True, whole=results.append) == 0
+    assert sum(text is not None for text in results) > MUTATIONS // 4
 
 
 # ---- shards ----------------------------------------------------------------------------------------------------------
 
 
-def test_shards(tmp_path):
+def test_damaged_shards(tmp_path):
     file = tmp_path / "sa_1.tar"
     content = io.BytesIO()
     Image.linear_gradient("L").resize((8, 8)).save(content, "PNG")
@@ -374,16 +316,21 @@ def test_shards(tmp_path):
         assert all(item.image.shape == (3, 16, 16) if item.image is not None else item.reason for item in items)
 
     whole(read())
-    check(file, read, "tar", whole=whole)
-    # headers are a small part of a shard: change nothing else
+    check(file, read, "tar", kind=DataError, whole=whole)
+    # headers are a small part of a shard: change only them
     headers, original = tmp_path / "headers", file.read_bytes()
     headers.write_bytes(original[:512])
     refused = check(
-        headers, read, "headers", whole=whole, again=lambda: file.write_bytes(headers.read_bytes() + original[512:])
+        headers,
+        read,
+        "headers",
+        kind=DataError,
+        whole=whole,
+        again=lambda: file.write_bytes(headers.read_bytes() + original[512:]),
     )
     assert refused > 0
 
 
-def test_the_same_changes_every_time():
+def test_changes_are_deterministic():
     one, other = ([damaged(CSV.encode(), random.Random(f"x{i}")) for i in range(20)] for _ in range(2))
     assert one == other and len({*one}) > 15

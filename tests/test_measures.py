@@ -11,15 +11,15 @@ from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from PIL import Image
 from scipy.spatial.distance import directed_hausdorff
 
-from nnunet_hrmedseg.errors import DataError, HRMedSegError
+from nnunet_hrmedseg.errors import DataError, PlanError
 from nnunet_hrmedseg.io.instances import border_labels
 from nnunet_hrmedseg.measures import Task, slice_dice, surface_library, surface_measures
 
-LABELS = {"channel_names": {"0": "grey"}, "file_ending": ".png", "numTraining": 1}
+LABELS = {"channel_names": {"0": "gray"}, "file_ending": ".png", "numTraining": 1}
 
 
 def blob(shape: tuple[int, ...], seed: int, density: float = 0.25) -> np.ndarray:
-    """A random mask with structures of several pixels."""
+    """Return a random mask with structures of several pixels."""
     generator = np.random.default_rng(seed)
     noise = generator.random(shape)
     for axis in range(len(shape)):
@@ -28,7 +28,7 @@ def blob(shape: tuple[int, ...], seed: int, density: float = 0.25) -> np.ndarray
 
 
 def boundary_points(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
-    """Pixels with a neighbour (across a side) that is not of the mask, or beyond the image; by looking at each."""
+    """Return the pixels with a neighbor (across a side) outside of the mask or of the image, by checking each pixel."""
     points = []
     for place in product(*(range(n) for n in mask.shape)):
         neighbours = []
@@ -43,7 +43,7 @@ def boundary_points(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
 
 
 def contour_pieces(mask: np.ndarray, spacing: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Corners of pixels that the contour passes, and how much of its length is there (marching squares)."""
+    """Return corners of pixels on the contour, and the length of the contour at each (marching squares)."""
     padded = np.pad(mask, 1)
     corner = math.hypot(*spacing) / 2
     points, lengths = [], []
@@ -95,7 +95,7 @@ def test_hausdorff_distance_of_volumes(seed: int) -> None:
     assert measured["HD"] == pytest.approx(hd, rel=1e-5)
 
 
-def test_the_same_mask_is_perfect_and_tolerance_forgives() -> None:
+def test_equal_masks_are_perfect_and_tolerance_allows_deviations() -> None:
     mask = np.zeros((20, 20), bool)
     mask[5:12, 6:15] = True
     assert surface_measures(mask, mask, (1, 1), 0.0) == {"HD95": 0.0, "HD": 0.0, "NSD": 1.0}
@@ -117,7 +117,7 @@ def test_empty_masks_follow_the_stated_rules() -> None:
         }
 
 
-def test_one_pixel_far_away_moves_the_maximum_alone() -> None:
+def test_single_distant_pixel_changes_only_the_maximum() -> None:
     mask = np.zeros((40, 60), bool)
     mask[5:30, 5:30] = True
     with_a_speck = mask.copy()
@@ -131,12 +131,12 @@ def test_dice_per_slice_by_hand() -> None:
     truth[0, :2] = prediction[0, :2] = True  # 1
     truth[1, 0], prediction[1, :2] = True, True  # 2 x 4 / (4 + 8)
     truth[2, 3] = True  # missed: 0
-    prediction[3, 0, 0] = True  # a false alarm: 0; in slice 4 there is nothing
+    prediction[3, 0, 0] = True  # a false positive: 0; slice 4 is empty
     assert slice_dice(truth, prediction) == pytest.approx((1 + 2 / 3) / 4)
     assert math.isnan(slice_dice(truth[4:], prediction[4:]))
 
 
-def test_the_library_of_surface_measures_has_a_version() -> None:
+def test_library_of_surface_measures_has_a_version() -> None:
     assert surface_library() == f"MONAI {importlib.metadata.version('monai')}"
 
 
@@ -147,7 +147,7 @@ def files(tmp_path: Path, *masks: np.ndarray) -> list[Path]:
     return paths
 
 
-def test_dice_and_iou_are_nnunets_to_the_last_digit(tmp_path: Path) -> None:
+def test_dice_and_iou_equal_those_of_nnunet_exactly(tmp_path: Path) -> None:
     truth, prediction = (np.random.default_rng(seed).integers(0, 3, (33, 47)) for seed in (1, 2))
     paths = files(tmp_path, truth, prediction)
     task = Task.from_dataset({**LABELS, "labels": {"background": 0, "a": 1, "b": 2}}, paths[0], 2.0, surfaces=False)
@@ -163,7 +163,7 @@ def test_dice_and_iou_are_nnunets_to_the_last_digit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["damaged", "of another size"])
-def test_a_prediction_that_cannot_be_measured_is_named(tmp_path: Path, content: str) -> None:
+def test_prediction_that_cannot_be_measured_is_reported(tmp_path: Path, content: str) -> None:
     truth, prediction = files(tmp_path, np.ones((8, 8)), np.ones((9, 8)))
     if content == "damaged":
         prediction.write_bytes(b"no image")
@@ -178,7 +178,7 @@ def test_regions_and_the_ignore_label(tmp_path: Path) -> None:
     truth[8:12, 2:8] = 2
     prediction = truth.copy()
     truth[:, 14:] = 3  # not annotated
-    prediction[5:15, 14:] = 1  # so nothing there is wrong
+    prediction[5:15, 14:] = 1  # so nothing counts as wrong there
     paths = files(tmp_path, truth, prediction)
     description = {**LABELS, "labels": {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}}
     task = Task.from_dataset({**description, "regions_class_order": [1, 2]}, paths[0], 2.0, surfaces=True)
@@ -189,7 +189,7 @@ def test_regions_and_the_ignore_label(tmp_path: Path) -> None:
         assert of_class["size"] == of_class["size_truth"]
 
 
-def test_volumes_are_measured_in_millimetres(tmp_path: Path) -> None:
+def test_volumes_are_measured_in_millimeters(tmp_path: Path) -> None:
     truth = np.zeros((6, 12, 12), np.uint8)
     truth[1:4, 3:9, 3:9] = 1
     paths = []
@@ -209,7 +209,7 @@ def test_volumes_are_measured_in_millimetres(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "message"),
     [
         ({"background": 0}, "no class to measure, but only background"),
         ({"background": 0, "ignore": 1}, "no class to measure, but only background"),
@@ -218,12 +218,12 @@ def test_volumes_are_measured_in_millimetres(tmp_path: Path) -> None:
         ({"background": 0, "tumor": ["a"]}, "gives tumor the value"),
     ],
 )
-def test_labels_that_cannot_be_measured_are_refused(labels, said):
-    with pytest.raises(HRMedSegError, match=said):
+def test_labels_that_cannot_be_measured_are_rejected(labels, message):
+    with pytest.raises(PlanError, match=message):
         Task.from_dataset({**LABELS, "labels": labels}, Path("a.png"), 2.0, surfaces=False)
 
 
-def test_labels_are_numbers_in_whatever_form_nnunet_takes_them(tmp_path):
+def test_labels_are_integers_for_all_forms_that_nnunet_accepts(tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
     labels = {"background": "0", "a": "1", "both": ["1", 2]}
     task = Task.from_dataset({**LABELS, "labels": labels}, tmp_path / "a.png", 2.0, surfaces=False)

@@ -1,4 +1,4 @@
-"""The workflow, setup.cfg, the code and docs/reference/versions.md agree, and the workflow calls what exists."""
+"""The workflow, setup.cfg, the code and docs/reference/versions.md agree, and files used by the workflow exist."""
 
 import configparser
 import re
@@ -28,7 +28,7 @@ def required(name: str) -> SpecifierSet:
     return specifier
 
 
-def test_what_the_workflow_calls_exists():
+def test_files_used_by_the_workflow_exist():
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     called = {target for command in COMMANDS for target in re.findall(r"\bmake ([\w-]+)", command)}
     assert {"lint", "docs", "test-fast", "test-end-to-end", "fake-gpu"} <= called <= targets
@@ -37,7 +37,7 @@ def test_what_the_workflow_calls_exists():
     assert all((ROOT / script).is_file() for script in scripts)
 
 
-def test_windows_runs_what_make_runs_elsewhere():
+def test_windows_runs_the_same_steps_as_make():
     makefile = (ROOT / "Makefile").read_text()
     (command,) = (command for command in COMMANDS if command.startswith("python -m pytest"))
     (pytest,) = re.findall(r"^PYTEST = .*python (-m pytest .*)$", makefile, re.MULTILINE)
@@ -46,7 +46,7 @@ def test_windows_runs_what_make_runs_elsewhere():
     assert command == f"python {pytest} {fast}".replace("$(TEST_PROCESSES)", processes).replace("$(TESTS)", "tests")
 
 
-def test_the_python_versions_are_those_of_setup_cfg():
+def test_python_versions_are_those_of_setup_cfg():
     matrix = JOBS["tests"]["strategy"]["matrix"]
     assert matrix["os"] == ["ubuntu-latest"] and matrix["python"] == PYTHONS
     assert {row["os"] for row in matrix["include"]} == {"macos-latest", "windows-latest"}
@@ -55,12 +55,12 @@ def test_the_python_versions_are_those_of_setup_cfg():
     assert f"{PYTHONS[0]} to {PYTHONS[-1]}" in PAGE
 
 
-def test_the_ends_of_the_range_are_tried():
+def test_oldest_and_newest_versions_are_tested():
     rows = {row["end"]: row["python"] for row in JOBS["versions"]["strategy"]["matrix"]["include"]}
     assert rows == {"oldest": PYTHONS[0], "newest": PYTHONS[-1]}
 
 
-def test_setup_cfg_code_and_page_say_the_same():
+def test_setup_cfg_code_and_page_agree():
     assert required("nnunetv2") == SpecifierSet(SUPPORTED)
     assert f"`{SUPPORTED}`" in PAGE
     (torch,) = re.findall(r"\| torch \| `([^`]*)`", PAGE)
@@ -76,19 +76,21 @@ def scripts(monkeypatch):
     return check_wheel, test_versions
 
 
-def test_the_oldest_end_is_the_lower_bound(scripts):
+def test_oldest_versions_are_the_lower_bounds(scripts):
     _, test_versions = scripts
     wanted = test_versions.requirements("oldest", alone=False)
     assert wanted[:2] == ["nnunetv2==2.6", "torch==2.4"]
     assert test_versions.requirements("newest", alone=False)[:2] == ["nnunetv2", "torch"]
-    assert all(str(file).startswith("tests/") and (ROOT / file).exists() for file in (*test_versions.FAST, ROAD_FILE))
+    assert all(
+        str(file).startswith("tests/") and (ROOT / file).exists() for file in (*test_versions.FAST, WORKFLOW_FILE)
+    )
 
 
-ROAD_FILE = "tests/end_to_end/test_grey_images.py"
+WORKFLOW_FILE = "tests/end_to_end/test_gray_images.py"
 
 
 @pytest.mark.parametrize("lost", ["nnunet_hrmedseg/py.typed", "nnunetv2/preprocessing/hrmedseg/lookup.py"])
-def test_a_file_that_is_missing_in_the_wheel_is_noticed(scripts, tmp_path, lost):
+def test_file_missing_in_the_wheel_is_detected(scripts, tmp_path, lost):
     check_wheel, _ = scripts
     source = tmp_path / "source" / "nnunet_hrmedseg"
     source.mkdir(parents=True)

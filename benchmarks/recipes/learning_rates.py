@@ -1,4 +1,4 @@
-"""nnUNetTrainerHRMedSegScratch with other learning rates: the rows of ../learning_rate.py. nnU-Net finds them here."""
+"""nnUNetTrainerHRMedSegScratch with other learning rates: the trainers of ../learning_rate.py, as found by nnU-Net."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nnunet_hrmedseg.trainers.schedule import PaperLRScheduler, WarmupPolyLRSche
 def with_decoder_rate(
     network: nn.Module, learning_rate: float, decoder_rate: float, slower: tuple[str, ...] = ("neck.", "decoder.")
 ) -> list[dict[str, Any]]:
-    """Parameter groups for an optimizer: those whose names begin so have a part of the learning rate."""
+    """Return parameter groups for an optimizer; names beginning with `slower` have a fraction of the learning rate."""
     rest, slow = [], []
     for name, parameter in network.named_parameters():
         (slow if name.startswith(slower) else rest).append(parameter)
@@ -22,11 +22,11 @@ def with_decoder_rate(
 
 
 class nnUNetTrainerHRMedSegPaperDecay5e4(nnUNetTrainerHRMedSegScratch):
-    """x 0.98 per epoch of 200, stretched over the training: the papers' factor as the published code applies it."""
+    """Decay by 0.98 per epoch of 200, stretched over the training, as the published code applies the papers' factor."""
 
     scheduler: type = PaperLRScheduler
     learning_rate = 5e-4
-    decoder_rate = 1.0  # of neck and decoder, as a part of it
+    decoder_rate = 1.0  # rate of neck and decoder, relative to the learning rate
     slower: tuple[str, ...] = ("neck.", "decoder.")
     betas = 0.9, 0.999
 
@@ -53,34 +53,34 @@ class nnUNetTrainerHRMedSegPoly2e3(nnUNetTrainerHRMedSegPoly1e3):
 
 
 class nnUNetTrainerHRMedSegBeta95(nnUNetTrainerHRMedSegPoly1e3):
-    """nnU-Net's polynomial, from 1e-3; Adam's mean of squared gradients goes over about 20 steps rather than 1000."""
+    """nnU-Net's polynomial, from 1e-3; Adam averages squared gradients over about 20 steps instead of 1000."""
 
     betas = 0.9, 0.95
 
 
 class nnUNetTrainerHRMedSegDecoder03(nnUNetTrainerHRMedSegBeta95):
-    """The same with 3e-4 behind the encoder."""
+    """Like Beta95, with 3e-4 in neck and decoder."""
 
     decoder_rate = 0.3
 
 
 class nnUNetTrainerHRMedSegDecoder01(nnUNetTrainerHRMedSegDecoder03):
-    """The same with 1e-4 behind the encoder."""
+    """Like Beta95, with 1e-4 in neck and decoder."""
 
     decoder_rate = 0.1
 
 
 class nnUNetTrainerHRMedSegTransformer01(nnUNetTrainerHRMedSegDecoder01):
-    """The same with 1e-4 in the decoder's two-way transformer alone."""
+    """Like Beta95, with 1e-4 only in the decoder's two-way transformer."""
 
     slower = ("decoder.transformer.",)
 
 
 class nnUNetTrainerHRMedSegReadout10(nnUNetTrainerHRMedSegDecoder01):
-    """1e-4 in neck and two-way transformer, 1e-3 in the encoder and behind the transformer."""
+    """Like Beta95, with 1e-4 in neck and two-way transformer, and 1e-3 in the encoder and after the transformer."""
 
     slower = ("neck.", "decoder.transformer.")
 
 
 class nnUNetTrainerHRMedSegLengthAware(nnUNetTrainerHRMedSegScratch):
-    """Our trainers' recipe: the longer the training, the slower goes what is behind the encoder."""
+    """The recipe of this package: the longer the training, the lower the learning rate of neck and decoder."""

@@ -1,4 +1,4 @@
-"""nnUNetTrainerHERSegScratch with the other loss: a row of ../learning_rate.py. nnU-Net finds it here."""
+"""nnUNetTrainerHERSegScratch with HRMedSeg's loss: a trainer of ../learning_rate.py, as found by nnU-Net."""
 
 from __future__ import annotations
 

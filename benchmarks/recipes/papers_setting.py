@@ -1,6 +1,6 @@
-"""Our trainers in the papers' measure of time: passes over the training images. Used by ../papers_setting.py.
+"""Trainers of this package with epochs as in the papers: passes over the training images. Used by ../papers_setting.py.
 
-The environment says how long a pass is, because a trainer does not know its images before its learning rate is made.
+The environment defines the length of a pass, because trainers create the schedule before they read the training images.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nnunet_hrmedseg.trainers.schedule import PaperLRScheduler
 
 
 class _Passes:
-    """An epoch is a pass over the training images; without the validation at the end, as test images are predicted."""
+    """Epochs are passes over the training images; test images replace the final validation."""
 
     def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):  # noqa: B008
         super().__init__(plans, configuration, fold, dataset_json, device)
@@ -35,7 +35,7 @@ class nnUNetTrainerHRMedSegPasses(_Passes, nnUNetTrainerHRMedSeg):
 
 
 class nnUNetTrainerHRMedSegScratchPasses(_Passes, nnUNetTrainerHRMedSegScratch):
-    """The same from random weights."""
+    """Like the class before, from random weights."""
 
 
 class nnUNetTrainerHERSegPasses(_Passes, nnUNetTrainerHERSeg):
@@ -43,7 +43,7 @@ class nnUNetTrainerHERSegPasses(_Passes, nnUNetTrainerHERSeg):
 
 
 class nnUNetTrainerHERSegScratchPasses(_Passes, nnUNetTrainerHERSegScratch):
-    """The same from random weights."""
+    """Like the class before, from random weights."""
 
 
 class nnUNetTrainerHRMedSegPaperPasses(nnUNetTrainerHRMedSegPasses):

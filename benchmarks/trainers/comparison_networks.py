@@ -1,7 +1,7 @@
 """Networks of segmentation_models_pytorch in the trainer of HRMedSeg, from random weights.
 
-Plan, canvas, loss, optimizer, schedule, augmentation and prediction are those of nnUNetTrainerHRMedSegScratch; the
-network alone is another. nnU-Net finds the trainers with this folder in the variable nnUNet_extTrainer, in training and
+Plans, canvas, loss, optimizer, schedule, augmentation and prediction are those of nnUNetTrainerHRMedSegScratch; only
+the network differs. nnU-Net finds the trainers if the variable nnUNet_extTrainer is set to this folder, in training and
 in prediction:
 
     nnUNet_extTrainer=benchmarks/trainers nnUNetv2_train 1 2d 0 -tr nnUNetTrainerSegFormerB0
@@ -35,7 +35,7 @@ class nnUNetTrainerSegFormerB0(nnUNetTrainerHRMedSegScratch):
         return segmentation_model(*SEGMENTATION_MODELS[cls.contender], num_input_channels, num_output_channels)
 
     def describe_memory(self) -> str:
-        """Return what the log has in place of the memory estimate, which is of HRMedSeg."""
+        """Return the line of the log that replaces the memory estimate, which is only available for HRMedSeg."""
         architecture, encoder = SEGMENTATION_MODELS[self.contender]
         library = "segmentation_models_pytorch"
         return f"The network is {architecture} with the encoder {encoder} of {library} {version(library)}."

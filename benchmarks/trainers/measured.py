@@ -1,8 +1,8 @@
-"""nnU-Net trainers that record a learning curve: for `benchmarks/full_training.py`, on nnU-Net's external trainer path.
+"""nnU-Net trainers that record a learning curve, for `benchmarks/full_training.py` and nnU-Net's variable for trainers.
 
-The environment variable FULL_TRAINING_ROW names a JSON file with the row's settings. Each finished epoch is a line of
-curve.jsonl in the fold's folder: image-steps, processor seconds of this process and its workers, and every few epochs
-the Dice of the whole validation images, without mirroring at inference, of the weights and of their moving average.
+The environment variable FULL_TRAINING_ROW is set to a JSON file with the row's settings. Each finished epoch adds a
+line to curve.jsonl in the fold's folder: image-steps, processor seconds of this process and its workers, and every few
+epochs the Dice of the whole validation images without mirroring, for the weights and for their moving average.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from comparison_networks import nnUNetTrainerMobileNetUNet, nnUNetTrainerSegFormerB0  # of this folder
+from comparison_networks import nnUNetTrainerMobileNetUNet, nnUNetTrainerSegFormerB0  # in this folder
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -30,7 +30,7 @@ LATEST, PREVIOUS, AVERAGED = "checkpoint_latest.pth", "checkpoint_previous.pth",
 
 
 class Clock:
-    """Processor seconds of this process and its workers, those spent on points of the curve left out."""
+    """Processor seconds of this process and its workers, excluding those spent on points of the curve."""
 
     left_out = 0.0
 
@@ -51,11 +51,11 @@ class Clock:
 
 
 clock = Clock()
-budget.monotonic = clock  # a training of equal length takes equal processor seconds, whatever else the machine does
+budget.monotonic = clock  # budgets in processor seconds do not depend on the load of the machine
 
 
 class Measured(nnUNetTrainer):
-    """Goes in front of a trainer class. No `__init__`: nnU-Net records its arguments by the signature it finds."""
+    """A mixin for trainer classes, without `__init__`, because nnU-Net records arguments by its signature."""
 
     averaged: AveragedModel | None = None
 
@@ -67,7 +67,7 @@ class Measured(nnUNetTrainer):
             self.num_epochs = ROW["epochs"]
             per_epoch = ROW["image_steps"] / self.num_epochs / self.configuration_manager.batch_size
             self.num_iterations_per_epoch = max(1, round(per_epoch))
-        self.num_val_iterations_per_epoch = 1  # nnU-Net's estimate from patches, which is not used here
+        self.num_val_iterations_per_epoch = 1  # estimate from patches, which is not used here
         self.save_every = 1
         self.encoder_lr = ROW["settings"].get("encoder_lr")
         if "oversample_foreground_percent" in ROW["settings"]:
@@ -98,7 +98,7 @@ class Measured(nnUNetTrainer):
         return result
 
     def on_epoch_end(self) -> None:
-        # before the checkpoint: a kill on the way costs the point together with its epoch
+        # before the checkpoint, so that a kill loses the point together with its epoch
         done = self.current_epoch + 1
         point: dict[str, Any] = {
             "epoch": done,
@@ -120,7 +120,7 @@ class Measured(nnUNetTrainer):
         super().on_epoch_end()
 
     def validation_dice(self) -> dict[str, float]:
-        """Dice of each class over the whole validation images, a mean over cases."""
+        """Return the Dice of each class for whole validation images, averaged over cases."""
         axes, self.inference_allowed_mirroring_axes = self.inference_allowed_mirroring_axes, None
         self.perform_actual_validation()
         self.inference_allowed_mirroring_axes = axes
@@ -156,11 +156,11 @@ class nnUNetTrainerMeasured(Measured, stock_trainer()):  # type: ignore[misc]
 
 
 class nnUNetTrainerMeasuredHRMedSeg(Measured, nnUNetTrainerHRMedSeg):
-    """HRMedSeg; HRMEDSEG_ENCODER_WEIGHTS says what it starts from."""
+    """HRMedSeg, started from HRMEDSEG_ENCODER_WEIGHTS."""
 
 
 class nnUNetTrainerMeasuredHERSeg(Measured, nnUNetTrainerHERSeg):
-    """HER-Seg; HRMEDSEG_ENCODER_WEIGHTS says what it starts from."""
+    """HER-Seg, started from HRMEDSEG_ENCODER_WEIGHTS."""
 
 
 class nnUNetTrainerMeasuredSegFormerB0(Measured, nnUNetTrainerSegFormerB0):

@@ -250,7 +250,7 @@ def _scan(source: MaskSource) -> tuple[DatasetSummary, list[tuple[str, Image.Ima
     elif any(dicom):
         summary.warnings.append(
             f"{sum(dicom)} of {len(dicom)} images are DICOM: they become {summary.file_ending} files, and so must the "
-            f"images to predict. A folder of DICOM alone, all grey or all in color, is kept as it is."
+            f"images to predict. A folder of DICOM alone, all gray or all in color, is kept as it is."
         )
     summary.pixels = {name: counts[value] / total for name, value in source.labels.items()}
     empty = [name for name in source.classes if not summary.cases_with[name]]

@@ -11,7 +11,7 @@
 That is the layout of nnUNet_results, so stock nnU-Net installs the .zip (nnUNetv2_install_pretrained_model_from_zip),
 and the folder is installed by copying it there. What is left out, and why: optimizer, logs and curves (only training
 needs them), dataset_fingerprint.json (size and spacing of every training case; only planning needs it) and
-postprocessing.pkl as it is (a pickle: it is written anew from postprocessing.json).
+postprocessing.pkl as it is (a pickle: it is rewritten from postprocessing.json).
 """
 
 from __future__ import annotations

@@ -239,7 +239,7 @@ def check_devices() -> Iterator[CheckResult]:
 def check_weights() -> Iterator[CheckResult]:
     """Read the encoder that training starts from: the bundled one, and the one that the environment variable names."""
     from nnunet_hrmedseg.trainers.initialization import ENVIRONMENT_VARIABLE
-    from nnunet_hrmedseg.weights import BUNDLED, read_encoder
+    from nnunet_hrmedseg.weights import BUNDLED, load_encoder
 
     choice = os.environ.get(ENVIRONMENT_VARIABLE)
     files = {"bundled encoder": str(BUNDLED)}
@@ -249,7 +249,7 @@ def check_weights() -> Iterator[CheckResult]:
         files[ENVIRONMENT_VARIABLE] = choice
     for title, file in files.items():
         try:
-            encoder = read_encoder(file)
+            encoder = load_encoder(file)
         except HRMedSegError as error:
             fix = REINSTALL if file == str(BUNDLED) else _format_command("unset", ENVIRONMENT_VARIABLE)
             yield CheckResult(False, f"{title}: {error}", fix)

@@ -1,4 +1,4 @@
-"""Colors of classes in figures: distinct for color-blind readers, and distinct from grey and stained images."""
+"""Colors of classes in figures: distinct for color-blind readers, and distinct from grayscale and stained images."""
 
 __all__ = ["CLASS_COLORS"]
 

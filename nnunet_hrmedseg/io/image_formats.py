@@ -95,7 +95,7 @@ def open_image(file: str | io.BytesIO) -> Iterator[Image.Image]:
 def loses_bits(opened: Image.Image) -> bool:
     """Whether Pillow decodes several channels of more than 8 bits to their upper 8.
 
-    Grey images keep their bits, in the modes I, I;16 and F.
+    Gray images keep their bits, in the modes I, I;16 and F.
 
     Args:
         opened: as Pillow opened it. Of an image that was decoded, only TIFF can tell.
@@ -197,7 +197,7 @@ def _decode_tif(file: str | io.BytesIO) -> Image.Image:
     if pixels.ndim == 3 and pixels.shape[-1] <= 4:
         pixels = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., 0]
     if pixels.ndim != 2 and pixels.shape[2:] != (3,):
-        raise DataError(f"it has the shape {pixels.shape}, which is neither a grey nor a color image")
+        raise DataError(f"it has the shape {pixels.shape}, which is neither a gray nor a color image")
     image = Image.fromarray(np.ascontiguousarray(pixels if pixels.dtype == np.uint8 else scaled_to_uint8(pixels)))
     if orientation is not None:
         image.getexif()[ORIENTATION] = orientation.value

@@ -115,7 +115,7 @@ class TarMember(StoredImage):
         return f"{safe_path_str(self.tar)}!{self.member}"
 
     def read(self) -> Image.Image:
-        # opened anew each time: cheap beside decoding, and no handle whose position forked workers would share
+        # opened again each time: cheap compared with decoding, and no handle whose position forked workers would share
         with open(self.tar, "rb") as file:
             file.seek(self.offset)
             return decode(io.BytesIO(file.read(self.size)))

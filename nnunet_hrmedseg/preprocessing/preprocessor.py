@@ -34,7 +34,7 @@ ROUNDING = 0.01  # a smaller deviation of a label from a whole number is a round
 
 _PALETTE = (
     "The segmentation is an image with a palette. Its pixel values are the labels, but nnU-Net's reader gives the "
-    "colors of the palette instead, and so does saving it as grey or RGB. Save it without the palette, which keeps the "
+    "colors of the palette instead, and so does saving it as gray or RGB. Save it without the palette, which keeps the "
     'values: Image.fromarray(numpy.asarray(Image.open("label.png"))).save("label.png"), with "from PIL import Image" '
     'and "import numpy".'
 )
@@ -169,12 +169,12 @@ def _checked_segmentation(
 ) -> np.ndarray:
     """Return the segmentation as int16, which nnU-Net saves, if it fits the image and dataset.json."""
     if len(seg) != 1:
-        grey = (seg[:3] == seg[:1]).all()
+        gray = (seg[:3] == seg[:1]).all()
         raise DataError(
             f"The segmentation has {len(seg)} channels; it must have one, whose values are the labels (0, 1, 2, ...). "
             + (
-                'The colors are grey: save one channel, Image.open("label.png").getchannel(0).save("label.png") of PIL.'
-                if grey
+                'The colors are gray: save one channel, Image.open("label.png").getchannel(0).save("label.png") of PIL.'
+                if gray
                 else "It is a color image: give each color its label value, and save the values as an image of one "
                 "channel."
             )

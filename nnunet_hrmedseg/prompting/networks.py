@@ -201,8 +201,8 @@ def _report(file: DecoderFile) -> None:
 def _read_distilled(path: str | os.PathLike | None, kind: str) -> EncoderFile:
     if path is None:
         raise CheckpointError(
-            f"Give --encoder the file of an encoder that was distilled from this SAM; the one that travels with the "
-            f"package was not made from a SAM, and its decoder could not read it. {HOW_TO_DISTIL}"
+            f"Give --encoder the file of an encoder that was distilled from this SAM; the bundled encoder was not made "
+            f"from a SAM, and the decoder cannot read its embedding. {HOW_TO_DISTIL}"
         )
     file = load_encoder(path)
     teacher = file.card.get("teacher") or {}

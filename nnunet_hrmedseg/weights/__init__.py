@@ -3,6 +3,4 @@
 from nnunet_hrmedseg.weights.encoder_file import BUNDLED, EncoderFile, write_encoder
 from nnunet_hrmedseg.weights.load import load_encoder
 
-__all__ = ["BUNDLED", "EncoderFile", "load_encoder", "read_encoder", "write_encoder"]
-
-read_encoder = load_encoder  # earlier name
+__all__ = ["BUNDLED", "EncoderFile", "load_encoder", "write_encoder"]

@@ -42,7 +42,7 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 """Statistics of RGB images in 0..1, of ImageNet and so of natural images."""
 
 BUNDLED = Path(__file__).parent / "hrmedseg_encoder.safetensors"
-"""The encoder that travels with the package."""
+"""File of the bundled encoder."""
 
 ENCODER_ARGUMENTS = (
     "embed_dim",

@@ -1,4 +1,4 @@
-"""Build the stand-in for CUDA that fits the torch of this Python: python scripts/fake_gpu/build.py FOLDER
+"""Build the stand-in for CUDA for the installed torch: python scripts/fake_gpu/build.py FOLDER
 
 It consists of two libraries: libfakecuda.so in place of the CUDA runtime, cuBLAS and cuDNN, and drv/libcuda.so.1 in
 place of NVIDIA's driver. Functions whose results matter are written in runtime.cpp and in the tables below; all others
@@ -77,7 +77,7 @@ DRIVER_ANSWERS = {
 
 
 def convolution_answers() -> dict[str, str]:
-    """Return declarations of cuDNN's queries about convolutions, by name; structs stand in front of the function."""
+    """Return declarations of cuDNN's queries about convolutions, by name; structs precede the function."""
     answers = {}
     for number, kind in enumerate(("Forward", "BackwardData", "BackwardFilter")):
         answer = ALGORITHM.format(number=min(number, 1))
@@ -99,7 +99,7 @@ def convolution_answers() -> dict[str, str]:
 
 
 def runtime_source(libraries: list[Path], written: set[str]) -> str:
-    """Return C source of everything that torch's libraries want of CUDA and that is not written in runtime.cpp."""
+    """Return C source of all CUDA functions that torch's libraries require and that are not in runtime.cpp."""
     names: set[str] = set()
     for library in libraries:
         listed = subprocess.run(["nm", "-D", "--undefined-only", library], capture_output=True, text=True, check=True)
@@ -168,12 +168,12 @@ def build(folder: Path) -> None:
     link = folder / "drv" / "libcuda.so"
     link.unlink(missing_ok=True)
     link.symlink_to("libcuda.so.1")
-    # a process that runs with the library keeps the file that it has opened
+    # running processes keep the opened library
     compiled("g++", "-shared", "-o", "libfakecuda.so.new", "written.o", "generated.o", "-ldl")
     os.replace(folder / "libfakecuda.so.new", folder / "libfakecuda.so")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where the libraries are written to")
+    parser.add_argument("folder", type=Path, help="output folder of the libraries")
     build(parser.parse_args().folder.resolve())

@@ -1,9 +1,9 @@
-"""Train with -device cuda and start gpu_check.py, both with the stand-in for CUDA. `make fake-gpu` runs this.
+"""Train with -device cuda and run gpu_check.py, both with the stand-in for CUDA. `make fake-gpu` runs this script.
 
-nnU-Net's own commands plan, train one epoch at 1024 x 1024 in mixed precision, validate and save, as on a GPU. Values
-on the device are arbitrary: nothing is learned, and nnU-Net predicts the validation case a second time because of
-infinities. What is checked is that no operation mixes devices or types, and a training step's memory on the GPU. Takes
-a few minutes; with --compile, which compiles as nnU-Net does on a GPU, half an hour on two cores.
+nnU-Net's commands plan, train one epoch at 1024 x 1024 in mixed precision, validate and save, as on a GPU. Values on
+the device are arbitrary: nothing is learned, and nnU-Net predicts the validation case a second time because of
+infinities. The script checks that no operation mixes devices or types, and the memory of a training step on the GPU. It
+takes a few minutes; with --compile, which compiles as nnU-Net does on a GPU, half an hour on two cores.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def write_dataset(raw: Path) -> None:
 
 
 def run(*command: str, fake: bool, **environment: str) -> None:
-    """Run a command, with the stand-in or without; its failure ends this script."""
+    """Run a command with or without the stand-in; exit if it fails."""
     words = [sys.executable, str(HERE / "run.py"), *command] if fake else list(command)
     print(f"\n$ {shlex.join(command)}", flush=True)
     status = subprocess.run(words, env={**os.environ, **environment}).returncode
@@ -54,7 +54,7 @@ def main() -> None:
 
     def nnunet(name: str) -> str:
         found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
-        return found or sys.exit(f"{name} is not installed beside {sys.executable}")
+        return found or sys.exit(f"{name} is not installed next to {sys.executable}")
 
     with tempfile.TemporaryDirectory() as folder:
         folders = {name: str(Path(folder, name)) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
@@ -67,7 +67,7 @@ def main() -> None:
             "nnUNet_n_proc_DA": "2",
         }
         write_dataset(Path(folders["nnUNet_raw"]))
-        # statistics of real values: without the stand-in
+        # statistics require real values: without the stand-in
         planned = ["-d", "1", "-c", "2d", "--no_pp", "-npfp", "1"]
         run(nnunet("nnUNetv2_plan_and_preprocess"), *planned, fake=False, **environment)
         training = ["1", "2d", "0", "-tr", "nnUNetTrainerHRMedSeg_1epoch", "-device", "cuda"]
@@ -75,7 +75,7 @@ def main() -> None:
         checkpoints = list(Path(folders["nnUNet_results"]).rglob("checkpoint_final.pth"))
         summaries = list(Path(folders["nnUNet_results"]).rglob("validation/summary.json"))
         if len(checkpoints) != 1 or len(summaries) != 1:
-            sys.exit("The training left no final checkpoint, or no validation.")
+            sys.exit("The training wrote no final checkpoint or no validation.")
         log = next(checkpoints[0].parent.glob("training_log_*.txt")).read_text()
         if "Augmentation stays with the workers" in log:
             sys.exit("The augmentation was not done on the device.")

@@ -1,4 +1,4 @@
-"""What the stand-in counts, for measurements that run under it."""
+"""Counters of the stand-in, for measurements that run with it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def present() -> bool:
 
 
 def counts(*, reset: bool = True) -> dict[str, int]:
-    """Return what was counted since the last reset."""
+    """Return the counts since the last reset."""
     values = (ctypes.c_longlong * len(COUNTED))()
     ctypes.CDLL(None).fake_counts(values, int(reset))
     return dict(zip(COUNTED, values, strict=True))

@@ -35,7 +35,7 @@ def test_permuting_the_class_queries_permutes_the_logits(class_mlp, upscaling):
 
 @pytest.mark.parametrize("shape", [(2, 8, 16, 16), (1, 3, 4, 20), (1, 2, 1, 1)])
 @pytest.mark.parametrize("sizes", [(9, 5, 13), (3,)])
-def test_pools_equal_the_square_pools(shape, sizes):
+def test_pools_equal_square_pools(shape, sizes):
     x = torch.randn(shape, dtype=torch.float64)
     pools = [nn.AvgPool2d(size, stride=1, padding=size // 2, count_include_pad=False)(x) for size in sizes]
     torch.testing.assert_close(sum_of_pools(x, sizes, weight=0), sum(pools))
@@ -48,7 +48,7 @@ def test_pools_of_large_maps_keep_float32_precision():
     assert ((pooled - exact).abs() / exact).max() < 1e-6
 
 
-def test_delta_is_the_identity_and_three_pooling_operators():
+def test_delta_is_identity_plus_three_pooling_operators():
     delta = MultiscalePooling()
     x = torch.randn(2, 4, 33, 20, dtype=torch.float64)
     pools = (torch.nn.AvgPool2d(k, stride=1, padding=k // 2, count_include_pad=False) for k in (5, 9, 13))
@@ -58,12 +58,12 @@ def test_delta_is_the_identity_and_three_pooling_operators():
 
 
 @pytest.mark.parametrize("sizes", [[], [4], [0], [5.0]])
-def test_pool_sizes_are_checked(sizes):
+def test_invalid_pool_sizes_are_rejected(sizes):
     with pytest.raises(ValueError, match="pool sizes must be odd positive integers"):
         MultiscalePooling(sizes)
 
 
-def test_pools_make_a_difference():
+def test_pools_change_the_output():
     torch.manual_seed(0)
     with_pools = ECMDecoder(2, 32, **SMALL).eval()
     without = ECMDecoder(2, 32, multiscale_pooling=False, **SMALL).eval()
@@ -73,8 +73,8 @@ def test_pools_make_a_difference():
         assert (with_pools(embedding) - without(embedding)).abs().max() > 1e-3
 
 
-def test_two_layers_and_the_last_attention_are_the_equations():
-    """Eq. 6-7 written out for one head: delta of each layer's own tokens, the first queries as their encoding."""
+def test_two_layers_and_last_attention_follow_the_equations():
+    """Eq. 6-7 written out for one head: delta of each layer's tokens, the initial queries as query encoding."""
     torch.manual_seed(0)
     delta = MultiscalePooling((3, 5))
     transformer = TwoWayTransformer(32, 2, 1, 16, delta).double()
@@ -115,7 +115,7 @@ def test_two_layers_and_the_last_attention_are_the_equations():
     torch.testing.assert_close(new_image, h.transpose(1, 2).unflatten(2, (4, 6)))
 
 
-def test_per_class_mlp_equals_one_mlp_for_each_class():
+def test_per_class_mlp_equals_one_mlp_per_class():
     mlp = PerClassMlp(3, [8, 6, 4])
     x = torch.randn(2, 3, 8)
     out = mlp(x)
@@ -155,12 +155,12 @@ def test_fourier_encoding_is_distinct_row_major_and_saved():
         ({"num_heads": 3}, "cannot be split into 3 heads"),
     ],
 )
-def test_bad_arguments(arguments, message):
+def test_invalid_arguments_are_rejected(arguments, message):
     with pytest.raises(ValueError, match=message):
         ECMDecoder(**{"num_classes": 2, "dim": 32, **arguments})
 
 
-def test_deep_supervision_can_be_switched_off_but_not_on():
+def test_deep_supervision_can_only_be_switched_off():
     decoder = ECMDecoder(2, 32, **SMALL)
     decoder.deep_supervision = False
     assert decoder.deep_supervision is False
@@ -169,7 +169,7 @@ def test_deep_supervision_can_be_switched_off_but_not_on():
 
 
 @pytest.mark.parametrize("tokens, others", [(2, 40), (40, 2), (7, 8), (8, 7), (1, 1)])
-def test_absorbed_projections_change_nothing(tokens, others):
+def test_absorbed_projections_keep_the_output(tokens, others):
     attention = Attention(32, 16, 2).double()
     inputs = [torch.randn(3, n, 32, dtype=torch.float64, requires_grad=True) for n in (tokens, others, others)]
     parameters = [*inputs, *attention.parameters()]
@@ -183,7 +183,7 @@ def test_absorbed_projections_change_nothing(tokens, others):
 
 @pytest.mark.parametrize("classes, projected", [(2, False), (15, False), (16, True), (40, True)])
 def test_image_tokens_are_projected_only_for_many_classes(classes, projected):
-    """Sixteen queries of eight heads are as many vectors as the attention is wide."""
+    """With 8 heads, 16 queries give as many vectors as the attention has channels."""
     network = TwoWayTransformer(256, 1, 8, 64, nn.Identity())
     calls = []
     network.final_attention.key.register_forward_hook(lambda *_: calls.append(1))

@@ -11,7 +11,7 @@ def test_shapes_and_size():
 
 
 @pytest.mark.parametrize("widths", [(5,), (4, 8, 16)])
-def test_what_is_packed_comes_out_again(widths):
+def test_unpacking_returns_the_packed_levels(widths):
     factors = [2**i for i in reversed(range(len(widths)))]
     levels = [torch.randn(2, width, 2 * f, 3 * f) for width, f in zip(widths, factors, strict=True)]
     packed = pack(levels)
@@ -19,12 +19,12 @@ def test_what_is_packed_comes_out_again(widths):
     assert all(map(torch.equal, unpack(packed, widths), levels))
 
 
-def test_one_level_is_packed_as_it_is():
+def test_single_level_is_packed_unchanged():
     level = torch.randn(1, 6, 2, 2)
     assert torch.equal(pack([level]), level)
 
 
-def test_a_map_beyond_the_range_of_float16_gives_finite_levels():
+def test_map_beyond_float16_range_gives_finite_levels():
     levels = FineLevels(8, (4, 8))
     with torch.autocast("cpu", torch.float16):
         maps = levels(1e6 * torch.randn(1, 8, 2, 2))

@@ -6,7 +6,7 @@ import torch
 from nnunet_hrmedseg.architectures.layers import DropPath
 
 
-def test_drop_path_leaves_out_whole_samples_and_keeps_the_mean():
+def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     torch.manual_seed(0)
     out = DropPath(0.25)(torch.ones(4000, 3, 2))
     samples = out[:, 0, 0]

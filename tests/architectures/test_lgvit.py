@@ -1,4 +1,4 @@
-"""LGViT and its two kinds of layers, written out from their own parts."""
+"""LGViT and its two kinds of layers, compared with their definitions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from nnunet_hrmedseg.architectures.lgvit import ChannelInteractiveLayer, TokenIn
 from nnunet_hrmedseg.architectures.rotary import grid_rotation
 
 
-def with_norms_that_do_something(module: nn.Module) -> nn.Module:
-    """In float64, for evaluation, each normalization with weights, biases and statistics of its own."""
+def with_random_norms(module: nn.Module) -> nn.Module:
+    """Return the module in float64 and evaluation mode, with random weights, biases and statistics in every norm."""
     torch.manual_seed(0)
     for norm in module.modules():
         if isinstance(norm, nn.BatchNorm2d | nn.LayerNorm):
@@ -24,8 +24,8 @@ def with_norms_that_do_something(module: nn.Module) -> nn.Module:
     return module.double().eval()
 
 
-def test_a_channel_interactive_layer_is_equation_1():
-    layer = with_norms_that_do_something(ChannelInteractiveLayer(8, 2))
+def test_channel_interactive_layer_follows_equation_1():
+    layer = with_random_norms(ChannelInteractiveLayer(8, 2))
     x = torch.randn(2, 8, 3, 5, dtype=torch.float64)
     (conv, conv_norm, _), (depthwise, depthwise_norm, _), (project, project_norm) = (
         layer.expand,
@@ -37,9 +37,9 @@ def test_a_channel_interactive_layer_is_equation_1():
     torch.testing.assert_close(layer(x), F.gelu(project_norm(project(inner)) + x))
 
 
-def test_a_token_interactive_layer_attends_and_then_applies_its_mlp():
+def test_token_interactive_layer_applies_attention_then_mlp():
     layer = TokenInteractiveLayer(8, 2, 2, inter_gate=True, exter_gate=True, drop_path=0.5)
-    layer = with_norms_that_do_something(layer)
+    layer = with_random_norms(layer)
     x, grid, rotation = torch.randn(2, 15, 8, dtype=torch.float64), (3, 5), grid_rotation((3, 5), 8)
     attended = x + layer.attention(layer.norm1(x), grid, rotation)
     expand, _, contract = layer.mlp
@@ -47,9 +47,9 @@ def test_a_token_interactive_layer_attends_and_then_applies_its_mlp():
     torch.testing.assert_close(layer(x, grid, rotation), expected)
 
 
-def test_the_layers_of_the_encoder_follow_each_other_turned_by_row_and_column():
+def test_encoder_applies_its_layers_in_order_with_rotary_positions():
     encoder = LGViT(3, 16, [1, 1, 1], num_heads=(1, 2, 4), rotary=True)
-    encoder = with_norms_that_do_something(encoder)
+    encoder = with_random_norms(encoder)
     image = torch.randn(2, 3, 32, 80, dtype=torch.float64)
     x = encoder.patch_embedding.proj(image)
     for layer in encoder.channel_interactive:

@@ -1,4 +1,4 @@
-"""DGLA against a literal evaluation of Eq. 3-5 of HRMedSeg in O(N^2), in float64."""
+"""DGLA compared with a literal O(N^2) evaluation of Eq. 3-5 of HRMedSeg in float64."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ def test_equals_literal_equations(rotary, inter_gate, exter_gate):
         expected = torch.stack([literal(attention, image, rotary) for image in x])
         torch.testing.assert_close(attention(x, GRID, rotation), expected, rtol=1e-6, atol=1e-6)
         without_rotary = torch.stack([literal(attention, image, not rotary) for image in x])
-    assert (expected - without_rotary).abs().max() > 1e-4  # rotary positions make a difference
+    assert (expected - without_rotary).abs().max() > 1e-4  # rotary positions change the output
 
 
 @pytest.mark.parametrize("channels, heads", [(24, 24), (24, 5), (6, 3)])
-def test_heads_that_do_not_fit_are_refused(channels, heads):
+def test_rejects_channels_not_divisible_by_heads(channels, heads):
     with pytest.raises(ValueError, match=f"{channels} channels cannot be split into {heads} heads"):
         DualGatedLinearAttention(channels, heads)
 

@@ -1,4 +1,4 @@
-"""The Mamba layer: against its equations in float64, and exchanging weights with other implementations."""
+"""The Mamba layer, compared with its equations in float64 and with the weights of other implementations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nnunet_hrmedseg.architectures.mamba import Mamba, mamba_kernels, selective_
 from nnunet_hrmedseg.architectures.selective_scan import selective_scan
 from tests.architectures.test_selective_scan import step_by_step
 
-# what mamba_ssm.Mamba(d_model=36, d_state=8, d_conv=3, expand=2).state_dict() holds
+# state_dict of mamba_ssm.Mamba(d_model=36, d_state=8, d_conv=3, expand=2)
 STATE_OF_MAMBA_SSM = {
     "A_log": (72, 8),
     "D": (72,),
@@ -61,7 +61,7 @@ def test_equals_its_equations_step_by_step(channels, state_size, expansion):
         torch.testing.assert_close(grad, expected_grad, rtol=1e-8, atol=1e-10)
 
 
-def test_a_token_sees_none_that_follow():
+def test_tokens_do_not_depend_on_later_tokens():
     mamba, tokens = layer(), torch.randn(1, 30, 36)
     changed = tokens.clone()
     changed[:, 20:] += 1
@@ -74,7 +74,7 @@ def test_parameters_are_those_of_mamba_ssm():
     assert {name: tuple(value.shape) for name, value in layer().state_dict().items()} == STATE_OF_MAMBA_SSM
 
 
-def test_weights_of_mambapy_give_the_same_numbers():
+def test_weights_of_mambapy_give_the_same_values():
     mambapy = pytest.importorskip("mambapy.mamba")
     other = mambapy.MambaBlock(mambapy.MambaConfig(d_model=36, n_layers=1, d_state=8, d_conv=3, expand_factor=2))
     mamba = layer()
@@ -85,7 +85,7 @@ def test_weights_of_mambapy_give_the_same_numbers():
 
 
 def selective_scan_fn(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
-    """mamba_ssm.ops.selective_scan_interface.selective_scan_fn by its documentation: u and delta (B, E, L)."""
+    """Imitate mamba_ssm.ops.selective_scan_interface.selective_scan_fn as documented: u and delta (B, E, L)."""
     assert all(tensor.is_contiguous() for tensor in (u, delta, B, C)) and z is None and not delta_softplus
     u, delta, B, C = (tensor.transpose(1, 2) for tensor in (u, delta, B, C))
     return step_by_step(u, delta, A, B, C, D).transpose(1, 2)
@@ -93,7 +93,7 @@ def selective_scan_fn(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_
 
 @pytest.fixture
 def kernels(monkeypatch):
-    """mamba_ssm as if it were installed."""
+    """Pretend that mamba_ssm is installed."""
     interface = ModuleType("mamba_ssm.ops.selective_scan_interface")
     interface.selective_scan_fn = selective_scan_fn
     for name in ("mamba_ssm", "mamba_ssm.ops"):
@@ -104,7 +104,7 @@ def kernels(monkeypatch):
     mamba_kernels.cache_clear()
 
 
-def test_mamba_ssm_is_called_in_its_own_layout(kernels):
+def test_mamba_ssm_is_called_with_its_layout(kernels):
     assert mamba_kernels() is not None
     torch.manual_seed(0)
     x, delta, b, c = torch.randn(2, 20, 6), torch.rand(2, 20, 6), torch.randn(2, 20, 4), torch.randn(2, 20, 4)
@@ -112,13 +112,13 @@ def test_mamba_ssm_is_called_in_its_own_layout(kernels):
     torch.testing.assert_close(selective_scan_of_mamba_ssm(*tensors), selective_scan(*tensors))
 
 
-def test_without_mamba_ssm_there_are_no_kernels(kernels, monkeypatch):
+def test_kernels_are_unavailable_without_mamba_ssm(kernels, monkeypatch):
     monkeypatch.setitem(sys.modules, "mamba_ssm.ops.selective_scan_interface", None)
     assert mamba_kernels() is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-def test_the_kernels_of_mamba_ssm_give_the_same_numbers():
+def test_kernels_of_mamba_ssm_give_the_same_values():
     pytest.importorskip("mamba_ssm")
     mamba_kernels.cache_clear()
     mamba, tokens = layer().cuda(), torch.randn(2, 1000, 36, device="cuda")
@@ -127,7 +127,7 @@ def test_the_kernels_of_mamba_ssm_give_the_same_numbers():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-def test_the_scan_in_torch_runs_on_cuda(monkeypatch):
+def test_torch_scan_runs_on_cuda(monkeypatch):
     monkeypatch.setattr(module, "mamba_kernels", lambda: None)
     mamba, tokens = layer(), torch.randn(2, 1000, 36)
     expected = mamba(tokens)

@@ -1,4 +1,4 @@
-"""The assembled networks: shapes, gradients, errors, and what nnU-Net and pretraining frameworks expect of them."""
+"""The assembled networks: shapes, gradients, errors, and the interface that nnU-Net and pretraining tools expect."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_shapes(network, channels, classes, batch, size):
 def test_gradients_reach_every_parameter(network, arguments):
     net = small(network, **{"drop_path": 0.0, **arguments})
     for layer in net.encoder.channel_interactive:
-        torch.nn.init.ones_(layer.project[-1].weight)  # starts at 0, which holds gradients back
+        torch.nn.init.ones_(layer.project[-1].weight)  # starts at 0, which blocks gradients
     net(torch.randn(2, 3, 32, 48)).square().mean().backward()
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None, name
@@ -60,7 +60,7 @@ def test_gradients_reach_every_parameter(network, arguments):
 
 
 @pytest.mark.parametrize("network", [HRMedSeg, HERSeg])
-def test_eval_is_deterministic_and_images_do_not_mix(network):
+def test_evaluation_is_deterministic_and_independent_per_image(network):
     net = small(network).eval()
     images = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
@@ -69,7 +69,7 @@ def test_eval_is_deterministic_and_images_do_not_mix(network):
         torch.testing.assert_close(net(images[1:2]), logits[1:2], rtol=1e-4, atol=1e-5)
 
 
-def test_drop_path_acts_in_training_alone():
+def test_drop_path_acts_only_in_training():
     net = small(drop_path=0.9, depth=4)
     assert [layer.drop_path.rate for layer in net.encoder.token_interactive] == pytest.approx([0, 0.3, 0.6, 0.9])
     images = torch.randn(1, 3, 32, 32).expand(8, -1, -1, -1)
@@ -102,7 +102,7 @@ def test_size_must_be_a_multiple_of_16(size):
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 32, 32), (3, 32, 32)])
-def test_channels_must_match(shape):
+def test_wrong_number_of_channels_is_rejected(shape):
     with pytest.raises(ValueError, match=r"images of shape \(B, 3, H, W\), got"):
         small()(torch.zeros(shape))
 
@@ -119,7 +119,7 @@ def test_channels_must_match(shape):
         ({"neck": "5x5"}, "neck must be one of"),
     ],
 )
-def test_bad_arguments(arguments, message):
+def test_invalid_arguments_are_rejected(arguments, message):
     with pytest.raises(ValueError, match=message):
         small(**arguments)
 
@@ -136,21 +136,21 @@ def test_bad_arguments(arguments, message):
         ([1, 2, 3], (1, 2, 3)),
     ],
 )
-def test_groups(depth, groups):
+def test_depth_of_groups(depth, groups):
     assert group_depths(depth) == groups
 
 
 @pytest.mark.parametrize(
     "channels, heads", [(24, (6, 12, 12)), (48, (6, 12, 24)), (96, (6, 12, 24)), (384, (6, 12, 24)), (64, (4, 8, 16))]
 )
-def test_heads(channels, heads):
+def test_number_of_heads(channels, heads):
     assert tuple(fitting_heads(channels, wanted) for wanted in (6, 12, 24)) == heads
     encoder = LGViT(1, channels, [1, 1, 1])
     assert tuple(layer.attention.num_heads for layer in encoder.token_interactive) == heads
 
 
 @pytest.mark.parametrize("name", ["HRMedSeg", "HERSeg"])
-def test_nnunet_builds_it_from_plans(name):
+def test_nnunet_builds_the_network_from_plans(name):
     arguments = json.loads(json.dumps({**SMALL, "depth": [1, 1, 1], "pool_sizes": (5, 9), "drop_path": 0.1}))
     path = f"nnunet_hrmedseg.architectures.{name}"
     net = get_network_from_plans(path, arguments, [], 3, 4, allow_init=True, deep_supervision=False)
@@ -164,7 +164,7 @@ def test_nnunet_builds_it_from_plans(name):
 
 @pytest.mark.parametrize("network", [HRMedSeg, HERSeg])
 @pytest.mark.parametrize("class_mlp", ["shared", "per_class"])
-def test_pretrained_weights_of_other_classes(network, class_mlp, tmp_path):
+def test_loads_pretrained_weights_with_other_classes(network, class_mlp, tmp_path):
     pretrained = network(3, 4, class_mlp=class_mlp, **SMALL)
     net = network(3, 2, class_mlp=class_mlp, **SMALL)
     before = {key: value.clone() for key, value in net.state_dict().items()}
@@ -179,7 +179,7 @@ def test_pretrained_weights_of_other_classes(network, class_mlp, tmp_path):
 
 
 @pytest.mark.parametrize("network", [HRMedSeg, HERSeg])
-def test_keys_of_pretraining_frameworks(network):
+def test_loads_keys_of_pretraining_frameworks(network):
     net = small(network, channels=5)
     submodules_loadable(net)
     assert net.get_submodule(net.key_to_encoder) is net.encoder

@@ -61,19 +61,19 @@ def test_float16_stays_finite_at_1024_with_large_activations(network):
     image = torch.randn(1, 3, 1024, 1024) * 1e3
     with torch.no_grad(), torch.autocast("cpu", torch.float16):
         logits = net(image)
-    assert all(overflows)  # the case is hard: fp16 sums over the tokens would have left its range in every block
+    assert all(overflows)  # sums over the tokens in float16 would overflow in every block
     assert logits.isfinite().all()
-    # nnU-Net's predictor adds the logits up in float16, weighted by up to 10
+    # nnU-Net's predictor sums logits in float16 with weights up to 10
     assert logits.abs().max() < 6000
 
 
-def test_float16_stays_finite_for_images_beyond_its_range():
+def test_float16_stays_finite_for_images_beyond_float16_range():
     net = small().eval()
     with torch.no_grad(), torch.autocast("cpu", torch.float16):
         assert net(torch.randn(1, 3, 32, 32) * 1e6).isfinite().all()
 
 
-class RefuseComplex(TorchDispatchMode):
+class NoComplexNumbers(TorchDispatchMode):
     """Fails on any operation that takes or returns a complex tensor."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -84,17 +84,17 @@ class RefuseComplex(TorchDispatchMode):
 
 
 def test_no_complex_tensors():
-    with pytest.raises(AssertionError, match="is complex"), RefuseComplex():
+    with pytest.raises(AssertionError, match="is complex"), NoComplexNumbers():
         torch.view_as_complex(torch.zeros(1, 2))
     net = small()
-    with RefuseComplex():
+    with NoComplexNumbers():
         net(torch.randn(1, 3, 32, 32)).sum().backward()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("training, recompute", [(False, False), (True, False), (True, True)])
-def test_compiled_whole_equals_eager(training, recompute):
-    """fullgraph: one graph without breaks; aot_eager traces forward and backward but needs no C++ compiler."""
+def test_compiled_network_equals_eager(training, recompute):
+    """fullgraph requires one graph without breaks; aot_eager traces forward and backward without a C++ compiler."""
     net = small(depth=1, recompute=recompute).train(training)
     image = torch.randn(2, 3, 32, 48)
 
@@ -137,7 +137,7 @@ def test_networks_do_not_read_the_environment(monkeypatch):
 
 
 @pytest.mark.slow
-def test_compiled_under_autocast():
+def test_compiles_under_autocast():
     net = small(depth=1).eval()
     image = torch.randn(1, 3, 32, 32)
     torch._dynamo.reset()
@@ -148,8 +148,8 @@ def test_compiled_under_autocast():
 
 
 @pytest.mark.slow
-def test_export_of_the_graph():
-    """torch.export is what ONNX export starts from."""
+def test_graph_can_be_exported():
+    """ONNX export is based on torch.export."""
     net = small(depth=1).eval()
     net.cpu_bfloat16 = False
     image = torch.randn(1, 3, 32, 32)

@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates beside the figures of Tables 6-8 of HRMedSeg (arXiv 2504.06205v1)."""
+"""Parameters and multiply-accumulates compared with Tables 6-8 of HRMedSeg (arXiv 2504.06205v1)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PUBLISHED = [
     ("Table 7  w/o token-interactive layers", {"depth": 0}, 2.72, 6.12),
 ]
 
-# The gate rows of Table 8 do not follow from text or public code: they are printed, and checked against the layers.
+# The gate rows of Table 8 cannot be derived from text or public code: they are printed and compared with the layers.
 GATES = [
     ("Table 8  inter gate only", {"exter_gate": False}, 3.39, 8.76),
     ("Table 8  exter gate only", {"inter_gate": False}, 3.92, 10.73),
@@ -40,13 +40,13 @@ GATES = [
 
 
 def public_network(**arguments) -> HRMedSeg:
-    """Built as the public implementation is: three MLPs, one for each class, and the pools switched off."""
+    """Build the network of the public implementation: three MLPs, one per class, without pools."""
     return HRMedSeg(3, 3, class_mlp="per_class", multiscale_pooling=False, **arguments)
 
 
 @pytest.fixture(scope="module")
 def counted() -> dict[str, tuple[float, float]]:
-    """Parameters (M) and multiply-accumulates by thop's rules (G) of every row."""
+    """Return parameters (M) and multiply-accumulates by thop's rules (G) of every row."""
     counts = {}
     for row, arguments, *_ in PUBLISHED + GATES:
         network = public_network(**arguments)
@@ -80,7 +80,7 @@ def test_print_table(counted, capsys):
 
 
 @pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: row[0])
-def test_published_row(counted, row):
+def test_counts_match_the_published_row(counted, row):
     name, _, published_parameters, published_macs = row
     here_parameters, here_macs = counted[name]
     assert here_parameters == pytest.approx(published_parameters, rel=0.005)
@@ -97,7 +97,7 @@ def test_gates_change_parameters_by_their_layers(counted):
     assert exter_only - both == pytest.approx(inter / 1e6)
 
 
-def test_parts():
+def test_parameters_of_parts():
     network = public_network()
     counts = parameters(network)
     assert counts["encoder"] == 957_648
@@ -109,7 +109,7 @@ def test_parts():
     assert decoder["transformer"] == 1_452_672
     assert decoder["upscaling"] == 73_952
     assert decoder["seg_layers"] == 3 * 256 + 419_424
-    # One token more (256) and an unused prompt encoder (6,220) are all that the public implementation adds.
+    # The public implementation only adds one token (256) and an unused prompt encoder (6,220).
     assert counts["total"] + 256 + 6_220 == 3_526_364
 
 
@@ -125,8 +125,8 @@ def test_multiply_accumulates_of_parts():
     assert like_thop["encoder"] + like_thop["neck"] == pytest.approx(6.43e9, rel=0.005)
 
 
-def test_herseg():
-    """Its published 3.67 M and 9.39 G are those of the first version's layers with four class MLPs."""
+def test_counts_of_herseg():
+    """The published 3.67 M and 9.39 G correspond to the layers of the first version with four class MLPs."""
     network = HRMedSeg(3, 4, class_mlp="per_class", multiscale_pooling=False)
     assert parameters(network)["total"] / 1e6 == pytest.approx(3.67, rel=0.005)
     assert multiply_accumulates_like_thop(network, INPUT)["total"] / 1e9 == pytest.approx(9.39, rel=0.005)

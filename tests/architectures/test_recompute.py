@@ -1,4 +1,4 @@
-"""Recomputation in the backward pass: the same training step, in a fraction of the memory."""
+"""Recomputation in the backward pass: the same training step with a fraction of the memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def step(network: nn.Module, image, target, loss) -> torch.Tensor:
 
 @pytest.mark.parametrize("network", [HRMedSeg, HERSeg])
 @pytest.mark.parametrize("options", [{}, {"class_mlp": "per_class", "multiscale_pooling": False, "depth": 4}], ids=str)
-def test_the_same_step(network, options):
+def test_step_with_recomputation_is_the_same(network, options):
     image, target = torch.randn(2, 3, 64, 96), torch.randint(0, 3, (2, 1, 64, 96))
     networks = []
     for recompute in (False, True):
@@ -33,7 +33,7 @@ def test_the_same_step(network, options):
         networks.append(network(3, 3, embed_dim=24, drop_path=0.3, recompute=recompute, **options))
     plain, recomputing = networks
     for layer in plain.encoder.channel_interactive:
-        nn.init.ones_(layer.project[-1].weight)  # starts at 0, which holds gradients back
+        nn.init.ones_(layer.project[-1].weight)  # starts at 0, which blocks gradients
     recomputing.load_state_dict(plain.state_dict())
     recomputing.upsample_in_training = False
     loss = dice_and_focal(regions=False)
@@ -76,14 +76,14 @@ def test_bytes_kept_for_an_image_of_1024_x_1024(classes, limit):
     assert 40 * MIB < kept <= limit * MIB  # below the lower limit the count would be wrong
 
 
-def test_without_gradients_nothing_is_recomputed():
+def test_nothing_is_recomputed_without_gradients():
     calls = []
     with torch.no_grad():
         assert recomputed(lambda x: calls.append(x) or x + 1, torch.zeros(1)) == 1
     assert len(calls) == 1
 
 
-def test_switched_off_it_is_the_plain_call():
+def test_disabled_recomputation_is_a_plain_call():
     calls = []
     x = torch.ones(1, requires_grad=True)
     recomputed(lambda x: calls.append(x) or x.exp(), x, enabled=False).backward()
@@ -102,7 +102,7 @@ class WithGraphBreak(nn.BatchNorm2d):
 
 
 class Synchronized(nn.SyncBatchNorm):
-    """SyncBatchNorm of a single process, which torch refuses on a CPU; with the check that fails without a counter."""
+    """SyncBatchNorm in one process on a CPU, which torch rejects; with the check that fails without a counter."""
 
     def forward(self, x):
         assert self.num_batches_tracked is not None
@@ -131,7 +131,7 @@ def _as(norm, module):
 
 
 def _trained(encoder, network, steps=2):
-    """State after some forward and backward passes, and the last gradients."""
+    """Return the state after some forward and backward passes, and the last gradients."""
     torch.manual_seed(1)
     for _ in range(steps):
         encoder.zero_grad()
@@ -162,8 +162,8 @@ def test_running_statistics_are_updated_once(norm, momentum, compiled):
 @pytest.mark.slow
 @pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("norm, graphs", [(nn.BatchNorm2d, 1), (Synchronized, 3)])
-def test_norms_of_several_gpus_do_not_tear_the_encoder_apart(norm, graphs, recompute):
-    """The patch embedding, all token-interactive layers, and what follows: each is one graph."""
+def test_norms_split_the_encoder_into_few_graphs(norm, graphs, recompute):
+    """The patch embedding, all token-interactive layers, and the rest: each is one graph."""
     encoder = _encoder(norm, recompute=recompute)
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")

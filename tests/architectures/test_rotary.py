@@ -1,4 +1,4 @@
-"""Properties of the rotary embedding, in 2D and 3D: relative positions, norms, unit frequencies."""
+"""Properties of the rotary embedding in 2D and 3D: relative positions, norms, unit frequencies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ H, W, C = 5, 7, 24
 
 @pytest.fixture
 def rotated() -> tuple[torch.Tensor, torch.Tensor]:
-    """One query and one key vector, each placed at every position of the grid: (H, W, C)."""
+    """Return one query and one key vector, each placed at every position of the grid: (H, W, C)."""
     torch.manual_seed(0)
     cos, sin = grid_rotation((H, W), C)
     rotation = cos.double(), sin.double()
@@ -23,7 +23,7 @@ def rotated() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("heads", [1, 2, 6, 12])
-def test_dot_product_depends_on_the_offset_alone(rotated, heads):
+def test_dot_product_depends_only_on_the_offset(rotated, heads):
     q, k = (x.view(H, W, heads, C // heads) for x in rotated)
     for dy in range(-2, 3):
         for dx in range(-3, 4):
@@ -40,7 +40,7 @@ def test_dot_product_changes_with_the_offset(rotated):
     assert (products[0, 1:] - products[0, 0]).abs().min() > 1e-3
 
 
-def test_norm_stays_and_the_origin_is_not_turned(rotated):
+def test_norm_is_kept_and_the_origin_is_not_rotated(rotated):
     q, _ = rotated
     norms = q.norm(dim=-1)
     torch.testing.assert_close(norms, norms[:1, :1].expand_as(norms), rtol=1e-6, atol=0)
@@ -49,7 +49,7 @@ def test_norm_stays_and_the_origin_is_not_turned(rotated):
     assert (cos[0] == 1).all() and (sin[0] == 0).all()
 
 
-def test_number_of_channels_must_fit():
+def test_rejects_channels_not_divisible_by_four():
     with pytest.raises(ValueError, match="multiple of 4, got 6"):
         grid_rotation((2, 2), 6)
 
@@ -61,14 +61,14 @@ GRID, WIDTH = (4, 3, 5), 66
 
 @pytest.fixture
 def rotated_in_3d() -> tuple[torch.Tensor, torch.Tensor]:
-    """One query and one key vector, each placed at every position of the grid: (4, 3, 5, WIDTH)."""
+    """Return one query and one key vector, each placed at every position of the grid: (4, 3, 5, WIDTH)."""
     torch.manual_seed(0)
     cos, sin = grid_rotation(GRID, WIDTH)
     q, k = torch.randn(2, 1, 1, WIDTH, dtype=torch.float64).expand(-1, 1, 60, -1)
     return tuple(rotate(x, (cos.double(), sin.double())).view(*GRID, WIDTH) for x in (q, k))
 
 
-def test_dot_product_depends_on_the_offset_alone_in_3d(rotated_in_3d):
+def test_dot_product_depends_only_on_the_offset_in_3d(rotated_in_3d):
     q, k = rotated_in_3d
     for offset in itertools.product((-2, 0, 1), (-1, 0, 2), (-3, 0, 2)):
         here, there = (
@@ -79,7 +79,7 @@ def test_dot_product_depends_on_the_offset_alone_in_3d(rotated_in_3d):
         torch.testing.assert_close(products, products[:1].expand_as(products), rtol=0, atol=1e-5)
 
 
-def test_each_axis_of_a_volume_turns_a_third_of_the_pairs(rotated_in_3d):
+def test_each_axis_of_a_volume_rotates_a_third_of_the_pairs(rotated_in_3d):
     q, _ = rotated_in_3d
     third = WIDTH // 3
     origin = q[0, 0, 0]
@@ -91,6 +91,6 @@ def test_each_axis_of_a_volume_turns_a_third_of_the_pairs(rotated_in_3d):
         assert turned.sum() == third
 
 
-def test_number_of_channels_must_fit_three_axes():
+def test_rejects_channels_not_divisible_in_3d():
     with pytest.raises(ValueError, match="3D .* multiple of 6, got 64"):
         grid_rotation((2, 2, 2), 64)

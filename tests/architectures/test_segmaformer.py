@@ -1,4 +1,4 @@
-"""SegMaFormer: published counts, any patch, recomputation, precision, what nnU-Net does with a network."""
+"""SegMaFormer: published counts, patch sizes, recomputation, precision, and nnU-Net's use of the network."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def small(**arguments) -> SegMaFormer:
 # ---- published counts ------------------------------------------------------------------------------------------------
 
 
-def decoded_as_the_paper_does(decoder, maps):
-    """Every stage to the finest grid, concatenated, fused by a 1 x 1 x 1 convolution: the decoder's own weights."""
+def decode_as_in_the_paper(decoder, maps):
+    """Upsample all stages to the finest grid, concatenate, and fuse by a 1 x 1 x 1 convolution. Weights are shared."""
     projected = [to_map(p(to_tokens(x)), x.shape[2:]) for p, x in zip(decoder.projections, maps, strict=True)]
     finest = maps[0].shape[2:]
     same_grid = [F.interpolate(x, size=finest, mode="trilinear", align_corners=False) for x in projected]
@@ -67,7 +67,7 @@ def test_published_parameters():
     assert counts["total"] / 1e6 == pytest.approx(2.02, rel=0.005)
 
 
-def test_the_reduction_of_the_first_stage_is_among_them():
+def test_published_parameters_include_the_reduction_of_the_first_stage():
     without = SegMaFormer(4, 3, reductions=((1, 1, 1),) * 3)
     assert parameters(without)["total"] == 2_018_505 - 2 * (36 * 36 * 4**3 + 36 + 2 * 36) == 1_852_401
 
@@ -77,7 +77,7 @@ def test_print_multiply_accumulates(capsys):
     here = multiply_accumulates(network, INPUT)
     maps = [torch.empty(1, width, *3 * [n], device="meta") for width, n in ((36, 32), (66, 16), (96, 8), (192, 4))]
     with FlopCounterMode(display=False) as counter:
-        decoded_as_the_paper_does(network.decoder.to("meta"), maps)
+        decode_as_in_the_paper(network.decoder.to("meta"), maps)
     published = here["encoder"] + counter.get_total_flops() // 2
     with capsys.disabled():
         print(
@@ -94,15 +94,15 @@ def test_print_multiply_accumulates(capsys):
 GRIDS = ((6, 8, 4), (3, 4, 2), (3, 2, 1), (3, 2, 1))
 
 
-def test_the_decoder_is_the_papers():
+def test_decoder_equals_that_of_the_paper():
     decoder = small().double().decoder
     shapes = [(2, width, *grid) for width, grid in zip(SMALL["embed_dims"], GRIDS, strict=True)]
     maps = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
-    torch.testing.assert_close(decoder(maps), decoded_as_the_paper_does(decoder, maps))
+    torch.testing.assert_close(decoder(maps), decode_as_in_the_paper(decoder, maps))
 
 
 def rotation_matrix(position, width):
-    """2 x 2 rotations along the diagonal, two for each of z, y and x; the channels that are left stay."""
+    """Return 2 x 2 rotations along the diagonal, two for each of z, y and x; the remaining channels are unchanged."""
     matrix = torch.eye(width, dtype=torch.float64)
     for pair in range(6):
         angle = position[pair // 2] * 10000.0 ** (-(pair % 2) / 2)
@@ -111,7 +111,7 @@ def rotation_matrix(position, width):
     return matrix
 
 
-def test_patches_are_turned_by_their_positions():
+def test_patches_are_rotated_by_their_positions():
     torch.manual_seed(0)
     embedding = PatchEmbedding(2, 14, (3, 3, 3), (2, 2, 2)).double()
     nn.init.normal_(embedding.norm.weight)
@@ -131,18 +131,18 @@ def test_patches_are_turned_by_their_positions():
 
 @pytest.mark.parametrize("shape", [ISOTROPIC, THICK_SLICES], ids=["isotropic", "thick slices"])
 @pytest.mark.parametrize("patch", [(16, 32, 32), (17, 31, 40), (5, 33, 50), (1, 20, 20)], ids=str)
-def test_any_patch(shape, patch):
+def test_any_patch_size_is_supported(shape, patch):
     network = small(**shape)
     logits = network(torch.randn(1, 2, *patch))
     assert logits.shape == (1, 3, *patch)
     logits.square().mean().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad.isfinite().all(), name
-        # a bias in front of a norm has none
+        # a bias in front of a norm has no gradient
         assert parameter.grad.any() or name.endswith(("depthwise.bias", "key.bias")), name
 
 
-def test_an_odd_patch_is_padded_and_cropped():
+def test_odd_patch_is_padded_and_cropped():
     network = small().eval()
     patch = torch.randn(1, 2, 13, 30, 20)
     padded = F.pad(patch, (0, 12, 0, 2, 0, 3))
@@ -150,7 +150,7 @@ def test_an_odd_patch_is_padded_and_cropped():
     torch.testing.assert_close(network(patch), network(padded)[:, :, :13, :30, :20])
 
 
-def test_the_grids_follow_the_strides():
+def test_grids_follow_the_strides():
     network = small(**THICK_SLICES)
     assert network.multiples == [2, 16, 16]
     maps = network.encoder(torch.zeros(1, 2, 4, 32, 48))
@@ -167,7 +167,7 @@ def test_the_grids_follow_the_strides():
         ({"kernel_sizes": ((8, 8, 8), (3, 3, 3), (3, 3, 3), (3, 3, 3))}, "must be odd"),
     ],
 )
-def test_arguments_that_cannot_be_built(arguments, message):
+def test_invalid_arguments_are_rejected(arguments, message):
     with pytest.raises(ValueError, match=message):
         small(**arguments)
 
@@ -175,7 +175,7 @@ def test_arguments_that_cannot_be_built(arguments, message):
 @pytest.mark.parametrize(
     "shape, message", [((1, 3, 16, 16, 16), "takes volumes of shape"), ((1, 2, 16, 16, 16), "a single token")]
 )
-def test_volumes_that_do_not_fit(shape, message):
+def test_invalid_volumes_are_rejected(shape, message):
     with pytest.raises(ValueError, match=message):
         small()(torch.zeros(shape))
 
@@ -208,8 +208,8 @@ def test_bytes_kept_for_a_patch_of_64():
 @pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 0.1), (torch.float16, 0.02)])
 def test_autocast_is_close_to_float32(dtype, tolerance):
     network = small()
-    # Never two tokens deep: with AVX512, torch 2.14's bfloat16 gradients of depthwise 3 x 3 x 3 convolutions then read
-    # memory that nothing was written to.
+    # Never two tokens deep: with AVX512, bfloat16 gradients of depthwise 3 x 3 x 3 convolutions in torch 2.14 then read
+    # uninitialized memory.
     image = torch.randn(1, 2, 64, 16, 16)
     with torch.no_grad():
         expected = network(image)
@@ -221,7 +221,7 @@ def test_autocast_is_close_to_float32(dtype, tolerance):
 
 
 @pytest.mark.slow
-def test_compiles_whole():
+def test_compiles_to_one_graph():
     network = small(recompute=True, depths=(1, 1, 1, 1))
     image = torch.randn(1, 2, 16, 32, 32)
     logits = torch.compile(network, backend="eager", fullgraph=True)(image)
@@ -230,7 +230,7 @@ def test_compiles_whole():
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-def test_learns_where_a_ball_is():
+def test_learns_to_segment_a_ball():
     torch.manual_seed(0)
     network = SegMaFormer(1, 2, **SMALL, **ISOTROPIC)
     optimizer, loss = torch.optim.AdamW(network.parameters(), lr=3e-3), nnunet_loss()
@@ -250,7 +250,7 @@ def test_learns_where_a_ball_is():
 # ---- nnU-Net ---------------------------------------------------------------------------------------------------------
 
 
-def test_built_from_a_plan_as_nnunet_does():
+def test_nnunet_builds_the_network_from_plans():
     spec = NETWORKS["SegMaFormer"]
     network = get_network_from_plans(spec.class_path, spec.arguments, [], 4, 3, deep_supervision=False)
     assert type(network) is SegMaFormer
@@ -260,14 +260,14 @@ def test_built_from_a_plan_as_nnunet_does():
         network.decoder.deep_supervision = True
 
 
-def test_classes_are_in_seg_layers_alone():
-    """nnU-Net leaves these out when it loads weights of another dataset."""
+def test_only_seg_layers_depend_on_the_classes():
+    """nnU-Net skips seg_layers when it loads weights of another dataset."""
     two, five = (SegMaFormer(1, classes, **SMALL).state_dict() for classes in (2, 5))
     differing = {name for name in two if two[name].shape != five[name].shape}
     assert differing == {"decoder.seg_layers.weight", "decoder.seg_layers.bias"}
 
 
-def test_survives_pickling_and_copying():
+def test_can_be_pickled_and_copied():
     network = small().eval()
     image = torch.randn(1, 2, 16, 32, 32)
     expected = network(image)

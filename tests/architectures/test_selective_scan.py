@@ -1,4 +1,4 @@
-"""The selective scan against the recurrence that it is, token by token in float64."""
+"""The selective scan compared with its recurrence, token by token in float64."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nnunet_hrmedseg.architectures.selective_scan import selective_scan
 
 
 def step_by_step(x: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    """Eq. 2 of arXiv 2312.00752 as it is written, h (B, E, N)."""
+    """Evaluate Eq. 2 of arXiv 2312.00752 literally, with h (B, E, N)."""
     h = x.new_zeros(x.shape[0], *a.shape)
     y = []
     for t in range(x.shape[1]):
@@ -34,9 +34,9 @@ def arguments(batch: int, length: int, channels: int, states: int, *, speed: flo
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 9, 17, 64, 100])
-@pytest.mark.parametrize("tokens_of_a_block", [1, 9, 1000])
-def test_equals_the_recurrence_and_its_gradients(monkeypatch, length, tokens_of_a_block):
-    monkeypatch.setitem(module.ELEMENTS_OF_A_BLOCK, "cpu", 2 * 5 * 3 * tokens_of_a_block)
+@pytest.mark.parametrize("tokens_per_block", [1, 9, 1000])
+def test_equals_the_recurrence_and_its_gradients(monkeypatch, length, tokens_per_block):
+    monkeypatch.setitem(module.ELEMENTS_OF_A_BLOCK, "cpu", 2 * 5 * 3 * tokens_per_block)
     tensors = arguments(2, length, 5, 3)
     y, expected = selective_scan(*tensors), step_by_step(*tensors)
     torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-12)
@@ -49,7 +49,7 @@ def test_equals_the_recurrence_and_its_gradients(monkeypatch, length, tokens_of_
 
 @pytest.mark.parametrize("speed", [1e-4, 1.0, 1e3])
 def test_slow_and_fast_decays_are_exact_in_float32(speed):
-    """A scan by division through cumulative products would overflow here."""
+    """A scan that divides by cumulative products would overflow here."""
     tensors = arguments(1, 2000, 4, 2, speed=speed)
     narrow = [tensor.detach().float().requires_grad_() for tensor in tensors]
     expected, y = step_by_step(*tensors), selective_scan(*narrow)
@@ -58,7 +58,7 @@ def test_slow_and_fast_decays_are_exact_in_float32(speed):
     assert all(tensor.grad.isfinite().all() for tensor in narrow)
 
 
-def test_no_states_are_kept():
+def test_states_are_not_kept_for_the_backward_pass():
     batch, length, channels, states = 1, 4096, 24, 8
     tensors = [tensor.detach().float().requires_grad_() for tensor in arguments(batch, length, channels, states)]
     kept: dict[int, int] = {}
@@ -73,8 +73,8 @@ def test_no_states_are_kept():
     assert own <= sum(kept.values()) < own + 0.05 * 4 * batch * length * channels * states
 
 
-def test_it_is_an_operator_as_torch_wants_them():
-    """Nothing is overwritten, shapes and strides are as announced to the compiler, gradients are registered."""
+def test_scan_passes_the_operator_checks_of_torch():
+    """Inputs are not overwritten, shapes and strides match those of the fake kernel, gradients are registered."""
     torch.library.opcheck(
         module.scan_forward,
         tuple(arguments(1, 7, 3, 2)),

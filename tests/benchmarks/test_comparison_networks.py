@@ -1,4 +1,4 @@
-"""Networks of other libraries in our trainer, as nnU-Net finds them, from training to prediction."""
+"""Networks of other libraries in the HRMedSeg trainer, as nnU-Net finds them, from training to prediction."""
 
 from __future__ import annotations
 

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 
 from benchmarks import encoder_initialization_table as table
-from benchmarks.encoder_initialization import ENCODERS, TASKS, Teacher, encoder_folder
+from benchmarks.encoder_initialization import encoder_folder
+from benchmarks.encoder_initialization_data import ENCODERS, TASKS
+from benchmarks.encoder_initialization_teacher import Teacher
 
 
 def write_run(work: Path, task: str, start: str, seed: int, canvas: int, dice: np.ndarray) -> None:
-    """`dice` is (cases, classes)."""
+    """Write a run with `dice` as (cases, classes)."""
     cases = {f"{i:02d}.png": {str(j + 1): value for j, value in enumerate(row)} for i, row in enumerate(dice.tolist())}
     run = {"task": task, "start": start, "seed": seed, "canvas": canvas, "dice": float(dice.mean())}
     run |= {"dice_per_case": cases, "encoder": {"file": "none"}}
@@ -17,7 +19,7 @@ def write_run(work: Path, task: str, start: str, seed: int, canvas: int, dice: n
     (work / "runs" / f"{task}_{start}_{seed}_{canvas}.json").write_text(json.dumps(run))
 
 
-def test_gains_at_each_canvas_have_intervals(tmp_path, monkeypatch, capsys):
+def test_gains_have_intervals_at_each_canvas(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(table, "RESAMPLES", 500)
     random = np.random.default_rng(0)
     for canvas, gain in ((512, 0.05), (1024, 0.0)):
@@ -51,12 +53,12 @@ def test_runs_without_dice_per_case_have_no_interval(tmp_path):
     assert "interval" not in found["mean"]
 
 
-def test_cases_without_a_class_are_left_out():
+def test_cases_without_a_class_are_excluded():
     dice = np.array([[[0.5, np.nan], [0.7, 0.9]]])
     assert table.foreground_mean(dice) == pytest.approx([(0.6 + 0.9) / 2])
 
 
-def test_teachers_and_encoders_of_other_sizes_have_their_own_folders(tmp_path):
+def test_teachers_and_encoders_of_other_sizes_use_separate_folders(tmp_path):
     teachers = [Teacher(), Teacher(512), Teacher(512, 1.0), Teacher(512, 1.0, 50, 100)]
     folders = {settings.results(tmp_path, encoder) for settings in teachers for encoder in ENCODERS}
     assert len(folders) == len(teachers) * len(ENCODERS)

@@ -1,4 +1,4 @@
-"""The runner of full-length trainings: splits, jobs in order, stops, damaged checkpoints, missing data, full disks."""
+"""The runner of full-length trainings: splits, order of jobs, stops, damaged checkpoints, missing data, full disks."""
 
 import json
 import os
@@ -21,7 +21,7 @@ COMMIT = "0123456789abcdef"
 
 @pytest.fixture
 def data(tmp_path):
-    """Eight radiographs and eight frames with a published split, in the layout that the runner reads."""
+    """Write eight radiographs and eight frames with a published split, in the layout that the runner reads."""
     generator = np.random.default_rng(0)
     for name in ("cvc_clinicdb", "jsrt"):
         for part, high in (("images", 256), ("masks", 2)):
@@ -46,7 +46,7 @@ def training(data, tmp_path):
     return Training(row, data, tmp_path / "work", COMMIT)
 
 
-def test_rows_are_known_and_name_what_exists():
+def test_rows_refer_to_existing_datasets_and_encoders():
     names = [row.name for row in ROWS]
     assert len(set(names)) == len(names)
     for row in ROWS:
@@ -57,7 +57,7 @@ def test_rows_are_known_and_name_what_exists():
         find_row("typo")
 
 
-def test_encoders_never_saw_the_dataset_that_starts_from_them():
+def test_encoders_were_not_trained_on_the_dataset_that_starts_from_them():
     polyps = {"cvc_clinicdb", "kvasir"}
     for row in ROWS:
         if row.start:
@@ -73,7 +73,7 @@ def test_published_split_and_trial_fold(data):
     assert split.test == ["007"]
 
 
-def test_drawn_split_is_the_same_each_time(data):
+def test_drawn_split_is_deterministic(data):
     cases = [f"{i:03}" for i in range(124)]
     split = make_split("jsrt", data, cases)
     assert (len(split.train), len(split.val), split.test) == (99, 25, [])
@@ -81,7 +81,7 @@ def test_drawn_split_is_the_same_each_time(data):
     assert sorted([*split.train, *split.val]) == cases
 
 
-def test_split_that_does_not_fit_is_named(data):
+def test_split_that_does_not_match_the_data_is_reported(data):
     with pytest.raises(SystemExit, match="names 1 cases that are missing: 007"):
         make_split("cvc_clinicdb", data, [f"{i:03}" for i in range(7)])
     (data / "splits" / "cvc_clinicdb.json").unlink()
@@ -89,7 +89,7 @@ def test_split_that_does_not_fit_is_named(data):
         make_split("cvc_clinicdb", data, [])
 
 
-def test_missing_data_and_missing_masks_are_named(data, tmp_path):
+def test_missing_data_and_masks_are_reported(data, tmp_path):
     with pytest.raises(RowError, match="the data is missing: .*kvasir"):
         full_training_jobs.write_raw(data, tmp_path / "work", "kvasir")
     (data / "labelled" / "jsrt" / "masks" / "003.png").unlink()
@@ -98,7 +98,7 @@ def test_missing_data_and_missing_masks_are_named(data, tmp_path):
     assert not (tmp_path / "work" / "nnUNet_raw" / "Dataset943_jsrt" / "dataset.json").exists()
 
 
-def test_raw_dataset_keeps_test_cases_apart(data, tmp_path):
+def test_raw_dataset_separates_test_cases(data, tmp_path):
     full_training_jobs.write_raw(data, tmp_path, "cvc_clinicdb")
     raw = tmp_path / "nnUNet_raw" / "Dataset941_cvc_clinicdb"
     assert sorted(file.name for file in (raw / "imagesTs").iterdir()) == ["007_0000.png"]
@@ -107,28 +107,28 @@ def test_raw_dataset_keeps_test_cases_apart(data, tmp_path):
     assert Image.open(raw / "imagesTr" / "000_0000.png").mode == "RGB"
 
 
-def test_settings_stay_those_of_the_first_start(training):
+def test_settings_of_the_first_start_are_kept(training):
     first = training.settings()
     assert first["commit"] == COMMIT
     again = Training(training.row, training.data, training.work, "another commit")
     assert again.settings() == first
 
 
-def test_row_whose_environment_is_gone_is_not_continued_from_another_commit(training):
+def test_row_with_missing_environment_is_not_continued_from_another_commit(training):
     training.settings()
     (full_training_jobs.environment_folder(training.work, COMMIT) / "complete").unlink()
-    with pytest.raises(RowError, match="started from commit 0123456789ab, whose environment .* is gone"):
+    with pytest.raises(RowError, match="started from commit 0123456789ab, whose environment .* is missing"):
         training.work_on()
 
 
-def test_full_disk_is_named_before_the_training(training, monkeypatch):
+def test_full_disk_is_reported_before_the_training(training, monkeypatch):
     monkeypatch.setattr(full_training_jobs.shutil, "disk_usage", lambda path: SimpleNamespace(free=1.5e9))
     with pytest.raises(RowError, match="only 1.5 GB are free"):
         training.work_on()
 
 
 @pytest.mark.slow
-def test_damaged_checkpoint_gives_way_to_the_one_before(training, monkeypatch, capsys):
+def test_damaged_checkpoint_is_replaced_by_the_previous_one(training, monkeypatch, capsys):
     python = full_training_jobs.environment_folder(training.work, COMMIT) / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.symlink_to(full_training_jobs.sys.executable)
@@ -149,7 +149,7 @@ def test_failed_command_is_reported_with_its_last_lines(tmp_path):
         full_training_jobs.call(["sh", "-c", "echo the reason >&2; exit 3"], {}, tmp_path / "log.txt")
 
 
-def test_jobs_come_in_order_and_encoders_before_rows_that_start_from_them(tmp_path):
+def test_encoders_are_trained_before_the_rows_that_start_from_them(tmp_path):
     names = [job.name for job in full_training.list_jobs(tmp_path, tmp_path, None, COMMIT)]
     assert [name for name in names if not name.startswith("encoder")] == [row.name for row in ROWS]
     first = next(row.name for row in ROWS if row.start == "nuclei_skin_teeth")
@@ -157,7 +157,7 @@ def test_jobs_come_in_order_and_encoders_before_rows_that_start_from_them(tmp_pa
     assert len(set(names)) == len(names)
 
 
-def test_lane_goes_on_after_a_row_that_fails_and_names_what_was_left(capsys):
+def test_lane_continues_after_a_failed_row_and_lists_unfinished_rows(capsys):
     def job(name, waits_for=None, error=None):
         def work_on():
             done.append(name)
@@ -187,7 +187,7 @@ def test_finished_result_is_not_replaced_by_an_unfinished_one(tmp_path, monkeypa
     file.write_text(json.dumps(results))
     full_training.record(tmp_path / "work")
     assert json.loads(file.read_text())["finished"] is True
-    assert "stays recorded" in capsys.readouterr().out
+    assert "is kept" in capsys.readouterr().out
 
 
 def test_report_draws_finished_and_running_rows(tmp_path):

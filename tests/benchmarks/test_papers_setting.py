@@ -1,4 +1,4 @@
-"""benchmarks/papers_setting.py without nnU-Net: what is trained when, in which pieces, and what is recorded."""
+"""benchmarks/papers_setting.py without nnU-Net: order and parts of trainings, and recorded results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from skimage import io
 
 from benchmarks import papers_setting
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError
 
 SPLITS = {"train": ["a", "b", "c"], "valid": ["d"], "test": ["e"]}
 
@@ -52,12 +52,12 @@ def run(images, tmp_path):
         ([], "is not a JSON file with the lists"),
         ({"train": ["a"], "test": ["b"]}, "is not a JSON file with the lists"),
         ({**SPLITS, "test": ["a"]}, "lists a more than once"),
-        ({**SPLITS, "test": ["z"]}, "no image with its mask of the part 'test'"),
+        ({**SPLITS, "test": ["z"]}, "no image with a mask for the part 'test'"),
     ],
 )
-def test_splits_that_cannot_be_used(images, tmp_path, content, message):
+def test_invalid_splits_are_rejected(images, tmp_path, content, message):
     (tmp_path / "splits.json").write_text(json.dumps(content))
-    with pytest.raises(HRMedSegError, match=message):
+    with pytest.raises(DataError, match=message):
         papers_setting.checked_splits(tmp_path / "splits.json", images)
 
 
@@ -67,7 +67,7 @@ def test_names_without_an_image_are_counted(images, tmp_path, capsys):
     assert "2 of 3 images of the part 'train' are missing" in capsys.readouterr().out
 
 
-def test_the_raw_data_set_has_masks_of_0_and_1(run):
+def test_raw_dataset_has_masks_of_0_and_1(run):
     made = run()
     papers_setting.write_raw(made.args.images, made.raw, made.splits)
     assert {path.name for path in (made.raw / "imagesTr").iterdir()} == {f"{name}_0000.png" for name in "abcd"}
@@ -77,7 +77,7 @@ def test_the_raw_data_set_has_masks_of_0_and_1(run):
     assert json.loads((made.raw / "dataset.json").read_text())["numTraining"] == 4
 
 
-def test_a_training_in_pieces(run, monkeypatch):
+def test_training_in_several_parts(run, monkeypatch):
     calls = []
 
     def command(self, name, *arguments):
@@ -102,7 +102,7 @@ def test_a_training_in_pieces(run, monkeypatch):
     assert result["iterations"] == 2 * 4 and result["images"] == {"train": 3, "valid": 1, "test": 1}
 
 
-def test_a_command_ends_with_the_time(run, tmp_path, monkeypatch):
+def test_command_ends_when_the_time_is_over(run, tmp_path, monkeypatch):
     monkeypatch.setattr(papers_setting.shutil, "which", lambda *_, **__: sys.executable)
     made = run(minutes=0)
     code = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
@@ -115,7 +115,7 @@ def test_a_command_ends_with_the_time(run, tmp_path, monkeypatch):
             os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
-def test_a_pass_is_an_epoch(monkeypatch):
+def test_one_pass_is_one_epoch(monkeypatch):
     monkeypatch.setenv("PAPERS_SETTING_PASSES", "7")
     monkeypatch.setenv("PAPERS_SETTING_ITERATIONS", "31")
     from benchmarks.recipes import papers_setting as recipes

@@ -14,5 +14,5 @@ from nnunet_hrmedseg.cli.argument_types import joined_negative_values
         (["--box=1,2,3,4", "-5,1"], ["--box=1,2,3,4", "-5,1"]),
     ],
 )
-def test_lists_that_begin_with_a_minus_are_values(arguments, joined):
+def test_lists_that_begin_with_a_minus_sign_are_values(arguments, joined):
     assert joined_negative_values(arguments) == joined

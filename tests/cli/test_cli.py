@@ -1,4 +1,4 @@
-"""What all commands have in common: help, ctrl-C, closed pipes, errors of the disk, exit statuses."""
+"""Behavior common to all commands: help, ctrl-C, closed pipes, disk errors, exit statuses."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def _run(monkeypatch, command: str, raised: BaseException) -> int:
 # ---- help ------------------------------------------------------------------------------------------------------------
 
 
-def test_every_command_is_here():
+def test_list_of_commands_is_complete():
     assert set(_sub_parsers()) == set(cli.COMMANDS) == set(LEAST)
 
 
 @pytest.mark.parametrize("command", LEAST)
-def test_help_says_what_a_command_does_and_what_it_requires(command):
+def test_help_describes_a_command_and_its_required_arguments(command):
     parser = _sub_parsers()[command]
     description = parser.description
     assert description and description.endswith(".") and description[0].isupper()
@@ -79,14 +79,14 @@ def test_help_describes_every_option_and_its_default(command):
 
 
 @pytest.mark.parametrize("command", LEAST)
-def test_ctrl_c_is_one_line(command, monkeypatch, capsys):
+def test_ctrl_c_prints_one_line(command, monkeypatch, capsys):
     assert _run(monkeypatch, command, KeyboardInterrupt()) == 130
-    said = capsys.readouterr().err
-    assert said.startswith(f"hrmedseg {command}: interrupted.") and said.count("\n") == 1
-    assert said.rstrip() == said.removesuffix("\n")
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"hrmedseg {command}: interrupted.") and printed.count("\n") == 1
+    assert printed.rstrip() == printed.removesuffix("\n")
 
 
-def test_ctrl_c_leaves_the_line_of_a_progress_bar(monkeypatch, capsys):
+def test_ctrl_c_starts_a_new_line_after_a_progress_bar(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert _run(monkeypatch, "doctor", KeyboardInterrupt()) == 130
     assert capsys.readouterr().err == "\nhrmedseg doctor: interrupted.\n"
@@ -96,7 +96,7 @@ def test_ctrl_c_leaves_the_line_of_a_progress_bar(monkeypatch, capsys):
 
 
 def _into_a_closed_pipe(code: str, *arguments: str, unbuffered: str = "") -> tuple[int, str]:
-    """Exit status and standard error of Python code whose standard output nobody reads."""
+    """Run Python code whose standard output is closed; return exit status and standard error."""
     reader, writer = os.pipe()
     os.close(reader)
     process = subprocess.run(
@@ -127,12 +127,12 @@ def test_help_into_a_closed_pipe_ends_quietly(arguments):
 
 
 @pytest.mark.parametrize("flush, unbuffered", [(True, ""), (False, ""), (False, "1")])
-def test_a_command_into_a_closed_pipe_ends_quietly(flush, unbuffered):
+def test_command_into_a_closed_pipe_ends_quietly(flush, unbuffered):
     code = PRINTING.format(f"[print(i, flush={flush}) for i in range(3)] and 0")
     assert _into_a_closed_pipe(code, "doctor", unbuffered=unbuffered) == (141, "")
 
 
-def test_a_closed_error_output_ends_quietly():
+def test_closed_error_output_ends_quietly():
     reader, writer = os.pipe()
     os.close(reader)
     code = PRINTING.format("[print(i, file=sys.stderr, flush=True) for i in range(3)] and 0")
@@ -141,7 +141,7 @@ def test_a_closed_error_output_ends_quietly():
     assert process.returncode == 141
 
 
-def test_the_broken_pipe_of_something_else_is_an_error(monkeypatch, capsys):
+def test_broken_pipe_of_another_stream_is_an_error(monkeypatch, capsys):
     with pytest.raises(BrokenPipeError, match="a worker"):
         _run(monkeypatch, "doctor", BrokenPipeError(errno.EPIPE, "a worker"))
 
@@ -149,24 +149,24 @@ def test_the_broken_pipe_of_something_else_is_an_error(monkeypatch, capsys):
 # ---- errors ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_error_is_one_line_and_status_1(monkeypatch, capsys):
+def test_error_prints_one_line_and_returns_status_1(monkeypatch, capsys):
     assert _run(monkeypatch, "export", HRMedSegError("It is so.")) == 1
     assert capsys.readouterr().err == "hrmedseg export: It is so.\n"
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
-def test_a_full_or_forbidden_disk_is_one_line_that_names_the_file(number, monkeypatch, capsys):
+def test_failed_write_prints_one_line_with_the_file_name(number, monkeypatch, capsys):
     error = OSError(number, os.strerror(number), "/data/masks/a.png")
     assert _run(monkeypatch, "predict-onnx", error) == 1
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and os.strerror(number) in said and "/data/masks/a.png" in said
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1 and os.strerror(number) in printed and "/data/masks/a.png" in printed
 
 
-def test_other_errors_of_the_system_keep_their_traceback(monkeypatch):
+def test_other_system_errors_keep_their_traceback(monkeypatch):
     with pytest.raises(FileNotFoundError):
         _run(monkeypatch, "doctor", FileNotFoundError(errno.ENOENT, "not there", "/a"))
 
 
 def test_doctor_into_a_closed_pipe_ends_quietly():
-    status, said = _into_a_closed_pipe(MAIN, "doctor")
-    assert (status, said) == (141, "")
+    status, printed = _into_a_closed_pipe(MAIN, "doctor")
+    assert (status, printed) == (141, "")

@@ -9,7 +9,7 @@ from tests.teachers.tiny_teachers import write_sam
 from tests.weights.published_layout import write_published
 
 
-def test_import_prints_what_was_written_what_is_assumed_and_how_to_continue(tmp_path, capsys):
+def test_import_prints_the_file_its_assumptions_and_the_next_command(tmp_path, capsys):
     source = write_published(tmp_path / "SAM_PFD_10K.pth")
     assert main(["encoder", "import", str(source), "-o", str(tmp_path / "sam_encoder")]) == 0
     out = capsys.readouterr().out
@@ -21,21 +21,21 @@ def test_import_prints_what_was_written_what_is_assumed_and_how_to_continue(tmp_
     assert f"hrmedseg segment IMAGE --encoder {file.path}" in out
 
 
-def test_import_refuses_a_whole_sam(tmp_path, capsys):
+def test_import_rejects_a_complete_sam(tmp_path, capsys):
     sam = write_sam(tmp_path / "sam_vit_h_4b8939.pth")
     assert main(["encoder", "import", str(sam), "-o", str(tmp_path / "sam_encoder")]) == 1
     assert f"hrmedseg encoder: {sam} is a whole SAM" in capsys.readouterr().err
     assert not (tmp_path / "sam_encoder").exists()
 
 
-def test_import_into_a_file_is_refused(tmp_path, capsys):
+def test_import_rejects_a_file_as_output_folder(tmp_path, capsys):
     source = write_published(tmp_path / "p.pth")
     assert main(["encoder", "import", str(source), "-o", str(source)]) == 1
     assert "is a file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["import"], ["import", "x.pth"], ["export"]])
-def test_incomplete_commands_are_refused(arguments):
+def test_incomplete_commands_are_rejected(arguments):
     with pytest.raises(SystemExit):
         main(["encoder", *arguments])
 
@@ -51,7 +51,7 @@ def test_distill_and_pretrain_have_two_names_with_the_same_options(name, capsys)
     assert as_alias.split() == as_sub_command.split()
 
 
-def test_pretrain_as_a_sub_command(tmp_path, monkeypatch, capsys):
+def test_pretrain_is_a_subcommand(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setattr("nnunet_hrmedseg.encoders.pretrain.EPOCHS", 1)
     monkeypatch.setattr("nnunet_hrmedseg.encoders.loop.draw_curve", lambda rows, file: None)

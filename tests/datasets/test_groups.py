@@ -8,20 +8,20 @@ from nnunet_hrmedseg.errors import DataError, PlanError
 CASES = ["p1_a", "p1_b", "p2_a", "p3_a"]
 
 
-def test_pattern():
+def test_groups_by_pattern():
     assert find_groups(CASES, r"^(p\d)_") == {"p1_a": "p1", "p1_b": "p1", "p2_a": "p2", "p3_a": "p3"}
     assert find_groups(CASES, r"^p\d")["p1_b"] == "p1"
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-def test_spreadsheet(tmp_path, delimiter):
+def test_groups_by_spreadsheet(tmp_path, delimiter):
     file = tmp_path / "groups.csv"
     rows = [("Case", "Group"), ("p1_a", "x"), ("p1_b", "x"), ("p2_a", "y"), ("p3_a", "z")]
     file.write_text("\ufeff" + "\n".join(delimiter.join(row) for row in rows), encoding="utf-8")
     assert find_groups(CASES, str(file)) == {"p1_a": "x", "p1_b": "x", "p2_a": "y", "p3_a": "z"}
 
 
-def test_rules_that_do_not_fit(tmp_path):
+def test_invalid_rules_are_rejected(tmp_path):
     with pytest.raises(PlanError, match="is not a CSV file or a regular expression"):
         find_groups(CASES, "(p")
     with pytest.raises(DataError, match="no group for 2 cases: p2_a, p3_a"):
@@ -36,7 +36,7 @@ def test_rules_that_do_not_fit(tmp_path):
         find_groups(CASES, str(tmp_path / "none.csv"))
 
 
-def test_splits_are_balanced_and_fewer_where_groups_are_few():
+def test_splits_are_balanced_and_limited_by_the_number_of_groups():
     splits = make_splits({"p1_a": "1", "p1_b": "1", "p2_a": "2", "p3_a": "3"})
     assert sorted(sorted(split["val"]) for split in splits) == [["p1_a", "p1_b"], ["p2_a"], ["p3_a"]]
     groups = {f"{group}_{index}": str(group) for group in range(10) for index in range(group + 1)}
@@ -54,5 +54,5 @@ def test_splits_are_balanced_and_fewer_where_groups_are_few():
         (["img1", "img2", "img3", "img4"], False),
     ],
 )
-def test_names_like_frames(cases, suspected):
+def test_names_that_look_like_frames(cases, suspected):
     assert (suspected_groups(cases) is not None) == suspected

@@ -44,19 +44,19 @@ def check(summary, name="object"):
     assert len(set(found[4:14, 4:12].ravel())) == len(set(found[4:14, 12:20].ravel())) == 1
 
 
-def test_a_label_image_of_16_bits(folders):
+def test_label_map_of_16_bits(folders):
     Image.fromarray(touching()).save(folders / "masks" / "a.png")
     check(make(folders))
 
 
-def test_a_color_for_each_object(folders):
+def test_one_color_per_object(folders):
     colors = np.zeros((*SHAPE, 3), np.uint8)
     colors[touching() == 300], colors[touching() == 7] = (200, 0, 10), (200, 10, 0)
     Image.fromarray(colors).save(folders / "masks" / "a.png")
     check(make(folders, classes=["nucleus"]), "nucleus")
 
 
-def test_a_file_for_each_object(folders):
+def test_one_file_per_object(folders):
     for number in (300, 7):
         Image.fromarray(np.where(touching() == number, 255, 0).astype(np.uint8)).save(
             folders / "masks" / f"a_{number}.png"
@@ -64,7 +64,7 @@ def test_a_file_for_each_object(folders):
     check(make(folders))
 
 
-def test_polygons(folders):
+def test_one_polygon_per_object(folders):
     boxes = [[4, 4, 11, 4, 11, 13, 4, 13], [12, 4, 19, 4, 19, 13, 12, 13]]
     content = {
         "images": [{"id": 1, "file_name": "a.png", "height": SHAPE[0], "width": SHAPE[1]}],
@@ -78,7 +78,7 @@ def test_polygons(folders):
 @pytest.mark.parametrize(
     "options", [{"threshold": 3}, {"ignore": 255}, {"classes": ["a", "b"]}, {"classes": ["border"]}]
 )
-def test_options_of_classes_are_refused(folders, options):
+def test_class_options_are_rejected(folders, options):
     Image.fromarray(touching()).save(folders / "masks" / "a.png")
     with pytest.raises(PlanError, match="--instances"):
         make(folders, **options)
@@ -93,7 +93,7 @@ def test_command_writes_numbered_objects(folders, capsys):
     assert objects.dtype == np.uint16 and (objects > 0).tolist() == (touching() > 0).tolist() and objects.max() == 2
 
 
-def test_other_label_maps_are_named_and_the_rest_is_written(folders):
+def test_invalid_label_maps_are_reported_and_the_rest_is_written(folders):
     Image.fromarray(np.full(SHAPE, 5, np.uint8)).save(folders / "masks" / "other.png")
     Image.fromarray(np.zeros(SHAPE, np.uint8)).save(folders / "masks" / "empty.png")
     with pytest.raises(DataError, match=r"1 of 2 label maps were left out:\n.*other.png"):

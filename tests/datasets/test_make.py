@@ -1,4 +1,4 @@
-"""`hrmedseg dataset` from folders as people have them to what nnU-Net's own reader and integrity check see."""
+"""`hrmedseg dataset`: from typical folders to datasets that nnU-Net's reader and integrity check accept."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ SHAPE = 24, 32
 
 @pytest.fixture(autouse=True)
 def integrity_check(request, monkeypatch):
-    """nnU-Net's check starts a process: only tests that are marked run it."""
+    """Skip nnU-Net's check, which starts a process, in tests without the mark."""
     if not request.node.get_closest_marker("integrity"):
         monkeypatch.setattr("nnunet_hrmedseg.datasets.make._verify", lambda folder: None)
 
@@ -53,7 +53,7 @@ def make(folders, **options):
 
 
 def read_case(summary, case: str = "a") -> tuple[np.ndarray, np.ndarray]:
-    """What nnU-Net's reader makes of a case: image (C, H, W) and label map (H, W)."""
+    """Read a case by nnU-Net's reader: image (C, H, W) and label map (H, W)."""
     images = [str(summary.folder / "imagesTr" / f"{case}_0000{summary.file_ending}")]
     label = str(summary.folder / "labelsTr" / f"{case}{summary.file_ending}")
     reader = NaturalImage2DIO()
@@ -81,7 +81,7 @@ def test_color_images_and_masks_of_0_and_255(folders):
     assert (summary.folder / "contact_sheet.png").is_file()
 
 
-def test_gray_and_color_and_transparent_images_in_one_folder_become_rgb(folders):
+def test_gray_color_and_transparent_images_in_one_folder_become_rgb(folders):
     Image.fromarray(picture(1)).save(folders / "images" / "a.bmp")
     Image.fromarray(picture(3, 1)).save(folders / "images" / "b.png")
     Image.fromarray(picture(4, 2)).save(folders / "images" / "c.png")
@@ -120,7 +120,7 @@ def test_sixteen_bits_are_kept(folders):
     np.testing.assert_array_equal(read_case(summary, "b")[0][0], deep + 1)
 
 
-def test_sixteen_bit_color_becomes_tiff_as_nnunet_would_cut_a_png_to_8_bits(folders):
+def test_sixteen_bit_color_becomes_tiff_because_nnunet_reads_8_bits_of_a_png(folders):
     from imagecodecs import png_encode
 
     deep = picture(3, dtype=np.uint16)
@@ -131,14 +131,14 @@ def test_sixteen_bit_color_becomes_tiff_as_nnunet_would_cut_a_png_to_8_bits(fold
     np.testing.assert_array_equal(read_case(summary)[0], np.moveaxis(deep, -1, 0))
 
 
-@pytest.mark.parametrize("mask_is_turned", [True, False])
-def test_exif_orientation_turns_the_image_and_a_mask_drawn_on_the_stored_one(folders, mask_is_turned):
+@pytest.mark.parametrize("mask_is_rotated", [True, False])
+def test_exif_orientation_rotates_the_image_and_a_mask_of_the_stored_size(folders, mask_is_rotated):
     exif = Image.Exif()
-    exif[0x0112] = 6  # stored on its side: shown turned by 90 degrees clockwise
+    exif[0x0112] = 6  # stored rotated: viewers rotate it by 90 degrees clockwise
     Image.fromarray(picture()).save(folders / "images" / "a.png", exif=exif)
     stored = square(1)
     shown = np.rot90(stored, -1)
-    Image.fromarray(np.ascontiguousarray(shown if mask_is_turned else stored)).save(folders / "masks" / "a.png")
+    Image.fromarray(np.ascontiguousarray(shown if mask_is_rotated else stored)).save(folders / "masks" / "a.png")
     image, label = read_case(make(folders))
     np.testing.assert_array_equal(image, np.moveaxis(np.rot90(picture(), -1), -1, 0))
     np.testing.assert_array_equal(label, shown)
@@ -157,7 +157,7 @@ def save_radiographs(folders, names="ab") -> np.ndarray:
     return pixels
 
 
-def test_a_folder_of_dicom_is_kept_as_dicom(folders):
+def test_folder_of_dicom_files_is_kept_as_dicom(folders):
     pixels = save_radiographs(folders)
     summary = make(folders)
     assert summary.file_ending == ".dcm" and summary.channels == 1
@@ -182,7 +182,7 @@ def test_dicom_beside_other_images_is_converted(folders):
         np.testing.assert_array_equal(read_case(summary, case)[0][0], pixels)
 
 
-def test_a_dicom_video_is_refused(folders):
+def test_dicom_video_is_rejected(folders):
     video = Path(pydicom.data.__path__[0]) / "test_files" / "SC_rgb_rle_2frame.dcm"
     shutil.copy(video, folders / "images" / "a.dcm")
     Image.fromarray(square(1)).save(folders / "masks" / "a.png")
@@ -209,7 +209,7 @@ def test_dry_run_writes_nothing(folders):
     assert not any((folders / "raw").iterdir())
 
 
-def test_everything_that_is_wrong_comes_in_one_message_and_nothing_is_written(folders):
+def test_all_errors_are_reported_at_once_and_nothing_is_written(folders):
     for case in "abcd":
         Image.fromarray(picture()).save(folders / "images" / f"{case}.png")
         Image.fromarray(square(1)).save(folders / "masks" / f"{case}.png")
@@ -227,7 +227,7 @@ def test_everything_that_is_wrong_comes_in_one_message_and_nothing_is_written(fo
     assert not any((folders / "raw").iterdir())
 
 
-def test_taken_numbers_and_existing_datasets_are_not_overwritten(folders):
+def test_existing_datasets_are_not_overwritten(folders):
     Image.fromarray(picture()).save(folders / "images" / "a.png")
     Image.fromarray(square(1)).save(folders / "masks" / "a.png")
     folder = make(folders).folder
@@ -245,7 +245,7 @@ def test_taken_numbers_and_existing_datasets_are_not_overwritten(folders):
     assert not (folder / "note.txt").exists()
 
 
-def test_failure_while_writing_leaves_the_old_dataset(folders, monkeypatch):
+def test_failure_while_writing_keeps_the_old_dataset(folders, monkeypatch):
     Image.fromarray(picture()).save(folders / "images" / "a.png")
     Image.fromarray(square(1)).save(folders / "masks" / "a.png")
     folder = make(folders).folder
@@ -273,7 +273,7 @@ def test_groups_keep_patients_together(folders):
     assert sorted(case for split in splits for case in split["val"]) == sorted(summary.cases)
 
 
-def test_command(folders, monkeypatch, capsys):
+def test_command_writes_the_dataset(folders, monkeypatch, capsys):
     monkeypatch.setenv("nnUNet_raw", str(folders / "raw"))
     Image.fromarray(picture()).save(folders / "images" / "a.jpg")
     Image.fromarray(square()).convert("RGB").save(folders / "masks" / "a.jpg")
@@ -287,7 +287,7 @@ def test_command(folders, monkeypatch, capsys):
 
 
 @pytest.mark.integrity
-def test_dataset_that_nnunet_refuses_is_not_put_in_place(folders, monkeypatch):
+def test_dataset_that_nnunet_rejects_is_not_installed(folders, monkeypatch):
     Image.fromarray(picture()).save(folders / "images" / "a.png")
     Image.fromarray(square(1)).save(folders / "masks" / "a.png")
 
@@ -301,17 +301,17 @@ def test_dataset_that_nnunet_refuses_is_not_put_in_place(folders, monkeypatch):
     assert not any((folders / "raw").iterdir())
 
 
-def test_few_cases_and_names_that_some_systems_do_not_tell_apart_are_reported(folders):
+def test_few_cases_and_names_that_differ_only_in_case_are_reported(folders):
     for case in ("a", "A", "b"):
         Image.fromarray(picture()).save(folders / "images" / f"{case}.png")
         Image.fromarray(square()).save(folders / "masks" / f"{case}.png")
     summary = make(folders, dry_run=True)
     assert any("cases are fewer than nnU-Net's 5 folds" in warning for warning in summary.warnings)
-    if len(summary.cases) == 3:  # a system that tells them apart
+    if len(summary.cases) == 3:  # a case-sensitive file system
         assert any(warning.startswith("A, a differ only in upper and lower case") for warning in summary.warnings)
 
 
-def test_a_missing_decoder_is_named(folders, monkeypatch):
+def test_missing_decoder_is_reported(folders, monkeypatch):
     deep = np.zeros((*SHAPE, 3), np.uint16)
     imagecodecs = pytest.importorskip("imagecodecs")
     (folders / "images" / "a.png").write_bytes(imagecodecs.png_encode(deep))

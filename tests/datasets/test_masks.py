@@ -1,4 +1,4 @@
-"""Codings of masks: values, palettes, colors, a file for each class or object."""
+"""Encodings of masks: values, palettes, colors, one file per class or object."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from nnunet_hrmedseg.errors import DataError, PlanError
 
 
 def cases(tmp_path, *masks):
-    """One case for each mask (an array, or an image)."""
+    """Return one case per mask (an array or an image)."""
     made = []
     for index, mask in enumerate(masks):
         file = tmp_path / f"{index}.png"
@@ -30,7 +30,7 @@ def cases(tmp_path, *masks):
         ([[0, 1], [0, 2]], {"background": 0, "class_1": 1, "class_2": 2}, {0: 0, 1: 1, 2: 2}),
     ],
 )
-def test_values(tmp_path, values, labels, of_value):
+def test_labels_from_values(tmp_path, values, labels, of_value):
     names = ["class_1", "class_2", "class_3"] if of_value is None else []
     coding = find_coding(cases(tmp_path, *[[row] for row in values]), names=names)
     assert coding.labels == labels
@@ -38,7 +38,7 @@ def test_values(tmp_path, values, labels, of_value):
 
 
 @pytest.mark.parametrize("names", [[], ["polyp"]])
-def test_one_class_saved_as_1_and_as_255_is_not_two_classes(tmp_path, names):
+def test_one_class_saved_as_1_and_255_is_one_class(tmp_path, names):
     mixed = cases(tmp_path, [[0, 1]], [[0, 255]])
     with pytest.raises(DataError, match="Some masks have the values 0 and 1, others 0 and 255.*--threshold 1"):
         find_coding(mixed, names=names)
@@ -48,7 +48,7 @@ def test_one_class_saved_as_1_and_as_255_is_not_two_classes(tmp_path, names):
     assert find_coding(mixed, ignore=255).label_of_value == {0: 0, 1: 1, 255: 2}
 
 
-def test_ignore_value(tmp_path):
+def test_ignore_value_becomes_the_ignore_label(tmp_path):
     coding = find_coding(cases(tmp_path, [[0, 1, 2, 255]]), ignore=255)
     assert coding.labels == {"background": 0, "class_1": 1, "class_2": 2, "ignore": 3}
     assert coding.label_map([(np.array([[0, 1, 2, 255]], np.uint8), None)]).tolist() == [[0, 1, 2, 3]]
@@ -56,14 +56,14 @@ def test_ignore_value(tmp_path):
         find_coding(cases(tmp_path, [[0, 1]]), ignore=9)
 
 
-def test_palette_indices_are_labels_where_all_palettes_are_the_same(tmp_path):
+def test_palette_indices_are_labels_if_all_palettes_are_equal(tmp_path):
     image = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "P")
     image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
     coding = find_coding(cases(tmp_path, image, image))
     assert coding.kind == "values" and coding.label_of_value == {0: 0, 1: 1, 2: 2}
 
 
-def test_palettes_that_differ_are_read_by_color(tmp_path):
+def test_different_palettes_are_read_by_color(tmp_path):
     first, second = (Image.fromarray(np.array([[0, 1]], np.uint8), "P") for _ in range(2))
     first.putpalette([0, 0, 0, 255, 0, 0])
     second.putpalette([0, 0, 0, 0, 0, 255])
@@ -72,7 +72,7 @@ def test_palettes_that_differ_are_read_by_color(tmp_path):
     assert coding.label_of_color == {(0, 0, 255): 1, (255, 0, 0): 2}
 
 
-def test_colors_found_and_named(tmp_path):
+def test_colors_are_found_and_can_be_named(tmp_path):
     mask = np.array([[[0, 0, 0], [255, 0, 0], [0, 255, 0]]], np.uint8)
     coding = find_coding(cases(tmp_path, mask))
     assert coding.labels == {"background": 0, "color_00ff00": 1, "color_ff0000": 2}
@@ -83,18 +83,18 @@ def test_colors_found_and_named(tmp_path):
         find_coding(cases(tmp_path, mask), colors=parse_colors(["disc=red"]))
 
 
-def test_color_that_one_mask_alone_shows_counts(tmp_path):
+def test_color_in_only_one_mask_is_found(tmp_path):
     red, blue = ([[[0, 0, 0], color]] for color in ([255, 0, 0], [0, 0, 255]))
     assert len(find_coding(cases(tmp_path, red, blue)).classes) == 2
 
 
 @pytest.mark.parametrize("text", ["disc", "=red", "disc=1,2", "disc=300,0,0", "disc=nocolor"])
-def test_colors_that_are_not(text):
+def test_invalid_colors_are_rejected(text):
     with pytest.raises(PlanError, match="is not NAME=COLOR"):
         parse_colors([text])
 
 
-def test_masks_that_are_images_are_refused(tmp_path):
+def test_images_given_as_masks_are_rejected(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (32, 32), np.uint8)
     with pytest.raises(DataError, match=r"more than 100 values .* not class numbers"):
         find_coding(cases(tmp_path, noise))
@@ -102,14 +102,14 @@ def test_masks_that_are_images_are_refused(tmp_path):
         find_coding(cases(tmp_path, np.zeros((4, 4))))
 
 
-def test_names_must_fit(tmp_path):
+def test_invalid_class_names_are_rejected(tmp_path):
     with pytest.raises(PlanError, match=r"names 1 classes \(a\), but the masks have the values 127, 255"):
         find_coding(cases(tmp_path, [[0, 127, 255]]), names=["a"])
     with pytest.raises(PlanError, match="'background'"):
         find_coding(cases(tmp_path, [[0, 1]]), names=["background"])
 
 
-def test_fractions_are_refused(tmp_path):
+def test_fractional_values_are_rejected(tmp_path):
     file = tmp_path / "a.tif"
     Image.fromarray(np.array([[0, 0.5]], np.float32)).save(file)
     with pytest.raises(DataError, match="fractional values"):
@@ -136,7 +136,7 @@ LEFT, RIGHT, EMPTY = (np.array([row], np.uint8) for row in ([255, 0, 0, 0], [0, 
     ],
     ids=["suffixes", "folders of classes", "folders of cases"],
 )
-def test_one_file_for_each_class(tmp_path, layout):
+def test_one_file_per_class(tmp_path, layout):
     images = folder(tmp_path, "images", {"a.png": EMPTY, "b.png": EMPTY})
     source = find_source(images, folder(tmp_path, "masks", layout), classes=["disc", "cup"])
     assert source.labels == {"background": 0, "disc": 1, "cup": 2}
@@ -153,7 +153,7 @@ def test_one_file_for_each_class(tmp_path, layout):
     ],
     ids=["data science bowl", "numbers", "folder of numbers"],
 )
-def test_one_file_for_each_object(tmp_path, image, layout):
+def test_one_file_per_object(tmp_path, image, layout):
     images = folder(tmp_path, "images", {image: EMPTY})
     source = find_source(images, folder(tmp_path, "masks", layout))
     assert source.labels == {"background": 0, "foreground": 1}
@@ -171,7 +171,7 @@ def test_one_file_for_each_object(tmp_path, image, layout):
         ("x/1.png", "x/1.png"),
     ],
 )
-def test_names_match(tmp_path, image, mask):
+def test_mask_names_match_image_names(tmp_path, image, mask):
     images = folder(tmp_path, "images", {image: EMPTY, image.replace("1", "2", 1).replace("a_", "b_"): EMPTY})
     masks = folder(tmp_path, "masks", {mask: LEFT, mask.replace("1", "2", 1).replace("a.", "b."): LEFT})
     matches = match(images, masks)
@@ -179,7 +179,7 @@ def test_names_match(tmp_path, image, mask):
     assert [case.masks[0][0].name for case in matches.cases][0] == mask.rpartition("/")[2]
 
 
-def test_short_names_do_not_match_within_longer_ones(tmp_path):
+def test_short_names_do_not_match_inside_longer_names(tmp_path):
     images = folder(tmp_path, "images", {"1.png": EMPTY, "11.png": EMPTY})
     matches = match(images, folder(tmp_path, "masks", {"11_mask.png": LEFT, "other.png": LEFT}))
     assert [case.name for case in matches.cases] == ["11"]
@@ -187,7 +187,7 @@ def test_short_names_do_not_match_within_longer_ones(tmp_path):
     assert [file.name for file in matches.masks_without_image] == ["other.png"]
 
 
-def test_what_is_skipped_is_named(tmp_path):
+def test_skipped_files_are_reported(tmp_path):
     images = folder(tmp_path, "images", {"a.png": EMPTY})
     (images / "notes.txt").write_text("x")
     (images / "._a.png").write_bytes(b"x")
@@ -196,7 +196,7 @@ def test_what_is_skipped_is_named(tmp_path):
     assert len(matches.cases) == 1
 
 
-def test_nothing_matches_or_is_there(tmp_path):
+def test_missing_or_unmatched_masks_are_reported(tmp_path):
     images = folder(tmp_path, "images", {"a.png": EMPTY})
     with pytest.raises(DataError, match="There is no folder"):
         match(images, tmp_path / "none")
@@ -231,7 +231,7 @@ def test_linked_folders_are_searched_once(tmp_path):
     assert [case.name for case in match(tmp_path / "images", tmp_path / "masks").cases] == ["center_a"]
 
 
-def test_images_that_nnunet_takes_for_labels_are_refused(tmp_path):
+def test_image_names_reserved_by_nnunet_are_rejected(tmp_path):
     one_pair(tmp_path / "images" / "a_seg.png", tmp_path / "masks" / "a_seg.png")
     with pytest.raises(DataError, match="must not end in _seg: a_seg.png.*Rename these images"):
         match(tmp_path / "images", tmp_path / "masks")

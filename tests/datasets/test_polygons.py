@@ -37,7 +37,7 @@ def coco(tmp_path, annotations):
     return file
 
 
-def test_coco_polygons_and_runs(images, tmp_path):
+def test_coco_polygons_and_run_lengths(images, tmp_path):
     runs = [60, 10, 50]  # column by column: column 6
     file = coco(
         tmp_path,
@@ -59,7 +59,7 @@ def test_coco_polygons_and_runs(images, tmp_path):
     )
 
 
-def test_coco_files_that_cannot_be_used(images, tmp_path):
+def test_invalid_coco_files_are_rejected(images, tmp_path):
     compressed = coco(tmp_path, [{"image_id": 1, "category_id": 5, "segmentation": {"counts": "abc", "size": [1, 1]}}])
     with pytest.raises(DataError, match="compressed run-length masks"):
         find_source(images, compressed)
@@ -101,7 +101,7 @@ def expected_square(value=1):
 
 
 def coco_of_squares(tmp_path, *entries):
-    """Each image has the same square; of the second one it is of another class."""
+    """Each image has the same square; in the second image its class differs."""
     file = tmp_path / "annotations.json"
     content = {
         "images": [{"id": index, **entry} for index, entry in enumerate(entries)],
@@ -133,7 +133,7 @@ def square(label="first", **changes):
     return {"label": label, "shape_type": "polygon", "points": SQUARE, **changes}
 
 
-def test_coco_images_of_one_name_in_two_folders_keep_their_own_outlines(tmp_path):
+def test_coco_images_of_equal_name_in_two_folders_keep_their_outlines(tmp_path):
     for folder in ("day", "night"):
         image_file(tmp_path / "images" / folder / "frame.png")
     file = coco_of_squares(tmp_path, {"file_name": "data\\day\\frame.png"}, {"file_name": "data/night/frame.png"})
@@ -142,7 +142,7 @@ def test_coco_images_of_one_name_in_two_folders_keep_their_own_outlines(tmp_path
     np.testing.assert_array_equal(labels["night_frame"], expected_square(2))
 
 
-def test_coco_images_that_cannot_be_told_apart_are_refused(tmp_path):
+def test_ambiguous_coco_images_are_rejected(tmp_path):
     image_file(tmp_path / "images" / "day" / "frame.png")
     one_name_twice = coco_of_squares(tmp_path, {"file_name": "frame.png"}, {"file_name": "frame.png"})
     with pytest.raises(DataError, match="annotates 2 images that may be .*frame.png: give the images different"):
@@ -152,7 +152,7 @@ def test_coco_images_that_cannot_be_told_apart_are_refused(tmp_path):
         find_source(tmp_path / "images", coco_of_squares(tmp_path, {"file_name": "frame.png"}))
 
 
-def test_one_of_two_images_of_one_name_is_annotated(tmp_path):
+def test_one_of_two_images_of_equal_name_is_annotated(tmp_path):
     for folder in ("day", "night"):
         image_file(tmp_path / "images" / folder / "frame.png")
     source = find_source(tmp_path / "images", coco_of_squares(tmp_path, {"file_name": "day/frame.png"}))
@@ -160,7 +160,7 @@ def test_one_of_two_images_of_one_name_is_annotated(tmp_path):
     assert any("1 images without annotation were left out: frame.png" in note for note in source.notes)
 
 
-def test_outlines_on_an_image_of_another_size_are_refused(images, tmp_path):
+def test_outlines_for_another_image_size_are_rejected(images, tmp_path):
     for width, height in ((24, 20), (10, 12)):
         file = coco_of_squares(tmp_path, {"file_name": "a.png", "width": width, "height": height})
         source = find_source(images, file)
@@ -171,10 +171,10 @@ def test_outlines_on_an_image_of_another_size_are_refused(images, tmp_path):
         label_maps(find_source(images, tmp_path / "labels"))
 
 
-def test_outlines_on_an_image_as_it_is_stored_are_turned_with_it(tmp_path):
+def test_outlines_on_the_stored_image_are_rotated_with_it(tmp_path):
     exif = Image.Exif()
     exif[ORIENTATION] = 6
-    image_file(tmp_path / "images" / "a.jpg", SHAPE[::-1], exif=exif)  # stored 12 x 10, shown 10 x 12
+    image_file(tmp_path / "images" / "a.jpg", SHAPE[::-1], exif=exif)  # stored 12 x 10, displayed 10 x 12
     file = coco_of_squares(tmp_path, {"file_name": "a.jpg", "width": 10, "height": 12})
     expected = np.zeros(SHAPE[::-1], np.uint8)
     expected[2:7, 1:5] = 1
@@ -182,13 +182,13 @@ def test_outlines_on_an_image_as_it_is_stored_are_turned_with_it(tmp_path):
     np.testing.assert_array_equal(label, np.rot90(expected, -1))
 
 
-def test_masks_of_labelme_and_its_background(images, tmp_path):
+def test_labelme_masks_and_background(images, tmp_path):
     stream = BytesIO()
     Image.fromarray(np.array([[1, 1, 0], [0, 1, 1]], bool)).save(stream, "PNG")
     mask = base64.b64encode(stream.getvalue()).decode()
     shapes = [
         square("second", shape_type="mask", mask=mask, points=[[4, 3], [6, 4]]),
-        square("first", shape_type="mask", mask=mask, points=[[10, 9], [12, 10]]),  # over the image's edge
+        square("first", shape_type="mask", mask=mask, points=[[10, 9], [12, 10]]),  # beyond the edge of the image
         square("_background_", points=[[5, 4], [5, 4], [5, 4]]),
         square("__ignore__", points=[[0, 0], [1, 0], [0, 0]]),
         square("first", points=[[3, 3]]),
@@ -202,7 +202,7 @@ def test_masks_of_labelme_and_its_background(images, tmp_path):
     assert source.notes[0] == "1 outlines have fewer than three points and were left out"
 
 
-def test_labelme_files_that_were_renamed_with_their_images(images, tmp_path):
+def test_labelme_files_renamed_with_their_images(images, tmp_path):
     labelme(tmp_path / "labels" / "a.json", [square("first")], imagePath="b.png")
     labelme(tmp_path / "labels" / "b.json", [square("second")], imagePath="IMG_0001.png")
     labels = label_maps(find_source(images, tmp_path / "labels"))
@@ -210,12 +210,12 @@ def test_labelme_files_that_were_renamed_with_their_images(images, tmp_path):
     np.testing.assert_array_equal(labels["b"], expected_square(2))
 
 
-def test_labelme_files_named_otherwise_than_their_images(images, tmp_path):
+def test_labelme_files_with_other_names_than_their_images(images, tmp_path):
     labelme(tmp_path / "labels" / "first_reader_1.json", [square()], imagePath="C:\\scans\\b.png")
     np.testing.assert_array_equal(label_maps(find_source(images, tmp_path / "labels"))["b"], expected_square())
 
 
-def test_mask_files_beside_another_json(images, tmp_path):
+def test_mask_files_beside_an_unrelated_json(images, tmp_path):
     for case in "ab":
         image_file(tmp_path / "masks" / f"{case}.png")
     Image.fromarray(expected_square(255)).save(tmp_path / "masks" / "a.png")

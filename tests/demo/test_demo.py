@@ -1,4 +1,4 @@
-"""The demo's dataset, picture, folder and last steps. Its other commands are those of the end-to-end tests."""
+"""The demo's dataset, picture, folder and last steps. The end-to-end tests run its other commands."""
 
 import json
 import re
@@ -22,7 +22,7 @@ def dataset(tmp_path_factory):
     return build_dataset(tmp_path_factory.mktemp("raw"))
 
 
-def test_the_dataset_is_in_nnunets_format(dataset):
+def test_dataset_is_in_nnunets_format(dataset):
     description = json.loads((dataset / "dataset.json").read_text())
     assert description["numTraining"] == 24
     for suffix, count in (("Tr", 24), ("Ts", 8)):
@@ -36,7 +36,7 @@ def test_the_dataset_is_in_nnunets_format(dataset):
             assert set(np.unique(label)) == {0, 1}
 
 
-def test_the_large_images_are_among_them(dataset):
+def test_dataset_contains_the_large_images(dataset):
     sizes = [io.imread(file).shape[:2] for file in (dataset / "imagesTr").iterdir()]
     assert max(map(max, sizes)) == 1388
 
@@ -48,7 +48,7 @@ def test_every_training_case_is_in_the_split_once(dataset):
     assert len(split["val"]) == 2
 
 
-def test_the_picture_shows_each_case(dataset, tmp_path):
+def test_picture_shows_each_case(dataset, tmp_path):
     rows = [
         (case, dataset / "imagesTs" / f"{case}_0000.png", *[dataset / "labelsTs" / f"{case}.png"] * 2)
         for case in ("new_01", "new_05")
@@ -65,8 +65,8 @@ def test_the_picture_shows_each_case(dataset, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_demo_whose_predictions_are_the_truth_has_a_dice_of_one(tmp_path, monkeypatch, capfd):
-    """All of it but planning, training and predicting, whose place the truth takes; nnU-Net itself evaluates."""
+def test_demo_with_perfect_predictions_has_a_dice_of_one(tmp_path, monkeypatch, capfd):
+    """Planning, training and prediction are skipped, the reference replaces the predictions, and nnU-Net evaluates."""
     monkeypatch.setenv("nnUNet_def_n_proc", "1")
     run_command, commands = run._run, []
 
@@ -87,14 +87,14 @@ def test_a_demo_whose_predictions_are_the_truth_has_a_dice_of_one(tmp_path, monk
     assert io.imread(tmp_path / "demo" / "demo.png").shape[0] > 4 * 100
 
 
-def test_the_dice_is_that_of_the_nuclei_in_the_summary(tmp_path):
+def test_dice_of_the_nuclei_is_read_from_the_summary(tmp_path):
     metrics = {"1": {"Dice": 0.75, "IoU": 0.6}}
     case = {"prediction_file": "predictions/new_01.png", "reference_file": "labelsTs/new_01.png", "metrics": metrics}
     (tmp_path / "summary.json").write_text(json.dumps({"metric_per_case": [case], "foreground_mean": {"Dice": 0.5}}))
     assert run._dice(tmp_path / "summary.json") == {"new_01": 0.75}
 
 
-def test_the_picture_shows_one_image_of_each_size_from_best_to_worst(dataset, tmp_path, monkeypatch):
+def test_picture_shows_one_image_of_each_size_from_best_to_worst(dataset, tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(picture, "write_picture", lambda columns, file: shown.extend(columns))
     dice = {f"new_{number:02d}": number / 10 for number in range(1, 9)}
@@ -116,7 +116,7 @@ def test_the_picture_shows_one_image_of_each_size_from_best_to_worst(dataset, tm
         ("win32", r"C:\it's", r"$env:nnUNet_raw = 'C:\it''s'", r"C:\it's"),
     ],
 )
-def test_what_is_printed_can_be_pasted_into_the_systems_shell(monkeypatch, capsys, platform, folder, setting, quoted):
+def test_printed_commands_can_be_pasted_into_the_shell(monkeypatch, capsys, platform, folder, setting, quoted):
     monkeypatch.setattr(shell, "ON_WINDOWS", platform == "win32")
     assert shell.format_export("nnUNet_raw", folder) == setting
     with pytest.raises(SetupError):
@@ -124,14 +124,14 @@ def test_what_is_printed_can_be_pasted_into_the_systems_shell(monkeypatch, capsy
     assert capsys.readouterr().out == f"\n$ nnUNetv2_nothing -i {quoted}\n"
 
 
-def test_a_folder_with_other_files_is_refused(tmp_path, capsys):
+def test_folder_with_other_files_is_rejected(tmp_path, capsys):
     (tmp_path / "thesis.tex").write_text("mine")
     assert main(["demo", "-o", str(tmp_path), "--overwrite"]) == 1
     assert "does not belong to a demo" in capsys.readouterr().err
     assert (tmp_path / "thesis.tex").read_text() == "mine"
 
 
-def test_an_earlier_demo_is_kept_unless_told_otherwise(tmp_path):
+def test_earlier_demo_is_kept_without_overwrite(tmp_path):
     folder = run._own_folder(tmp_path / "demo", overwrite=False)
     (folder / "demo.png").write_text("")
     with pytest.raises(SetupError, match="--overwrite"):
@@ -141,19 +141,19 @@ def test_an_earlier_demo_is_kept_unless_told_otherwise(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_failing_command_ends_the_demo_with_an_error(tmp_path, capfd):
+def test_failing_command_ends_the_demo_with_an_error(tmp_path, capfd):
     environment = run._environment(tmp_path)
     with pytest.raises(SetupError, match="nnUNetv2_evaluate_simple failed with status 2"):
         run._run(["nnUNetv2_evaluate_simple"], environment)
     assert "$ nnUNetv2_evaluate_simple" in capfd.readouterr().out
 
 
-def test_an_nnunet_with_fixed_folders_is_not_run(tmp_path, monkeypatch):
+def test_demo_does_not_run_with_fixed_folders_in_nnunet(tmp_path, monkeypatch):
     monkeypatch.setattr("nnunetv2.paths.nnUNet_preprocessed", "/data/preprocessed")
     with pytest.raises(SetupError, match="paths.py sets nnUNet_preprocessed to /data/preprocessed"):
         run._environment(tmp_path)
 
 
-def test_a_missing_command_is_named(tmp_path):
+def test_missing_command_is_reported(tmp_path):
     with pytest.raises(SetupError, match="nnUNetv2_nothing is not installed"):
         run._run(["nnUNetv2_nothing"], run._environment(tmp_path))

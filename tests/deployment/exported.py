@@ -1,4 +1,4 @@
-"""Two exported models as fixtures; each is exported once, because an export takes seconds."""
+"""Fixtures with two exported models. Each is exported once, because an export takes seconds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Exported:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory) -> Exported:
-    """HRMedSeg, two folds, RGB pictures, two labels and an ignore label, a canvas higher than wide."""
+    """HRMedSeg, two folds, RGB pictures, two labels and an ignore label, a canvas that is higher than wide."""
     from tests.deployment.tiny_models import Tiny
 
     folder = tmp_path_factory.mktemp("pictures")
@@ -32,7 +32,7 @@ def pictures(tmp_path_factory) -> Exported:
 
 @pytest.fixture(scope="session")
 def volumes(tmp_path_factory) -> Exported:
-    """HERSeg, NIfTI volumes of one channel whose slices follow one another along x, regions, normalized in a mask."""
+    """HERSeg, single-channel NIfTI volumes with slices along x, regions, normalization inside a mask."""
     from tests.deployment.tiny_models import Tiny
 
     folder = tmp_path_factory.mktemp("volumes")
@@ -47,7 +47,7 @@ def volumes(tmp_path_factory) -> Exported:
         transpose=(2, 0, 1),
         reader="SimpleITKIO",
         ending=".nii.gz",
-        steps=100,  # regions take longer to learn
+        steps=100,  # regions need more steps
     ).write(folder / "nnUNetTrainerHERSeg__nnUNetPlans__2d")
     return _exported(model)
 

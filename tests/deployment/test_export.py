@@ -1,4 +1,4 @@
-"""hrmedseg export: what it writes, what it refuses, and smaller files."""
+"""hrmedseg export: exported files, rejected models, and smaller files."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ BIAS = "encoder.patch_embedding.proj.bias"
 
 @pytest.fixture
 def no_conversion(pictures, monkeypatch):
-    """Export without its two slow steps: the graph is that of another export of this network, and not simplified."""
+    """Skip the two slow steps of an export: reuse the graph of another export, without simplification."""
     monkeypatch.setattr(onnx_export, "_graph", lambda *_: pictures.graph)
     monkeypatch.setattr("onnxscript.optimizer.optimize", lambda model: model)
 
 
 @pytest.fixture(scope="module")
 def plain(pictures, tmp_path_factory):
-    """One fold of the model of pictures."""
+    """Return one fold of the model for pictures."""
     copied = shutil.copytree(pictures.model, tmp_path_factory.mktemp("plain") / pictures.model.name)
     shutil.rmtree(copied / "fold_1")
     return copied
@@ -50,7 +50,7 @@ def _run(*words) -> int:
 
 
 def _edited(model, tmp_path, **changes):
-    """A copy of a model folder whose plan says something else; changes of the plan, or of its configuration 2d."""
+    """Copy a model folder and change its plans or their configuration 2d."""
     copied = shutil.copytree(model, tmp_path / "edited")
     plans = json.loads((copied / "plans.json").read_text())
     for name, value in changes.items():
@@ -59,7 +59,7 @@ def _edited(model, tmp_path, **changes):
     return copied
 
 
-def test_what_is_written(pictures, volumes):
+def test_export_writes_all_files(pictures, volumes):
     assert sorted(file.name for file in pictures.folder.iterdir()) == ["fold_0.onnx", "fold_1.onnx", "model.json"]
     sidecar = Sidecar.read(pictures.folder)
     assert (sidecar.network, sidecar.trainer, sidecar.weights) == ("HRMedSeg", "nnUNetTrainerHRMedSeg", "float32")
@@ -72,7 +72,7 @@ def test_what_is_written(pictures, volumes):
     assert sidecar.transpose_forward == [2, 0, 1] and sidecar.image_reader == "SimpleITKIO"
 
 
-def test_any_batch_and_no_traces_of_this_machine(pictures):
+def test_graph_takes_any_batch_size_and_contains_no_local_paths(pictures):
     file = pictures.folder / "fold_0.onnx"
     onnx.checker.check_model(str(file), full_check=True)
     (session,) = OnnxModel(pictures.folder, folds=["0"], threads=1).sessions
@@ -83,21 +83,21 @@ def test_any_batch_and_no_traces_of_this_machine(pictures):
     assert b".py" not in file.read_bytes() and b"/site-packages" not in file.read_bytes()
 
 
-def test_folds_differ(pictures):
+def test_folds_give_different_predictions(pictures):
     images = {"image": np.random.default_rng(0).normal(size=(1, 3, 64, 48)).astype(np.float32)}
     first, second = (session.run(None, images)[0] for session in OnnxModel(pictures.folder, threads=1).sessions)
     assert np.abs(first - second).max() > 0.1
 
 
 def _weights_of_products(model) -> list[str]:
-    """Those that are float32, as products take them."""
+    """Return the weights of products that are float32."""
     whole = {i.name for i in model.graph.initializer if len(i.dims) >= 2 and i.data_type == onnx.TensorProto.FLOAT}
     return [node.input[1] for node in model.graph.node if node.op_type in OUTPUT_AXIS and node.input[1] in whole]
 
 
 @pytest.mark.parametrize("kind, tolerance", [("float16", 0.0005), ("int8", 0.008)])
-def test_smaller_files(pictures, tmp_path, kind, tolerance):
-    """Whole numbers that are cut off in place of being rounded differ by 0.016."""
+def test_smaller_files_predict_similar_logits(pictures, tmp_path, kind, tolerance):
+    """Truncating integers instead of rounding them would give a difference of 0.016."""
     copied = shutil.copytree(pictures.folder, tmp_path / "copy")
     model = onnx.load(copied / "fold_0.onnx")
     weights = [i for i in model.graph.initializer if len(i.dims) >= 2 and i.data_type == onnx.TensorProto.FLOAT]
@@ -128,8 +128,8 @@ PRODUCTS = {
 
 @pytest.mark.parametrize("kind", ["float16", "int8"])
 @pytest.mark.parametrize("product", PRODUCTS)
-def test_small_outputs_keep_their_digits_beside_large_ones(product, kind):
-    """One scale for a whole weight, or one for each input, would leave nothing of the smallest."""
+def test_small_outputs_stay_precise_beside_large_ones(product, kind):
+    """One scale per weight, or one per input, would round the smallest values to zero."""
     operator, shape, axis, of_image, attributes = PRODUCTS[product]
     random = np.random.default_rng(0)
     sizes = np.moveaxis(np.float32([1, 0.1, 0.01, 0.001])[(..., *[None] * (len(shape) - 1))], 0, axis)
@@ -159,14 +159,14 @@ def _computed(model: onnx.ModelProto, image: np.ndarray) -> np.ndarray:
     return session.run(None, {"image": image})[0]
 
 
-def test_int8_has_a_scale_for_each_output():
+def test_int8_has_one_scale_per_output():
     weight = np.array([[1.0, 100.0], [-0.5, 3.0], [0.0, 0.0]], np.float32)  # (in, out) of a MatMul
     whole, scale = _as_int8(weight, -1)
     assert scale.shape == (1, 2) and np.abs(whole).max() == 127
     assert (np.abs(whole * scale - weight) <= scale / 2 + 1e-6).all()
 
 
-def test_the_command(plain, no_conversion, tmp_path, capsys):
+def test_command_exports_the_model(plain, no_conversion, tmp_path, capsys):
     output = tmp_path / "new" / "onnx"
     assert _run(plain, "--onnx", output, "--weights", "float16", "-f", "0") == 0
     assert "hrmedseg predict-onnx" in capsys.readouterr().out
@@ -179,7 +179,7 @@ def test_the_command(plain, no_conversion, tmp_path, capsys):
     assert Sidecar.read(output).weights == "float32"
 
 
-def test_a_file_that_differs_is_not_written(plain, pictures, no_conversion, tmp_path, monkeypatch):
+def test_inaccurate_export_is_not_written(plain, pictures, no_conversion, tmp_path, monkeypatch):
     model = copy.deepcopy(pictures.graph)
     (bias,) = [i for i in model.graph.initializer if i.name == BIAS]
     values = numpy_helper.to_array(bias) + 1
@@ -193,7 +193,7 @@ def test_a_file_that_differs_is_not_written(plain, pictures, no_conversion, tmp_
     assert not list(tmp_path.iterdir())
 
 
-def test_an_export_that_fails_leaves_the_old_one(plain, pictures, tmp_path, monkeypatch):
+def test_failed_export_keeps_the_old_one(plain, pictures, tmp_path, monkeypatch):
     output = shutil.copytree(pictures.folder, tmp_path / "onnx")
     before = (output / "fold_0.onnx").read_bytes()
 
@@ -207,7 +207,7 @@ def test_an_export_that_fails_leaves_the_old_one(plain, pictures, tmp_path, monk
     assert (output / "fold_0.onnx").read_bytes() == before
 
 
-def test_folders_that_are_no_export_stay(plain, tmp_path):
+def test_folders_that_are_not_exports_are_kept(plain, tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(HRMedSegError, match="not of an export, such as thesis.tex"):
         export_onnx(model=plain, output=tmp_path, overwrite=True)
@@ -219,8 +219,8 @@ def test_folders_that_are_no_export_stay(plain, tmp_path):
 @pytest.mark.parametrize(
     "content", ["{", "[]", '{"format": 1}', '{"format": "graph-model", "folds": {"0": "fold_0.onnx"}}', None]
 )
-def test_onnx_files_of_others_stay(plain, tmp_path, content):
-    """model.json is a name that other programs use as well."""
+def test_unrelated_onnx_files_are_kept(plain, tmp_path, content):
+    """Other programs use the name model.json as well."""
     (tmp_path / "fold_0.onnx").write_text("of somebody")
     if content is not None:
         (tmp_path / "model.json").write_text(content)
@@ -229,7 +229,7 @@ def test_onnx_files_of_others_stay(plain, tmp_path, content):
     assert (tmp_path / "fold_0.onnx").read_text() == "of somebody"
 
 
-def test_onnx_files_that_an_export_does_not_name_stay(plain, pictures, tmp_path):
+def test_onnx_files_that_an_export_does_not_list_are_kept(plain, pictures, tmp_path):
     output = shutil.copytree(pictures.folder, tmp_path / "onnx")
     (output / "another.onnx").write_text("of somebody")
     with pytest.raises(HRMedSegError, match="such as another.onnx"):
@@ -239,12 +239,12 @@ def test_onnx_files_that_an_export_does_not_name_stay(plain, pictures, tmp_path)
         export_onnx(model=plain, output=output)
     content = json.loads((output / "model.json").read_text())
     (output / "model.json").write_text(json.dumps({"format": 99, "folds": content["folds"]}))
-    with pytest.raises(HRMedSegError, match="holds an export already"):  # of a later version
+    with pytest.raises(HRMedSegError, match="holds an export already"):  # written by a later version
         export_onnx(model=plain, output=output)
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_a_disk_that_is_full_is_said_in_words(plain, pictures, no_conversion, tmp_path, monkeypatch, there):
+def test_full_disk_is_reported(plain, pictures, no_conversion, tmp_path, monkeypatch, there):
     output = tmp_path / "onnx"
     if there:
         shutil.copytree(pictures.folder, output)
@@ -261,14 +261,14 @@ def test_a_disk_that_is_full_is_said_in_words(plain, pictures, no_conversion, tm
     assert [path.name for path in tmp_path.iterdir()] == ["onnx"] * there
 
 
-def test_a_place_below_a_file_is_said_in_words(plain, tmp_path):
+def test_output_below_a_file_is_rejected(plain, tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(HRMedSegError, match="thesis.tex is a file"):
         export_onnx(model=plain, output=tmp_path / "thesis.tex" / "onnx")
 
 
 @pytest.mark.parametrize(
-    "changes, said",
+    "changes, message",
     [
         (
             {
@@ -293,16 +293,16 @@ def test_a_place_below_a_file_is_said_in_words(plain, tmp_path):
         ),
     ],
 )
-def test_models_of_another_kind_are_refused(plain, tmp_path, changes, said):
-    with pytest.raises(HRMedSegError, match=said):
+def test_unsupported_models_are_rejected(plain, tmp_path, changes, message):
+    with pytest.raises(HRMedSegError, match=message):
         export_onnx(model=_edited(plain, tmp_path, **changes), output=tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()
 
 
 @pytest.mark.parametrize("has_plans", [True, False])
-def test_a_canvas_that_was_edited_after_training_is_refused(plain, tmp_path, has_plans):
+def test_canvas_that_was_edited_after_training_is_rejected(plain, tmp_path, has_plans):
     edited = _edited(plain, tmp_path, patch_size=[32, 32])
-    if has_plans:  # as nnUNetv2_train leaves it; without as in a shared model
+    if has_plans:  # written by nnUNetv2_train; a shared model has none
         file = edited / "fold_0" / "checkpoint_final.pth"
         checkpoint = torch.load(file, weights_only=False)
         checkpoint["init_args"]["plans"] = json.loads((plain / "plans.json").read_text())
@@ -313,7 +313,7 @@ def test_a_canvas_that_was_edited_after_training_is_refused(plain, tmp_path, has
     assert not (tmp_path / "onnx").exists()
 
 
-def test_what_is_no_checkpoint(plain, tmp_path):
+def test_files_that_are_not_checkpoints_are_reported(plain, tmp_path):
     copied = shutil.copytree(plain, tmp_path / "copy")
     file = copied / "fold_0" / "checkpoint_final.pth"
     torch.save({"network_weights": {}}, file)
@@ -321,26 +321,26 @@ def test_what_is_no_checkpoint(plain, tmp_path):
         export_onnx(model=copied, output=tmp_path / "onnx")
 
 
-def test_missing_packages_are_named(plain, tmp_path, monkeypatch):
+def test_missing_packages_are_reported(plain, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(SetupError, match=r"^onnxscript .*pip install 'nnunet_hrmedseg\[onnx\]'"):
         export_onnx(model=plain, output=tmp_path / "onnx")
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "words, message",
     [
         ([], "give --onnx FOLDER"),
         (["--share", "a.zip", "--weights", "int8"], "--weights int8"),
         (["--onnx", "a", "--license", "CC0"], "--license"),
     ],
 )
-def test_arguments_that_do_not_go_together(words, said):
-    with pytest.raises(HRMedSegError, match=said):
+def test_incompatible_arguments_are_rejected(words, message):
+    with pytest.raises(HRMedSegError, match=message):
         _run("model", *words)
 
 
-def test_the_place_of_what_is_shared_is_checked_before_files_are_converted(plain, tmp_path):
+def test_output_of_share_is_checked_before_conversion(plain, tmp_path):
     (tmp_path / "there.zip").touch()
     with pytest.raises(HRMedSegError, match="there.zip exists already"):
         _run(plain, "--onnx", tmp_path / "onnx", "--share", tmp_path / "there.zip")
@@ -348,13 +348,13 @@ def test_the_place_of_what_is_shared_is_checked_before_files_are_converted(plain
 
 
 @pytest.mark.parametrize("reader, package", [("NibabelIO", "nibabel"), ("SimpleITKIO", "SimpleITK")])
-def test_the_package_that_reads_the_images_is_named(plain, no_conversion, tmp_path, capsys, reader, package):
+def test_package_that_reads_the_images_is_reported(plain, no_conversion, tmp_path, capsys, reader, package):
     model = _edited(plain, tmp_path, image_reader_writer=reader)
     assert _run(model, "--onnx", tmp_path / "onnx", "-f", "0") == 0
     assert f"pip install {package}\n" in capsys.readouterr().out
 
 
-def test_sharing_gets_its_arguments(monkeypatch, tmp_path, capsys):
+def test_arguments_are_passed_to_share_model(monkeypatch, tmp_path, capsys):
     given = {}
 
     def share_model(**options):
@@ -382,7 +382,7 @@ def test_labels_as_text_are_exported_as_numbers(plain, tmp_path):
     file = model / "dataset.json"
     description = json.loads(file.read_text())
     wanted = description["labels"]
-    # nnU-Net takes all but the ignore label as text
+    # nnU-Net accepts text for all but the ignore label
     description["labels"] = {name: value if name == "ignore" else str(value) for name, value in wanted.items()}
     file.write_text(json.dumps(description))
     assert Sidecar.read(export_onnx(model=model, output=tmp_path / "onnx").folder).labels == wanted

@@ -1,4 +1,4 @@
-"""A shared model on the hub: its card, the upload, and what comes back."""
+"""A shared model on the hub: its card, the upload, and the download."""
 
 import pytest
 import yaml
@@ -6,7 +6,7 @@ import yaml
 from nnunet_hrmedseg.cli import main
 from nnunet_hrmedseg.deployment.sharing import share_model
 from nnunet_hrmedseg.deployment.upload import upload_model
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError
 from nnunet_hrmedseg.io.hub import download
 from tests.teachers.tiny_teachers import write_nnunet
 
@@ -16,7 +16,7 @@ HRMEDSEG = "Dataset007_Spots/nnUNetTrainerHRMedSeg__nnUNetPlans__2d"
 
 @pytest.fixture
 def trained(tmp_path, monkeypatch):
-    """A trained stock model of one fold."""
+    """Write a trained stock model with one fold."""
     monkeypatch.delenv("nnUNet_preprocessed", raising=False)
     write_nnunet(tmp_path / "results" / MODEL)
     return tmp_path / "results" / MODEL
@@ -40,7 +40,7 @@ def front_matter(text):
         (None, {"license": "unknown"}),
     ],
 )
-def test_the_readme_is_a_model_card_of_the_hub(trained, tmp_path, license, expected):
+def test_readme_is_a_model_card_of_the_hub(trained, tmp_path, license, expected):
     shared = share_model(model=trained, output=tmp_path / "shared", **({"license": license} if license else {})).path
     found = front_matter((shared / MODEL / "README.md").read_text())
     assert {name: value for name, value in found.items() if name.startswith("license")} == expected
@@ -48,7 +48,7 @@ def test_the_readme_is_a_model_card_of_the_hub(trained, tmp_path, license, expec
     assert found["tags"] == ["nnunet", "medical-imaging", "plainconvunet"]
 
 
-def test_our_networks_are_tagged(tmp_path, monkeypatch):
+def test_networks_of_this_package_are_tagged(tmp_path, monkeypatch):
     monkeypatch.delenv("nnUNet_preprocessed", raising=False)
     write_nnunet(tmp_path / "results" / HRMEDSEG, "HRMedSeg", trainer="nnUNetTrainerHRMedSeg")
     shared = share_model(model=tmp_path / "results" / HRMEDSEG, output=tmp_path / "shared").path
@@ -59,14 +59,14 @@ def test_our_networks_are_tagged(tmp_path, monkeypatch):
     ]
 
 
-def test_the_card_is_one_that_huggingface_hub_reads(trained, tmp_path):
+def test_card_can_be_read_by_huggingface_hub(trained, tmp_path):
     repocard = pytest.importorskip("huggingface_hub")
     shared = share_model(model=trained, output=tmp_path / "shared", license="CC BY 4.0").path
     data = repocard.ModelCard((shared / MODEL / "README.md").read_text()).data
     assert data.license == "cc-by-4.0" and data.library_name == "nnunetv2"
 
 
-def test_what_is_uploaded_is_what_is_shared(trained, tmp_path, hub):
+def test_uploaded_files_equal_the_shared_ones(trained, tmp_path, hub):
     name = upload_model(model=trained, repository="somebody/spots", license="CC BY 4.0").name
     shared = share_model(model=trained, output=tmp_path / "shared", license="CC BY 4.0").path
     ((commit, files),) = hub.commits["somebody/spots"]
@@ -81,7 +81,7 @@ def test_what_is_uploaded_is_what_is_shared(trained, tmp_path, hub):
     assert hub.private == {"somebody/spots"}
 
 
-def test_the_command_uploads_and_takes_what_was_uploaded(trained, tmp_path, hub, capsys):
+def test_command_uploads_a_model_that_can_be_downloaded(trained, tmp_path, hub, capsys):
     assert main(["export", str(trained), "--to-hub", "somebody/spots", "--license", "MIT"]) == 0
     out = capsys.readouterr().out
     assert f"Uploaded: hf://somebody/spots@{hub.commits['somebody/spots'][0][0]}/{MODEL}." in out and "private" in out
@@ -90,15 +90,15 @@ def test_the_command_uploads_and_takes_what_was_uploaded(trained, tmp_path, hub,
     assert again == (download(f"hf://somebody/spots/{MODEL}").path / "dataset.json").read_text()
 
 
-def test_without_permission_nothing_is_uploaded(trained, hub, capsys):
+def test_nothing_is_uploaded_without_permission(trained, hub, capsys):
     hub.denied = (403, "")
     assert main(["export", str(trained), "--to-hub", "somebody/spots"]) == 1
     assert "hf auth login" in capsys.readouterr().err
     assert not hub.commits
 
 
-def test_a_model_that_cannot_be_shared_is_not_uploaded(trained, hub):
-    with pytest.raises(HRMedSegError, match="Nothing was shared"):
+def test_model_that_cannot_be_shared_is_not_uploaded(trained, hub):
+    with pytest.raises(DataError, match="Nothing was shared"):
         upload_model(model=trained, repository="somebody/spots", license="see /home/somebody/license.txt")
     assert not hub.requests
 
@@ -107,6 +107,6 @@ def test_a_model_that_cannot_be_shared_is_not_uploaded(trained, hub):
     "options, message",
     [([], "--to-hub OWNER/NAME"), (["--onnx", "x", "--license", "MIT"], "--to-hub OWNER/NAME with it")],
 )
-def test_what_goes_together_is_named(trained, capsys, options, message):
+def test_missing_options_are_reported(trained, capsys, options, message):
     assert main(["export", str(trained), *options]) == 1
     assert message in capsys.readouterr().err

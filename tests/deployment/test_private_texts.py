@@ -1,4 +1,4 @@
-"""Paths, names of users and names of training cases are found in texts, and public names are not."""
+"""Detection of paths, user names and names of training cases in texts; public names are not detected."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nnunet_hrmedseg.deployment.private_texts import PrivacyFilter
         ("1.0 04/05/2018", False),
         ("https://example.org/a/b", False),
         ("torch.nn.modules.conv.Conv2d", False),
-        ("grey and/or white", False),
+        ("gray and/or white", False),
         ("case_001", True),
         ("of case_001, and more", True),
         ("case_001_0000.png", True),
@@ -33,12 +33,12 @@ from nnunet_hrmedseg.deployment.private_texts import PrivacyFilter
         ("label", False),
     ],
 )
-def test_what_is_private(text, found):
+def test_private_texts_are_found(text, found):
     private = PrivacyFilter(["case_001", "tumor", "7", "label"], public=["label"])
     assert (private.find(text) is not None) is found
 
 
-def test_private_entries_are_removed_wherever_they_are():
+def test_private_entries_are_removed_at_any_depth():
     private = PrivacyFilter(["case_001"])
     value = {"a": "/data/x/y", "b": {"case_001": 1, "c": ["x", "case_001", ("./a", 2)]}, "d": 3}
     assert private.redact(value) == {"b": {"c": ["x", [2]]}, "d": 3}

@@ -1,4 +1,4 @@
-"""Small models in nnU-Net's folders, trained for a moment on brightness, and images for them."""
+"""Small models in nnU-Net's folders, trained for a few steps to segment by brightness, and images for them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ CT = {"mean": 90.0, "std": 40.0, "percentile_00_5": 5.0, "percentile_99_5": 240.
 
 @dataclass
 class Tiny:
-    """What a model is like; the defaults are RGB pictures with two labels and an ignore label."""
+    """Properties of a model; the defaults are RGB pictures with two labels and an ignore label."""
 
     network: str = "HRMedSeg"
     channels: list[str] = field(default_factory=lambda: ["R", "G", "B"])
-    labels: dict[str, Any] = field(default_factory=lambda: {"background": 0, "grey": 1, "bright": 2, "ignore": 3})
+    labels: dict[str, Any] = field(default_factory=lambda: {"background": 0, "gray": 1, "bright": 2, "ignore": 3})
     regions_class_order: list[int] | None = None
     canvas: tuple[int, int] = (64, 48)
     schemes: list[str] = field(default_factory=lambda: ["ZScoreNormalization"] * 3)
@@ -39,7 +39,7 @@ class Tiny:
     steps: int = 25
 
     def write(self, model: Path) -> Path:
-        """The folder that nnUNetv2_train leaves."""
+        """Write the folder that nnUNetv2_train leaves."""
         description = {
             "channel_names": {str(c): name for c, name in enumerate(self.channels)},
             "labels": self.labels,
@@ -73,7 +73,7 @@ class Tiny:
         configuration["architecture"]["arch_kwargs"].update(
             embed_dim=16, depth=1, channel_interactive_layers=1, decoder_dim=32, decoder_depth=1, decoder_mlp_dim=16
         )
-        return hrmedseg_plans(plans, num_training_cases=5)  # as training writes it: the data folder's name follows
+        return hrmedseg_plans(plans, num_training_cases=5)  # as in training: the data folder is renamed
 
     def _checkpoint(self, plans: dict, description: dict, file: Path, seed: int) -> None:
         manager = PlansManager(plans)
@@ -95,7 +95,7 @@ class Tiny:
 
 
 def _learn_brightness(network: torch.nn.Module, channels: int, outputs: int, canvas, regions: bool, steps: int) -> None:
-    """A few steps, so that logits are large and every label is somewhere."""
+    """Train for a few steps, so that logits are large and every label is predicted somewhere."""
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
     random = np.random.default_rng(0)
     for _ in range(steps):
@@ -115,7 +115,7 @@ def _learn_brightness(network: torch.nn.Module, channels: int, outputs: int, can
 
 
 def blobs(random: np.random.Generator, size: tuple[int, int], channels: int) -> np.ndarray:
-    """(channels, Y, X) uint8, 1 to 255: discs of different brightness on a dark ground."""
+    """Return (channels, Y, X) uint8 in 1 to 255: discs of different brightness on a dark background."""
     rows, columns = np.mgrid[: size[0], : size[1]]
     image = np.full(size, 20.0)
     for _ in range(6):
@@ -126,7 +126,7 @@ def blobs(random: np.random.Generator, size: tuple[int, int], channels: int) -> 
 
 
 def predictor_of(model: Path) -> nnUNetPredictor:
-    """nnU-Net's own predictor, in float32."""
+    """Return nnU-Net's predictor, in float32."""
     predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(model), None, "checkpoint_final.pth")
     predictor.network.eval()
@@ -135,9 +135,9 @@ def predictor_of(model: Path) -> nnUNetPredictor:
 
 
 def difference_in_logits(predictor: nnUNetPredictor, exported: OnnxModel, data: np.ndarray, spacing) -> float:
-    """The largest, on the canvas, over all slices, averaged over mirrorings and folds.
+    """Return the largest difference on the canvas, over all slices, averaged over mirrorings and folds.
 
-    nnU-Net's own, but in front of its sliding window, which keeps logits in half precision weighted by a Gaussian.
+    The reference are the logits before nnU-Net's sliding window, which stores them in float16 weighted by a Gaussian.
     """
     preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
     on_canvas, _, _ = preprocessor.run_case_npy(

@@ -9,7 +9,7 @@ from nnunet_hrmedseg.doctor.lookup_modules import LookupModule, lookup_modules
 
 @pytest.fixture
 def modules(tmp_path, monkeypatch):
-    """Lookup modules in an empty folder instead of the installed nnU-Net, as without a wheel."""
+    """Use an empty folder instead of the installed nnU-Net, as if the package were not installed from a wheel."""
 
     class Linked(LookupModule):
         from_wheel = False

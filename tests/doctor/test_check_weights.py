@@ -16,14 +16,14 @@ def encoder(tmp_path):
     return write_encoder(tmp_path / "tiny.safetensors", Student(architecture).state_dict(), card)
 
 
-def test_the_bundled_encoder_is_named(monkeypatch):
+def test_bundled_encoder_is_reported(monkeypatch):
     monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
     (result,) = check_weights()
     assert result.ok and not result.note
-    assert weights.read_encoder(weights.BUNDLED).sha256[:12] in result.message
+    assert weights.load_encoder(weights.BUNDLED).sha256[:12] in result.message
 
 
-def test_a_damaged_bundled_encoder_is_a_problem(monkeypatch, encoder):
+def test_damaged_bundled_encoder_is_a_problem(monkeypatch, encoder):
     monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
     encoder.path.write_bytes(b"half")
     monkeypatch.setattr(weights, "BUNDLED", encoder.path)
@@ -31,7 +31,7 @@ def test_a_damaged_bundled_encoder_is_a_problem(monkeypatch, encoder):
     assert not result.ok and "sha256" in result.message and "reinstall" in result.fix
 
 
-def test_a_variable_is_taken_away_in_the_words_of_the_system(monkeypatch, tmp_path):
+def test_advice_unsets_a_variable_with_the_command_of_the_system(monkeypatch, tmp_path):
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "gone"))
     for windows, mend in ((False, "unset {}"), (True, "Remove-Item Env:{}")):
         monkeypatch.setattr(shell, "ON_WINDOWS", windows)
@@ -39,7 +39,7 @@ def test_a_variable_is_taken_away_in_the_words_of_the_system(monkeypatch, tmp_pa
         assert not result.ok and result.fix == mend.format(ENVIRONMENT_VARIABLE)
 
 
-def test_what_the_environment_says_is_examined_too(monkeypatch, encoder):
+def test_encoder_in_the_environment_is_checked(monkeypatch, encoder):
     monkeypatch.setattr(shell, "ON_WINDOWS", False)
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(encoder.path))
     assert [result.ok for result in check_weights()] == [True, True]
@@ -50,7 +50,7 @@ def test_what_the_environment_says_is_examined_too(monkeypatch, encoder):
     assert next(check_weights()).note
 
 
-def test_an_encoder_on_the_hub_is_examined(monkeypatch, encoder, hub):
+def test_encoder_on_the_hub_is_checked(monkeypatch, encoder, hub):
     names = {"e.safetensors": encoder.path.read_bytes(), "e.json": encoder.path.with_suffix(".json").read_bytes()}
     hub.commit("a/b", names)
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "hf://a/b/e.safetensors")
@@ -61,7 +61,7 @@ def test_an_encoder_on_the_hub_is_examined(monkeypatch, encoder, hub):
     assert not result.ok and "no file other.json" in result.message
 
 
-def test_the_published_file_is_examined(monkeypatch, tmp_path):
+def test_published_file_is_checked(monkeypatch, tmp_path):
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(write_published(tmp_path / "SAM_PFD_10K.pth")))
     _, result = check_weights()
     assert result.ok and "SAM ViT-H" in result.message

@@ -1,4 +1,4 @@
-"""What `hrmedseg doctor` checks, and how it reports it."""
+"""The checks of `hrmedseg doctor` and its report."""
 
 import importlib.metadata
 import subprocess
@@ -25,12 +25,12 @@ from nnunet_hrmedseg.doctor.checks import (
 from nnunet_hrmedseg.io import shell
 
 
-def test_all_checks_are_made():
+def test_all_checks_run():
     names = ("requirements", "variables", "lookup_modules", "names", "devices", "weights")
     assert [check.__name__ for check in CHECKS] == [f"check_{name}" for name in names]
 
 
-def test_requirements_against_what_is_installed(monkeypatch):
+def test_requirements_are_compared_with_installed_versions(monkeypatch):
     declared = [
         "fits>=2.0",
         "early>=2.0",
@@ -66,7 +66,7 @@ def test_requirements_against_what_is_installed(monkeypatch):
     assert lost.message == "lost is not installed" and lost.fix == 'pip install "lost>=1"'
 
 
-def test_a_package_that_is_not_installed_itself(monkeypatch):
+def test_package_without_metadata(monkeypatch):
     def unknown(name):
         raise PackageNotFoundError(name)
 
@@ -104,7 +104,7 @@ def test_missing_and_outdated_lookup_modules_are_problems(modules):
     assert [result.ok for result in check_lookup_modules()] == [True, False, True, True]
 
 
-def test_variables(monkeypatch, tmp_path):
+def test_environment_variables(monkeypatch, tmp_path):
     monkeypatch.setattr(shell, "ON_WINDOWS", False)
     monkeypatch.delenv("nnUNet_raw", raising=False)
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "not_there"))
@@ -115,7 +115,7 @@ def test_variables(monkeypatch, tmp_path):
     assert results.ok
 
 
-def test_folders_that_are_written_into_the_paths_module_of_nnunet(monkeypatch, tmp_path):
+def test_folders_set_in_the_paths_module_of_nnunet(monkeypatch, tmp_path):
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.setattr(f"nnunetv2.paths.{name}", str(tmp_path))
@@ -167,7 +167,7 @@ def test_fixes_can_be_pasted_into_a_shell(monkeypatch, tmp_path):
     assert (tmp_path / "made (here)").is_dir()
 
 
-def test_quotes_in_names_of_folders(monkeypatch):
+def test_quotes_in_folder_names(monkeypatch):
     quoted = []
     for windows in (False, True):
         monkeypatch.setattr(shell, "ON_WINDOWS", windows)
@@ -176,13 +176,13 @@ def test_quotes_in_names_of_folders(monkeypatch):
 
 
 @pytest.mark.slow
-def test_names_are_found_and_can_be_pickled():
+def test_classes_are_found_and_can_be_pickled():
     results = list(check_names())
     assert all(result.ok for result in results), results
     assert "spawned process" in results[-1].message
 
 
-def test_a_name_that_is_not_found_is_a_problem(monkeypatch):
+def test_missing_class_is_a_problem(monkeypatch):
     registered = {"trainer": {"nnUNetTrainerHRMedSeg_gone": "nnunet_hrmedseg.trainers.hrmedseg"}}
     monkeypatch.setattr(checks, "REGISTERED", registered)
     (result,) = check_names()
@@ -190,7 +190,7 @@ def test_a_name_that_is_not_found_is_a_problem(monkeypatch):
     assert "nnUNetTrainerHRMedSeg_gone: not found" in result.message and result.fix == "hrmedseg doctor --fix"
 
 
-def test_a_name_that_fails_to_import_states_the_error(monkeypatch):
+def test_failed_import_of_a_class_is_reported_with_its_error(monkeypatch):
     def broken(name):
         raise ImportError("No module named 'something'")
 
@@ -202,12 +202,12 @@ def test_a_name_that_fails_to_import_states_the_error(monkeypatch):
     assert f"and {others} more" in results[0].message
 
 
-def test_a_class_from_elsewhere_is_a_problem(monkeypatch):
+def test_class_from_elsewhere_is_a_problem(monkeypatch):
     monkeypatch.setattr(checks, "_LOOK_UP", dict.fromkeys(checks.REGISTERED, lambda name: dict))
     assert all("found in builtins" in result.message for result in check_names())
 
 
-def test_a_check_that_fails_is_a_problem():
+def test_crashing_check_is_a_problem():
     def fragile():
         yield CheckResult(True, "so far")
         raise KeyError("lost")
@@ -217,12 +217,12 @@ def test_a_check_that_fails_is_a_problem():
     assert "'fragile' failed: KeyError: 'lost'" in second.message
 
 
-@pytest.mark.parametrize("ok, status, words", [(True, 0, "No problems found."), (False, 1, "1 problem found.")])
-def test_exit_status_and_summary(monkeypatch, capsys, ok, status, words):
+@pytest.mark.parametrize("ok, status, message", [(True, 0, "No problems found."), (False, 1, "1 problem found.")])
+def test_exit_status_and_summary(monkeypatch, capsys, ok, status, message):
     monkeypatch.setattr(checks, "run_checks", lambda: iter([CheckResult(ok, "this", "do that")]))
     assert main(["doctor"]) == status
     out = capsys.readouterr().out
-    assert words in out
+    assert message in out
     assert ("fix: do that" in out) is not ok
 
 
@@ -233,7 +233,7 @@ def test_link_without_nnunet_is_an_error(monkeypatch):
     assert main(["link"]) == 1
 
 
-def test_an_unwritable_folder_is_a_problem(monkeypatch, tmp_path):
+def test_unwritable_folder_is_a_problem(monkeypatch, tmp_path):
     monkeypatch.setattr(checks.os, "access", lambda *_: False)
     for name in checks.VARIABLES:
         monkeypatch.setenv(name, str(tmp_path))
@@ -241,7 +241,7 @@ def test_an_unwritable_folder_is_a_problem(monkeypatch, tmp_path):
     assert raw.ok and not preprocessed.ok and not results.ok
 
 
-def test_the_api_returns_what_the_command_prints(monkeypatch):
+def test_api_returns_what_the_command_prints(monkeypatch):
     result = CheckResult(False, "this", "do that")
     monkeypatch.setattr(checks, "run_checks", lambda: iter([result]))
     assert check_installation() == [result]

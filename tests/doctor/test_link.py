@@ -1,4 +1,4 @@
-"""`hrmedseg link` and `doctor --fix`: the copies of the lookup module in an nnU-Net that a test makes."""
+"""`hrmedseg link` and `doctor --fix`: copies of the lookup module in an nnU-Net made by the test."""
 
 import importlib.metadata
 import shutil
@@ -33,7 +33,7 @@ def test_link_replaces_an_old_copy(modules):
     assert modules[0].current
 
 
-def test_remove_leaves_the_wheels_files(monkeypatch, tmp_path):
+def test_remove_keeps_the_files_of_a_wheel(monkeypatch, tmp_path):
     class Wheel(LookupModule):
         from_wheel = True
 
@@ -56,7 +56,7 @@ def _half_refused(_, folder, **__):
     "copytree, reason",
     [(lambda _, folder, **__: _refused(folder), "Permission denied"), (_half_refused, r"\[Errno 30\] Read-only file")],
 )
-def test_an_nnunet_that_cannot_be_written_to(modules, monkeypatch, capsys, copytree, reason):
+def test_read_only_nnunet_is_reported(modules, monkeypatch, capsys, copytree, reason):
     monkeypatch.setattr(shutil, "copytree", copytree)
     with pytest.raises(SetupError, match=rf"trainer.hrmedseg cannot be changed \({reason}.*virtual environment"):
         link_module.link()
@@ -64,7 +64,7 @@ def test_an_nnunet_that_cannot_be_written_to(modules, monkeypatch, capsys, copyt
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_an_nnunet_that_nothing_can_be_removed_from(modules, monkeypatch):
+def test_failed_removal_is_reported(modules, monkeypatch):
     link_module.link()
     monkeypatch.setattr(shutil, "rmtree", _refused)
     with pytest.raises(SetupError, match="trainer.hrmedseg cannot be changed .Permission denied"):
@@ -84,7 +84,7 @@ def _installed(monkeypatch, *files):
     monkeypatch.setattr(importlib.metadata, "files", of)
 
 
-def test_a_module_is_from_the_wheel_if_pip_lists_it(monkeypatch):
+def test_module_is_from_the_wheel_if_pip_lists_it(monkeypatch):
     ours = "nnunet_hrmedseg/registration/lookup/lookup.py"
     _installed(monkeypatch, ours, "nnunetv2/preprocessing/hrmedseg/lookup.py")
     assert {module.kind: module.from_wheel for module in lookup_modules()} == {
@@ -99,7 +99,7 @@ def test_a_module_is_from_the_wheel_if_pip_lists_it(monkeypatch):
     assert all(module.from_wheel for module in lookup_modules())
 
 
-def test_no_module_is_from_the_wheel_if_pip_knows_nothing(monkeypatch):
+def test_no_module_is_from_the_wheel_without_a_record_of_pip(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "files", lambda _: None)  # installed without a record
     assert not any(module.from_wheel for module in lookup_modules())
 
@@ -128,7 +128,7 @@ def test_messages_and_removal_depend_on_who_installed_it(monkeypatch, tmp_path):
     assert [module.present for module in made] == [False, False, True, False]
 
 
-def test_a_module_is_current_if_its_files_are_equal(tmp_path):
+def test_module_is_current_if_its_files_are_equal(tmp_path):
     module = replace(lookup_modules()[0], folder=tmp_path / "hrmedseg")
     assert not module.present and not module.current
     shutil.copytree(link_module.LOOKUP_FOLDER, module.folder)

@@ -8,7 +8,7 @@ from tests.teachers.tiny_teachers import write_nnunet, write_sam, write_sam2
 
 @pytest.fixture
 def no_curve(monkeypatch):
-    """It takes longer to draw than these epochs to train."""
+    """Skip the plot of losses, which takes longer than training these epochs."""
     monkeypatch.setattr("nnunet_hrmedseg.encoders.loop.draw_curve", lambda rows, file: None)
 
 

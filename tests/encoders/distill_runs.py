@@ -1,4 +1,4 @@
-"""Distillations of seconds, from the command line, for several test modules."""
+"""Distillations that take seconds, from the command line, for several test modules."""
 
 import csv
 import os

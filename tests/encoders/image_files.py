@@ -1,4 +1,4 @@
-"""Images, datasets and volumes of a few kilobytes, and reading them, for several test modules."""
+"""Write and read images, datasets and volumes of a few kilobytes, for several test modules."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from nnunet_hrmedseg.encoders.image_sources import find_images
 
 CANVAS = (16, 24)
 
-NEEDS_LINKS = pytest.mark.skipif(sys.platform == "win32", reason="no pipes, and links for administrators alone")
+NEEDS_LINKS = pytest.mark.skipif(sys.platform == "win32", reason="no pipes, and links require an administrator")
 
 
 def picture(seed=0, height=20, width=30):
@@ -38,7 +38,7 @@ def names(collection, root):
 
 
 def read(source, index=0, canvas=CANVAS):
-    """The image on the canvas, (3, H, W) int."""
+    """Read an image on the canvas, (3, H, W) int."""
     _, image, reason = CanvasImages(find_images([source]), canvas)[index]
     assert reason == ""
     return image.int()

@@ -1,4 +1,4 @@
-"""The end of a run on a full disk."""
+"""Writing the result of a run to a full disk."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from nnunet_hrmedseg.encoders.card import write_result
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import SetupError
 from nnunet_hrmedseg.weights import encoder_file
 
 
-def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path, monkeypatch):
+def test_full_disk_is_reported_and_leaves_no_partial_files(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -20,6 +20,6 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path, monkeypat
     message = (
         "encoder.safetensors could not be written .*left on device.*repeat the command: the finished training is kept"
     )
-    with pytest.raises(HRMedSegError, match=message):
+    with pytest.raises(SetupError, match=message):
         write_result(tmp_path, {"encoder.weight": torch.zeros(2)}, {"architecture": {}, "normalization": {}})
     assert not list(tmp_path.iterdir())

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from nnunet_hrmedseg.encoders.canvas_images import BrokenImages, CanvasImages
 from nnunet_hrmedseg.encoders.image_sources import find_images
-from nnunet_hrmedseg.errors import DataError, HRMedSegError
+from nnunet_hrmedseg.errors import DataError
 from nnunet_hrmedseg.io import image_formats
 from tests.encoders.image_files import (
     CANVAS,
@@ -36,7 +36,7 @@ def test_raw_datasets_are_found_by_folder_name_and_number(tmp_path, monkeypatch)
     flat(mode="L").save(dataset / "labelsTr" / "b.png")
     monkeypatch.setenv("nnUNet_raw", str(tmp_path))
     expected = ["imagesTr/b_0000.png", "imagesTs/a_0000.png"]
-    for source in (dataset, str(dataset), "Dataset012_Spots", "12", "012", tmp_path):  # no labels, even from above
+    for source in (dataset, str(dataset), "Dataset012_Spots", "12", "012", tmp_path):  # without labels
         found = find_images([source])
         assert names(found, dataset) == expected
         assert ["stray.png" in fault for fault in found.faults] == [True]
@@ -45,13 +45,13 @@ def test_raw_datasets_are_found_by_folder_name_and_number(tmp_path, monkeypatch)
     assert np.array_equal(read(dataset, canvas=pixels.shape[:2]).permute(1, 2, 0).numpy(), pixels)
 
 
-@pytest.mark.parametrize("channels, seen", [(1, [0, 0, 0]), (2, [0, 0, 0]), (3, [0, 1, 2]), (5, [0, 1, 2])])
-def test_channel_files_become_red_green_and_blue(tmp_path, channels, seen):
+@pytest.mark.parametrize("channels, expected", [(1, [0, 0, 0]), (2, [0, 0, 0]), (3, [0, 1, 2]), (5, [0, 1, 2])])
+def test_channel_files_become_red_green_and_blue(tmp_path, channels, expected):
     dataset = write_raw_dataset(tmp_path / "Dataset001_X")
     levels = [10, 90, 170, 200, 250]
     for channel in range(channels):
         Image.new("L", (24, 16), levels[channel]).save(dataset / "imagesTr" / f"a_{channel:04d}.png")
-    assert read(dataset)[:, 5, 5].tolist() == [levels[channel] for channel in seen]
+    assert read(dataset)[:, 5, 5].tolist() == [levels[channel] for channel in expected]
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha"])
@@ -68,7 +68,7 @@ def test_every_slice_of_a_volume_is_an_image(tmp_path, ending):
     assert levels == pytest.approx(np.linspace(0, 255, 12), abs=1)  # scaled as a whole, not slice by slice
 
 
-def test_uint8_volumes_keep_their_values_and_2d_ones_are_one_image(tmp_path):
+def test_uint8_volumes_keep_their_values_and_2d_files_are_one_image(tmp_path):
     dataset = write_raw_dataset(tmp_path / "Dataset001_X", ".nii.gz")
     write_volume(dataset / "imagesTr" / "a_0000.nii.gz", np.full((16, 24), 77, np.uint8))
     write_volume(dataset / "imagesTr" / "b_0000.nii.gz", np.full((2, 16, 24), 33, np.uint8))
@@ -78,7 +78,7 @@ def test_uint8_volumes_keep_their_values_and_2d_ones_are_one_image(tmp_path):
     assert [images[i].image.unique().tolist() for i in range(3)] == [[77], [33], [33]]
 
 
-def test_a_reader_that_turns_the_volume_says_how_many_slices_there_are(tmp_path):
+def test_slices_are_counted_along_the_axis_of_the_reader(tmp_path):
     dataset = write_raw_dataset(
         tmp_path / "Dataset001_X", ".nii.gz", overwrite_image_reader_writer="NibabelIOWithReorient"
     )
@@ -86,11 +86,11 @@ def test_a_reader_that_turns_the_volume_says_how_many_slices_there_are(tmp_path)
     image.SetDirection((0, 0, 1, 1, 0, 0, 0, 1, 0))
     sitk.WriteImage(image, str(dataset / "imagesTr" / "a_0000.nii.gz"))
     found = find_images([dataset])
-    assert len(found) == 5  # the stored slices are 4: the second array axis runs from foot to head
+    assert len(found) == 5  # 4 slices are stored: the second array axis runs from foot to head
     assert all(item.image is not None for item in CanvasImages(found, CANVAS))
 
 
-def test_tif_volumes_and_tif_images_are_told_apart(tmp_path):
+def test_tif_volumes_and_tif_images_are_distinguished(tmp_path):
     volumes, flats = (write_raw_dataset(tmp_path / f"Dataset00{i}_X", ".tif") for i in (1, 2))
     (volumes / "imagesTr" / "a_0000.tif").write_bytes(b"broken")
     tifffile.imwrite(volumes / "imagesTr" / "b_0000.tif", np.full((5, 16, 24), 55, np.uint8))
@@ -102,7 +102,7 @@ def test_tif_volumes_and_tif_images_are_told_apart(tmp_path):
     assert len(found.faults) == 1
 
 
-def test_a_dataset_json_may_list_the_files_itself(tmp_path):
+def test_dataset_json_may_list_its_files(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     picture().save(tmp_path / "elsewhere" / "p.png")
     flat(mode="L").save(tmp_path / "elsewhere" / "l.png")
@@ -112,7 +112,7 @@ def test_a_dataset_json_may_list_the_files_itself(tmp_path):
 
 
 @pytest.mark.parametrize("entry", [{"label": "../elsewhere/missing.png"}, {}])
-def test_what_a_dataset_json_lists_needs_no_labels(tmp_path, entry):
+def test_cases_listed_in_dataset_json_need_no_labels(tmp_path, entry):
     (tmp_path / "elsewhere").mkdir()
     for name in ("p", "q"):
         picture().save(tmp_path / "elsewhere" / f"{name}.png")
@@ -122,7 +122,7 @@ def test_what_a_dataset_json_lists_needs_no_labels(tmp_path, entry):
 
 
 @pytest.mark.parametrize("ending", [".png", ".tif"])
-def test_a_listed_case_without_images_is_passed_over(tmp_path, ending):
+def test_listed_case_without_images_is_skipped(tmp_path, ending):
     picture().save(tmp_path / f"p{ending}")
     cases = {"o": {"images": []}, "p": {"images": [f"../p{ending}"]}}
     dataset = write_raw_dataset(tmp_path / "Dataset001_X", ending, dataset=cases)
@@ -130,13 +130,13 @@ def test_a_listed_case_without_images_is_passed_over(tmp_path, ending):
 
 
 @pytest.mark.parametrize("listed", [["p.png"], {"p": ["p.png"]}, {"p": {"label": "p.png"}}, {"p": {"images": 5}}, 7])
-def test_lists_that_nnunet_does_not_read_are_named(tmp_path, listed):
+def test_lists_that_nnunet_cannot_read_are_reported(tmp_path, listed):
     dataset = write_raw_dataset(tmp_path / "Dataset001_X", dataset=listed)
-    with pytest.raises(HRMedSegError, match='"dataset" in the dataset.json of .* is not what nnU-Net reads'):
+    with pytest.raises(DataError, match='"dataset" in the dataset.json of .* is not what nnU-Net reads'):
         find_images([dataset])
 
 
-def test_datasets_of_nnunet_v1_are_named(tmp_path):
+def test_datasets_of_nnunet_v1_are_reported(tmp_path):
     dataset = write_raw_dataset(tmp_path / "Task01_X")
     (dataset / "dataset.json").write_text("{}")
     with pytest.raises(DataError, match="nnUNetv2_convert_MSD_dataset"):
@@ -155,7 +155,7 @@ def test_channels_of_different_size_are_broken(tmp_path):
 
 
 def write_broken(folder):
-    """Four broken images among two whole ones: b, d, e, f of a..f."""
+    """Write six images a to f, of which b, d, e and f are broken."""
     picture(1).save(folder / "a.png")
     (folder / "b.png").write_bytes(b"no image")
     picture(2).save(folder / "c.jpg")
@@ -167,7 +167,7 @@ def write_broken(folder):
     (folder / "f.png").write_bytes(header)
 
 
-def test_broken_images_are_handed_on_with_a_reason(tmp_path):
+def test_broken_images_are_returned_with_a_reason(tmp_path):
     write_broken(tmp_path)
     items = list(CanvasImages(find_images([tmp_path]), CANVAS))
     assert [item.image is None for item in items] == [False, True, False, True, True, True]
@@ -200,7 +200,7 @@ def test_collate_drops_broken_images(tmp_path):
 
 
 @pytest.mark.slow
-def test_workers_that_are_spawned_give_the_same_images(tmp_path):
+def test_spawned_workers_read_the_same_images(tmp_path):
     write_broken(tmp_path)
     write_shard(tmp_path / "sa_1.tar", [1, 2])
     dataset = write_raw_dataset(tmp_path / "Dataset001_X", ".nii.gz")
@@ -217,7 +217,7 @@ def test_workers_that_are_spawned_give_the_same_images(tmp_path):
     assert sorted(indices + broken) == list(range(len(images)))
 
 
-def test_broken_images_are_named_once_and_counted(tmp_path):
+def test_broken_images_are_reported_once_and_counted(tmp_path):
     write_broken(tmp_path)
     images, lines = CanvasImages(find_images([tmp_path]), CANVAS), []
     broken = BrokenImages(images.collection, log=lines.append)
@@ -231,7 +231,7 @@ def test_broken_images_are_named_once_and_counted(tmp_path):
     assert broken.summary(names=1).startswith("4 broken: ") and "and 3 more" in broken.summary(names=1)
 
 
-def test_an_error_when_all_images_are_broken(tmp_path):
+def test_all_images_broken_is_an_error(tmp_path):
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(b"no image")
     broken = BrokenImages(find_images([tmp_path]), log=lambda line: None)

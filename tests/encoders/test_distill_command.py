@@ -35,7 +35,7 @@ def _alone(monkeypatch):
     ],
     ids=["sam", "sam2", "nnunet features", "nnunet logits", "own model"],
 )
-def test_a_teacher_becomes_an_encoder(teachers, pictures, tmp_path, name, options, embedding, objective):
+def test_teacher_is_distilled_into_an_encoder(teachers, pictures, tmp_path, name, options, embedding, objective):
     assert distill(teachers / name, pictures, tmp_path / "run", *options) == 0
     file = load_encoder(tmp_path / "run" / "encoder.safetensors")
     assert fits_a_student(file)
@@ -45,17 +45,17 @@ def test_a_teacher_becomes_an_encoder(teachers, pictures, tmp_path, name, option
     assert all(value > 0 for value in losses(tmp_path / "run"))
 
 
-def test_files_and_card(teachers, pictures, tmp_path, capsys):
+def test_command_writes_encoder_and_card(teachers, pictures, tmp_path, capsys):
     run = tmp_path / "run"
     options = ["--name", "mine", "--data_license", "CC0", "--neck", "3x3_1x1"]
     assert distill(teachers / "sam_tiny.pth", pictures, run, *options) == 0
-    said = capsys.readouterr().out
-    assert "11 images to train on, 1 to validate" in said and str(run / "encoder.safetensors") in said
+    printed = capsys.readouterr().out
+    assert "11 images to train on, 1 to validate" in printed and str(run / "encoder.safetensors") in printed
     assert sorted(file.name for file in run.iterdir()) == [
         "checkpoint.pth", "encoder.json", "encoder.safetensors", "losses.csv", "losses.png", "run.json",
     ]  # fmt: skip
     assert (run / "losses.png").read_bytes().startswith(b"\x89PNG")
-    # 11 images make 2 steps of 4 an epoch
+    # 11 images give 2 steps of 4 per epoch
     assert [row["epoch"] for row in rows(run)] == ["0.5", "1", "1.5", "2"]
     assert [row["images"] for row in rows(run)] == ["4", "8", "12", "16"]
     assert [row["validation_loss"] != "" for row in rows(run)] == [False, True, False, True]
@@ -79,14 +79,14 @@ def test_files_and_card(teachers, pictures, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("no_curve")
-def test_the_statistics_on_the_card_are_those_of_the_images(teachers, tmp_path):
-    """Of every channel; each image by itself, and then the mean over images."""
+def test_card_has_the_statistics_of_the_images(teachers, tmp_path):
+    """Per channel: the statistics of each image, averaged over images."""
     folder, random, pixels = tmp_path / "images", np.random.default_rng(0), []
     folder.mkdir()
     for number in range(4):
         levels = np.array([40, 110, 200]) + 7 * number
         pixels.append((levels + random.normal(0, [4, 9, 16], (64, 64, 3))).round().clip(0, 255).astype(np.uint8))
-        Image.fromarray(pixels[-1]).save(folder / f"{number}.png")  # of the canvas' size: nothing is resized
+        Image.fromarray(pixels[-1]).save(folder / f"{number}.png")  # has the size of the canvas
     expected = {
         "mean": np.mean([image.mean((0, 1)) for image in pixels], 0) / 255,
         "std": np.mean([image.std((0, 1), ddof=1) for image in pixels], 0) / 255,
@@ -98,7 +98,7 @@ def test_the_statistics_on_the_card_are_those_of_the_images(teachers, tmp_path):
         assert normalization[name] == pytest.approx(values.tolist(), abs=1e-5), name
 
 
-def test_how_to_train_from_the_encoder_is_said_for_the_shell_at_hand(monkeypatch):
+def test_training_command_is_printed_for_the_current_shell(monkeypatch):
     monkeypatch.setattr(shell, "ON_WINDOWS", False)
     assert card_module.training_command(Path("/a/b.safetensors")) == (
         "HRMEDSEG_ENCODER_WEIGHTS=/a/b.safetensors nnUNetv2_train ..."
@@ -111,23 +111,23 @@ def test_how_to_train_from_the_encoder_is_said_for_the_shell_at_hand(monkeypatch
 
 
 @pytest.mark.usefixtures("no_curve")
-def test_the_loss_falls_and_the_student_nears_its_teacher(teachers, tmp_path):
-    """On images that it is not trained on, too."""
+def test_loss_decreases_and_student_approaches_the_teacher(teachers, tmp_path):
+    """Measured on validation images as well."""
     run = tmp_path / "run"
     options = ["--epochs", 8, "--lr", 5e-3, "--drop_path", 0, "--normalization", "imagenet"]
     assert distill(teachers / "sam_tiny.pth", write_folder(tmp_path / "images", 45), run, *options) == 0
     validation = [float(row["validation_loss"]) for row in rows(run) if row["validation_loss"]]
     assert losses(run)[-1] < 0.2 * losses(run)[0]
-    assert validation[-1] < 0.5 * validation[0]  # of the first epoch, which had learned already
+    assert validation[-1] < 0.5 * validation[0]  # of the first epoch, which has learned already
     card = load_encoder(run / "encoder.safetensors").card
     assert card["normalization"] == {"scheme": "mean_std", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
 @pytest.mark.usefixtures("no_curve")
-def test_the_same_seed_gives_the_same_encoder(teachers, pictures, tmp_path):
+def test_same_seed_gives_the_same_encoder(teachers, pictures, tmp_path):
     made = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        torch.rand(len(name) + len(made))  # whatever was drawn before
+        torch.rand(len(name) + len(made))  # independent of earlier draws
         assert distill(teachers / "nnUNetTrainer__nnUNetPlans__2d", pictures, tmp_path / name, "--seed", seed) == 0
         made.append(load_encoder(tmp_path / name / "encoder.safetensors").sha256)
     assert made[0] == made[1] != made[2]
@@ -137,14 +137,14 @@ def test_the_same_seed_gives_the_same_encoder(teachers, pictures, tmp_path):
 
 
 @pytest.mark.slow
-def test_folders_shards_and_raw_data_sets_with_broken_images(teachers, tmp_path, capsys, monkeypatch):
+def test_folders_shards_and_raw_datasets_with_broken_images(teachers, tmp_path, capsys, monkeypatch):
     folder = write_folder(tmp_path / "folder", 5, broken=1)
     shards = tmp_path / "shards"
     shards.mkdir()
     write_shard(shards / "sa_000001.tar", 4, broken=1)
     write_shard(shards / "sa_000002.tar", 3, seed=200)
     monkeypatch.setenv("nnUNet_raw", str(tmp_path))
-    write_labeled(tmp_path / "Dataset007_Discs", 6, grey=True)
+    write_labeled(tmp_path / "Dataset007_Discs", 6, gray=True)
     run = tmp_path / "run"
     options = ["--epochs", 3, "--batch_size", 3, "--workers", 2]
     assert distill(teachers / "sam_tiny.pth", [folder, shards, "7"], run, *options) == 0
@@ -156,12 +156,12 @@ def test_folders_shards_and_raw_data_sets_with_broken_images(teachers, tmp_path,
     assert len(broken) == 2
     assert broken[0].startswith(f"{folder / 'broken_0.png'}: ")
     assert broken[1].startswith(f"{shards / 'sa_000001.tar'}!./sa_4.jpg: ")
-    said = capsys.readouterr().out
-    assert said.count("Broken image, skipped") == 2 and "2 broken images were skipped" in said
-    # the finished command again: nothing is trained, and the broken ones are still known
+    printed = capsys.readouterr().out
+    assert printed.count("Broken image, skipped") == 2 and "2 broken images were skipped" in printed
+    # repeat the finished command: nothing is trained, and the broken images are still reported
     assert distill(teachers / "sam_tiny.pth", [folder, shards, "7"], run, *options) == 0
     assert load_encoder(run / "encoder.safetensors").card == card
-    # anew with fewer images
+    # new run with fewer images
     assert distill(teachers / "sam_tiny.pth", [folder], run, *options, "--overwrite", "--limit", 3) == 0
     assert load_encoder(run / "encoder.safetensors").card["data"]["training_images"] == 3
 
@@ -173,8 +173,8 @@ def test_sources_of_the_same_name_are_counted_together(teachers, tmp_path):
 
 
 @pytest.mark.slow
-def test_statistics_wait_for_readable_images(teachers, tmp_path):
-    """The first images in order are broken; the standardized teacher still gets its mean and deviation."""
+def test_statistics_are_those_of_readable_images(teachers, tmp_path):
+    """The first images are broken; the embeddings are standardized nevertheless."""
     folder = write_folder(tmp_path / "images", 4, broken=3)
     for i in range(3):
         (folder / f"broken_{i}.png").rename(folder / f"000_{i}.png")
@@ -188,7 +188,7 @@ def test_statistics_wait_for_readable_images(teachers, tmp_path):
 
 
 def write_start(folder, scheme, decoder_dim, **more):
-    """An encoder file of other random weights than any seed here gives; with its BatchNorm's averages."""
+    """Write an encoder file with random weights that no seed here gives, including BatchNorm's statistics."""
     architecture = encoder_architecture(embed_dim=24, depth=2, decoder_dim=decoder_dim, **more)
     torch.manual_seed(1234)
     student = Student(architecture)
@@ -208,8 +208,8 @@ def write_start(folder, scheme, decoder_dim, **more):
     ],
     ids=["sam", "nnunet", "sam2 promptable", "sam2 promptable, from finer levels"],
 )
-def test_a_start_is_where_the_training_starts(teachers, pictures, tmp_path, name, decoder_dim, options, fine):
-    """At a learning rate of 0 the weights stay what they were, and are those of the file."""
+def test_training_starts_from_the_given_encoder(teachers, pictures, tmp_path, name, decoder_dim, options, fine):
+    """With a learning rate of 0, the weights are unchanged and equal those of the file."""
     scheme = "mean_std" if "--promptable" in options else "zscore"
     start = write_start(tmp_path, scheme, decoder_dim, **({"fine_channels": fine} if fine else {}))
     options = [*options, "--start", start.path, "--lr", 0, "--decoder_dim", decoder_dim, "--epochs", 1]
@@ -240,13 +240,13 @@ def test_cached_equals_uncached(teachers, pictures, tmp_path, capsys, monkeypatc
     assert distill(teachers / name, pictures, plain) == 0
     capsys.readouterr()
     assert distill(teachers / name, pictures, first, *cache) == 0
-    said = capsys.readouterr().out
-    assert "embeddings of 12 images take" in said and "0 are there already" in said
-    assert said.index("embeddings of 12 images") < said.index("Encoder:")
+    printed = capsys.readouterr().out
+    assert "embeddings of 12 images take" in printed and "0 are there already" in printed
+    assert printed.index("embeddings of 12 images") < printed.index("Encoder:")
     kept = len(list((tmp_path / "cache").rglob("*.npy")))
-    assert kept > 8  # 2 x 2 steps of 4 do not meet every image
+    assert kept > 8  # 2 x 2 steps of 4 images do not include every image
 
-    def only_zeros(self, images):  # to learn the shape
+    def only_zeros(self, images):  # to determine the shape
         assert not images.any()
         return embed(self, images)
 

@@ -23,7 +23,7 @@ def _alone(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_killed_command_goes_on_and_another_one_is_refused(teachers, pictures, tmp_path, capsys):
+def test_killed_command_continues_and_a_different_one_is_rejected(teachers, pictures, tmp_path, capsys):
     run = tmp_path / "run"
     arguments = ["distill", "--teacher", str(teachers / "sam_tiny.pth"), "--images", str(pictures), "-o", str(run)]
     arguments += [*SMALL, *QUICK, "--epochs", "100000"]
@@ -43,10 +43,10 @@ def test_a_killed_command_goes_on_and_another_one_is_refused(teachers, pictures,
     assert done >= 2 and not (run / "encoder.safetensors").exists()
 
     assert main([*arguments, "--lr", "0.5"]) == 1
-    fault = capsys.readouterr().err
-    assert "holds another run (learning_rate 0.001 there and 0.5 now)" in fault and "--overwrite" in fault
+    error = capsys.readouterr().err
+    assert "holds another run (learning_rate 0.001 there and 0.5 now)" in error and "--overwrite" in error
 
-    # the same command, as it is shortly before its end
+    # the same command shortly before its end
     epochs = done // 2 + 1
     settings = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**settings, "epochs": epochs}))
@@ -59,7 +59,7 @@ def test_a_killed_command_goes_on_and_another_one_is_refused(teachers, pictures,
 
 @pytest.mark.usefixtures("no_curve")
 @pytest.mark.parametrize("name", ["sam_tiny.pth", "nnUNetTrainer__nnUNetPlans__2d"])
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(teachers, pictures, tmp_path, monkeypatch, name):
+def test_interrupted_run_gives_the_same_encoder(teachers, pictures, tmp_path, monkeypatch, name):
     from nnunet_hrmedseg.encoders import distill as command
 
     monkeypatch.setattr(command, "LoopSettings", lambda **given: LoopSettings(**given, save_seconds=0))
@@ -77,15 +77,15 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(teachers, pictures, tmp
         patch.setattr(command.DistillationBatches, "__call__", stopping)
         assert distill(teachers / name, pictures, tmp_path / "run", *options) == 130
     assert torch.load(tmp_path / "run" / "checkpoint.pth", weights_only=True)["step"] == 3
-    # --no_amp is no part of what makes a run: one that left the range of half precision goes on without
+    # --no_amp does not identify a run: after an overflow in float16, the run continues without mixed precision
     assert distill(teachers / name, pictures, tmp_path / "run", *options, "--no_amp") == 0
     whole, run = (load_encoder(tmp_path / name / "encoder.safetensors") for name in ("whole", "run"))
     assert whole.sha256 == run.sha256
 
 
-class Straight(nn.Module):
-    """Without batch norm, which takes the images of each process by themselves on the CPU: what two processes learn is
-    what one learns of all their images."""
+class WithoutNorm(nn.Module):
+    """A module without batch norm, which uses the statistics of each process on the CPU: two processes learn
+    the same as one process with all images."""
 
     def __init__(self):
         super().__init__()
@@ -97,15 +97,15 @@ class Straight(nn.Module):
         return (self.layer(seen) - wanted).square().mean()
 
 
-def train_straight(folder, group):
-    """Six steps of four examples, shared out to the processes. Parameters, and the losses that were noted."""
+def train_without_norm(folder, group):
+    """Train for six steps of four examples, shared among the processes. Return the parameters and the logged losses."""
 
     def batches(epoch, first_step):
         random = torch.Generator().manual_seed(epoch)
         for _ in range(first_step, 3):
             yield tuple(torch.randn(4, width, generator=random)[group.rank :: group.count] for width in (3, 2))
 
-    module = Straight()
+    module = WithoutNorm()
     settings = LoopSettings(epochs=2, steps_per_epoch=3, images_per_step=4, learning_rate=0.1, decay=0.9)
     folder.mkdir(exist_ok=True)
     return parameters_and_losses(module, run_loop(module, batches, settings, folder, group, log=lambda text: None))
@@ -122,7 +122,7 @@ from pathlib import Path
 import torch
 from nnunet_hrmedseg.cli import main
 from nnunet_hrmedseg.encoders import distill, loop
-from tests.encoders.test_distill_continue import parameters_and_losses, train_straight
+from tests.encoders.test_distill_continue import parameters_and_losses, train_without_norm
 
 kept, settings, port, *arguments = sys.argv[1:]
 runs = []
@@ -145,8 +145,8 @@ assert main([*arguments, "--epochs", "3"]) == 0
 
 
 @pytest.mark.slow
-def test_torchrun(teachers, pictures, tmp_path):
-    """Two processes make one encoder, and go on where they stopped; both in one start, because each takes seconds."""
+def test_torchrun_trains_and_continues_one_encoder(teachers, pictures, tmp_path):
+    """Two processes train one encoder and continue after a stop; tested in one launch, because each takes seconds."""
     run, kept, script = tmp_path / "run", tmp_path / "kept", tmp_path / "two_runs.py"
     kept.mkdir()
     script.write_text(TWO_RUNS)
@@ -168,7 +168,7 @@ def test_torchrun(teachers, pictures, tmp_path):
     assert made.card["recipe"]["batch_size"] == 4
     assert [row["images"] for row in rows(run)] == ["4", "8", "12", "16", "20", "24"]
 
-    # each process saw other images, and both have learned the same
+    # each process saw different images, and both have the same weights
     first, second = (torch.load(kept / f"process_{rank}.pth", weights_only=True) for rank in range(2))
     for mine, others in zip(first, second, strict=True):
         assert mine[1] == others[1]
@@ -176,8 +176,8 @@ def test_torchrun(teachers, pictures, tmp_path):
             assert torch.equal(parameter, others[0][name]), name
     trained, _ = first[-1]
     assert all(torch.equal(made.state[name[8:]], trained[name]) for name in trained if name.startswith("student."))
-    # which is what one process learns of all images
-    parameters, noted = train_straight(tmp_path / "alone", Processes(0, 1, torch.device("cpu")))
+    # equal to those of one process with all images
+    parameters, noted = train_without_norm(tmp_path / "alone", Processes(0, 1, torch.device("cpu")))
     assert first[0][1] == [(pytest.approx(loss, rel=1e-5), None) for loss, _ in noted]
     for name, parameter in parameters.items():
         assert torch.allclose(first[0][0][name], parameter, atol=1e-5), name

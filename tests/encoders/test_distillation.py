@@ -25,7 +25,7 @@ CANVAS = (32, 48)
 
 
 class Averages(Teacher):
-    """Red, green, blue and their squares, averaged over each pixel of the embedding."""
+    """A teacher: red, green, blue and their squares, averaged over each pixel of the embedding."""
 
     kind = description = "averages"
     channels = 6
@@ -67,7 +67,7 @@ def batch(channels=6, number=2, grid=(2, 3), seed=1):
 # ---- the objective ---------------------------------------------------------------------------------------------------
 
 
-def test_exact_means_the_teachers_own_numbers():
+def test_exact_objective_compares_the_raw_embeddings():
     module = distillation(16, exact=True)
     images, target, weight = batch(16)
     loss = module((images, target, weight))
@@ -77,12 +77,12 @@ def test_exact_means_the_teachers_own_numbers():
     assert not list(module.adapter.parameters())
 
 
-def test_exact_takes_the_teachers_width():
+def test_exact_objective_requires_the_width_of_the_teacher():
     with pytest.raises(ValueError, match="gives 16 channels and the teacher 6"):
         distillation(6, exact=True)
 
 
-def test_otherwise_each_channel_is_standardised_and_reached_through_a_linear_map():
+def test_default_objective_standardizes_channels_and_adds_a_linear_map():
     module = distillation(6)
     images, target, weight = batch()
     module.set_statistics([target[:1], target[1:]])
@@ -91,13 +91,13 @@ def test_otherwise_each_channel_is_standardised_and_reached_through_a_linear_map
     given = module.adapter(module.student(module.normalize(images)))
     wanted = (target - mean[:, None, None]) / std[:, None, None]
     assert torch.allclose(module((images, target, weight)), (given - wanted).square().mean(), rtol=1e-5)
-    # in units of the teacher's own spread, whatever its scale
+    # in units of the teacher's standard deviation, independent of its scale
     other = distillation(6)
     other.set_statistics([100 * target - 7])
     assert torch.allclose(other((images, 100 * target - 7, weight)), module((images, target, weight)), rtol=1e-4)
 
 
-def test_a_channel_that_never_changes_divides_by_no_zero():
+def test_constant_channel_does_not_divide_by_zero():
     module = distillation(6)
     module.set_statistics([torch.full((2, 6, 2, 3), 3.0)])
     assert (module.std == 1e-3).all()
@@ -105,7 +105,7 @@ def test_a_channel_that_never_changes_divides_by_no_zero():
     assert module((images, torch.full((2, 6, 2, 3), 3.0), weight)).isfinite()
 
 
-def test_statistics_travel_in_the_checkpoint():
+def test_statistics_are_saved_in_the_checkpoint():
     module = distillation(6)
     module.set_statistics([batch()[1]])
     other = distillation(6)
@@ -113,7 +113,7 @@ def test_statistics_travel_in_the_checkpoint():
     assert torch.equal(other.mean, module.mean) and torch.equal(other.std, module.std)
 
 
-def test_images_of_weight_0_count_for_nothing():
+def test_images_of_weight_0_are_ignored():
     module = distillation(6)
     images, target, _ = batch(number=3)
     weighted = module((images, target, torch.tensor([1.0, 0.0, 1.0])))
@@ -124,7 +124,7 @@ def test_images_of_weight_0_count_for_nothing():
     assert all((p.grad == 0).all() for p in module.parameters() if p.grad is not None)
 
 
-def test_an_embedding_of_another_size_is_resized_to_the_students():
+def test_embedding_of_another_size_is_resized_to_the_students_grid():
     module = distillation(6)
     images, _, weight = batch()
     even = torch.randn(2, 6, 1, 1, generator=torch.Generator().manual_seed(0))
@@ -149,7 +149,7 @@ def batches(folder, *, group=ALONE, cache=None, indices=None, teacher=None, log=
     return DistillationBatches(images, indices, embeddings, group, BrokenImages(images.collection, log=log), **settings)
 
 
-def test_the_same_seed_gives_the_same_epochs(folder):
+def test_same_seed_gives_the_same_epochs(folder):
     one, same, other = (batches(folder, seed=seed) for seed in (3, 3, 4))
     assert one.order(5) == same.order(5)
     assert one.order(5) != one.order(6) and one.order(5) != other.order(5)
@@ -158,7 +158,7 @@ def test_the_same_seed_gives_the_same_epochs(folder):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_epoch_can_be_entered_in_its_middle(folder, workers):
+def test_epoch_can_start_in_the_middle(folder, workers):
     whole = list(batches(folder)(2, 0))
     rest = list(batches(folder, workers=workers)(2, 3))
     assert len(whole) == 5 and len(rest) == 2
@@ -166,14 +166,14 @@ def test_an_epoch_can_be_entered_in_its_middle(folder, workers):
         assert all(map(torch.equal, a, b))
 
 
-def test_batches_leave_the_random_numbers_of_the_training_alone(folder):
+def test_batches_do_not_change_the_random_state_of_the_training(folder):
     before = torch.get_rng_state()
     list(batches(folder)(0, 0))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("count, batch_size, steps", [(1, 2, 5), (2, 2, 2), (3, 3, 1), (2, 8, 1)])
-def test_processes_share_an_epoch_out(folder, count, batch_size, steps):
+def test_processes_share_an_epoch(folder, count, batch_size, steps):
     shares = []
     for rank in range(count):
         made = batches(folder, group=Processes(rank, count, CPU), batch_size=batch_size)
@@ -184,7 +184,7 @@ def test_processes_share_an_epoch_out(folder, count, batch_size, steps):
     everything = sum(shares, [])
     if len(everything) <= 10:
         assert len(set(everything)) == len(everything)
-    else:  # fewer images than a step takes: some come twice
+    else:  # fewer images than in a step: some are repeated
         assert set(everything) == set(range(10))
 
 
@@ -193,7 +193,7 @@ def test_processes_share_an_epoch_out(folder, count, batch_size, steps):
 
 @pytest.fixture(scope="module")
 def volumes(tmp_path_factory):
-    """A dataset of 11 volumes of 6 slices, and 12 pictures."""
+    """Write a dataset with 11 volumes of 6 slices, and 12 pictures."""
     root = tmp_path_factory.mktemp("volumes")
     dataset = write_labeled(root / "Dataset001_Volumes", 0)
     description = json.loads((dataset / "dataset.json").read_text())
@@ -210,7 +210,7 @@ def volumes_of(made, order):
     return [made.images.collection[index].volume for index in order]
 
 
-def test_a_volume_is_read_once_an_epoch_and_not_for_every_slice(volumes, monkeypatch):
+def test_volume_is_read_once_per_epoch(volumes, monkeypatch):
     made = batches(volumes, batch_size=3)
     assert sum(volume is not None for volume in volumes_of(made, made.indices)) == 66
     read = []
@@ -222,8 +222,8 @@ def test_a_volume_is_read_once_an_epoch_and_not_for_every_slice(volumes, monkeyp
 
 
 @pytest.mark.parametrize("workers, ranks", [(1, 1), (3, 1), (2, 2)])
-def test_workers_and_processes_read_a_volume_once_each(volumes, workers, ranks):
-    """A loader deals its batches out to its workers in turn; each keeps the volumes that it read last."""
+def test_each_worker_reads_a_volume_once(volumes, workers, ranks):
+    """A loader assigns batches to its workers in turn; each worker caches the volumes it read last."""
     for rank in range(ranks):
         made = batches(volumes, batch_size=3, group=Processes(rank, ranks, CPU))
         order, _ = made.order(4)
@@ -236,22 +236,22 @@ def test_workers_and_processes_read_a_volume_once_each(volumes, workers, ranks):
             assert reads.cache_info().misses == len(set(met)) <= 11
 
 
-def test_slices_are_mixed_with_those_of_other_volumes_and_with_pictures(volumes):
+def test_batches_mix_slices_of_several_volumes_and_pictures(volumes):
     made = batches(volumes, batch_size=6)
     order, _ = made.order(0)
     assert sorted(order) == made.indices
     of_batches = [set(volumes_of(made, order[start : start + 6])) for start in range(0, len(order), 6)]
     assert sum(len(met - {None}) >= 2 for met in of_batches) >= len(of_batches) - 2  # the last block has 3 volumes
     assert sum(None in met for met in of_batches) > len(of_batches) / 3
-    # other volumes come together in another epoch, and the same in the same
+    # epochs combine different volumes, and the order of an epoch is deterministic
     first = [frozenset(set(volumes_of(made, made.order(epoch)[0][:20])) - {None}) for epoch in range(4)]
     assert len(set(first)) > 1
     assert made.order(3) == batches(volumes, batch_size=6).order(3)
 
 
 @pytest.mark.parametrize("raw", [False, True])
-def test_the_order_of_pictures_is_a_plain_shuffle(folder, tmp_path, raw):
-    """As it was before volumes were kept together, so that runs that were begun then go on."""
+def test_order_of_pictures_is_a_plain_shuffle(folder, tmp_path, raw):
+    """The order is that of versions that did not group volumes, so that their runs can be continued."""
     source = write_labeled(tmp_path / "Dataset001_X", 10) if raw else folder
     generator = torch.Generator().manual_seed(2_000_006 + 5)
     order, flips = batches(source, seed=2).order(5)
@@ -259,7 +259,7 @@ def test_the_order_of_pictures_is_a_plain_shuffle(folder, tmp_path, raw):
     assert flips == (torch.rand(10, generator=generator) < 0.5).tolist()
 
 
-def test_an_epoch_of_volumes_can_be_entered_in_its_middle(volumes):
+def test_epoch_of_volumes_can_start_in_the_middle(volumes):
     whole = list(batches(volumes, batch_size=12)(1, 0))
     rest = list(batches(volumes, batch_size=12)(1, 4))
     assert len(whole) == 6 and len(rest) == 2
@@ -270,12 +270,12 @@ def test_an_epoch_of_volumes_can_be_entered_in_its_middle(volumes):
 # ---- what is in a batch ----------------------------------------------------------------------------------------------
 
 
-def test_only_the_asked_images_are_trained_on(folder):
+def test_only_the_given_images_are_trained_on(folder):
     order, _ = batches(folder, indices=[1, 4, 7, 9]).order(0)
     assert sorted(order) == [1, 4, 7, 9]
 
 
-def test_an_image_and_its_embedding_are_flipped_together(folder):
+def test_image_and_its_embedding_are_flipped_together(folder):
     plain = batches(folder, flip=0.0)
     flipped = batches(folder, flip=1.0)
     for (images, embeddings, _), (turned, turned_embeddings, _) in zip(plain(0, 0), flipped(0, 0), strict=True):
@@ -284,7 +284,7 @@ def test_an_image_and_its_embedding_are_flipped_together(folder):
         assert torch.allclose(Averages().embed(turned), turned_embeddings, atol=1e-6)
 
 
-def test_each_image_is_flipped_as_the_order_says(folder):
+def test_each_image_is_flipped_as_drawn(folder):
     made = batches(folder, flip=0.5, batch_size=4)
     order, flips = made.order(0)
     assert 0 < sum(flips) < len(flips)
@@ -294,18 +294,18 @@ def test_each_image_is_flipped_as_the_order_says(folder):
         assert torch.equal(image, original.flip(2) if flip else original)
 
 
-def test_broken_images_are_left_out_named_and_counted(tmp_path):
+def test_broken_images_are_skipped_reported_and_counted(tmp_path):
     write_folder(tmp_path, 5, broken=1)
-    said = []
-    made = batches(tmp_path, batch_size=6, flip=0.5, log=said.append)
+    logged = []
+    made = batches(tmp_path, batch_size=6, flip=0.5, log=logged.append)
     for epoch in range(2):
         (images, embeddings, weight), *none = made(epoch, 0)
         assert not none and len(images) == len(embeddings) == 5 and weight.tolist() == [1.0] * 5
         assert torch.allclose(Averages().embed(images), embeddings, atol=1e-6)
-    assert len(made.broken.reasons) == 1 and len(said) == 1 and "broken_0.png" in said[0]
+    assert len(made.broken.reasons) == 1 and len(logged) == 1 and "broken_0.png" in logged[0]
 
 
-def test_a_wholly_broken_batch_has_no_weight(tmp_path):
+def test_batch_of_broken_images_has_no_weight(tmp_path):
     write_folder(tmp_path, 3, broken=1)
     made = batches(tmp_path, batch_size=1)
     seen = list(made(0, 0))
@@ -316,13 +316,13 @@ def test_a_wholly_broken_batch_has_no_weight(tmp_path):
         assert (module((images, embeddings, weight)) == 0) == (weight.item() == 0)
 
 
-def test_nothing_but_broken_images_is_an_error(tmp_path):
+def test_only_broken_images_is_an_error(tmp_path):
     write_folder(tmp_path, 0, broken=3)
     with pytest.raises(DataError, match="None of the 3 images can be read"):
         list(batches(tmp_path, batch_size=1)(0, 0))
 
 
-def test_the_validation_loss_is_the_mean_over_readable_images(tmp_path):
+def test_validation_loss_is_the_mean_over_readable_images(tmp_path):
     write_folder(tmp_path, 5, broken=2)
     module = distillation(6)
     made = batches(tmp_path, batch_size=3)
@@ -355,7 +355,7 @@ def test_cached_equals_computed(folder, tmp_path):
         assert torch.allclose(a[1], b[1], atol=0, rtol=2**-11)
         assert torch.equal(b[1], c[1]) and torch.equal(b[1], d[1])
     assert [teacher.asked for teacher in teachers[:3]] == [10, 10, 0]
-    # half of them are there
+    # half of the embeddings are cached
     half = cache()
     for file in sorted(tmp_path.rglob("*.npy"))[::2]:
         file.unlink()
@@ -364,8 +364,8 @@ def test_cached_equals_computed(folder, tmp_path):
     assert all(torch.equal(a[1], b[1]) for a, b in zip(mixed, later, strict=True))
 
 
-def test_flipped_logits_of_nnunet_are_the_logits_of_the_flipped_image():
-    """The 4 x 4 values under a pixel of the embedding are channels, and change places too."""
+def test_flipped_logits_of_nnunet_equal_logits_of_the_flipped_image():
+    """The 4 x 4 values within a pixel of the embedding are channels and must be reordered too."""
     from nnunet_hrmedseg.teachers.nnunet import NNUNetTeacher
 
     teacher = NNUNetTeacher.__new__(NNUNetTeacher)
@@ -380,7 +380,7 @@ def test_flipped_logits_of_nnunet_are_the_logits_of_the_flipped_image():
     assert torch.equal(teacher.flipped(image), image.flip(3))
 
 
-def test_pictures_differ(folder):
-    """The other tests would see nothing otherwise."""
+def test_pictures_are_different(folder):
+    """Otherwise, the other tests would not detect anything."""
     pictures = {Image.open(file).tobytes() for file in folder.iterdir()}
     assert len(pictures) == 10

@@ -53,7 +53,7 @@ def test_embeddings_survive_reopening_within_half_precision(tmp_path):
     ],
     ids=lambda other: next(iter(other)),
 )
-def test_what_another_run_must_not_use_is_not_found(tmp_path, other):
+def test_embeddings_of_other_settings_are_not_found(tmp_path, other):
     cache(tmp_path).put(range(3), embeddings(3))
     assert not any(cache(tmp_path, **other).has(i) for i in range(3))
     assert [cache(tmp_path, **other).get(i) for i in range(3)] == [None] * 3
@@ -66,7 +66,7 @@ def test_overlapping_image_sets_share_embeddings(tmp_path):
     assert torch.equal(other.get(1), embeddings(3)[2].half().float())
 
 
-def test_a_changed_image_is_not_found(tmp_path):
+def test_embedding_of_a_changed_image_is_not_found(tmp_path):
     for name in ("a.png", "b.png"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
     cache(tmp_path / "cache", identities=find_images([tmp_path]).identities).put([0, 1], embeddings(2))
@@ -76,7 +76,7 @@ def test_a_changed_image_is_not_found(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["empty", "truncated", "zeros at the end", "one bit"])
-def test_a_damaged_file_is_computed_again(tmp_path, damage):
+def test_damaged_file_is_computed_again(tmp_path, damage):
     cache(tmp_path).put(range(3), embeddings(3))
     file = cache(tmp_path)._file(1)
     content = bytearray(file.read_bytes())
@@ -91,12 +91,12 @@ def test_a_damaged_file_is_computed_again(tmp_path, damage):
     file.write_bytes(content)
     again = cache(tmp_path)
     assert again.get(1) is None
-    assert again.has(1) == (damage in ("zeros at the end", "one bit"))  # by its size only
+    assert again.has(1) == (damage in ("zeros at the end", "one bit"))  # detected only by its size
     again.put([1], embeddings(3)[1:2])
     assert torch.equal(again.get(1), embeddings(3)[1].half().float())
 
 
-def test_a_kill_while_writing_leaves_nothing_that_counts(tmp_path, monkeypatch):
+def test_kill_while_writing_leaves_no_valid_file(tmp_path, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
@@ -107,7 +107,7 @@ def test_a_kill_while_writing_leaves_nothing_that_counts(tmp_path, monkeypatch):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_what_a_killed_process_left_is_removed_but_not_what_is_being_written(tmp_path):
+def test_leftovers_of_killed_processes_are_removed_but_not_files_being_written(tmp_path):
     cache(tmp_path).put([0], embeddings(1))
     unfinished = cache(tmp_path)._unfinished
     for name in ("old", "new"):
@@ -117,7 +117,7 @@ def test_what_a_killed_process_left_is_removed_but_not_what_is_being_written(tmp
     assert [path.name for path in unfinished.iterdir()] == ["new"]
 
 
-def test_the_files_are_plain_numpy_files_and_say_whose_they_are(tmp_path):
+def test_files_are_numpy_files_with_a_description(tmp_path):
     cache(tmp_path).put([0], embeddings(1))
     [file] = files(tmp_path)
     array = np.load(file, allow_pickle=False)
@@ -128,7 +128,7 @@ def test_the_files_are_plain_numpy_files_and_say_whose_they_are(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_embeddings_of_any_float_type_and_layout(tmp_path, dtype):
+def test_embeddings_of_any_float_type_and_layout_are_stored(tmp_path, dtype):
     values = embeddings(2).to(dtype).transpose(2, 3).contiguous().transpose(2, 3).requires_grad_()
     cache(tmp_path).put([0, 1], values)
     assert torch.equal(cache(tmp_path).get(1), values[1].detach().half().float())
@@ -138,7 +138,7 @@ def test_embeddings_of_any_float_type_and_layout(tmp_path, dtype):
     "value, message",
     [(70000.0, "reaches 70000, beyond the 65,504"), (-1e6, "1e"), (float("nan"), "NaN"), (float("inf"), "infinite")],
 )
-def test_values_that_half_precision_cannot_hold_are_refused(tmp_path, value, message):
+def test_values_beyond_float16_are_rejected(tmp_path, value, message):
     values = embeddings(2)
     values[1, 0, 0, 0] = value
     with pytest.raises(DataError, match=message) as error:
@@ -147,17 +147,17 @@ def test_values_that_half_precision_cannot_hold_are_refused(tmp_path, value, mes
     assert not cache(tmp_path).has(0)
 
 
-def test_the_largest_half_is_kept(tmp_path):
+def test_largest_float16_value_is_stored(tmp_path):
     cache(tmp_path).put([0], torch.full((1, *SHAPE), 65504.0))
     assert cache(tmp_path).get(0).unique().tolist() == [65504.0]
 
 
-def test_embeddings_of_another_shape_are_a_programming_error(tmp_path):
+def test_embeddings_of_another_shape_raise_value_error(tmp_path):
     with pytest.raises(ValueError, match="not"):
         cache(tmp_path).put([0], embeddings(2))
 
 
-def test_the_size_is_known_beforehand(tmp_path):
+def test_size_is_estimated_beforehand(tmp_path):
     shape = (64, 32, 32)
     whole = cache(tmp_path / "new", shape=shape)
     assert whole.size_on_disk() >= 3 * 2 * 64 * 32 * 32
@@ -170,7 +170,7 @@ def test_the_size_is_known_beforehand(tmp_path):
     assert "3 are there already, 0.0 MiB will be written" in whole.describe()
 
 
-def test_a_disk_with_too_little_room(tmp_path, monkeypatch):
+def test_disk_with_too_little_space_is_reported(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     room = cache(tmp_path).size_on_disk()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, room))
@@ -178,11 +178,11 @@ def test_a_disk_with_too_little_room(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, room - 1))
     with pytest.raises(SetupError, match="Free some room"):
         cache(tmp_path).describe()
-    cache(tmp_path).put([0], embeddings(1))  # what is there needs no room
+    cache(tmp_path).put([0], embeddings(1))  # existing files need no space
     assert "1 are there already" in cache(tmp_path).describe()
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+def test_read_only_folder_is_reported(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(SetupError, match="file"):
         cache(tmp_path / "file").put([0], embeddings(1))
@@ -198,7 +198,7 @@ def write_again_and_again(folder, start):
 
 
 @pytest.mark.slow
-def test_processes_that_write_the_same_embeddings_at_the_same_time(tmp_path):
+def test_processes_can_write_the_same_embeddings_concurrently(tmp_path):
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(2)
     process = context.Process(target=write_again_and_again, args=(tmp_path, start))

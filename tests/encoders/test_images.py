@@ -12,7 +12,7 @@ from PIL import Image
 
 from nnunet_hrmedseg.encoders.canvas_images import CanvasImages
 from nnunet_hrmedseg.encoders.image_sources import find_images
-from nnunet_hrmedseg.errors import DataError, HRMedSegError, PlanError
+from nnunet_hrmedseg.errors import DataError, PlanError
 from tests.encoders.image_files import (
     CANVAS,
     NEEDS_LINKS,
@@ -42,7 +42,7 @@ def test_folders_are_searched_for_every_suffix_in_any_case(tmp_path):
 
 
 @NEEDS_LINKS
-def test_the_order_is_that_of_the_names_and_no_image_comes_twice(tmp_path):
+def test_images_are_sorted_by_name_without_duplicates(tmp_path):
     for name in ("x/2.png", "x/10.png", "a/3.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         picture().save(tmp_path / name)
@@ -55,7 +55,7 @@ def test_the_order_is_that_of_the_names_and_no_image_comes_twice(tmp_path):
     assert sum(one.counts.values()) == 3
 
 
-def test_a_limit_draws_the_same_images_every_time_and_a_larger_one_keeps_them(tmp_path):
+def test_limit_draws_a_deterministic_and_nested_subset(tmp_path):
     for i in range(12):
         picture(i).save(tmp_path / f"{i:02d}.png")
     drawn = [names(find_images([tmp_path], limit=limit), tmp_path) for limit in (3, 6, 100)]
@@ -67,7 +67,7 @@ def test_a_limit_draws_the_same_images_every_time_and_a_larger_one_keeps_them(tm
         find_images([tmp_path], limit=0)
 
 
-def test_everything_that_is_skipped_is_named(tmp_path):
+def test_skipped_files_are_reported(tmp_path):
     (tmp_path / "sub" / ".cache").mkdir(parents=True)
     for name in ("a.png", "sub/b.jpg"):
         picture().save(tmp_path / name)
@@ -75,11 +75,11 @@ def test_everything_that_is_skipped_is_named(tmp_path):
         (tmp_path / name).touch()
     found = find_images([tmp_path])
     assert names(found, tmp_path) == ["a.png", "sub/b.jpg"]
-    # b.json is of b.jpg, as in SA-1B
+    # b.json belongs to b.jpg, as in SA-1B
     assert found.faults == [f"{tmp_path}: 5 other files are skipped: ._a.png, notes.txt, .cache/, c.json, d.heic"]
 
 
-def test_what_is_skipped_in_a_shard_and_a_raw_data_set_is_named(tmp_path):
+def test_skipped_files_of_shards_and_raw_datasets_are_reported(tmp_path):
     dataset = write_raw_dataset(tmp_path / "Dataset001_X")
     picture().save(dataset / "imagesTr" / "a_0000.png")
     for name in ("a_0000.jpg", "._a_0000.png"):
@@ -94,17 +94,17 @@ def test_what_is_skipped_in_a_shard_and_a_raw_data_set_is_named(tmp_path):
     assert find_images([shard]).faults == [f"{shard}: 1 other files are skipped: sa_000001.tar!readme.txt"]
 
 
-def test_volumes_that_simpleitk_does_not_read_are_read_as_by_nnunet(tmp_path):
+def test_volumes_that_simpleitk_rejects_are_read_as_by_nnunet(tmp_path):
     dataset = write_sheared(tmp_path / "Dataset001_Sheared")
     found = find_images([dataset])
     assert found.faults == [] and [image.name[-5:] for image in found] == [f"#000{i}" for i in range(4)]
     images = CanvasImages(found, (20, 30))
-    # 8 bits, which are kept as they are
+    # 8 bits are kept unchanged
     assert [images[i].image.unique().tolist() for i in range(4)] == [[50], [50, 150], [50, 150], [50]]
     assert images[1].image[0, 6:16, 5:15].unique().tolist() == [150]
 
 
-def test_a_changed_file_is_another_image(tmp_path):
+def test_changed_file_has_another_identity(tmp_path):
     picture().save(tmp_path / "a.png")
     before = find_images([tmp_path]).identities
     assert find_images([tmp_path]).identities == before
@@ -112,29 +112,29 @@ def test_a_changed_file_is_another_image(tmp_path):
     assert find_images([tmp_path]).identities != before
 
 
-def test_mistakes_are_named(tmp_path, monkeypatch):
+def test_unusable_sources_are_reported(tmp_path, monkeypatch):
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(HRMedSegError, match=r"empty.*\.png.*sa_\*\.tar.*dataset\.json"):
+    with pytest.raises(DataError, match=r"empty.*\.png.*sa_\*\.tar.*dataset\.json"):
         find_images([tmp_path / "empty"])
-    with pytest.raises(HRMedSegError, match="missing does not exist"):
+    with pytest.raises(DataError, match="missing does not exist"):
         find_images([tmp_path / "missing"])
-    with pytest.raises(HRMedSegError, match="notes.txt"):
+    with pytest.raises(DataError, match="notes.txt"):
         find_images([tmp_path / "notes.txt"])
     picture().save(tmp_path / "a.png")
     assert find_images([tmp_path / "empty", tmp_path / "a.png"]).faults == [
         f"{tmp_path / 'empty'}: no image was found there"
     ]
     monkeypatch.delenv("nnUNet_raw", raising=False)
-    with pytest.raises(HRMedSegError, match="nnUNet_raw is not set"):
+    with pytest.raises(DataError, match="nnUNet_raw is not set"):
         find_images(["12"])
     monkeypatch.setenv("nnUNet_raw", str(tmp_path))
-    with pytest.raises(HRMedSegError, match="no dataset for 12"):
+    with pytest.raises(DataError, match="no dataset for 12"):
         find_images(["12"])
 
 
 @NEEDS_LINKS
-def test_pipes_and_dangling_links_are_left_out(tmp_path):
+def test_pipes_and_dangling_links_are_skipped(tmp_path):
     picture().save(tmp_path / "a.png")
     os.mkfifo(tmp_path / "pipe.png")
     os.mkfifo(tmp_path / "sa_1.tar")
@@ -185,13 +185,13 @@ def test_values_of_other_types_are_scaled_by_percentiles(tmp_path, dtype, low, h
     assert (image[0] - expected).abs().max() <= 3
 
 
-def test_sixteen_bit_png(tmp_path):
+def test_sixteen_bit_png_is_scaled(tmp_path):
     ramp = np.linspace(0, 4095, 24)[None].repeat(16, 0).astype(np.uint16)
     Image.fromarray(ramp).save(tmp_path / "a.png")
     assert (read(tmp_path)[1] - torch.linspace(0, 255, 24)).abs().max() <= 3
 
 
-def test_color_tifs_that_pillow_does_not_know(tmp_path):
+def test_color_tifs_unknown_to_pillow_are_read(tmp_path):
     color = np.random.default_rng(0).random((16, 24, 3)).astype(np.float32)
     tifffile.imwrite(tmp_path / "a.tif", color, photometric="rgb")
     tifffile.imwrite(tmp_path / "b.tif", color.transpose(2, 0, 1), photometric="rgb", planarconfig="separate")
@@ -201,7 +201,7 @@ def test_color_tifs_that_pillow_does_not_know(tmp_path):
         assert (read(tmp_path, index) - expected).abs().max() <= 1
 
 
-def test_nan_constant_and_sparse_images(tmp_path):
+def test_nan_constant_and_sparse_images_are_scaled(tmp_path):
     values = np.zeros((16, 24), np.float32)
     tifffile.imwrite(tmp_path / "a.tif", values + 7)
     values[3, 4] = 9
@@ -220,11 +220,11 @@ def test_nan_constant_and_sparse_images(tmp_path):
     assert images[3].image is None and "no finite value" in images[3].reason
 
 
-def test_the_orientation_tag_is_followed(tmp_path):
+def test_orientation_tag_is_applied(tmp_path):
     image = Image.new("RGB", (40, 20))
     image.paste((255, 255, 255), (0, 0, 40, 10))  # bright above
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise: bright on the right
+    exif[0x0112] = 6  # rotated by 90 degrees clockwise: bright on the right
     image.save(tmp_path / "a.jpg", exif=exif)
     seen = read(tmp_path, canvas=(16, 16))
     assert seen[:, :, 10:].min() > 240 and seen[:, :, :6].max() < 15
@@ -242,10 +242,10 @@ def test_resizing_is_antialiased_and_fills_the_canvas(tmp_path):
 
 
 @pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_shards_are_read_where_they_are(tmp_path, tar_format):
+def test_shards_are_read_in_place(tmp_path, tar_format):
     write_shard(tmp_path / "sa_000001.tar", [1, 22], tar_format)
     write_shard(tmp_path / "sa_000000.tar", [333], tar_format)
-    write_shard(tmp_path / "other.tar", [4])  # of a folder, only SA-1B's own
+    write_shard(tmp_path / "other.tar", [4])  # in a folder, only the shards of SA-1B
     found = find_images([tmp_path])
     assert names(found, tmp_path) == ["sa_000000.tar!sa_333.jpg", "sa_000001.tar!sa_1.jpg", "sa_000001.tar!sa_22.jpg"]
     assert names(find_images([tmp_path / "other.tar"]), tmp_path) == ["other.tar!sa_4.jpg"]
@@ -278,7 +278,7 @@ def test_hostile_members_are_ignored(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["in an image", "in a header", "between members", "damaged header"])
-def test_what_is_whole_of_a_truncated_shard_is_used(tmp_path, where):
+def test_intact_images_of_a_truncated_shard_are_used(tmp_path, where):
     file = write_shard(tmp_path / "sa_1.tar", [1, 2, 3])
     with tarfile.open(file) as tar:
         third = tar.getmember("sa_3.jpg")
@@ -296,13 +296,13 @@ def test_what_is_whole_of_a_truncated_shard_is_used(tmp_path, where):
     assert all(item.image is not None for item in CanvasImages(found, CANVAS))
 
 
-def test_a_tar_that_is_none_is_named(tmp_path):
+def test_file_that_is_not_a_tar_is_reported(tmp_path):
     (tmp_path / "sa_1.tar").write_bytes(b"\x1f\x8b nothing of the kind" * 100)
     with pytest.raises(DataError, match=r"sa_1\.tar: .*ReadError"):
         find_images([tmp_path])
 
 
-def test_a_shard_that_lost_its_bytes_since_gives_broken_images(tmp_path):
+def test_shard_truncated_after_indexing_gives_broken_images(tmp_path):
     file = write_shard(tmp_path / "sa_1.tar", [1])
     images = CanvasImages(find_images([file]), CANVAS)
     file.write_bytes(b"")

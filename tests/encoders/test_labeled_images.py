@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from nnunet_hrmedseg.encoders import labeled_images
 from nnunet_hrmedseg.encoders.labeled_images import LabeledImages, find_labeled_dataset, read_labeled, resized
-from nnunet_hrmedseg.errors import DataError, HRMedSegError
+from nnunet_hrmedseg.errors import DataError
 from nnunet_hrmedseg.weights.student import Normalize
 from tests.encoders.tiny_datasets import discs, write_labeled
 
@@ -20,8 +20,8 @@ CANVAS = (64, 96)
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
     folder = tmp_path_factory.mktemp("raw")
-    write_labeled(folder / "Dataset001_Colour", 9)
-    write_labeled(folder / "Dataset002_Grey", 4, num_classes=4, grey=True, seed=20)
+    write_labeled(folder / "Dataset001_Color", 9)
+    write_labeled(folder / "Dataset002_Gray", 4, num_classes=4, gray=True, seed=20)
     write_labeled(folder / "Dataset003_Ignore", 2, num_classes=3, ignore=True, seed=40)
     write_labeled(folder / "Dataset004_Regions", 2, num_classes=4, regions=True, seed=60)
     return folder
@@ -43,17 +43,17 @@ def as_tuple(item):
 # ---- datasets -------------------------------------------------------------------------------------------------------
 
 
-def test_what_the_data_sets_hold(raw, capsys):
+def test_content_of_datasets(raw, capsys):
     found = datasets(raw)
-    assert [dataset.name[7:] for dataset in found] == ["001_Colour", "002_Grey", "003_Ignore", "004_Regions"]
+    assert [dataset.name[7:] for dataset in found] == ["001_Color", "002_Gray", "003_Ignore", "004_Regions"]
     assert [len(dataset.cases) for dataset in found] == [9, 4, 2, 2]
-    # where there are regions, the values in the labels are what is learned
+    # with regions, the values in the labels are learned
     assert [dataset.num_classes for dataset in found] == [2, 4, 3, 4]
     assert [dataset.ignore_label for dataset in found] == [None, None, 3, None]
     assert capsys.readouterr() == ("", "")
 
 
-def test_what_is_in_no_case_is_named(tmp_path):
+def test_unused_files_are_reported(tmp_path):
     folder = write_labeled(tmp_path / "Dataset001_Discs", 2)
     assert find_labeled_dataset(folder).skipped == ()
     for name in ("imagesTr/._case_00_0000.png", "labelsTr/case_07.png"):
@@ -66,18 +66,18 @@ def test_what_is_in_no_case_is_named(tmp_path):
     )
 
 
-def test_by_number_and_name(raw, monkeypatch):
+def test_datasets_are_found_by_number_and_name(raw, monkeypatch):
     monkeypatch.setenv("nnUNet_raw", str(raw))
-    assert find_labeled_dataset("2").name == find_labeled_dataset("Dataset002_Grey").name == "Dataset002_Grey"
+    assert find_labeled_dataset("2").name == find_labeled_dataset("Dataset002_Gray").name == "Dataset002_Gray"
 
 
 def test_image_and_label_are_read_and_resized(raw):
-    color, grey, ignore, _ = datasets(raw)
+    color, gray, ignore, _ = datasets(raw)
     image, label = resized(*read_labeled(color, color.cases[3]), (40, 56))
     pixels, classes = discs(3)
     assert torch.allclose(image, torch.from_numpy(pixels).permute(2, 0, 1) / 255, atol=1e-6)
     assert torch.equal(label[0], torch.from_numpy(classes).short())
-    image, label = resized(*read_labeled(grey, grey.cases[0]), CANVAS)
+    image, label = resized(*read_labeled(gray, gray.cases[0]), CANVAS)
     assert image.shape == (3, *CANVAS) and torch.equal(image[0], image[1]) and torch.equal(image[0], image[2])
     assert label.shape == (1, *CANVAS) and set(label.unique().tolist()) == {0, 1, 2, 3}
     assert (read_labeled(ignore, ignore.cases[0])[1][0, 0] == 3).all()
@@ -128,7 +128,7 @@ def _no_ending(folder):
 
 
 @pytest.mark.parametrize(
-    "damage, fault",
+    "damage, message",
     [
         (_no_json, "is not an nnU-Net raw dataset: there is no dataset.json"),
         (_bad_json, "dataset.json cannot be used: JSONDecodeError"),
@@ -141,16 +141,16 @@ def _no_ending(folder):
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_unusable_data_sets_are_named(tmp_path, damage, fault):
+def test_unusable_datasets_are_reported(tmp_path, damage, message):
     folder = write_labeled(tmp_path / "Dataset009_X", 2)
     damage(folder)
-    with pytest.raises(DataError, match=fault) as error:
+    with pytest.raises(DataError, match=message) as error:
         find_labeled_dataset(folder)
     assert "Dataset009_X" in str(error.value)
 
 
-def test_there_is_no_such_data_set(tmp_path):
-    with pytest.raises(HRMedSegError, match="missing does not exist"):
+def test_missing_dataset_is_reported(tmp_path):
+    with pytest.raises(DataError, match="missing does not exist"):
         find_labeled_dataset(tmp_path / "missing")
 
 
@@ -175,7 +175,7 @@ def _broken_image(folder):
 
 
 @pytest.mark.parametrize(
-    "damage, fault",
+    "damage, message",
     [
         (_too_high, "labelsTr/case_00.png has the value 7, which dataset.json does not list"),
         (_negative, "labelsTr/case_00.png has the value 65535, which dataset.json does not list"),
@@ -185,14 +185,14 @@ def _broken_image(folder):
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_unusable_cases_are_named(tmp_path, damage, fault):
+def test_unusable_cases_are_reported(tmp_path, damage, message):
     dataset = find_labeled_dataset(write_labeled(tmp_path / "Dataset009_X", 2))
     damage(tmp_path / "Dataset009_X")
-    with pytest.raises(DataError, match=fault):
+    with pytest.raises(DataError, match=message):
         read_labeled(dataset, dataset.cases[0])
 
 
-def test_a_value_is_shown_with_all_digits(tmp_path, monkeypatch):
+def test_unknown_value_is_reported_with_all_digits(tmp_path, monkeypatch):
     dataset = find_labeled_dataset(write_labeled(tmp_path / "Dataset009_X", 2))
     read = labeled_images._read_label
     monkeypatch.setattr(labeled_images, "_read_label", lambda *files: read(*files) * np.float32(0.9999999))
@@ -204,8 +204,8 @@ def test_a_value_is_shown_with_all_digits(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_items_follow_from_seed_and_index(raw, workers):
-    """Whatever was drawn before, whoever reads them, wherever a run begins."""
+def test_items_depend_only_on_seed_and_index(raw, workers):
+    """Independent of earlier draws, of the worker that reads them, and of the first step of a run."""
     made = stream(datasets(raw))
     expected = [as_tuple(made[index]) for index in range(12)]
     labeled_images._augmentation.cache_clear()
@@ -222,14 +222,14 @@ def test_another_seed_gives_other_items(raw):
     assert one.image.shape != other.image.shape or not torch.equal(one.image, other.image)
 
 
-def test_reading_leaves_the_random_numbers_of_the_training_alone(raw):
+def test_reading_does_not_change_the_random_state_of_the_training(raw):
     made = stream(datasets(raw))
     before = torch.get_rng_state()
     made[0]
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_images_of_a_step_are_of_one_size_around_the_canvas(raw):
+def test_images_of_a_step_have_one_size_near_the_canvas(raw):
     made = stream(datasets(raw), items=48)
     items = [made[index] for index in range(48)]
     sizes = [tuple(item.image.shape[1:]) for item in items]
@@ -242,13 +242,13 @@ def test_the_images_of_a_step_are_of_one_size_around_the_canvas(raw):
     assert {item.dataset for item in items} == {0, 1, 2, 3}
 
 
-def test_small_data_sets_are_drawn_more_often_than_their_share(raw):
+def test_small_datasets_are_drawn_more_often_than_their_share(raw):
     made = stream(datasets(raw))
     assert made.shares.tolist() == pytest.approx(np.array([3, 2, 2**0.5, 2**0.5]) / (5 + 2 * 2**0.5))
 
 
-def test_augmentation_keeps_image_and_label_together(tmp_path):
-    """Where the image is bright, the label says 1, however both were turned."""
+def test_augmentation_transforms_image_and_label_alike(tmp_path):
+    """The label is 1 where the image is bright, for any transform."""
     folder = write_labeled(tmp_path / "Dataset009_X", 3)
     for case in range(3):
         classes = discs(case)[1]
@@ -274,8 +274,8 @@ def test_augmentation_keeps_image_and_label_together(tmp_path):
 
 
 @pytest.mark.parametrize("zoom", [1.5, 4])
-def test_a_window_shows_a_part_magnified(tmp_path, monkeypatch, zoom):
-    """The image is a ramp, so its values tell the place and the size of the window."""
+def test_window_shows_a_magnified_part(tmp_path, monkeypatch, zoom):
+    """The image is a ramp, so its values give the position and the size of the window."""
     monkeypatch.setattr(labeled_images, "_augmentation", lambda size: lambda **both: both)
     folder = write_labeled(tmp_path / "Dataset009_X", 1)
     height, width = 160, 200
@@ -302,8 +302,8 @@ def test_a_window_shows_a_part_magnified(tmp_path, monkeypatch, zoom):
 
 
 @pytest.mark.parametrize("size", [(48, 64), (64, 48), (7, 90)])
-def test_a_small_image_lies_between_mirrored_copies(size):
-    """Every copy is whole or cut by the border, in its own or in mirrored order."""
+def test_small_image_is_surrounded_by_mirrored_copies(size):
+    """Each copy is complete or cut by the border, in original or in mirrored order."""
     image = torch.arange(3 * 20 * 12).reshape(3, 20, 12).float()
     label = image[:1] * 2
     corners = set()
@@ -322,7 +322,7 @@ def test_a_small_image_lies_between_mirrored_copies(size):
     assert len(corners) > 4
 
 
-def test_low_magnifications_show_many_small_structures(tmp_path, monkeypatch):
+def test_low_magnification_shows_many_small_structures(tmp_path, monkeypatch):
     monkeypatch.setattr(labeled_images, "_augmentation", lambda size: lambda **both: both)
     folder = write_labeled(tmp_path / "Dataset009_X", 1)
     dataset = find_labeled_dataset(folder)
@@ -334,12 +334,12 @@ def test_low_magnifications_show_many_small_structures(tmp_path, monkeypatch):
         np.mean([(item.label[0, 1:] != item.label[0, :-1]).float().mean() for item in (one[i] for i in range(20))])
         for one in made
     ]
-    assert borders[1] > 2.5 * borders[0]  # four times as much border of foreground, but for what the grid swallows
+    assert borders[1] > 2.5 * borders[0]  # four times as long a border of the foreground, except for losses by the grid
     areas = [np.mean([(one[i].label > 0).float().mean() for i in range(20)]) for one in made]
     assert areas[1] == pytest.approx(areas[0], rel=0.25)
 
 
-def test_the_ignore_label_survives_and_borders_are_background(raw):
+def test_ignore_label_is_kept_and_borders_are_background(raw):
     dataset = datasets(raw)[2]
     made = stream([dataset], items=24, step_items=1)
     values = set()
@@ -348,7 +348,7 @@ def test_the_ignore_label_survives_and_borders_are_background(raw):
     assert values == {0, 1, 2, 3}
 
 
-def test_a_data_set_pickles_for_workers_that_are_spawned(raw):
+def test_dataset_can_be_pickled_for_spawned_workers(raw):
     import pickle
 
     made = pickle.loads(pickle.dumps(stream(datasets(raw))))

@@ -15,14 +15,14 @@ from torch import nn
 from nnunet_hrmedseg.encoders import loop
 from nnunet_hrmedseg.encoders.checkpoint import load_state
 from nnunet_hrmedseg.encoders.loop import LoopSettings, run_loop
-from nnunet_hrmedseg.errors import CheckpointError, HRMedSegError, PlanError
+from nnunet_hrmedseg.errors import CheckpointError, PlanError, SetupError
 from nnunet_hrmedseg.io.processes import Processes, processes
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 
 
 class Line(nn.Module):
-    """Learns to double a number; draws random numbers as dropout does."""
+    """A module that learns to double a number and draws random numbers like dropout."""
 
     def __init__(self):
         super().__init__()
@@ -52,11 +52,11 @@ def _no_log(text):
 
 @pytest.fixture
 def no_curve(monkeypatch):
-    """It takes longer to draw than these epochs to train."""
+    """Skip the plot of losses, which takes longer than training these epochs."""
     monkeypatch.setattr(loop, "draw_curve", lambda rows, file: None)
 
 
-def test_learns_logs_and_draws(tmp_path):
+def test_run_learns_and_writes_losses_and_curve(tmp_path):
     module = Line()
     settings = _settings(epochs=10, learning_rate=0.1, decay=0.98)
     history = run_loop(module, _batches, settings, tmp_path, ALONE, validate=lambda: 0.5, log=_no_log)
@@ -71,7 +71,7 @@ def test_learns_logs_and_draws(tmp_path):
     assert not list(tmp_path.glob("*.incomplete"))
 
 
-def test_the_learning_rate_warms_up_and_decays():
+def test_learning_rate_warms_up_and_decays():
     settings = _settings()
     assert settings.learning_rate_at(0) == pytest.approx(1e-2 / 3)
     assert settings.learning_rate_at(5) == pytest.approx(1e-2 * 0.9)
@@ -80,7 +80,7 @@ def test_the_learning_rate_warms_up_and_decays():
 
 @pytest.fixture
 def steps(monkeypatch):
-    """What Adam finds at each of its steps: the learning rate, and the norm of the gradients."""
+    """Record the learning rate and the norm of the gradients at each step of Adam."""
     found = []
     step = torch.optim.Adam.step
 
@@ -96,14 +96,14 @@ def steps(monkeypatch):
 
 @pytest.mark.usefixtures("no_curve")
 @pytest.mark.parametrize("decay", [0.9, None])
-def test_every_step_is_taken_at_the_learning_rate_of_its_number(tmp_path, steps, decay):
+def test_each_step_uses_its_scheduled_learning_rate(tmp_path, steps, decay):
     settings = _settings(decay=decay)
     run_loop(Line(), _batches, settings, tmp_path, ALONE, log=_no_log)
     assert [rate for rate, _ in steps] == [settings.learning_rate_at(step) for step in range(20)]
 
 
 @pytest.mark.usefixtures("no_curve")
-def test_gradients_are_scaled_down_to_the_norm(tmp_path, steps):
+def test_gradients_are_clipped_to_the_norm(tmp_path, steps):
     class Steep(Line):
         def forward(self, batch):
             return super().forward(batch) * (1e6 if batch[0, 0] < 2 else 1e-3)
@@ -111,11 +111,11 @@ def test_gradients_are_scaled_down_to_the_norm(tmp_path, steps):
     run_loop(Steep(), _batches, _settings(clip_norm=3.0), tmp_path, ALONE, log=_no_log)
     norms = [norm for _, norm in steps]
     assert norms[:10] == pytest.approx([3.0] * 10, rel=1e-3)
-    assert 0 < max(norms[10:]) < 0.1  # and those below it stay
+    assert 0 < max(norms[10:]) < 0.1  # smaller gradients are unchanged
 
 
 @pytest.mark.usefixtures("no_curve")
-def test_it_is_validated_as_it_predicts_and_trained_as_it_trains(tmp_path):
+def test_module_is_in_evaluation_mode_only_for_validation(tmp_path):
     class Watched(Line):
         def forward(self, batch):
             modes.append(self.training)
@@ -131,7 +131,7 @@ def test_it_is_validated_as_it_predicts_and_trained_as_it_trains(tmp_path):
     assert modes == [*[True] * 5, False] * 4
 
 
-def test_without_a_decay_the_learning_rate_falls_as_nnunets():
+def test_learning_rate_without_decay_follows_nnunet():
     settings, steps = _settings(decay=None), 20
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-2)
     expected = PolyLRScheduler(optimizer, 1e-2, steps)
@@ -142,7 +142,7 @@ def test_without_a_decay_the_learning_rate_falls_as_nnunets():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [1, 5, 8])
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, stop_after):
+def test_stopped_run_continues_identically(tmp_path, stop_after):
     whole = Line()
     (tmp_path / "whole").mkdir()
     run_loop(whole, _batches, _settings(), tmp_path / "whole", ALONE, log=_no_log)
@@ -161,22 +161,22 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, stop_after):
     with pytest.raises(Stop):
         run_loop(first, stopping, _settings(save_seconds=0), tmp_path / "run", ALONE, log=_no_log)
     second = Line()
-    said = []
-    run_loop(second, _batches, _settings(save_seconds=0), tmp_path / "run", ALONE, log=said.append)
+    logged = []
+    run_loop(second, _batches, _settings(save_seconds=0), tmp_path / "run", ALONE, log=logged.append)
     assert first.seen + second.seen == whole.seen
-    assert "Continuing at epoch" in said[0]
+    assert "Continuing at epoch" in logged[0]
     for a, b in zip(whole.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
-def test_a_finished_run_is_not_trained_again(tmp_path):
+def test_finished_run_is_not_trained_again(tmp_path):
     run_loop(Line(), _batches, _settings(), tmp_path, ALONE, log=_no_log)
     again = Line()
     history = run_loop(again, _batches, _settings(), tmp_path, ALONE, log=_no_log)
     assert not again.seen and len(history.rows) == 20
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path):
+def test_damaged_checkpoint_is_reported(tmp_path):
     run_loop(Line(), _batches, _settings(), tmp_path, ALONE, log=_no_log)
     file = tmp_path / "checkpoint.pth"
     file.write_bytes(file.read_bytes()[:-100])
@@ -184,7 +184,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         run_loop(Line(), _batches, _settings(), tmp_path, ALONE, log=_no_log)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+def test_non_finite_loss_stops_the_run(tmp_path):
     class Broken(Line):
         def forward(self, batch):
             return super().forward(batch) * float("nan")
@@ -194,8 +194,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert not (tmp_path / "checkpoint.pth").exists()
 
 
-class Struck(Line):
-    """At its third step, something is not finite: the loss itself, or its gradient alone."""
+class NotFiniteAtThirdStep(Line):
+    """A module that is not finite at the third step: its loss, or only the gradient."""
 
     def __init__(self, what):
         super().__init__()
@@ -211,7 +211,7 @@ class Struck(Line):
 
 
 class OneOfTwo(Processes):
-    """As under torchrun, without the other process."""
+    """A process group as under torchrun, without the other process."""
 
     def wrap(self, module):
         return module
@@ -233,9 +233,9 @@ RARELY_A_ROW = {"epochs": 1, "steps_per_epoch": 100, "save_seconds": 0}  # of lo
 @pytest.mark.usefixtures("no_curve")
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("what", ["loss", "weights"])
-def test_nothing_that_is_not_finite_is_saved(tmp_path, what, rank):
+def test_non_finite_values_are_not_saved(tmp_path, what, rank):
     group = OneOfTwo(rank, 2, torch.device("cpu"))
-    module = Struck(what)
+    module = NotFiniteAtThirdStep(what)
     with pytest.raises(PlanError, match=f"The {what} .* not finite after 3 steps") as error:
         run_loop(module, _hundred, _settings(**RARELY_A_ROW), tmp_path, group, log=_no_log)
     assert "Start again with a smaller --lr (now 0.01), in another folder or with --overwrite" in str(error.value)
@@ -250,16 +250,16 @@ def test_nothing_that_is_not_finite_is_saved(tmp_path, what, rank):
     assert len(again.seen) == 98
 
 
-def test_what_to_do_when_mixed_precision_was_too_coarse():
-    said = str(loop.not_finite_error("The loss is not finite after 7 steps.", 0.01, True))
-    assert said.startswith(
+def test_advice_after_an_overflow_in_mixed_precision():
+    message = str(loop.not_finite_error("The loss is not finite after 7 steps.", 0.01, True))
+    assert message.startswith(
         "The loss is not finite after 7 steps. Repeat the command with --no_amp: it continues from the"
     )
-    assert "If that does not help, start again with a smaller --lr (now 0.01)" in said
+    assert "If that does not help, start again with a smaller --lr (now 0.01)" in message
 
 
 @pytest.mark.usefixtures("no_curve")
-def test_a_run_goes_on_with_mixed_precision_after_steps_without(tmp_path):
+def test_run_continues_with_mixed_precision_after_steps_without(tmp_path):
     run_loop(Line(), _batches, _settings(), tmp_path, ALONE, log=_no_log)
     module, scaler = Line(), torch.amp.GradScaler("cpu", init_scale=8.0)
     optimizer = torch.optim.Adam([parameter for parameter in module.parameters() if parameter.requires_grad])
@@ -268,7 +268,7 @@ def test_a_run_goes_on_with_mixed_precision_after_steps_without(tmp_path):
 
 
 @pytest.mark.usefixtures("no_curve")
-def test_a_checkpoint_with_weights_that_are_not_finite_is_named(tmp_path):
+def test_checkpoint_with_non_finite_weights_is_reported(tmp_path):
     run_loop(Line(), _batches, _settings(), tmp_path, ALONE, log=_no_log)
     checkpoint = torch.load(tmp_path / "checkpoint.pth", weights_only=True)
     checkpoint["module"]["layer.weight"][0] = math.inf
@@ -279,7 +279,7 @@ def test_a_checkpoint_with_weights_that_are_not_finite_is_named(tmp_path):
 
 @pytest.fixture
 def locked(monkeypatch):
-    """Names of files whose place nothing can take, as on Windows while another program has them open."""
+    """Return names of files that cannot be replaced, as on Windows while another program has them open."""
     names = set()
     replace = os.replace
 
@@ -292,9 +292,9 @@ def locked(monkeypatch):
     return names
 
 
-def test_losses_that_are_open_elsewhere_do_not_end_a_run(tmp_path, locked):
+def test_locked_losses_file_does_not_end_a_run(tmp_path, locked):
     locked |= {"losses.csv", "losses.png"}
-    said, epochs = [], []
+    logged, epochs = [], []
 
     def validate():
         epochs.append(1)
@@ -302,9 +302,9 @@ def test_losses_that_are_open_elsewhere_do_not_end_a_run(tmp_path, locked):
             locked.clear()
         return 0.5
 
-    run_loop(Line(), _batches, _settings(save_seconds=0), tmp_path, ALONE, validate=validate, log=said.append)
-    assert len(said) == 2
-    for line, name in zip(said, ("losses.csv", "losses.png"), strict=True):
+    run_loop(Line(), _batches, _settings(save_seconds=0), tmp_path, ALONE, validate=validate, log=logged.append)
+    assert len(logged) == 2
+    for line, name in zip(logged, ("losses.csv", "losses.png"), strict=True):
         assert f"{tmp_path / name} cannot be written" in line and "Access is denied" in line and "close it" in line
     with open(tmp_path / "losses.csv") as file:
         assert len(list(csv.DictReader(file))) == 20
@@ -312,10 +312,10 @@ def test_losses_that_are_open_elsewhere_do_not_end_a_run(tmp_path, locked):
 
 
 @pytest.mark.usefixtures("no_curve")
-def test_a_checkpoint_that_cannot_be_written_ends_the_run(tmp_path, locked):
+def test_failed_write_of_a_checkpoint_ends_the_run(tmp_path, locked):
     locked.add("checkpoint.pth")
     module = Line()
-    with pytest.raises(HRMedSegError, match="checkpoint.pth could not be written .*Access is denied.*Permit writing"):
+    with pytest.raises(SetupError, match="checkpoint.pth could not be written .*Access is denied.*Permit writing"):
         run_loop(module, _batches, _settings(), tmp_path, ALONE, log=_no_log)
     assert len(module.seen) == 5
 
@@ -328,7 +328,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run(tmp_path, locked):
         RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"),
     ],
 )
-def test_a_full_disk_keeps_the_last_checkpoint_to_continue_from(tmp_path, monkeypatch, error):
+def test_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch, error):
     save, saved = torch.save, []
 
     def full(content, file):
@@ -339,15 +339,15 @@ def test_a_full_disk_keeps_the_last_checkpoint_to_continue_from(tmp_path, monkey
         save(content, file)
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(HRMedSegError, match="checkpoint.pth could not be written .*untouched.*continues from the last"):
+    with pytest.raises(SetupError, match="checkpoint.pth could not be written .*untouched.*continues from the last"):
         run_loop(Line(), _batches, _settings(), tmp_path, ALONE, log=_no_log)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint.pth", "losses.csv"]
-    said = []
-    run_loop(Line(), _batches, _settings(), tmp_path, ALONE, log=said.append)
-    assert "Continuing at epoch 2.00 of 4." in said
+    logged = []
+    run_loop(Line(), _batches, _settings(), tmp_path, ALONE, log=logged.append)
+    assert "Continuing at epoch 2.00 of 4." in logged
 
 
-def test_alone_without_torchrun(monkeypatch):
+def test_single_process_without_torchrun(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with processes("cpu") as group:
         assert (group.rank, group.count, group.first) == (0, 1, True)
@@ -358,8 +358,8 @@ def test_alone_without_torchrun(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_killed_process_loses_at_most_what_came_after_the_checkpoint(tmp_path):
-    """SIGKILL at some moment, as the system does when memory runs out; the checkpoint is whole and serves."""
+def test_killed_process_loses_only_steps_after_the_checkpoint(tmp_path):
+    """Send SIGKILL at some moment, as the system does when memory runs out; the checkpoint is complete and usable."""
     code = (
         "import time, torch\n"
         "from pathlib import Path\n"

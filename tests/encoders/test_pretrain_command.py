@@ -24,7 +24,7 @@ QUICK = ["-device", "cpu", "--workers", "0", "--batch_size", "4", "--image_steps
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    # curves and checkpoints, of every epoch, would take longer than the training
+    # plots and checkpoints of every epoch would take longer than the training
     monkeypatch.setattr(command, "EPOCHS", 4)
     monkeypatch.setattr("nnunet_hrmedseg.encoders.loop.draw_curve", lambda rows, file: file.write_bytes(b"curve"))
 
@@ -32,8 +32,8 @@ def _alone(monkeypatch):
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
     folder = tmp_path_factory.mktemp("raw")
-    write_labeled(folder / "Dataset001_Colour", 6)
-    write_labeled(folder / "Dataset002_Grey", 4, num_classes=4, grey=True, seed=20)
+    write_labeled(folder / "Dataset001_Color", 6)
+    write_labeled(folder / "Dataset002_Gray", 4, num_classes=4, gray=True, seed=20)
     write_labeled(folder / "Dataset003_Ignore", 3, num_classes=3, ignore=True, seed=40)
     return folder
 
@@ -49,13 +49,13 @@ def losses(folder):
 
 
 @pytest.mark.slow
-def test_files_card_and_weights(raw, tmp_path, capsys, monkeypatch):
+def test_command_writes_weights_and_card(raw, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("nnUNet_raw", str(raw))
     run = tmp_path / "run"
-    named = ["pretrain", "-d", "1", "Dataset002_Grey", str(raw / "Dataset003_Ignore"), "-o", str(run)]
+    named = ["pretrain", "-d", "1", "Dataset002_Gray", str(raw / "Dataset003_Ignore"), "-o", str(run)]
     assert main([*named, *SMALL, *QUICK, "--workers", "1", "--data_license", "CC0", "--zoom", "0.5", "2.5"]) == 0
-    said = capsys.readouterr().out
-    assert "Dataset001_Colour: 6 cases, 2 classes with background" in said and "LabelManager" not in said
+    printed = capsys.readouterr().out
+    assert "Dataset001_Color: 6 cases, 2 classes with background" in printed and "LabelManager" not in printed
     assert sorted(file.name for file in run.iterdir()) == [
         "checkpoint.pth", "encoder.json", "encoder.safetensors", "losses.csv", "losses.png", "run.json",
     ]  # fmt: skip
@@ -68,8 +68,8 @@ def test_files_card_and_weights(raw, tmp_path, capsys, monkeypatch):
 
     card = file.card
     assert card["made_by"] == "hrmedseg pretrain" and card["teacher"] is None
-    assert card["name"] == "supervised on Dataset001_Colour, Dataset002_Grey, Dataset003_Ignore"
-    assert card["data"]["sources"] == {"Dataset001_Colour": 6, "Dataset002_Grey": 4, "Dataset003_Ignore": 3}
+    assert card["name"] == "supervised on Dataset001_Color, Dataset002_Gray, Dataset003_Ignore"
+    assert card["data"]["sources"] == {"Dataset001_Color": 6, "Dataset002_Gray": 4, "Dataset003_Ignore": 3}
     assert card["licenses"] == {"data": "CC0"} and str(tmp_path) not in json.dumps(card)
     assert (
         card["recipe"].items()
@@ -91,7 +91,7 @@ def test_files_card_and_weights(raw, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_loss_falls(raw, tmp_path):
+def test_loss_decreases(raw, tmp_path):
     assert pretrain(raw, tmp_path, "--image_steps", 320, "--lr", 5e-3, datasets="12") == 0
     seen = losses(tmp_path)
     assert len(seen) == 80
@@ -99,7 +99,7 @@ def test_the_loss_falls(raw, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(raw, tmp_path, monkeypatch, capsys):
+def test_interrupted_run_gives_the_same_encoder(raw, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "LoopSettings", lambda **given: LoopSettings(**given, save_seconds=0))
     options = ["--image_steps", 24, "--batch_size", 2, "--depth", 2, "--drop_path", 0.5, "--zoom", 0.5, 2]
     assert pretrain(raw, tmp_path / "whole", *options) == 0
@@ -131,7 +131,7 @@ class OneOfTwo(Processes):
 
 
 def first_batches(raw, run, monkeypatch, group, *options):
-    """What a process is given in the first epoch from its second step on; nothing is trained."""
+    """Return the batches of a process in the first epoch, from the second step on, without training."""
     given = []
 
     def run_loop(module, batches, *_, **__):
@@ -145,8 +145,8 @@ def first_batches(raw, run, monkeypatch, group, *options):
     return given
 
 
-def test_processes_share_the_images_of_a_step_out(raw, tmp_path, monkeypatch):
-    """Two of them with batches of 2 see together what one with batches of 4 sees."""
+def test_processes_share_the_images_of_a_step(raw, tmp_path, monkeypatch):
+    """Two processes with batches of 2 see the same images as one process with batches of 4."""
     device = torch.device("cpu")
     alone = first_batches(raw, tmp_path / "alone", monkeypatch, Processes(0, 1, device), "--batch_size", 4)
     assert len(alone) == 4 and not torch.equal(alone[0][1], alone[1][1])
@@ -159,8 +159,8 @@ def test_processes_share_the_images_of_a_step_out(raw, tmp_path, monkeypatch):
                 assert torch.equal(part, whole[rank::2])
 
 
-def test_a_start_is_where_the_training_starts(raw, tmp_path):
-    """At a learning rate of 0 the weights stay what they were, and are those of the file."""
+def test_training_starts_from_the_given_encoder(raw, tmp_path):
+    """With a learning rate of 0, the weights are unchanged and equal those of the file."""
     architecture = encoder_architecture(embed_dim=24, depth=1, decoder_dim=16)
     torch.manual_seed(1234)
     card = {"name": "start", "architecture": architecture, "normalization": Normalize("zscore").card()}
@@ -173,32 +173,32 @@ def test_a_start_is_where_the_training_starts(raw, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_case_that_cannot_be_used_is_named_without_a_stack(tmp_path, capsys, workers):
+def test_unusable_case_is_reported_without_a_traceback(tmp_path, capsys, workers):
     folder = write_labeled(tmp_path / "Dataset009_X", 1)
     Image.fromarray(np.full((40, 56), 7, np.uint8)).save(folder / "labelsTr" / "case_00.png")
     arguments = ["pretrain", "-d", str(folder), "-o", str(tmp_path / "run"), *SMALL, *QUICK]
     assert main([*arguments, "--workers", str(workers)]) == 1
     label = folder / "labelsTr" / "case_00.png"
-    said = capsys.readouterr().err
-    assert f"hrmedseg pretrain: {label} has the value 7, which dataset.json does not list.\n" in said
-    assert "Traceback" not in said
+    printed = capsys.readouterr().err
+    assert f"hrmedseg pretrain: {label} has the value 7, which dataset.json does not list.\n" in printed
+    assert "Traceback" not in printed
 
 
 @pytest.mark.parametrize("zoom", ["0.01", "65", "nan", "much"])
-def test_zooms_that_cannot_be(zoom, capsys):
+def test_invalid_zooms_are_rejected(zoom, capsys):
     with pytest.raises(SystemExit):
         main(["pretrain", "-d", "1", "-o", "run", "--zoom", "1", zoom])
     assert "--zoom" in capsys.readouterr().err
 
 
-def test_the_place_is_checked_before_anything_is_read(tmp_path, capsys):
+def test_output_folder_is_checked_before_anything_is_read(tmp_path, capsys):
     (tmp_path / "run").touch()
     assert main(["pretrain", "-d", "missing", "-o", str(tmp_path / "run"), "-device", "cpu"]) == 1
     assert "run is a file; a folder is needed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    "options, fault",
+    "options, message",
     [
         (["--canvas", "60", "64"], r"multiples of 16 pixels, not \(60, 64\)"),
         (["--embed_dim", "25"], "No student can be built: embed_dim"),
@@ -208,13 +208,13 @@ def test_the_place_is_checked_before_anything_is_read(tmp_path, capsys):
     ],
     ids=lambda value: "" if isinstance(value, str) else value[0],
 )
-def test_mistakes_are_said_in_words(raw, tmp_path, capsys, options, fault):
+def test_invalid_options_are_reported(raw, tmp_path, capsys, options, message):
     assert pretrain(raw, tmp_path / "run", *options) == 1
-    assert re.search(fault, capsys.readouterr().err)
+    assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_no_cuda(raw, tmp_path, capsys):
+def test_missing_cuda_is_reported(raw, tmp_path, capsys):
     assert pretrain(raw, tmp_path / "run", "-device", "cuda") == 1
     assert "finds no cuda device here" in capsys.readouterr().err

@@ -7,30 +7,30 @@ import torch
 
 from nnunet_hrmedseg.encoders import run_folder
 from nnunet_hrmedseg.encoders.run_folder import begin_run, prepare_folder
-from nnunet_hrmedseg.errors import HRMedSegError, SetupError
+from nnunet_hrmedseg.errors import SetupError
 from nnunet_hrmedseg.io.processes import Processes
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 
 
-def test_a_full_disk_for_the_settings_of_a_run_is_said(tmp_path, monkeypatch):
+def test_full_disk_for_the_settings_is_reported(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(run_folder, "write_atomically", full)
-    with pytest.raises(HRMedSegError, match="run.json could not be written .*Make room"):
+    with pytest.raises(SetupError, match="run.json could not be written .*Make room"):
         prepare_folder(tmp_path / "run", {}, overwrite=False)
 
 
-def test_a_file_is_no_folder_of_a_run(tmp_path):
+def test_file_as_run_folder_is_rejected(tmp_path):
     (tmp_path / "run").write_text("kept")
     for folder in (tmp_path / "run", tmp_path / "run" / "below"):
-        with pytest.raises(HRMedSegError, match="run is a file"):
+        with pytest.raises(SetupError, match="run is a file"):
             begin_run(folder, {}, ALONE, overwrite=True)
     assert (tmp_path / "run").read_text() == "kept"
 
 
-def test_folders_of_runs(tmp_path):
+def test_run_folder_is_continued_only_with_equal_settings(tmp_path):
     run = tmp_path / "run"
     assert prepare_folder(run, {"lr": 1, "canvas": (64, 64)}, overwrite=False) is False
     (run / "checkpoint.pth").write_bytes(b"x")
@@ -42,7 +42,7 @@ def test_folders_of_runs(tmp_path):
     assert json.loads((run / "run.json").read_text())["lr"] == 2
 
 
-def test_losses_that_are_open_elsewhere_cannot_be_overwritten(tmp_path, monkeypatch):
+def test_locked_losses_file_is_reported(tmp_path, monkeypatch):
     run = tmp_path / "run"
     prepare_folder(run, {"lr": 1}, overwrite=False)
     (run / "losses.csv").write_text("x")
@@ -59,7 +59,7 @@ def test_losses_that_are_open_elsewhere_cannot_be_overwritten(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_folder_with_other_files_is_left_alone(tmp_path, overwrite):
+def test_folder_with_other_files_is_kept(tmp_path, overwrite):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(SetupError, match="holds other files"):
         prepare_folder(tmp_path, {}, overwrite=overwrite)

@@ -31,13 +31,13 @@ def batch(numbers, seed=1):
     return torch.tensor(numbers), images, torch.stack(labels)
 
 
-def test_every_data_set_has_its_own_queries(module):
+def test_each_dataset_has_its_own_queries(module):
     assert module.queries.all_queries.shape == (9, 16)
     assert module.queries.parts == [slice(0, 2), slice(2, 6), slice(6, 9)]
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_the_loss_of_one_data_set_moves_no_other_ones_queries(module, number):
+def test_loss_of_one_dataset_trains_only_its_queries(module, number):
     module(batch([number, number])).backward()
     moved = module.queries.all_queries.grad.abs().sum(1) > 0
     expected = torch.zeros(9, dtype=torch.bool)
@@ -46,8 +46,8 @@ def test_the_loss_of_one_data_set_moves_no_other_ones_queries(module, number):
     assert all(p.grad is not None for p in module.parameters())
 
 
-def test_the_loss_is_the_one_of_a_network_with_these_classes_alone(module):
-    """Dataset 1 in a mixed batch: the same logits as of an HRMedSeg whose queries are the four of that dataset."""
+def test_loss_equals_that_of_a_network_for_one_dataset(module):
+    """Dataset 1 in a mixed batch gives the same logits as an HRMedSeg with only the four queries of that dataset."""
     module.eval()
     numbers, images, labels = batch([1, 1])
     alone = HRMedSeg(3, 4, **ARCHITECTURE).eval()
@@ -58,7 +58,7 @@ def test_the_loss_is_the_one_of_a_network_with_these_classes_alone(module):
     assert torch.allclose(module((numbers, images, labels)), expected, atol=1e-6)
 
 
-def test_the_loss_of_a_mixed_batch_is_the_mean_over_its_images(module):
+def test_loss_of_a_mixed_batch_is_the_mean_over_images(module):
     module.eval()
     numbers, images, labels = batch([1, 0, 1, 2])
     parts = [
@@ -68,7 +68,7 @@ def test_the_loss_of_a_mixed_batch_is_the_mean_over_its_images(module):
     assert torch.allclose(module((numbers, images, labels)), sum(parts) / 4, atol=1e-6)
 
 
-def test_ignored_pixels_count_for_nothing(module):
+def test_ignored_pixels_do_not_count(module):
     module.eval()
     numbers, images, labels = batch([2, 2])
     labels[:, :, :8] = 3
@@ -80,19 +80,19 @@ def test_ignored_pixels_count_for_nothing(module):
     assert torch.allclose(loss, dice_and_focal(regions=False, ignore_label=3)(logits, labels), atol=1e-6)
     seen = labels[:, :, 8:]
     assert torch.allclose(loss, dice_and_focal(regions=False)(logits[:, :, 8:].contiguous(), seen), atol=1e-6)
-    # any other label there counts
+    # any other label at these pixels counts
     as_class = module((numbers, images, labels.where(labels != 3, 2)))
     assert (loss - as_class).abs() > 1e-3
     everything = module((numbers, images, torch.full_like(labels, 3)))
     assert everything.isfinite()
 
 
-def test_what_is_kept_is_a_student(module):
+def test_exported_weights_are_those_of_a_student(module):
     kept = {k: v for k, v in module.network.state_dict().items() if k.startswith(("encoder.", "neck."))}
     assert not any(Student(ARCHITECTURE).load_state_dict(kept))  # neither missing nor unexpected
 
 
 @pytest.mark.parametrize("changed", [{"decoder_dim": 12}, {"decoder_dim": 4}, {"embed_dim": 25}])
-def test_widths_that_cannot_be_built(changed):
+def test_invalid_widths_are_rejected(changed):
     with pytest.raises(ValueError):
         SupervisedPretraining({**ARCHITECTURE, **changed}, DATASETS)

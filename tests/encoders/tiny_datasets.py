@@ -1,4 +1,4 @@
-"""Small images to learn from: colored discs on colored ground, in folders, tar shards and nnU-Net raw datasets."""
+"""Small training images: colored discs on a colored background, in folders, tar shards and nnU-Net raw datasets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["discs", "write_folder", "write_labeled", "write_shard", "write_shear
 
 
 def discs(seed: int, num_classes: int = 2, height: int = 40, width: int = 56) -> tuple[np.ndarray, np.ndarray]:
-    """Image (H, W, 3) and label (H, W), uint8: one disc for each foreground class, the brighter the higher."""
+    """Return image (H, W, 3) and label (H, W), uint8: one disc per foreground class, brighter for higher classes."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     image = np.broadcast_to(random.integers(0, 60, 3), (height, width, 3)) + random.normal(0, 4, (height, width, 3))
@@ -29,7 +29,7 @@ def discs(seed: int, num_classes: int = 2, height: int = 40, width: int = 56) ->
 
 
 def write_folder(folder: Path, number: int, *, broken: int = 0, seed: int = 0) -> Path:
-    """`number` PNGs, and `broken` files that are none."""
+    """Write `number` PNGs, and `broken` files that are not images."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(number):
         Image.fromarray(discs(seed + i)[0]).save(folder / f"{i:03d}.png")
@@ -39,7 +39,7 @@ def write_folder(folder: Path, number: int, *, broken: int = 0, seed: int = 0) -
 
 
 def write_shard(file: Path, number: int, *, broken: int = 0, seed: int = 100) -> Path:
-    """A tar file as SA-1B has them: ./sa_N.jpg and ./sa_N.json in turn."""
+    """Write a tar file in the layout of SA-1B: ./sa_N.jpg and ./sa_N.json in turn."""
     with tarfile.open(file, "w") as tar:
         for i in range(number + broken):
             content = io.BytesIO()
@@ -57,17 +57,17 @@ def write_labeled(
     number: int,
     *,
     num_classes: int = 2,
-    grey: bool = False,
+    gray: bool = False,
     ignore: bool = False,
     regions: bool = False,
     seed: int = 0,
 ) -> Path:
-    """An nnU-Net raw dataset of PNGs.
+    """Write an nnU-Net raw dataset of PNGs.
 
     Args:
-        grey: one channel, else one RGB file a case.
-        ignore: the uppermost rows are marked by the ignore label, whose value is `num_classes`.
-        regions: dataset.json names nested regions: all foreground values, all but the lowest, ...
+        gray: one channel per case, otherwise one RGB file.
+        ignore: mark the top rows by the ignore label, whose value is `num_classes`.
+        regions: list nested regions in dataset.json: all foreground values, all but the lowest, ...
     """
     for part in ("imagesTr", "labelsTr"):
         (folder / part).mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def write_labeled(
         image, label = discs(seed + i, num_classes)
         if ignore:
             label[:4] = num_classes
-        Image.fromarray(image[..., 0] if grey else image).save(folder / "imagesTr" / f"case_{i:02d}_0000.png")
+        Image.fromarray(image[..., 0] if gray else image).save(folder / "imagesTr" / f"case_{i:02d}_0000.png")
         Image.fromarray(label).save(folder / "labelsTr" / f"case_{i:02d}.png")
     values = range(1, num_classes)
     labels: dict = {"background": 0}
@@ -83,7 +83,7 @@ def write_labeled(
     if ignore:
         labels["ignore"] = num_classes
     description = {
-        "channel_names": {"0": "grey"} if grey else {"0": "R", "1": "G", "2": "B"},
+        "channel_names": {"0": "gray"} if gray else {"0": "R", "1": "G", "2": "B"},
         "labels": labels,
         "numTraining": number,
         "file_ending": ".png",
@@ -95,9 +95,9 @@ def write_labeled(
 
 
 def write_sheared(folder: Path) -> Path:
-    """A raw dataset of one 8-bit volume, (4, 20, 30) as nnU-Net has its axes, with a box as its label.
+    """Write a raw dataset of one 8-bit volume, (4, 20, 30) in nnU-Net's order of axes, with a box as its label.
 
-    Its axes are not at right angles: SimpleITK refuses it, and nnU-Net reads it by nibabel.
+    Its axes are not at right angles: SimpleITK rejects it, and nnU-Net reads it by nibabel.
     """
     affine = np.array([[1, 0.3, 0, -5], [0, 1, 0, 7], [0, 0, 2, 9], [0, 0, 0, 1.0]])
     label = np.zeros((30, 20, 4), np.uint8)

@@ -1,4 +1,4 @@
-"""nnU-Net's commands as a user runs them: processes of their own, with nnU-Net's three folders in the environment."""
+"""nnU-Net's commands as a user runs them: separate processes, with nnU-Net's three folders in the environment."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from typing import Any
 
 from tests.nnunet_releases import FEWEST_WORKERS
 
-FAILURE = "failure"  # any exit status but 0
-TIMEOUT = 1800  # seconds; the slowest command takes one minute on two free cores, many more on a busy machine
+FAILURE = "failure"  # any exit status except 0
+TIMEOUT = 1800  # seconds; the slowest command takes one minute on two idle cores, and much longer on a busy machine
 
 TRAINERS = Path(__file__).parent / "trainers"
 ONE_THREAD = Path(__file__).parent / "one_thread"
@@ -28,14 +28,14 @@ CPU = ("-device", "cpu")
 
 @dataclass
 class Result:
-    """What a finished command printed, standard error included, and its exit status."""
+    """The output of a finished command, including standard error, and its exit status."""
 
     output: str
     status: int
 
 
 class Running:
-    """A command that was started, in a process group of its own."""
+    """A running command in its own process group."""
 
     def __init__(self, command: tuple[str, ...], environment: dict[str, str], folder: Path, output: Path):
         executable = shutil.which(command[0], path=sysconfig.get_path("scripts"))
@@ -58,7 +58,7 @@ class Running:
         return self.output_file.read_text(errors="replace").replace("\r", "\n")
 
     def wait(self, expect: int | str = 0, timeout: float = TIMEOUT) -> Result:
-        """Wait for the end; an AssertionError with all that was printed unless the exit status is as expected."""
+        """Wait for the end. Raise an AssertionError with the whole output if the exit status is not as expected."""
         try:
             status = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -70,10 +70,10 @@ class Running:
         return Result(self.output, status)
 
     def wait_until(self, condition: Callable[[], Any], timeout: float = TIMEOUT) -> None:
-        """Wait for something to happen while the command runs."""
+        """Wait for a condition while the command runs."""
         end = time.monotonic() + timeout
         while not condition():
-            # asked in this order: the command may have done it and ended since
+            # in this order: the command may fulfill the condition and end in between
             ended = self.process.poll() is not None
             if ended and condition():
                 return
@@ -83,7 +83,7 @@ class Running:
             time.sleep(0.05)
 
     def kill(self) -> None:
-        """End the command and all that it started at once, as a cluster's scheduler or a power cut does."""
+        """Kill the command and all its child processes, like a cluster's scheduler or a power cut."""
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -92,7 +92,7 @@ class Running:
 
 
 class NNUNet:
-    """nnU-Net's three folders below `folder`, and commands that work on them."""
+    """nnU-Net's three folders below `folder`, and commands that use them."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -105,7 +105,7 @@ class NNUNet:
         self._numbers = itertools.count(1)  # commands are started from several threads
 
     def environment(self, **changes: str) -> dict[str, str]:
-        """`changes` are added; PYTHONPATH is put in front of the tests' own."""
+        """Return the environment with `changes`; their PYTHONPATH is prepended to that of the tests."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet_")}
         return {
             **environment,
@@ -142,7 +142,7 @@ class NNUNet:
     ) -> Path:
         """Predict the new cases of a dataset (imagesTs). Returns `output`.
 
-        workers: for reading images and for writing masks. Each takes seconds to start.
+        workers: processes that read images, and as many that write masks. Each takes seconds to start.
         """
         model = ("-d", number, "-c", "2d", "-f", *folds, "-tr", trainer, "-p", plans)
         images = self.raw / self.dataset(number) / "imagesTs"
@@ -151,7 +151,7 @@ class NNUNet:
         return output
 
     def dataset(self, number: int) -> str:
-        """The full name of a dataset, from its number."""
+        """Return the full name of a dataset from its number."""
         (found,) = self.raw.glob(f"Dataset{number:03d}_*")
         return found.name
 
@@ -162,7 +162,7 @@ class NNUNet:
         return json.loads(self.plans_file(number, name).read_text())
 
     def edit_plans(self, number: int, name: str, **changes: Any) -> None:
-        """Change settings of the configuration 2d in a plans file, as a user does in an editor."""
+        """Change settings of the configuration 2d in a plans file, as a user would in an editor."""
         plans = self.plans(number, name)
         plans["configurations"]["2d"].update(changes)
         self.plans_file(number, name).write_text(json.dumps(plans, indent=4))
@@ -171,7 +171,7 @@ class NNUNet:
         return self.results / self.dataset(number) / f"{trainer}__{plans}__2d"
 
     def copy(self, numbers: Iterable[int], folder: Path) -> NNUNet:
-        """A copy of some datasets with all that was made of them, to do harm to."""
+        """Copy some datasets with all their preprocessed data and results, so that a test can damage them."""
         other = NNUNet(folder)
         for name in map(self.dataset, numbers):
             for source in (self.raw, self.preprocessed, self.results):

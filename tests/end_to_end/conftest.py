@@ -1,6 +1,6 @@
-"""What several end-to-end tests build on, made once in each process: planned datasets and trained models.
+"""Fixtures for several end-to-end tests, created once in each process: planned datasets and trained models.
 
-Files that build on color images run in one process, those on the small canvas in another (tests/conftest.py).
+Test files for color images run in one process, those for the small canvas in another (tests/conftest.py).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SMALL_CANVAS = [64, 80]
 
 @pytest.fixture(scope="session")
 def nnunet(tmp_path_factory) -> Iterator[NNUNet]:
-    """nnU-Net's three folders, with the four datasets as raw data."""
+    """Create nnU-Net's three folders, with the four raw datasets."""
     nnunet = NNUNet(tmp_path_factory.mktemp("nnunet"))
     for build in (build_rgb, build_regions, build_ignore, build_volumes):
         build(nnunet.raw)
@@ -47,14 +47,14 @@ def nnunet(tmp_path_factory) -> Iterator[NNUNet]:
 
 @pytest.fixture(scope="session")
 def stock_planned(nnunet) -> list[str]:
-    """The RGB dataset, planned and preprocessed as for any nnU-Net. Returns the names of what that made."""
+    """Plan and preprocess the RGB dataset by stock nnU-Net. Return the names of the created files and folders."""
     nnunet.run("nnUNetv2_plan_and_preprocess", "-d", RGB, "-c", "2d", "-npfp", 1, "-np", 1)
     return sorted(path.name for path in (nnunet.preprocessed / nnunet.dataset(RGB)).iterdir())
 
 
 @pytest.fixture(scope="session")
 def killed_preprocessing(nnunet, stock_planned) -> SimpleNamespace:
-    """A first training on stock plans, killed while it was making the canvas data."""
+    """Start a training on stock plans, and kill it while it creates the canvas data."""
     folder = nnunet.preprocessed / nnunet.dataset(RGB)
     training = nnunet.start("nnUNetv2_train", RGB, "2d", 0, "-tr", "TinyHRMedSeg", *CPU, **TINY)
     training.wait_until(lambda: list(folder.glob("HRMedSeg_1024x1024_*.incomplete-*/*")))
@@ -64,9 +64,9 @@ def killed_preprocessing(nnunet, stock_planned) -> SimpleNamespace:
 
 @pytest.fixture(scope="session")
 def trained_folds(nnunet, killed_preprocessing) -> SimpleNamespace:
-    """HRMedSeg on stock plans: folds 0 and 1 started at the same moment, neither of them with canvas data.
+    """Train HRMedSeg on stock plans: folds 0 and 1 start simultaneously without canvas data.
 
-    The lock that both ask for is held until both have asked. Fold 1 is killed after its first epoch and continued.
+    The lock that both need is held until both have requested it. Fold 1 is killed after its first epoch and continued.
     """
     (lock_file,) = killed_preprocessing.folder.glob("HRMedSeg_1024x1024_*.lock")
     train = ("nnUNetv2_train", RGB, "2d")
@@ -86,12 +86,12 @@ def trained_folds(nnunet, killed_preprocessing) -> SimpleNamespace:
     )
 
 
-# ---- grey images and volumes: HRMedSeg plans, a small canvas ---------------------------------------------------------
+# ---- gray images and volumes: HRMedSeg plans, a small canvas ---------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
 def small_canvas(nnunet) -> str:
-    """Three datasets, planned, with a small canvas written into their plans. Returns what planning printed."""
+    """Plan three datasets and write a small canvas into their plans. Return the output of planning."""
     numbers = (REGIONS, IGNORE, VOLUMES)
     plan = ("nnUNetv2_plan_and_preprocess", "-d", *numbers, "-pl", "nnUNetPlannerHRMedSeg", "-npfp", 1, "--no_pp")
     output = nnunet.run(*plan).output
@@ -101,7 +101,7 @@ def small_canvas(nnunet) -> str:
 
 
 def train_small(nnunet: NNUNet, number: int, fold: object, *options: object) -> SimpleNamespace:
-    """One real epoch on a small canvas: `folder` of the model, `output` of the command."""
+    """Train one epoch on a small canvas. Return `folder` of the model and `output` of the command."""
     train = ("nnUNetv2_train", number, "2d", fold, "-p", PLANS, "-tr", ONE_EPOCH, *CPU)
     output = nnunet.run(*train, *options).output
     return SimpleNamespace(folder=nnunet.model(number, ONE_EPOCH, PLANS), output=output)
@@ -109,19 +109,19 @@ def train_small(nnunet: NNUNet, number: int, fold: object, *options: object) -> 
 
 @pytest.fixture(scope="session")
 def regions_model(nnunet, small_canvas) -> SimpleNamespace:
-    """Two regions of grey images."""
+    """Train on two regions of grayscale images."""
     return train_small(nnunet, REGIONS, 0)
 
 
 @pytest.fixture(scope="session")
 def volumes_model(nnunet, small_canvas) -> SimpleNamespace:
-    """Volumes, slice by slice."""
+    """Train on volumes, slice by slice."""
     return train_small(nnunet, VOLUMES, 0)
 
 
 @pytest.fixture(scope="session")
 def ignore_model(nnunet, regions_model) -> SimpleNamespace:
-    """Partly annotated images, all of them trained on, from weights of a dataset with another number of classes."""
+    """Train on all of the partly annotated images, from weights of a dataset with another number of classes."""
     weights = regions_model.folder / "fold_0" / "checkpoint_final.pth"
     return train_small(nnunet, IGNORE, "all", "-pretrained_weights", weights)
 
@@ -131,7 +131,7 @@ def ignore_model(nnunet, regions_model) -> SimpleNamespace:
 
 @pytest.fixture(scope="session")
 def broken_package(tmp_path_factory) -> dict[str, str]:
-    """An environment in which importing this package fails, as after half an update."""
+    """Return an environment in which importing this package fails, as after an interrupted update."""
     folder = tmp_path_factory.mktemp("broken")
     (folder / "nnunet_hrmedseg").mkdir()
     (folder / "nnunet_hrmedseg" / "__init__.py").write_text("raise ImportError('half an update')\n")

@@ -1,4 +1,4 @@
-"""Small nnU-Net datasets of the nuclei images that travel in the package."""
+"""Small nnU-Net datasets of the nuclei images in the package."""
 
 from __future__ import annotations
 
@@ -17,62 +17,62 @@ RGB, REGIONS, IGNORE, VOLUMES = 1, 2, 3, 4  # their numbers
 BORDER = 2  # label value
 IGNORED = 3  # label value
 
-# shapes of packaged images
-COLOR, GREY, SMALL_GREY = (256, 320, 3), (360, 360), (256, 256)
+# shapes of images in the package
+COLOR, GRAY, SMALL_GRAY = (256, 320, 3), (360, 360), (256, 256)
 
-# a volume's axes are (z, y, x) in the array and (x, y, z) in spacing: here the slices follow one another along x
+# axes of a volume are (z, y, x) in the array and (x, y, z) in the spacing: here the slices lie along x
 SPACING = (4.0, 1.0, 1.0)
 ORIGIN = (-30.0, 12.5, 100.0)
 DIRECTION = (0.0, -1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 
 
 def build_rgb(raw: Path) -> Path:
-    """Color and grey images of two sizes, saved as RGB: five to train on, two new ones with their labels."""
+    """Color and grayscale images of two sizes, saved as RGB: five for training, two new ones with labels."""
     dataset = _new_dataset(raw, "Dataset001_RGB", ["R", "G", "B"], {"background": 0, "nucleus": 1})
     for part, folder, color in (("Tr", "train", 4), ("Ts", "held_out", 1)):
         images = [(f"color_{i}", *image) for i, image in enumerate(_packaged(folder, COLOR)[:color])]
-        images.append(("grey", *_packaged(folder, GREY)[0]))
+        images.append(("gray", *_packaged(folder, GRAY)[0]))
         for case, image, nuclei in images:
             _save(dataset, part, case, _as_rgb(image), nuclei.astype(np.uint8))
     return _finished(dataset)
 
 
 def build_regions(raw: Path) -> Path:
-    """Grey images, trained on the regions "nucleus" (with its border) and "border"; some of the images are odd."""
+    """Grayscale images with the regions "nucleus" (with its border) and "border"; some images are unusual."""
     labels = {"background": 0, "nucleus": [1, BORDER], "border": BORDER}
     dataset = _new_dataset(raw, "Dataset002_Regions", ["microscope"], labels, regions_class_order=[1, BORDER])
-    for case, image, nuclei in _grey_crops():
+    for case, image, nuclei in _gray_crops():
         _save(dataset, "Tr", case, image, _with_border(nuclei))
     _save(dataset, "Tr", *_odd_images()["sixteen_bit"])
     _save(dataset, "Tr", *_odd_images()["constant"])
     _save(dataset, "Tr", *_odd_images()["one_row"])
-    image, nuclei = _packaged("held_out", GREY)[0]
-    _save(dataset, "Ts", "grey", image, _with_border(nuclei))
+    image, nuclei = _packaged("held_out", GRAY)[0]
+    _save(dataset, "Ts", "gray", image, _with_border(nuclei))
     for odd in _odd_images().values():
         _save(dataset, "Ts", *odd)
     return _finished(dataset)
 
 
 def build_ignore(raw: Path) -> Path:
-    """The same grey images as labels, of which the right third was not annotated. TIFF of real numbers."""
+    """The same grayscale images with labels, without annotation of the right third. Floating-point TIFF."""
     labels = {"background": 0, "core": 1, "border": BORDER, "ignore": IGNORED}
     dataset = _new_dataset(raw, "Dataset003_Ignore", ["microscope"], labels, ending=".tif")
-    for case, image, nuclei in _grey_crops():
+    for case, image, nuclei in _gray_crops():
         segmentation = _with_border(nuclei)
         segmentation[:, segmentation.shape[1] * 2 // 3 :] = IGNORED
         _save(dataset, "Tr", case, image / np.float32(255), segmentation)
-    image, nuclei = _packaged("held_out", GREY)[0]
-    _save(dataset, "Ts", "grey", image / np.float32(255), _with_border(nuclei))
+    image, nuclei = _packaged("held_out", GRAY)[0]
+    _save(dataset, "Ts", "gray", image / np.float32(255), _with_border(nuclei))
     return _finished(dataset)
 
 
 def build_volumes(raw: Path) -> Path:
-    """NIfTI volumes of 24 slices: a window that moves over an image. Thick slices along x, turned in space."""
+    """NIfTI volumes of 24 slices: a window that moves over an image. Thick slices along x, rotated in space."""
     dataset = _new_dataset(raw, "Dataset004_Volumes", ["microscope"], {"background": 0, "nucleus": 1}, ending=".nii.gz")
-    for case, image, nuclei in _grey_crops():
+    for case, image, nuclei in _gray_crops():
         _save(dataset, "Tr", case, _moving_window(image), _moving_window(nuclei.astype(np.uint8)))
-    image, nuclei = _packaged("held_out", GREY)[0]
-    _save(dataset, "Ts", "grey", _moving_window(image), _moving_window(nuclei.astype(np.uint8)))
+    image, nuclei = _packaged("held_out", GRAY)[0]
+    _save(dataset, "Ts", "gray", _moving_window(image), _moving_window(nuclei.astype(np.uint8)))
     return _finished(dataset)
 
 
@@ -81,7 +81,7 @@ def read_volume(file: Path) -> sitk.Image:
 
 
 def write_volume(array: np.ndarray, file: Path) -> None:
-    """(z, y, x) with the geometry that all volumes of this dataset have."""
+    """Write (z, y, x) with the geometry of this dataset's volumes."""
     volume = sitk.GetImageFromArray(array)
     volume.SetSpacing(SPACING)
     volume.SetOrigin(ORIGIN)
@@ -98,12 +98,12 @@ def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
 
 
 def above_chance(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """Part of the foreground that was predicted as such, less that of the background: 0 for any blind guess."""
+    """Return the fraction of foreground predicted as foreground, minus that of background: 0 for a random guess."""
     return float(prediction[truth].mean() - prediction[~truth].mean())
 
 
 def _packaged(folder: str, shape: tuple[int, ...]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """All images of one shape that are in the package, with their nuclei."""
+    """Return all images of one shape in the package, with their nuclei."""
     files = sorted((PACKAGED / folder / "images").glob("*.jpg"))
     images = {file: io.imread(file) for file in files}
     labels = PACKAGED / folder / "labels"
@@ -114,18 +114,18 @@ def _as_rgb(image: np.ndarray) -> np.ndarray:
     return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=-1)
 
 
-def _grey_crops() -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Six training cases with many nuclei: (name, image, nuclei), all 180 x 220 pixels, parts of three images."""
+def _gray_crops() -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Return six training cases with many nuclei: (name, image, nuclei), 180 x 220 pixels, parts of three images."""
     crops = []
-    for i, (image, nuclei) in enumerate(_packaged("train", GREY)[:3]):
+    for i, (image, nuclei) in enumerate(_packaged("train", GRAY)[:3]):
         for half, rows in (("upper", slice(0, 180)), ("lower", slice(180, 360))):
             crops.append((f"{half}_{i}", image[rows, 70:290], nuclei[rows, 70:290]))
     return crops
 
 
 def _odd_images() -> dict[str, tuple[str, np.ndarray, np.ndarray]]:
-    """Images that a dataset may hold: (name, image, labels)."""
-    image, nuclei = _packaged("train", SMALL_GREY)[0]
+    """Return unusual images that a dataset may contain: (name, image, labels)."""
+    image, nuclei = _packaged("train", SMALL_GRAY)[0]
     labels = _with_border(nuclei)
     row = int(np.argmax((labels == 1).sum(1)))
     odd = {

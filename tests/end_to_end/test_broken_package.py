@@ -1,4 +1,4 @@
-"""Stock nnU-Net trains while this package cannot be imported; only our own names say so."""
+"""Stock nnU-Net trains while this package cannot be imported; only the names of this package report it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def test_stock_training_works_while_this_package_is_broken(nnunet, broken_packag
     assert (copy.model(RGB, "TinyUNet", "nnUNetPlans") / "fold_0" / "checkpoint_final.pth").is_file()
 
 
-def test_our_names_say_that_this_package_is_broken(nnunet, broken_package, stock_planned):
+def test_trainers_of_this_package_report_that_it_is_broken(nnunet, broken_package, stock_planned):
     command = ("nnUNetv2_train", RGB, "2d", 0, "-tr", "nnUNetTrainerHRMedSeg", *CPU)
     assert "half an update" in nnunet.run(*command, expect=FAILURE, **broken_package).output

@@ -1,4 +1,4 @@
-"""Raw cases that go and change while one fold is trained and another is started, in commands."""
+"""Raw cases that are removed and changed while one fold is trained and another one starts, by commands."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ pytestmark = pytest.mark.end_to_end
 
 
 @pytest.fixture(scope="module")
-def life(nnunet, regions_model, tmp_path_factory) -> SimpleNamespace:
-    """Fold 0 waits after its first epoch. Meanwhile a case is removed and fold 1 trained; then the case is put back,
-    another one changed, and preprocessing tried. Fold 0 continues to its end. At last a case is added, and fold 1 is
-    trained from the weights of fold 0."""
-    copy = nnunet.copy((REGIONS,), tmp_path_factory.mktemp("life"))
+def scenario(nnunet, regions_model, tmp_path_factory) -> SimpleNamespace:
+    """Fold 0 waits after its first epoch. Meanwhile, a case is removed and fold 1 is trained; then the case is
+    restored, another one is changed, and preprocessing is attempted. Fold 0 continues to its end. Finally, a case is
+    added, and fold 1 is trained from the weights of fold 0."""
+    copy = nnunet.copy((REGIONS,), tmp_path_factory.mktemp("scenario"))
     name = copy.dataset(REGIONS)
     raw, preprocessed = copy.raw / name, copy.preprocessed / name
     gone, changed = json.loads((preprocessed / "splits_final.json").read_text())[1]["train"][:2]
-    go_on = copy.folder / "go_on"
+    proceed = copy.folder / "proceed"
     train = ("nnUNetv2_train", REGIONS, "2d")
 
-    running = copy.start(*train, 0, "-p", PLANS, "-tr", "WaitingHRMedSeg", *CPU, GO_ON=str(go_on), **TINY)
+    running = copy.start(*train, 0, "-p", PLANS, "-tr", "WaitingHRMedSeg", *CPU, CONTINUE=str(proceed), **TINY)
     running.wait_until((copy.model(REGIONS, "WaitingHRMedSeg", PLANS) / "fold_0" / "checkpoint_latest.pth").is_file)
 
     files = [raw / "imagesTr" / f"{gone}_0000.png", raw / "labelsTr" / f"{gone}.png"]
@@ -47,9 +47,9 @@ def life(nnunet, regions_model, tmp_path_factory) -> SimpleNamespace:
     preprocess = ("nnUNetv2_preprocess", "-d", REGIONS, "-c", "2d", "-plans_name", PLANS, "-np", 1)
     refused = copy.run(*preprocess, expect=FAILURE).output
 
-    go_on.touch()
+    proceed.touch()
     finished = running.wait().output
-    made_again = copy.run(*preprocess).output
+    recreated = copy.run(*preprocess).output
 
     for folder, ending in (("imagesTr", "_0000.png"), ("labelsTr", ".png")):
         shutil.copy(raw / folder / f"{changed}{ending}", raw / folder / f"added{ending}")
@@ -59,35 +59,35 @@ def life(nnunet, regions_model, tmp_path_factory) -> SimpleNamespace:
     return SimpleNamespace(**locals())
 
 
-def test_a_fold_is_trained_though_a_raw_case_is_gone(life):
-    assert f"names cases that are missing: {life.gone}. Either" in life.removed
-    assert "this training uses the existing canvas data" in life.removed
-    assert "Training done" in life.removed and "Validation complete" in life.removed
+def test_fold_is_trained_although_a_raw_case_is_missing(scenario):
+    assert f"names cases that are missing: {scenario.gone}. Either" in scenario.removed
+    assert "this training uses the existing canvas data" in scenario.removed
+    assert "Training done" in scenario.removed and "Validation complete" in scenario.removed
 
 
-def test_data_is_not_preprocessed_again_while_it_is_trained_with(life):
-    assert "is not replaced while a training uses it" in life.refused
-    assert f"In use by WaitingHRMedSeg__{PLANS}__2d fold_0" in life.refused
+def test_data_in_use_is_not_preprocessed_again(scenario):
+    assert "is not replaced while a training uses it" in scenario.refused
+    assert f"In use by WaitingHRMedSeg__{PLANS}__2d fold_0" in scenario.refused
 
 
-def test_the_running_fold_ends_well(life):
-    assert "Epoch 1" in life.finished and "Validation complete" in life.finished
-    assert "no longer alive" not in life.finished
+def test_running_fold_is_completed(scenario):
+    assert "Epoch 1" in scenario.finished and "Validation complete" in scenario.finished
+    assert "no longer alive" not in scenario.finished
 
 
-def test_the_data_is_made_again_afterwards(life):
-    assert "Resizing" in life.made_again
-    copy = life.preprocessed / "gt_segmentations" / life.label.name
-    assert copy.read_bytes() == life.label.read_bytes() != life.copied
+def test_data_is_recreated_afterwards(scenario):
+    assert "Resizing" in scenario.recreated
+    copy = scenario.preprocessed / "gt_segmentations" / scenario.label.name
+    assert copy.read_bytes() == scenario.label.read_bytes() != scenario.copied
 
 
-def test_a_case_that_no_fold_uses_is_named(life):
-    assert "in no fold of" in life.added and "added" in life.added
-    assert "Training done" in life.added
+def test_case_that_no_fold_uses_is_reported(scenario):
+    assert "in no fold of" in scenario.added and "added" in scenario.added
+    assert "Training done" in scenario.added
 
 
-def test_weights_that_a_training_started_from_are_recorded(life):
-    plans = json.loads((life.copy.model(REGIONS, "TinyHRMedSeg", PLANS) / "plans.json").read_text())
+def test_pretrained_weights_are_recorded(scenario):
+    plans = json.loads((scenario.copy.model(REGIONS, "TinyHRMedSeg", PLANS) / "plans.json").read_text())
     started_from = plans["configurations"]["2d"]["encoder_started_from"]
-    assert started_from["file"] == str(life.weights)
-    assert started_from["sha256"] == hashlib.sha256(life.weights.read_bytes()).hexdigest()
+    assert started_from["file"] == str(scenario.weights)
+    assert started_from["sha256"] == hashlib.sha256(scenario.weights.read_bytes()).hexdigest()

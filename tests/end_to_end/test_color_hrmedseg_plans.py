@@ -1,4 +1,4 @@
-"""`-pl nnUNetPlannerHRMedSeg`: the plan it writes, the canvas edited in it, HER-Seg trained on it."""
+"""`-pl nnUNetPlannerHRMedSeg`: the plans it writes, an edited canvas, and a training of HER-Seg."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TRAINER = "nnUNetTrainerHERSeg_1epoch"
 
 @pytest.fixture(scope="module")
 def planned(nnunet, trained_folds) -> SimpleNamespace:
-    """Planned and preprocessed at 1024 x 1024, after a training on stock plans had preprocessed the same dataset."""
+    """Plan and preprocess at 1024 x 1024, after a training on stock plans has preprocessed the same dataset."""
     folder = trained_folds.lock_file.with_suffix("")
     before = arrays(folder)
     nnunet.run(
@@ -33,13 +33,13 @@ def planned(nnunet, trained_folds) -> SimpleNamespace:
 
 @pytest.fixture(scope="module")
 def herseg(nnunet, planned) -> Path:
-    """HER-Seg, one real epoch on a small canvas that is written into the plans file. Returns the model's folder."""
+    """Train HER-Seg for one epoch on a small canvas that is set in the plans file. Return the model's folder."""
     nnunet.edit_plans(RGB, PLANS, patch_size=SMALL_CANVAS)
     nnunet.run("nnUNetv2_train", RGB, "2d", 0, "-p", PLANS, "-tr", TRAINER, *CPU)
     return nnunet.model(RGB, TRAINER, PLANS)
 
 
-def test_the_plan_holds_the_2d_configurations_of_hrmedseg_alone(planned):
+def test_plans_contain_only_2d_configurations_of_hrmedseg(planned):
     plans = planned.plans
     assert plans["plans_name"] == PLANS
     assert plans["experiment_planner_used"] == "nnUNetPlannerHRMedSeg"
@@ -55,7 +55,7 @@ def test_the_plan_holds_the_2d_configurations_of_hrmedseg_alone(planned):
     assert configuration["resampling_fn_probabilities"] == "resample_torch_fornnunet"
 
 
-def test_both_roads_lead_to_the_same_data(nnunet, planned, trained_folds):
+def test_both_workflows_give_the_same_data(nnunet, planned, trained_folds):
     assert planned.plans["configurations"]["2d"]["data_identifier"] == planned.folder.name
     after = arrays(planned.folder)
     assert len(after) == 10  # image and labels of five cases
@@ -68,13 +68,13 @@ def arrays(folder: Path) -> dict[str, np.ndarray]:
     return {file.name: blosc2.open(str(file), mode="r")[:] for file in folder.glob("*.b2nd")}
 
 
-def test_both_roads_lead_to_the_same_configuration(planned, trained_folds):
+def test_both_workflows_give_the_same_configuration(planned, trained_folds):
     stock_road = json.loads((trained_folds.model / "plans.json").read_text())["configurations"]["2d"]
     assert stock_road.pop("encoder_started_from")["file"] == "bundled"
     assert stock_road == planned.plans["configurations"]["2d"]
 
 
-def test_an_edited_canvas_gets_data_of_its_own(nnunet, planned, herseg):
+def test_edited_canvas_has_separate_data(nnunet, planned, herseg):
     trained_with = json.loads((herseg / "plans.json").read_text())["configurations"]["2d"]
     assert trained_with["patch_size"] == SMALL_CANVAS
     assert trained_with["architecture"]["network_class_name"] == "nnunet_hrmedseg.architectures.HERSeg"
@@ -87,10 +87,10 @@ def test_an_edited_canvas_gets_data_of_its_own(nnunet, planned, herseg):
 def test_herseg_learns_and_predicts(nnunet, herseg, tmp_path):
     labels = nnunet.raw / nnunet.dataset(RGB) / "labelsTs"
     nnunet.predict(RGB, TRAINER, PLANS, [0], tmp_path)
-    for case in ("color_0", "grey"):
+    for case in ("color_0", "gray"):
         prediction = io.imread(tmp_path / f"{case}.png")
         truth = io.imread(labels / f"{case}.png")
         assert prediction.shape == truth.shape
         assert set(np.unique(prediction)) <= {0, 1}
-        # one short epoch on bright and dark backgrounds at once: more than chance, not much more
+        # after one short epoch on bright and dark backgrounds, slightly better than chance
         assert above_chance(prediction == 1, truth == 1) > 0.1

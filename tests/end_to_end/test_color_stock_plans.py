@@ -17,20 +17,20 @@ from tests.end_to_end.datasets import RGB
 
 pytestmark = pytest.mark.end_to_end
 
-TRAINING_CASES = ["color_0", "color_1", "color_2", "color_3", "grey"]
-NEW_CASES = {"color_0": (256, 320), "grey": (360, 360)}  # height, width
+TRAINING_CASES = ["color_0", "color_1", "color_2", "color_3", "gray"]
+NEW_CASES = {"color_0": (256, 320), "gray": (360, 360)}  # height, width
 FOLDS = (0, 1)
 
 
 @pytest.fixture(scope="module")
 def predicted(nnunet, trained_folds) -> Path:
-    """New cases, predicted by both folds of HRMedSeg together."""
+    """Predict new cases by both folds of HRMedSeg."""
     return predict(nnunet, "TinyHRMedSeg", nnunet.folder / "predicted", workers=1, **TINY)
 
 
 @pytest.fixture(scope="module")
 def unet(nnunet, trained_folds) -> Path:
-    """nnU-Net's own U-Net on the same folds: the folder of its model."""
+    """Train nnU-Net's U-Net on the same folds. Return the folder of its model."""
     train = ("nnUNetv2_train", RGB, "2d")
     for fold in [nnunet.start(*train, fold, "-tr", "TinyUNet", "--npz", *CPU, **TINY_UNET) for fold in FOLDS]:
         fold.wait()
@@ -41,7 +41,7 @@ def predict(nnunet: NNUNet, trainer: str, output: Path, **environment) -> Path:
     return nnunet.predict(RGB, trainer, "nnUNetPlans", FOLDS, output, "--save_probabilities", **environment)
 
 
-def test_stock_planning_is_untouched(nnunet, stock_planned):
+def test_stock_planning_is_unchanged(nnunet, stock_planned):
     plans = nnunet.plans(RGB, "nnUNetPlans")
     configuration = plans["configurations"]["2d"]
     assert plans["experiment_planner_used"] == "ExperimentPlanner"
@@ -52,15 +52,15 @@ def test_stock_planning_is_untouched(nnunet, stock_planned):
     assert not [name for name in stock_planned if "HRMedSeg" in name]
 
 
-def test_a_killed_preprocessing_leaves_nothing_that_is_taken_for_complete(killed_preprocessing, trained_folds):
+def test_killed_preprocessing_leaves_no_data_that_looks_complete(killed_preprocessing, trained_folds):
     left_behind = killed_preprocessing.left_behind
     assert [name for name in left_behind if ".incomplete-" in name]
     assert not [name for name in left_behind if "." not in name]
-    # and the next training clears it away
+    # the next training removes the leftovers
     assert not list(killed_preprocessing.folder.glob("*.incomplete*"))
 
 
-def test_of_folds_that_start_together_one_preprocesses_and_both_train(trained_folds):
+def test_one_of_two_folds_preprocesses_and_both_train(trained_folds):
     made = [output.count("Resizing 5 cases to the canvas") for output in trained_folds.outputs]
     assert sorted(made) == [0, 1]
     assert all("Epoch 0 of 2" in output for output in trained_folds.outputs)
@@ -71,7 +71,7 @@ def test_of_folds_that_start_together_one_preprocesses_and_both_train(trained_fo
     assert json.loads((folder / "canvas_data" / "record.json").read_text())["data_identifier"] == folder.name
 
 
-def test_the_model_says_what_it_was_trained_with(nnunet, trained_folds):
+def test_plans_of_the_model_are_those_it_was_trained_with(nnunet, trained_folds):
     plans = json.loads((trained_folds.model / "plans.json").read_text())
     configuration = plans["configurations"]["2d"]
     assert plans["plans_name"] == "nnUNetPlans"
@@ -80,11 +80,11 @@ def test_the_model_says_what_it_was_trained_with(nnunet, trained_folds):
     assert configuration["preprocessor_name"] == "HRMedSegPreprocessor"
     assert configuration["architecture"]["network_class_name"] == "nnunet_hrmedseg.architectures.HRMedSeg"
     assert configuration["data_identifier"] == trained_folds.lock_file.stem
-    # the plans file that the command was given stays the stock one
+    # the plans file given to the command remains the stock one
     assert "HRMedSeg" not in nnunet.plans_file(RGB, "nnUNetPlans").read_text()
 
 
-def test_training_goes_on_from_the_saved_epoch_after_a_kill(trained_folds):
+def test_killed_training_continues_from_the_saved_epoch(trained_folds):
     assert "checkpoint_latest.pth" in trained_folds.killed
     assert "checkpoint_final.pth" not in trained_folds.killed
     assert not [name for name in trained_folds.killed if name == "validation"]
@@ -117,7 +117,7 @@ def test_each_fold_is_validated_with_probabilities(nnunet, trained_folds, fold):
         check_prediction(validation / f"{case}.png", validation / f"{case}.npz", truth.shape)
 
 
-def test_validation_alone_gives_the_same_again(nnunet, trained_folds):
+def test_validation_alone_gives_the_same_result(nnunet, trained_folds):
     validation = trained_folds.model / "fold_0" / "validation"
     (segmentation,) = validation.glob("*.png")
     before, summary = io.imread(segmentation), json.loads((validation / "summary.json").read_text())
@@ -131,12 +131,12 @@ def test_validation_alone_gives_the_same_again(nnunet, trained_folds):
 
 
 @pytest.mark.parametrize("case", NEW_CASES)
-def test_new_cases_are_predicted_at_their_own_size(predicted, case):
+def test_new_cases_are_predicted_at_their_original_size(predicted, case):
     check_prediction(predicted / f"{case}.png", predicted / f"{case}.npz", NEW_CASES[case])
 
 
 def check_prediction(segmentation_file: Path, probabilities_file: Path, size: tuple[int, int]) -> None:
-    """Labels and probabilities have the image's size, and say the same."""
+    """Check that labels and probabilities have the size of the image and agree."""
     segmentation = io.imread(segmentation_file)
     probabilities = np.load(probabilities_file)["probabilities"]
     assert segmentation.shape == size
@@ -152,13 +152,13 @@ ENSEMBLE = "ensemble___TinyHRMedSeg__nnUNetPlans__2d___TinyUNet__nnUNetPlans__2d
 
 @pytest.fixture(scope="module")
 def best(nnunet, trained_folds, unet) -> str:
-    """nnU-Net's choice among HRMedSeg, a U-Net and their ensemble. Returns what it printed."""
+    """Run nnU-Net's selection among HRMedSeg, a U-Net and their ensemble. Return its output."""
     return nnunet.run(
         "nnUNetv2_find_best_configuration", RGB, "-c", "2d", "-tr", "TinyHRMedSeg", "TinyUNet", "-f", *FOLDS, "-np", 1
     ).output
 
 
-def test_the_best_configuration_is_found_among_hrmedseg_and_a_unet(nnunet, trained_folds, best):
+def test_best_configuration_is_selected_from_hrmedseg_and_a_unet(nnunet, trained_folds, best):
     results = nnunet.results / nnunet.dataset(RGB)
     information = json.loads((results / "inference_information.json").read_text())
     scores = information["all_results"]
@@ -170,7 +170,7 @@ def test_the_best_configuration_is_found_among_hrmedseg_and_a_unet(nnunet, train
     assert "nnUNetv2_predict" in (results / "inference_instructions.txt").read_text()
     assert "nnUNetv2_apply_postprocessing" in best
 
-    # cross-validation of HRMedSeg: a case of each fold, and of the ensemble the same two
+    # cross-validation of HRMedSeg has one case per fold, that of the ensemble the same two
     for folder in (trained_folds.model / "crossval_results_folds_0_1", results / "ensembles" / ENSEMBLE):
         summary = json.loads((folder / "summary.json").read_text())
         assert len(summary["metric_per_case"]) == len(FOLDS)
@@ -188,17 +188,17 @@ def test_predictions_are_postprocessed_and_evaluated(nnunet, best, predicted):
     assert {file.name for file in output.glob("*.png")} == {f"{case}.png" for case in NEW_CASES}
     raw = nnunet.raw / nnunet.dataset(RGB)
     validation = results / "TinyHRMedSeg__nnUNetPlans__2d" / "fold_0" / "validation"
-    said = nnunet.folder / "evaluated.json"
+    summary = nnunet.folder / "evaluated.json"
     nnunet.run(
         "nnUNetv2_evaluate_folder", raw / "labelsTr", validation, "-djfile", raw / "dataset.json", "-pfile", plans,
-        "-o", said, "-np", 1, "--chill",
+        "-o", summary, "-np", 1, "--chill",
     )  # fmt: skip
     own = json.loads((validation / "summary.json").read_text())
-    assert json.loads(said.read_text())["foreground_mean"] == own["foreground_mean"]
+    assert json.loads(summary.read_text())["foreground_mean"] == own["foreground_mean"]
 
 
-def test_both_and_their_ensemble_are_compared(nnunet, best):
-    """The figures are nnU-Net's own, and the report has them all."""
+def test_models_and_ensemble_are_compared(nnunet, best):
+    """The values are those of nnU-Net, and the report contains all of them."""
     output = nnunet.folder / "comparison"
     names = {"TinyHRMedSeg__nnUNetPlans__2d", "TinyUNet__nnUNetPlans__2d"}
     nnunet.run(
@@ -221,7 +221,7 @@ def test_both_and_their_ensemble_are_compared(nnunet, best):
     assert "data:image/jpeg" in (output / "report.html").read_text()
 
 
-def test_hrmedseg_and_a_unet_make_an_ensemble(nnunet, predicted, unet):
+def test_hrmedseg_and_a_unet_can_be_ensembled(nnunet, predicted, unet):
     of_unet = predict(nnunet, "TinyUNet", nnunet.folder / "predicted_unet", **TINY_UNET)
     output = nnunet.folder / "ensemble"
     nnunet.run("nnUNetv2_ensemble", "-i", predicted, of_unet, "-o", output, "--save_npz", "-np", 1)
@@ -232,7 +232,7 @@ def test_hrmedseg_and_a_unet_make_an_ensemble(nnunet, predicted, unet):
         np.testing.assert_allclose(together, np.mean(members, axis=0, dtype=np.float32), atol=1e-3)
 
 
-def test_an_exported_model_predicts_the_same_elsewhere(nnunet, trained_folds, predicted, tmp_path):
+def test_exported_model_predicts_the_same_on_another_machine(nnunet, trained_folds, predicted, tmp_path):
     archive = tmp_path / "model.zip"
     nnunet.run(
         "nnUNetv2_export_model_to_zip", "-d", RGB, "-o", archive, "-c", "2d", "-tr", "TinyHRMedSeg", "-f", *FOLDS

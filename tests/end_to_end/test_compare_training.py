@@ -1,4 +1,4 @@
-"""Folds that are trained for a comparison: what is missing of them is done, and the stock commands take them on."""
+"""Folds that are trained for a comparison: missing steps are run, and stock commands can use the models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from nnunet_hrmedseg.errors import HRMedSegError, SetupError
+from nnunet_hrmedseg.errors import SetupError
 from nnunet_hrmedseg.evaluation.comparison.budget import BUDGET_FILE
 from nnunet_hrmedseg.evaluation.comparison.train import train_fold
 from tests.end_to_end.commands import NNUNet
@@ -25,7 +25,7 @@ NUMBER = 5
 
 
 def build_discs(nnunet: NNUNet) -> None:
-    """Five training images of 64 x 64 pixels, one more to predict."""
+    """Five training images of 64 x 64 pixels, and one to predict."""
     dataset = nnunet.raw / f"Dataset{NUMBER:03d}_Discs"
     rows, columns = np.mgrid[:64, :64]
     random = np.random.default_rng(0)
@@ -37,13 +37,13 @@ def build_discs(nnunet: NNUNet) -> None:
             image = (disc * 100 + random.integers(0, 40, disc.shape)).astype(np.uint8)
             write_image(image, dataset / f"images{part}" / f"disc_{case}_0000.png")
             write_image(disc, dataset / f"labels{part}" / f"disc_{case}.png")
-    description = {"channel_names": {"0": "grey"}, "labels": {"background": 0, "disc": 1}, "numTraining": 5}
+    description = {"channel_names": {"0": "gray"}, "labels": {"background": 0, "disc": 1}, "numTraining": 5}
     (dataset / "dataset.json").write_text(json.dumps(description | {"file_ending": ".png"}))
 
 
 @pytest.fixture(scope="module")
 def discs(tmp_path_factory):
-    """nnU-Net's folders with a planned dataset, which this process and those that it starts work on."""
+    """Return nnU-Net's folders with a planned dataset, for this process and its child processes."""
     nnunet = NNUNet(tmp_path_factory.mktemp("compare"))
     build_discs(nnunet)
     nnunet.run("nnUNetv2_plan_and_preprocess", "-d", NUMBER, "-c", "2d", "-npfp", 1, "-np", 1)
@@ -71,16 +71,16 @@ def trained(discs) -> SimpleNamespace:
     return SimpleNamespace(folder=folder, final=folder / "checkpoint_final.pth", validation=folder / "validation")
 
 
-def test_the_checkpoint_is_the_stock_trainers(trained):
+def test_checkpoint_is_that_of_the_stock_trainer(trained):
     checkpoint = torch.load(trained.final, weights_only=False)
     assert checkpoint["trainer_name"] == TRAINER
     assert checkpoint["current_epoch"] == len(checkpoint["logging"]["train_losses"]) == 2
     assert set(checkpoint["init_args"]) == {"plans", "configuration", "fold", "dataset_json", "device"}
-    # the second and last epoch of two
+    # the second of two epochs
     assert checkpoint["logging"]["lrs"] == pytest.approx([0.01, 0.01 * 0.5**0.9])
 
 
-def test_the_budget_is_recorded(trained):
+def test_budget_is_recorded(trained):
     record = json.loads((trained.folder / BUDGET_FILE).read_text())
     assert record["epochs"] == 2 and record["minutes"] is None
     assert record["iterations"] == 4 and record["iterations_per_epoch"] == [2, 2]
@@ -89,7 +89,7 @@ def test_the_budget_is_recorded(trained):
     assert "4 iterations in 2 epochs" in (trained.folder / log).read_text()
 
 
-def test_only_what_is_missing_is_done(trained):
+def test_only_missing_steps_are_run(trained):
     before = trained.final.read_bytes()
     assert list(trained.validation.glob("*.npz"))
     train(0, npz=True)
@@ -102,14 +102,14 @@ def test_only_what_is_missing_is_done(trained):
     assert len(logs(trained.folder)) == 2
 
 
-def test_it_loads_as_the_stock_trainers_model(trained):
+def test_stock_commands_load_the_model(trained):
     predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(trained.folder.parent), use_folds=(0,))
     assert predictor.trainer_name == TRAINER
     assert predictor.predict_sliding_window_return_logits(torch.zeros(1, 1, 64, 64)).shape == (2, 1, 64, 64)
 
 
-def test_a_training_that_was_killed_goes_on(trained):
+def test_killed_training_is_continued(trained):
     folder = trained.folder.with_name("fold_1")
     folder.mkdir()
     checkpoint = torch.load(trained.final, weights_only=False)
@@ -132,8 +132,8 @@ def test_a_training_that_was_killed_goes_on(trained):
     assert (folder / "validation" / "summary.json").is_file()
 
 
-def test_a_failure_names_the_model_and_says_what_it_said(discs, capfd):
-    with pytest.raises(HRMedSegError) as error:
+def test_failure_is_reported_with_the_model_and_its_output(discs, capfd):
+    with pytest.raises(SetupError) as error:
         train_fold(NUMBER, "2d", 0, "NoSuch", "nnUNetPlans", epochs=None, minutes=2.0, device="cpu")
     assert "NoSuch, nnUNetPlans, 2d, fold 0 of dataset 5 failed with status 1" in str(error.value)
     assert "RuntimeError: Could not find requested nnunet trainer NoSuch" in str(error.value)

@@ -1,4 +1,4 @@
-"""Where a training starts: the bundled encoder, one distilled from a trained nnU-Net, or a file that is not there."""
+"""The start of a training: the bundled encoder, one distilled from a trained nnU-Net, or a missing file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from skimage import io
 
-from nnunet_hrmedseg.weights import BUNDLED, read_encoder
+from nnunet_hrmedseg.weights import BUNDLED, load_encoder
 from tests.end_to_end.commands import CPU, FAILURE
 from tests.end_to_end.conftest import ONE_EPOCH, PLANS, SMALL_CANVAS, TINY
 from tests.end_to_end.datasets import REGIONS
@@ -24,8 +24,8 @@ def _started_from(model) -> dict[str, str]:
     return json.loads((model / "plans.json").read_text())["configurations"]["2d"]["encoder_started_from"]
 
 
-def test_a_training_starts_from_the_bundled_encoder(regions_model):
-    bundled = read_encoder(BUNDLED)
+def test_training_starts_from_the_bundled_encoder(regions_model):
+    bundled = load_encoder(BUNDLED)
     assert _started_from(regions_model.folder)["sha256"] == bundled.sha256
     assert f"{bundled.path.name} (sha256 {bundled.sha256})" in regions_model.output
     assert "adapted from 3 input channels to 1" in regions_model.output
@@ -33,7 +33,7 @@ def test_a_training_starts_from_the_bundled_encoder(regions_model):
 
 @pytest.fixture(scope="module")
 def distilled(nnunet, regions_model) -> SimpleNamespace:
-    """A trained nnU-Net as the teacher, its own raw dataset as the images, then a training from what that gives."""
+    """Distill a trained nnU-Net on the images of its raw dataset, and train from the resulting encoder."""
     folder = nnunet.folder / "distilled"
     report = nnunet.run(
         *("hrmedseg", "distill", "--teacher", regions_model.folder, "--images", REGIONS, "--canvas", *SMALL_CANVAS),
@@ -45,31 +45,31 @@ def distilled(nnunet, regions_model) -> SimpleNamespace:
     return SimpleNamespace(folder=folder, encoder=encoder, report=report, training=training)
 
 
-def test_a_trained_nnunet_is_distilled(distilled, regions_model):
-    card = read_encoder(distilled.encoder).card
+def test_trained_nnunet_is_distilled(distilled, regions_model):
+    card = load_encoder(distilled.encoder).card
     assert card["teacher"]["trainer"] == ONE_EPOCH
     assert card["data"]["training_images"] > 3
     assert "half precision" in distilled.report
     assert (distilled.folder / "losses.png").stat().st_size > 10_000
 
 
-def test_the_distilled_encoder_is_trained_from_and_recorded(nnunet, distilled):
-    sha256 = read_encoder(distilled.encoder).sha256
+def test_training_from_the_distilled_encoder_records_it(nnunet, distilled):
+    sha256 = load_encoder(distilled.encoder).sha256
     assert sha256 in distilled.training
     model = nnunet.model(REGIONS, "TinyHRMedSeg", PLANS)
     assert _started_from(model) == {
         "file": str(distilled.encoder),
         "sha256": sha256,
-        "name": read_encoder(distilled.encoder).card["name"],
+        "name": load_encoder(distilled.encoder).card["name"],
     }
 
 
 def test_prediction_needs_no_encoder_file(nnunet, distilled, tmp_path):
     output = nnunet.predict(REGIONS, "TinyHRMedSeg", PLANS, [0], tmp_path / "out", **TINY, **{VARIABLE: "/nowhere"})
-    assert np.ndim(io.imread(output / "grey.png")) == 2
+    assert np.ndim(io.imread(output / "gray.png")) == 2
 
 
-def test_an_encoder_that_is_not_there_is_said_before_anything_is_trained(nnunet, regions_model):
+def test_missing_encoder_is_reported_before_training(nnunet, regions_model):
     train = ("nnUNetv2_train", REGIONS, "2d", 1, "-p", PLANS, "-tr", "TinyHRMedSeg", *CPU)
     report = nnunet.run(*train, expect=FAILURE, **TINY, **{VARIABLE: "/nowhere/encoder.safetensors"}).output
     assert "There is no encoder file /nowhere/encoder.safetensors" in report
@@ -77,10 +77,10 @@ def test_an_encoder_that_is_not_there_is_said_before_anything_is_trained(nnunet,
     assert not (nnunet.model(REGIONS, "TinyHRMedSeg", PLANS) / "fold_1" / "checkpoint_latest.pth").exists()
 
 
-def test_a_training_from_the_published_encoder_takes_two_commands(nnunet, small_canvas, tmp_path):
+def test_training_from_the_published_encoder_takes_two_commands(nnunet, small_canvas, tmp_path):
     source = write_published(tmp_path / "SAM_PFD_10K.pth", width=96, groups=(2, 6, 2), decoder_dim=256, grid=64)
     nnunet.run("hrmedseg", "encoder", "import", source, "-o", tmp_path / "sam_encoder")
-    file = read_encoder(tmp_path / "sam_encoder" / "encoder.safetensors")
+    file = load_encoder(tmp_path / "sam_encoder" / "encoder.safetensors")
     train = ("nnUNetv2_train", REGIONS, "2d", 2, "-p", PLANS, "-tr", "TinyHRMedSeg", *CPU)
     training = nnunet.run(*train, **TINY, **{VARIABLE: str(file.path)}).output
     assert f"The encoder starts from {file.path} (sha256 {file.sha256})" in training

@@ -1,4 +1,4 @@
-"""Mistakes that users make, in commands: the message says what is wrong and what to do, and nothing is lost."""
+"""User errors in commands: the message states what is wrong and what to do, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ pytestmark = pytest.mark.end_to_end
 
 TRAINER = "nnUNetTrainerHRMedSeg"
 
-# ---- the mistakes: each harms a copy of datasets and their models, and returns the command that meets it ------------
+# ---- the mistakes: each damages a copy of datasets and models, and returns the command that fails ------------------
 
 
-def unknown_data_set(nnunet: NNUNet) -> tuple:
+def unknown_dataset(nnunet: NNUNet) -> tuple:
     return train(77)
 
 
@@ -51,11 +51,11 @@ def nan_in_a_training_image(nnunet: NNUNet) -> tuple:
 
 def nan_in_an_image_to_predict(nnunet: NNUNet) -> tuple:
     images = nnunet.raw / nnunet.dataset(IGNORE) / "imagesTs"
-    put_nan_into(images / "grey_0000.tif")
+    put_nan_into(images / "gray_0000.tif")
     return predict(nnunet, IGNORE, images, fold="all")
 
 
-def color_image_for_a_grey_model(nnunet: NNUNet) -> tuple:
+def color_image_for_a_gray_model(nnunet: NNUNet) -> tuple:
     images = nnunet.folder / "color"
     images.mkdir()
     write_image(np.full((64, 70, 3), 100, np.uint8), images / "new_0000.png")
@@ -121,13 +121,13 @@ def case_named_like_labels(nnunet: NNUNet) -> tuple:
 
 
 MISTAKES: tuple[Callable[[NNUNet], tuple], ...] = (
-    unknown_data_set,
+    unknown_dataset,
     canvas_of_100,
     no_raw_and_no_canvas_data,
     label_that_dataset_json_does_not_list,
     nan_in_a_training_image,
     nan_in_an_image_to_predict,
-    color_image_for_a_grey_model,
+    color_image_for_a_gray_model,
     volumetric_configuration,
     cascade,
     batch_size_in_quotes,
@@ -159,25 +159,25 @@ def put_nan_into(file: Path) -> None:
 
 
 def canvas_folder(nnunet: NNUNet, number: int) -> str:
-    """Relative to nnUNet_preprocessed, of what the models were trained on."""
+    """Return the folder of the models' training data relative to nnUNet_preprocessed."""
     plans = json.loads((nnunet.model(number, ONE_EPOCH, PLANS) / "plans.json").read_text())
     return f"{nnunet.dataset(number)}/{plans['configurations']['2d']['data_identifier']}"
 
 
-# ---- what nnU-Net says to them ---------------------------------------------------------------------------------------
+# ---- the messages ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def stock_plan_of_volumes(nnunet, small_canvas, broken_package) -> str:
-    """Stock planning while this package is broken. Returns what the command printed."""
+    """Run stock planning while this package is broken. Return the output of the command."""
     return nnunet.run("nnUNetv2_plan_experiment", "-d", VOLUMES, **broken_package).output
 
 
 @pytest.fixture(scope="module")
 def failed(nnunet, regions_model, ignore_model, stock_plan_of_volumes, tmp_path_factory):
-    """Mistake -> (copy of nnU-Net's folders, function that waits for the command and returns what it printed)."""
+    """Return mistake -> (copy of nnU-Net's folders, function that waits for the command and returns its output)."""
     outcomes = {}
-    # two at a time: most of the time goes into imports, on one core
+    # two at a time: most of the time is spent on imports, on one core
     with ThreadPoolExecutor(2) as pool:
         for mistake in MISTAKES:
             copy = nnunet.copy((REGIONS, IGNORE, VOLUMES), tmp_path_factory.mktemp(mistake.__name__))
@@ -186,24 +186,24 @@ def failed(nnunet, regions_model, ignore_model, stock_plan_of_volumes, tmp_path_
         yield outcomes
 
 
-def said(output: str, *words: str) -> None:
+def assert_reported(output: str, *words: str) -> None:
     lost = [word for word in words if word not in " ".join(output.split())]
     assert not lost, f"{lost} not in:\n{output}"
 
 
-def test_unknown_data_set(failed):
-    _, output = failed[unknown_data_set]
-    said(output(), "Could not find a dataset with the ID 77")
+def test_unknown_dataset_is_reported(failed):
+    _, output = failed[unknown_dataset]
+    assert_reported(output(), "Could not find a dataset with the ID 77")
 
 
-def test_canvas_that_is_no_multiple_of_16(failed):
+def test_canvas_that_is_not_a_multiple_of_16_is_rejected(failed):
     _, output = failed[canvas_of_100]
-    said(output(), "is 100 x 100", "multiples of 16", '"patch_size": [96, 96]')
+    assert_reported(output(), "is 100 x 100", "multiples of 16", '"patch_size": [96, 96]')
 
 
-def test_no_raw_and_no_canvas_data(nnunet, failed):
+def test_missing_raw_and_canvas_data_is_reported(nnunet, failed):
     copy, output = failed[no_raw_and_no_canvas_data]
-    said(
+    assert_reported(
         output(),
         str(copy.raw / nnunet.dataset(REGIONS)),
         str(copy.preprocessed / canvas_folder(nnunet, REGIONS)),
@@ -224,9 +224,9 @@ def test_no_raw_and_no_canvas_data(nnunet, failed):
         (nan_in_a_training_image, IGNORE, ["case 'upper_2'", "10 NaN and 0 infinite values in channel 0"]),
     ],
 )
-def test_a_bad_training_case_is_named_and_the_canvas_data_is_kept(nnunet, failed, mistake, number, words):
+def test_bad_training_case_is_reported_and_canvas_data_is_kept(nnunet, failed, mistake, number, words):
     copy, output = failed[mistake]
-    said(output(), *words)
+    assert_reported(output(), *words)
     folder = canvas_folder(nnunet, number)
     before, after = (files(place.preprocessed / folder) for place in (nnunet, copy))
     assert after == before
@@ -237,27 +237,27 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def test_nan_in_an_image_to_predict(failed):
+def test_nan_in_an_image_to_predict_is_reported(failed):
     copy, output = failed[nan_in_an_image_to_predict]
-    said(output(), "10 NaN and 0 infinite values in channel 0", "grey_0000.tif")
+    assert_reported(output(), "10 NaN and 0 infinite values in channel 0", "gray_0000.tif")
     assert not list((copy.folder / "predicted").glob("*.tif"))
 
 
-def test_wrong_number_of_channels_to_predict(failed):
-    copy, output = failed[color_image_for_a_grey_model]
-    said(output(), "the model was trained with 1 channel (microscope), this case has 3", "new_0000.png")
+def test_wrong_number_of_channels_to_predict_is_reported(failed):
+    copy, output = failed[color_image_for_a_gray_model]
+    assert_reported(output(), "the model was trained with 1 channel (microscope), this case has 3", "new_0000.png")
     assert not list((copy.folder / "predicted").glob("*.png"))
 
 
-def test_a_3d_configuration_is_refused(nnunet, failed):
+def test_3d_configuration_is_rejected(nnunet, failed):
     copy, output = failed[volumetric_configuration]
-    said(output(), "'3d_fullres' is 3D", "HRMedSeg is a 2D network: use the configuration 2d")
+    assert_reported(output(), "'3d_fullres' is 3D", "HRMedSeg is a 2D network: use the configuration 2d")
     assert not list((copy.results / nnunet.dataset(VOLUMES)).glob("*3d_fullres"))
 
 
-def test_a_cascade_is_refused(nnunet, failed):
+def test_cascade_is_rejected(nnunet, failed):
     copy, output = failed[cascade]
-    said(output(), "second stage of a cascade", "use the configuration 2d")
+    assert_reported(output(), "second stage of a cascade", "use the configuration 2d")
     assert not list((copy.results / nnunet.dataset(VOLUMES)).glob("*3d_cascade_fullres"))
 
 
@@ -283,9 +283,9 @@ def test_a_cascade_is_refused(nnunet, failed):
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_plans_and_weights_that_do_not_fit_leave_everything_as_it_was(nnunet, failed, mistake, words):
+def test_invalid_plans_and_weights_change_nothing(nnunet, failed, mistake, words):
     copy, output = failed[mistake]
-    said(output(), *words)
+    assert_reported(output(), *words)
     assert len(output()) < 60_000 and "assert" not in output()
     folder = nnunet.dataset(REGIONS)
     data = [sorted(path.name for path in (place.preprocessed / folder).glob("HRMedSeg_*")) for place in (nnunet, copy)]

@@ -24,7 +24,7 @@ TINY = {"nnUNet_extTrainer": str(TRAINERS / "segmaformer"), "nnUNet_n_proc_DA": 
 
 
 def write_case(dataset: Path, part: str, case: str, random: np.random.Generator) -> None:
-    """A bright ball with a brighter core in noise."""
+    """Write a bright ball with a brighter core in noise."""
     z, y, x = np.mgrid[: SIZE[2], : SIZE[1], : SIZE[0]]
     cz, cy, cx = random.integers(5, 8), random.integers(18, 28), random.integers(18, 33)
     distance = np.sqrt((4 * (z - cz)) ** 2 + (y - cy) ** 2 + (x - cx) ** 2)
@@ -39,7 +39,7 @@ def write_case(dataset: Path, part: str, case: str, random: np.random.Generator)
 
 @pytest.fixture(scope="module")
 def nnunet(tmp_path_factory):
-    """nnU-Net's folders, with one dataset of five training cases and a new one."""
+    """Create nnU-Net's folders, with one dataset of five training cases and a new one."""
     nnunet = NNUNet(tmp_path_factory.mktemp("volumes"))
     dataset = nnunet.raw / NAME
     for folder in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
@@ -62,7 +62,7 @@ def nnunet(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(nnunet) -> SimpleNamespace:
-    """On stock plans; killed after its first epoch, and continued."""
+    """Train on stock plans; kill the training after its first epoch, and continue it."""
     nnunet.run("nnUNetv2_plan_and_preprocess", "-d", NUMBER, "-c", "3d_fullres", "-npfp", 1, "-np", 1)
     train = ("nnUNetv2_train", NUMBER, "3d_fullres", 0, "-tr", "TinySegMaFormer", *CPU)
     fold = nnunet.results / NAME / "TinySegMaFormer__nnUNetPlans__3d_fullres" / "fold_0"
@@ -73,7 +73,7 @@ def trained(nnunet) -> SimpleNamespace:
     return SimpleNamespace(fold=fold, output=continued.output)
 
 
-def test_the_network_follows_the_anisotropy_and_the_rest_is_nnunets(nnunet, trained):
+def test_network_follows_the_anisotropy_and_other_settings_are_nnunets(nnunet, trained):
     plans = json.loads((trained.fold.parent / "plans.json").read_text())["configurations"]["3d_fullres"]
     stock = nnunet.plans(NUMBER, "nnUNetPlans")["configurations"]["3d_fullres"]
     architecture = plans.pop("architecture")
@@ -83,13 +83,13 @@ def test_the_network_follows_the_anisotropy_and_the_rest_is_nnunets(nnunet, trai
     assert architecture["arch_kwargs"]["strides"][0] == [1, 4, 4]
 
 
-def test_a_killed_training_is_continued(trained):
+def test_killed_training_is_continued(trained):
     assert "Epoch 1" in trained.output and "Epoch 0" not in trained.output
     assert "Mamba runs in plain torch" in trained.output
     assert (trained.fold / "checkpoint_final.pth").is_file()
 
 
-def test_a_prediction_has_the_geometry_of_its_image_and_finds_the_ball(nnunet, trained, tmp_path):
+def test_prediction_has_the_geometry_of_its_image_and_finds_the_ball(nnunet, trained, tmp_path):
     images = nnunet.raw / NAME / "imagesTs"
     model = ("-d", NUMBER, "-c", "3d_fullres", "-f", 0, "-tr", "TinySegMaFormer", "-p", "nnUNetPlans")
     workers = ("-npp", FEWEST_WORKERS, "-nps", FEWEST_WORKERS)

@@ -1,4 +1,4 @@
-"""Volumes, slice by slice with the configuration 2d. The slices follow one another along the last array axis."""
+"""Volumes, slice by slice with the configuration 2d. The slices lie along the last array axis."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ def predicted(nnunet, volumes_model, tmp_path_factory) -> Path:
     return nnunet.predict(VOLUMES, ONE_EPOCH, PLANS, [0], tmp_path_factory.mktemp("volumes"))
 
 
-def test_the_slices_are_those_of_the_thick_axis(volumes_model):
+def test_slices_are_perpendicular_to_the_thick_axis(volumes_model):
     plans = json.loads((volumes_model.folder / "plans.json").read_text())
     assert plans["transpose_forward"] == [2, 0, 1]
     assert plans["original_median_shape_after_transp"] == [24, 150, 160]
     assert plans["configurations"]["2d"]["patch_size"] == SMALL_CANVAS
 
 
-def test_volumes_are_learnt(volumes_model):
+def test_volumes_are_learned(volumes_model):
     summary = json.loads((volumes_model.folder / "fold_0" / "validation" / "summary.json").read_text())
     assert len(summary["metric_per_case"]) > 0
     assert summary["foreground_mean"]["Dice"] > 0.5
 
 
-def test_a_prediction_has_the_geometry_of_its_image(nnunet, predicted):
-    image = read_volume(nnunet.raw / nnunet.dataset(VOLUMES) / "imagesTs" / "grey_0000.nii.gz")
-    prediction = read_volume(predicted / "grey.nii.gz")
+def test_prediction_has_the_geometry_of_its_image(nnunet, predicted):
+    image = read_volume(nnunet.raw / nnunet.dataset(VOLUMES) / "imagesTs" / "gray_0000.nii.gz")
+    prediction = read_volume(predicted / "gray.nii.gz")
     assert prediction.GetSize() == image.GetSize() == (24, 160, 150)
     for of_both, written in (
         ((prediction.GetSpacing(), image.GetSpacing()), SPACING),
@@ -46,14 +46,14 @@ def test_a_prediction_has_the_geometry_of_its_image(nnunet, predicted):
         assert of_both[1] == pytest.approx(written)
 
 
-def test_a_prediction_lies_on_the_nuclei(nnunet, predicted):
-    truth = sitk.GetArrayFromImage(read_volume(nnunet.raw / nnunet.dataset(VOLUMES) / "labelsTs" / "grey.nii.gz"))
-    prediction = sitk.GetArrayFromImage(read_volume(predicted / "grey.nii.gz"))
+def test_prediction_overlaps_the_nuclei(nnunet, predicted):
+    truth = sitk.GetArrayFromImage(read_volume(nnunet.raw / nnunet.dataset(VOLUMES) / "labelsTs" / "gray.nii.gz"))
+    prediction = sitk.GetArrayFromImage(read_volume(predicted / "gray.nii.gz"))
     assert set(np.unique(prediction)) <= {0, 1}
     assert dice(prediction == 1, truth == 1) > 0.5
 
 
-def test_the_memory_target_sets_recomputation_and_batch_size(nnunet, small_canvas):
+def test_memory_target_sets_recomputation_and_batch_size(nnunet, small_canvas):
     name = "nnUNetHRMedSegPlans_1GB"
     nnunet.run(
         "nnUNetv2_plan_experiment", "-d", VOLUMES, "-pl", "nnUNetPlannerHRMedSeg",

@@ -1,4 +1,4 @@
-"""What the tests of hostile files share."""
+"""Helpers for the tests of hostile files."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ DESCRIPTION = {
 
 
 def hostile(file: Path, marker: Path) -> Path:
-    """What pickle itself executes, so that the other tests mean something."""
+    """Write a file whose payload pickle executes, so that the other tests are meaningful."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(pickle.dumps(Payload(marker)))
     return file

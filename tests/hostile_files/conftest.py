@@ -3,7 +3,7 @@ import pytest
 
 @pytest.fixture
 def marker(tmp_path):
-    """A file that is there afterwards if anything was executed."""
+    """Return a file that exists afterwards only if anything was executed; the fixture asserts that it does not."""
     file = tmp_path / "executed"
     yield file
     assert not file.exists(), "a file was executed"

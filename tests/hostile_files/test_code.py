@@ -1,4 +1,4 @@
-"""Files with pickled or named code: loading them executes nothing."""
+"""Files that contain or refer to code: loading them executes nothing."""
 
 import io
 import json
@@ -20,7 +20,7 @@ from nnunet_hrmedseg.encoders.embedding_cache import EmbeddingCache
 from nnunet_hrmedseg.encoders.image_sources import find_images
 from nnunet_hrmedseg.encoders.labeled_images import find_labeled_dataset
 from nnunet_hrmedseg.encoders.loop import LoopSettings, run_loop
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import CheckpointError, DataError, HRMedSegError, PlanError
 from nnunet_hrmedseg.evaluation.comparison import cost
 from nnunet_hrmedseg.evaluation.comparison.budget import Record
 from nnunet_hrmedseg.io.checkpoints import load_checkpoint
@@ -30,18 +30,18 @@ from nnunet_hrmedseg.prompting.checkpoints import read_decoder
 from nnunet_hrmedseg.prompting.prompt_files import read_prompts
 from nnunet_hrmedseg.teachers import load_teacher
 from nnunet_hrmedseg.teachers.loading import numbers_of_config
-from nnunet_hrmedseg.weights import read_encoder
+from nnunet_hrmedseg.weights import load_encoder
 from tests.hostile_files.common import DESCRIPTION, SIZE, hostile, with_card
 from tests.teachers.tiny_teachers import Payload, nnunet_plans, write_nnunet
 
 
-def test_the_payload_works(tmp_path):
+def test_payload_works(tmp_path):
     file = hostile(tmp_path / "x.pkl", tmp_path / "made")
     pickle.loads(file.read_bytes()).close()
     assert (tmp_path / "made").exists()
 
 
-# ---- pickles, wherever a file is opened ------------------------------------------------------------------------------
+# ---- pickles in all kinds of files -----------------------------------------------------------------------------------
 
 
 def run_of(folder: Path, file: Callable[[Path], object]):
@@ -62,7 +62,7 @@ def shard_of(folder: Path, file: Callable[[Path], object]):
     file(folder / "a.png")
     images = CanvasImages(find_images([folder / "a.png"]), SIZE)
     if images[0].image is None:
-        raise HRMedSegError(images[0].reason)
+        raise DataError(images[0].reason)
 
 
 LOADERS: dict[str, Callable[[Path, Callable[[Path], object]], object]] = {
@@ -73,8 +73,8 @@ LOADERS: dict[str, Callable[[Path, Callable[[Path], object]], object]] = {
     "run folder": run_of,
     "cost of a model": lambda at, file: cost.load(model_of(at, file), "0", torch.device("cpu")),
     "model to share": lambda at, file: share_model(model=model_of(at, file), output=at / "shared"),
-    "encoder": lambda at, file: read_encoder(with_card(file(at / "x.safetensors"))),
-    "published encoder": lambda at, file: read_encoder(file(at / "SAM_PFD_10K.pth")),
+    "encoder": lambda at, file: load_encoder(with_card(file(at / "x.safetensors"))),
+    "published encoder": lambda at, file: load_encoder(file(at / "SAM_PFD_10K.pth")),
     "prompts in CSV": lambda at, file: read_prompts(file(at / "x.csv")),
     "prompts in JSON": lambda at, file: read_prompts(file(at / "x.json")),
     "image": shard_of,
@@ -83,21 +83,27 @@ LOADERS: dict[str, Callable[[Path, Callable[[Path], object]], object]] = {
     "budget": lambda at, file: Record.read(file(at / "budget.json")),
 }
 
+KINDS: dict[str, type[HRMedSegError]] = {
+    **dict.fromkeys(("prompts in CSV", "prompts in JSON", "image", "tar", "budget"), DataError),
+    "dataset.json": PlanError,
+}
+"""Error of a loader; the others raise CheckpointError."""
+
 
 @pytest.mark.parametrize("how", ["pickle", "torch.save", "torch.save, old format"])
 @pytest.mark.parametrize("loader", LOADERS)
-def test_no_loader_executes_a_pickle(tmp_path, marker, loader, how):
+def test_loaders_execute_no_pickle(tmp_path, marker, loader, how):
     def write(file: Path) -> Path:
         if how == "pickle":
             return hostile(file, marker)
         torch.save({"a": Payload(marker)}, file, _use_new_zipfile_serialization=how == "torch.save")
         return file
 
-    with pytest.raises(HRMedSegError):
+    with pytest.raises(KINDS.get(loader, CheckpointError)):
         LOADERS[loader](tmp_path, write)
 
 
-def test_the_embedding_cache_executes_nothing(tmp_path, marker):
+def test_embedding_cache_executes_nothing(tmp_path, marker):
     cache = EmbeddingCache(tmp_path, teacher_id="t", canvas=SIZE, shape=(2, 4, 4), identities=["a"])
     cache.put([0], torch.zeros(1, 2, 4, 4))
     [file] = tmp_path.rglob("*.npy")
@@ -106,7 +112,7 @@ def test_the_embedding_cache_executes_nothing(tmp_path, marker):
     for content in (pickle.dumps(Payload(marker)), objects.getvalue()):
         file.write_bytes(content)
         assert cache.get(0) is None
-    # of the right size, with the right checksum: values that no `put` writes
+    # right size and checksum, but values that `put` never writes
     values = np.full(32, np.nan, "<f2").tobytes()
     cache.put([0], torch.zeros(1, 2, 4, 4))
     from nnunet_hrmedseg.encoders import embedding_cache
@@ -117,7 +123,7 @@ def test_the_embedding_cache_executes_nothing(tmp_path, marker):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_the_embedding_cache_does_not_wait_for_a_pipe(tmp_path):
+def test_embedding_cache_does_not_wait_for_a_pipe(tmp_path):
     cache = EmbeddingCache(tmp_path, teacher_id="t", canvas=SIZE, shape=(2, 4, 4), identities=["a"])
     cache.put([0], torch.zeros(1, 2, 4, 4))
     [file] = tmp_path.rglob("*.npy")
@@ -126,7 +132,7 @@ def test_the_embedding_cache_does_not_wait_for_a_pipe(tmp_path):
     assert cache.get(0) is None
 
 
-# ---- code that is named rather than held -----------------------------------------------------------------------------
+# ---- references to code ----------------------------------------------------------------------------------------------
 
 
 def _plans(**architecture) -> dict:
@@ -136,28 +142,28 @@ def _plans(**architecture) -> dict:
 
 
 def _call(marker: Path) -> dict:
-    """What nnU-Net would do with these plans: os.system(command=...)."""
+    """Return an architecture for which nnU-Net would call os.system(command=...)."""
     architecture = nnunet_plans()["configurations"]["2d"]["architecture"]
     arguments = architecture["arch_kwargs"]
     return {"arch_kwargs": {**arguments, "nonlin": "os.system", "nonlin_kwargs": {"command": f"touch {marker}"}}}
 
 
-def test_plans_like_these_are_executed_by_nnunet_itself(tmp_path):
-    """So there is something to be stopped."""
+def test_nnunet_executes_such_plans(tmp_path):
+    """The plans in the next test are dangerous without a check."""
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
     described = {**nnunet_plans()["configurations"]["2d"]["architecture"], **_call(tmp_path / "made")}
-    with pytest.raises(Exception):  # noqa: B017  # the network is none, but it is too late
+    with pytest.raises(Exception):  # noqa: B017  # the result is not a network, but the code was executed
         get_network_from_plans(*described.values(), 3, 3)
     assert (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize("reader", ["teacher", "cost"])
 @pytest.mark.parametrize("what", ["argument", "network", "module beside the model", "no name", "no such argument"])
-def test_plans_name_networks_and_nothing_else(tmp_path, marker, monkeypatch, reader, what):
+def test_plans_may_only_name_networks(tmp_path, marker, monkeypatch, reader, what):
     folder = tmp_path / "Dataset001_X" / "nnUNetTrainer__nnUNetPlans__2d"
     write_nnunet(folder)
-    plans, said = {
+    plans, message = {
         "argument": (_plans(**_call(marker)), "os.system in plans.json is not a network .* stands there as nonlin"),
         "network": (
             _plans(network_class_name="os.system"),
@@ -171,8 +177,8 @@ def test_plans_name_networks_and_nothing_else(tmp_path, marker, monkeypatch, rea
     code = f"open({str(marker)!r}, 'w')"
     for place in (folder, folder.parent):
         (place / "hostile_module.py").write_text(code)
-        monkeypatch.syspath_prepend(str(place))  # as `python -m` does with the folder that one is in
-    with pytest.raises(HRMedSegError, match=said):
+        monkeypatch.syspath_prepend(str(place))  # as `python -m` does with the current folder
+    with pytest.raises(PlanError, match=message):
         if reader == "teacher":
             load_teacher(folder, canvas=SIZE)
         else:
@@ -194,11 +200,11 @@ def test_plans_name_networks_and_nothing_else(tmp_path, marker, monkeypatch, rea
     ],
     ids=lambda content: " ".join(map(str, content)) or "nothing",
 )
-def test_checkpoints_of_plain_nonsense(tmp_path, content):
+def test_checkpoints_with_nonsense_are_rejected(tmp_path, content):
     file = tmp_path / "x.pth"
     torch.save(content, file)
     for read in (lambda: load_teacher(file, canvas=SIZE), lambda: read_decoder(file)):
-        with pytest.raises(HRMedSegError, match=r"x\.pth") as raised:
+        with pytest.raises(CheckpointError, match=r"x\.pth") as raised:
             read()
         assert len(str(raised.value)) < 2000
     model = tmp_path / "Dataset001_X" / "nnUNetTrainer__nnUNetPlans__2d"
@@ -209,11 +215,11 @@ def test_checkpoints_of_plain_nonsense(tmp_path, content):
         lambda: cost.load(model, "0", torch.device("cpu")),
         lambda: share_model(model=model, output=tmp_path / "shared"),
     ):
-        with pytest.raises(HRMedSegError):
+        with pytest.raises(CheckpointError):
             refuse()
 
 
-def test_a_config_of_transformers_names_no_code():
+def test_references_to_code_are_removed_from_configs_of_transformers():
     config = {
         "model_type": "sam2",
         "auto_map": {"AutoModel": "evil--evil.Evil"},
@@ -228,27 +234,27 @@ def test_a_config_of_transformers_names_no_code():
     }
 
 
-def test_a_reader_of_images_is_one():
+def test_image_reader_must_be_a_reader_of_nnunet():
     assert find_reader(DESCRIPTION).__name__ == "NaturalImage2DIO"
     for name in ("os", "glob", 5, ["x"]):
         try:
             reader = find_reader({**DESCRIPTION, "overwrite_image_reader_writer": name})
         except RuntimeError:
             continue
-        assert reader.__name__ == "NaturalImage2DIO"  # the name is not known: by the file ending
+        assert reader.__name__ == "NaturalImage2DIO"  # unknown name: the reader is chosen by file ending
 
 
 @pytest.mark.parametrize("where", ["image", "raw dataset", "label"])
 def test_postscript_is_not_given_to_ghostscript(tmp_path, marker, monkeypatch, where):
-    """Pillow recognises EPS by its content, whatever the file is called, and starts `gs` to draw it."""
+    """Pillow recognizes EPS by its content, independent of the file name, and starts `gs` to draw it."""
     ghostscript = tmp_path / "gs"
     ghostscript.write_text(f"#!/bin/sh\ntouch {marker}\n")
     ghostscript.chmod(stat.S_IRWXU)
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", str(ghostscript))
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
-    with pytest.raises(Exception):  # noqa: B017  # it draws nothing
+    with pytest.raises(Exception):  # noqa: B017  # nothing is drawn
         Image.open(io.BytesIO(postscript)).load()
-    assert marker.exists(), "Pillow starts it"
+    assert marker.exists(), "Pillow starts gs"
     marker.unlink()
     file = tmp_path / "images" / "a.png"
     if where != "image":
@@ -259,7 +265,7 @@ def test_postscript_is_not_given_to_ghostscript(tmp_path, marker, monkeypatch, w
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(postscript)
     if where == "label":
-        with pytest.raises(HRMedSegError, match="it is no image"):
+        with pytest.raises(DataError, match="it is no image"):
             find_labeled_dataset(tmp_path / "raw")
     else:
         item = CanvasImages(find_images([file.parent if where == "image" else tmp_path / "raw"]), SIZE)[0]

@@ -1,4 +1,4 @@
-"""JSON files with values of wrong types, deep nesting or paths: the message names the file."""
+"""JSON files with values of wrong types, deep nesting or paths: the message contains the file name."""
 
 import json
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from PIL import Image
 from nnunet_hrmedseg.encoders.image_sources import find_images
 from nnunet_hrmedseg.encoders.labeled_images import find_labeled_dataset
 from nnunet_hrmedseg.encoders.run_folder import prepare_folder
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import CheckpointError, DataError, HRMedSegError, PlanError, SetupError
 from nnunet_hrmedseg.evaluation.comparison.budget import Record
 from nnunet_hrmedseg.evaluation.comparison.cost import length_of_training
 from nnunet_hrmedseg.evaluation.comparison.missing import folds_of_splits
@@ -22,7 +22,7 @@ from nnunet_hrmedseg.preprocessing.canvas_dataset import canvas_data_status
 from nnunet_hrmedseg.prompting.checkpoints import read_decoder
 from nnunet_hrmedseg.prompting.prompt_files import read_prompts
 from nnunet_hrmedseg.teachers import load_teacher
-from nnunet_hrmedseg.weights import read_encoder, write_encoder
+from nnunet_hrmedseg.weights import load_encoder, write_encoder
 from nnunet_hrmedseg.weights.student import Student
 from tests.hostile_files.common import ARCHITECTURE, CARD, DESCRIPTION, SIZE
 
@@ -50,7 +50,7 @@ SUMMARY_CLASSES = {"a": 1}
 SUMMARY_VALUES = {"c.png": {"a": {"Dice": 1, "IoU": 1}}}
 
 JSON_READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
-    "encoder's card": ("x.json", lambda file: read_encoder(_empty(file.with_suffix(".safetensors")))),
+    "encoder's card": ("x.json", lambda file: load_encoder(_empty(file.with_suffix(".safetensors")))),
     "prompts": ("p.json", read_prompts),
     "run.json": ("run.json", lambda file: prepare_folder(file.parent, {"a": 1}, overwrite=False)),
     "budget.json": ("budget.json", Record.read),
@@ -70,7 +70,13 @@ JSON_READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "kind of a teacher": ("config.json", lambda file: load_teacher(file.parent, canvas=SIZE)),
 }
 
-QUIET = {  # readers that take what they cannot read for missing, and what they give then
+KINDS: dict[str, type[HRMedSegError]] = {
+    **dict.fromkeys(("encoder's card", "config of SAM", "kind of a teacher"), CheckpointError),
+    "dataset.json": PlanError,
+}
+"""Error of a reader; the others raise DataError."""
+
+QUIET = {  # results of readers that treat unreadable files as missing
     "validation": [False],
     "length of a training": [(None, None)],
     "canvas data": ["incomplete"],
@@ -91,29 +97,29 @@ def _with_image(folder: Path) -> Path:
 
 @pytest.mark.parametrize("nonsense", NONSENSE)
 @pytest.mark.parametrize("reader", JSON_READERS)
-def test_json_of_nonsense(tmp_path, reader, nonsense):
+def test_nonsense_in_json_is_rejected(tmp_path, reader, nonsense):
     name, read = JSON_READERS[reader]
     file = tmp_path / "x" / name
     file.parent.mkdir(parents=True)
     file.write_bytes(NONSENSE[nonsense].encode("utf-8", "surrogateescape"))
     try:
         found = read(file)
-    except HRMedSegError as error:
+    except SetupError:
+        assert (reader, nonsense) == ("run.json", "empty")  # the settings of another run
+    except KINDS.get(reader, DataError) as error:
         assert len(str(error)) < 3000
     except KeyError:
         assert reader == "plans" and nonsense == "empty"
     else:
         if reader == "summary":
             assert "damaged" in str(found)
-        elif reader == "images of a dataset":  # a dataset.json of something else: a folder of images
+        elif reader == "images of a dataset":  # unrelated dataset.json: read as a folder of images
             assert len(found) == 1
-        elif reader == "run.json":
-            assert nonsense == "empty" and found is False
         else:
             assert found in QUIET[reader]
 
 
-HUGE = 10**400  # float() of it raises OverflowError
+HUGE = 10**400  # float() raises OverflowError
 
 
 @pytest.mark.parametrize(
@@ -138,12 +144,12 @@ HUGE = 10**400  # float() of it raises OverflowError
     ],
     ids=repr,
 )
-def test_cards_of_wrong_types_and_huge_numbers(tmp_path, change):
+def test_cards_with_invalid_values_are_rejected(tmp_path, change):
     file = write_encoder(tmp_path / "e.safetensors", Student(ARCHITECTURE).state_dict(), CARD).path
     card = json.loads(file.with_suffix(".json").read_text())
     file.with_suffix(".json").write_text(json.dumps({**card, **change}))
-    with pytest.raises(HRMedSegError) as raised:
-        read_encoder(file)
+    with pytest.raises(CheckpointError) as raised:
+        load_encoder(file)
     assert len(str(raised.value)) < 2000
 
 
@@ -163,39 +169,39 @@ def test_cards_of_wrong_types_and_huge_numbers(tmp_path, change):
         {"image": "a\0.png"},
         {"class": {"a": 1}},
         {"class": [1]},
-        {"class": "\x1b[2J"},  # what a terminal obeys
+        {"class": "\x1b[2J"},  # an escape sequence for terminals
     ],
     ids=lambda change: repr(change)[:40],
 )
-def test_prompts_of_wrong_types_and_huge_numbers(tmp_path, change):
+def test_prompts_with_invalid_values_are_rejected(tmp_path, change):
     file = tmp_path / "p.json"
     file.write_text(json.dumps([{"image": "a.png", "box": [1, 2, 3, 4], **change}]))
-    with pytest.raises(HRMedSegError, match="entry 1") as raised:
+    with pytest.raises(DataError, match="entry 1") as raised:
         read_prompts(file)
     assert len(str(raised.value)) < 2000
 
 
-def test_prompts_that_are_no_numbers_lie_in_no_image(tmp_path):
+def test_prompts_that_are_not_finite_are_outside_any_image(tmp_path):
     file = tmp_path / "p.json"
     for change in ({"box": [1, 2, 3, float("nan")]}, {"box": [0, 0, 1e999, 4]}, {"points": [[1e999, 1, 1]]}):
         file.write_text(json.dumps([{"image": "a.png", **change}]))
         [prompt] = read_prompts(file)["a.png"]
-        with pytest.raises(HRMedSegError):
+        with pytest.raises(DataError):
             prompt.placed((10, 10))
 
 
 @pytest.mark.parametrize("listed", [5, [], {"a": 5}, {"a": {"images": 5, "label": "x"}}, {"a": {"images": ["x"]}}])
-def test_a_dataset_json_with_a_list_of_files_that_is_none(tmp_path, listed):
-    with pytest.raises(HRMedSegError, match='"dataset" in the dataset.json'):
+def test_invalid_list_of_files_in_dataset_json_is_rejected(tmp_path, listed):
+    with pytest.raises(DataError, match='"dataset" in the dataset.json'):
         find_raw_cases(tmp_path, {**DESCRIPTION, "dataset": listed})
 
 
 @pytest.mark.parametrize("change", [{"epochs": -1}, {"iterations_per_epoch": ["x"]}, {"seconds_per_epoch": [HUGE]}])
-def test_budgets_of_wrong_types(tmp_path, change):
+def test_budgets_with_invalid_values_are_rejected(tmp_path, change):
     content = {"epochs": 5, "minutes": None, "seconds_per_epoch": [1.5], "iterations_per_epoch": [3]}
     file = tmp_path / "budget.json"
     file.write_text(json.dumps(content))
     assert Record.read(file).seconds == [1.5]
     file.write_text(json.dumps({**content, **change}))
-    with pytest.raises(HRMedSegError, match=r"budget\.json is not a record"):
+    with pytest.raises(DataError, match=r"budget\.json is not a record"):
         Record.read(file)

@@ -12,32 +12,32 @@ from PIL import Image
 
 from nnunet_hrmedseg.encoders.canvas_images import CanvasImages
 from nnunet_hrmedseg.encoders.image_sources import find_images
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import CheckpointError, DataError
 from nnunet_hrmedseg.io.files import escape_formula
 from nnunet_hrmedseg.prompting.checkpoints import read_decoder
 from nnunet_hrmedseg.prompting.networks import StudentEncoder
 from nnunet_hrmedseg.prompting.prompt_files import read_prompts
 from nnunet_hrmedseg.prompting.segment import SegmentedObject, scores_csv
 from nnunet_hrmedseg.trainers.initialization import initialize_encoder
-from nnunet_hrmedseg.weights import read_encoder, write_encoder
+from nnunet_hrmedseg.weights import load_encoder, write_encoder
 from nnunet_hrmedseg.weights.student import Student
 from tests.hostile_files.common import ARCHITECTURE, CARD, DESCRIPTION, SIZE, with_card
 
 # ---- CSV -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_hundred_thousand_columns(tmp_path):
+def test_table_with_a_hundred_thousand_columns(tmp_path):
     file = tmp_path / "p.csv"
     columns = [f"c{i}" for i in range(10**5)]
     file.write_text(",".join(columns))
-    with pytest.raises(HRMedSegError, match="needs the columns") as raised:
+    with pytest.raises(DataError, match="needs the columns") as raised:
         read_prompts(file)
     assert len(str(raised.value)) < 2000
     row = ["a.png", "1", "2", "3", "4"] + ["x"] * 10**5
     file.write_text(",".join(["image", "x0", "y0", "x1", "y1", *columns]) + "\n" + ",".join(row))
     assert read_prompts(file)["a.png"][0].box == (1, 2, 3, 4)
     file.write_text("image,points\n" + ",".join(row))  # more cells than columns
-    with pytest.raises(HRMedSegError):
+    with pytest.raises(DataError):
         read_prompts(file)
 
 
@@ -52,10 +52,10 @@ def test_a_hundred_thousand_columns(tmp_path):
         b"image,points\na.png,1e999999999 2 x\n",
     ],
 )
-def test_csv_of_nonsense(tmp_path, content):
+def test_nonsense_in_csv_is_rejected(tmp_path, content):
     file = tmp_path / "p.csv"
     file.write_bytes(content)
-    with pytest.raises(HRMedSegError) as raised:
+    with pytest.raises(DataError) as raised:
         read_prompts(file)
     assert len(str(raised.value)) < 2000
 
@@ -120,7 +120,7 @@ TARS = {
 
 
 @pytest.mark.parametrize("what", TARS)
-def test_hostile_tars(tmp_path, what):
+def test_hostile_tar_members_are_skipped(tmp_path, what):
     member, faults = TARS[what]
     file = tmp_path / "sa_1.tar"
     file.write_bytes(WHOLE + member + END)
@@ -128,12 +128,12 @@ def test_hostile_tars(tmp_path, what):
     found = find_images([file])
     assert [image.name.rpartition("!")[2] for image in found] == ["sa_1.png"]
     assert [item.image is not None for item in CanvasImages(found, SIZE)] == [True]
-    # None: some versions of Python take such headers for the end
+    # None: some versions of Python treat such headers as the end
     assert faults in (None, len(found.faults)) and all("sa_1.tar" in fault for fault in found.faults)
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_header_may_not_say_any_number_of_slices(tmp_path):
+def test_huge_number_of_slices_in_a_header_is_rejected(tmp_path):
     (tmp_path / "imagesTr").mkdir()
     (tmp_path / "dataset.json").write_text(json.dumps({**DESCRIPTION, "file_ending": ".mha"}))
     header = (
@@ -141,7 +141,7 @@ def test_a_header_may_not_say_any_number_of_slices(tmp_path):
         "ElementDataFile = LOCAL\n"
     )
     (tmp_path / "imagesTr" / "a_0000.mha").write_bytes(header.encode() + bytes(16))
-    with pytest.raises(HRMedSegError, match="its header says 2,000,000,000 slices"):
+    with pytest.raises(DataError, match="its header says 2,000,000,000 slices"):
         find_images([tmp_path])
 
 
@@ -176,11 +176,11 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_hostile_safetensors(tmp_path, what):
+def test_hostile_safetensors_are_rejected(tmp_path, what):
     file = tmp_path / "e.safetensors"
     file.write_bytes(BROKEN[what])
-    with pytest.raises(HRMedSegError, match=r"e\.safetensors"):
-        read_encoder(with_card(file))
+    with pytest.raises(CheckpointError, match=r"e\.safetensors"):
+        load_encoder(with_card(file))
     folder = tmp_path / "sam"
     folder.mkdir()
     (folder / "config.json").write_text('{"model_type": "sam"}')
@@ -188,11 +188,11 @@ def test_hostile_safetensors(tmp_path, what):
     if what not in ("NaN", "nothing"):
         from nnunet_hrmedseg.prompting.prompt_decoder import PromptDecoder
 
-        with pytest.raises(HRMedSegError):
+        with pytest.raises(CheckpointError):
             PromptDecoder(read_decoder(folder))
 
 
-def test_an_encoder_that_is_not_what_its_card_says(tmp_path):
+def test_encoder_that_does_not_match_its_card_is_rejected(tmp_path):
     state = Student(ARCHITECTURE).state_dict()
     first, *others = state
     for wrong in ({first: state[first]}, {**state, "encoder.more": torch.ones(1)}, {**state, first: torch.ones(3)}, {}):
@@ -200,12 +200,12 @@ def test_an_encoder_that_is_not_what_its_card_says(tmp_path):
         from nnunet_hrmedseg.architectures import HRMedSeg
 
         network = HRMedSeg(3, 2, decoder_heads=2, decoder_mlp_dim=16, **ARCHITECTURE)
-        with pytest.raises(HRMedSegError, match="does not hold the weights that its card describes"):
+        with pytest.raises(CheckpointError, match="does not hold the weights that its card describes"):
             initialize_encoder(network, file, ["ZScoreNormalization"] * 3)
-        with pytest.raises(HRMedSegError, match="does not contain what its card describes"):
+        with pytest.raises(CheckpointError, match="does not contain what its card describes"):
             StudentEncoder(file)
-    # a width that the card alone has: nothing of that size is made
+    # the width is wrong only in the card: nothing of that size is allocated
     wide = {**CARD, "architecture": {**ARCHITECTURE, "embed_dim": 16_008}}
-    with pytest.raises(HRMedSegError, match="does not contain what its card describes"):
+    with pytest.raises(CheckpointError, match="does not contain what its card describes"):
         StudentEncoder(write_encoder(tmp_path / "w.safetensors", state, wide))
     assert others

@@ -1,4 +1,4 @@
-"""A server on 127.0.0.1 that speaks the protocol of the Hugging Face Hub: download, listing and upload of models."""
+"""A server on 127.0.0.1 with the protocol of the Hugging Face Hub: download, listing and upload of models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-LARGE = (".safetensors", ".pth", ".zip")  # kept apart from the repository, as the hub does
+LARGE = (".safetensors", ".pth", ".zip")  # stored outside of the repository, as on the hub
 
 
 class HubServer:
@@ -22,8 +22,8 @@ class HubServer:
         url: for HF_ENDPOINT.
         commits: repository -> [(commit, {path: content})], the last one is main.
         requests: method and path of every request.
-        denied: answer that requests for a repository get, (status, error code).
-        sent: what the content of large files is replaced with on the way.
+        denied: answer to requests for a repository, (status, error code).
+        sent: replacement for the content of large files during the transfer.
         uploaded: commit messages, in order.
     """
 
@@ -51,7 +51,7 @@ class HubServer:
         self._server.server_close()
 
     def commit(self, repo: str, files: dict[str, bytes]) -> str:
-        """Add files to a repository, which is created if necessary. Returns the commit."""
+        """Add files to a repository, which is created if necessary. Return the commit."""
         history = self.commits.setdefault(repo, [])
         content = {**(history[-1][1] if history else {}), **files}
         commit = hashlib.sha1(f"{repo} {len(history)}".encode()).hexdigest()
@@ -108,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(content, {**headers, "ETag": f'"{git_sha1(content)}"'})
         digest = sha256(content)
         headers |= {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content))}
-        elsewhere = self.hub.url.replace("127.0.0.1", "localhost")  # another host, as the hub's storage is
+        elsewhere = self.hub.url.replace("127.0.0.1", "localhost")  # another host, like the hub's storage
         self._send(b"", {**headers, "Location": f"{elsewhere}/large/{digest}"}, 302)
 
     def do_PUT(self) -> None:
@@ -206,7 +206,7 @@ def git_sha1(content: bytes) -> str:
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A separate, empty hub and cache that huggingface_hub uses in this process."""
+    """Provide a separate, empty hub and cache that huggingface_hub uses in this process."""
     constants = pytest.importorskip("huggingface_hub.constants")
     with HubServer() as server:
         use_hub(monkeypatch, constants, server.url)
@@ -216,7 +216,7 @@ def hub(tmp_path, monkeypatch):
 
 
 def use_hub(monkeypatch, constants, url: str) -> None:
-    """What HF_ENDPOINT and HF_HUB_DISABLE_XET do at import; older versions keep copies, or do not have all of it."""
+    """Apply HF_ENDPOINT and HF_HUB_DISABLE_XET as at import; older versions keep copies or lack some of the names."""
     template = url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "ENDPOINT", url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)

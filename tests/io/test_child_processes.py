@@ -1,4 +1,4 @@
-"""Children of a command: ctrl-C does not reach them, and they end with the command."""
+"""Child processes of a command: ctrl-C does not reach them, and they end with the command."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 
 from nnunet_hrmedseg.io.child_processes import ignoring_ctrl_c, run_in_group
 
-POSIX = pytest.mark.skipif(os.name == "nt", reason="groups of processes are POSIX's")
+POSIX = pytest.mark.skipif(os.name == "nt", reason="process groups require POSIX")
 
-# starts a worker, as nnU-Net does, and waits
+# starts a worker, like nnU-Net, and waits
 COMMAND = """
 import subprocess, sys, time
 subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
@@ -32,7 +32,7 @@ except KeyboardInterrupt:
 """
 
 
-def test_the_status_of_a_command_is_returned():
+def test_status_of_a_command_is_returned():
     assert run_in_group([sys.executable, "-c", "raise SystemExit(3)"], os.environ) == 3
 
 
@@ -40,8 +40,8 @@ def test_the_status_of_a_command_is_returned():
 @pytest.mark.parametrize(
     "how, status", [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGHUP, 128 + signal.SIGHUP)]
 )
-def test_a_command_and_its_workers_end_with_the_process_that_started_them(how, status):
-    """Without a line from any of them; a terminal sends ctrl-C to the whole group of the parent."""
+def test_command_and_its_workers_end_with_the_process_that_started_them(how, status):
+    """They print nothing; a terminal sends ctrl-C to the process group of the parent."""
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, COMMAND],
         stdout=subprocess.PIPE,
@@ -51,8 +51,8 @@ def test_a_command_and_its_workers_end_with_the_process_that_started_them(how, s
     )
     parent.stdout.readline()
     os.killpg(parent.pid, how)
-    _, said = parent.communicate(timeout=30)  # until nobody holds its outputs open, the worker among them
-    assert (parent.returncode, said) == (status, "")
+    _, printed = parent.communicate(timeout=30)  # until all processes, including the worker, have closed the output
+    assert (parent.returncode, printed) == (status, "")
 
 
 @POSIX
@@ -66,7 +66,7 @@ def test_children_ignore_ctrl_c():
     assert child.returncode == 0
 
 
-def test_other_threads_change_no_signals():
+def test_other_threads_do_not_change_signal_handlers():
     entered = []
 
     def enter():

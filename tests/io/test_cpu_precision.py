@@ -1,4 +1,4 @@
-"""The precision of prediction on the CPU: processor, environment variable, networks that offer no choice."""
+"""The precision of prediction on the CPU: processor, environment variable, networks with a fixed precision."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_bfloat16_follows_the_processor(monkeypatch):
 
 
 @pytest.mark.parametrize("value, expected", [("0", False), ("1", True)])
-def test_the_environment_variable_sets_the_precision_of_a_network(monkeypatch, value, expected):
+def test_environment_variable_sets_the_precision_of_a_network(monkeypatch, value, expected):
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, value)
     network, other = HRMedSeg(1, 2, **SMALL), nn.Conv2d(1, 2, 1)
     set_cpu_precision(network)
@@ -30,7 +30,7 @@ def test_the_environment_variable_sets_the_precision_of_a_network(monkeypatch, v
     assert network.cpu_bfloat16 is expected and not hasattr(other, "cpu_bfloat16")
 
 
-def test_an_invalid_value_is_an_error(monkeypatch):
+def test_invalid_value_is_an_error(monkeypatch):
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "yes")
     with pytest.raises(SetupError, match="HRMEDSEG_CPU_BFLOAT16=yes"):
         set_cpu_precision(HRMedSeg(1, 2, **SMALL))

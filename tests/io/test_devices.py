@@ -65,17 +65,17 @@ def test_validation_and_prediction_stay_on_their_device(network, kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "float32"])
 @pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
-def test_a_network_for_volumes_stays_on_its_device(recompute, autocast):
+def test_network_for_volumes_stays_on_its_device(recompute, autocast):
     with fake_cuda(), NoMixedDevices() as mode:
         built = SegMaFormer(1, 3, recompute=recompute).train()
         _forward(built, nnunet_loss(), torch.empty(1, 1, 32, 32, 36), torch.zeros(1, 1, 32, 32, 36), autocast)
         assert mode.operators > 100
 
 
-def test_a_buffer_left_on_the_cpu_is_found():
-    class Forgetful(nn.Module):
+def test_buffer_left_on_the_cpu_is_detected():
+    class WithCpuBuffer(nn.Module):
         def forward(self, x):
             return x * torch.ones(3, device="cpu")
 
     with fake_cuda(), pytest.raises((AssertionError, RuntimeError), match="device"), NoMixedDevices():
-        Forgetful()(torch.empty(2, 3))
+        WithCpuBuffer()(torch.empty(2, 3))

@@ -1,4 +1,4 @@
-"""Files in the place of others are recognized, by every reader of weights and of JSON."""
+"""All readers of weights and JSON recognize files of another kind."""
 
 import gzip
 import io
@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 
 from hrmedseg_onnx.file_kinds import recognize_file
-from nnunet_hrmedseg.errors import HRMedSegError, summarize_error
+from nnunet_hrmedseg.errors import CheckpointError, summarize_error
 from nnunet_hrmedseg.io.checkpoints import load_checkpoint
 from nnunet_hrmedseg.io.files import read_json
-from nnunet_hrmedseg.weights import read_encoder
+from nnunet_hrmedseg.weights import load_encoder
 from tests.prompting.tiny_sams import write_student
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 2564550879\n"
@@ -74,24 +74,24 @@ def _npz():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_kinds_are_recognized_and_no_advice_of_torch_is_passed_on(tmp_path, kind, recwarn):
+def test_kinds_are_recognized_without_advice_of_torch(tmp_path, kind, recwarn):
     file = tmp_path / "sam_vit_b.pth"
     KINDS[kind](file)
-    with pytest.raises(HRMedSegError, match=f"sam_vit_b.pth is {kind}") as raised:
+    with pytest.raises(CheckpointError, match=f"sam_vit_b.pth is {kind}") as raised:
         load_checkpoint(file)
     assert "weights_only" not in str(raised.value)
     assert not [warning for warning in recwarn if "torch.jit.load" in str(warning.message)]
 
 
 @pytest.mark.parametrize("kind", TEXTS)
-def test_text_in_the_place_of_weights(tmp_path, kind):
+def test_text_instead_of_weights_is_recognized(tmp_path, kind):
     (tmp_path / "sam.pth").write_bytes(TEXTS[kind])
-    with pytest.raises(HRMedSegError, match=f"sam.pth is {kind}"):
+    with pytest.raises(CheckpointError, match=f"sam.pth is {kind}"):
         load_checkpoint(tmp_path / "sam.pth")
 
 
 @pytest.mark.parametrize("old", [False, True])
-def test_checkpoints_are_nothing_else(tmp_path, old):
+def test_checkpoints_are_not_mistaken_for_other_kinds(tmp_path, old):
     torch.save({"a": torch.ones(2)}, tmp_path / "a.pth", _use_new_zipfile_serialization=not old)
     assert recognize_file(tmp_path / "a.pth", text=True) is None
     assert load_checkpoint(tmp_path / "a.pth")["a"].tolist() == [1, 1]
@@ -99,14 +99,14 @@ def test_checkpoints_are_nothing_else(tmp_path, old):
 
 
 @pytest.mark.parametrize("content", [b"\x80\x02\x93NONSENSE", b"\x80\x02cnumpy\nnonsense\nq\x00.", b"\x00\x01\x02"])
-def test_damaged_checkpoints_without_torchs_advice(tmp_path, content):
+def test_damaged_checkpoints_are_reported_without_advice_of_torch(tmp_path, content):
     (tmp_path / "a.pth").write_bytes(content)
-    with pytest.raises(HRMedSegError, match="a.pth (is damaged|was not loaded)") as raised:
+    with pytest.raises(CheckpointError, match="a.pth (is damaged|was not loaded)") as raised:
         load_checkpoint(tmp_path / "a.pth")
     assert "weights_only" not in str(raised.value)
 
 
-def test_a_line_without_torchs_advice():
+def test_advice_of_torch_is_removed_from_a_line():
     message = (
         "Weights only load failed. In PyTorch 2.6, we changed the default value of the `weights_only` argument.\n"
         "Please file an issue so that we can make `weights_only=True` compatible: WeightsUnpickler error: \n\n"
@@ -121,23 +121,23 @@ def test_a_line_without_torchs_advice():
 
 
 @pytest.mark.parametrize("content, kind", [(POINTER, "a Git LFS pointer"), (PAGE, "a web page"), (b"", "empty")])
-def test_json_and_encoders(tmp_path, content, kind):
+def test_kinds_are_recognized_instead_of_json_and_encoders(tmp_path, content, kind):
     file = write_student(tmp_path / "e.safetensors").path
     whole, card = file.read_bytes(), file.with_suffix(".json").read_bytes()
     file.write_bytes(content)
-    with pytest.raises(HRMedSegError, match=f"e.safetensors is {kind}"):
-        read_encoder(file)
+    with pytest.raises(CheckpointError, match=f"e.safetensors is {kind}"):
+        load_encoder(file)
     file.write_bytes(whole)
     file.with_suffix(".json").write_bytes(content)
-    with pytest.raises(HRMedSegError, match=f"e.json is not the card of an encoder .*it is {kind}"):
-        read_encoder(file)
+    with pytest.raises(CheckpointError, match=f"e.json is not the card of an encoder .*it is {kind}"):
+        load_encoder(file)
     with pytest.raises(ValueError, match=f"it is {kind}"):
         read_json(file.with_suffix(".json"))
     file.with_suffix(".json").write_bytes(card)
-    assert read_encoder(file).path == file
+    assert load_encoder(file).path == file
 
 
-def test_json_that_is_damaged_says_where(tmp_path):
+def test_position_of_damage_in_json_is_reported(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"a": 1})[:-1])
     with pytest.raises(ValueError, match="line 1 column"):
         read_json(Path(tmp_path / "a.json"))

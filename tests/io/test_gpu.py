@@ -1,11 +1,11 @@
-"""Messages for GPUs that torch cannot use, or that are too small."""
+"""Messages for GPUs that torch cannot use or that have too little memory."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import SetupError
 from nnunet_hrmedseg.io import devices
 
 CUDA = torch.device("cuda", 0)
@@ -14,9 +14,9 @@ GB = 10**9
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Return a function that pretends to have an old, new, absent ... GPU."""
+    """Return a function that simulates an old, new, absent ... GPU."""
 
-    def pretend(*, cuda="13.0", error=None, capability=(9, 0), kernels=("sm_75", "sm_80", "sm_90")):
+    def simulate(*, cuda="13.0", error=None, capability=(9, 0), kernels=("sm_75", "sm_80", "sm_90")):
         def init():
             if error is not None:
                 raise RuntimeError(error)
@@ -28,17 +28,17 @@ def machine(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Tesla")
         monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: list(kernels))
 
-    return pretend
+    return simulate
 
 
-def test_a_gpu_that_torch_can_use(machine):
+def test_usable_gpu_is_accepted(machine):
     machine()
     devices.check_gpu(CUDA)
     assert devices.gpu_limitations((9, 0)) == []
 
 
 @pytest.mark.parametrize(
-    ("pretended", "message"),
+    ("simulated", "message"),
     [
         ({"cuda": None}, "was built without CUDA"),
         ({"error": "Found no NVIDIA driver on your system. Please check"}, "No NVIDIA driver was found"),
@@ -51,29 +51,29 @@ def test_a_gpu_that_torch_can_use(machine):
         ({"capability": (7, 0)}, "compute capability 7.0, and torch .* only for sm_75, sm_80, sm_90.*cu126"),
     ],
 )
-def test_a_gpu_that_torch_cannot_use(machine, pretended, message):
-    machine(**pretended)
-    with pytest.raises(HRMedSegError, match=message):
+def test_unusable_gpu_is_reported(machine, simulated, message):
+    machine(**simulated)
+    with pytest.raises(SetupError, match=message):
         devices.check_gpu(CUDA)
     devices.check_gpu(torch.device("cpu"))
 
 
-def test_no_apple_gpu(monkeypatch):
+def test_missing_apple_gpu_is_reported(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(HRMedSegError, match="no Apple GPU.*-device cpu"):
+    with pytest.raises(SetupError, match="no Apple GPU.*-device cpu"):
         devices.check_gpu(torch.device("mps"))
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     devices.check_gpu(torch.device("mps"))
 
 
-def test_a_number_that_no_gpu_has(machine, monkeypatch):
+def test_invalid_gpu_number_is_reported(machine, monkeypatch):
     machine()
 
     def capability(device):
         raise AssertionError("Invalid device id")
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", capability)
-    with pytest.raises(HRMedSegError, match="There is no GPU cuda:3: torch finds 1"):
+    with pytest.raises(SetupError, match="There is no GPU cuda:3: torch finds 1"):
         devices.check_gpu(torch.device("cuda", 3))
 
 
@@ -89,18 +89,18 @@ def test_a_number_that_no_gpu_has(machine, monkeypatch):
         ((7, 0), ["sm_75", "compute_75"], False),
     ],
 )
-def test_kernels_for_a_compute_capability(capability, architectures, runs):
+def test_kernels_are_matched_with_the_compute_capability(capability, architectures, runs):
     assert devices.has_kernels_for(capability, architectures) == runs
 
 
-def test_what_older_gpus_cannot_do():
+def test_limits_of_older_gpus_are_reported():
     (bfloat16,) = devices.gpu_limitations((7, 5))
     assert "7.5 has no bfloat16" in bfloat16 and "No change is needed" in bfloat16
     assert "nnUNet_compile=f" in devices.gpu_limitations((6, 1))[0]
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_too_little_memory_is_reported_with_the_numbers(monkeypatch, first):
+def test_too_little_memory_is_reported_with_numbers(monkeypatch, first):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (GB, 8 * GB))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 * GB)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 4 * GB)

@@ -1,4 +1,4 @@
-"""Names and files on the hub, against a server on this machine."""
+"""Names and files on the hub, tested with a local server."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_hrmedseg.errors import HRMedSegError, SetupError
+from nnunet_hrmedseg.errors import CheckpointError, PlanError, SetupError
 from nnunet_hrmedseg.io.hub import HubName, download, is_on_hub, local_path, upload_folder
 from tests.io.hub_server import sha256, use_hub
 
@@ -18,7 +18,7 @@ NAME = f"hf://{REPO}/sam/encoder.safetensors"
 
 @pytest.fixture
 def quick(monkeypatch):
-    """huggingface_hub waits between its attempts."""
+    """Skip the waiting time between attempts of huggingface_hub."""
     monkeypatch.setattr("time.sleep", lambda seconds: None)
 
 
@@ -36,13 +36,13 @@ def quick(monkeypatch):
         ("hf://a/b@main", ("a/b", "main", "")),
     ],
 )
-def test_names_have_parts(name, parts):
+def test_names_are_split_into_parts(name, parts):
     found = HubName.parse(name)
     assert (found.repo, found.revision, found.path) == parts
     assert str(found) == name
 
 
-def test_a_slash_at_the_end_of_a_folder_is_dropped():
+def test_trailing_slash_of_a_folder_is_removed():
     assert HubName.parse("hf://a/b/c/").path == "c" and HubName.parse("hf://a/b/").path == ""
 
 
@@ -50,8 +50,8 @@ def test_a_slash_at_the_end_of_a_folder_is_dropped():
     "name",
     ["hf://", "hf://a", "hf://a/", "hf://a/b@/c", "hf://a/b@x@y/c", "hf://a/b/../c", "hf://a/b//c", "hf://a b/c/d"],
 )
-def test_other_forms_are_refused(name):
-    with pytest.raises(HRMedSegError, match="OWNER/NAME/FILE"):
+def test_invalid_names_are_rejected(name):
+    with pytest.raises(PlanError, match="OWNER/NAME/FILE"):
         HubName.parse(name)
 
 
@@ -63,7 +63,7 @@ def test_paths_are_not_names(tmp_path):
 # ---- download ----
 
 
-def test_a_file_is_downloaded_once_and_comes_with_its_commit(hub):
+def test_file_is_downloaded_once_and_recorded_with_its_commit(hub):
     commit = hub.commit(REPO, {"sam/encoder.safetensors": b"weights" * 1000})
     copy = download(NAME)
     assert copy.path.read_bytes() == b"weights" * 1000 and copy.path.name == "encoder.safetensors"
@@ -73,7 +73,7 @@ def test_a_file_is_downloaded_once_and_comes_with_its_commit(hub):
     assert sum("/large/" in request for request in hub.requests) == 1
 
 
-def test_a_branch_follows_the_repository_and_a_commit_does_not(hub):
+def test_branch_follows_the_repository_but_a_commit_does_not(hub):
     first = hub.commit(REPO, {"sam/encoder.safetensors": b"old"})
     old = download(NAME)
     second = hub.commit(REPO, {"sam/encoder.safetensors": b"new"})
@@ -81,10 +81,10 @@ def test_a_branch_follows_the_repository_and_a_commit_does_not(hub):
     assert (old.commit, new.commit) == (first, second) and new.path.read_bytes() == b"new"
     count = len(hub.requests)
     assert download(old.pinned).path.read_bytes() == b"old"
-    assert len(hub.requests) == count  # no connection is needed for what is in the cache
+    assert len(hub.requests) == count  # cached files need no connection
 
 
-def test_a_folder_is_downloaded_with_what_is_read_of_it(hub):
+def test_only_required_files_of_a_folder_are_downloaded(hub):
     files = {"m/a/plans.json": b"{}", "m/a/fold_0/checkpoint_final.pth": b"x", "m/a/model.bin": b"y", "other.json": b""}
     commit = hub.commit(REPO, files)
     copy = download(f"hf://{REPO}/m/a")
@@ -94,14 +94,14 @@ def test_a_folder_is_downloaded_with_what_is_read_of_it(hub):
     assert (download(f"hf://{REPO}").path / "other.json").is_file()
 
 
-def test_without_a_connection_the_cache_serves(hub, quick):
+def test_cache_is_used_without_a_connection(hub, quick):
     commit = hub.commit(REPO, {"sam/encoder.safetensors": b"weights"})
     path = download(NAME).path
     hub.stop()
     assert download(NAME).path == path and download(NAME).commit == commit
-    with pytest.raises(HRMedSegError, match="it is not in the cache, and http://127.0.0.1.* cannot be reached"):
+    with pytest.raises(SetupError, match="it is not in the cache, and http://127.0.0.1.* cannot be reached"):
         download(f"hf://{REPO}/other.safetensors")
-    with pytest.raises(HRMedSegError, match="cannot be reached.*another machine"):
+    with pytest.raises(SetupError, match="cannot be reached.*another machine"):
         download("hf://somebody/else/folder")
 
 
@@ -121,38 +121,42 @@ def test_without_a_connection_the_cache_serves(hub, quick):
         ("hf://somebody/else/folder", "or it is private"),
     ],
 )
-def test_what_is_not_there_is_named(hub, name, message):
+def test_missing_repositories_and_files_are_reported(hub, name, message):
     hub.commit(REPO, {"sam/encoder.safetensors": b"weights"})
-    with pytest.raises(HRMedSegError, match=message) as error:
+    with pytest.raises(CheckpointError, match=message) as error:
         download(name)
     assert name in str(error.value)
 
 
 @pytest.mark.parametrize(
-    "denied, message",
-    [((403, "GatedRepo"), "consent to terms"), ((401, "RepoNotFound"), "private"), ((403, ""), "denied")],
+    "denied, kind, message",
+    [
+        ((403, "GatedRepo"), SetupError, "consent to terms"),
+        ((401, "RepoNotFound"), CheckpointError, "private"),
+        ((403, ""), SetupError, "denied"),
+    ],
 )
-def test_without_access_the_way_in_is_named(hub, denied, message):
+def test_denied_access_is_reported_with_the_login(hub, denied, kind, message):
     hub.commit(REPO, {"sam/encoder.safetensors": b"weights"})
     hub.denied = denied
-    with pytest.raises(HRMedSegError, match=rf"{message}.*hf auth login"):
+    with pytest.raises(kind, match=rf"{message}.*hf auth login"):
         download(NAME)
 
 
-def test_a_truncated_download_is_not_kept(hub, quick):
+def test_truncated_download_is_not_kept(hub, quick):
     hub.commit(REPO, {"sam/encoder.safetensors": b"weights" * 1000})
     hub.sent = lambda content: content[:100]
-    with pytest.raises(HRMedSegError, match=f"{NAME}: the transfer failed.*repeat the command"):
+    with pytest.raises(SetupError, match=f"{NAME}: the transfer failed.*repeat the command"):
         download(NAME)
     hub.sent = lambda content: content
     assert download(NAME).path.read_bytes() == b"weights" * 1000
 
 
-def test_another_content_of_the_same_size_is_noticed(hub):
+def test_changed_content_of_the_same_size_is_detected(hub):
     content = b"weights" * 1000
     hub.commit(REPO, {"sam/encoder.safetensors": content})
     hub.sent = lambda content: bytes(len(content))
-    with pytest.raises(HRMedSegError, match=f"cached copy is damaged.*should be {sha256(content)}") as error:
+    with pytest.raises(CheckpointError, match=f"cached copy is damaged.*should be {sha256(content)}") as error:
         download(NAME)
     blob = Path(str(error.value).partition("Remove ")[2].partition(" and repeat")[0])
     blob.unlink()
@@ -160,15 +164,15 @@ def test_another_content_of_the_same_size_is_noticed(hub):
     assert download(NAME).path.read_bytes() == content
 
 
-def test_a_small_file_is_checked_too(hub):
+def test_small_file_is_checked(hub):
     hub.commit(REPO, {"encoder.json": b"{}"})
     copy = download(f"hf://{REPO}/encoder.json")
     copy.path.resolve().write_bytes(b"[]")
-    with pytest.raises(HRMedSegError, match="cached copy is damaged"):
+    with pytest.raises(CheckpointError, match="cached copy is damaged"):
         download(f"hf://{REPO}/encoder.json")
 
 
-def test_the_missing_package_is_named(monkeypatch):
+def test_missing_package_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(SetupError, match=r"pip install 'nnunet_hrmedseg\[hub\]'"):
         download(NAME)
@@ -177,7 +181,7 @@ def test_the_missing_package_is_named(monkeypatch):
 # ---- upload ----
 
 
-def test_a_folder_is_uploaded_in_one_commit_into_a_new_private_repository(hub, tmp_path):
+def test_folder_is_uploaded_in_one_commit_into_a_new_private_repository(hub, tmp_path):
     (tmp_path / "m" / "fold_0").mkdir(parents=True)
     (tmp_path / "m" / "README.md").write_text("---\nlicense: mit\n---\n")
     (tmp_path / "m" / "fold_0" / "checkpoint_final.pth").write_bytes(b"weights" * 1000)
@@ -193,22 +197,22 @@ def test_a_folder_is_uploaded_in_one_commit_into_a_new_private_repository(hub, t
 
 
 @pytest.mark.parametrize("repo", ["somebody", "somebody/encoders/x", "somebody/encoders@main", "a b/c"])
-def test_only_a_repository_is_uploaded_to(hub, tmp_path, repo):
-    with pytest.raises(HRMedSegError, match="OWNER/NAME"):
+def test_upload_requires_the_name_of_a_repository(hub, tmp_path, repo):
+    with pytest.raises(PlanError, match="OWNER/NAME"):
         upload_folder(repo, tmp_path, "x")
     assert not hub.requests
 
 
-def test_an_upload_without_permission_names_the_login(hub, tmp_path):
+def test_upload_without_permission_is_reported_with_the_login(hub, tmp_path):
     hub.denied = (403, "")
-    with pytest.raises(HRMedSegError, match="access was denied.*hf auth login"):
+    with pytest.raises(SetupError, match="access was denied.*hf auth login"):
         upload_folder(REPO, tmp_path, "x")
 
 
-# ---- as users set it ----
+# ---- variables of users ----
 
 
-def test_hf_endpoint_and_hf_home_are_followed(hub, tmp_path):
+def test_hf_endpoint_and_hf_home_are_used(hub, tmp_path):
     hub.commit(REPO, {"sam/encoder.safetensors": b"weights"})
     code = f"from nnunet_hrmedseg.io.hub import download; print(download({NAME!r}).path)"
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
@@ -218,10 +222,10 @@ def test_hf_endpoint_and_hf_home_are_followed(hub, tmp_path):
     assert path.read_bytes() == b"weights" and path.is_relative_to(tmp_path / "home")
 
 
-def test_another_endpoint_is_named_in_errors(hub, monkeypatch, quick):
+def test_errors_contain_the_endpoint(hub, monkeypatch, quick):
     from huggingface_hub import constants
 
     hub.stop()
     use_hub(monkeypatch, constants, "http://127.0.0.1:9")
-    with pytest.raises(HRMedSegError, match="http://127.0.0.1:9 cannot be reached"):
+    with pytest.raises(SetupError, match="http://127.0.0.1:9 cannot be reached"):
         download(NAME)

@@ -1,4 +1,4 @@
-"""Files and values that nnU-Net's readers change; the numbers of channels are tested with the preprocessor."""
+"""Files and values that nnU-Net's readers change; numbers of channels are tested with the preprocessor."""
 
 from pathlib import Path
 
@@ -21,16 +21,16 @@ from tests.test_documentation import ROOT, blocks
         (np.uint16(65535), "65535"),
     ],
 )
-def test_all_digits(value, text):
+def test_numbers_are_shown_with_all_digits(value, text):
     assert all_digits(value) == text
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 60), (1, 60, 1), (1, 1, 1), (5, 2, 60)])
-def test_images_and_volumes_are_not_lines(shape):
+def test_images_and_volumes_are_accepted(shape):
     assert lines_of_pixels(shape, "It has") is None
 
 
-def test_lines_of_pixels():
+def test_single_lines_of_pixels_are_rejected():
     assert str(lines_of_pixels([128.0, 116.0, 1.0], "It has")).startswith("It has 128 slices of 116 x 1 pixels: ")
 
 
@@ -45,7 +45,7 @@ def test_files_that_are_not_images_are_left_to_the_reader(tmp_path, content, rec
 
 
 @pytest.mark.parametrize("mode", ["P", "L"])
-def test_the_script_of_the_page_keeps_labels(tmp_path, monkeypatch, mode):
+def test_script_in_the_docs_keeps_labels(tmp_path, monkeypatch, mode):
     (script,) = [
         block for block in blocks(ROOT / "docs" / "reference" / "file-formats.md", "python") if "labelsTr" in block
     ]

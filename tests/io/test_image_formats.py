@@ -1,4 +1,4 @@
-"""Decoding image files to 8 bits: right values, and nothing dropped without a message."""
+"""Decoding image files to 8 bits: values are right, and nothing is dropped without a message."""
 
 import io
 import json
@@ -12,7 +12,7 @@ from PIL import Image
 
 from nnunet_hrmedseg.encoders.canvas_images import CanvasImages
 from nnunet_hrmedseg.encoders.image_sources import find_images
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError
 from nnunet_hrmedseg.io.image_formats import decode
 from nnunet_hrmedseg.prompting.predictor import _as_picture
 
@@ -61,7 +61,7 @@ def test_color_tif_of_12_bits_is_stretched(tmp_path, options, stream):
     assert np.abs(np.asarray(found, float) - stretched(COLORS)).max() <= 1
 
 
-def test_color_tif_of_12_bits_lies_as_its_orientation_says(tmp_path):
+def test_color_tif_of_12_bits_follows_its_orientation(tmp_path):
     file = str(tmp_path / "a.tif")
     tifffile.imwrite(file, COLORS, photometric="rgb", extratags=[(0x0112, "H", 1, 6, True)])
     found = np.asarray(decode(file), float)
@@ -100,27 +100,27 @@ def _cmyk(file):
         ("a.tif", _cmyk, "color space SEPARATED: save it as RGB"),
     ],
 )
-def test_colors_of_which_bits_would_be_lost_are_refused(tmp_path, name, write, message):
+def test_colors_that_would_lose_bits_are_rejected(tmp_path, name, write, message):
     write(tmp_path / name)
-    with pytest.raises(HRMedSegError, match=message):
+    with pytest.raises(DataError, match=message):
         decode(str(tmp_path / name))
 
 
-def test_grey_images_of_16_bits_are_stretched_in_every_format(tmp_path):
-    grey = np.ascontiguousarray(COLORS[..., 0])
-    Image.fromarray(grey).save(tmp_path / "a.png")
-    (tmp_path / "a.jp2").write_bytes(imagecodecs.jpeg2k_encode(grey, level=0, reversible=True))
-    (tmp_path / "a.pgm").write_bytes(b"P5\n30 20\n65535\n" + grey.astype(">u2").tobytes())
-    tifffile.imwrite(tmp_path / "a.tif", grey)
+def test_gray_images_of_16_bits_are_stretched_in_every_format(tmp_path):
+    gray = np.ascontiguousarray(COLORS[..., 0])
+    Image.fromarray(gray).save(tmp_path / "a.png")
+    (tmp_path / "a.jp2").write_bytes(imagecodecs.jpeg2k_encode(gray, level=0, reversible=True))
+    (tmp_path / "a.pgm").write_bytes(b"P5\n30 20\n65535\n" + gray.astype(">u2").tobytes())
+    tifffile.imwrite(tmp_path / "a.tif", gray)
     for file in tmp_path.iterdir():
-        assert np.abs(np.asarray(decode(str(file)), float) - stretched(grey)).max() <= 1, file.name
+        assert np.abs(np.asarray(decode(str(file)), float) - stretched(gray)).max() <= 1, file.name
 
 
-def test_an_image_that_pillow_opened_with_fewer_bits_is_refused(tmp_path):
+def test_image_opened_with_fewer_bits_is_rejected(tmp_path):
     write_png_of_16_bits(tmp_path / "a.png")
     tifffile.imwrite(tmp_path / "a.tif", COLORS, photometric="rgb")
     for name in ("a.png", "a.tif"):
-        with Image.open(tmp_path / name) as opened, pytest.raises(HRMedSegError, match=f"{name}.*give the array"):
+        with Image.open(tmp_path / name) as opened, pytest.raises(DataError, match=f"{name}.*give the array"):
             _as_picture(opened)
     assert _as_picture(COLORS).getextrema()[0] == (0, 255)
 
@@ -129,7 +129,7 @@ def test_an_image_that_pillow_opened_with_fewer_bits_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.webp", "a.gif", "a.jp2", "a.ppm", "a.jfif", "A.WEBP"])
-def test_other_kinds_are_read_from_folders(tmp_path, name):
+def test_other_formats_are_read_from_folders(tmp_path, name):
     image = Image.new("RGB", (30, 20), (200, 100, 50))
     lossless = {"lossless": True} if name.lower().endswith("webp") else {}
     image.save(tmp_path / name, format="JPEG" if name == "a.jfif" else None, **lossless)
@@ -138,7 +138,7 @@ def test_other_kinds_are_read_from_folders(tmp_path, name):
     assert np.abs(found[0].image[:, 5, 5].int().numpy() - (200, 100, 50)).max() <= 3
 
 
-def test_images_of_kinds_that_are_not_read_are_named(tmp_path):
+def test_unsupported_formats_are_reported(tmp_path):
     Image.new("L", (30, 20)).save(tmp_path / "a.png")
     for name in ("b.heic", "c.HEIC", "d.nii.gz", "e.dcm", "._f.dcm", "notes.txt", "a.json"):
         (tmp_path / name).write_bytes(b"")
@@ -160,7 +160,7 @@ def _imagej(file):
     tifffile.imwrite(file, COLORS[None, ..., 0].repeat(4, 0), imagej=True)
 
 
-def _behind_a_single_header(file):
+def _single_header(file):
     tifffile.imwrite(file, COLORS[None, ..., 0].repeat(4, 0), photometric="minisblack", truncate=True)
 
 
@@ -168,7 +168,7 @@ def _floats(file):
     tifffile.imwrite(file, COLORS[None].repeat(4, 0).astype(np.float32), photometric="rgb")
 
 
-def _of_about_one_size(file):
+def _similar_sizes(file):
     with tifffile.TiffWriter(file) as tif:
         for rows in (20, 19, 20, 20):
             tif.write(COLORS[:rows], photometric="rgb", metadata=None)
@@ -184,22 +184,22 @@ def _frames(file):
     [
         ("a.tif", _stack),
         ("a.tif", _imagej),
-        ("a.tif", _behind_a_single_header),
+        ("a.tif", _single_header),
         ("a.tif", _floats),
-        ("a.tif", _of_about_one_size),
+        ("a.tif", _similar_sizes),
         ("a.gif", _frames),
         ("a.webp", _frames),
         ("a.png", _frames),
     ],
 )
-def test_several_pages_are_refused(tmp_path, name, write):
+def test_several_pages_are_rejected(tmp_path, name, write):
     write(tmp_path / name)
     for file in (str(tmp_path / name), io.BytesIO((tmp_path / name).read_bytes())):
-        with pytest.raises(HRMedSegError, match="it holds 4 (pages|frames) of 30 x 20 pixels"):
+        with pytest.raises(DataError, match="it holds 4 (pages|frames) of 30 x 20 pixels"):
             decode(file)
 
 
-def test_previews_masks_and_reduced_copies_are_passed_over(tmp_path):
+def test_previews_masks_and_reduced_copies_are_skipped(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
         for step in (1, 2, 4):
             tif.write(COLORS[::step, ::step].astype(np.uint8), photometric="rgb", metadata=None)

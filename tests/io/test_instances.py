@@ -5,7 +5,7 @@ from nnunet_hrmedseg.io.instances import BORDER, CORE, border_labels, match_inst
 
 
 def touching() -> np.ndarray:
-    """Two objects that touch, one at the edge of the image, and one of a single pixel's width."""
+    """Return two objects that touch, one at the edge of the image, and one that is one pixel wide."""
     instances = np.zeros((24, 32), np.int32)
     instances[4:14, 4:12] = 1
     instances[4:14, 12:20] = 7
@@ -19,7 +19,7 @@ def same_objects(a: np.ndarray, b: np.ndarray) -> bool:
     return len(pairs) == len(np.unique(a)) == len(np.unique(b))
 
 
-def test_border_labels_have_a_core_for_each_object():
+def test_border_labels_have_one_core_per_object():
     instances = touching()
     labels = border_labels(instances)
     assert (labels > 0).tolist() == (instances > 0).tolist()
@@ -28,12 +28,12 @@ def test_border_labels_have_a_core_for_each_object():
 
 
 @pytest.mark.parametrize("thickness", [1, 2])
-def test_objects_come_back(thickness):
+def test_objects_are_restored(thickness):
     instances = touching()
     assert same_objects(separate_instances(border_labels(instances, thickness)), instances)
 
 
-def test_empty_and_full_maps():
+def test_empty_and_full_maps_are_supported():
     assert not separate_instances(np.zeros((8, 8), np.uint8)).any()
     assert np.unique(separate_instances(np.full((8, 8), CORE, np.uint8))).tolist() == [1]
 
@@ -48,7 +48,7 @@ def test_matching_counts_objects_and_their_iou():
     assert np.isnan(match_instances(np.zeros((4, 4)), np.zeros((4, 4)))["PQ"])
 
 
-def test_an_iou_of_exactly_the_threshold_is_not_a_match():
+def test_iou_of_exactly_the_threshold_is_not_a_match():
     truth, predicted = np.zeros((2, 4, 8), int)
     truth[:, :4], predicted[:, :2] = 1, 1
     assert match_instances(truth, predicted)["F1"] == 0

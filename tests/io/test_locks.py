@@ -1,4 +1,4 @@
-"""Locks on file systems with locks and without, held by real processes that end well or are killed."""
+"""Locks on file systems with and without lock support, held by real processes that exit or are killed."""
 
 import errno
 import multiprocessing
@@ -16,20 +16,20 @@ WITHOUT_LOCKS = [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP]
 
 
 def use_file_system(error):
-    """Make flock fail as on a file system without locks, and leases short."""
+    """Make flock fail as on a file system without locks, and shorten leases."""
     if error:
 
         def flock(descriptor, operation):
             raise OSError(error, os.strerror(error))
 
         fcntl.flock = flock
-    # a lease that a holder on a busy machine still renews in time
+    # a lease that is still renewed in time on a busy machine
     locks.LEASE_SECONDS, locks.HEARTBEAT_SECONDS, locks.POLL_SECONDS = 10.0, 0.2, 0.1
 
 
 @pytest.fixture(params=[0, *WITHOUT_LOCKS], ids=lambda error: errno.errorcode.get(error, "with locks"))
 def file_system(request, monkeypatch):
-    """The errno that flock ends with."""
+    """Return the errno that flock raises."""
     monkeypatch.setattr(fcntl, "flock", fcntl.flock)
     for name in ("LEASE_SECONDS", "HEARTBEAT_SECONDS", "POLL_SECONDS"):
         monkeypatch.setattr(locks, name, getattr(locks, name))
@@ -39,7 +39,7 @@ def file_system(request, monkeypatch):
 
 @pytest.fixture(scope="module")
 def processes():
-    """Processes that start quickly: their server has imported everything already."""
+    """Return a context of processes that start quickly, because their server has imported everything."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return context
@@ -54,7 +54,7 @@ def hold(file, error, held, end):
 
 
 class Holder:
-    """Another process that holds a lock."""
+    """A process that holds a lock."""
 
     def __init__(self, processes, file, error):
         held, self.end = processes.Event(), processes.Event()
@@ -71,7 +71,7 @@ class Holder:
         self.process.join()
 
 
-def test_a_lock_is_held_until_its_process_releases_it(processes, file_system, tmp_path):
+def test_lock_is_held_until_its_process_releases_it(processes, file_system, tmp_path):
     file = tmp_path / "lock"
     holder = Holder(processes, file, file_system)
     with pytest.raises(LockHeld) as held:
@@ -87,7 +87,7 @@ def test_a_lock_is_held_until_its_process_releases_it(processes, file_system, tm
     lock(file).release()
 
 
-def test_a_lock_does_not_outlive_a_killed_process(processes, file_system, tmp_path):
+def test_lock_does_not_outlive_a_killed_process(processes, file_system, tmp_path):
     file = tmp_path / "lock"
     Holder(processes, file, file_system).kill()
     waited = []
@@ -96,7 +96,7 @@ def test_a_lock_does_not_outlive_a_killed_process(processes, file_system, tmp_pa
     assert os.listdir(tmp_path) == []
 
 
-def test_a_lock_is_waited_for(processes, file_system, tmp_path):
+def test_lock_is_waited_for(processes, file_system, tmp_path):
     holder = Holder(processes, tmp_path / "lock", file_system)
     mine = lock(tmp_path / "lock", on_wait=holder.end.set)
     holder.process.join()
@@ -104,28 +104,28 @@ def test_a_lock_is_waited_for(processes, file_system, tmp_path):
     mine.release()
 
 
-def test_a_marker_that_the_user_deletes(file_system, tmp_path):
+def test_marker_deleted_by_the_user(file_system, tmp_path):
     mine = lock(tmp_path / "lock")
     for file in tmp_path.iterdir():
         file.unlink()
     other = lock(tmp_path / "lock")
     release_and_remove(mine)
     if file_system:
-        assert (tmp_path / "lock.holder").is_file()  # the other's
+        assert (tmp_path / "lock.holder").is_file()  # of the other process
     other.release()
 
 
 def orphan(file, error, held):
-    """Start a process that outlives this one, as nnU-Net's workers outlive a training that was killed."""
+    """Start a process that outlives this one, like nnU-Net's workers after a training is killed."""
     use_file_system(error)
     mine = lock(file)
     if os.fork() == 0:
-        held.put(os.getpid())  # by the worker itself: before this, it may still have to let go of the lock
+        held.put(os.getpid())  # written by the worker, which may have to release the lock first
     threading.Event().wait()
     mine.release()
 
 
-def test_a_worker_that_outlives_its_killed_process_does_not_hold_the_lock(processes, file_system, tmp_path):
+def test_worker_that_outlives_its_killed_process_does_not_hold_the_lock(processes, file_system, tmp_path):
     held = processes.SimpleQueue()
     process = processes.Process(target=orphan, args=(tmp_path / "lock", file_system, held))
     process.start()
@@ -138,7 +138,7 @@ def test_a_worker_that_outlives_its_killed_process_does_not_hold_the_lock(proces
         os.kill(worker, 9)
 
 
-# ---- another machine, whose processes cannot be looked for -----------------------------------------------------------
+# ---- another machine, whose processes cannot be checked --------------------------------------------------------------
 
 ELSEWHERE = "filelock/2\npid=4711\nhost=node7\nmode=lease\ntoken=0123456789abcdef\nduration=1.2\n"
 
@@ -155,14 +155,14 @@ def marker(tmp_path, monkeypatch):
     return file
 
 
-def test_the_marker_of_a_process_that_was_killed_on_another_machine_is_taken_over(marker):
+def test_marker_of_a_process_killed_on_another_machine_is_taken_over(marker):
     mine = lock(marker.with_suffix(""))
     assert f"pid={os.getpid()}\n" in marker.read_text()
     mine.release()
     assert not marker.exists()
 
 
-def test_the_marker_of_a_living_process_on_another_machine_is_left_alone(marker):
+def test_marker_of_a_living_process_on_another_machine_is_respected(marker):
     end = threading.Event()
 
     def beat():
@@ -185,7 +185,7 @@ def test_the_marker_of_a_living_process_on_another_machine_is_left_alone(marker)
 
 
 @pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "denied"), OSError(errno.EROFS, "read-only")])
-def test_what_cannot_be_written_is_an_error_and_not_a_lock(tmp_path, monkeypatch, error):
+def test_failed_write_is_an_error_and_not_a_lock(tmp_path, monkeypatch, error):
     def refuse(*_, **__):
         raise error
 

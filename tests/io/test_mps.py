@@ -1,6 +1,6 @@
-"""What Apple's GPUs (-device mps) cannot do is not asked of them: double precision and complex numbers.
+"""Operations that Apple's GPUs (-device mps) do not support are avoided: double precision and complex numbers.
 
-Types do not depend on the device, so this is seen on the CPU.
+Types do not depend on the device, so the tests run on the CPU.
 """
 
 from __future__ import annotations
@@ -69,6 +69,6 @@ def test_images_are_normalized_in_single_precision(scheme):
         Normalize(scheme)(torch.rand(1, 3, 8, 8))
 
 
-def test_double_precision_is_noticed():
+def test_double_precision_is_detected():
     with pytest.raises(AssertionError, match="float64"), NoDoublePrecision():
         torch.zeros(3).double()

@@ -1,4 +1,4 @@
-"""What Linux has and other systems lack."""
+"""Features of Linux that other systems lack."""
 
 import os
 import sys
@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import SetupError
 from nnunet_hrmedseg.io import child_processes, devices, machine
 
 
-def test_free_memory(monkeypatch, tmp_path):
+def test_free_memory_is_optional(monkeypatch, tmp_path):
     if sys.platform == "linux":
         assert machine.free_memory() > 0
     information = tmp_path / "meminfo"
@@ -23,7 +23,7 @@ def test_free_memory(monkeypatch, tmp_path):
     assert machine.free_memory() is None
 
 
-def test_usable_cores(monkeypatch):
+def test_usable_cores_respect_the_affinity(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 3}, raising=False)
     assert machine.usable_cores() == 2
@@ -33,7 +33,7 @@ def test_usable_cores(monkeypatch):
     assert machine.usable_cores() == 1
 
 
-def test_a_training_is_ended_without_process_groups(monkeypatch):
+def test_training_is_terminated_without_process_groups(monkeypatch):
     monkeypatch.setattr(child_processes, "sys", SimpleNamespace(platform="win32"))
     monkeypatch.delattr(os, "killpg", raising=False)
     killed = []
@@ -44,7 +44,7 @@ def test_a_training_is_ended_without_process_groups(monkeypatch):
 @pytest.mark.parametrize(
     "there, chosen", [(("cuda", "mps"), "cuda"), (("cuda",), "cuda"), (("mps",), "mps"), ((), "cpu")]
 )
-def test_the_device_is_the_first_that_is_there(monkeypatch, there, chosen):
+def test_first_available_device_is_chosen(monkeypatch, there, chosen):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in there)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in there)
     assert devices.choose_device() == chosen
@@ -53,5 +53,5 @@ def test_the_device_is_the_first_that_is_there(monkeypatch, there, chosen):
         if device in there:
             assert devices.choose_device(device) == device
         else:
-            with pytest.raises(HRMedSegError, match=f"finds no {device} device here. Leave -device out"):
+            with pytest.raises(SetupError, match=f"finds no {device} device here. Leave -device out"):
                 devices.choose_device(device)

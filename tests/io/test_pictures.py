@@ -14,11 +14,11 @@ def test_outline_is_the_inner_border_of_each_region():
     assert np.argwhere((labels > 0) & ~edge).tolist() == [[2, 2], [3, 2]]  # touching regions both have a border
 
 
-def test_a_region_at_the_edge_of_the_image_has_no_border_there():
+def test_region_at_the_edge_of_the_image_has_no_border_there():
     assert not outline(np.ones((4, 4), int)).any()
 
 
-def test_colors_repeat():
+def test_colors_repeat_after_the_last():
     colors = class_colors(np.array([1, 2, len(CLASS_COLORS) + 1]))
     assert tuple(colors[0]) == tuple(colors[2]) == ImageColor.getrgb(CLASS_COLORS[0]) != tuple(colors[1])
 

@@ -1,4 +1,4 @@
-"""Which files of a raw dataset are its cases, who reads them, and what is left."""
+"""Cases of a raw dataset, their reader, and unused files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nnunet_hrmedseg.io.raw_cases import describe_unused_files, find_raw_cases, 
 from tests.encoders.tiny_datasets import write_labeled, write_sheared
 
 
-def test_hidden_files_are_no_cases(tmp_path):
+def test_hidden_files_are_not_cases(tmp_path):
     folder = write_labeled(tmp_path / "Dataset001_Discs", 2)
     for name in ("imagesTr/._case_00_0000.png", "labelsTr/._case_00.png"):
         (folder / name).write_bytes(b"of macOS")
@@ -23,7 +23,7 @@ def test_hidden_files_are_no_cases(tmp_path):
     assert [len(case.images) for case in cases.values()] == [1, 1]
 
 
-def test_what_is_in_no_case_is_named(tmp_path):
+def test_unused_files_are_reported(tmp_path):
     folder = write_labeled(tmp_path / "Dataset001_Discs", 2)
     description = read_dataset_json(folder / "dataset.json")
     assert describe_unused_files(folder, find_raw_cases(folder, description).values()) == []
@@ -36,7 +36,7 @@ def test_what_is_in_no_case_is_named(tmp_path):
     ]
 
 
-def test_cases_that_dataset_json_lists_are_in_use(tmp_path, monkeypatch):
+def test_cases_listed_in_dataset_json_are_used(tmp_path, monkeypatch):
     folder = write_labeled(tmp_path / "Dataset001_Discs", 2)
     description = read_dataset_json(folder / "dataset.json")
     listed = {"images": ["./imagesTr/case_00_0000.png"], "label": "./labelsTr/case_00.png"}
@@ -50,7 +50,7 @@ def test_cases_that_dataset_json_lists_are_in_use(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("sheared", [True, False])
 def test_nifti_is_read_by_the_first_reader_that_can(tmp_path, capfd, sheared):
-    """Without the traceback of the other, which nnU-Net prints."""
+    """The traceback of the reader that fails, which nnU-Net would print, is suppressed."""
     folder = write_sheared(tmp_path / "Dataset001_Sheared")
     image = folder / "imagesTr" / "a_0000.nii.gz"
     if not sheared:

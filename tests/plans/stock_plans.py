@@ -1,4 +1,4 @@
-"""Stock plans dicts as nnU-Net writes them, small enough to read."""
+"""Small dicts of stock plans as nnU-Net writes them."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ STOCK = {
 
 
 def stock_plans() -> dict:
-    """nnUNetPlans of a 2D dataset with three channels."""
+    """Return nnUNetPlans of a 2D dataset with three channels."""
     return deepcopy(STOCK)
 
 
 def resenc_plans() -> dict:
-    """A ResEnc preset: another network, batch size and preprocessed data of its own."""
+    """Return plans of a ResEnc preset, with another network, batch size and preprocessed data."""
     plans = stock_plans()
     plans["plans_name"] = "nnUNetResEncUNetLPlans"
     plans["experiment_planner_used"] = "nnUNetPlannerResEncL"
@@ -66,14 +66,14 @@ def resenc_plans() -> dict:
 
 
 def inheriting_plans() -> dict:
-    """2d_small says only what differs from 2d."""
+    """Return plans with a configuration 2d_small that only contains differences from 2d."""
     plans = stock_plans()
     plans["configurations"]["2d_small"] = {"inherits_from": "2d", "batch_size": 3, "patch_size": [224, 256]}
     return plans
 
 
 def volume_plans() -> dict:
-    """Plans of a dataset of volumes: 2d, 3d_fullres and a cascade."""
+    """Return plans of a dataset of volumes: 2d, 3d_fullres and a cascade."""
     plans = stock_plans()
     plans["original_median_shape_after_transp"] = [40, 300, 300]
     configurations = plans["configurations"]
@@ -85,7 +85,7 @@ def volume_plans() -> dict:
 
 
 def old_format_plans() -> dict:
-    """The format of nnU-Net before version 2.4: the network's numbers stand in the configuration itself."""
+    """Return plans in the format before nnU-Net 2.4, with the network's parameters in the configuration."""
     plans = stock_plans()
     configuration = plans["configurations"]["2d"]
     del configuration["architecture"]

@@ -16,10 +16,10 @@ from nnunet_hrmedseg.plans.canvas_advice import describe_canvas
         ((2048, 100), (1024, 1024), "thinner than 16 pixels"),
     ],
 )
-def test_a_canvas_of_another_order_is_said_with_what_to_do(images, canvas, words):
-    said = describe_canvas(images, canvas)
-    assert words in said
-    assert said.endswith("set patch_size of the configuration in the plans file.")
+def test_unsuitable_canvas_is_described_with_advice(images, canvas, words):
+    description = describe_canvas(images, canvas)
+    assert words in description
+    assert description.endswith("set patch_size of the configuration in the plans file.")
 
 
 @pytest.mark.parametrize(
@@ -27,13 +27,13 @@ def test_a_canvas_of_another_order_is_said_with_what_to_do(images, canvas, words
     [
         ((1024, 1024), (1024, 1024)),
         ((600, 450), (1024, 1024)),
-        ((513, 200), (1024, 1024)),  # half of it would not hold the height
+        ((513, 200), (1024, 1024)),  # half the canvas would be lower than the images
         ((2000, 2000), (1024, 1024)),
-        ((8, 8), (16, 16)),  # there is no smaller one
+        ((8, 8), (16, 16)),  # there is no smaller canvas
     ],
 )
-def test_a_canvas_that_suits_is_said_without_advice(images, canvas):
-    said = describe_canvas(images, canvas)
-    assert said == (
+def test_suitable_canvas_is_described_without_advice(images, canvas):
+    description = describe_canvas(images, canvas)
+    assert description == (
         f"Images of {images[0]} x {images[1]} pixels (the median) are resized to a canvas of {canvas[0]} x {canvas[1]}."
     )

@@ -33,14 +33,14 @@ NETWORK = {"num_input_channels": 3, "num_classes": 2, "embed_dim": 96, "depth": 
     ids=str,
 )
 @pytest.mark.parametrize("recompute", [False, True])
-def test_the_estimate_is_what_is_counted(changes, recompute):
-    canvas = (1024, 512) if recompute else (256, 256)  # smaller, weights and strips count more than the images
+def test_estimate_equals_the_counted_memory(changes, recompute):
+    canvas = (1024, 512) if recompute else (256, 256)  # on a smaller canvas, weights and strips dominate
     row = {**DEFAULTS, "canvas": canvas, **changes, "recompute": recompute}
     assert estimated_gb(row) == pytest.approx(counted_gb(row), rel=0.15 if recompute else 0.12)
 
 
 @pytest.mark.parametrize("batch_size, published_gb", [(1, 0.59), (4, 2.6), (16, 9.4)])
-def test_the_estimate_beside_the_published_memory(batch_size, published_gb):
+def test_estimate_is_close_to_the_published_memory(batch_size, published_gb):
     """Both versions of the paper: 0.59 GB per 1024 x 1024 image, 9.4 GB for a batch of 16 (float32)."""
     fast, recomputed = (MODEL.training_gb(batch_size, (1024, 1024), **NETWORK, recompute=r) for r in (False, True))
     assert 0.8 * published_gb < fast < published_gb
@@ -48,13 +48,13 @@ def test_the_estimate_beside_the_published_memory(batch_size, published_gb):
 
 
 @pytest.mark.parametrize("target", [1.5, 4, 8, 11, 24])
-def test_the_largest_batch_fits_and_one_more_does_not(target):
+def test_largest_batch_fits_and_a_larger_one_does_not(target):
     batch = MODEL.largest_batch_size(target, (1024, 1024), **NETWORK)
     assert MODEL.training_gb(batch, (1024, 1024), **NETWORK) + GPU_CONTEXT_GB <= target
     assert MODEL.training_gb(batch + 1, (1024, 1024), **NETWORK) + GPU_CONTEXT_GB > target
 
 
-def test_no_memory_is_no_image():
+def test_no_memory_gives_batch_size_zero():
     assert MODEL.largest_batch_size(0.1, (1024, 1024), **NETWORK) == 0
 
 
@@ -85,7 +85,7 @@ def test_linear_memory_grows_with_pixels_classes_and_channels():
         (COMPILED, True, 16, 2, 1.47),
     ],
 )
-def test_the_estimate_is_what_the_cuda_allocator_counts(mode, recompute, batch_size, classes, measured_gb):
+def test_estimate_equals_the_peak_of_the_cuda_allocator(mode, recompute, batch_size, classes, measured_gb):
     """Peaks of a whole step for 1024 x 1024 x 3, of torch's own allocator (docs/benchmarks/gpu.md)."""
     network = {**NETWORK, "num_classes": classes, "recompute": recompute, "mode": mode}
     estimate = MODEL.training_gb(batch_size, (1024, 1024), **network)
@@ -94,18 +94,18 @@ def test_the_estimate_is_what_the_cuda_allocator_counts(mode, recompute, batch_s
 
 
 @pytest.mark.parametrize("classes", [2, 14])
-def test_sixteen_images_compiled_take_what_was_asked_for(classes):
+def test_compiled_batch_of_16_fits_the_target(classes):
     network = {**NETWORK, "num_classes": classes, "mode": COMPILED}
     kept, recomputed = (MODEL.training_gb(16, (1024, 1024), **network, recompute=r) for r in (False, True))
     assert kept <= 0.30 * 16 and recomputed <= 0.10 * 16
 
 
 @pytest.mark.parametrize("free, expected", [(None, False), (10**9, True), (20 * 10**9, False)])
-def test_layers_are_recomputed_where_memory_is_short(free, expected):
+def test_layers_are_recomputed_if_memory_is_short(free, expected):
     assert MODEL.must_recompute(16, (1024, 1024), free, **NETWORK) is expected
 
 
-def test_a_larger_gpu_is_told_how_to_use_its_memory():
+def test_advice_for_larger_gpus():
     words = describe_memory_without_recompute(26.2, 80, 3)
     assert "-gpu_memory_target 27" in words and "-d 3" in words and "80 GB" in words
     assert describe_memory_without_recompute(26.2, 24, 3) is None
@@ -115,8 +115,8 @@ def test_a_larger_gpu_is_told_how_to_use_its_memory():
 @pytest.mark.parametrize(
     "classes, batch_size, recompute", [(2, 16, True), (14, 16, True), (14, 2, True), (50, 16, True), (2, 1, True)]
 )
-def test_validation_takes_no_more_than_the_estimate_of_training(classes, batch_size, recompute):
-    """Counted on CUDA without a GPU, at 512 x 512: a training step that recomputes takes the least."""
+def test_validation_needs_no_more_memory_than_training(classes, batch_size, recompute):
+    """Counted on CUDA without a GPU, at 512 x 512: a training step with recomputation needs the least."""
     side = 512
     with fake_cuda():
         network = HRMedSeg(3, classes, depth=2).eval()

@@ -25,7 +25,7 @@ def stock(request):
 
 
 @pytest.mark.parametrize("network", ["HRMedSeg", "HERSeg"])
-def test_any_stock_plan_becomes_an_hrmedseg_plan(stock, network):
+def test_any_stock_plans_become_hrmedseg_plans(stock, network):
     plans, name = stock
     plans = hrmedseg_plans(plans, name, num_training_cases=1000, network=network, gpu_memory_target_gb=80)
     configuration = plans["configurations"][name]
@@ -41,7 +41,7 @@ def test_any_stock_plan_becomes_an_hrmedseg_plan(stock, network):
     assert configuration["resampling_fn_probabilities_kwargs"]["is_seg"] is False
 
 
-def test_what_the_data_set_decides_stays(stock):
+def test_dataset_dependent_settings_are_kept(stock):
     plans, name = stock
     result = hrmedseg_plans(plans, name, num_training_cases=1000)
     for key in set(plans) - {"configurations"}:
@@ -52,18 +52,18 @@ def test_what_the_data_set_decides_stays(stock):
     assert all(result["configurations"][other] == plans["configurations"][other] for other in others)
 
 
-def test_pure_idempotent_and_json(stock):
+def test_overrides_are_pure_idempotent_and_json(stock):
     plans, name = stock
     before = deepcopy(plans)
     once = hrmedseg_plans(plans, name, num_training_cases=1000)
     assert plans == before
     assert hrmedseg_plans(once, name, num_training_cases=1000) == once
     assert json.loads(json.dumps(once)) == once
-    # what the first call decided is not decided anew under other circumstances
+    # decisions of the first call are kept under other circumstances
     assert hrmedseg_plans(once, name, num_training_cases=10, gpu_memory_target_gb=1) == once
 
 
-def test_both_roads_share_their_data():
+def test_both_workflows_share_their_data():
     identifiers = {
         hrmedseg_plans(plans, "2d", num_training_cases=50)["configurations"]["2d"]["data_identifier"]
         for plans in (stock_plans(), resenc_plans(), {**stock_plans(), "plans_name": "nnUNetHRMedSegPlans"})
@@ -82,7 +82,7 @@ def test_both_roads_share_their_data():
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_other_preprocessing_is_other_data(change):
+def test_different_preprocessing_uses_different_data(change):
     plans = stock_plans()
     for path, value in change.items():
         *parents, key = path.split(".")
@@ -93,7 +93,7 @@ def test_other_preprocessing_is_other_data(change):
     assert _identifier(plans) != _identifier(stock_plans())
 
 
-def test_intensity_properties_count_where_the_normalisation_uses_them():
+def test_intensity_properties_count_if_the_normalization_uses_them():
     def plans(scheme, mean):
         result = stock_plans()
         result["configurations"]["2d"]["normalization_schemes"] = [scheme] * 3
@@ -109,7 +109,7 @@ def _identifier(plans):
 
 
 @pytest.mark.parametrize("canvas", [[512, 512], [2048, 2048], [768, 1280]])
-def test_the_canvas_is_edited_in_the_plan(canvas):
+def test_canvas_can_be_edited_in_the_plans(canvas):
     plans = hrmedseg_plans(stock_plans(), "2d", num_training_cases=50)
     plans["configurations"]["2d"]["patch_size"] = canvas
     configuration = hrmedseg_plans(plans, "2d", num_training_cases=50)["configurations"]["2d"]
@@ -117,7 +117,7 @@ def test_the_canvas_is_edited_in_the_plan(canvas):
     assert configuration["data_identifier"].startswith(f"HRMedSeg_{canvas[0]}x{canvas[1]}_")
 
 
-def test_a_configuration_may_inherit_from_an_hrmedseg_one():
+def test_configuration_may_inherit_from_an_hrmedseg_one():
     plans = hrmedseg_plans(stock_plans(), "2d", num_training_cases=50)
     plans["configurations"]["2d_512"] = {"inherits_from": "2d", "patch_size": [512, 512], "batch_size": 6}
     result = hrmedseg_plans(plans, "2d_512", num_training_cases=50)["configurations"]
@@ -139,8 +139,8 @@ def test_edited_arguments_survive_a_change_of_network():
     [
         (24, 1, 8, 2),  # 5 % of 24 images is 1: nnU-Net's floor
         (100, 1, 8, 5),  # nnU-Net's 5 % rule
-        (10, 40, 80, 16),  # 400 slices and memory to spare: the papers' batch
-        (10_000, 1, 0.1, 2),  # the floor holds above the memory target, too
+        (10, 40, 80, 16),  # 400 slices and enough memory: the papers' batch size
+        (10_000, 1, 0.1, 2),  # the floor applies above the memory target as well
     ],
 )
 def test_batch_size(cases, slices, target_gb, expected):
@@ -150,7 +150,7 @@ def test_batch_size(cases, slices, target_gb, expected):
     assert plans["configurations"]["2d"]["batch_size"] == expected
 
 
-def test_more_memory_never_means_a_smaller_batch():
+def test_more_memory_never_reduces_the_batch():
     sizes = [
         hrmedseg_plans(stock_plans(), num_training_cases=10_000, gpu_memory_target_gb=gb)["configurations"]["2d"][
             "batch_size"
@@ -172,12 +172,12 @@ def test_more_memory_never_means_a_smaller_batch():
         (24, 4, False),
     ],
 )
-def test_layers_are_recomputed_only_where_the_batch_would_not_fit_otherwise(cases, gb, recompute):
+def test_layers_are_recomputed_only_if_the_batch_would_not_fit(cases, gb, recompute):
     plans = hrmedseg_plans(stock_plans(), num_training_cases=cases, gpu_memory_target_gb=gb)
     assert plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["recompute"] is recompute
 
 
-def test_recompute_is_the_users_to_edit():
+def test_recompute_can_be_edited():
     plans = hrmedseg_plans(stock_plans(), num_training_cases=24)
     plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["recompute"] = True
     again = hrmedseg_plans(plans, num_training_cases=24)
@@ -194,14 +194,14 @@ def test_recompute_is_the_users_to_edit():
         ("4d", ["no configuration '4d'", "3d_fullres"]),
     ],
 )
-def test_what_does_not_fit_is_refused_in_words(configuration, words):
+def test_unsupported_configurations_are_rejected(configuration, words):
     with pytest.raises(PlanError) as error:
         hrmedseg_plans(volume_plans(), configuration, num_training_cases=10)
     assert all(word in str(error.value) for word in words)
 
 
 @pytest.mark.parametrize("canvas, nearest", [([1000, 1000], "[992, 992]"), ([1024, 100], "[1024, 96]")])
-def test_a_canvas_that_is_no_multiple_of_16_is_refused(canvas, nearest):
+def test_canvas_that_is_not_a_multiple_of_16_is_rejected(canvas, nearest):
     plans = hrmedseg_plans(stock_plans(), "2d", num_training_cases=50)
     plans["configurations"]["2d"]["patch_size"] = canvas
     with pytest.raises(PlanError, match="multiples of 16") as error:
@@ -209,17 +209,17 @@ def test_a_canvas_that_is_no_multiple_of_16_is_refused(canvas, nearest):
     assert nearest in str(error.value)
 
 
-def test_an_unknown_network_is_refused():
+def test_unknown_network_is_rejected():
     with pytest.raises(PlanError, match="no 2D network .UNet."):
         hrmedseg_plans(stock_plans(), "2d", num_training_cases=50, network="UNet")
 
 
 @pytest.mark.parametrize("memory, recompute", [(4, True), (8, False)])
-def test_a_batch_size_that_is_asked_for_is_taken_and_recomputed_where_it_does_not_fit(memory, recompute):
+def test_requested_batch_size_is_used_with_recomputation_if_necessary(memory, recompute):
     options = {"num_training_cases": 10, "gpu_memory_target_gb": memory}
     made = hrmedseg_plans(stock_plans(), batch_size=16, **options)
     configuration = made["configurations"]["2d"]
     assert configuration["batch_size"] == 16
     assert configuration["architecture"]["arch_kwargs"]["recompute"] is recompute
-    assert hrmedseg_plans(made, batch_size=4, **options) == made  # the plan's own is kept
+    assert hrmedseg_plans(made, batch_size=4, **options) == made  # the setting in the plans is kept
     assert hrmedseg_plans(stock_plans(), **options)["configurations"]["2d"]["batch_size"] == 2

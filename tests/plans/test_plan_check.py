@@ -1,4 +1,4 @@
-"""Plans that were edited by hand, or moved from another dataset: what is wrong is named with its value."""
+"""Plans edited by hand or copied from another dataset: errors are reported with the value."""
 
 import re
 from copy import deepcopy
@@ -20,7 +20,7 @@ def _ours():
     return hrmedseg_plans(stock_plans(), num_training_cases=50)
 
 
-def _refused(plans, *words, configuration="2d", make=hrmedseg_plans, **arguments):
+def _error(plans, *words, configuration="2d", make=hrmedseg_plans, **arguments):
     before = deepcopy(plans)
     with pytest.raises(PlanError) as error:
         make(plans, configuration, **({"num_training_cases": 50} if make is hrmedseg_plans else {}), **arguments)
@@ -58,10 +58,10 @@ def _refused(plans, *words, configuration="2d", make=hrmedseg_plans, **arguments
         ("resampling_fn_probabilities_kwargs", None, "null; it must be names and values"),
     ],
 )
-def test_a_wrong_value_in_a_configuration(key, value, shown):
+def test_wrong_value_in_a_configuration_is_reported(key, value, shown):
     plans = _ours()
     plans["configurations"]["2d"][key] = value
-    _refused(plans, "'nnUNetPlans' of Dataset001_Test", f"\"{key}\" of configuration '2d' is {shown}", FILE)
+    _error(plans, "'nnUNetPlans' of Dataset001_Test", f"\"{key}\" of configuration '2d' is {shown}", FILE)
 
 
 @pytest.mark.parametrize(
@@ -82,20 +82,20 @@ def test_a_wrong_value_in_a_configuration(key, value, shown):
         ("neck", 1, "1; it must be a name in quotes"),
     ],
 )
-def test_a_wrong_value_in_arch_kwargs(key, value, shown):
+def test_wrong_value_in_arch_kwargs_is_reported(key, value, shown):
     plans = _ours()
     plans["configurations"]["2d"]["architecture"]["arch_kwargs"][key] = value
-    _refused(plans, f"\"{key}\" in arch_kwargs of configuration '2d' is {shown}", FILE)
+    _error(plans, f"\"{key}\" in arch_kwargs of configuration '2d' is {shown}", FILE)
 
 
-def test_an_argument_that_the_network_does_not_have():
+def test_unknown_argument_of_the_network_is_reported():
     plans = _ours()
     plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["embed_dims"] = 48
-    _refused(plans, "of configuration '2d' has no argument \"embed_dims\"", "it has embed_dim, depth, num_heads", FILE)
+    _error(plans, "of configuration '2d' has no argument \"embed_dims\"", "it has embed_dim, depth, num_heads", FILE)
 
 
 @pytest.mark.parametrize("depth", [4, [1, 2, 1]])
-def test_right_values_pass(depth):
+def test_valid_values_are_accepted(depth):
     plans = _ours()
     configuration = plans["configurations"]["2d"]
     configuration["architecture"]["arch_kwargs"].update(depth=depth, drop_path=0, embed_dim=48)
@@ -117,35 +117,35 @@ def test_right_values_pass(depth):
     ],
 )
 @pytest.mark.parametrize("make", [hrmedseg_plans, segmaformer_plans])
-def test_a_wrong_value_beside_the_configurations(make, key, value, shown):
-    _refused({**stock_plans(), key: value}, f'"{key}" is {shown}', FILE, make=make)
+def test_wrong_value_outside_the_configurations_is_reported(make, key, value, shown):
+    _error({**stock_plans(), key: value}, f'"{key}" is {shown}', FILE, make=make)
 
 
 @pytest.mark.parametrize("key", ["configurations", "transpose_forward", "image_reader_writer"])
-def test_a_key_that_was_removed(key):
+def test_missing_key_is_reported(key):
     plans = _ours()
     del plans[key]
-    _refused(plans, f"{key} missing", "Plan again")
+    _error(plans, f"{key} missing", "Plan again")
 
 
 @pytest.mark.parametrize("key", ["batch_size", "patch_size", "spacing", "normalization_schemes", "use_mask_for_norm"])
-def test_a_key_that_was_removed_from_a_configuration(key):
+def test_missing_key_in_a_configuration_is_reported(key):
     plans = _ours()
     del plans["configurations"]["2d"][key]
-    _refused(plans, f"{key} of configuration '2d' missing", '"inherits_from": "2d"')
+    _error(plans, f"{key} of configuration '2d' missing", '"inherits_from": "2d"')
 
 
-def test_an_architecture_is_not_inherited_in_part():
+def test_architecture_is_not_inherited_partially():
     plans = _ours()
     plans["configurations"]["2d_deep"] = {"inherits_from": "2d", "architecture": {"arch_kwargs": {"depth": 4}}}
-    _refused(plans, "\"architecture\" of configuration '2d_deep'", "both, also where", configuration="2d_deep")
+    _error(plans, "\"architecture\" of configuration '2d_deep'", "both, also where", configuration="2d_deep")
 
 
 @pytest.mark.parametrize("parent", ["2D", "2d_small", None])
-def test_a_configuration_that_inherits_from_nothing_there_is(parent):
+def test_unknown_parent_configuration_is_reported(parent):
     plans = inheriting_plans()
     plans["configurations"]["2d_small"]["inherits_from"] = parent
-    _refused(plans, "cannot read the configuration '2d_small'", FILE, configuration="2d_small")
+    _error(plans, "cannot read the configuration '2d_small'", FILE, configuration="2d_small")
 
 
 @pytest.mark.parametrize(
@@ -156,10 +156,10 @@ def test_a_configuration_that_inherits_from_nothing_there_is(parent):
         ("num_heads", "6", '"6"; it must be a whole number'),
     ],
 )
-def test_segmaformers_arguments(key, value, shown):
+def test_wrong_arguments_of_segmaformer_are_reported(key, value, shown):
     plans = segmaformer_plans(volume_plans())
     plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"][key] = value
-    _refused(
+    _error(
         plans,
         f'"{key}" in arch_kwargs',
         shown,
@@ -169,10 +169,10 @@ def test_segmaformers_arguments(key, value, shown):
 
 
 @pytest.mark.parametrize(("key", "value"), [("patch_size", [32, 0, 160]), ("batch_size", "2")])
-def test_a_3d_configuration(key, value):
+def test_wrong_value_in_a_3d_configuration_is_reported(key, value):
     plans = volume_plans()
     plans["configurations"]["3d_fullres"][key] = value
-    _refused(plans, f'"{key}" of configuration', configuration="3d_fullres", make=segmaformer_plans)
+    _error(plans, f'"{key}" of configuration', configuration="3d_fullres", make=segmaformer_plans)
 
 
 # ---- channels --------------------------------------------------------------------------------------------------------
@@ -182,18 +182,18 @@ def _channels(plans, dataset_json):
     check_channels(plans, "2d", resolve_configuration(plans, "2d", advice=""), dataset_json)
 
 
-def test_as_many_channels_as_the_dataset():
+def test_channels_of_the_dataset_are_accepted():
     _channels(stock_plans(), RGB)
     _channels(stock_plans(), {"modality": {"0": "T1", "1": "T2", "2": "PD"}})
 
 
-def test_plans_of_another_number_of_channels():
-    with pytest.raises(PlanError, match=r"has 3 entries, but dataset.json lists 1 channel \(grey\).*plan this"):
-        _channels(stock_plans(), {"channel_names": {"0": "grey"}})
+def test_another_number_of_channels_is_reported():
+    with pytest.raises(PlanError, match=r"has 3 entries, but dataset.json lists 1 channel \(gray\).*plan this"):
+        _channels(stock_plans(), {"channel_names": {"0": "gray"}})
 
 
 @pytest.mark.parametrize(("key", "value"), [("normalization_schemes", "NoNormalization"), ("use_mask_for_norm", True)])
-def test_one_entry_for_three_channels(key, value):
+def test_one_entry_for_three_channels_is_reported(key, value):
     plans = stock_plans()
     plans["configurations"]["2d"][key] = [value]
     words = f"\"{key}\" of configuration '2d' has 1 entry, but dataset.json lists 3 channels (R, G, B)"
@@ -202,7 +202,7 @@ def test_one_entry_for_three_channels(key, value):
 
 
 @pytest.mark.parametrize("shape", [[128, 116, 1], [128, 1, 116]])
-def test_slices_of_one_column_or_row(shape):
+def test_slices_of_one_column_or_row_are_rejected(shape):
     plans = {**stock_plans(), "original_median_shape_after_transp": shape}
     words = rf"128 slices of {shape[1]} x {shape[2]} pixels.*largest along the axis of length 1"
     with pytest.raises(PlanError, match=words):
@@ -210,5 +210,5 @@ def test_slices_of_one_column_or_row(shape):
 
 
 @pytest.mark.parametrize("shape", [[1, 116, 128], [1, 1, 128], [128, 116, 2]])
-def test_images_and_volumes(shape):
+def test_images_and_volumes_are_accepted(shape):
     _channels({**stock_plans(), "original_median_shape_after_transp": shape}, RGB)

@@ -1,4 +1,4 @@
-"""3D configurations of stock plans, turned into SegMaFormer's."""
+"""3D configurations of stock plans, converted for SegMaFormer."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def test_only_the_network_changes():
     assert plans == before
 
 
-def test_twice_is_once_and_plain_json():
+def test_overrides_are_idempotent_and_json():
     plans = segmaformer_plans(volume_plans(), num_classes=3)
     assert segmaformer_plans(plans, num_classes=3) == plans
     assert segmaformer_plans(json.loads(json.dumps(plans)), num_classes=3) == plans
 
 
-def test_lowres_predicts_for_no_cascade():
+def test_lowres_has_no_next_stage():
     plans = segmaformer_plans(volume_plans(), "3d_lowres")
     assert PlansManager(plans).get_configuration("3d_lowres").next_stage_names is None
 
@@ -52,7 +52,7 @@ def test_inheriting_configurations_are_resolved():
     assert configuration["patch_size"] == [16, 96, 96] and configuration["batch_size"] == 13
 
 
-def test_edits_are_kept_and_what_is_missing_is_filled_in():
+def test_edits_are_kept_and_missing_arguments_are_added():
     plans = segmaformer_plans(volume_plans())
     arguments = arguments_of(plans)
     shape = deepcopy(arguments["strides"])
@@ -71,7 +71,7 @@ def test_edits_are_kept_and_what_is_missing_is_filled_in():
         ("3d", "have no configuration '3d'; .* use 3d_fullres"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_words(configuration, message):
+def test_unsupported_configurations_are_rejected(configuration, message):
     with pytest.raises(PlanError, match=message):
         segmaformer_plans(volume_plans(), configuration)
 
@@ -80,14 +80,14 @@ PUBLISHED = {name: SEGMAFORMER.arguments[name] for name in ("strides", "kernel_s
 
 
 @pytest.mark.parametrize("patch, spacing", [((128, 128, 128), (1, 1, 1)), ((160, 192, 128), (0.9, 0.7, 0.8))])
-def test_isotropic_patches_have_the_papers_shape(patch, spacing):
+def test_isotropic_patches_have_the_shape_of_the_paper(patch, spacing):
     assert segmaformer_shape(patch, spacing) == PUBLISHED
 
 
 @pytest.mark.parametrize(
     "patch, spacing, strides, first_kernel, reduction",
     [
-        # thick slices, as of cardiac MR: only the plane is reduced at first
+        # thick slices, as in cardiac MR: only the plane is reduced at first
         ((20, 256, 224), (10, 1.5, 1.5), [[1, 4, 4], [2, 2, 2], [2, 2, 2], [1, 2, 2]], [1, 7, 7], [4, 4, 4]),
         ((48, 192, 192), (3, 0.76, 0.76), [[2, 4, 4], [2, 2, 2], [2, 2, 2], [1, 2, 2]], [3, 7, 7], [4, 4, 4]),
         # few slices: no axis is reduced to fewer than 4
@@ -98,7 +98,7 @@ def test_isotropic_patches_have_the_papers_shape(patch, spacing):
     ],
     ids=str,
 )
-def test_the_shape_follows_spacing_and_patch(patch, spacing, strides, first_kernel, reduction):
+def test_shape_follows_spacing_and_patch(patch, spacing, strides, first_kernel, reduction):
     shape = segmaformer_shape(patch, spacing)
     assert shape["strides"] == strides
     assert shape["kernel_sizes"][0] == first_kernel
@@ -118,7 +118,7 @@ def test_every_planned_shape_is_a_network_that_trains(patch, spacing):
 
 
 @pytest.mark.parametrize("target, recompute", [(8, False), (1, True)])
-def test_blocks_are_recomputed_where_memory_asks_for_it(target, recompute):
+def test_blocks_are_recomputed_if_memory_is_short(target, recompute):
     plans = segmaformer_plans(volume_plans(), gpu_memory_target_gb=target)
     assert arguments_of(plans)["recompute"] is recompute
     assert plans["configurations"]["3d_fullres"]["batch_size"] == 13

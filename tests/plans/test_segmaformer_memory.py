@@ -9,12 +9,12 @@ SHAPE = {"num_input_channels": 1, "num_classes": 3, "strides": [[4, 4, 4], [2, 2
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"classes": 6}, {"patch": (12, 96, 96), "spacing": (5, 1, 1)}], ids=str)
 @pytest.mark.parametrize("recompute", [False, True])
-def test_the_estimate_matches_the_count(changes, recompute):
+def test_estimate_matches_the_count(changes, recompute):
     row = {**DEFAULTS, **changes, "recompute": recompute}
     assert estimated_gb(row) == pytest.approx(counted_gb(row), rel=0.2 if recompute else 0.1)
 
 
-def test_the_description_compares_both_choices():
+def test_description_compares_both_choices():
     kept, recomputed = (
         SegMaFormerMemory().describe(2, [128, 128, 128], recompute=recompute, **SHAPE) for recompute in (False, True)
     )

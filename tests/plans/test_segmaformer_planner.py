@@ -1,4 +1,4 @@
-"""nnU-Net's planning with SegMaFormer in the place of the U-Net, from a fingerprint."""
+"""nnU-Net's planning with SegMaFormer instead of the U-Net, from a fingerprint."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from nnunet_hrmedseg.errors import HRMedSegError, PlanError
+from nnunet_hrmedseg.errors import DataError, PlanError
 from nnunet_hrmedseg.nnunet_versions import nnunet_folders
 from nnunet_hrmedseg.plans.planner import nnUNetPlannerSegMaFormer
 from nnunet_hrmedseg.plans.specs import NETWORKS
@@ -18,7 +18,7 @@ CASES = 20
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Returns a function that writes the fingerprint of a dataset with images of one shape and spacing."""
+    """Return a function that writes the fingerprint of a dataset with images of one shape and spacing."""
 
     def write(shape, spacing):
         ending, reader = (".png", "NaturalImage2DIO") if shape[0] == 1 else (".nii.gz", "SimpleITKIO")
@@ -49,7 +49,7 @@ def dataset(tmp_path):
         yield write
 
 
-def test_thick_slices(dataset):
+def test_plans_for_thick_slices(dataset):
     file = dataset([12, 60, 64], [6.0, 1.0, 1.0])
     returned = nnUNetPlannerSegMaFormer("Dataset001_Test").plan_experiment()
     plans = json.loads(file.read_text())
@@ -61,7 +61,7 @@ def test_thick_slices(dataset):
     assert configuration["patch_size"] == [12, 64, 64]
     assert configuration["architecture"]["network_class_name"] == NETWORKS["SegMaFormer"].class_path
     assert configuration["architecture"]["arch_kwargs"]["strides"] == [[1, 4, 4], [2, 2, 2], [1, 2, 2], [1, 1, 1]]
-    assert segmaformer_plans(plans, num_classes=3) == plans  # what the trainer makes of it
+    assert segmaformer_plans(plans, num_classes=3) == plans  # plans of the trainer
 
 
 def test_large_volumes_have_lowres_but_no_cascade(dataset):
@@ -73,16 +73,16 @@ def test_large_volumes_have_lowres_but_no_cascade(dataset):
     assert "next_stage" not in configurations["3d_lowres"]
 
 
-def test_names_that_nnunet_takes_for_labels(dataset, tmp_path):
+def test_names_reserved_by_nnunet_are_rejected(dataset, tmp_path):
     file = dataset([12, 60, 64], [6.0, 1.0, 1.0])
     description = tmp_path / "nnUNet_raw" / "Dataset001_Test" / "dataset.json"
     description.write_text(description.read_text().replace('"case"', '"case_seg"'))
-    with pytest.raises(HRMedSegError, match="must not end in _seg: case_seg"):
+    with pytest.raises(DataError, match="must not end in _seg: case_seg"):
         nnUNetPlannerSegMaFormer("Dataset001_Test").plan_experiment()
     assert not file.exists()
 
 
-def test_images_are_sent_to_hrmedseg(dataset):
+def test_2d_images_are_rejected_with_a_reference_to_hrmedseg(dataset):
     file = dataset([1, 64, 64], [999.0, 1.0, 1.0])
     with pytest.raises(PlanError, match="-pl nnUNetPlannerHRMedSeg"):
         nnUNetPlannerSegMaFormer("Dataset001_Test").plan_experiment()
@@ -90,7 +90,7 @@ def test_images_are_sent_to_hrmedseg(dataset):
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_trainings_without_workers_can_be_planned(dataset, monkeypatch, workers):
+def test_planning_works_without_workers(dataset, monkeypatch, workers):
     monkeypatch.setenv("nnUNet_n_proc_DA", workers)
     dataset([12, 60, 64], [6.0, 1.0, 1.0])
     plans = nnUNetPlannerSegMaFormer("Dataset001_Test").plan_experiment()

@@ -1,4 +1,4 @@
-"""Networks that plans can name: their arguments, and networks that a user registers."""
+"""Networks that plans can refer to: their arguments, and networks registered by users."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ def test_defaults_must_be_json_values(cls):
 
 
 @pytest.mark.parametrize("path", ["nnunet_hrmedseg.nothing.Net", "nnunet_hrmedseg.architectures.Nothing", "Net"])
-def test_a_class_that_cannot_be_imported_is_named(path):
+def test_class_that_cannot_be_imported_is_reported(path):
     with pytest.raises(PlanError, match=path):
         _ = spec_of(Tiny, network=path).arguments
 
 
-def test_a_registered_network_is_found_by_its_class_path(registry):
+def test_registered_network_is_found_by_its_class_path(registry):
     spec = register_network(spec_of(Tiny))
     assert find_spec(spec.class_path) is spec and arguments_of(spec.class_path) == {"width": 8, "sizes": [1, 2]}
     assert pydoc.locate(spec.class_path) is Tiny  # as nnU-Net builds it
@@ -98,7 +98,7 @@ def test_networks_of_the_package_cannot_be_replaced(registry):
         register_network(spec_of(Tiny, name="HERSeg"))
 
 
-def test_edited_arguments_go_to_another_network_only_if_it_has_them(registry):
+def test_edited_arguments_are_passed_only_to_networks_that_have_them(registry):
     spec = register_network(spec_of(Tiny))
     edited = {**NETWORKS["HRMedSeg"].arguments, "embed_dim": 48}
     architecture = {"network_class_name": NETWORKS["HRMedSeg"].class_path, "arch_kwargs": edited}

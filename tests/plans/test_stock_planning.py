@@ -1,4 +1,4 @@
-"""dataset.json as it must be for nnU-Net's planning."""
+"""Requirements of nnU-Net's planning for dataset.json."""
 
 from types import SimpleNamespace
 
@@ -17,7 +17,7 @@ LABELS = {"background": 0, "cell": 1}
 @pytest.mark.parametrize(
     "labels", [LABELS, {"background": 0, "whole": [1, 2], "core": 2}, {**LABELS, "ignore": 2}, {"a": "0"}]
 )
-def test_descriptions_of_nnunet(labels):
+def test_descriptions_of_nnunet_are_accepted(labels):
     check_description({"channel_names": CHANNELS, "labels": labels})
 
 
@@ -30,19 +30,19 @@ def test_descriptions_of_nnunet(labels):
         (CHANNELS, {"background": 0, "cell": None}, "labels .*, not {'background': 0, 'cell': None}"),
     ],
 )
-def test_descriptions_written_the_other_way_round(channels, labels, message):
+def test_inverted_descriptions_are_reported(channels, labels, message):
     with pytest.raises(PlanError, match=message):
         check_description({"channel_names": channels, "labels": labels})
 
 
 @pytest.mark.parametrize("value", [1, "1", [1], ["1"]])
-def test_objects_are_measured_in_each_form_of_a_label(tmp_path, value):
+def test_objects_are_measured_for_all_forms_of_labels(tmp_path, value):
     mask = np.zeros((20, 30), np.uint8)
     mask[5:10, 4:24] = 1
     for folder, name in (("imagesTr", "a_0000.png"), ("labelsTr", "a.png")):
         (tmp_path / folder).mkdir()
         Image.fromarray(mask).save(tmp_path / folder / name)
-    description = {"channel_names": {"0": "grey"}, "labels": {"background": "0", "cell": value}, "file_ending": ".png"}
+    description = {"channel_names": {"0": "gray"}, "labels": {"background": "0", "cell": value}, "file_ending": ".png"}
     planner = SimpleNamespace(raw_dataset_folder=str(tmp_path), dataset_json=description)
     (cell,) = nnUNetPlannerHRMedSeg._thickness(planner).values()
     assert cell.part == pytest.approx(5 / 20) and cell.objects == 1

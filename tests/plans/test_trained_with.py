@@ -1,4 +1,4 @@
-"""Plans that were edited after a training: the canvas and whatever else the weights depend on is compared."""
+"""Plans edited after a training: the canvas and all other settings that the weights depend on are compared."""
 
 from copy import deepcopy
 
@@ -56,7 +56,7 @@ CANVAS = "canvas (patch_size) 1024 x 1024, now 512 x 640"
         ),
     ],
 )
-def test_what_differs_is_named_with_both_values(change, words):
+def test_differences_are_reported_with_both_values(change, words):
     plans = _ours()
     with pytest.raises(PlanError) as error:
         check_trained_with(_checkpoint(plans), change(plans), "fold_0/checkpoint_final.pth")
@@ -75,12 +75,12 @@ def test_what_differs_is_named_with_both_values(change, words):
         lambda plans: {**plans, "configurations": {**plans["configurations"], "2d_512": {"inherits_from": "2d"}}},
     ],
 )
-def test_what_the_weights_do_not_depend_on_may_change(change):
+def test_settings_that_do_not_affect_the_weights_may_change(change):
     plans = _ours()
     check_trained_with(_checkpoint(plans), change(plans), "checkpoint_final.pth")
 
 
-def test_arguments_that_a_checkpoint_is_older_than_have_their_defaults():
+def test_arguments_missing_in_older_checkpoints_have_their_defaults():
     plans = _ours()
     older = _checkpoint(plans)
     del older["init_args"]["plans"]["configurations"]["2d"]["architecture"]["arch_kwargs"]["rotary"]
@@ -103,7 +103,7 @@ def test_checkpoints_without_plans_are_not_compared(checkpoint):
     check_trained_with(checkpoint, _edited(_ours(), patch_size=[512, 640]), "checkpoint_final.pth")
 
 
-def test_networks_of_others_are_not_compared():
+def test_networks_of_other_packages_are_not_compared():
     plans = stock_plans()
     check_trained_with(_checkpoint(plans), _edited(plans, patch_size=[64, 64]), "checkpoint_final.pth")
 
@@ -115,7 +115,7 @@ def test_networks_of_others_are_not_compared():
         ({"spacing": [1, 1, 1]}, ": spacing 3.0, 1.0, 1.0, now 1, 1, 1"),
     ],
 )
-def test_volumes(changes, words):
+def test_differences_of_3d_configurations_are_reported(changes, words):
     plans = segmaformer_plans(volume_plans())
     with pytest.raises(PlanError, match=words):
         check_trained_with(_checkpoint(plans, "3d_fullres"), _edited(plans, "3d_fullres", **changes), "a checkpoint")
@@ -126,7 +126,7 @@ def test_volumes(changes, words):
 
 @pytest.fixture
 def model(tmp_path):
-    """Returns a function that writes a model's folder with its plans and these checkpoints."""
+    """Return a function that writes a model's folder with its plans and the given checkpoints."""
     import json
 
     def write(*checkpoints):
@@ -148,7 +148,7 @@ def model(tmp_path):
         (["fold_0/checkpoint_final.pth"], "fold_0 of"),
     ],
 )
-def test_a_fold_is_not_trained_on_another_canvas_beside_what_is_trained(model, checkpoints, named):
+def test_fold_is_not_trained_on_another_canvas_than_the_other_folds(model, checkpoints, named):
     folder = model(*checkpoints)
     check_folds(folder, 0, _ours(), "2d")
     with pytest.raises(PlanError) as error:
@@ -160,15 +160,15 @@ def test_a_fold_is_not_trained_on_another_canvas_beside_what_is_trained(model, c
 @pytest.mark.parametrize(
     "checkpoints", [[], ["fold_0/checkpoint_latest.pth"], ["fold_0/checkpoint_best.pth"], ["fold_1/training.lock"]]
 )
-def test_an_unfinished_training_is_begun_again_on_another_canvas(model, checkpoints):
+def test_unfinished_training_can_restart_on_another_canvas(model, checkpoints):
     check_folds(model(*checkpoints), 0, _edited(_ours(), patch_size=[512, 640]), "2d")
 
 
-def test_a_folder_that_is_not_there_yet(tmp_path):
+def test_new_folder_is_accepted(tmp_path):
     check_folds(tmp_path / "absent", 0, _ours(), "2d")
 
 
-def test_a_folder_whose_plans_cannot_be_read(model):
+def test_folder_with_unreadable_plans_is_accepted(model):
     folder = model("fold_1/checkpoint_final.pth")
     (folder / "plans.json").write_text("{")
     check_folds(folder, 0, _ours(), "2d")
@@ -182,12 +182,12 @@ def _canvas_of_data(plans):
     check_canvas_of_data(manager, manager.get_configuration("2d"))
 
 
-def test_a_canvas_that_was_edited_in_a_trained_model():
+def test_edited_canvas_of_a_trained_model_is_detected():
     _canvas_of_data(_ours())
     with pytest.raises(PlanError, match=r'canvas of 1024 x 1024, but .* is 512 x 640.*"patch_size": \[1024, 1024\]'):
         _canvas_of_data(_edited(_ours(), patch_size=[512, 640]))
 
 
 @pytest.mark.parametrize("identifier", ["nnUNetPlans_2d", "HRMedSeg", "HRMedSeg_axb_0", ""])
-def test_data_folders_of_other_names(identifier):
+def test_data_folders_with_other_names_are_ignored(identifier):
     _canvas_of_data(_edited(_ours(), data_identifier=identifier))

@@ -1,4 +1,4 @@
-"""A raw dataset whose canvas data the tests create, damage and create again."""
+"""A raw dataset whose canvas data the tests create, damage and recreate."""
 
 import json
 import multiprocessing
@@ -22,8 +22,8 @@ NAME = "Dataset001_Test"
 CASES = ("a", "b", "c")
 
 
-class DataSet:
-    """A small raw dataset on disk, and the calls on it."""
+class RawDataset:
+    """A small raw dataset on disk, and operations on its canvas data."""
 
     def __init__(self, root):
         self.raw, self.preprocessed = root / "raw", root / "preprocessed"
@@ -33,7 +33,7 @@ class DataSet:
             folder.mkdir(parents=True)
         self.json = {
             "labels": {"background": 0, "cell": 1},
-            "channel_names": {"0": "grey"},
+            "channel_names": {"0": "gray"},
             "numTraining": len(CASES),
             "file_ending": ".png",
         }
@@ -58,7 +58,7 @@ class DataSet:
         io.imsave(self.labels / f"{case}.png", mask, check_contrast=False)
 
     def ensure(self, **kwargs):
-        """Returns the folder and the log."""
+        """Create the canvas data if necessary. Return the folder and the log."""
         lines = []
         arguments = dict(raw=self.raw, preprocessed=self.preprocessed, num_processes=1, log=lines.append)
         return ensure_canvas_data(self.plans, "2d", self.json, **{**arguments, **kwargs}), lines
@@ -71,12 +71,12 @@ class DataSet:
         (self.labels / f"{case}.png").unlink()
 
     def write_splits(self, *cases):
-        """Two folds of these cases, as nnU-Net writes them."""
+        """Write two folds of these cases, as nnU-Net does."""
         folds = [{"train": list(cases[1:]), "val": [cases[0]]}, {"train": list(cases[:-1]), "val": [cases[-1]]}]
         (self.folder.parent / "splits_final.json").write_text(json.dumps(folds))
 
     def content(self):
-        """The canvas data's files and what is in them, without the marks of trainings."""
+        """Return the files of the canvas data and their content, without marks of trainings."""
         files = [file for file in self.folder.rglob("*") if file.is_file() and file.suffix != ".lock"]
         return {file.relative_to(self.folder): file.read_bytes() for file in files}
 
@@ -86,11 +86,11 @@ class DataSet:
 
 @pytest.fixture
 def data(tmp_path):
-    return DataSet(tmp_path)
+    return RawDataset(tmp_path)
 
 
 class SlowPreprocessor(HRMedSegPreprocessor):
-    """Takes `seconds` for every case; while it does, `lock_file` is locked."""
+    """A preprocessor that needs `seconds` per case; meanwhile, `lock_file` is locked."""
 
     show_progress_bar = False
 
@@ -107,7 +107,7 @@ class SlowPreprocessor(HRMedSegPreprocessor):
 
 
 class DyingPreprocessor(HRMedSegPreprocessor):
-    """What the operating system does to a worker when memory runs out."""
+    """A preprocessor that is killed, as by the operating system when memory runs out."""
 
     def run_case_save(self, output, *args, **kwargs):
         os._exit(9)
@@ -115,9 +115,9 @@ class DyingPreprocessor(HRMedSegPreprocessor):
 
 @pytest.fixture(scope="module")
 def processes():
-    """Real processes that start quickly: their server has imported everything already."""
+    """Return a context of processes that start quickly, because their server has imported everything."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")  # Windows, where nothing starts quickly
+        return multiprocessing.get_context("spawn")  # Windows has only spawn, which starts slowly
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return context

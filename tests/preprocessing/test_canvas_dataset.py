@@ -1,4 +1,4 @@
-"""Canvas data: created, found, created again; copies, read-only folders, missing raw data, labels, bad cases."""
+"""Canvas data: creation, reuse, recreation; copies, read-only folders, missing raw data, labels, bad cases."""
 
 import errno
 import json
@@ -11,15 +11,15 @@ import pytest
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from skimage import io
 
-from nnunet_hrmedseg.errors import DataError, HRMedSegError, PlanError, SetupError
+from nnunet_hrmedseg.errors import DataError, PlanError, SetupError
 from nnunet_hrmedseg.preprocessing import canvas_dataset, ground_truth, raw_files
 from nnunet_hrmedseg.preprocessing.preprocessor import HRMedSegPreprocessor
 from tests.preprocessing.canvas_folders import CASES, CHANGES, NAME
 
-# ---- made, found, made again -----------------------------------------------------------------------------------------
+# ---- creation, reuse, recreation -------------------------------------------------------------------------------------
 
 
-def test_makes_what_nnunet_can_read(data):
+def test_nnunet_can_read_the_data(data):
     assert data.status().state == "missing"
     folder, _ = data.ensure()
     assert folder == data.folder and folder.name.startswith("HRMedSeg_32x48_")
@@ -35,7 +35,7 @@ def test_makes_what_nnunet_can_read(data):
     assert not data.leftovers()
 
 
-def test_complete_data_is_left_alone_unless_forced(data):
+def test_complete_data_is_kept_unless_forced(data):
     data.ensure()
     made = (data.folder / canvas_dataset.RECORD).stat().st_mtime_ns
     _, lines = data.ensure()
@@ -45,7 +45,7 @@ def test_complete_data_is_left_alone_unless_forced(data):
     assert not data.leftovers()
 
 
-def test_another_canvas_is_another_folder(data):
+def test_each_canvas_has_its_own_folder(data):
     first, _ = data.ensure()
     data.use_canvas(data.plans, [64, 32])
     second, _ = data.ensure()
@@ -54,7 +54,7 @@ def test_another_canvas_is_another_folder(data):
 
 
 @pytest.mark.parametrize("words", CHANGES)
-def test_stale_data_is_made_again(data, words):
+def test_stale_data_is_recreated(data, words):
     data.ensure()
     CHANGES[words](data)
     assert data.status().state == "stale"
@@ -77,7 +77,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("words", LOSSES)
-def test_incomplete_data_is_made_again(data, words):
+def test_incomplete_data_is_recreated(data, words):
     data.ensure()
     LOSSES[words](data.folder)
     assert data.status().state == "incomplete"
@@ -86,20 +86,20 @@ def test_incomplete_data_is_made_again(data, words):
     assert data.status().state == "complete"
 
 
-def test_a_folder_that_was_renamed_is_stale(data):
+def test_renamed_folder_is_stale(data):
     made, _ = data.ensure()
     data.use_canvas(data.plans, [64, 32])
     made.rename(data.folder)
     assert data.status().state == "stale" and made.name in data.status().reason
 
 
-def test_the_raw_data_may_move(data):
+def test_moved_raw_data_is_recognized(data):
     data.ensure()
     data.raw = shutil.copytree(data.raw, data.raw.with_name("elsewhere"))
     assert not data.ensure()[1]
 
 
-def test_raw_files_that_dataset_json_lists(data):
+def test_raw_files_listed_in_dataset_json(data):
     images, labels = data.images.rename(data.raw / "x"), data.labels.rename(data.raw / "y")
     data.json["dataset"] = {
         case: {"images": [str(images / f"{case}_0000.png")], "label": str(labels / f"{case}.png")} for case in CASES
@@ -109,7 +109,7 @@ def test_raw_files_that_dataset_json_lists(data):
     assert sorted(json.loads((data.folder / canvas_dataset.RECORD).read_text())["raw"]) == list(CASES)
 
 
-def test_preprocess_command_makes_it_for_the_canvas_that_stands_in_the_plans_file(data, monkeypatch):
+def test_preprocess_command_uses_the_canvas_of_the_plans_file(data, monkeypatch):
     monkeypatch.setenv("nnUNet_raw", str(data.raw))
     monkeypatch.setenv("nnUNet_preprocessed", str(data.preprocessed))
     first, _ = data.ensure()
@@ -134,7 +134,7 @@ def test_preprocess_command_makes_it_for_the_canvas_that_stands_in_the_plans_fil
         preprocessor.run(NAME, "2d", "plans", 1)
 
 
-def test_preprocess_command_makes_complete_data_anew(data, monkeypatch):
+def test_preprocess_command_recreates_complete_data(data, monkeypatch):
     monkeypatch.setenv("nnUNet_raw", str(data.raw))
     monkeypatch.setenv("nnUNet_preprocessed", str(data.preprocessed))
     for name, content in (("plans", data.plans), ("dataset", data.json)):
@@ -151,14 +151,14 @@ def test_preprocess_command_makes_complete_data_anew(data, monkeypatch):
 
 
 def copy_with_new_times(data):
-    """`cp -r` of the raw data: the same bytes, other times."""
+    """Copy the raw data like `cp -r`: the same bytes, other times."""
     data.raw = shutil.copytree(data.raw, data.raw.with_name("copy"), copy_function=shutil.copyfile)
     data.images, data.labels = data.raw / NAME / "imagesTr", data.raw / NAME / "labelsTr"
     for file in (*data.images.iterdir(), *data.labels.iterdir()):
         os.utime(file, (1000, 1000))
 
 
-def test_a_copy_of_the_raw_data_is_the_same_data(data, monkeypatch):
+def test_copied_raw_data_is_recognized(data, monkeypatch):
     data.ensure()
     before = {name: content for name, content in data.content().items() if name != canvas_dataset.RECORD}
     copy_with_new_times(data)
@@ -167,12 +167,12 @@ def test_a_copy_of_the_raw_data_is_the_same_data(data, monkeypatch):
     after = data.content()
     assert {name: after[name] for name in before} == before
 
-    # the new times were recorded, so that nothing is read again
+    # the new times were recorded, so that the files are not read again
     monkeypatch.setattr(raw_files, "file_sha256", None)
     assert data.status().state == "complete" and not data.status().touched
 
 
-def test_a_record_of_an_older_version_without_digests(data):
+def test_record_of_an_older_version_without_digests(data):
     data.ensure()
     file = data.folder / canvas_dataset.RECORD
     record = json.loads(file.read_text())
@@ -184,14 +184,14 @@ def test_a_record_of_an_older_version_without_digests(data):
 
 
 @pytest.mark.parametrize("raw", [{"a": 1}, {"a": ["x"]}, {"a": [[]]}, {name: [[1]] for name in CASES}])
-def test_a_record_that_was_edited(data, raw):
+def test_edited_record_is_stale(data, raw):
     data.ensure()
     file = data.folder / canvas_dataset.RECORD
     file.write_text(json.dumps({**json.loads(file.read_text()), "raw": raw}))
     assert data.status().state in ("incomplete", "stale")
 
 
-def test_a_raw_file_that_changes_while_its_case_is_preprocessed_is_not_taken_for_the_same(data):
+def test_raw_file_changed_during_preprocessing_is_detected(data):
     class Changing(HRMedSegPreprocessor):
         def run_case_save(self, output, images, *args, **kwargs):
             super().run_case_save(output, images, *args, **kwargs)
@@ -202,12 +202,12 @@ def test_a_raw_file_that_changes_while_its_case_is_preprocessed_is_not_taken_for
     assert data.status().reason == "raw cases were changed: b"
 
 
-# ---- a folder that cannot be written to ------------------------------------------------------------------------------
+# ---- read-only folders -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def read_only(monkeypatch):
-    """Returns a function after which no lock can be made and no file replaced, as in a folder of somebody else's."""
+    """Return a function that makes locks and replacements fail, as in a folder of another user."""
 
     def refuse(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -220,7 +220,7 @@ def read_only(monkeypatch):
     return close
 
 
-def test_complete_data_in_a_read_only_folder(data, read_only):
+def test_complete_data_in_a_read_only_folder_is_used(data, read_only):
     data.ensure()
     copy_with_new_times(data)
     read_only()
@@ -228,7 +228,7 @@ def test_complete_data_in_a_read_only_folder(data, read_only):
     assert folder == data.folder and not lines
 
 
-def test_data_that_would_have_to_be_made_in_a_read_only_folder(data, read_only):
+def test_data_that_cannot_be_created_in_a_read_only_folder(data, read_only):
     data.ensure()
     data.write("b", seed=7)
     before = data.content()
@@ -248,7 +248,7 @@ def test_data_that_would_have_to_be_made_in_a_read_only_folder(data, read_only):
 
     data.write_splits(*CASES)
     data.remove("b")
-    assert "names cases that are missing: b" in data.ensure()[1][0]  # it could not be made better
+    assert "names cases that are missing: b" in data.ensure()[1][0]  # recreation is impossible
 
     shutil.rmtree(data.folder)
     with pytest.raises(SetupError, match="there is no canvas data yet") as error:
@@ -267,7 +267,7 @@ def test_complete_data_needs_no_raw_data(data, gone):
     assert data.ensure(raw=None)[0] == data.folder
 
 
-def test_neither_raw_nor_canvas_data(data):
+def test_missing_raw_and_canvas_data_is_reported(data):
     shutil.rmtree(data.raw)
     with pytest.raises(DataError) as error:
         data.ensure()
@@ -283,7 +283,7 @@ def test_neither_raw_nor_canvas_data(data):
         data.ensure(raw=None)
 
 
-def test_what_is_left_of_the_data_is_kept_when_it_cannot_be_made_again(data):
+def test_incomplete_data_is_kept_if_it_cannot_be_recreated(data):
     data.ensure()
     (data.folder / "a.pkl").unlink()
     shutil.rmtree(data.raw)
@@ -296,7 +296,7 @@ def test_what_is_left_of_the_data_is_kept_when_it_cannot_be_made_again(data):
 
 
 @pytest.mark.parametrize("seconds", [-86400, 86400])
-def test_a_corrected_label_is_copied_whether_its_time_is_older_or_newer(data, seconds):
+def test_corrected_label_is_copied_with_older_or_newer_time(data, seconds):
     data.ensure()
     time_of_copy = (data.gt / "c.png").stat().st_mtime
     data.write("c", label=0)
@@ -308,7 +308,7 @@ def test_a_corrected_label_is_copied_whether_its_time_is_older_or_newer(data, se
     assert not np.any(dataset.load_case("c")[1][:] > 0)
 
 
-def test_a_label_of_the_same_size_and_another_time_is_compared_by_content(data):
+def test_label_with_another_time_is_compared_by_content(data):
     data.ensure()
     label, copy = data.labels / "a.png", data.gt / "a.png"
     copy.write_bytes(label.read_bytes()[::-1])
@@ -316,10 +316,10 @@ def test_a_label_of_the_same_size_and_another_time_is_compared_by_content(data):
     assert copy.read_bytes() == label.read_bytes()
     os.utime(copy, (1, 1))
     data.ensure()
-    assert copy.stat().st_mtime == 1  # the same content is left alone: others may own it
+    assert copy.stat().st_mtime == 1  # equal content is not rewritten: another user may own the file
 
 
-def test_ground_truth_follows_the_raw_labels(data):
+def test_ground_truth_is_updated_from_the_raw_labels(data):
     data.ensure()
     (data.gt / "a.png").unlink()
     data.ensure()
@@ -330,7 +330,7 @@ def test_ground_truth_follows_the_raw_labels(data):
     assert sorted(os.listdir(data.gt)) == [f"{case}.png" for case in CASES]
 
 
-def test_missing_ground_truth_is_told_when_there_is_no_raw_data(data):
+def test_missing_ground_truth_without_raw_data_is_reported(data):
     data.ensure()
     shutil.rmtree(data.gt)
     shutil.rmtree(data.raw)
@@ -342,7 +342,7 @@ def test_missing_ground_truth_is_told_when_there_is_no_raw_data(data):
 
 
 @pytest.mark.parametrize("had_data", [False, True])
-def test_a_bad_case_is_named_and_nothing_is_lost(data, had_data):
+def test_bad_case_is_reported_and_nothing_is_lost(data, had_data):
     if had_data:
         data.ensure()
     data.write("bad", label=255)
@@ -355,21 +355,21 @@ def test_a_bad_case_is_named_and_nothing_is_lost(data, had_data):
     assert not data.leftovers()
 
 
-def test_a_case_without_labels(data):
+def test_case_without_labels_is_reported(data):
     (data.labels / "b.png").unlink()
     with pytest.raises(DataError, match="missing: .*b.png"):
         data.ensure()
 
 
-def test_an_image_without_channel_number(data):
+def test_image_without_channel_number_is_reported(data):
     (data.images / "d.png").write_bytes((data.images / "a_0000.png").read_bytes())
-    with pytest.raises(HRMedSegError, match="d.png has no channel number"):
+    with pytest.raises(DataError, match="d.png has no channel number"):
         data.ensure()
 
 
 @pytest.mark.parametrize("planned", [False, True])
-def test_names_that_nnunet_takes_for_labels(data, planned):
+def test_names_reserved_by_nnunet_are_rejected(data, planned):
     data.write("b_seg")
-    with pytest.raises(HRMedSegError, match="must not end in _seg: b_seg.* Rename"):
+    with pytest.raises(DataError, match="must not end in _seg: b_seg.* Rename"):
         data.ensure(force=planned)
     assert data.status().state == "missing" and not data.leftovers()

@@ -1,4 +1,4 @@
-"""Canvas data that folds need, that trainings use, and that several processes create."""
+"""Canvas data that folds need, that trainings use, or that several processes create."""
 
 import errno
 import multiprocessing
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from nnunet_hrmedseg.errors import DataError, HRMedSegError
+from nnunet_hrmedseg.errors import DataError, SetupError
 from nnunet_hrmedseg.io import locks
 from nnunet_hrmedseg.preprocessing import canvas_dataset, case_workers
 from tests.preprocessing.canvas_folders import CASES, CHANGES, DyingPreprocessor, SlowPreprocessor
@@ -17,7 +17,7 @@ from tests.preprocessing.canvas_folders import CASES, CHANGES, DyingPreprocessor
 # ---- folds that need the data ----------------------------------------------------------------------------------------
 
 
-def test_a_removed_case_that_a_fold_needs_is_trained_with_as_it_is(data):
+def test_removed_case_that_a_fold_needs_is_still_used(data):
     data.ensure()
     data.write_splits(*CASES)
     data.remove("b")
@@ -45,7 +45,7 @@ def test_a_removed_case_that_a_fold_needs_is_trained_with_as_it_is(data):
     assert data.status().state == "complete" and not (data.folder / "b.pkl").exists()
 
 
-def test_a_removed_case_that_a_fold_needs_when_the_data_cannot_be_used(data):
+def test_removed_case_that_a_fold_needs_is_reported_if_data_is_unusable(data):
     data.ensure()
     data.write_splits(*CASES)
     data.remove("b")
@@ -55,7 +55,7 @@ def test_a_removed_case_that_a_fold_needs_when_the_data_cannot_be_used(data):
     assert (data.folder / "b.b2nd").is_file()
 
 
-def test_splits_that_cannot_be_read_are_named(data):
+def test_unreadable_splits_are_reported(data):
     data.ensure()
     data.remove("b")
     (data.folder.parent / "splits_final.json").write_text('[{"train": 1}]')
@@ -64,7 +64,7 @@ def test_splits_that_cannot_be_read_are_named(data):
 
 
 class Training:
-    """What keeps the data from being replaced, as long as this object lives."""
+    """An object that prevents the data from being replaced while it exists."""
 
     def __init__(self, data):
         data.ensure(on_ready=lambda folder: canvas_dataset.mark_in_use(folder, "model fold_0", self))
@@ -82,7 +82,7 @@ def test_data_is_not_replaced_under_a_running_training(data, words):
     (line,) = lines
     assert "is not replaced while a training uses it" in line and IN_USE in line and words in line
     assert data.content() == before
-    assert (data.gt / "c.png").read_bytes() == truth  # validation compares with what is trained with
+    assert (data.gt / "c.png").read_bytes() == truth  # validation uses the labels of the training
 
     with pytest.raises(DataError, match=IN_USE):
         data.ensure(force=True)
@@ -95,7 +95,7 @@ def test_data_is_not_replaced_under_a_running_training(data, words):
 
 
 @pytest.mark.parametrize("damage", [CHANGES["labels in dataset.json"], lambda data: (data.folder / "a.pkl").unlink()])
-def test_data_that_cannot_be_used_is_not_replaced_under_a_running_training_either(data, damage):
+def test_unusable_data_is_not_replaced_under_a_running_training(data, damage):
     training = Training(data)
     damage(data)
     before = data.content()
@@ -104,7 +104,7 @@ def test_data_that_cannot_be_used_is_not_replaced_under_a_running_training_eithe
     assert data.content() == before and training
 
 
-def test_data_in_use_on_a_file_system_without_locks(data, monkeypatch):
+def test_data_in_use_without_file_locks_is_not_replaced(data, monkeypatch):
     fcntl = pytest.importorskip("fcntl")
 
     def flock(descriptor, operation):
@@ -131,7 +131,7 @@ def use_in_process(data, ready):
 
 
 @pytest.mark.slow
-def test_a_training_that_was_killed_does_not_hold_the_data(data, processes):
+def test_killed_training_releases_the_data(data, processes):
     data.ensure()
     ready = processes.Event()
     process = processes.Process(target=use_in_process, args=(data, ready))
@@ -157,7 +157,7 @@ def ensure_in_process(data, start, log_file, preprocessor, num_processes=1):
 
 
 @pytest.mark.slow
-def test_one_of_many_processes_makes_it_and_the_others_wait(data, processes, tmp_path):
+def test_one_process_creates_the_data_and_the_others_wait(data, processes, tmp_path):
     start = processes.Barrier(3)
     logs = [tmp_path / f"log{i}" for i in range(3)]
     running = [
@@ -168,14 +168,14 @@ def test_one_of_many_processes_makes_it_and_the_others_wait(data, processes, tmp
     for process in running:
         process.join(60)
         assert process.exitcode == 0
-    said = sorted(log.read_text().split()[0] for log in logs)
-    assert said == ["Resizing", "Waiting", "Waiting"]
+    outcomes = sorted(log.read_text().split()[0] for log in logs)
+    assert outcomes == ["Resizing", "Waiting", "Waiting"]
     assert data.status().state == "complete"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_processes", [1, 2])
-def test_a_killed_process_leaves_nothing_that_passes_for_complete(data, processes, tmp_path, num_processes):
+def test_killed_process_leaves_no_data_that_looks_complete(data, processes, tmp_path, num_processes):
     busy = tmp_path / "busy"
     preprocessor = SlowPreprocessor(60, busy)
     arguments = (data, processes.Barrier(1), tmp_path / "log", preprocessor, num_processes)
@@ -197,7 +197,7 @@ def test_a_killed_process_leaves_nothing_that_passes_for_complete(data, processe
     assert not data.leftovers()
 
 
-def test_a_kill_between_the_two_renames_loses_nothing(data):
+def test_kill_between_the_two_renames_loses_nothing(data):
     data.ensure()
     data.folder.rename(data.folder.with_name(f"{data.folder.name}.replaced"))
     folder, lines = data.ensure()
@@ -205,7 +205,7 @@ def test_a_kill_between_the_two_renames_loses_nothing(data):
     assert not data.leftovers()
 
 
-def test_a_kill_after_the_renames_leaves_only_rubbish(data):
+def test_kill_after_the_renames_leaves_only_temporary_files(data):
     data.ensure()
     shutil.copytree(data.folder, data.folder.with_name(f"{data.folder.name}.replaced"))
     data.ensure(force=True)
@@ -214,7 +214,7 @@ def test_a_kill_after_the_renames_leaves_only_rubbish(data):
 
 
 @pytest.mark.slow
-def test_workers_make_the_same_data(data, workers_at_once):
+def test_workers_create_the_same_data(data, workers_at_once):
     in_process, _ = data.ensure()
     expected = {file.name: file.read_bytes() for file in in_process.glob("*.pkl")}
     data.ensure(num_processes=2, force=True)
@@ -225,12 +225,12 @@ def test_workers_make_the_same_data(data, workers_at_once):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["error", "death"])
-def test_a_failing_worker_ends_it_with_the_case_named(data, workers_at_once, processes, monkeypatch, how):
+def test_failing_worker_is_reported_with_its_case(data, workers_at_once, processes, monkeypatch, how):
     monkeypatch.setattr(case_workers.multiprocessing, "get_context", lambda method: processes)
     if how == "error":
         data.write("b", label=7)
     preprocessor = None if how == "error" else DyingPreprocessor(verbose=False)
-    with pytest.raises(HRMedSegError) as error:
+    with pytest.raises(DataError if how == "error" else SetupError) as error:
         data.ensure(num_processes=2, preprocessor=preprocessor)
     monkeypatch.undo()
     for words in ("case 'b'", "does not list: 7", "b.png") if how == "error" else ("died", "a, b", "memory"):

@@ -12,7 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from PIL import Image
 from skimage import io
 
-from nnunet_hrmedseg.errors import DataError, HRMedSegError
+from nnunet_hrmedseg.errors import DataError
 from nnunet_hrmedseg.io.image_check import warn_once
 from nnunet_hrmedseg.preprocessing import preprocessor
 from nnunet_hrmedseg.preprocessing.preprocessor import HRMedSegPreprocessor
@@ -61,7 +61,7 @@ def image_and_labels(shape=(1, 40, 60), channels=1, labels=(0, 1, 2)):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("transpose", [(0, 1, 2), (1, 0, 2), (2, 0, 1), (2, 1, 0)], ids=str)
 @pytest.mark.parametrize("shape", [(1, 40, 60), (5, 20, 90)], ids=str)
-def test_every_slice_goes_to_the_canvas(shape, transpose, channels):
+def test_every_slice_is_resized_to_the_canvas(shape, transpose, channels):
     image, labels = image_and_labels(shape, channels)
     data, seg, properties = run(image, labels, plans=canvas_plans(channels, transpose), spacing=(3, 1, 0.5))
     slices = shape[transpose[0]]
@@ -71,7 +71,7 @@ def test_every_slice_goes_to_the_canvas(shape, transpose, channels):
     assert set(np.unique(seg)) <= {0, 1, 2}
 
 
-def test_where_nothing_is_to_be_resized_all_is_as_nnunet_does_it():
+def test_result_without_resizing_equals_that_of_nnunet():
     image, labels = image_and_labels((4, *CANVAS), labels=(0, 1, 2, 3))
     image[..., :5] = 0
     image[..., 10:12, 10:12] = 0
@@ -99,7 +99,7 @@ def test_where_nothing_is_to_be_resized_all_is_as_nnunet_does_it():
     ],
     ids=["labels", "regions", "ignore label"],
 )
-def test_class_locations_lie_on_the_canvas(labels, order, keys):
+def test_class_locations_are_on_the_canvas(labels, order, keys):
     image, segmentation = image_and_labels()
     dataset_json = dataset(labels, regions_class_order=order)
     _, seg, properties = run(image, segmentation, dataset_json=dataset_json)
@@ -110,7 +110,7 @@ def test_class_locations_lie_on_the_canvas(labels, order, keys):
         assert np.isin(seg[tuple(np.asarray(coordinates).T)], key).all()
 
 
-def test_the_arrays_that_come_in_stay_as_they_are():
+def test_input_arrays_are_unchanged():
     image, labels = image_and_labels()
     image[:, :, :5] = 0
     kept = deepcopy((image, labels))
@@ -122,13 +122,13 @@ def test_the_arrays_that_come_in_stay_as_they_are():
 @pytest.mark.parametrize("use_mask", [False, True])
 @pytest.mark.parametrize("value", [0, 0.1, 37.3, 40000])
 @pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:Degrees of freedom", "ignore:invalid value")
-def test_a_constant_image_becomes_zero(value, use_mask):
+def test_constant_image_becomes_zero(value, use_mask):
     image = np.full((1, 1, 301, 173), value, dtype=np.float32)
     data, _, _ = run(image, plans=canvas_plans(use_mask=use_mask))
     np.testing.assert_array_equal(data, 0)
 
 
-def test_one_constant_channel_leaves_the_others_as_they_are():
+def test_constant_channel_does_not_affect_the_others():
     image, _ = image_and_labels(channels=3)
     alone, _, _ = run(image[:1])
     image[1] = 7
@@ -139,10 +139,10 @@ def test_one_constant_channel_leaves_the_others_as_they_are():
 
 
 @pytest.mark.parametrize("use_mask", [False, True])
-def test_without_a_segmentation_the_image_is_the_same_and_none_is_resized(monkeypatch, use_mask):
+def test_image_does_not_depend_on_the_segmentation(monkeypatch, use_mask):
     image, _ = image_and_labels((2, 40, 60), channels=2)
     image[..., :5] = 0  # cropped
-    image[:, :, 10:30, 50:] = 0  # left out of the normalization where the mask is used
+    image[:, :, 10:30, 50:] = 0  # excluded from the normalization if the mask is used
     plans = canvas_plans(2, use_mask=use_mask)
     expected, _, expected_properties = run(image, np.zeros((1, *image.shape[1:]), dtype=np.uint8), plans=plans)
 
@@ -158,22 +158,22 @@ def test_without_a_segmentation_the_image_is_the_same_and_none_is_resized(monkey
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 60), (1, 60, 1), (1, 1, 1), (3, 1, 60)], ids=str)
-def test_one_row_or_one_column_works(shape):
+def test_one_row_or_one_column_is_supported(shape):
     image, labels = image_and_labels(shape)
     data, seg, _ = run(image, labels)
     assert np.isfinite(data).all()
     assert seg.shape == (1, shape[0], *CANVAS)
 
 
-def test_16_bit_intensities_are_kept_apart():
+def test_16_bit_intensities_stay_distinct():
     image = np.zeros((1, 1, 40, 60), dtype=np.uint16)
     image[..., :20] = 60000
     image[..., 20:] = 60100
     data, _, _ = run(image)
-    assert data.max() - data.min() > 1.9  # two equal halves lie at -1 and +1 standard deviation
+    assert data.max() - data.min() > 1.9  # two equal halves are at -1 and +1 standard deviation
 
 
-def test_any_label_value_up_to_16_bit():
+def test_label_values_up_to_16_bits_are_kept():
     image, labels = image_and_labels(labels=(0, 1))
     _, seg, _ = run(image, labels.astype(np.uint16) * 300, dataset_json=dataset({"background": 0, "cell": 300}))
     assert set(np.unique(seg)) == {0, 300}
@@ -190,9 +190,9 @@ def test_any_label_value_up_to_16_bit():
         (3, 1, ["trained with 1 channel (channel0)", "this case has 3", "grey image saved as RGB"]),
     ],
 )
-def test_wrong_number_of_channels(has, expects, words):
+def test_wrong_number_of_channels_is_reported(has, expects, words):
     image, _ = image_and_labels(channels=has)
-    with pytest.raises(HRMedSegError) as error:
+    with pytest.raises(DataError) as error:
         run(image, plans=canvas_plans(expects), dataset_json=dataset(channels=expects))
     assert all(word in str(error.value) for word in words)
 
@@ -200,15 +200,15 @@ def test_wrong_number_of_channels(has, expects, words):
 @pytest.mark.parametrize(
     ("value", "words"), [(np.nan, "3 NaN and 0 infinite"), (np.inf, "0 NaN and 3 infinite"), (-np.inf, "3 infinite")]
 )
-def test_an_image_that_is_not_finite(value, words):
+def test_non_finite_image_is_reported(value, words):
     image = image_and_labels(channels=2)[0].astype(np.float32)
     image[1, 0, 3, 4:7] = value
-    with pytest.raises(HRMedSegError, match=f"{words}.* channel 1 .channel1"):
+    with pytest.raises(DataError, match=f"{words}.* channel 1 .channel1"):
         run(image)
 
 
 @pytest.mark.parametrize("bad", [255, 3, -2, 0.5, np.nan], ids=str)
-def test_labels_that_dataset_json_does_not_list(bad):
+def test_unknown_labels_are_reported(bad):
     image, labels = image_and_labels()
     labels = labels.astype(np.float32)
     labels[0, 0, 0, 0] = bad
@@ -230,7 +230,7 @@ def test_labels_that_dataset_json_does_not_list(bad):
     ],
     ids=str,
 )
-def test_labels_are_shown_with_all_digits_and_the_advice_fits(bad, words):
+def test_labels_are_reported_with_all_digits_and_fitting_advice(bad, words):
     image, labels = image_and_labels()
     labels = labels.astype(bad.dtype)
     labels[0, 0, 0, 0] = bad
@@ -238,7 +238,7 @@ def test_labels_are_shown_with_all_digits_and_the_advice_fits(bad, words):
         run(image, labels)
 
 
-def test_the_advice_on_rounding_errors_works():
+def test_advice_on_rounding_errors_works():
     image, labels = image_and_labels()
     wrong = labels * np.float32(0.9999999)
     with pytest.raises(DataError, match="0.9999999, 1.9999998"):
@@ -249,14 +249,14 @@ def test_the_advice_on_rounding_errors_works():
 
 @pytest.mark.parametrize("transpose", [(0, 1, 2), (1, 0, 2)], ids=str)
 @pytest.mark.parametrize("with_labels", [True, False])
-def test_slices_of_one_line_of_pixels(transpose, with_labels):
+def test_slices_of_one_line_of_pixels_are_rejected(transpose, with_labels):
     image, labels = (array.transpose(0, *np.argsort(transpose) + 1) for array in image_and_labels((128, 116, 1)))
     warn_once.cache_clear()
     with pytest.warns(UserWarning, match="A case has 128 slices of 116 x 1 pixels"):
         run(image, labels if with_labels else None, plans=canvas_plans(transpose=transpose))
 
 
-def test_slices_along_the_axis_of_length_1():
+def test_slices_along_the_axis_of_length_1_are_accepted():
     image, labels = image_and_labels((128, 116, 1))
     warn_once.cache_clear()
     with warnings.catch_warnings():
@@ -274,7 +274,7 @@ def test_slices_along_the_axis_of_length_1():
     ],
     ids=["labels", "regions", "ignore label"],
 )
-def test_labels_that_dataset_json_lists(labels, order, allowed):
+def test_labels_listed_in_dataset_json_are_accepted(labels, order, allowed):
     image, segmentation = image_and_labels()
     segmentation = segmentation.astype(np.int16)
     segmentation[0, 0, 0, : len(allowed)] = allowed
@@ -282,13 +282,13 @@ def test_labels_that_dataset_json_lists(labels, order, allowed):
     assert set(np.unique(seg)) <= set(allowed)
 
 
-def test_image_and_labels_of_different_size():
+def test_image_and_labels_of_different_size_are_reported():
     image, labels = image_and_labels()
     with pytest.raises(DataError, match="1 x 40 x 60 and 1 x 40 x 59"):
         run(image, labels[..., :-1])
 
 
-def test_labels_in_color():
+def test_labels_in_color_are_reported():
     image, labels = image_and_labels()
     with pytest.raises(DataError, match="has 3 channels; it must have one"):
         run(image, np.repeat(labels, 3, 0))
@@ -301,7 +301,7 @@ def test_colors_are_not_labels():
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_the_advice_for_a_grey_segmentation_saved_as_rgb_keeps_the_labels(tmp_path, mode):
+def test_advice_for_a_gray_segmentation_saved_as_rgb_keeps_the_labels(tmp_path, mode):
     image, labels = image_and_labels()
     file = tmp_path / "case.png"
     Image.fromarray(labels[0, 0]).convert(mode).save(file)
@@ -316,13 +316,13 @@ def test_the_advice_for_a_grey_segmentation_saved_as_rgb_keeps_the_labels(tmp_pa
 
 @pytest.mark.parametrize("ending", [".png", ".bmp"])
 @pytest.mark.parametrize("bits", [8, 4, 1])
-def test_the_advice_for_a_palette_keeps_the_labels(tmp_path, ending, bits):
+def test_advice_for_a_palette_keeps_the_labels(tmp_path, ending, bits):
     image, labels = image_and_labels(labels=(0, 1))
     file = tmp_path / f"case{ending}"
     with_palette = Image.fromarray(labels[0, 0]).convert("P")
     with_palette.putpalette([0, 0, 0, 255, 0, 0])
     with_palette.save(file, **({"bits": bits} if ending == ".png" else {}))
-    assert set(np.unique(with_palette.convert("L"))) == {0, 76}  # what saving it as grey gives
+    assert set(np.unique(with_palette.convert("L"))) == {0, 76}  # the result of saving it as grayscale
     image_file = write_png(tmp_path, "case_0000.png", image[0, 0])
     with pytest.raises(DataError, match="image with a palette.*(?s:.)*segmentation .*case") as error:
         run_files([image_file], str(file))
@@ -334,7 +334,7 @@ def test_the_advice_for_a_palette_keeps_the_labels(tmp_path, ending, bits):
 
 
 @pytest.mark.parametrize(("bits", "channels", "lost"), [(16, 3, True), (8, 3, False), (16, 1, False)])
-def test_color_png_of_16_bits_is_warned_of(tmp_path, bits, channels, lost):
+def test_color_png_of_16_bits_gives_a_warning(tmp_path, bits, channels, lost):
     values = (np.arange(40 * 50).reshape(40, 50) * 3 + 1).astype(f"uint{bits}")
     picture = SimpleITK.GetImageFromArray(np.stack([values] * 3, -1), isVector=True)
     file = str(tmp_path / "case_0000.png")
@@ -342,7 +342,7 @@ def test_color_png_of_16_bits_is_warned_of(tmp_path, bits, channels, lost):
     warn_once.cache_clear()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        for _ in range(2):  # as in a dataset of many
+        for _ in range(2):  # as in a dataset with many images
             run_files([file], None, channels)
     found = [str(warning.message) for warning in caught if "color PNG images of 16 bits" in str(warning.message)]
     assert len(found) == lost
@@ -363,7 +363,7 @@ def run_files(images, label, channels=1):
     return HRMedSegPreprocessor(verbose=False).run_case(images, label, manager, configuration, dataset_json)
 
 
-def test_files_are_read_and_errors_name_them(tmp_path):
+def test_errors_contain_the_file_names(tmp_path):
     image, labels = image_and_labels()
     image_file = write_png(tmp_path, "case_0000.png", image[0, 0].astype(np.uint16) * 200)
     data, seg, _ = run_files([image_file], write_png(tmp_path, "case.png", labels[0, 0]))
@@ -376,7 +376,7 @@ def test_files_are_read_and_errors_name_them(tmp_path):
     assert image_file in str(error.value) and wrong in str(error.value)
 
 
-def test_files_that_cannot_be_read_are_named(tmp_path):
+def test_unreadable_files_are_reported(tmp_path):
     broken = tmp_path / "broken_0000.png"
     broken.write_bytes(b"this is not an image")
     for file in (str(broken), str(tmp_path / "absent_0000.png")):
@@ -385,7 +385,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         assert file in str(error.value)
 
 
-def test_errors_travel_between_processes(tmp_path):
+def test_errors_can_be_pickled(tmp_path):
     with pytest.raises(DataError) as error:
         run_files([str(tmp_path / "absent_0000.png")], None)
     travelled = pickle.loads(pickle.dumps(error.value))

@@ -1,4 +1,4 @@
-"""Labels to the canvas by the preprocessor and back by nnU-Net's export: what the canvas by itself costs."""
+"""Labels resized to the canvas by the preprocessor and back by nnU-Net's export: the loss by the canvas alone."""
 
 import os
 from pathlib import Path
@@ -21,7 +21,7 @@ LABELS = {"background": 0, "a": 1, "b": 2, "c": 3}
 
 
 def canvas_plans(canvas=(1024, 1024), channels=1, transpose=(0, 1, 2)):
-    """The HRMedSeg overrides on stock plans, with the resampling that they choose for the export."""
+    """Return stock plans with the HRMedSeg overrides, including their resampling for the export."""
     plans = stock_plans()
     plans["transpose_forward"] = list(transpose)
     plans["transpose_backward"] = np.argsort(transpose).tolist()
@@ -33,8 +33,8 @@ def canvas_plans(canvas=(1024, 1024), channels=1, transpose=(0, 1, 2)):
     return hrmedseg_plans(plans, num_training_cases=100)
 
 
-def there_and_back(image, labels, plans, *, spacing=(999, 1, 1), label_dict=LABELS, order=None, probabilities=False):
-    """image (C, Z, Y, X), labels (Z, Y, X) -> labels (Z, Y, X) by way of a network that is always right."""
+def round_trip(image, labels, plans, *, spacing=(999, 1, 1), label_dict=LABELS, order=None, probabilities=False):
+    """Convert image (C, Z, Y, X) and labels (Z, Y, X) to predicted labels (Z, Y, X) by a perfect network."""
     dataset_json = {
         "labels": label_dict,
         "regions_class_order": order,
@@ -65,7 +65,7 @@ def dice(a, b):
 
 
 def shapes(size, seed=0):
-    """Ellipsoids of three labels on a textured background."""
+    """Return ellipsoids of three labels on a textured background."""
     rng = np.random.default_rng(seed)
     labels = np.zeros(size, dtype=np.uint8)
     grid = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), -1)
@@ -78,59 +78,59 @@ def shapes(size, seed=0):
 
 @pytest.mark.parametrize("canvas", [(96, 96), (64, 128)], ids=str)
 @pytest.mark.parametrize("size", [(1, 60, 60), (1, 41, 137), (1, 100, 30), (1, 96, 128)], ids=str)
-def test_images_come_back_at_their_size(size, canvas):
+def test_images_are_restored_to_their_size(size, canvas):
     image, labels = shapes(size)
-    back = there_and_back(image, labels, canvas_plans(canvas))
+    back = round_trip(image, labels, canvas_plans(canvas))
     assert back.shape == size
     assert set(np.unique(back)) == set(np.unique(labels))
     assert min(dice(back == label, labels == label) for label in (1, 2, 3)) > 0.96
 
 
 @pytest.mark.parametrize("size", [(1, 1, 60), (1, 60, 1), (1, 1, 1)], ids=str)
-def test_one_row_or_one_column_comes_back(size):
+def test_one_row_or_one_column_is_restored(size):
     labels = np.zeros(size, dtype=np.uint8)
     labels.reshape(-1)[: max(1, labels.size // 2)] = 1
-    np.testing.assert_array_equal(there_and_back(np.ones((1, *size)), labels, canvas_plans((64, 64))), labels)
+    np.testing.assert_array_equal(round_trip(np.ones((1, *size)), labels, canvas_plans((64, 64))), labels)
 
 
 @pytest.mark.parametrize("transpose", [(0, 1, 2), (1, 0, 2), (2, 0, 1), (2, 1, 0)], ids=str)
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (5, 1, 1), (1, 1, 6)], ids=str)
-def test_volumes_come_back_with_any_transpose_and_spacing(transpose, spacing):
+def test_volumes_are_restored_for_any_transpose_and_spacing(transpose, spacing):
     image, labels = shapes((14, 40, 27))
-    back = there_and_back(image, labels, canvas_plans((64, 64), transpose=transpose), spacing=spacing)
+    back = round_trip(image, labels, canvas_plans((64, 64), transpose=transpose), spacing=spacing)
     assert back.shape == labels.shape
     assert min(dice(back == label, labels == label) for label in (1, 2, 3)) > 0.95
 
 
 @pytest.mark.parametrize("transpose", [(0, 1, 2), (2, 0, 1)], ids=str)
-def test_what_was_cropped_away_comes_back_as_background(transpose):
+def test_cropped_border_is_restored_as_background(transpose):
     image, labels = shapes((8, 30, 40))
     padding = ((2, 1), (5, 9), (7, 3))
     image, labels = np.pad(image, ((0, 0), *padding)), np.pad(labels, padding)
-    back = there_and_back(image, labels, canvas_plans((64, 80), transpose=transpose), spacing=(3, 1, 1))
+    back = round_trip(image, labels, canvas_plans((64, 80), transpose=transpose), spacing=(3, 1, 1))
     assert back.shape == labels.shape
     assert min(dice(back == label, labels == label) for label in (1, 2, 3)) > 0.95
     assert not back[:2].any() and not back[:, :5].any() and not back[..., :7].any()
 
 
-def test_regions_come_back():
+def test_regions_are_restored():
     image, labels = shapes((1, 60, 50))
     regions = {"background": 0, "whole": [1, 2, 3], "part": [2, 3], "core": 3}
-    back = there_and_back(image, labels, canvas_plans((96, 96)), label_dict=regions, order=[1, 2, 3])
+    back = round_trip(image, labels, canvas_plans((96, 96)), label_dict=regions, order=[1, 2, 3])
     assert min(dice(back >= label, labels >= label) for label in (1, 2, 3)) > 0.96
 
 
-def test_probabilities_come_back_at_the_same_place():
+def test_probabilities_are_restored_at_the_same_position():
     image, labels = shapes((3, 40, 60))
     plans = canvas_plans((96, 96), transpose=(1, 0, 2))
-    back, probabilities = there_and_back(image, labels, plans, spacing=(2, 1, 1), probabilities=True)
+    back, probabilities = round_trip(image, labels, plans, spacing=(2, 1, 1), probabilities=True)
     assert probabilities.shape == (4, *labels.shape)
     np.testing.assert_array_equal(probabilities.argmax(0), back)
 
 
 def cases(dataset, at_most):
     if not (REAL_DATA / dataset).is_dir():
-        pytest.skip(f"no real data: {REAL_DATA / dataset} does not exist (set NNUNET_HRMEDSEG_TEST_DATA to its place)")
+        pytest.skip(f"no real data: {REAL_DATA / dataset} does not exist (set NNUNET_HRMEDSEG_TEST_DATA to its folder)")
     masks = sorted((REAL_DATA / dataset / "masks").iterdir())
     for mask in masks[:: max(1, len(masks) // at_most)][:at_most]:
         image = io.imread(next((mask.parents[1] / "images").glob(f"{mask.stem}.*")))
@@ -143,16 +143,16 @@ def cases(dataset, at_most):
     ("dataset", "classes", "canvas", "at_least"),
     [
         ("dsb2018", 1, 1024, 0.995),
-        ("jsrt", 3, 1024, 0.995),  # these have the canvas' size already ...
-        ("jsrt", 3, 512, 0.985),  # ... so here they have twice that
+        ("jsrt", 3, 1024, 0.995),  # images already have the size of the canvas
+        ("jsrt", 3, 512, 0.985),  # images have twice the size of the canvas
         ("mlua_dental", 1, 1024, 0.96),  # lesions of a few pixels in 2944 x 1435
     ],
 )
-def test_real_labels_come_back(dataset, classes, canvas, at_least):
+def test_real_labels_are_restored(dataset, classes, canvas, at_least):
     scores = {label: [] for label in range(1, classes + 1)}
     for image, labels in cases(dataset, at_most=12):
         plans = canvas_plans((canvas, canvas), channels=len(image))
-        back = there_and_back(image, labels, plans, label_dict=LABELS if classes == 3 else {"background": 0, "a": 1})
+        back = round_trip(image, labels, plans, label_dict=LABELS if classes == 3 else {"background": 0, "a": 1})
         assert back.shape == labels.shape
         for label, of_label in scores.items():
             if (labels == label).any():

@@ -1,4 +1,4 @@
-"""What the tests of the commands share: tiny networks in the real formats."""
+"""Fixtures for the tests of the commands: tiny networks in the real formats."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tests.prompting.tiny_sams import picture, write_sam2, write_sam_pth, write_
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
-    """A folder with a SAM and a SAM2, and an encoder for each."""
+    """Write a SAM and a SAM2, and an encoder for each."""
     folder = tmp_path_factory.mktemp("networks")
     write_sam_pth(folder / "sam.pth")
     write_student(folder / "student.safetensors")
@@ -26,7 +26,7 @@ def image(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two color images, one of them in a folder, a grey one and one of 16 bits."""
+    """Write two color images, one of them in a folder, a grayscale image and one with 16 bits."""
     images = tmp_path / "images"
     (images / "sub").mkdir(parents=True)
     Image.fromarray(picture(70, 90)).save(images / "a.png")

@@ -1,4 +1,4 @@
-"""Files that the examples of encoders and prompting need: public name -> function that writes them into a folder."""
+"""Files for the examples of encoders and prompting: public name -> function that writes them into a folder."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tests.weights.published_layout import write_published
 
 
 def write_promptable(folder: Path) -> None:
-    """A SAM, and an encoder that was distilled from it."""
+    """Write a SAM, and an encoder that was distilled from it."""
     write_sam_pth(folder / "sam.pth")
     write_student(folder / "encoder.safetensors")
 
 
 def write_promptable_sam2(folder: Path) -> None:
-    """A SAM2, and an encoder that was distilled from it."""
+    """Write a SAM2, and an encoder that was distilled from it."""
     write_sam2(folder / "sam2")
     write_student(folder / "encoder.safetensors", "sam2")
 
 
 def write_promptable_and_dataset(folder: Path) -> None:
-    """A SAM, an encoder that was distilled from it, and a labeled dataset."""
+    """Write a SAM, an encoder that was distilled from it, and a labeled dataset."""
     write_promptable(folder)
     write_labeled(folder / "nnUNet_raw" / "Dataset001_Discs", 2)
 

@@ -1,4 +1,4 @@
-"""`hrmedseg segment` from the command line, and what it should find, for several test modules."""
+"""`hrmedseg segment` from the command line, and expected results, for several test modules."""
 
 import numpy as np
 from PIL import Image
@@ -24,8 +24,8 @@ def read(file):
     return np.asarray(Image.open(file))
 
 
-def alone(networks, image, prompt, sam="sam.pth", encoder="student.safetensors", **options):
-    """Mask and score of one prompt, by the predictor itself."""
+def segment_alone(networks, image, prompt, sam="sam.pth", encoder="student.safetensors", **options):
+    """Return mask and score of one prompt from the predictor."""
     predictor = Predictor(load_promptable(networks / encoder, networks / sam))
     predictor.set_image(Image.open(image))
     if prompt.box:
@@ -37,10 +37,10 @@ def alone(networks, image, prompt, sam="sam.pth", encoder="student.safetensors",
 
 
 def expected(networks, image, given, *files):
-    """Numbers of objects: every mask by itself, each over those before it."""
+    """Return object numbers: each mask is predicted separately and drawn over the previous ones."""
     numbers = np.zeros(read(image).shape[:2], int)
     for number, prompt in enumerate(given, start=1):
-        mask, _ = alone(networks, image, prompt, *files)
+        mask, _ = segment_alone(networks, image, prompt, *files)
         assert 0 < mask.sum() < mask.size
         numbers[mask] = number
     return numbers

@@ -1,4 +1,4 @@
-"""Reading prompt encoder and mask decoder: every format gives transformers' own weights."""
+"""Reading prompt encoder and mask decoder: every format gives the weights of transformers."""
 
 import json
 import sys
@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from nnunet_hrmedseg.errors import CheckpointError, HRMedSegError, SetupError
+from nnunet_hrmedseg.errors import CheckpointError, SetupError
 from nnunet_hrmedseg.prompting.checkpoints import read_decoder
 from nnunet_hrmedseg.prompting.prompt_decoder import PromptDecoder
 from tests.prompting.tiny_sams import (
@@ -31,7 +31,7 @@ def decoder_weights(model):
 
 
 @pytest.mark.parametrize("write", SAMS.values(), ids=SAMS)
-def test_all_formats_of_sam_load_to_the_same_network(tmp_path, write):
+def test_all_formats_of_sam_give_the_same_network(tmp_path, write):
     decoder = PromptDecoder(read_decoder(write(tmp_path / "sam.pth")))
     expected = decoder_weights(sam())
     found = decoder.model.state_dict()
@@ -42,15 +42,15 @@ def test_all_formats_of_sam_load_to_the_same_network(tmp_path, write):
     assert not any(parameter.requires_grad for parameter in decoder.parameters())
 
 
-def test_mobile_sam(tmp_path):
+def test_mobile_sam_is_read(tmp_path):
     file = read_decoder(write_mobile_sam(tmp_path / "mobile_sam.pt"))
-    assert file.canvas == 1024  # its image encoder does not say
+    assert file.canvas == 1024  # its image encoder does not define it
     found = PromptDecoder(file, SIDE).model.state_dict()
     assert all(torch.equal(found[name], value) for name, value in decoder_weights(sam()).items())
 
 
 @pytest.mark.parametrize("model_type", ["sam2", "sam2_video"])
-def test_sam2(tmp_path, model_type):
+def test_sam2_is_read(tmp_path, model_type):
     folder = write_sam2(tmp_path / "sam2", model_type)
     decoder = PromptDecoder(read_decoder(folder))
     assert decoder.kind == "sam2" and decoder.canvas == SIDE and decoder.widths == (4, 8, 32)
@@ -59,8 +59,8 @@ def test_sam2(tmp_path, model_type):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_another_canvas_changes_no_weight(tmp_path):
-    """As a folder on the hub, whose configuration says the size of the grid as well."""
+def test_another_canvas_keeps_the_weights(tmp_path):
+    """Test a folder as on the hub, whose configuration includes the size of the grid."""
     folder = write_sam_folder(tmp_path / "sam")
     config = json.loads((folder / "config.json").read_text())
     assert config["prompt_encoder_config"].get("image_embedding_size") == SIDE // 16
@@ -72,16 +72,16 @@ def test_another_canvas_changes_no_weight(tmp_path):
 def test_only_safetensors_and_tensors_are_read(tmp_path):
     ran = tmp_path / "ran"
     torch.save({**in_metas_names(sam()), "payload": Payload(ran)}, tmp_path / "sam.pth")
-    with pytest.raises(HRMedSegError, match="would have to be executed"):
+    with pytest.raises(CheckpointError, match="would have to be executed"):
         read_decoder(tmp_path / "sam.pth")
     folder = write_sam_folder(tmp_path / "sam")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(HRMedSegError, match="has no model.safetensors.*executes nothing"):
+    with pytest.raises(CheckpointError, match="has no model.safetensors.*executes nothing"):
         read_decoder(folder)
     assert not ran.exists()
 
 
-def test_nothing_given():
+def test_missing_sam_is_reported():
     with pytest.raises(CheckpointError, match=r"Give --sam.*sam_vit_h_4b8939.pth.*mobile_sam.pt.*transformers"):
         read_decoder(None)
     with pytest.raises(CheckpointError, match=r"no SAM at nowhere.pth.*sam_vit_h_4b8939.pth"):
@@ -130,7 +130,7 @@ def _truncated(folder):
 
 
 @pytest.mark.parametrize(
-    "make, said",
+    "make, message",
     [
         (_nnunet, "It is a checkpoint of nnU-Net"),
         (_sam2_of_meta, "SAM2 in Meta's own format: give a folder"),
@@ -149,14 +149,14 @@ def _truncated(folder):
         (lambda folder: write_student(folder / "encoder.safetensors").path, "goes to --encoder"),
     ],
 )
-def test_other_files_are_refused_in_words(tmp_path, make, said):
+def test_other_files_are_rejected(tmp_path, make, message):
     file = make(tmp_path)
-    with pytest.raises(HRMedSegError, match=said) as raised:
+    with pytest.raises(CheckpointError, match=message) as raised:
         PromptDecoder(read_decoder(file))
     assert str(file) in str(raised.value)
 
 
-def test_without_transformers(tmp_path, monkeypatch):
+def test_missing_transformers_is_reported(tmp_path, monkeypatch):
     file = read_decoder(write_sam_pth(tmp_path / "sam.pth"))
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(SetupError, match=r"^transformers is not installed.*nnunet_hrmedseg\[sam\]"):

@@ -48,7 +48,7 @@ def distill(teacher, images, output, *options):
     return main(list(map(str, arguments)))
 
 
-# ---- how images are put on the canvas --------------------------------------------------------------------------------
+# ---- resizing and padding to the canvas ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def distill(teacher, images, output, *options):
     [((50, 3000), (17, 1024)), ((3000, 50), (1024, 17)), ((4000, 4000), (1024, 1024)), ((1, 3000), (1, 1024)),
      ((1200, 1800), (683, 1024)), ((10, 20), (512, 1024))],
 )  # fmt: skip
-def test_the_longer_side_fills_the_canvas(size, expected):
+def test_longer_side_fills_the_canvas(size, expected):
     assert fit_size(size, (1024, 1024), "pad") == expected
     assert fit_size(size, (1024, 512), "stretch") == (1024, 512)
 
@@ -75,7 +75,7 @@ def test_padding_is_below_and_on_the_right(tmp_path):
 # ---- levels ----------------------------------------------------------------------------------------------------------
 
 
-def test_sam2_gives_its_levels_when_asked(sams):
+def test_sam2_returns_its_levels_on_request(sams):
     teacher = load_teacher(sams / "sam2", canvas=(SIDE, SIDE))
     images = torch.rand(2, 3, SIDE, SIDE)
     embedding = teacher.embed(images)
@@ -106,7 +106,7 @@ def test_sam_has_one_level(sams):
     assert teacher.decoder_id == decoder_id(sam())
 
 
-def test_each_level_counts_the_same():
+def test_levels_have_equal_weight():
     architecture = encoder_architecture(embed_dim=24, depth=1, decoder_dim=32) | {"fine_channels": [4, 8]}
     module = Distillation(Student(architecture), Normalize("mean_std"), 128, exact=True).eval()
     images, weight = torch.rand(2, 3, 32, 32), torch.ones(2)
@@ -114,7 +114,7 @@ def test_each_level_counts_the_same():
     assert [tuple(level.shape[1:]) for level in levels] == [(4, 8, 8), (8, 4, 4), (32, 2, 2)]
     assert module((images, pack(levels), weight)) == 0
     target = [torch.randn_like(level) for level in levels]
-    target[0] *= 100  # whatever its units
+    target[0] *= 100  # independent of its scale
     spread = [level.var() for level in target]
     expected = sum(F.mse_loss(a, b) / v * spread[-1] for a, b, v in zip(levels, target, spread, strict=True))
     torch.testing.assert_close(module((images, pack(target), weight)), expected)
@@ -125,8 +125,8 @@ def test_each_level_counts_the_same():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sam.pth", "sam2"])
-def test_a_student_nears_its_teachers_masks(sams, tmp_path, name, capsys):
-    """After a few seconds of distillation its masks are nearer to the whole SAM's than those of a random student."""
+def test_masks_of_the_student_approach_those_of_the_teacher(sams, tmp_path, name, capsys):
+    """After a few seconds of distillation, masks are closer to the complete SAM's than those of a random student."""
     images = write_folder(tmp_path / "images", 40)
     options = ["--promptable", "--epochs", 15, "--lr", "5e-3", "--cache", tmp_path / "cache"]
     assert distill(sams / name, images, tmp_path / "run", *options) == 0
@@ -143,11 +143,11 @@ def test_a_student_nears_its_teachers_masks(sams, tmp_path, name, capsys):
     predictors += [Predictor(load_promptable(encoder, sams / name)) for encoder in (trained, random)]
     assert "Note" not in capsys.readouterr().err
     distances, agreements = np.zeros(2), np.zeros(2)
-    for seed in range(100, 106):  # images that it has not seen
+    for seed in range(100, 106):  # images that were not used in training
         found = []
         for predictor in predictors:
             predictor.set_image(discs(seed)[0])
-            # instead of one mask alone SAM2 takes another where it seems unsure, and random weights are
+            # SAM2 replaces an uncertain single mask by another one, and with random weights, all are uncertain
             found.append(predictor.predict([[5, 5, 40, 35], [0, 0, 56, 40]], multimask=name == "sam2"))
         for k in range(2):
             distances[k] += np.abs(found[k + 1].logits - found[0].logits).mean()
@@ -157,14 +157,14 @@ def test_a_student_nears_its_teachers_masks(sams, tmp_path, name, capsys):
 
 @pytest.fixture(scope="module")
 def with_levels(sams, tmp_path_factory):
-    """An encoder for SAM2, and the images that it was distilled on."""
+    """Return an encoder for SAM2, and the images that it was distilled on."""
     folder = tmp_path_factory.mktemp("distilled")
     write_folder(folder / "images", 8)
     assert distill(sams / "sam2", folder / "images", folder / "run", "--promptable", "--epochs", 1) == 0
     return folder
 
 
-def test_a_training_takes_encoder_and_neck(with_levels):
+def test_training_loads_encoder_and_neck(with_levels):
     file = load_encoder(with_levels / "run" / "encoder.safetensors")
     assert any(name.startswith("fine_levels.") for name in file.state)
     network = HRMedSeg(3, 2, decoder_heads=2, decoder_mlp_dim=16, **encoder_architecture(
@@ -176,7 +176,7 @@ def test_a_training_takes_encoder_and_neck(with_levels):
         assert name not in state or torch.equal(state[name], value)
 
 
-def test_with_and_without_levels_can_start_from_each_other(sams, with_levels, tmp_path):
+def test_encoders_with_and_without_levels_can_start_from_each_other(sams, with_levels, tmp_path):
     images, encoder = with_levels / "images", with_levels / "run" / "encoder.safetensors"
     plain = ["--epochs", 1, "--normalization", "imagenet"]
     assert distill(sams / "sam2", images, tmp_path / "plain", *plain, "--start", encoder) == 0
@@ -189,7 +189,7 @@ def test_with_and_without_levels_can_start_from_each_other(sams, with_levels, tm
     assert all(torch.equal(student.state_dict()[name], value) for name, value in file.state.items())
 
 
-def test_padded_and_stretched_images_have_caches_of_their_own(sams, tmp_path):
+def test_padded_and_stretched_images_have_separate_caches(sams, tmp_path):
     images = write_folder(tmp_path / "images", 5)
     cache = ["--cache", tmp_path / "cache", "--epochs", 1]
     assert distill(sams / "sam.pth", images, tmp_path / "plain", *cache) == 0
@@ -198,7 +198,7 @@ def test_padded_and_stretched_images_have_caches_of_their_own(sams, tmp_path):
     assert len(abouts) == 2 and sum("fitted by pad" in about["teacher"] for about in abouts) == 1
 
 
-def test_without_the_option_everything_is_as_before(sams, tmp_path):
+def test_defaults_are_kept_without_promptable(sams, tmp_path):
     images = write_folder(tmp_path / "images", 5)
     assert distill(sams / "sam2", images, tmp_path / "run", "--epochs", 1) == 0
     card = load_encoder(tmp_path / "run" / "encoder.safetensors").card
@@ -206,7 +206,7 @@ def test_without_the_option_everything_is_as_before(sams, tmp_path):
     assert card["normalization"]["scheme"] == "zscore"
 
 
-def test_mistakes(sams, tmp_path, capsys):
+def test_unsupported_options_are_reported(sams, tmp_path, capsys):
     images = write_folder(tmp_path / "images", 5)
     assert distill(sams / "sam.pth", images, tmp_path / "run", "--promptable", "--canvas", 64, 96) == 1
     assert "a square canvas, not 64 x 96" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The commands of docs/how-to/segment-with-prompts.md, with networks of random weights and a small canvas."""
+"""The commands of docs/how-to/segment-with-prompts.md, with random weights and a small canvas."""
 
 import json
 import re
@@ -23,7 +23,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def _files(tmp_path, monkeypatch):
-    """The files that the page names, in the folder that the commands run in."""
+    """Write the files that the page mentions, in the folder in which the commands run."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
     for name in ("nnUNet_preprocessed", "nnUNet_results"):
@@ -41,7 +41,7 @@ def _files(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_files")
-def test_the_page(tmp_path):
+def test_commands_of_the_page_run(tmp_path):
     ran = []
     for block in blocks("bash"):
         for command in block.replace("\\\n", " ").splitlines():
@@ -59,5 +59,5 @@ def test_the_page(tmp_path):
 
     names: dict = {}
     (code,) = blocks("python")
-    exec(code, names)  # the page's own, not a stranger's
+    exec(code, names)  # code of the page itself
     assert names["found"].masks.shape == (2, 360, 400) and names["better"].scores.shape == (1,)

@@ -1,4 +1,4 @@
-"""Which image a name in a file of prompts means."""
+"""The image that a name in a file of prompts refers to."""
 
 import sys
 from pathlib import Path, PurePosixPath
@@ -40,7 +40,7 @@ def images(tmp_path, monkeypatch):
         (normalize("NFC", "größe"), normalize("NFD", "größe.png")),
     ],
 )
-def test_names_that_mean_an_image_below_the_folder(images, capsys, name, path):
+def test_names_refer_to_images_below_the_folder(images, capsys, name, path):
     name = name.format(here=Path.cwd())
     assert named_images(images, [name], "p.csv") == {name: PurePosixPath(path)}
     if not name.startswith("images"):
@@ -51,7 +51,7 @@ def test_names_that_mean_an_image_below_the_folder(images, capsys, name, path):
     "name, path",
     [("/elsewhere/images/a.png", "a.png"), ("C:\\data\\sub\\b.jpg", "sub/b.jpg"), ("data/sub/b", "sub/b.jpg")],
 )
-def test_paths_on_another_machine_with_a_note(images, capsys, name, path):
+def test_paths_of_another_machine_are_matched_with_a_note(images, capsys, name, path):
     assert named_images(images, [name], "p.csv") == {name: PurePosixPath(path)}
     assert f"Note: p.csv has paths from elsewhere; taken instead: images/{path} for {name}" in capsys.readouterr().err
 
@@ -71,12 +71,12 @@ def test_paths_on_another_machine_with_a_note(images, capsys, name, path):
         (["c.png"], "not there"),
     ],
 )
-def test_names_that_mean_none_or_several(images, names, message):
+def test_unknown_and_ambiguous_names_are_rejected(images, names, message):
     with pytest.raises(DataError, match=message):
         named_images(images, [name.format(here=Path.cwd()) for name in names], "p.csv")
 
 
-def test_a_file_elsewhere_is_not_the_one_of_the_same_name(images):
+def test_existing_file_elsewhere_is_not_matched_by_name(images):
     Path("more").mkdir()
     Path("more", "a.png").write_bytes(b"")
     for name in ("more/a.png", f"{Path.cwd()}/more/a.png"):
@@ -84,8 +84,8 @@ def test_a_file_elsewhere_is_not_the_one_of_the_same_name(images):
             named_images(images, [name], "p.csv")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other file systems take one for the other")
-def test_composed_and_decomposed_names_of_two_images(images):
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems treat both names as equal")
+def test_composed_and_decomposed_names_are_two_images(images):
     for form in ("NFC", "NFD"):
         (images / normalize(form, "größe.png")).write_bytes(b"")
     names = [normalize(form, "größe.png") for form in ("NFC", "NFD")]
@@ -93,17 +93,17 @@ def test_composed_and_decomposed_names_of_two_images(images):
 
 
 @pytest.mark.parametrize("name", ["b.jpg", "b", "sub/b.jpg", "images\\sub\\b.jpg", "{here}/images/sub/b.jpg"])
-def test_the_prompts_of_a_single_image(images, capsys, name):
+def test_prompts_of_a_single_image(images, capsys, name):
     name = name.format(here=Path.cwd())
     assert prompts_of_image(Path("images/sub/b.jpg"), {"a.png": 1, name: 2}, "p.csv") == 2
     assert capsys.readouterr().err == ""
 
 
-def test_the_name_in_the_same_letters_is_the_one_of_a_single_image(images):
+def test_exact_name_is_preferred_for_a_single_image(images):
     assert prompts_of_image(Path("images/a.png"), {"A.PNG": 1, "a.png": 2, "a": 3}, "p.csv") == 2
 
 
-def test_the_prompts_of_a_single_image_from_another_machine(images, capsys):
+def test_prompts_of_a_single_image_from_another_machine(images, capsys):
     assert prompts_of_image(Path("images/a.png"), {"D:\\x\\a.png": 1, "other.png": 2}, "p.csv") == 1
     assert "the prompts of D:\\x\\a.png in p.csv are taken for images/a.png" in capsys.readouterr().err
 
@@ -117,7 +117,7 @@ def test_the_prompts_of_a_single_image_from_another_machine(images, capsys):
         (["more/b.jpg"], "no prompt for b.jpg"),
     ],
 )
-def test_no_prompts_or_several_for_a_single_image(images, names, message):
+def test_missing_or_ambiguous_prompts_of_a_single_image_are_rejected(images, names, message):
     Path("more").mkdir()
     Path("more", "b.jpg").write_bytes(b"")
     with pytest.raises(DataError, match=message):

@@ -1,4 +1,4 @@
-"""Which encoder goes with which SAM."""
+"""Compatibility of encoders and SAMs."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def pth(tmp_path):
     return write_sam_pth(tmp_path / "sam.pth")
 
 
-def test_encoder_and_neck_are_the_files(tmp_path, pth):
+def test_encoder_and_neck_have_the_weights_of_the_file(tmp_path, pth):
     file = write_student(tmp_path / "e.safetensors")
     network = HRMedSegSAM(file.path, pth)
     state = network.image_encoder.student.state_dict()
@@ -41,7 +41,7 @@ def test_sam2_reads_three_levels(tmp_path):
     assert shapes == [(1, 4, 16, 16), (1, 8, 8, 8), (1, 32, 4, 4)]
 
 
-def test_the_card_says_canvas_and_fit(tmp_path, pth):
+def test_canvas_and_fit_are_read_from_the_card(tmp_path, pth):
     small = write_student(tmp_path / "e.safetensors", recipe={"canvas": [96, 96]})
     network = HRMedSegSAM(small.path, pth)
     assert (network.canvas, network.fit) == (96, "stretch") and network.decoder.mask_side == 24
@@ -49,7 +49,7 @@ def test_the_card_says_canvas_and_fit(tmp_path, pth):
 
 
 @pytest.mark.parametrize(
-    "changed, said",
+    "changed, message",
     [
         ({"width": 16}, "gives an embedding of 16 channels, and the decoder .* reads 32"),
         ({"kind": "sam2"}, r"was distilled from tiny sam2: the decoder of SAM cannot read"),
@@ -59,14 +59,14 @@ def test_the_card_says_canvas_and_fit(tmp_path, pth):
     ],
     ids=str,
 )
-def test_encoders_of_another_kind(tmp_path, pth, changed, said):
+def test_incompatible_encoders_are_rejected(tmp_path, pth, changed, message):
     file = write_student(tmp_path / "e.safetensors", **changed)
-    with pytest.raises(CheckpointError, match=said) as raised:
+    with pytest.raises(CheckpointError, match=message) as raised:
         load_promptable(file.path, pth)
     assert "hrmedseg encoder distill --promptable" in str(raised.value)
 
 
-def test_sam2_without_its_levels(tmp_path):
+def test_sam2_encoder_without_levels_is_rejected(tmp_path):
     folder = write_sam2(tmp_path / "sam2")
     file = write_student(
         tmp_path / "e.safetensors",
@@ -79,30 +79,30 @@ def test_sam2_without_its_levels(tmp_path):
         load_promptable(file.path, folder)
 
 
-def test_the_bundled_encoder_and_none(pth):
+def test_bundled_or_missing_encoder_is_rejected(pth):
     with pytest.raises(CheckpointError, match="cannot read its embedding.*hrmedseg encoder distill"):
         load_promptable(BUNDLED, pth)
-    with pytest.raises(CheckpointError, match="Give --encoder .*travels with the package was not made from a SAM"):
+    with pytest.raises(CheckpointError, match="Give --encoder .*bundled encoder was not made from a SAM"):
         load_promptable(None, pth)
 
 
-def test_a_class_takes_its_own_sam(tmp_path, pth):
+def test_sam_must_match_the_class(tmp_path, pth):
     file = write_student(tmp_path / "e.safetensors")
     with pytest.raises(CheckpointError, match="is a sam, and HRMedSegSAM2 takes a sam2"):
         HRMedSegSAM2(file.path, pth)
 
 
-def test_another_decoder_than_the_teachers_is_said(tmp_path, pth, capsys):
+def test_decoder_of_another_teacher_is_reported(tmp_path, pth, capsys):
     right = write_student(tmp_path / "right.safetensors", decoder_id=decoder_id(sam()))
     load_promptable(right.path, pth)
     load_promptable(right.path, write_mobile_sam(tmp_path / "mobile_sam.pt"))
     assert not capsys.readouterr().err
     wrong = write_student(tmp_path / "wrong.safetensors", decoder_id=decoder_id(sam(seed=1)))
     load_promptable(wrong.path, pth)
-    assert "Note:" in (said := capsys.readouterr().err) and "another decoder" in said and "tiny sam" in said
+    assert "Note:" in (printed := capsys.readouterr().err) and "another decoder" in printed and "tiny sam" in printed
 
 
-def test_whole_sams_that_cannot_be_had(tmp_path):
+def test_unsupported_complete_sams_are_rejected(tmp_path):
     with pytest.raises(CheckpointError, match="read from Meta's .pth, not from a folder"):
         load_whole_sam(write_sam_folder(tmp_path / "sam"))
     with pytest.raises(CheckpointError, match="image_encoder.patch_embed.proj.weight"):

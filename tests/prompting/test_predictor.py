@@ -1,4 +1,4 @@
-"""Prompting: the same masks as transformers' own models and processors give; sizes, batches, prompts at the border."""
+"""Prompting: parity with models and processors of transformers; sizes, batches, prompts at the border."""
 
 import numpy as np
 import pytest
@@ -52,11 +52,13 @@ def student2(files):
 # ---- parity with transformers ----------------------------------------------------------------------------------------
 
 
-def of_transformers(model, processor, image, resized, *, padded, boxes=None, points=None, labels=None, multimask=False):
-    """Masks (P, M, H, W), scores (P, M) and logits of transformers' model with its own processor.
+def predict_by_transformers(
+    model, processor, image, resized, *, padded, boxes=None, points=None, labels=None, multimask=False
+):
+    """Return masks (P, M, H, W), scores (P, M) and logits of transformers' model with its processor.
 
-    resized: (H, W) on the canvas. Pillow resizes, as in segment-anything itself: transformers' own way differs from it
-    by 1 of 255 in some pixels.
+    resized: (H, W) on the canvas. Pillow resizes, as in segment-anything; transformers' resizing differs from it by
+    1 of 255 in some pixels.
     """
     original, (height, width) = image.shape[:2], resized
     picture = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
@@ -87,8 +89,8 @@ PROMPTS = {
 @pytest.mark.parametrize("multimask", [False, True])
 @pytest.mark.parametrize("given", PROMPTS.values(), ids=PROMPTS)
 @pytest.mark.parametrize("name", ["sam.pth", "sam2"])
-def test_a_whole_sam_gives_the_masks_of_transformers(files, name, given, multimask):
-    """So image encoder, normalisation, padding, prompts, decoder and enlarging are all as they should be."""
+def test_complete_sam_gives_the_masks_of_transformers(files, name, given, multimask):
+    """This checks image encoder, normalization, padding, prompts, decoder and upsampling."""
     image = picture(70, 90)
     square = {"height": SIDE, "width": SIDE}
     if name == "sam.pth":
@@ -100,7 +102,7 @@ def test_a_whole_sam_gives_the_masks_of_transformers(files, name, given, multima
     predictor = Predictor(load_whole_sam(files / name))
     predictor.set_image(image)
     found = predictor.predict(**given, multimask=multimask)
-    values, scores, logits = of_transformers(
+    values, scores, logits = predict_by_transformers(
         model, processor, image, resized, padded=name == "sam.pth", multimask=multimask, **given
     )
     best = scores.argmax(1)
@@ -115,7 +117,7 @@ def test_a_whole_sam_gives_the_masks_of_transformers(files, name, given, multima
 
 
 @pytest.mark.parametrize("name", ["sam_folder", "mobile_sam.pt"])
-def test_all_files_of_one_sam_give_the_same_masks(files, student, name):
+def test_all_formats_of_one_sam_give_the_same_masks(files, student, name):
     other = Predictor(HRMedSegSAM(files / "student.safetensors", files / name))
     for predictor in (student, other):
         predictor.set_image(picture(50, 60))
@@ -123,13 +125,13 @@ def test_all_files_of_one_sam_give_the_same_masks(files, student, name):
     assert np.array_equal(a.logits, b.logits) and np.array_equal(a.masks, b.masks)
 
 
-def test_the_kind_of_network_follows_from_the_sam(files):
+def test_kind_of_network_follows_from_the_sam(files):
     assert type(load_promptable(files / "student.safetensors", files / "sam_folder")) is HRMedSegSAM
     assert type(load_promptable(files / "student2.safetensors", files / "sam2")) is HRMedSegSAM2
 
 
-def test_an_earlier_mask_as_a_prompt(files):
-    """Each prompt with a mask of its own; transformers takes one for each image."""
+def test_earlier_mask_as_a_prompt(files):
+    """Each prompt has its own mask; transformers accepts one mask per image."""
     image = picture(64, 64)
     predictor = Predictor(load_whole_sam(files / "sam.pth"))
     predictor.set_image(image)
@@ -154,7 +156,7 @@ def test_an_earlier_mask_as_a_prompt(files):
 
 @pytest.mark.parametrize("given", PROMPTS.values(), ids=PROMPTS)
 @pytest.mark.parametrize("name", ["student", "student2"])
-def test_many_prompts_are_those_one_by_one(request, name, given):
+def test_many_prompts_equal_single_prompts(request, name, given):
     predictor = request.getfixturevalue(name)
     predictor.set_image(picture(70, 90))
     together = predictor.predict(**given)
@@ -164,7 +166,7 @@ def test_many_prompts_are_those_one_by_one(request, name, given):
         np.testing.assert_allclose(together.scores[k], alone.scores[0], atol=1e-5)
 
 
-def test_however_few_go_through_the_decoder_at_once(student):
+def test_result_does_not_depend_on_prompts_at_once(student):
     student.set_image(picture(70, 90))
     together = student.predict(BOXES)
     seen = []
@@ -184,7 +186,7 @@ def test_however_few_go_through_the_decoder_at_once(student):
     np.testing.assert_allclose(found.logits, together.logits, atol=1e-4)
 
 
-def test_prompts_of_different_forms(student):
+def test_prompts_of_different_forms_are_combined(student):
     student.set_image(picture(70, 90))
     prompts = [
         Prompt(tuple(BOXES[0].tolist())),
@@ -205,7 +207,7 @@ def test_prompts_of_different_forms(student):
         assert found[number][1] == pytest.approx(one.scores[0], abs=1e-4)
 
 
-def test_a_single_point_is_the_best_of_three_unless_told_otherwise(student):
+def test_single_point_gives_the_best_of_three_by_default(student):
     student.set_image(picture(70, 90))
     point = {"points": [[20, 30]], "labels": [1]}
     default, best, one = (student.predict(**point, multimask=multimask) for multimask in (None, True, False))
@@ -214,7 +216,7 @@ def test_a_single_point_is_the_best_of_three_unless_told_otherwise(student):
     assert np.array_equal(boxes.logits, student.predict(BOXES[:1], multimask=False).logits)
 
 
-def test_no_prompts_at_all(student):
+def test_empty_prompts_give_empty_results(student):
     student.set_image(picture(70, 90))
     found = student.predict(boxes=np.zeros((0, 4)))
     assert found.masks.shape == (0, 70, 90) and found.logits.shape == (0, 16, 16) and len(found.scores) == 0
@@ -234,31 +236,31 @@ def test_masks_have_the_size_of_the_image(request, name, size):
     assert found.masks.shape == (1, height, width) and np.isfinite(found.logits).all()
 
 
-def test_grey_rgb_rgba_and_other_numbers(student):
-    grey = picture(70, 90)[..., 0]
+def test_gray_rgb_rgba_and_other_types(student):
+    gray = picture(70, 90)[..., 0]
     logits = []
     for image in (
-        grey,
-        grey[..., None],
-        np.stack([grey] * 3, -1),
-        np.dstack([grey, grey, grey, np.zeros_like(grey)]),
-        Image.fromarray(grey),
-        Image.fromarray(grey).convert("RGB"),
+        gray,
+        gray[..., None],
+        np.stack([gray] * 3, -1),
+        np.dstack([gray, gray, gray, np.zeros_like(gray)]),
+        Image.fromarray(gray),
+        Image.fromarray(gray).convert("RGB"),
     ):
         student.set_image(image)
         logits.append(student.predict(BOXES[:1]).logits)
     assert all(np.array_equal(logits[0], other) for other in logits[1:])
     # 16 bits and floats are stretched between their percentiles
-    student.set_image(grey.astype(np.uint16) * 7 + 300)
+    student.set_image(gray.astype(np.uint16) * 7 + 300)
     stretched = student.predict(BOXES[:1]).logits
-    student.set_image(grey.astype(np.float32) / 1000 - 3)
+    student.set_image(gray.astype(np.float32) / 1000 - 3)
     np.testing.assert_allclose(stretched, student.predict(BOXES[:1]).logits, atol=0.05)
-    student.set_image(grey > 100)
+    student.set_image(gray > 100)
     assert student.predict(BOXES[:1]).masks.shape == (1, 70, 90)
 
 
 @pytest.mark.parametrize("mode", ["P", "CMYK", "LA", "YCbCr"])
-def test_images_of_pillow_in_other_modes_are_seen_in_their_colors(student, mode):
+def test_pillow_images_in_other_modes_keep_their_colors(student, mode):
     image = Image.fromarray(picture(70, 90)).convert(mode)
     found = []
     for each in (image, image.convert("RGB")):
@@ -267,7 +269,7 @@ def test_images_of_pillow_in_other_modes_are_seen_in_their_colors(student, mode)
     assert np.array_equal(*found)
 
 
-def test_points_are_in_the_object_where_nothing_else_is_said(student):
+def test_points_are_foreground_by_default(student):
     student.set_image(picture(70, 90))
     points = [[20, 30], [40, 40]]
     unsaid, inside, beside = (student.predict(points=points, labels=labels) for labels in (None, [1, 1], [0, 1]))
@@ -275,13 +277,13 @@ def test_points_are_in_the_object_where_nothing_else_is_said(student):
 
 
 @pytest.mark.parametrize("shape", [(5,), (3, 20, 20), (20, 20, 2), (4, 20, 20, 3), (0, 5), (2, 20, 20, 20)])
-def test_what_is_no_image(student, shape):
+def test_invalid_images_are_rejected(student, shape):
     with pytest.raises(DataError, match=r"The image has the shape.*one\s+slice at a time"):
         student.set_image(np.zeros(shape, np.uint8))
 
 
-def test_the_mask_follows_the_image_not_the_padding(files):
-    """A wide and a tall image: the padding lies below one and beside the other, and masks come back unpadded."""
+def test_mask_follows_the_image_not_the_padding(files):
+    """A wide and a tall image: the padding is below one and beside the other, and is removed from the masks."""
     predictor = Predictor(load_whole_sam(files / "sam.pth"))
     wide = picture(30, 90)
     predictor.set_image(wide)
@@ -290,14 +292,14 @@ def test_the_mask_follows_the_image_not_the_padding(files):
     left = predictor._at_image_size(logits)
     assert left[:, :40].all() and not left[:, 50:].any()
     predictor.set_image(picture(90, 30))
-    assert predictor._at_image_size(logits).all()  # half of the canvas is more than the image's third
+    assert predictor._at_image_size(logits).all()  # half of the canvas is more than the third with the image
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "given, said",
+    "given, message",
     [
         ({"boxes": [0, 0, 91, 70]}, "reaches out of the image, which is 90 pixels wide and 70 high"),
         ({"boxes": [-1, 0, 10, 10]}, "reaches out"),
@@ -317,9 +319,9 @@ def test_the_mask_follows_the_image_not_the_padding(files):
     ],
     ids=str,
 )
-def test_prompts_that_cannot_be(student, given, said):
+def test_invalid_prompts_are_rejected(student, given, message):
     student.set_image(picture(70, 90))
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         student.predict(**given)
 
 
@@ -332,7 +334,7 @@ def test_prompts_that_cannot_be(student, given, said):
         ({"points": [[[20, 30]], [[40, 40]]], "labels": [[1], [0]]}, "All points .40,40. have label 0"),
     ],
 )
-def test_prompts_in_parts_of_the_image_and_those_of_nothing(student, prompts, message):
+def test_normalized_and_empty_prompts_are_rejected(student, prompts, message):
     student.set_image(picture(70, 90))
     with pytest.raises(DataError, match=message):
         student.predict(**prompts)
@@ -344,14 +346,14 @@ def test_boxes_outside_by_a_rounding_error_are_clipped(student):
     assert np.array_equal(rounded.logits, exact.logits)
 
 
-def test_boxes_at_the_border_are_fine(student):
+def test_boxes_at_the_border_are_accepted(student):
     student.set_image(picture(70, 90))
     found = student.predict([[0, 0, 90, 70], [89, 69, 90, 70], [0, 0, 0.5, 0.5]], None)
     assert found.masks.shape == (3, 70, 90)
     assert student.predict(points=[[[0, 0]], [[90, 70]]]).masks.shape == (2, 70, 90)
 
 
-def test_first_the_image(files):
+def test_predict_requires_an_image(files):
     predictor = Predictor(HRMedSegSAM(files / "student.safetensors", files / "sam.pth"))
     with pytest.raises(DataError, match="call set_image before"):
         predictor.predict([0, 0, 5, 5])

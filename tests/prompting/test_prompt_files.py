@@ -22,7 +22,7 @@ ENTRIES = [
 
 
 @pytest.mark.parametrize("name, text", [("p.csv", CSV), ("p.csv", "\ufeff" + CSV), ("p.json", json.dumps(ENTRIES))])
-def test_csv_and_json_say_the_same(tmp_path, name, text):
+def test_csv_and_json_give_the_same_prompts(tmp_path, name, text):
     file = tmp_path / name
     file.write_text(text, encoding="utf-8")
     found = read_prompts(file)
@@ -37,14 +37,14 @@ def test_csv_and_json_say_the_same(tmp_path, name, text):
     assert where == f"{file}, {'line 4' if name == 'p.csv' else 'entry 3'}"
 
 
-def test_only_points(tmp_path):
+def test_table_with_points_only(tmp_path):
     file = tmp_path / "p.csv"
     file.write_text("image,points\na.png,3 4\n")
     assert read_prompts(file)["a.png"][0].points == ((3, 4, 1),)
 
 
 @pytest.mark.parametrize(
-    "name, text, said",
+    "name, text, message",
     [
         (
             "p.csv",
@@ -63,14 +63,14 @@ def test_only_points(tmp_path):
         ("p.json", '[{"box": [1, 2, 3, 4]}]', "entry 1: there is no image"),
     ],
 )
-def test_files_that_cannot_be_understood(tmp_path, name, text, said):
+def test_invalid_files_are_rejected(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
-    with pytest.raises(DataError, match=said) as raised:
+    with pytest.raises(DataError, match=message) as raised:
         read_prompts(tmp_path / name)
     assert str(tmp_path / name) in str(raised.value)
 
 
-def test_no_such_file(tmp_path):
+def test_missing_file_is_reported(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         read_prompts(tmp_path / "none.csv")
 
@@ -80,7 +80,7 @@ def read(tmp_path, text, name="p.csv", encoding="utf-8"):
     return read_prompts(tmp_path / name)
 
 
-# ---- keys that are not read ------------------------------------------------------------------------------------------
+# ---- unknown keys ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def read(tmp_path, text, name="p.csv", encoding="utf-8"):
         ({"box": [1, 2, 9, 9], "class": True}, "the class is True"),
     ],
 )
-def test_entries_whose_keys_are_not_read_are_refused(tmp_path, entry, message):
+def test_entries_with_only_unknown_keys_are_rejected(tmp_path, entry, message):
     entries = [{"image": "a.png", "box": [1, 2, 3, 4]}, {"image": "two.png", **entry}]
     with pytest.raises(DataError, match=f"entry 2.*{message}"):
         read(tmp_path, json.dumps(entries), "p.json")
@@ -123,12 +123,12 @@ def test_entries_whose_keys_are_not_read_are_refused(tmp_path, entry, message):
         ("image,x0,y0,x1,y1\na.png,1_0,2,30,4\n", "'1_0' is not a number"),
     ],
 )
-def test_columns_that_are_not_read_are_refused(tmp_path, text, message):
+def test_rows_with_only_unknown_columns_are_rejected(tmp_path, text, message):
     with pytest.raises(DataError, match=message):
         read(tmp_path, text)
 
 
-def test_other_keys_beside_a_prompt_are_left_alone(tmp_path):
+def test_unknown_keys_beside_a_prompt_are_ignored(tmp_path):
     entry = {"image": "a.png", "Box": [1, 2, 3, 4], "class": "a", "label": "b", "score": 0.5, "id": 7}
     [prompt] = read(tmp_path, json.dumps([entry, {"image": "b.png", "box": None, "id": ""}]), "p.json")["a.png"]
     assert prompt.box == (1, 2, 3, 4) and prompt.category == "a"
@@ -148,7 +148,7 @@ def test_other_keys_beside_a_prompt_are_left_alone(tmp_path):
     ids=["semicolons", "sep", "tabs", "commas"],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"])
-def test_csv_of_spreadsheets(tmp_path, capsys, text, encoding):
+def test_csv_files_of_spreadsheets(tmp_path, capsys, text, encoding):
     found = read(tmp_path, text, encoding=encoding)
     assert list(found) == ["ä.png", "b.png"] and found["b.png"] == []
     [prompt] = found["ä.png"]
@@ -156,17 +156,17 @@ def test_csv_of_spreadsheets(tmp_path, capsys, text, encoding):
     assert ("Windows-1252" in capsys.readouterr().err) == (encoding == "cp1252")
 
 
-def test_lines_are_those_of_the_file(tmp_path):
+def test_line_numbers_are_those_of_the_file(tmp_path):
     with pytest.raises(DataError, match="line 4: box"):
         read(tmp_path, "sep=;\nimage;x0;y0;x1;y1\na.png;1;2;3;4\na.png;1;2;3;x\n")
 
 
-def test_a_comma_is_no_decimal_comma_where_it_separates(tmp_path):
+def test_comma_as_separator_is_not_a_decimal_comma(tmp_path):
     with pytest.raises(DataError, match="cannot be understood"):
         read(tmp_path, 'image,x0,y0,x1,y1\na.png,"1,5",2,3,4\n')
 
 
-def test_a_workbook_is_named(tmp_path):
+def test_workbook_is_reported(tmp_path):
     (tmp_path / "p.csv").write_bytes(b"PK\x03\x04 and so on")
     with pytest.raises(DataError, match="is a workbook or an archive, not text: export the table as CSV"):
         read_prompts(tmp_path / "p.csv")
@@ -175,8 +175,8 @@ def test_a_workbook_is_named(tmp_path):
 # ---- classes ---------------------------------------------------------------------------------------------------------
 
 
-def test_numbers_of_classes_as_pandas_writes_them_beside_an_empty_row(tmp_path):
-    """A missing value makes a column of floats."""
+def test_class_numbers_written_by_pandas_with_an_empty_row(tmp_path):
+    """With a missing value, pandas writes the column as floats."""
     rows = "".join(f"a.png,1,2,3,4,{number}.0\n" for number in range(1, 11))
     found = read(tmp_path, "image,x0,y0,x1,y1,class\n" + rows + "b.png,,,,,\n")
     assert class_values(found["a.png"]) == {str(number): number for number in range(1, 11)}
@@ -186,15 +186,15 @@ def test_numbers_of_classes_as_pandas_writes_them_beside_an_empty_row(tmp_path):
     "written, name",
     [(2.0, "2"), (2, "2"), ("2.00", "2"), (2.5, "2.5"), ("v1.0", "v1.0"), (float("nan"), "object"), (" ", "object")],
 )
-def test_whole_numbers_are_whole_numbers(tmp_path, written, name):
+def test_integral_class_numbers_become_integers(tmp_path, written, name):
     entry = {"image": "a.png", "box": [1, 2, 3, 4], "class": written}
     assert read(tmp_path, json.dumps([entry]), "p.json")["a.png"][0].category == name
 
 
-def test_missing_values_as_pandas_may_write_them(tmp_path):
+def test_missing_values_written_by_pandas(tmp_path):
     found = read(tmp_path, "image,x0,y0,x1,y1,class\na.png,1,2,3,4,nan\nb.png,NaN,NaN,NaN,NaN,NaN\n")
     assert found["a.png"][0].category == "object" and found["b.png"] == []
 
 
-def test_a_decimal_comma_in_the_number_of_a_class(tmp_path):
+def test_decimal_comma_in_a_class_number(tmp_path):
     assert read(tmp_path, "image;points;class\na.png;1 2 1;3,0\n")["a.png"][0].category == "3"

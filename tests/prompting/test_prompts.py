@@ -5,7 +5,7 @@ from nnunet_hrmedseg.prompting.label_maps import class_values
 from nnunet_hrmedseg.prompting.prompts import Prompt, parse_box, parse_point
 
 
-def test_options():
+def test_prompts_from_options():
     assert parse_box("1,2.5,3,4") == (1, 2.5, 3, 4)
     assert parse_point("1,2,0") == (1, 2, 0) and parse_point("1,2") == (1, 2, 1)
     for wrong in ("1,2,3", "1,2,3,4,5", "a,b,c,d", ""):
@@ -15,7 +15,7 @@ def test_options():
         parse_point("1")
 
 
-def test_a_prompt_says_where_it_was_written():
+def test_prompt_has_its_source():
     with pytest.raises(DataError, match="p.csv, line 3: The box 0,0,200,5 reaches out of the image"):
         Prompt((0, 0, 200, 5), source="p.csv, line 3").placed((50, 100))
 
@@ -49,7 +49,7 @@ def test_points_outside_by_a_rounding_error_are_clipped():
         (Prompt((float("nan"), 0, 1, 1)), "no numbers"),
     ],
 )
-def test_prompts_that_do_not_lie_in_their_image(prompt, message):
+def test_prompts_outside_the_image_are_rejected(prompt, message):
     with pytest.raises(DataError, match=message):
         prompt.placed((72, 108))
 
@@ -63,13 +63,13 @@ def test_prompts_that_do_not_lie_in_their_image(prompt, message):
         Prompt((0, 0, 1, 0.5), ((1, 0, 1),)),
     ],
 )
-def test_parts_of_the_image_are_not_taken_for_pixels(prompt):
+def test_normalized_coordinates_are_rejected(prompt):
     with pytest.raises(DataError, match="within the first pixel of the image. Add --normalized"):
         prompt.placed((72, 108))
     assert prompt.placed((72, 108), normalized=True).category == "object"
 
 
-def test_normalized_prompts_in_pixels():
+def test_normalized_prompts_are_converted_to_pixels():
     prompt = Prompt((0.25, 0.5, 1.0000001, 1), ((0.5, 0.25, 1), (0, 1, 0)), "a", "here").placed(
         (72, 108), normalized=True
     )
@@ -78,7 +78,7 @@ def test_normalized_prompts_in_pixels():
         Prompt((10, 20, 50, 60), source="here").placed((72, 108), normalized=True)
 
 
-def test_a_corner_in_whole_pixels_is_one():
+def test_corner_in_integer_pixels_is_accepted():
     assert Prompt((5, 5, 9, 9), ((0, 0, 0),)).placed((72, 108)).points == ((0, 0, 0),)
     assert Prompt(None, ((1, 1, 1),)).placed((72, 108)).points == ((1, 1, 1),)
 

@@ -1,4 +1,4 @@
-"""The published encoder with SAM's own decoder: masks from boxes."""
+"""The published encoder with SAM's decoder: masks from boxes."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from tests.weights.published_layout import (
 
 @pytest.fixture
 def files(tmp_path):
-    """The published encoder for a SAM of SIDE x SIDE pixels, and that SAM."""
+    """Write the published encoder for a SAM of SIDE x SIDE pixels, and this SAM."""
     write_published(tmp_path / "SAM_PFD_10K.pth", decoder_dim=WIDTH, grid=SIDE // 16)
     write_sam_pth(tmp_path / "sam.pth")
     return tmp_path
@@ -41,7 +41,7 @@ def test_sams_decoder_reads_the_published_embedding(files, normalization, diviso
     torch.testing.assert_close(embedding.double(), expected, rtol=0, atol=3e-5)
 
 
-def test_segment_takes_the_imported_encoder_and_the_published_file(files, capsys):
+def test_segment_accepts_the_imported_encoder_and_the_published_file(files, capsys):
     Image.fromarray(picture(70, 90)).save(files / "cell.png")
     assert main(["encoder", "import", str(files / "SAM_PFD_10K.pth"), "-o", str(files / "sam_encoder")]) == 0
     assert "hrmedseg segment IMAGE --encoder" in capsys.readouterr().out
@@ -55,7 +55,7 @@ def test_segment_takes_the_imported_encoder_and_the_published_file(files, capsys
     assert np.array_equal(*masks)
 
 
-def test_a_fine_tuned_encoder_does_not_serve_sams_decoder(files, capsys):
+def test_fine_tuned_encoder_is_rejected_for_sams_decoder(files, capsys):
     torch.save({**published_state(decoder_dim=WIDTH), **decoder_state()}, files / "fine_tuned.pth")
     assert main(["encoder", "import", str(files / "fine_tuned.pth"), "-o", str(files / "encoder")]) == 0
     out = capsys.readouterr().out
@@ -66,7 +66,7 @@ def test_a_fine_tuned_encoder_does_not_serve_sams_decoder(files, capsys):
         load_promptable(files / "encoder" / "encoder.safetensors", files / "sam.pth")
 
 
-def test_an_encoder_of_another_embedding_width_is_refused(files):
+def test_encoder_of_another_embedding_width_is_rejected(files):
     write_published(files / "narrow.pth", decoder_dim=16)
     with pytest.raises(CheckpointError, match="embedding of 16 channels.*reads 32"):
         load_promptable(files / "narrow.pth", files / "sam.pth")

@@ -1,4 +1,4 @@
-"""`hrmedseg segment`, from files to files."""
+"""`hrmedseg segment` from files to files."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ from PIL import Image
 
 from nnunet_hrmedseg.prompting.image_names import below
 from nnunet_hrmedseg.prompting.prompts import Prompt
-from tests.prompting.segment_runs import alone, expected, prompts, read, segment
+from tests.prompting.segment_runs import expected, prompts, read, segment, segment_alone
 from tests.prompting.tiny_sams import picture
 
 
@@ -27,7 +27,7 @@ def _here(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("files", [("sam.pth", "student.safetensors"), ("sam2", "student2.safetensors")])
-def test_a_box(networks, image, tmp_path, capsys, files):
+def test_box_gives_mask_and_score(networks, image, tmp_path, capsys, files):
     sam, encoder = files
     assert segment(networks, image, "--box", "10,5,80,60", "-o", tmp_path / "out", sam=sam, encoder=encoder) == 0
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["cell_mask.png", "cell_overlay.jpg"]
@@ -35,11 +35,11 @@ def test_a_box(networks, image, tmp_path, capsys, files):
     assert mask.dtype == np.uint8
     assert np.array_equal(mask, expected(networks, image, [Prompt((10, 5, 80, 60))], sam, encoder))
     assert read(tmp_path / "out" / "cell_overlay.jpg").shape == (70, 90, 3)
-    said = capsys.readouterr().out
-    assert "1 mask in" in said and "0 background, 1 object" in said and "Predicted IoU: " in said
+    printed = capsys.readouterr().out
+    assert "1 mask in" in printed and "0 background, 1 object" in printed and "Predicted IoU: " in printed
 
 
-def test_a_box_outside_by_a_rounding_error_and_one_in_parts_of_the_image(networks, image, capsys):
+def test_box_outside_by_a_rounding_error_and_normalized_box(networks, image, capsys):
     assert segment(networks, image, "--box", "-0.2,0,90.000054,35", "-o", "rounded") == 0
     assert "Boxes (x0,y0,x1,y1): 90 pixels wide, 35 high." in capsys.readouterr().out
     assert segment(networks, image, "--box", "0,0,1,0.5", "--normalized", "-o", "parts") == 0
@@ -48,7 +48,7 @@ def test_a_box_outside_by_a_rounding_error_and_one_in_parts_of_the_image(network
         assert np.array_equal(read(f"{folder}/cell_mask.png"), mask)
 
 
-def test_points_belong_to_the_box_or_to_one_object(networks, image, tmp_path):
+def test_points_refine_the_box_or_mark_one_object(networks, image, tmp_path):
     options = ["--point", "45,35,1", "--point", "2,2,0", "--no_overlay"]
     assert segment(networks, image, *options, "-o", "points") == 0
     assert segment(networks, image, "--box", "10,5,80,60", *options, "-o", "both") == 0
@@ -58,8 +58,8 @@ def test_points_belong_to_the_box_or_to_one_object(networks, image, tmp_path):
     assert [file.name for file in (tmp_path / "both").iterdir()] == ["cell_mask.png"]
 
 
-def test_a_later_object_lies_on_top_whatever_its_prompt_is(networks, image):
-    """Prompts of one form go through the decoder together, so the point's mask is the last to come."""
+def test_later_object_is_on_top_for_any_kind_of_prompt(networks, image):
+    """Prompts of one form are decoded together, so the mask of the point is predicted last."""
     rows = ["cell.png,10,5,80,60,,", "cell.png,,,,,45 35 1,", "cell.png,0,0,60,50,,"]
     options = ["--prompts", prompts(image.parent / "x", *rows), "--instances"]
     assert segment(networks, image, *options, "-o", "out") == 0
@@ -69,17 +69,19 @@ def test_a_later_object_lies_on_top_whatever_its_prompt_is(networks, image):
     assert np.array_equal(read("out/cell_mask.png"), objects)
 
 
-def test_the_best_of_three_masks_for_a_single_point_and_where_it_is_asked_for(networks, image):
+def test_best_of_three_masks_for_a_single_point_or_on_request(networks, image):
     assert segment(networks, image, "--point", "45,35,1", "-o", "point") == 0
     assert segment(networks, image, "--box", "10,5,80,60", "-o", "box") == 0
     assert segment(networks, image, "--box", "10,5,80,60", "--multimask", "-o", "of_three") == 0
     point, box = Prompt(None, ((45, 35, 1),)), Prompt((10, 5, 80, 60))
     for name, prompt, multimask in (("point", point, True), ("box", box, False), ("of_three", box, True)):
-        mask, other = (alone(networks, image, prompt, multimask=choice)[0] for choice in (multimask, not multimask))
+        mask, other = (
+            segment_alone(networks, image, prompt, multimask=choice)[0] for choice in (multimask, not multimask)
+        )
         assert np.array_equal(read(f"{name}/cell_mask.png"), mask) and not np.array_equal(mask, other)
 
 
-def test_several_boxes(networks, image, tmp_path):
+def test_several_boxes_give_one_mask(networks, image, tmp_path):
     boxes = ["--box", "10,5,80,60", "--box", "0,0,20,20"]
     assert segment(networks, image, *boxes, "-o", "classes") == 0
     assert segment(networks, image, *boxes, "-o", "objects", "--instances") == 0
@@ -91,14 +93,14 @@ def test_several_boxes(networks, image, tmp_path):
 @pytest.mark.parametrize(
     "name, mask", [("i.tif", "i_mask.tif"), ("i.bmp", "i_mask.bmp"), ("i.jpg", "i_mask.png"), ("I.PNG", "I_mask.png")]
 )
-def test_the_mask_is_in_the_images_format_where_that_loses_nothing(networks, tmp_path, name, mask):
+def test_mask_has_the_format_of_the_image_if_it_is_lossless(networks, tmp_path, name, mask):
     Image.fromarray(picture(30, 40)).save(tmp_path / name)
     assert segment(networks, tmp_path / name, "--box", "5,5,30,25", "--no_overlay") == 0
     assert read(tmp_path / "hrmedseg_masks" / mask).shape == (30, 40)
 
 
-def test_an_image_on_its_side(networks, tmp_path):
-    """Cameras write so; prompts and mask are in the image as it is seen."""
+def test_rotated_image_is_segmented_as_displayed(networks, tmp_path):
+    """Cameras write such files; prompts and mask refer to the image as displayed."""
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(picture(30, 60)).save(tmp_path / "i.jpg", exif=exif)
@@ -109,11 +111,11 @@ def test_an_image_on_its_side(networks, tmp_path):
 # ---- a folder --------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder(networks, folder, tmp_path, capsys):
+def test_folder_of_images_is_segmented(networks, folder, tmp_path, capsys):
     rows = ["a.png,10,5,80,60,,wall", "a.png,0,0,20,20,,nucleus", "sub/b.jpg,5,5,40,30,,nucleus", "c.tif,,,,,,"]
     assert segment(networks, folder, "--prompts", prompts(folder, *rows), "-o", "out") == 0
-    said = capsys.readouterr()
-    assert "3 masks in out: 0 background, 1 nucleus, 2 wall." in said.out and "Segmenting" in said.err
+    captured = capsys.readouterr()
+    assert "3 masks in out: 0 background, 1 nucleus, 2 wall." in captured.out and "Segmenting" in captured.err
     written = sorted(file.relative_to(tmp_path / "out").as_posix() for file in (tmp_path / "out").rglob("*.*"))
     assert written == [
         "a_mask.png", "a_overlay.jpg", "c_mask.tif", "c_overlay.jpg", "scores.csv",
@@ -126,8 +128,8 @@ def test_a_folder(networks, folder, tmp_path, capsys):
     assert [(row["image"], row["object"], row["class"]) for row in scores] == [
         ("a.png", "1", "wall"), ("a.png", "2", "nucleus"), ("sub/b.jpg", "1", "nucleus"),
     ]  # fmt: skip
-    masks = [alone(networks, folder / "a.png", Prompt(box)) for box in ((10, 5, 80, 60), (0, 0, 20, 20))]
-    masks.append(alone(networks, folder / "sub" / "b.jpg", Prompt((5, 5, 40, 30))))
+    masks = [segment_alone(networks, folder / "a.png", Prompt(box)) for box in ((10, 5, 80, 60), (0, 0, 20, 20))]
+    masks.append(segment_alone(networks, folder / "sub" / "b.jpg", Prompt((5, 5, 40, 30))))
     assert [(row["score"], int(row["pixels"])) for row in scores] == [(f"{s:.3f}", mask.sum()) for mask, s in masks]
 
 
@@ -148,11 +150,11 @@ def test_a_folder(networks, folder, tmp_path, capsys):
         ("\\a.png", True, None),
     ],
 )
-def test_names_of_images_lead_below_their_folder_or_nowhere(name, windows, path):
+def test_image_names_may_not_leave_the_folder(name, windows, path):
     assert below(name, windows) == (None if path is None else PurePosixPath(path))
 
 
-def test_json_and_one_image_of_many(networks, folder, tmp_path):
+def test_json_file_and_one_of_several_images(networks, folder, tmp_path):
     entries = [{"image": "a.png", "box": [10, 5, 80, 60]}, {"image": "other.png", "box": [0, 0, 9999, 1]}]
     (tmp_path / "p.json").write_text(json.dumps(entries))
     assert segment(networks, folder / "a.png", "--prompts", tmp_path / "p.json") == 0
@@ -161,18 +163,18 @@ def test_json_and_one_image_of_many(networks, folder, tmp_path):
     )
 
 
-def test_an_image_that_breaks_on_the_way(networks, folder, tmp_path, capsys):
-    """Its head is whole, so it is met when it is read: the others are done, and it is named."""
+def test_image_that_fails_to_decode_is_reported(networks, folder, tmp_path, capsys):
+    """Its header is valid, so the error occurs when the pixels are read: the other images are segmented."""
     whole = (folder / "a.png").read_bytes()
     (folder / "broken.png").write_bytes(whole[: len(whole) // 2])
     rows = ["broken.png,1,1,5,5,,", "c.tif,1,1,30,30,,"]
     assert segment(networks, folder, "--prompts", prompts(folder, *rows), "-o", "out") == 1
-    said = capsys.readouterr()
-    assert "1 of 2 images could not be segmented: broken.png" in said.err and "1 mask in out" in said.out
+    captured = capsys.readouterr()
+    assert "1 of 2 images could not be segmented: broken.png" in captured.err and "1 mask in out" in captured.out
     assert not list((tmp_path / "out").glob("broken*")) and (tmp_path / "out" / "c_mask.tif").exists()
 
 
-def test_color_of_12_bits_and_webp_give_the_masks_of_their_8_bits(networks, tmp_path):
+def test_12_bit_colors_and_webp_give_the_masks_of_8_bit_images(networks, tmp_path):
     pixels = picture(70, 90)
     pixels.flat[:2] = 0, 255
     low, high = np.percentile(pixels, (0.5, 99.5))
@@ -182,5 +184,5 @@ def test_color_of_12_bits_and_webp_give_the_masks_of_their_8_bits(networks, tmp_
     Image.fromarray(stretched).save(tmp_path / "i.png")
     for name, folder in (("i.tif", "a"), ("i.webp", "b")):
         assert segment(networks, tmp_path / name, "--box", "10,5,80,60", "-o", folder) == 0
-    mask, _ = alone(networks, tmp_path / "i.png", Prompt((10, 5, 80, 60)))
+    mask, _ = segment_alone(networks, tmp_path / "i.png", Prompt((10, 5, 80, 60)))
     assert np.array_equal(read("a/i_mask.tif"), mask) and np.array_equal(read("b/i_mask.png"), mask)

@@ -23,7 +23,7 @@ def _here(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_data_set(networks, folder, tmp_path, capsys):
+def test_dataset_is_written(networks, folder, tmp_path, capsys):
     rows = ["a.png,10,5,80,60,,wall", "sub/b.jpg,5,5,40,30,,nucleus", "c.tif,,,,,,"]
     options = ["--prompts", prompts(folder, *rows), "--dataset", "Dataset123_Cells"]
     assert segment(networks, folder, *options) == 0
@@ -43,38 +43,38 @@ def test_a_data_set(networks, folder, tmp_path, capsys):
     verify_dataset_integrity(str(dataset), num_processes=1)
 
 
-def test_grey_images_keep_their_bits(networks, folder, tmp_path):
+def test_gray_images_keep_their_bits(networks, folder, tmp_path):
     rows = ["c.tif,5,5,40,30,,", "d.png,5,5,40,30,,"]
-    assert segment(networks, folder, "--prompts", prompts(folder, *rows), "--dataset", "Dataset007_Grey") == 0
-    dataset = tmp_path / "raw" / "Dataset007_Grey"
+    assert segment(networks, folder, "--prompts", prompts(folder, *rows), "--dataset", "Dataset007_Gray") == 0
+    dataset = tmp_path / "raw" / "Dataset007_Gray"
     assert json.loads((dataset / "dataset.json").read_text())["channel_names"] == {"0": "gray"}
-    grey = picture(40, 50)[..., 0]
-    assert np.array_equal(read(dataset / "imagesTr" / "c_0000.png"), grey)
-    assert np.array_equal(read(dataset / "imagesTr" / "d_0000.png"), grey.astype(np.uint16) * 100)
+    gray = picture(40, 50)[..., 0]
+    assert np.array_equal(read(dataset / "imagesTr" / "c_0000.png"), gray)
+    assert np.array_equal(read(dataset / "imagesTr" / "d_0000.png"), gray.astype(np.uint16) * 100)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16])
-def test_grey_images_that_pillow_does_not_know_become_8_bits(networks, folder, tmp_path, dtype):
-    grey = picture(40, 50)[..., 0]
-    tifffile.imwrite(folder / "e.tif", grey.astype(dtype) / 100)
+def test_gray_types_unknown_to_pillow_become_8_bits(networks, folder, tmp_path, dtype):
+    gray = picture(40, 50)[..., 0]
+    tifffile.imwrite(folder / "e.tif", gray.astype(dtype) / 100)
     rows = prompts(folder, "c.tif,5,5,40,30,,", "e.tif,5,5,40,30,,")
-    assert segment(networks, folder, "--prompts", rows, "--dataset", "Dataset007_Grey") == 0
-    dataset = tmp_path / "raw" / "Dataset007_Grey"
+    assert segment(networks, folder, "--prompts", rows, "--dataset", "Dataset007_Gray") == 0
+    dataset = tmp_path / "raw" / "Dataset007_Gray"
     assert json.loads((dataset / "dataset.json").read_text())["channel_names"] == {"0": "gray"}
     written = read(dataset / "imagesTr" / "e_0000.png")
-    assert written.dtype == np.uint8 and np.corrcoef(written.ravel(), grey.ravel())[0, 1] > 0.99
+    assert written.dtype == np.uint8 and np.corrcoef(written.ravel(), gray.ravel())[0, 1] > 0.99
 
 
-def test_images_larger_than_pillow_likes(networks, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # it refuses more than twice as many
+def test_images_beyond_the_size_limit_of_pillow(networks, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # Pillow rejects more than twice as many pixels
     rows = prompts(folder, "c.tif,5,5,40,30,,", "d.png,5,5,40,30,,")
-    assert segment(networks, folder, "--prompts", rows, "--dataset", "Dataset007_Grey") == 0
+    assert segment(networks, folder, "--prompts", rows, "--dataset", "Dataset007_Gray") == 0
     monkeypatch.undo()
-    grey = picture(40, 50)[..., 0].astype(np.uint16) * 100
-    assert np.array_equal(read(tmp_path / "raw" / "Dataset007_Grey" / "imagesTr" / "d_0000.png"), grey)
+    gray = picture(40, 50)[..., 0].astype(np.uint16) * 100
+    assert np.array_equal(read(tmp_path / "raw" / "Dataset007_Gray" / "imagesTr" / "d_0000.png"), gray)
 
 
-def test_nothing_stays_of_a_data_set_that_fails(networks, folder, tmp_path, monkeypatch):
+def test_failed_dataset_leaves_no_files(networks, folder, tmp_path, monkeypatch):
     def stop(*args):
         raise KeyboardInterrupt
 
@@ -85,35 +85,38 @@ def test_nothing_stays_of_a_data_set_that_fails(networks, folder, tmp_path, monk
 
 
 @pytest.mark.parametrize("entry", [{"bbox": [1, 1, 9, 9]}, {"class": "wall"}])
-def test_an_image_whose_prompts_are_not_read_is_not_background(networks, folder, tmp_path, capsys, entry):
+def test_image_with_unknown_keys_is_not_written_as_background(networks, folder, tmp_path, capsys, entry):
     (tmp_path / "p.json").write_text(json.dumps([{"image": "a.png", "box": [1, 1, 9, 9]}, {"image": "c.tif", **entry}]))
     assert segment(networks, folder, "--prompts", tmp_path / "p.json", "--dataset", "Dataset123_Cells") == 1
     assert f"entry 2 has neither a box nor points, but {next(iter(entry))}" in capsys.readouterr().err
     assert not (tmp_path / "raw").exists()
 
 
-def test_a_table_of_a_spreadsheet_and_the_classes_of_pandas(networks, folder, tmp_path, capsys):
+def test_spreadsheet_with_class_numbers_written_by_pandas(networks, folder, tmp_path, capsys):
     """Semicolons, capitals, names without endings and in another folder, numbers as 10.0."""
     table = "Image;X0;Y0;X1;Y1;Class\nimages\\a.png;10,0;5;80;60;10,0\nC:\\x\\c;5;5;40;30;2,0\n;;;;;\n"
     (tmp_path / "table.csv").write_text(table, encoding="utf-16")
     assert segment(networks, folder, "--prompts", tmp_path / "table.csv", "-o", "out") == 0
-    said = capsys.readouterr()
-    assert "2 masks in out: 0 background, 1 2, 2 10." in said.out and "Boxes (x0,y0,x1,y1): 35 to 70 pixels" in said.out
-    assert "taken instead" in said.err and "c.tif for C:" in said.err
+    captured = capsys.readouterr()
+    assert (
+        "2 masks in out: 0 background, 1 2, 2 10." in captured.out
+        and "Boxes (x0,y0,x1,y1): 35 to 70 pixels" in captured.out
+    )
+    assert "taken instead" in captured.err and "c.tif for C:" in captured.err
     assert np.array_equal(read("out/a_mask.png"), 2 * expected(networks, folder / "a.png", [Prompt((10, 5, 80, 60))]))
     assert np.array_equal(read("out/c_mask.tif"), expected(networks, folder / "c.tif", [Prompt((5, 5, 40, 30))]))
 
 
 @pytest.mark.parametrize(
-    "name, said",
+    "name, message",
     [
         ("Cells", "'Cells' is not the name of a dataset"),
         ("Dataset1_Cells", "is not the name of a dataset"),
         ("Dataset012_Cells", "The number 12 is used by .*Dataset012_Other"),
     ],
 )
-def test_names_of_data_sets(networks, folder, tmp_path, capsys, name, said):
+def test_invalid_dataset_names_are_rejected(networks, folder, tmp_path, capsys, name, message):
     (tmp_path / "raw" / "Dataset012_Other").mkdir(parents=True)
     assert segment(networks, folder, "--prompts", prompts(folder, "a.png,1,1,9,9,,"), "--dataset", name) == 1
-    assert re.search(said, capsys.readouterr().err)
+    assert re.search(message, capsys.readouterr().err)
     assert [file.name for file in (tmp_path / "raw").iterdir()] == ["Dataset012_Other"]

@@ -1,4 +1,4 @@
-"""`hrmedseg segment`: what cannot be used is reported, and nothing is written."""
+"""`hrmedseg segment`: errors are reported, and nothing is written."""
 
 import errno
 import re
@@ -27,7 +27,7 @@ def _here(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    "options, message",
     [
         ([], "What is to be segmented"),
         (["--box", "0,0,91,70"], "cell.png: The box 0,0,91,70 reaches out of the image, which is 90 pixels wide"),
@@ -47,15 +47,15 @@ def _here(tmp_path, monkeypatch):
     ],
     ids=lambda value: "" if isinstance(value, str) else "_".join(value) or "none",
 )
-def test_mistakes(networks, image, tmp_path, capsys, options, said):
+def test_invalid_options_are_reported(networks, image, tmp_path, capsys, options, message):
     before = sorted(tmp_path.iterdir())
     assert segment(networks, image, *options) == 1
     fault = capsys.readouterr().err
-    assert fault.startswith("hrmedseg segment: ") and re.search(said, fault)
+    assert fault.startswith("hrmedseg segment: ") and re.search(message, fault)
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_neither_sam_nor_encoder(networks, image, capsys):
+def test_missing_sam_and_encoder_are_reported(networks, image, capsys):
     assert main(["segment", str(image), "--box", "0,0,9,9"]) == 1
     assert "Give --sam the SAM that the encoder was distilled from" in capsys.readouterr().err
     assert main(["segment", str(image), "--box", "0,0,9,9", "--sam", str(networks / "sam.pth")]) == 1
@@ -63,7 +63,7 @@ def test_neither_sam_nor_encoder(networks, image, capsys):
 
 
 @pytest.mark.parametrize(
-    "rows, said",
+    "rows, message",
     [
         (
             ["a.png,0,0,95,10,,"],
@@ -80,26 +80,26 @@ def test_neither_sam_nor_encoder(networks, image, capsys):
     ],
     ids=lambda value: "" if isinstance(value, str) else value[-1],
 )
-def test_mistakes_in_a_folder(networks, folder, tmp_path, capsys, rows, said):
+def test_invalid_prompts_of_a_folder_are_reported(networks, folder, tmp_path, capsys, rows, message):
     (folder / "text.png").write_text("no image")
     tifffile.imwrite(folder / "stack.tif", np.zeros((3, 40, 50), np.uint8), photometric="minisblack")
     Image.fromarray(picture(40, 50)).save(folder / "a.tif")
     assert segment(networks, folder, "--prompts", prompts(folder, *rows), "-o", "out") == 1
-    assert re.search(said, capsys.readouterr().err)
+    assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_data_set_of_nothing(networks, folder, tmp_path, capsys):
+def test_empty_dataset_is_rejected(networks, folder, tmp_path, capsys):
     assert segment(networks, folder, "--prompts", prompts(folder, "a.png,,,,,,"), "--dataset", "Dataset123_A") == 1
     assert "no object in any image" in capsys.readouterr().err and not (tmp_path / "raw").exists()
 
 
-def test_a_folder_wants_a_file_of_prompts(networks, folder, capsys):
+def test_folder_requires_a_file_of_prompts(networks, folder, capsys):
     assert segment(networks, folder) == 1
     assert "is a folder: give --prompts" in capsys.readouterr().err
 
 
-def test_what_is_there_is_not_replaced_unasked(networks, image, tmp_path, capsys):
+def test_existing_files_are_kept_without_overwrite(networks, image, tmp_path, capsys):
     assert segment(networks, image, "--box", "10,5,80,60", "-o", "out") == 0
     before = (tmp_path / "out" / "cell_mask.png").read_bytes()
     assert segment(networks, image, "--box", "0,0,20,20", "-o", "out") == 1
@@ -108,36 +108,34 @@ def test_what_is_there_is_not_replaced_unasked(networks, image, tmp_path, capsys
     assert segment(networks, image, "--box", "0,0,20,20", "-o", "out", "--overwrite") == 0
 
 
-def test_images_without_prompts_are_named(networks, folder, tmp_path, capsys):
+def test_images_without_prompts_are_reported(networks, folder, tmp_path, capsys):
     rows = prompts(folder, "a.png,1,1,60,60,,", "sub/b.jpg,1,1,30,30,,")
     (folder / "prompts.csv").write_text(rows.read_text())
     (folder / "sub" / "._b.jpg").touch()
     assert segment(networks, folder, "--prompts", folder / "prompts.csv", "-o", "out", "--no_overlay") == 0
-    said = capsys.readouterr().out
-    assert f"Skipped in {folder}: c.tif, d.png.\nSkipped in {folder / 'sub'}: ._b.jpg.\n" in said
+    printed = capsys.readouterr().out
+    assert f"Skipped in {folder}: c.tif, d.png.\nSkipped in {folder / 'sub'}: ._b.jpg.\n" in printed
 
 
 @pytest.mark.parametrize(
-    ("place", "said"),
+    ("place", "message"),
     [
         ("file", "file is a file; a folder is needed"),
         ("file/below", "below cannot be made: .*file is a file"),
         ("taken", "cell_mask.png: a file is to be written there, and it is a folder"),
     ],
 )
-def test_places_that_cannot_be_written_to_are_said_before_anything_is_loaded(
-    image, tmp_path, capsys, monkeypatch, place, said
-):
-    monkeypatch.setattr(command, "load_promptable", lambda *_: pytest.fail("it was loaded"))
+def test_invalid_outputs_are_reported_before_loading(image, tmp_path, capsys, monkeypatch, place, message):
+    monkeypatch.setattr(command, "load_promptable", lambda *_: pytest.fail("loaded"))
     (tmp_path / "file").write_text("kept")
     (tmp_path / "taken" / "cell_mask.png").mkdir(parents=True)
     options = ["--box", "10,5,80,60", "-o", tmp_path / place, "--overwrite"]
     assert segment(tmp_path, image, *options) == 1
-    assert re.search(said, capsys.readouterr().err)
+    assert re.search(message, capsys.readouterr().err)
     assert (tmp_path / "file").read_text() == "kept"
 
 
-def test_a_folder_of_an_image_can_be_in_the_way(folder, tmp_path, capsys):
+def test_file_in_place_of_a_subfolder_is_reported(folder, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "sub").touch()
     rows = prompts(folder, "a.png,1,1,60,60,,", "sub/b.jpg,1,1,30,30,,")
@@ -145,8 +143,8 @@ def test_a_folder_of_an_image_can_be_in_the_way(folder, tmp_path, capsys):
     assert "out/sub is a file; a folder is needed" in capsys.readouterr().err
 
 
-def test_a_data_set_that_cannot_be_written_is_said_before_anything_is_loaded(folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(command, "load_promptable", lambda *_: pytest.fail("it was loaded"))
+def test_invalid_dataset_folder_is_reported_before_loading(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(command, "load_promptable", lambda *_: pytest.fail("loaded"))
     (tmp_path / "raw").touch()
     rows = prompts(folder, "a.png,1,1,60,60,,cell")
     assert segment(tmp_path, folder, "--prompts", rows, "--dataset", "Dataset001_A") == 1
@@ -154,7 +152,7 @@ def test_a_data_set_that_cannot_be_written_is_said_before_anything_is_loaded(fol
 
 
 @pytest.mark.parametrize("options", [["-o", "out"], ["--dataset", "Dataset001_A"]])
-def test_a_full_disk_is_said(networks, folder, tmp_path, capsys, monkeypatch, options):
+def test_full_disk_is_reported(networks, folder, tmp_path, capsys, monkeypatch, options):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -162,12 +160,12 @@ def test_a_full_disk_is_said(networks, folder, tmp_path, capsys, monkeypatch, op
     monkeypatch.setattr(command.NewDataset, "add", full)
     rows = prompts(folder, "a.png,1,1,60,60,,cell")
     assert segment(networks, folder, "--prompts", rows, *options) == 1
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert "could not be written ([Errno 28] No space left on device)" in said and "Make room" in said
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "could not be written ([Errno 28] No space left on device)" in error and "Make room" in error
     assert not list((tmp_path / "raw").glob("*"))
 
 
-def test_an_input_is_never_replaced(networks, tmp_path, capsys):
+def test_input_images_are_never_replaced(networks, tmp_path, capsys):
     images = tmp_path / "images"
     images.mkdir()
     for name in ("a.png", "a_mask.png"):
@@ -179,7 +177,7 @@ def test_an_input_is_never_replaced(networks, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("command", ["segment", "zeroshot"])
-def test_help_imports_nothing_heavy(command):
+def test_help_imports_no_heavy_packages(command):
     code = (
         "import sys\nfrom nnunet_hrmedseg.cli import main\n"
         f"try:\n    main(['{command}', '--help'])\nexcept SystemExit as done:\n    assert done.code == 0\n"
@@ -192,7 +190,7 @@ def test_help_imports_nothing_heavy(command):
 
 
 @pytest.mark.parametrize("option", [["--box", "1,2,3"], ["--point", "a,b"], ["--prompts_at_once", "0"]])
-def test_wrong_numbers(option, capsys):
+def test_invalid_numbers_are_rejected(option, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["segment", "x.png", *option])
     assert stopped.value.code == 2 and option[0] in capsys.readouterr().err

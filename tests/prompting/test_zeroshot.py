@@ -1,4 +1,4 @@
-"""`hrmedseg zeroshot`: boxes from the truth, measures, tables."""
+"""`hrmedseg zeroshot`: boxes from the reference, measures, tables."""
 
 import csv
 import importlib.metadata
@@ -26,7 +26,7 @@ def rows(output):
 
 
 class PerfectPredictor:
-    """Fills each box."""
+    """A predictor that fills each box."""
 
     def __init__(self, network, device, prompts_at_once):
         pass
@@ -45,9 +45,9 @@ class PerfectPredictor:
 # ---- boxes -----------------------------------------------------------------------------------------------------------
 
 
-def test_boxes():
+def test_boxes_of_objects():
     mask = np.zeros((20, 30), bool)
-    mask[2:5, 3:9] = mask[5, 9] = True  # touching by a corner
+    mask[2:5, 3:9] = mask[5, 9] = True  # touching at a corner
     mask[19, 29] = True
     assert find_boxes(mask, "component") == [(3, 2, 10, 6), (29, 19, 30, 20)]
     assert find_boxes(mask, "class") == [(3, 2, 30, 20)]
@@ -55,7 +55,7 @@ def test_boxes():
 
 
 @pytest.mark.parametrize("jitter", [0.3, 1, 7.5, 100])
-def test_jitter(jitter):
+def test_jitter_moves_boxes_within_limits(jitter):
     random = np.random.default_rng(0)
     box, size = (5.0, 4.0, 15.0, 8.0), (20, 30)
     assert jitter_box(box, size, 0, random) == box
@@ -71,7 +71,7 @@ def test_jitter(jitter):
 
 
 @pytest.mark.parametrize("files", [("sam.pth", "student.safetensors"), ("sam2", "student2.safetensors")])
-def test_student_and_teacher(networks, tmp_path, capsys, files):
+def test_student_and_teacher_are_compared(networks, tmp_path, capsys, files):
     sam, encoder = files
     dataset = write_labeled(tmp_path / "Dataset001_Discs", 3, num_classes=3)
     assert zeroshot(networks, dataset, tmp_path / "out", "--teacher", sam=sam, encoder=encoder) == 0
@@ -87,14 +87,14 @@ def test_student_and_teacher(networks, tmp_path, capsys, files):
     for name in ("class_1", "class_2"):
         mean = np.mean([float(row["Dice"]) for row in of_student if row["class"] == name])
         assert summary["means"][student][name]["Dice"] == pytest.approx(mean, abs=1e-5)
-    said = capsys.readouterr().out
-    assert re.search(rf"{student} +mean +3 +0\.\d{{4}} +0\.\d{{4}} +[0-9.]+", said) and "HD95 (px)" in said
-    assert "HD (px)" in said and "SliceDice" not in said
+    printed = capsys.readouterr().out
+    assert re.search(rf"{student} +mean +3 +0\.\d{{4}} +0\.\d{{4}} +[0-9.]+", printed) and "HD95 (px)" in printed
+    assert "HD (px)" in printed and "SliceDice" not in printed
     assert summary["surface_library"] == f"MONAI {importlib.metadata.version('monai')}"
 
 
-def test_figures(networks, tmp_path, monkeypatch):
-    """Boxes of discs, filled: all of the truth is in them."""
+def test_measures_are_correct(networks, tmp_path, monkeypatch):
+    """Filled boxes of discs contain the whole reference."""
     monkeypatch.setattr(command, "Predictor", PerfectPredictor)
     dataset = write_labeled(tmp_path / "Dataset001_Discs", 2)
     assert zeroshot(networks, dataset, tmp_path / "out") == 0
@@ -109,11 +109,11 @@ def test_figures(networks, tmp_path, monkeypatch):
         assert row["SliceDice"] == ""
 
 
-def test_an_ignore_label_counts_for_nothing(networks, tmp_path, monkeypatch):
+def test_ignored_pixels_do_not_count(networks, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "Predictor", PerfectPredictor)
     label = np.zeros((40, 56), np.uint8)
     label[10:20, 10:20] = 1
-    label[10:20, 15:20] = 2  # ignored, and in nobody's box
+    label[10:20, 15:20] = 2  # ignored, and in no box
     label[30, 30] = 1
     dataset = write_labeled(tmp_path / "Dataset001_Discs", 1, ignore=True)
     Image.fromarray(label).save(dataset / "labelsTr" / "case_00.png")
@@ -130,15 +130,15 @@ def test_regions_and_one_box_for_a_class(networks, tmp_path, monkeypatch):
     assert {row["class"] for row in found} == {"class_1", "class_2"} and {row["boxes"] for row in found} == {"1"}
 
 
-def test_a_volume_slice_by_slice(networks, tmp_path, monkeypatch):
+def test_volume_is_segmented_slice_by_slice(networks, tmp_path, monkeypatch):
     images = []
 
-    class Noting(PerfectPredictor):
+    class Recording(PerfectPredictor):
         def set_image(self, image):
             images.append(image)
             super().set_image(image)
 
-    monkeypatch.setattr(command, "Predictor", Noting)
+    monkeypatch.setattr(command, "Predictor", Recording)
     dataset = tmp_path / "Dataset001_Volumes"
     for part in ("imagesTr", "labelsTr"):
         (dataset / part).mkdir(parents=True)
@@ -167,12 +167,12 @@ def test_a_volume_slice_by_slice(networks, tmp_path, monkeypatch):
 def test_jitter_is_the_same_for_the_same_seed_and_for_the_teacher(networks, tmp_path, monkeypatch):
     boxes = []
 
-    class Noting(PerfectPredictor):
+    class Recording(PerfectPredictor):
         def predict_prompts(self, prompts, multimask):
             boxes.append([prompt.box for prompt in prompts])
             return super().predict_prompts(prompts, multimask)
 
-    monkeypatch.setattr(command, "Predictor", Noting)
+    monkeypatch.setattr(command, "Predictor", Recording)
     dataset = write_labeled(tmp_path / "Dataset001_Discs", 2)
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         assert zeroshot(networks, dataset, tmp_path / name, "--jitter", "3", "--seed", seed, "--teacher") == 0
@@ -180,7 +180,7 @@ def test_jitter_is_the_same_for_the_same_seed_and_for_the_teacher(networks, tmp_
     assert a == b and a[0] == a[1] and a[0] != a[2] and a[0] != c[0]
 
 
-def test_test_cases_and_a_limit(networks, tmp_path, monkeypatch):
+def test_test_cases_and_a_maximum_number_of_cases(networks, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "Predictor", PerfectPredictor)
     monkeypatch.setenv("nnUNet_raw", str(tmp_path))
     dataset = write_labeled(tmp_path / "Dataset001_Discs", 5)
@@ -192,7 +192,7 @@ def test_test_cases_and_a_limit(networks, tmp_path, monkeypatch):
     assert len(rows(tmp_path / "test")) == 5
 
 
-def test_without_monai(networks, tmp_path, monkeypatch, capsys):
+def test_surface_measures_are_empty_without_monai(networks, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "Predictor", PerfectPredictor)
     monkeypatch.setattr(command, "surface_measures_available", lambda: False)
     dataset = write_labeled(tmp_path / "Dataset001_Discs", 1)
@@ -205,39 +205,39 @@ def test_without_monai(networks, tmp_path, monkeypatch, capsys):
 # ---- mistakes --------------------------------------------------------------------------------------------------------
 
 
-def test_mistakes(networks, tmp_path, capsys):
+def test_invalid_inputs_are_reported(networks, tmp_path, capsys):
     dataset = write_labeled(tmp_path / "Dataset001_Discs", 2)
 
-    def said(*options, of=dataset, **files):
+    def error(*options, of=dataset, **files):
         assert zeroshot(networks, of, tmp_path / "out", *options, **files) == 1
         assert not (tmp_path / "out" / "cases.csv").exists()
         return capsys.readouterr().err
 
-    assert "does not exist" in said(of=tmp_path / "nowhere")
-    assert "has no labeled cases in labelsTs" in said("--test")
-    assert "There is no SAM at" in said(sam="nowhere.pth")
-    assert "There is no encoder file" in said(encoder="nowhere.safetensors")
+    assert "does not exist" in error(of=tmp_path / "nowhere")
+    assert "has no labeled cases in labelsTs" in error("--test")
+    assert "There is no SAM at" in error(sam="nowhere.pth")
+    assert "There is no encoder file" in error(encoder="nowhere.safetensors")
     Image.fromarray(np.ones((40, 50), np.uint8)).save(dataset / "labelsTr" / "case_01.png")
-    assert "Case case_01: its image is 40 x 56, its label 40 x 50 pixels in size." in said()
+    assert "Case case_01: its image is 40 x 56, its label 40 x 50 pixels in size." in error()
     (dataset / "labelsTr" / "case_01.png").unlink()
-    assert "without image or label: case_01" in said()
+    assert "without image or label: case_01" in error()
     write_labeled(dataset, 2)
     for file in (dataset / "labelsTr").iterdir():
         Image.fromarray(np.zeros((40, 56), np.uint8)).save(file)
-    assert "no foreground in the labels" in said()
+    assert "no foreground in the labels" in error()
     (dataset / "dataset.json").write_text("{}")
-    assert "is not an nnU-Net raw dataset" in said()
+    assert "is not an nnU-Net raw dataset" in error()
 
 
-def test_what_is_in_no_case_is_named(networks, tmp_path, monkeypatch, capsys):
+def test_unused_files_are_reported(networks, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "Predictor", PerfectPredictor)
     dataset = write_labeled(tmp_path / "Dataset001_Discs", 2)
     for name in ("imagesTr/._case_00_0000.png", "labelsTr/case_07.png", "imagesTr/case_05_0000.jpg"):
         (dataset / name).touch()
     assert zeroshot(networks, dataset, tmp_path / "out") == 0
-    said = capsys.readouterr().out
-    assert f"Skipped in {dataset / 'imagesTr'}: ._case_00_0000.png, case_05_0000.jpg.\n" in said
-    assert f"Skipped in {dataset / 'labelsTr'}: case_07.png.\n" in said
+    printed = capsys.readouterr().out
+    assert f"Skipped in {dataset / 'imagesTr'}: ._case_00_0000.png, case_05_0000.jpg.\n" in printed
+    assert f"Skipped in {dataset / 'labelsTr'}: case_07.png.\n" in printed
     for part in ("images", "labels"):
         (dataset / f"{part}Tr").rename(dataset / f"{part}Ts")
     (dataset / "labelsTs" / "case_07.png").unlink()
@@ -247,16 +247,16 @@ def test_what_is_in_no_case_is_named(networks, tmp_path, monkeypatch, capsys):
     assert {row["case"] for row in rows(tmp_path / "test")} == {"case_00", "case_01"}
 
 
-def test_volumes_that_simpleitk_does_not_read(networks, tmp_path, monkeypatch):
-    """Nibabel does, as in nnU-Net; their labels as well."""
+def test_volumes_that_simpleitk_rejects_are_read(networks, tmp_path, monkeypatch):
+    """Nibabel reads them and their labels, as in nnU-Net."""
     monkeypatch.setattr(command, "Predictor", PerfectPredictor)
     dataset = write_sheared(tmp_path / "Dataset001_Sheared")
     assert zeroshot(networks, dataset, tmp_path / "out") == 0
     (found,) = rows(tmp_path / "out")
-    assert float(found["Dice"]) == 1  # a box, which PerfectPredictor fills
+    assert float(found["Dice"]) == 1  # the object is a box, which PerfectPredictor fills
 
 
-def test_the_place_for_results_is_checked_first(tmp_path, capsys):
+def test_output_folder_is_checked_first(tmp_path, capsys):
     (tmp_path / "out").touch()
     assert zeroshot(tmp_path, "Dataset999_None", tmp_path / "out") == 1
     assert "out is a file; a folder is needed" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""SAM and SAM2 of random weights and a few kilobytes, whole, in the formats of the real files; encoders for them."""
+"""Complete SAM and SAM2 with random weights of a few kilobytes, in the formats of the real files; encoders for them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.teachers.tiny_teachers import write_sam2 as write_sam2_folder
 
 SIDE = 64
 WIDTH = 32
-SEED = 7  # of a SAM whose masks are neither empty nor everything
+SEED = 7  # gives a SAM whose masks are neither empty nor full
 
 META_NAMES = {
     "vision_encoder.pos_embed": "image_encoder.pos_embed",
@@ -97,11 +97,11 @@ def sam(seed: int = SEED) -> transformers.SamModel:
         mask_decoder_config={"hidden_size": WIDTH, "mlp_dim": 48, "iou_head_hidden_dim": 24},
     )
     torch.manual_seed(seed)
-    return _randomised(transformers.SamModel(config).eval())
+    return _randomized(transformers.SamModel(config).eval())
 
 
-def _randomised(model):
-    """Weights with which masks have edges: transformers starts some at 0."""
+def _randomized(model):
+    """Randomize the weights so that masks have edges: transformers initializes some with 0."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name and name.endswith("weight"):
@@ -116,7 +116,7 @@ def _randomised(model):
 def in_metas_names(model) -> dict[str, torch.Tensor]:
     renamed = {}
     for name, value in model.state_dict().items():
-        if name == "shared_image_embedding.positional_embedding":  # held once there
+        if name == "shared_image_embedding.positional_embedding":  # stored once in this format
             continue
         module, _, parameter = name.rpartition(".")
         renamed[META_NAMES[name] if name in META_NAMES else f"{META_NAMES[module]}.{parameter}"] = value
@@ -129,7 +129,7 @@ def write_sam_pth(path: Path, seed: int = SEED) -> Path:
 
 
 def write_mobile_sam(path: Path, seed: int = SEED) -> Path:
-    """The decoder of a SAM, and an image encoder of another kind under the same prefix."""
+    """Write the decoder of a SAM, and an image encoder of another kind under the same prefix."""
     weights = {name: w for name, w in in_metas_names(sam(seed)).items() if not name.startswith("image_encoder.")}
     weights["image_encoder.layers.0.blocks.0.conv1.c.weight"] = torch.randn(4, 3, 1, 1)
     weights["image_encoder.neck.0.weight"] = torch.randn(WIDTH, 4, 1, 1)
@@ -149,14 +149,14 @@ def sam2(folder: Path) -> transformers.Sam2Model:
 def write_sam2(folder: Path, model_type: str = "sam2") -> Path:
     write_sam2_folder(folder, model_type=model_type)
     if model_type == "sam2":
-        _randomised(sam2(folder)).save_pretrained(folder)
+        _randomized(sam2(folder)).save_pretrained(folder)
     return folder
 
 
 def write_student(
     file: Path, kind: str = "sam", *, width: int = WIDTH, fit: str = "pad", seed: int = 0, **card
 ) -> EncoderFile:
-    """An encoder file as `hrmedseg encoder distill --promptable` writes it, of random weights."""
+    """Write an encoder file like `hrmedseg encoder distill --promptable`, with random weights."""
     architecture = encoder_architecture(embed_dim=24, depth=1, decoder_dim=width)
     if kind == "sam2":
         architecture["fine_channels"] = [width // 8, width // 4]
@@ -178,7 +178,7 @@ def decoder_id(model) -> str:
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """(H, W, 3) uint8: a bright disc on noise."""
+    """Return (H, W, 3) uint8: a bright disc on noise."""
     random = np.random.default_rng(seed)
     y, x = np.ogrid[:height, :width]
     image = random.integers(0, 90, (height, width, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""The module that nnU-Net finds our names in."""
+"""The module in which nnU-Net finds the names of this package."""
 
 import ast
 import importlib
@@ -18,7 +18,7 @@ NAMES = [(kind, name, module) for kind, names in REGISTERED.items() for name, mo
 
 
 @pytest.mark.parametrize("kind, name, module", NAMES, ids=[name for _, name, _ in NAMES])
-def test_each_name_leads_to_its_class(kind, name, module):
+def test_each_name_returns_its_class(kind, name, module):
     lookup = importlib.import_module(f"{LOOKUP_PACKAGES[kind]}.hrmedseg.lookup")
     cls = getattr(lookup, name)
     assert (cls.__name__, cls.__qualname__, cls.__module__) == (name, name, module)
@@ -26,13 +26,13 @@ def test_each_name_leads_to_its_class(kind, name, module):
 
 
 @pytest.mark.parametrize("kind", LOOKUP_PACKAGES)
-def test_other_names_are_not_there(kind):
+def test_other_names_are_not_found(kind):
     lookup = importlib.import_module(f"{LOOKUP_PACKAGES[kind]}.hrmedseg.lookup")
     for name in ("nnUNetTrainer", "ExperimentPlanner", "HRMedSegSomething", "nnUNetTrainerHRMedSeg_3epochs"):
         assert not hasattr(lookup, name)
 
 
-def test_lookup_of_other_names_imports_nothing_of_ours():
+def test_lookup_of_other_names_does_not_import_this_package():
     code = f"""
 import sys, importlib.util
 spec = importlib.util.spec_from_file_location("lookup", {str(LOOKUP_FOLDER / "lookup.py")!r})
@@ -44,7 +44,7 @@ assert not [name for name in sys.modules if name.startswith("nnunet_hrmedseg")]
 
 
 def lookup_in_a_process(code: str, nnunet_version: str) -> subprocess.CompletedProcess:
-    """Code that has the lookup module as `lookup`, in a Python where nnU-Net says that it is of this version."""
+    """Return code with the lookup module as `lookup`, in a Python where nnU-Net reports this version."""
     start = f"""
 import importlib.metadata, importlib.util, sys, types
 for name in ("nnunet_hrmedseg.plans.planner", "nnunet_hrmedseg.preprocessing.preprocessor"):  # a tenth of the time
@@ -57,19 +57,19 @@ lookup = importlib.util.module_from_spec(spec); spec.loader.exec_module(lookup)
     return subprocess.run([sys.executable, "-c", start + code], capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("version, words", [("1.7.1", True), ("2.5.2", True), ("3.0.0", True), ("2.6.0", False)])
-def test_a_name_of_ours_warns_once_outside_the_supported_range(version, words):
+@pytest.mark.parametrize("version, warns", [("1.7.1", True), ("2.5.2", True), ("3.0.0", True), ("2.6.0", False)])
+def test_names_of_this_package_warn_once_outside_the_supported_range(version, warns):
     code = """
 assert lookup.nnUNetPlannerHRMedSeg == "planner"
 assert lookup.HRMedSegPreprocessor == "preprocessor"
 """
     done = lookup_in_a_process(code, version)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count(f"nnunetv2 {version} is installed") == words
-    assert done.stderr.count(f'pip install "nnunetv2{SUPPORTED}"') == words
+    assert done.stderr.count(f"nnunetv2 {version} is installed") == warns
+    assert done.stderr.count(f'pip install "nnunetv2{SUPPORTED}"') == warns
 
 
-@pytest.mark.parametrize("version", ["1.7.1", "3.0.0", "of one's own"])
+@pytest.mark.parametrize("version", ["1.7.1", "3.0.0", "a user's fork"])
 def test_stock_names_neither_warn_nor_fail_outside_the_supported_range(version):
     code = """
 assert not hasattr(lookup, "nnUNetTrainer_5epochs") and not hasattr(lookup, "ExperimentPlanner")
@@ -79,7 +79,7 @@ assert not hasattr(lookup, "nnUNetTrainerHRMedSegOfAnotherPackage")
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_variants_are_named_as_nnunet_names_them():
+def test_variants_have_names_like_those_of_nnunet():
     assert trainer_variant_name("nnUNetTrainerHRMedSeg", 1) == "nnUNetTrainerHRMedSeg_1epoch"
     assert trainer_variant_name("nnUNetTrainerHERSeg", 250) == "nnUNetTrainerHERSeg_250epochs"
     stock = Path(importlib.util.find_spec("nnunetv2").origin).parent / (
@@ -90,7 +90,7 @@ def test_variants_are_named_as_nnunet_names_them():
 
 
 def test_every_package_is_in_the_wheel():
-    """setup.cfg lists the packages by hand, because three of them are laid into nnU-Net."""
+    """setup.cfg lists all packages explicitly, because some are installed into nnU-Net."""
     import configparser
 
     root = Path(nnunet_hrmedseg.__file__).parents[1]

@@ -1,4 +1,4 @@
-"""What is different between nnU-Net's releases, on stand-ins for the older ones."""
+"""Differences between nnU-Net's releases, with stand-ins for the older ones."""
 
 import inspect
 import os
@@ -40,7 +40,7 @@ def test_trainers_are_found():
         find_trainer("nnUNetTrainerOfNobody")
 
 
-def test_networks_are_built_as_the_trainer_has_it():
+def test_networks_are_built_by_the_signature_of_the_trainer():
     configuration = SimpleNamespace(
         network_arch_class_name="Net", network_arch_init_kwargs={"depth": 1}, network_arch_init_kwargs_req_import=["op"]
     )
@@ -61,7 +61,7 @@ def test_networks_are_built_as_the_trainer_has_it():
     assert build_network(Before27, "plans", configuration, 3, 2, False) == ("Net", {"depth": 1}, ["op"], 3, 2, False)
 
 
-def test_networks_are_built_between_a_check_and_a_last_step(monkeypatch):
+def test_networks_are_built_between_a_check_and_a_final_step(monkeypatch):
     checked, finished = [], []
 
     def build(plans_manager, configuration_manager, inputs, outputs, enable_deep_supervision=True):
@@ -72,7 +72,7 @@ def test_networks_are_built_between_a_check_and_a_last_step(monkeypatch):
 
     monkeypatch.setattr(nnUNetTrainer, "build_network_architecture", staticmethod(build))
     builder = network_builder(lambda *arguments: checked.append(arguments), finished.append)
-    assert "plans_manager" in inspect.signature(builder).parameters  # which nnU-Net inspects
+    assert "plans_manager" in inspect.signature(builder).parameters  # nnU-Net inspects the signature
     network = builder("plans", configuration_manager="configuration", inputs=3, outputs=2)
     assert network == build("plans", "configuration", 3, 2)
     assert checked == [("plans", "configuration")] and finished == [network]
@@ -91,7 +91,7 @@ def test_networks_are_built_between_a_check_and_a_last_step(monkeypatch):
         (True, False, None, None),
     ],
 )
-def test_the_file_of_pretrained_weights(continued, validated, given, found):
+def test_file_of_pretrained_weights_is_found(continued, validated, given, found):
     class Loading(Exception):
         pass
 
@@ -115,7 +115,7 @@ def test_the_file_of_pretrained_weights(continued, validated, given, found):
         assert loading.value.args == (found,)
 
 
-def test_folders_hold_inside_alone(monkeypatch, tmp_path):
+def test_folders_apply_only_inside_the_context(monkeypatch, tmp_path):
     monkeypatch.setenv("nnUNet_raw", "before")
     monkeypatch.delenv("nnUNet_results", raising=False)
     imported = ModuleType("nnunetv2.as_before_28")
@@ -132,21 +132,21 @@ def test_folders_hold_inside_alone(monkeypatch, tmp_path):
     assert "nnUNet_results" not in os.environ and imported.nnUNet_results is None
 
 
-def test_a_folder_is_the_one_that_nnunet_has(monkeypatch, tmp_path):
+def test_folder_is_that_of_nnunet(monkeypatch, tmp_path):
     monkeypatch.delenv("nnUNet_raw", raising=False)
     with nnunet_folders(nnUNet_raw=tmp_path):
         assert nnunet_folder("nnUNet_raw") == required_nnunet_folder("nnUNet_raw") == str(tmp_path)
     assert nnunet_folder("nnUNet_raw") is None
     with pytest.raises(SetupError, match="nnUNet_raw is not set"):
         required_nnunet_folder("nnUNet_raw")
-    # as users write it into the module, where nnU-Net takes it from
+    # as users set it in the module that nnU-Net reads
     monkeypatch.setattr(paths, "nnUNet_raw", "/data/raw")
     monkeypatch.setenv("nnUNet_raw", "/elsewhere")
     assert nnunet_folder("nnUNet_raw") == "/data/raw"
 
 
-def test_the_package_asks_nnunet_for_its_folders():
-    """No module but this one reads nnU-Net's variables from the environment."""
+def test_package_reads_folders_only_through_nnunet():
+    """Only one module reads nnU-Net's variables from the environment."""
     package = Path(nnunet_hrmedseg.__file__).parent
     asking = re.compile(r"""environ(\.get\(|\[)["']nnUNet_(raw|preprocessed|results)""")
     assert not [file for file in package.rglob("*.py") if asking.search(file.read_text(encoding="utf-8"))]

@@ -1,4 +1,4 @@
-"""scripts/gpu_check.py without a GPU: what it makes of results, crashes, too little memory and too little time."""
+"""scripts/gpu_check.py without a GPU: results, crashes, too little memory and too little time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def gpu_check(monkeypatch):
 
 @pytest.fixture
 def run(gpu_check, monkeypatch, tmp_path):
-    """Return a function that supervises a child which pretends to run checks; it gives (status, lines by check)."""
+    """Return a function that supervises a child process with fake checks and returns (status, lines by check)."""
 
     def supervise(*names, seconds=30.0, gb=80.0, **options):
         checks = [gpu_check.Check(name, lambda *_: {}, seconds=0.0, **options) for name in names]
@@ -54,52 +54,52 @@ def run(gpu_check, monkeypatch, tmp_path):
     return supervise
 
 
-def test_every_check_has_a_name_of_its_own(gpu_check):
+def test_names_of_checks_are_unique(gpu_check):
     names = [check.name for check in gpu_check.CHECKS]
     assert len(set(names)) == len(names) > 25
     assert all(check.seconds > 0 for check in gpu_check.CHECKS)
-    # the most important come first, and fit into the time together
+    # the most important checks run first, and their total time fits
     assert [name.split()[0] for name in names[:5]] == ["parity"] * 4 + ["train"]
 
 
-def test_results_are_passed_on_rounded(run):
+def test_results_are_rounded(run):
     status, lines = run("one", "two")
     assert status == 0 and list(lines) == ["one", "two"]
     assert lines["one"]["seconds"] == 0.1235 and lines["one"]["gb"] == 2
 
 
-def test_an_exceeded_limit_is_a_fault(run):
+def test_exceeded_limit_is_a_failure(run):
     status, lines = run("one", limits={"gb": 1.5})
     assert status == 1 and lines["one"]["fault"] == "gb above 1.5"
     assert run("one", limits={"gb": 2.5})[0] == 0
 
 
-def test_a_failed_check_is_a_fault(run):
+def test_failed_check_is_a_failure(run):
     status, lines = run("fails", "two")
     assert status == 1 and lines["fails"]["error"] == "E" and "gb" in lines["two"]
 
 
-def test_a_check_that_ends_its_process_costs_no_other(run):
+def test_crashing_check_does_not_affect_the_others(run):
     status, lines = run("one", "dies", "three")
     assert status == 1 and lines["dies"]["error"] == "the process ended with status 9"
     assert "gb" in lines["one"] and "gb" in lines["three"]
 
 
-def test_what_is_not_finished_in_time_is_listed(run):
+def test_unfinished_checks_are_listed(run):
     began = time.monotonic()
     status, lines = run("one", "hangs", "three", seconds=2)
     assert time.monotonic() - began < 20 and status == 0
     assert "gb" in lines["one"]
-    assert lines["hangs"]["left_out"] == "it was not finished when the time was over"
-    assert "the time does not suffice" in lines["three"]["left_out"]
+    assert lines["hangs"]["left_out"] == "not finished within the time"
+    assert "not enough time" in lines["three"]["left_out"]
 
 
-def test_checks_that_take_too_long_are_not_begun(run):
+def test_checks_that_take_too_long_are_not_started(run):
     status, lines = run("one", seconds=0.0)
-    assert status == 0 and "the time does not suffice" in lines["one"]["left_out"]
+    assert status == 0 and "not enough time" in lines["one"]["left_out"]
 
 
-def test_a_gpu_with_too_little_memory(gpu_check, tmp_path):
+def test_gpu_with_too_little_memory(gpu_check, tmp_path):
     lines = gpu_check.Lines(tmp_path / "checks.jsonl")
     assert gpu_check.too_large(gpu_check.Check("large", lambda *_: {}, gb=30), 11.0, lines)
     assert not gpu_check.too_large(gpu_check.Check("small", lambda *_: {}, gb=3), 11.0, lines)
@@ -107,7 +107,7 @@ def test_a_gpu_with_too_little_memory(gpu_check, tmp_path):
     assert line["left_out"] == "it takes about 30 GB, the GPU has 11.0 GB" and lines.faults == 0
 
 
-def test_without_a_gpu_the_reason_is_reported(gpu_check, monkeypatch, tmp_path, capsys):
+def test_reason_is_reported_without_a_gpu(gpu_check, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(torch.version, "cuda", None)
     file = tmp_path / "checks.jsonl"
     assert gpu_check.supervise(gpu_check.CHECKS, file, time.monotonic() + 10) == 2
@@ -116,7 +116,7 @@ def test_without_a_gpu_the_reason_is_reported(gpu_check, monkeypatch, tmp_path, 
     assert json.loads(capsys.readouterr().out) == line
 
 
-def test_what_is_not_installed_is_reported(gpu_check, monkeypatch):
+def test_missing_packages_are_reported(gpu_check, monkeypatch):
     assert gpu_check.missing_requirements() == []
     installed = gpu_check.installed
     monkeypatch.setattr(gpu_check, "installed", lambda name: name not in ("blosc2", "nnunetv2") and installed(name))
@@ -125,7 +125,7 @@ def test_what_is_not_installed_is_reported(gpu_check, monkeypatch):
     assert [name[:6] for name in gpu_check.missing_requirements()] == ["blosc2"]
 
 
-def test_trainers_that_nnunet_does_not_find_are_reported(gpu_check, monkeypatch):
+def test_trainers_missing_in_nnunet_are_reported(gpu_check, monkeypatch):
     from nnunet_hrmedseg.doctor.lookup_modules import LookupModule
 
     monkeypatch.setattr(LookupModule, "present", False)

@@ -1,4 +1,4 @@
-"""SAM as a teacher, against transformers' SAM and timm's, which know nothing of this package."""
+"""SAM as a teacher, compared with the independent implementations in transformers and timm."""
 
 import sys
 from functools import partial
@@ -9,7 +9,7 @@ import torch
 from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch.nn import functional as F
 
-from nnunet_hrmedseg.errors import HRMedSegError, PlanError, SetupError
+from nnunet_hrmedseg.errors import CheckpointError, PlanError, SetupError
 from nnunet_hrmedseg.teachers.sam import VARIANTS, SAMTeacher, vit_architecture
 from tests.teachers.tiny_teachers import Payload, write_sam
 
@@ -25,14 +25,14 @@ def _images(height, width):
     return torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
-def _normalised(images):
-    """By SAM's numbers, written out in another way."""
+def _normalized(images):
+    """Normalize with the statistics of SAM, independently of the package."""
     mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
     std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
     return (images - mean) / std
 
 
-def test_embedding_is_that_of_transformers_sam(file):
+def test_embedding_equals_that_of_transformers(file):
     transformers = pytest.importorskip("transformers")
     config = transformers.SamVisionConfig(
         hidden_size=32,
@@ -58,14 +58,14 @@ def test_embedding_is_that_of_transformers_sam(file):
 
     images = _images(*NATIVE)
     with torch.no_grad():
-        expected = reference(_normalised(images)).last_hidden_state
+        expected = reference(_normalized(images)).last_hidden_state
     embedding = SAMTeacher.load(file, canvas=NATIVE).embed(images)
     assert embedding.shape == (2, 16, 4, 4)
     torch.testing.assert_close(embedding, expected, atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("canvas", [(64, 64), (96, 96), (48, 80)])
-def test_embedding_on_another_canvas_is_that_of_timm_with_resampled_positions(file, canvas):
+def test_embedding_on_another_canvas_equals_that_of_timm_with_resampled_positions(file, canvas):
     grid = canvas[0] // 16, canvas[1] // 16
     weights = torch.load(file, weights_only=True)
     weights = {k.removeprefix("image_encoder."): v for k, v in weights.items() if k.startswith("image_encoder.")}
@@ -93,14 +93,14 @@ def test_embedding_on_another_canvas_is_that_of_timm_with_resampled_positions(fi
 
     images = _images(*canvas)
     with torch.no_grad():
-        expected = reference.forward_features(_normalised(images))
+        expected = reference.forward_features(_normalized(images))
     embedding = SAMTeacher.load(file, canvas=canvas).embed(images)
     assert embedding.shape == (2, 16, *grid)
     torch.testing.assert_close(embedding, expected, atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("variant, name", [("ViT-B", "base"), ("ViT-L", "large"), ("ViT-H", "huge")])
-def test_variants_are_recognised_and_fit_timms(variant, name):
+def test_variants_are_recognized_and_match_those_of_timm(variant, name):
     with torch.device("meta"):
         network = timm.create_model(f"samvit_{name}_patch16", pretrained=False, num_classes=0)
     shapes = {
@@ -119,7 +119,7 @@ def test_variants_are_recognised_and_fit_timms(variant, name):
         {"image_size": 96, "neck_width": 8},
     ],
 )
-def test_architecture_follows_from_the_shapes(tmp_path, sizes):
+def test_architecture_is_read_from_the_shapes(tmp_path, sizes):
     file = write_sam(tmp_path / "weights.pth", **sizes)
     teacher = SAMTeacher.load(file, canvas=NATIVE)
     expected = {"width": 32, "num_heads": 4, "depth": 3, "global_blocks": (1,), "window_size": 3, "neck_width": 16}
@@ -131,7 +131,7 @@ def test_architecture_follows_from_the_shapes(tmp_path, sizes):
     assert teacher.embed(_images(*NATIVE)).shape == (2, teacher.channels, 4, 4)
 
 
-def test_frozen_and_described(file):
+def test_teacher_is_frozen_and_described(file):
     teacher = SAMTeacher.load(file, canvas=NATIVE).to(torch.device("cpu"))
     assert not teacher.network.training
     assert not any(parameter.requires_grad for parameter in teacher.network.parameters())
@@ -147,7 +147,7 @@ def test_frozen_and_described(file):
     assert card["variant"] == "ViT of width 32 and depth 3"
 
 
-def test_half_precision_files_run_in_full(tmp_path, file):
+def test_half_precision_files_are_evaluated_in_float32(tmp_path, file):
     halved = tmp_path / "half.pth"
     torch.save({name: weight.half() for name, weight in torch.load(file, weights_only=True).items()}, halved)
     embedding = SAMTeacher.load(halved, canvas=NATIVE).embed(_images(*NATIVE))
@@ -157,7 +157,7 @@ def test_half_precision_files_run_in_full(tmp_path, file):
     )
 
 
-def test_old_file_format(tmp_path, file):
+def test_old_file_format_is_read(tmp_path, file):
     old = tmp_path / "old.pth"
     torch.save(torch.load(file, weights_only=True), old, _use_new_zipfile_serialization=False)
     images = _images(*NATIVE)
@@ -165,7 +165,7 @@ def test_old_file_format(tmp_path, file):
     torch.testing.assert_close(SAMTeacher.load(old, canvas=NATIVE).embed(images), expected)
 
 
-def test_file_may_go_once_it_is_loaded(file):
+def test_file_may_be_deleted_after_loading(file):
     teacher = SAMTeacher.load(file, canvas=NATIVE)
     expected = teacher.embed(_images(*NATIVE))
     file.write_bytes(b"")
@@ -178,11 +178,11 @@ def test_nothing_in_the_file_is_executed(tmp_path, file, zipped):
     evil = tmp_path / "evil.pth"
     content = {**torch.load(file, weights_only=True), "extra": Payload(made)}
     torch.save(content, evil, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(HRMedSegError, match="was not loaded.*open.*execute"):
+    with pytest.raises(CheckpointError, match="was not loaded.*open.*execute"):
         SAMTeacher.load(evil, canvas=NATIVE)
     assert not made.exists()
     torch.load(evil, weights_only=False)
-    assert made.exists()  # so the payload does work
+    assert made.exists()  # the payload works
 
 
 def _truncated(file):
@@ -225,30 +225,30 @@ def _with_other_shape(file):
         (_replaced_by({"model": {"image_encoder.trunk.pos_embed": torch.zeros(1)}}), "SAM2"),
     ],
 )
-def test_files_that_are_no_sam(file, damage, message):
+def test_other_files_are_rejected(file, damage, message):
     damage(file)
-    with pytest.raises(HRMedSegError, match=message) as raised:
+    with pytest.raises(CheckpointError, match=message) as raised:
         SAMTeacher.load(file, canvas=NATIVE)
     assert str(file) in str(raised.value)
 
 
-def test_missing_file(tmp_path):
-    with pytest.raises(HRMedSegError, match="cannot be read"):
+def test_missing_file_is_reported(tmp_path):
+    with pytest.raises(CheckpointError, match="cannot be read"):
         SAMTeacher.load(tmp_path / "nothing.pth", canvas=NATIVE)
 
 
 @pytest.mark.parametrize("canvas", [(100, 100), (64, 0), (64,)])
-def test_wrong_canvas(file, canvas):
+def test_invalid_canvas_is_rejected(file, canvas):
     with pytest.raises(PlanError, match="multiples of 16"):
         SAMTeacher.load(file, canvas=canvas)
 
 
-def test_unknown_option(file):
+def test_unknown_option_is_rejected(file):
     with pytest.raises(PlanError, match="does not know fold"):
         SAMTeacher.load(file, canvas=NATIVE, fold=1)
 
 
-def test_without_timm(file, monkeypatch):
+def test_missing_timm_is_reported(file, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     monkeypatch.setitem(sys.modules, "timm.models.vision_transformer_sam", None)
     with pytest.raises(SetupError, match=r"timm is not installed.*nnunet_hrmedseg\[sam\]"):

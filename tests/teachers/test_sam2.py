@@ -1,4 +1,4 @@
-"""SAM2 as a teacher, against what transformers' own model and image processor give its mask decoder."""
+"""SAM2 as a teacher, compared with the inputs of the mask decoder in transformers."""
 
 import json
 import sys
@@ -40,7 +40,7 @@ def _reference(folder):
     return transformers.Sam2Model.from_pretrained(folder, local_files_only=True).eval()
 
 
-def test_levels_are_what_transformers_gives_the_mask_decoder(written):
+def test_levels_equal_the_inputs_of_the_mask_decoder_in_transformers(written):
     pictures = _pictures(*NATIVE)
     size = {"height": NATIVE[0], "width": NATIVE[1]}
     processed = transformers.Sam2ImageProcessor(size=size)(images=list(pictures), return_tensors="pt")
@@ -58,7 +58,7 @@ def test_levels_are_what_transformers_gives_the_mask_decoder(written):
 @pytest.mark.parametrize(
     "canvas, taken", [((96, 96), (96, 96)), ((32, 128), (32, 128)), ((80, 48), (96, 64)), ((16, 64), (32, 64))]
 )
-def test_another_canvas(written, canvas, taken):
+def test_canvas_is_enlarged_to_multiples_of_32(written, canvas, taken):
     images = _images(_pictures(*canvas))
     embedding = SAM2Teacher.load(written, canvas=canvas).embed(images)
     assert embedding.shape == (2, 32, taken[0] // 16, taken[1] // 16)
@@ -73,14 +73,14 @@ def test_another_canvas(written, canvas, taken):
     torch.testing.assert_close(embedding, expected, atol=2e-5, rtol=1e-5)
 
 
-def test_published_sizes_take_multiples_of_32(folder):
+def test_published_sizes_require_multiples_of_32(folder):
     teacher = SAM2Teacher.load(folder, canvas=NATIVE)
     with torch.device("meta"):
         teacher.__init__(folder, transformers.Sam2Model(transformers.Sam2Config()), teacher.weights)
     assert teacher.multiple == 32 and teacher.channels == 256
 
 
-def test_frozen_and_described(written):
+def test_teacher_is_frozen_and_described(written):
     teacher = SAM2Teacher.load(written, canvas=NATIVE).to(torch.device("cpu"))
     assert not teacher.network.training
     assert not any(parameter.requires_grad for parameter in teacher.network.parameters())
@@ -95,14 +95,14 @@ def test_frozen_and_described(written):
     json.dumps(card)
 
 
-def test_license_of_the_model_card(folder):
+def test_license_of_the_model_card_is_recorded(folder):
     (folder / "README.md").write_text(
         "---\nlibrary_name: transformers\nlicense: apache-2.0\n---\n# SAM2\nlicense: mine\n"
     )
     assert SAM2Teacher.load(folder, canvas=NATIVE).card()["license"] == "apache-2.0"
 
 
-def test_without_transformers(folder, monkeypatch):
+def test_missing_transformers_is_reported(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert SAM2Teacher.recognizes(folder)
     with pytest.raises(SetupError, match=r"transformers is not installed.*nnunet_hrmedseg\[sam\]"):
@@ -145,14 +145,14 @@ def _other_sizes(folder):
         (lambda folder: (folder / "config.json").write_text('{"model_type": "bert"}'), "'bert'; SAM2 has sam2"),
     ],
 )
-def test_folders_that_are_no_sam2(folder, damage, message):
+def test_other_folders_are_rejected(folder, damage, message):
     damage(folder)
     with pytest.raises(CheckpointError, match=message) as raised:
         SAM2Teacher.load(folder, canvas=NATIVE)
     assert str(folder) in str(raised.value)
 
 
-def test_wrong_canvas_and_option(folder):
+def test_invalid_canvas_and_option_are_rejected(folder):
     with pytest.raises(PlanError, match="multiples of 16"):
         SAM2Teacher.load(folder, canvas=(100, 100))
     with pytest.raises(PlanError, match="does not know scale"):

@@ -1,4 +1,4 @@
-"""SAM in checkpoints as other people's trainings save them."""
+"""SAM in checkpoints of other training frameworks."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ WRAPPED = {
 
 
 @pytest.mark.parametrize("how", WRAPPED)
-def test_wrapped_weights_are_those_of_the_plain_file(tmp_path, capsys, how):
+def test_wrapped_weights_equal_those_of_the_plain_file(tmp_path, capsys, how):
     plain = write_sam_pth(tmp_path / "plain.pth")
     wrapped = tmp_path / "wrapped.pth"
     torch.save(WRAPPED[how](in_metas_names(sam())), wrapped)
@@ -45,19 +45,19 @@ def test_wrapped_weights_are_those_of_the_plain_file(tmp_path, capsys, how):
     assert f"Note: The weights of SAM in {wrapped} are {how}." in capsys.readouterr().err
 
 
-def test_two_sams_in_one_checkpoint(tmp_path):
+def test_two_sams_in_one_checkpoint_are_rejected(tmp_path):
     weights = in_metas_names(sam())
     both = {"model": {**prefixed(weights, "student."), **prefixed(weights, "teacher.")}}
     with pytest.raises(CheckpointError, match="holds several SAMs, with names that begin with student., teacher."):
         sam_weights(tmp_path / "a.pth", both)
 
 
-def test_checkpoints_of_something_else_stay_as_they_are(tmp_path):
+def test_other_checkpoints_are_unchanged(tmp_path):
     other = {"a": torch.ones(2), "model": {"sam_mask_decoder.iou_token.weight": torch.ones(2)}, 5: torch.ones(1)}
     assert sam_weights(tmp_path / "a.pth", other) == ({"a": other["a"]}, "")
 
 
-def test_an_image_encoder_of_another_kind_cannot_be_a_teacher(tmp_path):
+def test_image_encoder_of_another_kind_is_rejected(tmp_path):
     weights = {n: w for n, w in in_metas_names(sam()).items() if not n.startswith("image_encoder.")}
     torch.save({"model": {**weights, "image_encoder.layers.0.weight": torch.ones(2)}}, tmp_path / "mobile.pt")
     with pytest.raises(

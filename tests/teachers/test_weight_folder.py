@@ -1,11 +1,11 @@
-"""Folders in the format of transformers: several files, variants, and what is refused."""
+"""Folders in the format of transformers: several files, variants, and unsupported folders."""
 
 import json
 
 import pytest
 import torch
 
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import CheckpointError, DataError
 from nnunet_hrmedseg.prompting.checkpoints import read_decoder
 from nnunet_hrmedseg.teachers import load_teacher
 from nnunet_hrmedseg.teachers.weight_folder import find_weights
@@ -18,7 +18,7 @@ SAVED["both"] = {**SAVED["shards"], **SAVED["variant"]}
 
 @pytest.fixture(params=SAVED)
 def saved(request, tmp_path):
-    """How it was saved, and the folders of a SAM and a SAM2 that was saved so."""
+    """Return the format, and folders of a SAM and a SAM2 in this format."""
     options = SAVED[request.param]
     half = torch.half if "variant" in options else torch.float
     sam().to(half).save_pretrained(tmp_path / "sam", **options)
@@ -26,7 +26,7 @@ def saved(request, tmp_path):
     return request.param, tmp_path
 
 
-def test_decoders_are_those_of_one_file(saved):
+def test_decoder_equals_that_of_a_single_file(saved):
     how, folder = saved
     write_sam_folder(folder / "whole_sam")
     for name, whole in (("sam", "whole_sam"), ("sam2", "whole")):
@@ -90,9 +90,10 @@ def _renamed(folder, *names):
     ],
 )
 @pytest.mark.parametrize("read", [read_decoder, lambda folder: load_teacher(folder, canvas=(SIDE, SIDE))])
-def test_other_folders_are_refused(tmp_path, change, message, read):
+def test_unsupported_folders_are_rejected(tmp_path, change, message, read):
     folder = write_sam2(tmp_path / "sam2")
     change(folder)
-    with pytest.raises(HRMedSegError, match=message) as raised:
+    kind = DataError if message == "index of weights" else CheckpointError
+    with pytest.raises(kind, match=message) as raised:
         read(folder)
     assert str(folder) in str(raised.value)

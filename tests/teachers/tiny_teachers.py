@@ -1,4 +1,4 @@
-"""Randomly initialised teachers of a few kilobytes, written in the file formats of the real ones."""
+"""Randomly initialized teachers of a few kilobytes, in the file formats of the real ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write_sam(
     neck_width: int = 16,
     seed: int = 0,
 ) -> Path:
-    """A SAM checkpoint as Meta wrote them: all weights of the model, the image encoder's under their original names."""
+    """Write a SAM checkpoint in Meta's format: all weights of the model, under their original names."""
     random = torch.Generator().manual_seed(seed)
     weights: OrderedDict[str, torch.Tensor] = OrderedDict()
 
@@ -68,7 +68,7 @@ def write_sam(
 
 
 def write_sam2(folder: Path, *, model_type: str = "sam2", image_size: int = 64, seed: int = 0) -> Path:
-    """A SAM2 of the smallest sizes through transformers' own `save_pretrained`, as "sam2" or "sam2_video"."""
+    """Write a SAM2 of the smallest sizes by `save_pretrained` of transformers, as "sam2" or "sam2_video"."""
     import transformers
 
     vision = {
@@ -114,7 +114,7 @@ def write_sam2(folder: Path, *, model_type: str = "sam2", image_size: int = 64, 
         model = transformers.Sam2VideoModel(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "embed" in name:  # zeros otherwise, and nobody would miss them
+            if "embed" in name:  # zero by default, so that a missing weight would not be detected
                 parameter.normal_()
     model.save_pretrained(folder)
     return folder
@@ -135,7 +135,7 @@ def nnunet_plans(
     scheme: str = "ZScoreNormalization",
     use_mask: bool = False,
 ) -> dict:
-    """nnU-Net's plans with a network of a few thousand parameters."""
+    """Return nnU-Net's plans with a network of a few thousand parameters."""
     plans = stock_plans()
     configuration = plans["configurations"]["2d"]
     configuration["normalization_schemes"] = [scheme] * channels
@@ -169,7 +169,7 @@ def nnunet_plans(
 
 
 def nnunet_checkpoint(network: nn.Module, optimizer: torch.optim.Optimizer, of_training: dict, trainer: str) -> dict:
-    """Everything that `nnUNetTrainer.save_checkpoint` saves. of_training: what the trainer was called with."""
+    """Return a checkpoint like that of `nnUNetTrainer.save_checkpoint`. of_training: arguments of the trainer."""
     return {
         "network_weights": network.state_dict(),
         "optimizer_state": optimizer.state_dict(),
@@ -207,11 +207,11 @@ def write_nnunet(
     seed: int = 0,
     **planned,
 ) -> nn.Module:
-    """A trained model's folder, its checkpoint with everything that `nnUNetTrainer.save_checkpoint` puts into one.
+    """Write the folder of a trained model, with a checkpoint like that of `nnUNetTrainer.save_checkpoint`.
 
     Args:
         plans: default is `nnunet_plans(architecture, channels=channels, **planned)`.
-        extra: more entries for the checkpoint, or others.
+        extra: entries of the checkpoint to add or replace.
 
     Returns:
         The network, in evaluation mode.
@@ -243,7 +243,7 @@ def write_nnunet(
 
 
 class Payload:
-    """What a stranger may have put into a pickle: creates a file when it is unpickled."""
+    """A hostile object: creates a file when it is unpickled."""
 
     def __init__(self, file: Path) -> None:
         self.file = file

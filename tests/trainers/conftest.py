@@ -15,7 +15,7 @@ REGIONS_AND_IGNORE = {**REGIONS, "ignore": 3}
 
 
 def dataset_json(labels, channels, file_ending):
-    """Of five cases; the regions among the labels are drawn in the order 1, 2."""
+    """Return the dataset.json of five cases; regions are drawn in the order 1, 2."""
     description = {
         "channel_names": {str(number): name for number, name in enumerate(channels)},
         "labels": labels,
@@ -29,7 +29,7 @@ def dataset_json(labels, channels, file_ending):
 
 @pytest.fixture
 def dataset(tmp_path, monkeypatch):
-    """Returns a function that writes a raw dataset of five discs and gives its dataset.json."""
+    """Return a function that writes a raw dataset of five discs and returns its dataset.json."""
     folders = {name: tmp_path / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     for folder in folders.values():
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""Augmentation of batches beside nnU-Net's own pipeline: the same for one image, the same in distribution for many."""
+"""Augmentation of batches compared with nnU-Net's pipeline: equal for one image, equal in distribution for many."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 from nnunet_hrmedseg.trainers.batch_augmentation import BatchAugmentation, UnsupportedTransformError
 from tests.nnunet_releases import since_nnunet
 
-OUTSIDE_IS_TOLD_APART = since_nnunet("2.7", "pixels outside the image are told apart from background")
+OUTSIDE_IS_DISTINGUISHED = since_nnunet("2.7", "pixels outside the image are distinguished from background")
 SIZE = (40, 56)
 LABELS = (0, 1, 2, 3)
 
@@ -76,7 +76,7 @@ def seeded(seed, function, *arguments, **named):
 
 
 def both(transforms, seed):
-    """nnU-Net's result and ours for one image: image and segmentation, with a batch axis."""
+    """Return nnU-Net's result and ours for one image: image and segmentation, with a batch axis."""
     image, segmentation = batch(seed=seed)
     theirs = seeded(seed, copy.deepcopy(transforms), image=image[0].clone(), segmentation=segmentation[0].clone())
     ours = seeded(seed, BatchAugmentation(transforms, LABELS), image.clone(), segmentation.clone())
@@ -84,12 +84,12 @@ def both(transforms, seed):
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_one_image_comes_out_as_from_nnunet(name):
+def test_single_image_equals_that_of_nnunet(name):
     changed = 0
     for seed in range(8):
         theirs, ours = both(TRANSFORMS[name], seed)
         torch.testing.assert_close(ours[0], theirs[0], rtol=1e-4, atol=2e-5)
-        assert (ours[1] != theirs[1]).float().mean() < 2e-3  # ties that fall apart by rounding
+        assert (ours[1] != theirs[1]).float().mean() < 2e-3  # ties broken by rounding
         changed += not torch.equal(ours[0], batch(seed=seed)[0])
     assert changed >= 4
 
@@ -104,8 +104,8 @@ def test_one_image_comes_out_as_from_nnunet(name):
     ],
     ids=["labels", "regions", "regions and ignore label", "masked"],
 )
-@OUTSIDE_IS_TOLD_APART
-def test_the_whole_pipeline_on_one_image(options):
+@OUTSIDE_IS_DISTINGUISHED
+def test_complete_pipeline_on_one_image(options):
     for seed in range(30):
         theirs, ours = both(pipeline(**options), seed)
         assert (ours[0] - theirs[0]).abs().max() < 1e-3
@@ -113,9 +113,9 @@ def test_the_whole_pipeline_on_one_image(options):
         assert (ours[1] != theirs[1]).float().mean() < 2e-3
 
 
-@OUTSIDE_IS_TOLD_APART
-def test_in_a_batch_every_image_is_drawn_for_on_its_own():
-    """Kolmogorov-Smirnov: what happens to images in batches of 16 is distributed as in nnU-Net's pipeline."""
+@OUTSIDE_IS_DISTINGUISHED
+def test_images_of_a_batch_are_augmented_independently():
+    """Changes of images in batches of 16 have the same distribution as in nnU-Net's pipeline (Kolmogorov-Smirnov)."""
     from scipy.stats import ks_2samp
 
     transforms, images = pipeline(), 480
@@ -145,21 +145,21 @@ def test_in_a_batch_every_image_is_drawn_for_on_its_own():
         assert len(set(ours)) > images / 8, name
 
 
-def test_a_transform_that_is_not_known_is_named():
+def test_unknown_transform_is_reported():
     with pytest.raises(UnsupportedTransformError, match="InvertImageTransform"):
         BatchAugmentation(ComposeTransforms([RandomTransform(InvertImageTransform(1, 1, 1), 0.5)]), LABELS)
 
 
-def test_an_option_that_is_not_known_is_named():
+def test_unknown_option_is_reported():
     with pytest.raises(UnsupportedTransformError, match="p_elastic_deform=0.5"):
         BatchAugmentation(SpatialTransform(SIZE, 0, False, p_elastic_deform=0.5), LABELS)
 
 
 class OneDevice(TorchDispatchMode):
-    """Refuses what is an error on a GPU, or makes the host wait for it: tensors of the CPU beside those of the device,
-    and indexing, whose lists and masks become such tensors.
+    """Raise for operations that fail on a GPU or make the host wait for it: CPU tensors combined with tensors of the
+    device, and indexing, whose lists and masks become CPU tensors.
 
-    The device is 'meta', whose tensors have no values: an operator that looks at values raises there, too.
+    The device is 'meta', whose tensors have no values: operators that read values raise as well.
     """
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -175,7 +175,7 @@ class OneDevice(TorchDispatchMode):
     [{}, {"regions": [(1, 2), 2], "ignore_label": 3}, {"use_mask": [True, False, True]}],
     ids=["labels", "regions and ignore label", "masked"],
 )
-def test_on_another_device_nothing_waits_for_it(options):
+def test_augmentation_does_not_wait_for_the_device(options):
     transforms = pipeline(**options)
     for step in transforms.transforms:
         if isinstance(step, RandomTransform):
@@ -194,7 +194,7 @@ def test_on_another_device_nothing_waits_for_it(options):
 
 
 @pytest.mark.parametrize("step", ["planes by a list", "a number as a tensor", "a region of the CPU"])
-def test_hidden_waits_are_noticed(step):
+def test_hidden_waits_are_detected(step):
     maps = torch.zeros(4, 8, 8, device="meta")
     careless = {
         "planes by a list": lambda: maps[[0, 2]],
@@ -206,7 +206,7 @@ def test_hidden_waits_are_noticed(step):
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int16])
-def test_labels_of_either_width_come_out_alike(dtype):
+def test_labels_of_both_widths_are_augmented_equally(dtype):
     image, segmentation = batch(images=4)
     augmentation = BatchAugmentation(pipeline(), LABELS)
     _, expected = seeded(3, augmentation, image.clone(), segmentation.clone())

@@ -1,4 +1,4 @@
-"""Checkpoints, folds and locks of the trainers, and trainings that are continued."""
+"""Checkpoints, folds and locks of the trainers, and continued trainings."""
 
 import errno
 import gc
@@ -19,7 +19,7 @@ from tests.trainers.conftest import LABELS
 from tests.trainers.tiny_trainers import CPU, _log_of, _plans, _trainer
 
 
-def test_a_checkpoint_is_whole_or_not_there(dataset, monkeypatch):
+def test_checkpoint_is_complete_or_missing(dataset, monkeypatch):
     trainer = _trainer(dataset(LABELS))
     trainer.on_train_start()
     file = os.path.join(trainer.output_folder, "checkpoint_latest.pth")
@@ -38,20 +38,20 @@ def test_a_checkpoint_is_whole_or_not_there(dataset, monkeypatch):
 
 
 @pytest.mark.parametrize("name, value", [("local_rank", 1), ("disable_checkpointing", True)])
-def test_a_process_that_saves_nothing_leaves_the_checkpoint_alone(dataset, name, value):
+def test_process_that_does_not_save_keeps_the_checkpoint(dataset, name, value):
     trainer = _trainer(dataset(LABELS))
     trainer.on_train_start()
     file = Path(trainer.output_folder, "checkpoint_latest.pth")
     trainer.save_checkpoint(str(file))
     first = file.read_bytes()
     half = file.with_name("checkpoint_latest.pth.incomplete")
-    half.write_bytes(b"half")  # of a training that was killed, or what another process writes just now
+    half.write_bytes(b"half")  # from a killed training, or currently written by another process
     setattr(trainer, name, value)
     trainer.save_checkpoint(str(file))
     assert file.read_bytes() == first and half.read_bytes() == b"half"
 
 
-def test_a_full_disk_keeps_the_last_checkpoint_and_leaves_no_half_one(dataset, monkeypatch):
+def test_full_disk_keeps_the_last_checkpoint_without_a_partial_file(dataset, monkeypatch):
     trainer = _trainer(dataset(LABELS))
     trainer.on_train_start()
     file = Path(trainer.output_folder, "checkpoint_latest.pth")
@@ -70,7 +70,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_leaves_no_half_one(dataset, m
 
 
 @pytest.mark.parametrize("length", [0, 100, -100], ids=["empty", "head", "without its end"])
-def test_a_truncated_checkpoint_is_named(dataset, length):
+def test_truncated_checkpoint_is_reported(dataset, length):
     description = dataset(LABELS)
     trainer = _trainer(description)
     trainer.on_train_start()
@@ -82,7 +82,7 @@ def test_a_truncated_checkpoint_is_named(dataset, length):
         _trainer(description).load_checkpoint(str(file))
 
 
-def test_two_trainings_of_one_fold(dataset):
+def test_second_training_of_a_fold_is_rejected(dataset):
     description = dataset(LABELS)
     first, second, other = _trainer(description), _trainer(description), _trainer(description, fold=1)
     first.on_train_start()
@@ -94,7 +94,7 @@ def test_two_trainings_of_one_fold(dataset):
 
 
 @pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_two_trainings_of_one_fold_on_a_file_system_without_locks(dataset, monkeypatch, error):
+def test_second_training_of_a_fold_without_file_locks_is_rejected(dataset, monkeypatch, error):
     fcntl = pytest.importorskip("fcntl")
 
     def flock(descriptor, operation):
@@ -116,7 +116,7 @@ def test_two_trainings_of_one_fold_on_a_file_system_without_locks(dataset, monke
     second.on_train_end()
 
 
-def test_a_fold_that_cannot_be_locked_is_trained(dataset, monkeypatch):
+def test_fold_that_cannot_be_locked_is_trained(dataset, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -127,7 +127,7 @@ def test_a_fold_that_cannot_be_locked_is_trained(dataset, monkeypatch):
     trainer.on_train_end()
 
 
-def test_data_is_not_made_again_while_a_trainer_uses_it(dataset, tmp_path):
+def test_data_is_not_recreated_while_a_trainer_uses_it(dataset, tmp_path):
     trainer = _trainer(dataset(LABELS))
     trainer.initialize()
     make_again = partial(
@@ -153,7 +153,7 @@ def _write_splits(tmp_path, *cases):
     return file
 
 
-def test_a_case_that_is_in_the_splits_and_not_in_the_data_is_named(dataset, tmp_path):
+def test_case_in_the_splits_but_not_in_the_data_is_reported(dataset, tmp_path):
     description = dataset(LABELS)
     file = _write_splits(tmp_path, "case_0", "case_1", "gone")
     with pytest.raises(DataError, match=r"(?s)Fold 0 cannot be trained.* missing: gone.*restore.*remove.*start over"):
@@ -168,7 +168,7 @@ def test_a_case_that_is_in_the_splits_and_not_in_the_data_is_named(dataset, tmp_
     assert len(trainer.dataloader_train.data_loader._data.identifiers) == 5
 
 
-def test_fewer_cases_than_folds_are_trained_with_all_or_with_folds_of_the_user(dataset, tmp_path):
+def test_fewer_cases_than_folds_require_fold_all_or_custom_splits(dataset, tmp_path):
     description = dataset(LABELS)
     raw = tmp_path / "nnUNet_raw" / "Dataset001_Test"
     for folder in ("imagesTr", "labelsTr"):
@@ -200,7 +200,7 @@ def test_cases_that_no_fold_uses_are_reported_once(dataset, tmp_path):
     assert _log_of(trainer).count(warning) == 1
 
 
-def test_continuing_restores_weights_epoch_and_plans(dataset):
+def test_continued_training_restores_weights_epoch_and_plans(dataset):
     description = dataset(LABELS)
     trainer = _trainer(description)
     trainer.on_train_start()
@@ -220,7 +220,7 @@ def test_continuing_restores_weights_epoch_and_plans(dataset):
         assert torch.equal(again.network.state_dict()[name], value)
 
 
-def test_every_length_is_a_trainer():
+def test_each_length_has_a_trainer():
     names = set(variants.__all__)
     assert len(names) == len(TRAINERS) * len(EPOCHS)
     for name in names:
@@ -230,7 +230,7 @@ def test_every_length_is_a_trainer():
 @pytest.mark.parametrize(
     "name", ["nnUNetTrainerHRMedSeg_1epoch", "nnUNetTrainerHERSeg_250epochs", "nnUNetTrainerHRMedSegScratch_10epochs"]
 )
-def test_a_variant_differs_in_its_length_alone(dataset, name):
+def test_variant_differs_only_in_its_length(dataset, name):
     cls = getattr(variants, name)
     trainer = cls(_plans(cls.network_name), "2d", 0, dataset(LABELS), CPU)
     assert trainer.num_epochs == int(name.split("_")[1].removesuffix("s").removesuffix("epoch"))

@@ -1,4 +1,4 @@
-"""The loader for GPUs beside nnU-Net's: the same images and labels, in half as many bytes."""
+"""The loader for GPUs compared with nnU-Net's: the same images and labels in half as many bytes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def manager(labels=(1, 2), ignore=None):
 
 @pytest.fixture
 def cases(tmp_path):
-    """Return a function that writes cases of so many slices, and gives their dataset."""
+    """Return a function that writes cases with the given number of slices and returns their dataset."""
 
     def write(slices=1):
         random = np.random.default_rng(0)
@@ -46,7 +46,7 @@ def loaded(loader, seed):
 
 
 @pytest.mark.parametrize("slices", [1, 4], ids=["images", "slices of volumes"])
-def test_loads_what_nnunet_loads(cases, slices):
+def test_loaded_data_equals_that_of_nnunet(cases, slices):
     arguments = (cases(slices), 4, (SIDE, SIDE), (SIDE, SIDE), manager(), 0.33)
     theirs, ours = nnUNetDataLoader(*arguments), CompactDataLoader(*arguments)
     for seed in range(3):
@@ -57,14 +57,14 @@ def test_loads_what_nnunet_loads(cases, slices):
         assert torch.equal(found["target"].short(), expected["target"])
 
 
-def test_a_larger_canvas_than_the_image_is_outside(cases):
+def test_pixels_beyond_the_image_are_outside(cases):
     arguments = (cases(), 2, (2 * SIDE, SIDE), (2 * SIDE, SIDE), manager(), 0.33)
     expected, found = (loaded(cls(*arguments), 0) for cls in (nnUNetDataLoader, CompactDataLoader))
     assert torch.equal(found["data"], expected["data"].half())
     assert torch.equal(found["target"].short(), expected["target"]) and (found["target"][:, :, 0] == -1).all()
 
 
-def test_batches_with_transforms_stay_as_nnunet_makes_them(cases):
+def test_batches_with_transforms_are_those_of_nnunet(cases):
     arguments = (cases(), 2, (SIDE, SIDE), (SIDE, SIDE), manager(), 0.33)
     keep = {"transforms": lambda **sample: sample}
     expected, found = (loaded(cls(*arguments, **keep), 0) for cls in (nnUNetDataLoader, CompactDataLoader))
@@ -72,7 +72,7 @@ def test_batches_with_transforms_stay_as_nnunet_makes_them(cases):
     assert torch.equal(found["data"], expected["data"]) and torch.equal(found["target"], expected["target"])
 
 
-def test_values_that_half_precision_may_not_hold_stay_in_float32(cases):
+def test_values_beyond_float16_stay_in_float32(cases):
     assert image_dtype(["ZScoreNormalization", "CTNormalization"]) == torch.float16
     assert image_dtype(["RGBTo01Normalization", "NoNormalization"]) == torch.float32
     assert image_dtype(["A normalization of somebody else"]) == torch.float32
@@ -87,11 +87,11 @@ def test_values_that_half_precision_may_not_hold_stay_in_float32(cases):
     [((1, 2), None, torch.int8), (range(1, 128), None, torch.int8), (range(1, 129), None, torch.int16)]
     + [(range(1, 128), 128, torch.int16)],
 )
-def test_labels_take_a_byte_where_they_fit(labels, ignore, dtype):
+def test_labels_use_one_byte_if_they_fit(labels, ignore, dtype):
     assert target_dtype(manager(labels, ignore)) == dtype
 
 
-def test_nnunets_loader_is_replaced_only_inside():
+def test_nnunets_loader_is_replaced_only_inside_the_context():
     before = trainer_module.nnUNetDataLoader
     with pytest.raises(ZeroDivisionError), loads_with(CompactDataLoader):
         assert trainer_module.nnUNetDataLoader is CompactDataLoader
@@ -99,7 +99,7 @@ def test_nnunets_loader_is_replaced_only_inside():
     assert trainer_module.nnUNetDataLoader is before
 
 
-def test_a_worker_collects_in_the_memory_that_it_hands_over(cases, monkeypatch):
+def test_worker_collates_into_shared_memory(cases, monkeypatch):
     arguments = (cases(), 2, (SIDE, SIDE), (SIDE, SIDE), manager(), 0.33)
     alone = loaded(CompactDataLoader(*arguments), 0)
     assert not alone["data"].is_shared()
@@ -110,7 +110,7 @@ def test_a_worker_collects_in_the_memory_that_it_hands_over(cases, monkeypatch):
         assert torch.equal(found[name], alone[name])
 
 
-def test_batches_come_through_nnunets_workers(cases):
+def test_batches_pass_through_nnunets_workers(cases):
     from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 
     loader = CompactDataLoader(cases(), 2, (SIDE, SIDE), (SIDE, SIDE), manager(), 0.33)

@@ -1,4 +1,4 @@
-"""Trainings that start from an encoder file, from whole networks, or from random weights."""
+"""Trainings that start from an encoder file, from pretrained weights of a network, or from random weights."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_hrmedseg.errors import CheckpointError, HRMedSegError, SetupError
+from nnunet_hrmedseg.errors import CheckpointError, SetupError
 from nnunet_hrmedseg.nnunet_versions import build_network
 from nnunet_hrmedseg.trainers.hrmedseg import (
     nnUNetTrainerHERSegScratch,
@@ -40,15 +40,15 @@ def _starting_from(description, choice, cls=nnUNetTrainerHRMedSeg):
     return cls(plans, "2d", 0, description, CPU)
 
 
-def _has_the_weights_of(trainer, file):
+def _has_weights_of(trainer, file):
     state = trainer.network.state_dict()
     return all(torch.equal(state[name], value) for name, value in file.state.items())
 
 
-def test_a_fresh_training_starts_from_the_encoder_and_says_so(dataset, encoder):
+def test_new_training_starts_from_the_encoder_and_records_it(dataset, encoder):
     trainer = _starting_from(dataset(LABELS), str(encoder.path))
     trainer.on_train_start()
-    assert _has_the_weights_of(trainer, encoder)
+    assert _has_weights_of(trainer, encoder)
     assert encoder.sha256 in _log_of(trainer)
     with open(os.path.join(trainer.output_folder_base, "plans.json")) as file:
         saved = json.load(file)["configurations"]["2d"]
@@ -56,14 +56,14 @@ def test_a_fresh_training_starts_from_the_encoder_and_says_so(dataset, encoder):
 
 
 @pytest.mark.slow
-def test_a_compiled_network_starts_from_the_encoder_and_trains(dataset, encoder, monkeypatch):
-    """nnU-Net compiles on a GPU: here without a compiler behind it."""
+def test_compiled_network_starts_from_the_encoder_and_trains(dataset, encoder, monkeypatch):
+    """nnU-Net compiles on a GPU; this test traces without a compiler."""
     monkeypatch.setattr(nnUNetTrainerHRMedSeg, "_do_i_compile", lambda self: True)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager_decomp_partition"))
     trainer = _starting_from(dataset(LABELS), str(encoder.path))
     trainer.num_iterations_per_epoch = 1
     trainer.on_train_start()
-    trainer.loss.logits_in_a_strip = 2 * 3 * CANVAS**2 // 5  # strips, as in large batches of large images
+    trainer.loss.logits_in_a_strip = 2 * 3 * CANVAS**2 // 5  # strips, as for large batches of large images
     network = trainer.network._orig_mod
     assert all(torch.equal(network.state_dict()[name], value) for name, value in encoder.state.items())
     trainer.on_train_epoch_start()
@@ -73,7 +73,7 @@ def test_a_compiled_network_starts_from_the_encoder_and_trains(dataset, encoder,
     assert "nnUNet_compile=f" in _log_of(trainer)
 
 
-def test_the_optimiser_trains_the_weights_that_were_loaded(dataset, encoder):
+def test_optimizer_trains_the_loaded_weights(dataset, encoder):
     trainer = _starting_from(dataset(LABELS), str(encoder.path))
     trainer.num_iterations_per_epoch = 1
     trainer.on_train_start()
@@ -85,7 +85,7 @@ def test_the_optimiser_trains_the_weights_that_were_loaded(dataset, encoder):
     assert 0 < change < 0.01
 
 
-def test_the_learning_rate_of_an_encoder_that_was_loaded(dataset, encoder):
+def test_loaded_encoder_has_its_own_learning_rate(dataset, encoder):
     class SlowEncoder(nnUNetTrainerHRMedSeg):
         encoder_lr = 3e-4
 
@@ -105,7 +105,7 @@ def test_the_learning_rate_of_an_encoder_that_was_loaded(dataset, encoder):
     file = os.path.join(trainer.output_folder, "checkpoint_latest.pth")
     trainer.save_checkpoint(file)
 
-    again = _starting_from(description, "none", SlowEncoder)  # where --c begins, plans and files say nothing
+    again = _starting_from(description, "none", SlowEncoder)  # as with --c: the checkpoint decides, not plans or files
     again.load_checkpoint(file)
     assert rates(again) == [3e-4, 1e-3]
     for before, after in zip(trainer.network.parameters(), again.network.parameters(), strict=True):
@@ -117,15 +117,15 @@ def test_the_learning_rate_of_an_encoder_that_was_loaded(dataset, encoder):
 
 
 @pytest.mark.parametrize("cls", [nnUNetTrainerHRMedSegScratch, nnUNetTrainerHERSegScratch])
-def test_from_scratch_whatever_plans_and_environment_say(dataset, encoder, monkeypatch, cls):
+def test_scratch_trainers_ignore_plans_and_environment(dataset, encoder, monkeypatch, cls):
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(encoder.path))
     trainer = _starting_from(dataset(LABELS), str(encoder.path), cls)
     trainer.on_train_start()
-    assert not _has_the_weights_of(trainer, encoder)
+    assert not _has_weights_of(trainer, encoder)
     assert trainer.encoder_record == {"file": "none"}
 
 
-def test_continuing_needs_no_encoder_file_and_keeps_the_record(dataset, encoder):
+def test_continued_training_needs_no_encoder_file_and_keeps_the_record(dataset, encoder):
     description = dataset(LABELS)
     trainer = _starting_from(description, str(encoder.path))
     trainer.on_train_start()
@@ -146,13 +146,13 @@ def test_continuing_needs_no_encoder_file_and_keeps_the_record(dataset, encoder)
         assert encoder.sha256 in saved.read()
 
 
-def test_predicting_needs_no_encoder_file(dataset):
+def test_prediction_needs_no_encoder_file(dataset):
     trainer = _starting_from(dataset(LABELS), "/nowhere/encoder.safetensors")
     network = build_network(type(trainer), trainer.plans_manager, trainer.configuration_manager, 3, 3, False)
     assert network.encoder.embed_dim == 48
 
 
-def test_pretrained_weights_of_the_whole_network_win(dataset, encoder, tmp_path):
+def test_pretrained_weights_take_precedence_over_the_encoder(dataset, encoder, tmp_path):
     from nnunetv2.run.run_training import maybe_load_checkpoint
 
     description = dataset(LABELS)
@@ -166,7 +166,7 @@ def test_pretrained_weights_of_the_whole_network_win(dataset, encoder, tmp_path)
     assert torch.equal(trainer.network.state_dict()[weight], other.network.state_dict()[weight])
 
 
-def test_a_fold_does_not_start_from_another_file_of_the_hub_than_the_folds_before(dataset, encoder, hub):
+def test_fold_does_not_start_from_a_changed_file_on_the_hub(dataset, encoder, hub):
     def upload():
         files = {f"e{suffix}": encoder.path.with_suffix(suffix).read_bytes() for suffix in (".safetensors", ".json")}
         return hub.commit("a/b", files)
@@ -185,14 +185,14 @@ def test_a_fold_does_not_start_from_another_file_of_the_hub_than_the_folds_befor
     _starting_from(description, f"hf://a/b@{first}/e.safetensors").initialize()
 
 
-def test_a_missing_encoder_is_said_before_any_preprocessing(dataset, tmp_path):
+def test_missing_encoder_is_reported_before_preprocessing(dataset, tmp_path):
     trainer = _starting_from(dataset(LABELS), str(tmp_path / "absent.safetensors"))
-    with pytest.raises(HRMedSegError, match="There is no encoder file .*absent"):
+    with pytest.raises(CheckpointError, match="There is no encoder file .*absent"):
         trainer.on_train_start()
     assert not list((tmp_path / "nnUNet_preprocessed" / "Dataset001_Test").glob("HRMedSeg_*"))
 
 
-def test_a_batch_that_does_not_fit_into_the_gpu_says_what_to_change(dataset, monkeypatch):
+def test_out_of_memory_error_contains_advice(dataset, monkeypatch):
     trainer = _trainer(dataset(LABELS))
     trainer.on_train_start()
     trainer.on_train_epoch_start()
@@ -209,10 +209,10 @@ def test_a_batch_that_does_not_fit_into_the_gpu_says_what_to_change(dataset, mon
     trainer.progress.close()
 
 
-def test_without_a_gpu_nothing_is_preprocessed_for_it(dataset, monkeypatch):
+def test_missing_gpu_is_reported_before_preprocessing(dataset, monkeypatch):
     trainer = _trainer(dataset(LABELS))
     trainer.device = torch.device("cuda", 0)
     monkeypatch.setattr(torch.version, "cuda", None)
-    with pytest.raises(HRMedSegError, match="without CUDA.*-device cpu"):
+    with pytest.raises(SetupError, match="without CUDA.*-device cpu"):
         trainer.initialize()
     assert not list(Path(os.environ["nnUNet_preprocessed"]).rglob("HRMedSeg_*"))

@@ -5,7 +5,7 @@ from nnunet_hrmedseg.trainers.gradient_layout import lay_out_gradients_as_weight
 
 
 class OddStrides(torch.autograd.Function):
-    """A 1 x 1 convolution whose gradient has the strides that cuDNN leaves for channels_last."""
+    """A 1 x 1 convolution whose gradient has the strides that cuDNN gives for channels_last."""
 
     @staticmethod
     def forward(ctx, weight):
@@ -31,7 +31,7 @@ def test_gradients_have_the_strides_of_their_weights():
     assert torch.equal(laid_out, values) and torch.equal(plain, laid_out)
 
 
-def test_values_stay_where_strides_mean_something():
+def test_values_are_kept_if_strides_matter():
     network = nn.Conv2d(2, 1, 3)
     lay_out_gradients_as_weights(network)
     image = torch.randn(1, 2, 5, 5).contiguous(memory_format=torch.channels_last)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nnunet_hrmedseg.architectures import HERSeg, HRMedSeg
-from nnunet_hrmedseg.errors import CheckpointError, HRMedSegError
+from nnunet_hrmedseg.errors import CheckpointError
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 from nnunet_hrmedseg.trainers.initialization import (
     ENVIRONMENT_VARIABLE,
@@ -16,7 +16,7 @@ from nnunet_hrmedseg.trainers.initialization import (
     record,
     recorded_by_other_folds,
 )
-from nnunet_hrmedseg.weights import read_encoder, write_encoder
+from nnunet_hrmedseg.weights import load_encoder, write_encoder
 from nnunet_hrmedseg.weights.encoder_file import IMAGENET
 from nnunet_hrmedseg.weights.published import import_encoder
 from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture
@@ -33,7 +33,7 @@ MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
 
 @pytest.fixture
 def encoder(tmp_path):
-    """Returns a function that writes a random encoder file, with statistics that are not those of a new network."""
+    """Return a function that writes a random encoder file with statistics that differ from those of a new network."""
 
     def write(name="e", scheme="zscore", **changed):
         torch.manual_seed(1)
@@ -57,20 +57,20 @@ def _network(cls=HRMedSeg, channels=3):
     return cls(channels, 2, **WIDTHS, **DECODER)
 
 
-# ---- which file ----
+# ---- choice of the file ----
 
 
-def test_the_plans_say_bundled_unless_told_otherwise():
+def test_plans_use_the_bundled_encoder_by_default():
     assert _configuration()["encoder_weights"] == "bundled"
 
 
-def test_the_plans_choose(encoder):
+def test_plans_choose_the_encoder(encoder):
     file = encoder()
     assert chosen_encoder({**_configuration(), "encoder_weights": str(file.path)}).sha256 == file.sha256
     assert chosen_encoder({**_configuration(), "encoder_weights": "none"}) is None
 
 
-def test_the_environment_overrides_the_plans_and_the_trainer_both(encoder, monkeypatch):
+def test_environment_overrides_plans_and_trainer_overrides_both(encoder, monkeypatch):
     plans, environment = encoder("plans"), encoder("environment", drop_path=0.0)
     configuration = {**_configuration(), "encoder_weights": str(plans.path)}
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(environment.path))
@@ -83,21 +83,21 @@ def test_the_environment_overrides_the_plans_and_the_trainer_both(encoder, monke
 
 
 @pytest.mark.parametrize("by_environment", [True, False])
-def test_a_missing_file_is_named_with_who_asked_for_it(tmp_path, monkeypatch, by_environment):
+def test_missing_file_is_reported_with_the_setting(tmp_path, monkeypatch, by_environment):
     absent = str(tmp_path / "absent.safetensors")
     configuration = _configuration()
     if by_environment:
         monkeypatch.setenv(ENVIRONMENT_VARIABLE, absent)
     else:
         configuration["encoder_weights"] = absent
-    with pytest.raises(HRMedSegError, match="none") as error:
+    with pytest.raises(CheckpointError, match="none") as error:
         chosen_encoder(configuration)
     assert absent in str(error.value)
     assert (f"variable {ENVIRONMENT_VARIABLE} says" if by_environment else "in the plans says") in str(error.value)
 
 
 @pytest.mark.parametrize(
-    "changed, said",
+    "changed, message",
     [
         ({"embed_dim": 48}, "embed_dim 24 in the file and 48 in the plans"),
         ({"depth": 4}, "depth 2 in the file and 4 in the plans"),
@@ -109,14 +109,14 @@ def test_a_missing_file_is_named_with_who_asked_for_it(tmp_path, monkeypatch, by
         ({"expansion": 3}, "expansion"),
     ],
 )
-def test_what_does_not_fit_names_both_sides(encoder, changed, said):
+def test_mismatch_is_reported_with_both_values(encoder, changed, message):
     configuration = {**_configuration(**changed), "encoder_weights": str(encoder().path)}
-    with pytest.raises(CheckpointError, match=said) as error:
+    with pytest.raises(CheckpointError, match=message) as error:
         chosen_encoder(configuration)
     assert "hrmedseg encoder distill" in str(error.value)
 
 
-def test_a_depth_may_be_written_as_its_groups(encoder):
+def test_depth_may_be_given_as_groups(encoder):
     assert chosen_encoder({**_configuration(depth=[2, 0, 0]), "encoder_weights": str(encoder().path)}) is not None
 
 
@@ -125,13 +125,13 @@ def test_a_depth_may_be_written_as_its_groups(encoder):
 
 @pytest.fixture
 def published(tmp_path, monkeypatch):
-    """The authors' file, named by the environment, in a network of 48 channels; returns file and configuration."""
+    """Write the authors' file for 48 channels and select it by the environment. Return file and configuration."""
     path = write_published(tmp_path / "SAM_PFD_10K.pth")
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(path))
     return path, _configuration(embed_dim=48, depth=4, decoder_dim=16)
 
 
-def test_the_published_file_is_taken_as_it_was_downloaded(published):
+def test_published_file_is_read_as_downloaded(published):
     path, configuration = published
     configuration["architecture"]["arch_kwargs"]["depth"] = [1, 2, 1]
     file = chosen_encoder(configuration)
@@ -143,7 +143,7 @@ def test_the_published_file_is_taken_as_it_was_downloaded(published):
     assert record(file) == {"file": str(path), "sha256": file.sha256, "name": file.card["name"]}
 
 
-def test_a_published_file_of_another_width_names_both_sides(published):
+def test_published_file_of_another_width_is_reported_with_both_values(published):
     path, configuration = published
     configuration["architecture"]["arch_kwargs"]["embed_dim"] = 96
     with pytest.raises(CheckpointError, match="embed_dim 48 in the file and 96 in the plans") as error:
@@ -151,10 +151,10 @@ def test_a_published_file_of_another_width_names_both_sides(published):
     assert str(path) in str(error.value)
 
 
-def test_a_whole_sam_as_the_encoder_advises_to_distill(tmp_path, monkeypatch):
+def test_complete_sam_as_encoder_is_rejected_with_advice_to_distill(tmp_path, monkeypatch):
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(write_sam(tmp_path / "sam_vit_h_4b8939.pth")))
     with pytest.raises(
-        HRMedSegError, match="whole SAM.*hrmedseg encoder distill --teacher.*Training was to start from"
+        CheckpointError, match="whole SAM.*hrmedseg encoder distill --teacher.*Training was to start from"
     ):
         chosen_encoder(_configuration())
 
@@ -173,7 +173,7 @@ def _on_hub(name=HUB_NAME, **more):
     return {**_configuration(), "encoder_weights": name, **more}
 
 
-def test_an_encoder_on_the_hub_is_recorded_with_commit_and_sha256(encoder, hub):
+def test_encoder_on_the_hub_is_recorded_with_commit_and_sha256(encoder, hub):
     local = encoder()
     commit = _upload(hub, local)
     file = chosen_encoder(_on_hub())
@@ -185,13 +185,13 @@ def test_an_encoder_on_the_hub_is_recorded_with_commit_and_sha256(encoder, hub):
     assert record(chosen_encoder(_on_hub(file.source)))["file"] == file.source
 
 
-def test_the_environment_may_name_the_hub(encoder, hub, monkeypatch):
+def test_environment_may_select_a_file_on_the_hub(encoder, hub, monkeypatch):
     _upload(hub, encoder())
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, HUB_NAME)
     assert chosen_encoder(_configuration()).hub.name == HUB_NAME
 
 
-def test_weights_and_card_are_of_the_same_commit(encoder, hub):
+def test_weights_and_card_are_from_the_same_commit(encoder, hub):
     first = _upload(hub, encoder("one"))
     file = chosen_encoder(_on_hub(f"hf://somebody/encoders@{first}/encoder.safetensors"))
     _upload(hub, encoder("two", drop_path=0.0))
@@ -199,17 +199,17 @@ def test_weights_and_card_are_of_the_same_commit(encoder, hub):
     assert chosen_encoder(_on_hub()).card["name"] == "two"
 
 
-def test_an_encoder_without_its_card_is_refused(encoder, hub):
+def test_encoder_without_its_card_is_rejected(encoder, hub):
     _upload(hub, encoder(), names=["encoder.safetensors"])
-    with pytest.raises(HRMedSegError, match="no file encoder.json.*two files there.*Training was to start from"):
+    with pytest.raises(CheckpointError, match="no file encoder.json.*two files there.*Training was to start from"):
         chosen_encoder(_on_hub())
-    assert not any("safetensors" in request for request in hub.requests)  # it may be large and something else
+    assert not any("safetensors" in request for request in hub.requests)  # it may be a large unrelated file
 
 
-def test_the_published_file_may_be_on_the_hub(hub, tmp_path):
+def test_published_file_may_be_on_the_hub(hub, tmp_path):
     content = write_published(tmp_path / "p.pth").read_bytes()
     commit = hub.commit("somebody/HRMedSeg", {"SAM_PFD_10K.pth": content})
-    file = read_encoder("hf://somebody/HRMedSeg/SAM_PFD_10K.pth")
+    file = load_encoder("hf://somebody/HRMedSeg/SAM_PFD_10K.pth")
     assert file.source == f"hf://somebody/HRMedSeg@{commit}/SAM_PFD_10K.pth"
     assert file.card["source"]["file"] == "SAM_PFD_10K.pth"
     imported = import_encoder("hf://somebody/HRMedSeg/SAM_PFD_10K.pth", tmp_path / "encoder")
@@ -218,7 +218,7 @@ def test_the_published_file_may_be_on_the_hub(hub, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["plans", "other folds"])
-def test_a_file_on_the_hub_that_changed_since_it_was_recorded_is_refused(encoder, hub, tmp_path, where):
+def test_file_on_the_hub_changed_since_it_was_recorded_is_rejected(encoder, hub, tmp_path, where):
     old = _upload(hub, encoder("old"))
     recorded = record(chosen_encoder(_on_hub()))
     new = _upload(hub, encoder("new", embed_dim=24, exter_gate=False))
@@ -247,16 +247,16 @@ def test_another_commit_with_the_same_weights_is_not_a_change(encoder, hub):
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"configurations": {}}', '{"configurations": {"2d": {"x": 1}}}'])
-def test_without_other_folds_nothing_is_recorded(tmp_path, content):
+def test_nothing_is_recorded_without_other_folds(tmp_path, content):
     if content is not None:
         (tmp_path / "plans.json").write_text(content)
     assert recorded_by_other_folds(tmp_path, "2d") is None
 
 
-# ---- into the network ----
+# ---- loading into the network ----
 
 
-def test_encoder_and_neck_are_exactly_those_of_the_file(encoder):
+def test_encoder_and_neck_have_exactly_the_weights_of_the_file(encoder):
     file, network = encoder(), _network()
     decoder = {name: value.clone() for name, value in network.decoder.state_dict().items()}
     lines = initialize_encoder(network, file, [ZSCORE] * 3)
@@ -266,7 +266,7 @@ def test_encoder_and_neck_are_exactly_those_of_the_file(encoder):
     assert all(torch.equal(network.decoder.state_dict()[name], value) for name, value in decoder.items())
 
 
-def test_a_neck_of_the_other_order_starts_from_random_weights(encoder):
+def test_neck_of_the_other_order_starts_from_random_weights(encoder):
     file, network = encoder(), _network(HERSeg)
     neck = {name: value.clone() for name, value in network.neck.state_dict().items()}
     lines = initialize_encoder(network, file, [ZSCORE] * 3)
@@ -282,13 +282,13 @@ def _embedding(network, image):
         return network.eval().neck(network.encoder(image))
 
 
-def test_one_channel_keeps_the_response_to_a_grey_image(encoder):
-    file, color, grey = encoder(), _network(), _network(channels=1)
+def test_one_channel_keeps_the_response_to_a_gray_image(encoder):
+    file, color, gray = encoder(), _network(), _network(channels=1)
     initialize_encoder(color, file, [ZSCORE] * 3)
-    initialize_encoder(grey, file, [ZSCORE])
+    initialize_encoder(gray, file, [ZSCORE])
     image = torch.randn(2, 1, 48, 64)
     torch.testing.assert_close(
-        _embedding(grey, image), _embedding(color, image.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-4
+        _embedding(gray, image), _embedding(color, image.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-4
     )
 
 
@@ -301,7 +301,7 @@ def test_other_channels_repeat_and_rescale(channels):
         torch.testing.assert_close(adapted[:, channel] * channels / 3, weight[:, channel % 3])
 
 
-def test_six_channels_that_hold_an_image_twice_respond_as_it_does(encoder):
+def test_six_channels_with_an_image_twice_give_the_same_response(encoder):
     file, three, six = encoder(), _network(), _network(channels=6)
     initialize_encoder(three, file, [ZSCORE] * 3)
     initialize_encoder(six, file, [ZSCORE] * 6)
@@ -314,7 +314,7 @@ def test_six_channels_that_hold_an_image_twice_respond_as_it_does(encoder):
 @pytest.mark.parametrize("scheme", ["zscore", "mean_std"])
 @pytest.mark.parametrize("nnunet", ["RGBTo01Normalization", "RescaleTo01Normalization"])
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_images_from_0_to_1_are_normalised_in_the_first_layer(encoder, scheme, nnunet, channels):
+def test_images_from_0_to_1_are_normalized_in_the_first_layer(encoder, scheme, nnunet, channels):
     file, plain, folded = encoder(scheme=scheme), _network(channels=channels), _network(channels=channels)
     initialize_encoder(plain, file, ["NoNormalization"] * channels)
     lines = initialize_encoder(folded, file, [nnunet] * channels)
@@ -328,8 +328,8 @@ def test_images_from_0_to_1_are_normalised_in_the_first_layer(encoder, scheme, n
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_images_normalized_by_themselves_meet_an_encoder_of_a_fixed_mean(encoder, channels):
-    """An image with the mean and deviation of natural images, z-scored, has the response that the encoder knows."""
+def test_zscored_images_with_an_encoder_of_a_fixed_mean(encoder, channels):
+    """A z-scored image with mean and deviation of natural images gives the original response of the encoder."""
     file, plain, rescaled = encoder(scheme="mean_std"), _network(channels=channels), _network(channels=channels)
     initialize_encoder(plain, file, ["NoNormalization"] * channels)
     lines = initialize_encoder(rescaled, file, [ZSCORE] * channels)
@@ -348,7 +348,7 @@ def test_images_normalized_by_themselves_meet_an_encoder_of_a_fixed_mean(encoder
     assert not any("rescaled" in line for line in initialize_encoder(zscore_encoder, encoder(), [ZSCORE] * channels))
 
 
-def test_only_the_channels_from_0_to_1_are_folded():
+def test_normalization_is_folded_only_for_channels_from_0_to_1():
     weight, bias = torch.randn(4, 3, 2, 2), torch.randn(4)
     before = weight.clone()
     new_weight, new_bias = fold_normalization(weight, bias, torch.tensor(MEAN), torch.tensor(STD), [1])
@@ -358,12 +358,12 @@ def test_only_the_channels_from_0_to_1_are_folded():
     torch.testing.assert_close(new_bias, bias - new_weight[:, 1].sum((1, 2)) * MEAN[1])
 
 
-def test_images_without_normalisation_are_warned_about(encoder):
+def test_images_without_normalization_give_a_warning(encoder):
     lines = initialize_encoder(_network(), encoder(), ["NoNormalization"] * 3)
     assert "NoNormalization" in lines[-1]
 
 
-def test_what_the_plans_say_is_json(encoder):
+def test_record_in_the_plans_is_json(encoder):
     file = encoder()
     assert record(file) == {"file": str(file.path), "sha256": file.sha256, "name": "e"}
     assert json.loads(json.dumps(record(None))) == {"file": "none"}

@@ -1,4 +1,4 @@
-"""A training that is killed again and again, and one that the user interrupts: real processes and signals."""
+"""A training that is killed repeatedly, and one that the user interrupts: real processes and signals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 EPOCHS = 8
 KILLS = 10
 
-# what `nnUNetv2_train ... --c` does, in processes that need not import torch anew: a kill every second instead of ten
+# like `nnUNetv2_train ... --c`, in processes that do not import torch again: a kill every second instead of every ten
 TRAIN = """
 import json, os, random, signal, sys, time
 import torch
@@ -54,13 +54,13 @@ print("status", os.waitstatus_to_exitcode(status), flush=True)
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="fork and SIGKILL are of POSIX")
-def test_ten_kills_and_the_same_epochs_in_the_end(dataset, tmp_path):
+@pytest.mark.skipif(sys.platform == "win32", reason="fork and SIGKILL require POSIX")
+def test_training_killed_ten_times_completes_all_epochs(dataset, tmp_path):
     description = dataset(LABELS)
     command = [sys.executable, "-c", TRAIN, json.dumps(description), str(EPOCHS), str(KILLS)]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=600)
     assert done.stdout.splitlines()[-1] == "status 0", done.stdout + done.stderr
-    # the last kills may come too late for a training that ended before them
+    # the training may end before the last kills
     assert done.stdout.count("killed") >= KILLS // 2
     (fold,) = (tmp_path / "nnUNet_results").glob("*/*/fold_0")
     assert not list(fold.glob("*.incomplete")) and not (fold / "checkpoint_latest.pth").exists()
@@ -82,7 +82,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for what is left in /proc")
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
 def test_ctrl_c_leaves_no_worker_processes(dataset, tmp_path):
     description = dataset(LABELS)
     root = Path(__file__).parents[2]
@@ -100,7 +100,7 @@ def test_ctrl_c_leaves_no_worker_processes(dataset, tmp_path):
         wait_for(lambda: list((tmp_path / "nnUNet_results").glob("*/*/fold_0/checkpoint_latest.pth")), process)
         workers = in_session(process.pid) - {process.pid}
         assert len(workers) >= 2
-        os.killpg(process.pid, signal.SIGINT)  # what a terminal sends at ctrl-C
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does at ctrl-C
         process.wait(60)
         wait_for(lambda: not in_session(process.pid))
     finally:
@@ -120,7 +120,7 @@ def wait_for(condition, process=None, seconds=120):
 
 
 def in_session(session: int) -> set[int]:
-    """Living processes of a session (zombies are none)."""
+    """Return the running processes of a session, without zombies."""
     found = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

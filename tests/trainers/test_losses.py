@@ -1,4 +1,4 @@
-"""The losses, in strips, beside nnU-Net's own and the plain formulas."""
+"""The losses in strips, compared with nnU-Net's losses and the plain formulas."""
 
 import time
 
@@ -41,7 +41,7 @@ def test_strips_are_few_for_small_batches_and_at_most_sixteen(recompute, expecte
 
 @pytest.mark.parametrize("recompute", [True, False])
 def test_strips_grow_with_the_batch_on_a_gpu(recompute):
-    """A strip costs launches there, and memory that images take anyway."""
+    """On a GPU, each strip adds kernel launches, and larger strips fit into the memory."""
     loss = dice_and_focal(regions=False, recompute=recompute)
     sizes = ((1, 2), (2, 2), (16, 2), (16, 14), (16, 50))
     outputs = [torch.zeros(b, k, 256, 256, device="meta") for b, k in sizes]
@@ -52,7 +52,7 @@ def test_strips_grow_with_the_batch_on_a_gpu(recompute):
 KINDS = pytest.mark.parametrize("make, regions", [(_labels, False), (_regions, True)], ids=["labels", "regions"])
 
 
-def test_focal_loss_is_the_papers_formula():
+def test_focal_loss_equals_the_formula_of_the_paper():
     p = torch.tensor([0.1, 0.5, 0.9, 0.999])
     expected = -0.8 * (1 - p) ** 2 * p.log()
     torch.testing.assert_close(focal_loss(-p.log()), expected)
@@ -65,7 +65,7 @@ def test_gamma_zero_is_cross_entropy():
 
 
 @KINDS
-def test_the_parts_have_the_published_weights(make, regions):
+def test_parts_have_the_published_weights(make, regions):
     logits, target = make()
     if regions:
         probability, truth, counted = logits.sigmoid(), target, [0, 1]
@@ -86,7 +86,7 @@ def test_the_parts_have_the_published_weights(make, regions):
 
 @pytest.mark.parametrize("batch_dice", [True, False])
 @KINDS
-def test_dice_alone_is_nnunets(make, regions, batch_dice):
+def test_dice_alone_equals_nnunets(make, regions, batch_dice):
     logits, target = make()
     loss = dice_and_focal(regions=regions, batch_dice=batch_dice, weight_dice=1, weight_pixel=0)
     apply_nonlin = torch.sigmoid if regions else lambda x: x.softmax(1)
@@ -95,7 +95,7 @@ def test_dice_alone_is_nnunets(make, regions, batch_dice):
 
 
 @pytest.mark.parametrize("ignore", [False, True], ids=["", "ignore label"])
-def test_dice_and_cross_entropy_is_nnunets(ignore):
+def test_dice_and_cross_entropy_equals_nnunets(ignore):
     logits, target = _labels(ignore)
     options = {"batch_dice": True, "smooth": 1e-5, "ddp": False, "do_bg": False}
     label = 3 if ignore else None
@@ -103,7 +103,7 @@ def test_dice_and_cross_entropy_is_nnunets(ignore):
     _same_value_and_gradient(dice_and_cross_entropy(regions=False, ignore_label=label), theirs, logits, target)
 
 
-def test_dice_and_binary_cross_entropy_is_nnunets():
+def test_dice_and_binary_cross_entropy_equals_nnunets():
     logits, target = _regions()
     options = {"batch_dice": True, "smooth": 1e-5, "ddp": False, "do_bg": True}
     theirs = DC_and_BCE_loss({}, options, dice_class=MemoryEfficientSoftDiceLoss)
@@ -121,7 +121,7 @@ def _same_value_and_gradient(loss, expected, logits, target):
 @pytest.mark.parametrize("ignore", [False, True], ids=["", "ignore label"])
 @pytest.mark.parametrize("factor", [2, 4])
 @KINDS
-def test_upsampling_in_strips_equals_upsampling_the_whole(make, regions, factor, ignore, size):
+def test_upsampling_in_strips_equals_upsampling_at_once(make, regions, factor, ignore, size):
     logits, target = make(ignore, size, factor)
     loss = dice_and_focal(regions=regions, ignore_label=3 if ignore else None)
     loss.logits_in_a_strip = 50
@@ -134,7 +134,7 @@ def test_upsampling_in_strips_equals_upsampling_the_whole(make, regions, factor,
 
 @KINDS
 @pytest.mark.parametrize("logits_in_a_strip", [1, 2**30])
-def test_nothing_at_full_resolution_is_kept(make, regions, logits_in_a_strip):
+def test_no_maps_at_full_resolution_are_kept(make, regions, logits_in_a_strip):
     logits, target = make(size=(64, 64), factor=4)
     loss = dice_and_focal(regions=regions)
     loss.logits_in_a_strip = logits_in_a_strip
@@ -161,14 +161,14 @@ def test_ignored_pixels_have_neither_loss_nor_gradient(make, regions):
     value.backward()
     assert logits.grad[..., 6:].abs().max() == 0
     assert logits.grad[..., :6].abs().min() > 0
-    # the same as on the annotated part alone
+    # equal to the loss of the annotated part
     cut = target[:, :-1] if regions else target
     alone = dice_and_focal(regions=regions)(logits[..., :6], cut[..., :6])
     torch.testing.assert_close(value, alone)
 
 
 @KINDS
-def test_nothing_annotated_is_finite(make, regions):
+def test_loss_without_annotation_is_finite(make, regions):
     logits, target = make(ignore=True)
     target[:, -1:] = 1 if regions else 3
     value = dice_and_focal(regions=regions, ignore_label=3)(logits, target)
@@ -177,7 +177,7 @@ def test_nothing_annotated_is_finite(make, regions):
 
 
 @KINDS
-def test_a_perfect_prediction_is_best(make, regions):
+def test_perfect_prediction_has_the_lowest_loss(make, regions):
     logits, target = make()
     if regions:
         perfect = (target * 2 - 1) * 20.0
@@ -188,7 +188,7 @@ def test_a_perfect_prediction_is_best(make, regions):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_logits(dtype):
+def test_half_precision_logits_are_supported(dtype):
     logits, target = _labels()
     loss = dice_and_focal(regions=False)
     torch.testing.assert_close(loss(logits.to(dtype), target), loss(logits, target), atol=2e-2, rtol=2e-2)
@@ -205,22 +205,22 @@ def test_extreme_logits_stay_finite():
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "aot_eager_decomp_partition"])
 @KINDS
-def test_strips_of_different_heights_compiled(make, regions, backend):
-    """The first and the last have one neighbor, the others two."""
+def test_strips_of_different_heights_can_be_compiled(make, regions, backend):
+    """The first and the last strip have one neighbor, the others have two."""
     logits, target = make(size=(12, 4), factor=4)
     loss = dice_and_focal(regions=regions)
     loss.logits_in_a_strip = logits.numel() * 16 // 6
     expected = _value_and_gradient(loss, logits, target)
     torch._dynamo.reset()
     loss.evaluate_strip = torch.compile(loss.evaluate_strip, backend=backend)
-    for _ in range(2):  # the first finds graphs, the second takes those that were found
+    for _ in range(2):  # the first call compiles graphs, the second reuses them
         torch.testing.assert_close(_value_and_gradient(loss, logits, target), expected)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rows, logits_in_a_strip", [(64, 1), (64, 64 * 4 * 3 * 16), (30, 1)])
 def test_strips_are_compiled_to_few_graphs(rows, logits_in_a_strip):
-    """The first strip, those between, the last, which may be lower; and a whole image."""
+    """Graphs of the first strip, inner strips, the last strip, which may be lower, and a whole image."""
     logits, target = _labels(size=(rows, 4), factor=4)
     loss = dice_and_focal(regions=False)
     loss.logits_in_a_strip = logits_in_a_strip
@@ -241,7 +241,7 @@ def _value_and_gradient(loss, logits, target):
 
 
 def _both(regions, ddp):
-    """Our Dice and cross entropy, and nnU-Net's."""
+    """Return our Dice and cross entropy, and nnU-Net's."""
     dice = {"batch_dice": True, "smooth": 1e-5, "ddp": ddp, "do_bg": regions}
     if regions:
         theirs = DC_and_BCE_loss({}, dice, dice_class=MemoryEfficientSoftDiceLoss)
@@ -255,7 +255,7 @@ SHARES = {"even": [slice(0, 1), slice(1, 2)], "uneven": [slice(0, 3), slice(3, 5
 
 
 def _all_losses():
-    """(loss alone, with ddp, batch) of each kind that nnU-Net has: regions, ignore label, batch Dice."""
+    """Return (loss without ddp, with ddp, batch) of each kind in nnU-Net: regions, ignore label, batch Dice."""
     for make, regions in ((_labels, False), (_regions, True)):
         for ignore in (False, True):
             for batch_dice in (True, False):
@@ -271,7 +271,7 @@ def _batch_of_five(make, ignore):
 
 
 def _share_of_two(rank, folder):
-    """What one of two processes does."""
+    """Run one of two processes."""
     torch.set_num_threads(1)
     group = (folder / "group").as_uri()
     distributed.init_process_group("gloo", init_method=group, rank=rank, world_size=2)
@@ -290,8 +290,8 @@ def _share_of_two(rank, folder):
 
 
 @KINDS
-def test_what_goes_to_other_processes_is_contiguous(make, regions, monkeypatch):
-    """NCCL, which GPUs talk by, refuses the rest."""
+def test_gathered_tensors_are_contiguous(make, regions, monkeypatch):
+    """NCCL, which GPUs use, rejects other tensors."""
 
     class Gather:
         @staticmethod
@@ -307,7 +307,7 @@ def test_what_goes_to_other_processes_is_contiguous(make, regions, monkeypatch):
 
 @pytest.fixture(scope="module")
 def of_two_processes(tmp_path_factory):
-    """What each of two processes found: with an image each, and with three images and two."""
+    """Return the results of two processes: with one image each, and with three and two images."""
     folder = tmp_path_factory.mktemp("processes")
     processes = multiprocessing.spawn(_share_of_two, (folder,), nprocs=2, join=False, daemon=True)
     deadline = time.monotonic() + 300
@@ -318,7 +318,7 @@ def of_two_processes(tmp_path_factory):
 
 @pytest.mark.slow
 def test_two_processes_have_the_dice_of_the_whole_batch(of_two_processes):
-    """As nnU-Net's: a process has the sum of the gradients of all; averaged over them it is that of the whole batch."""
+    """As in nnU-Net, each process has the sum of all gradients; their average is that of the whole batch."""
     results = [even for even, _ in of_two_processes]
     for (make, regions), *of_ranks in zip(((_labels, False), (_regions, True)), *results, strict=True):
         for mine, theirs in of_ranks:
@@ -327,7 +327,7 @@ def test_two_processes_have_the_dice_of_the_whole_batch(of_two_processes):
 
 
 @pytest.mark.slow
-def test_processes_with_three_images_and_two_have_the_loss_of_all_five(of_two_processes):
+def test_processes_with_three_and_two_images_have_the_loss_of_all_five(of_two_processes):
     found = zip(*(uneven for _, uneven in of_two_processes), strict=True)
     kinds = list(_all_losses())
     for (loss, _, batch), of_ranks in zip(kinds, found, strict=True):

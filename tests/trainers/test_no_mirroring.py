@@ -27,5 +27,5 @@ def test_neither_training_nor_prediction_mirrors(dataset, base):
     assert _mirrors(variant, description) == (False, None)
 
 
-def test_every_2d_trainer_has_one():
+def test_every_2d_trainer_has_a_variant_without_mirroring():
     assert sorted(no_mirroring.__all__) == sorted(f"{base}NoMirroring" for base in BASES) and len(BASES) == 4

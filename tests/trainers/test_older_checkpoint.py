@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def model(tmp_path):
-    """The model folder as the older version wrote it."""
+    """Return the model folder as written by the older version."""
     fold = tmp_path / "model" / "fold_0"
     fold.mkdir(parents=True)
     for name in ("plans.json", "dataset.json"):
@@ -33,7 +33,7 @@ def model(tmp_path):
 
 
 @since_nnunet("2.8", "the checkpoint was written with it")
-def test_it_predicts_the_same_logits(model):
+def test_older_checkpoint_predicts_the_same_logits(model):
     predictor = nnUNetPredictor(device=CPU, perform_everything_on_device=False, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(model), (0,), "checkpoint_latest.pth")
     network = predictor.network.eval()
@@ -46,7 +46,7 @@ def test_it_predicts_the_same_logits(model):
 
 
 @since_nnunet("2.8", "the checkpoint was written with it")
-def test_it_continues_its_training(model, dataset):
+def test_older_checkpoint_continues_its_training(model, dataset):
     plans = json.loads((model / "plans.json").read_text())
     trainer = nnUNetTrainerHRMedSeg({**plans, "continue_training": True}, "2d", 0, dataset(LABELS), CPU)
     trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = 2, 4, 1

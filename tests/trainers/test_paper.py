@@ -1,4 +1,4 @@
-"""nnUNetTrainerHRMedSegPaper: what the paper's text says, and what the published code does where it says nothing."""
+"""nnUNetTrainerHRMedSegPaper: the settings of the paper, and those of the published code where the paper gives none."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def _paper(description, plans=None, cls=nnUNetTrainerHRMedSegPaper):
     return cls(plans or _plans(), "2d", 0, description, CPU)
 
 
-def test_the_optimizer(dataset):
+def test_optimizer_is_that_of_the_paper(dataset):
     trainer = _paper(dataset(LABELS))
     trainer.initialize()
     (group,) = trainer.optimizer.param_groups
@@ -34,7 +34,7 @@ def test_the_optimizer(dataset):
     assert rates == pytest.approx([1e-4, 1e-4, 0.98e-4, 0.98e-4, 0.98**2 * 1e-4, 0.98**199 * 1e-4])
 
 
-def test_the_batch_is_of_16_images_unless_an_hrmedseg_plan_has_another(dataset):
+def test_batch_size_is_16_unless_set_in_hrmedseg_plans(dataset):
     description = dataset(LABELS)
     stock = {**stock_plans(), "continue_training": False}
     assert _paper(description, stock).configuration_manager.batch_size == 16
@@ -45,8 +45,8 @@ def test_the_batch_is_of_16_images_unless_an_hrmedseg_plan_has_another(dataset):
 
 
 @pytest.mark.parametrize("batch_size, slices, iterations", [(2, 1, 2), (3, 1, 1), (8, 1, 1), (2, 10, 20)])
-def test_an_epoch_is_a_pass_without_the_incomplete_batch(dataset, batch_size, slices, iterations):
-    """Four cases are trained on."""
+def test_epoch_is_one_pass_without_the_incomplete_batch(dataset, batch_size, slices, iterations):
+    """The training set has four cases."""
     plans = _plans()
     plans["configurations"]["2d"]["batch_size"] = batch_size
     plans["original_median_shape_after_transp"][0] = slices
@@ -55,7 +55,7 @@ def test_an_epoch_is_a_pass_without_the_incomplete_batch(dataset, batch_size, sl
     assert trainer.num_iterations_per_epoch == iterations
 
 
-def test_iterations_that_were_asked_for_are_kept(dataset):
+def test_custom_number_of_iterations_is_kept(dataset):
     class Longer(nnUNetTrainerHRMedSegPaper):
         def __init__(self, plans, configuration, fold, dataset_json, device=CPU):
             super().__init__(plans, configuration, fold, dataset_json, device)
@@ -66,13 +66,13 @@ def test_iterations_that_were_asked_for_are_kept(dataset):
     assert trainer.num_iterations_per_epoch == 7
 
 
-def test_a_budget_in_minutes_keeps_its_short_first_epoch(dataset):
+def test_budget_in_minutes_keeps_the_short_first_epoch(dataset):
     trainer = _paper(dataset(LABELS), cls=with_budget(nnUNetTrainerHRMedSegPaper, minutes=1))
     trainer.on_train_start()
     assert trainer.num_iterations_per_epoch == 2
 
 
-def test_one_image_in_ten_is_flipped_and_nothing_else(dataset):
+def test_one_image_in_ten_is_flipped_without_other_augmentation(dataset):
     trainer = _paper(dataset(LABELS))
     trainer.initialize()
     rotation, dummy_2d, size, mirror_axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
@@ -93,7 +93,7 @@ def test_one_image_in_ten_is_flipped_and_nothing_else(dataset):
     assert 70 <= flipped <= 130
 
 
-def test_regions_and_the_outside_are_treated_as_in_validation(dataset, monkeypatch):
+def test_regions_and_outside_pixels_are_treated_as_in_validation(dataset, monkeypatch):
     trainer = _paper(dataset(REGIONS_AND_IGNORE))
     monkeypatch.setattr(MirrorTransform, "get_parameters", lambda self, **data: {"axes": []})
     pipeline = trainer.get_training_transforms(None, regions=[(1, 2), 2], ignore_label=3)

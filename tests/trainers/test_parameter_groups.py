@@ -26,7 +26,7 @@ def _ids(parameters):
 
 
 @pytest.mark.parametrize("wrap", [lambda network: network, Compiled], ids=["plain", "compiled"])
-def test_the_groups_keep_the_order_of_the_parameters(wrap):
+def test_groups_keep_the_order_of_the_parameters(wrap):
     network = Network()
     encoder, decoder = encoder_decoder_groups(wrap(network), 2e-3)
     assert _ids(encoder["params"]) == _ids(network.encoder.parameters())
@@ -35,6 +35,6 @@ def test_the_groups_keep_the_order_of_the_parameters(wrap):
     assert encoder["lr"] == decoder["lr"] == 2e-3
 
 
-def test_the_encoder_can_have_its_own_learning_rate():
+def test_encoder_can_have_its_own_learning_rate():
     assert [group["lr"] for group in encoder_decoder_groups(Network(), 2e-3, 1e-4)] == [1e-4, 2e-3]
     assert [group["lr"] for group in encoder_decoder_groups(Network(), 2e-3, 0.0)] == [0.0, 2e-3]  # frozen

@@ -1,4 +1,4 @@
-"""Validation's loss and counts beside those of nnU-Net's validation_step, in memory that classes do not add to."""
+"""Loss and counts of validation compared with nnU-Net's validation_step, with memory independent of the classes."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ EVERY_KIND = pytest.mark.parametrize(
 
 
 def _batch(labels, images=3, size=(CANVAS, CANVAS)):
-    """Random images and targets as nnU-Net's transforms hand them over; with a margin of ignored pixels."""
+    """Return random images and targets as nnU-Net's transforms return them, with a margin of ignored pixels."""
     torch.manual_seed(0)
     regions = any(isinstance(label, list) for label in labels.values())
     target = torch.randint(0, 2 if regions else 3, (images, 2 if regions else 1, *size), dtype=torch.int16)
@@ -30,7 +30,7 @@ def _batch(labels, images=3, size=(CANVAS, CANVAS)):
 
 
 def _steps(trainer, labels):
-    """The results of our step and of nnU-Net's, of a network that predicts every class somewhere."""
+    """Return the results of our step and of nnU-Net's, for a network that predicts every class somewhere."""
     trainer.network.eval()
     with torch.no_grad():
         trainer.network.decoder.seg_layers.queries.mul_(8)
@@ -49,8 +49,8 @@ def _assert_same(mine, theirs):
 
 @EVERY_KIND
 @pytest.mark.parametrize("cls", [nnUNetTrainerHRMedSeg, nnUNetTrainerHERSeg])
-def test_a_validation_step_has_nnunets_values(dataset, monkeypatch, cls, labels):
-    monkeypatch.setattr(losses, "VALIDATION_STRIP", 2 * CANVAS * 24)  # two or three strips an image
+def test_validation_step_equals_that_of_nnunet(dataset, monkeypatch, cls, labels):
+    monkeypatch.setattr(losses, "VALIDATION_STRIP", 2 * CANVAS * 24)  # two or three strips per image
     trainer = _trainer(dataset(labels), cls)
     trainer.initialize()
     trainer.plain_network.cpu_bfloat16 = False
@@ -58,7 +58,7 @@ def test_a_validation_step_has_nnunets_values(dataset, monkeypatch, cls, labels)
 
 
 @EVERY_KIND
-def test_a_stock_loss_has_nnunets_values_too(dataset, monkeypatch, labels):
+def test_stock_loss_equals_that_of_nnunet(dataset, monkeypatch, labels):
     class WithStockLoss(nnUNetTrainerHRMedSeg):
         _build_loss = nnUNetTrainer._build_loss
 
@@ -69,7 +69,7 @@ def test_a_stock_loss_has_nnunets_values_too(dataset, monkeypatch, labels):
     _assert_same(*_steps(trainer, labels))
 
 
-def test_dice_of_every_image_for_itself(dataset):
+def test_dice_per_image(dataset):
     plans = _plans()
     plans["configurations"]["2d"]["batch_dice"] = False
     trainer = _trainer(dataset(LABELS), plans=plans)
@@ -78,7 +78,7 @@ def test_dice_of_every_image_for_itself(dataset):
     _assert_same(*_steps(trainer, LABELS))
 
 
-def test_counts_of_volumes_in_slabs(monkeypatch):
+def test_volumes_are_counted_in_slabs(monkeypatch):
     torch.manual_seed(0)
     logits, target = torch.randn(2, 3, 5, 6, 7), torch.randint(0, 4, (2, 1, 5, 6, 7))
     whole = hard_counts(logits, target, False, 3)
@@ -94,7 +94,7 @@ def test_counts_of_volumes_in_slabs(monkeypatch):
 
 
 @pytest.mark.parametrize("regions", [False, True], ids=["labels", "regions"])
-def test_memory_of_the_counts_does_not_grow_with_classes_or_images(monkeypatch, regions):
+def test_memory_of_the_counts_is_independent_of_classes_and_images(monkeypatch, regions):
     monkeypatch.setattr(losses, "VALIDATION_STRIP", 2**14)
     peaks = []
     for images, classes in ((1, 2), (3, 2), (1, 16), (3, 16)):
@@ -103,5 +103,5 @@ def test_memory_of_the_counts_does_not_grow_with_classes_or_images(monkeypatch, 
         with LiveBytes() as counter:
             dice_and_focal(regions=regions).with_counts(logits, target)
         peaks.append(counter.peak - logits.nbytes - target.nbytes)
-    assert peaks[0] > 2**14 * 4  # of one strip in float32, or the count would be wrong
+    assert peaks[0] > 2**14 * 4  # at least one strip in float32; less would be a counting error
     assert max(peaks) < 1.6 * peaks[0]  # two of nnU-Net's maps of one image and 16 classes would be twice as much

@@ -14,7 +14,7 @@ def _optimizer(*lrs):
     return torch.optim.Adam([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr} for lr in lrs])
 
 
-def test_200_epochs_are_the_papers_schedule():
+def test_200_epochs_follow_the_schedule_of_the_paper():
     optimizer = _optimizer(1e-3)
     scheduler = PaperLRScheduler(optimizer, num_epochs=200)
     for epoch in (0, 1, 50, 199):
@@ -31,7 +31,7 @@ def test_any_length_ends_at_the_same_learning_rate(epochs):
 
 
 @pytest.mark.parametrize("epochs", [1, 200])
-def test_the_polynomial_is_nnunets(epochs):
+def test_polynomial_equals_that_of_nnunet(epochs):
     ours, theirs = _optimizer(1e-3), _optimizer(1e-3)
     scheduler, stock = WarmupPolyLRScheduler(ours, epochs), PolyLRScheduler(theirs, 1e-3, epochs)
     for part in (0, 0.1, 0.5, 0.99, 1):
@@ -40,7 +40,7 @@ def test_the_polynomial_is_nnunets(epochs):
         assert ours.param_groups[0]["lr"] == pytest.approx(theirs.param_groups[0]["lr"])
 
 
-def test_warm_up_is_linear_and_then_joins():
+def test_warm_up_is_linear_and_joins_the_schedule():
     optimizer = _optimizer(1e-3)
     scheduler = WarmupPolyLRScheduler(optimizer, num_epochs=1, warmup_epochs=0.1)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-5)
@@ -63,7 +63,7 @@ def test_groups_keep_their_ratio_and_report_it():
 
 
 def _parts_behind_the_encoder(lengths_of_epochs):
-    """Rate behind the encoder as a part of the encoder's, at every iteration; the encoder's is nnU-Net's."""
+    """Return the ratio of the rates of neck and decoder to that of the encoder, at every iteration."""
     encoder, behind = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
     groups = [{"params": [encoder], "decoder": False}, {"params": [behind], "decoder": True}]
     optimizer = torch.optim.Adam(groups, lr=1e-3)
@@ -87,21 +87,21 @@ def _parts_behind_the_encoder(lengths_of_epochs):
     ("lengths", "part"),
     [([5] * 10, 1.0), ([50] * 3, 1.0), ([100] * 6, 0.25), ([250] * 4, 0.15), ([1500], 0.1), ([250] * 20, 0.1)],
 )
-def test_the_longer_the_training_the_slower_behind_the_encoder(lengths, part):
+def test_longer_trainings_have_lower_rates_behind_the_encoder(lengths, part):
     parts = _parts_behind_the_encoder(lengths)
-    assert parts[0] == pytest.approx(0.1)  # when the optimizer has done nothing, nothing is known of the length
+    assert parts[0] == pytest.approx(0.1)  # the length is unknown before the first step
     assert parts[1:] == pytest.approx([part] * (len(parts) - 1))
 
 
-def test_the_length_shows_as_the_training_goes_on():
-    """A training by minutes: its epochs have as many iterations as fit."""
+def test_estimated_length_is_updated_during_training():
+    """In a training with a time limit, epochs have as many iterations as fit."""
     parts = _parts_behind_the_encoder([20] + [6] * 19)
     assert parts[1:21] == pytest.approx([150 / 400] * 20)
     assert parts[20:] == sorted(parts[20:])
     assert parts[-1] == 1.0
 
 
-def test_groups_that_are_not_named_learn_at_the_full_rate():
+def test_unnamed_groups_have_the_full_rate():
     optimizer = _optimizer(1e-3)
     scheduler = LengthAwareLRScheduler(optimizer, num_epochs=10)
     scheduler.step(5)
@@ -109,7 +109,7 @@ def test_groups_that_are_not_named_learn_at_the_full_rate():
 
 
 @pytest.mark.parametrize("epochs", [1, 1000])
-def test_segmaformers_warm_up_and_cosine(epochs):
+def test_segmaformer_uses_warm_up_and_cosine(epochs):
     optimizer = _optimizer(3e-4)
     scheduler = WarmupCosineLRScheduler(optimizer, epochs, warmup_epochs=0.02 * epochs, final_lr=1e-6)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(3e-6)

@@ -38,7 +38,7 @@ def _stock_plans():
 
 @pytest.fixture
 def dataset(tmp_path, monkeypatch):
-    """Returns a function that writes five preprocessed volumes with a ball in each, and gives their dataset.json."""
+    """Return a function that writes five preprocessed volumes with a ball in each and returns their dataset.json."""
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
 
     def write(labels):
@@ -76,7 +76,7 @@ def _trainer(description, cls=nnUNetTrainerSegMaFormer, fold=0):
     return trainer
 
 
-def test_a_stock_plan_becomes_ours_and_patch_and_batch_stay(dataset):
+def test_stock_plans_are_converted_and_keep_patch_and_batch(dataset):
     stock = _stock_plans()
     trainer = nnUNetTrainerSegMaFormer(stock, "3d_fullres", 0, dataset(LABELS), CPU)
     assert trainer.configuration_manager.patch_size == PATCH and trainer.configuration_manager.batch_size == 2
@@ -90,7 +90,7 @@ def test_a_stock_plan_becomes_ours_and_patch_and_batch_stay(dataset):
 @pytest.mark.parametrize(
     "configuration, instead", [("2d", "nnUNetTrainerHRMedSeg"), ("3d_cascade_fullres", "3d_lowres")]
 )
-def test_what_does_not_fit_is_refused_before_anything_is_written(dataset, tmp_path, configuration, instead):
+def test_unsupported_configurations_are_rejected_before_writing(dataset, tmp_path, configuration, instead):
     description = dataset(LABELS)
     with pytest.raises(PlanError, match=instead):
         nnUNetTrainerSegMaFormer(_stock_plans(), configuration, 0, description, CPU)
@@ -114,7 +114,7 @@ def test_trains_and_validates(dataset, labels):
     assert len(result["tp_hard"]) == 2
 
 
-def test_the_papers_optimizer(dataset):
+def test_optimizer_is_that_of_the_paper(dataset):
     trainer = _trainer(dataset(LABELS))
     trainer.initialize()
     decayed, spared = trainer.optimizer.param_groups
@@ -128,7 +128,7 @@ def test_the_papers_optimizer(dataset):
     assert nnUNetTrainerSegMaFormer.recipe_epochs == 1000 and not trainer.enable_deep_supervision
 
 
-def test_the_log_says_what_training_takes(dataset):
+def test_log_contains_the_estimated_memory(dataset):
     trainer = _trainer(dataset(LABELS))
     trainer.on_train_start()
     with open(trainer.log_file) as file:
@@ -137,7 +137,7 @@ def test_the_log_says_what_training_takes(dataset):
     assert "Mamba runs in plain torch" in log
 
 
-def test_continuing_restores_weights_epoch_and_plans(dataset):
+def test_continued_training_restores_weights_epoch_and_plans(dataset):
     description = dataset(LABELS)
     trainer = _trainer(description)
     trainer.on_train_start()
@@ -154,7 +154,7 @@ def test_continuing_restores_weights_epoch_and_plans(dataset):
     )
 
 
-def test_data_that_was_not_preprocessed_is_said(dataset, tmp_path):
+def test_missing_preprocessed_data_is_reported(dataset, tmp_path):
     trainer = _trainer(dataset(LABELS))
     folder = tmp_path / "nnUNet_preprocessed" / "Dataset001_Test" / "nnUNetPlans_3d_fullres"
     folder.rename(folder.with_name("elsewhere"))
@@ -162,7 +162,7 @@ def test_data_that_was_not_preprocessed_is_said(dataset, tmp_path):
         trainer.on_train_start()
 
 
-def test_a_variant_differs_in_its_length_alone(dataset):
+def test_variant_differs_only_in_its_length(dataset):
     trainer = nnUNetTrainerSegMaFormer_5epochs(_stock_plans(), "3d_fullres", 0, dataset(LABELS), CPU)
     assert trainer.num_epochs == 5
     trainer.initialize()

@@ -1,4 +1,4 @@
-"""What a training starts from, and what it is continued and validated on, as nnU-Net's commands have it."""
+"""The start of a training, and the conditions for its continuation and validation, as in nnU-Net's commands."""
 
 import json
 from pathlib import Path
@@ -40,12 +40,12 @@ def _trainer(description, cls=nnUNetTrainerHRMedSeg, fold=0, **plans):
 
 
 def _trained(description, name="checkpoint_final.pth", **arguments):
-    """A checkpoint of a training that was started."""
+    """Start a training and return its checkpoint."""
     trainer = _trainer(description, **arguments)
     trainer.on_train_start()
     file = Path(trainer.output_folder, name)
     trainer.save_checkpoint(str(file))
-    trainer.fold_lock.release()  # as when its process ends
+    trainer.fold_lock.release()  # as at the end of its process
     return file
 
 
@@ -64,7 +64,7 @@ def _data_folders(tmp_path):
         ({"patch_size": None}, '"patch_size" of configuration .2d. is null'),
     ],
 )
-def test_wrong_plans_are_refused_before_anything_is_written(dataset, tmp_path, change, words):
+def test_invalid_plans_are_rejected_before_writing(dataset, tmp_path, change, words):
     plans = _plans()
     plans["configurations"]["2d"].update(change)
     with pytest.raises(PlanError, match=words):
@@ -72,13 +72,13 @@ def test_wrong_plans_are_refused_before_anything_is_written(dataset, tmp_path, c
     assert not list((tmp_path / "nnUNet_results").iterdir()) and not _data_folders(tmp_path)
 
 
-def test_plans_of_slices_that_are_lines_are_refused(dataset):
+def test_plans_with_slices_of_one_line_are_rejected(dataset):
     plans = {**_plans(), "original_median_shape_after_transp": [128, 116, 1]}
     with pytest.raises(PlanError, match="128 slices of 116 x 1 pixels"):
         nnUNetTrainerHRMedSeg(plans, "2d", 0, dataset(LABELS), CPU)
 
 
-def test_arguments_that_do_not_go_together_are_named_before_data_is_made(dataset, tmp_path):
+def test_incompatible_arguments_are_reported_before_preprocessing(dataset, tmp_path):
     trainer = _trainer(dataset(LABELS), embed_dim=18)
     words = "cannot be built: embed_dim must be a positive multiple of 4, got 18. .*Dataset001_Test/nnUNetPlans.json"
     with pytest.raises(PlanError, match=words):
@@ -93,7 +93,7 @@ CANVASES = r"canvas \(patch_size\) 32 x 48, now 64 x 64"
 
 
 @pytest.mark.parametrize(("continued", "validated"), [(True, False), (False, True)])
-def test_an_edited_canvas_is_not_continued_or_validated_on(dataset, tmp_path, continued, validated):
+def test_edited_canvas_is_not_continued_or_validated_on(dataset, tmp_path, continued, validated):
     description = dataset(LABELS)
     file = _trained(description)
     saved = (file.parent.parent / "plans.json").read_bytes()
@@ -114,19 +114,19 @@ def test_another_fold_is_not_trained_on_an_edited_canvas(dataset, tmp_path):
     _trainer(description, fold=1).on_train_start()
 
 
-def test_the_canvas_of_another_configuration_may_differ(dataset):
+def test_canvas_of_another_configuration_may_differ(dataset):
     description = dataset(LABELS)
     file = _trained(description)
     plans = _plans()
     plans["configurations"]["2d_64"] = {"inherits_from": "2d", "patch_size": [64, 64]}
     trainer = nnUNetTrainerHRMedSeg(plans, "2d_64", 0, description, CPU)
-    maybe_load_checkpoint(trainer, False, False, str(file))  # from the weights of the other canvas
+    maybe_load_checkpoint(trainer, False, False, str(file))  # from the weights for the other canvas
     trainer.on_train_start()
     assert trainer.configuration_manager.patch_size == [64, 64]
     assert trainer.encoder_record["sha256"] == file_sha256(file)
 
 
-def test_the_same_canvas_is_continued_with_another_batch_size(dataset):
+def test_training_continues_with_another_batch_size(dataset):
     description = dataset(LABELS)
     _trained(description)
     plans = _plans()
@@ -137,7 +137,7 @@ def test_the_same_canvas_is_continued_with_another_batch_size(dataset):
 
 
 @since_nnunet("2.7", "the trainer sees the plans that prediction builds its network from")
-def test_prediction_refuses_a_canvas_that_was_edited_in_the_model(dataset):
+def test_prediction_rejects_an_edited_canvas(dataset):
     trainer = _trainer(dataset(LABELS))
     manager = trainer.plans_manager
     assert build_network(type(trainer), manager, manager.get_configuration("2d"), 3, 3, False)
@@ -152,7 +152,7 @@ def test_prediction_refuses_a_canvas_that_was_edited_in_the_model(dataset):
 
 @pytest.mark.parametrize("encoder", ["none", "bundled"])
 def test_pretrained_weights_are_recorded(dataset, tmp_path, encoder):
-    """And the encoder, which does not fit this network, is not even read."""
+    """The encoder, which does not match this network, is not read."""
     description = dataset(LABELS)
     file = _trained(description, name="checkpoint_latest.pth")
     trainer = _trainer(description, encoder=encoder, name="Other")
@@ -178,7 +178,7 @@ def test_pretrained_weights_count_only_for_a_new_training(dataset, continued, va
     description = dataset(LABELS)
     _trained(description)
     trainer = _trainer(description)
-    if continued:  # nnU-Net takes one or the other
+    if continued:  # nnU-Net uses one or the other
         with pytest.raises(RuntimeError, match="Cannot both"):
             maybe_load_checkpoint(trainer, True, False, "elsewhere.pth")
         return
@@ -186,15 +186,15 @@ def test_pretrained_weights_count_only_for_a_new_training(dataset, continued, va
     assert trainer.encoder_record == {"file": "none"}
 
 
-def _grey(description):
-    return {**description, "channel_names": {"0": "grey"}}
+def _gray(description):
+    return {**description, "channel_names": {"0": "gray"}}
 
 
 def _start_from(file, description, cls=nnUNetTrainerHRMedSeg, **plans):
     maybe_load_checkpoint(_trainer(description, cls, name="Other", **plans), False, False, str(file))
 
 
-def test_weights_of_another_network(dataset, tmp_path):
+def test_weights_of_another_network_are_rejected(dataset, tmp_path):
     description = dataset(LABELS)
     file = _trained(description)
     before = _data_folders(tmp_path)
@@ -208,25 +208,25 @@ def test_weights_of_another_network(dataset, tmp_path):
     assert _data_folders(tmp_path) == before
 
 
-def test_weights_for_other_channels(dataset):
+def test_weights_for_other_channels_are_rejected(dataset):
     description = dataset(LABELS)
     file = _trained(description)
     plans = _plans(name="Other")
     plans["configurations"]["2d"].update(normalization_schemes=["ZScoreNormalization"], use_mask_for_norm=[False])
-    trainer = nnUNetTrainerHRMedSeg(plans, "2d", 0, _grey(description), CPU)
+    trainer = nnUNetTrainerHRMedSeg(plans, "2d", 0, _gray(description), CPU)
     words = r"HRMedSeg with 1 image channel\..* \(16 x 3 x 16 x 16 in the file, 16 x 1 x 16 x 16 here\)"
     with pytest.raises(CheckpointError, match=words):
         maybe_load_checkpoint(trainer, False, False, str(file))
 
 
-def test_weights_of_another_width(dataset):
+def test_weights_of_another_width_are_rejected(dataset):
     description = dataset(LABELS)
     with pytest.raises(CheckpointError, match="same arch_kwargs"):
         _start_from(_trained(description), description, embed_dim=24)
 
 
 @pytest.mark.parametrize("content", ["none", "text", "safetensors", "weights alone", "list"])
-def test_files_that_are_not_checkpoints(dataset, tmp_path, content):
+def test_files_that_are_not_checkpoints_are_rejected(dataset, tmp_path, content):
     file = tmp_path / "weights.pth"
     {
         "none": lambda: None,
@@ -242,8 +242,8 @@ def test_files_that_are_not_checkpoints(dataset, tmp_path, content):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_encoder_of_a_trained_network_as_the_page_takes_it(dataset, monkeypatch, channels):
-    """From HRMedSeg on images of any channels to HERSeg on RGB: a grey image saved as RGB gets the same features."""
+def test_script_in_the_docs_extracts_the_encoder(dataset, monkeypatch, channels):
+    """From HRMedSeg with any channels to HERSeg on RGB: a grayscale image saved as RGB has the same features."""
     (script,) = [
         block
         for block in blocks(ROOT / "docs" / "how-to" / "use-another-encoder.md", "python")
@@ -252,7 +252,7 @@ def test_the_encoder_of_a_trained_network_as_the_page_takes_it(dataset, monkeypa
     description = dataset(LABELS)
     plans = _plans(name="Other")
     if channels == 1:
-        description = _grey(description)
+        description = _gray(description)
         plans["configurations"]["2d"].update(normalization_schemes=["ZScoreNormalization"], use_mask_for_norm=[False])
     trained = nnUNetTrainerHRMedSeg(plans, "2d", 0, description, CPU)
     trained.network = checked_network(trained)
@@ -274,7 +274,7 @@ def test_the_encoder_of_a_trained_network_as_the_page_takes_it(dataset, monkeypa
         assert torch.allclose(trainer.network.eval().encoder(image), expected, atol=1e-5)
 
 
-# ---- a trainer with a network of its own -----------------------------------------------------------------------------
+# ---- a trainer with another network ----------------------------------------------------------------------------------
 
 
 class Own(nn.Module):
@@ -299,9 +299,9 @@ class TrainerOfOwnScratch(TrainerOfOwn):
 
 
 @since_nnunet("2.7", "networks are built from the plans")
-def test_a_network_without_our_encoder(dataset, tmp_path):
+def test_network_without_lgvit_is_reported(dataset, tmp_path):
     plans = _plans(encoder="bundled")
-    plans["configurations"]["2d"]["architecture"]["arch_kwargs"] = {}  # that the bundled encoder fits
+    plans["configurations"]["2d"]["architecture"]["arch_kwargs"] = {}  # matches the bundled encoder
     description = dataset(LABELS)
     words = '^Own, the network of this trainer, does not have the encoder of HRMedSeg.*encoder_weights = "none"'
     with pytest.raises(CheckpointError, match=words):
@@ -310,7 +310,7 @@ def test_a_network_without_our_encoder(dataset, tmp_path):
 
 
 @since_nnunet("2.7", "networks are built from the plans")
-def test_a_network_without_our_encoder_trains_as_advised(dataset):
+def test_network_without_lgvit_trains_as_advised(dataset):
     trainer = _trainer(dataset(LABELS), TrainerOfOwnScratch)
     trainer.on_train_start()
     trainer.on_train_epoch_start()

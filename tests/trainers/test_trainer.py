@@ -27,7 +27,7 @@ from tests.trainers.tiny_trainers import CANVAS, CPU, _log_of, _plans, _trainer
 
 
 @pytest.mark.parametrize("cls, network", [(nnUNetTrainerHRMedSeg, HRMedSeg), (nnUNetTrainerHERSeg, HERSeg)])
-def test_a_stock_plan_becomes_ours(dataset, cls, network):
+def test_stock_plans_are_converted(dataset, cls, network):
     stock = {**stock_plans(), "continue_training": False}
     trainer = cls(stock, "2d", 0, dataset(LABELS), CPU)
     assert trainer.configuration_manager.patch_size == [1024, 1024]
@@ -39,7 +39,7 @@ def test_a_stock_plan_becomes_ours(dataset, cls, network):
 
 
 @pytest.mark.parametrize("configuration", ["3d_fullres", "3d_cascade_fullres", "3d_lowres"])
-def test_3d_and_cascades_are_refused_before_anything_is_written(dataset, tmp_path, configuration):
+def test_3d_and_cascades_are_rejected_before_writing(dataset, tmp_path, configuration):
     with pytest.raises(PlanError, match="use the configuration 2d"):
         nnUNetTrainerHRMedSeg({**volume_plans(), "continue_training": False}, configuration, 0, dataset(LABELS), CPU)
     assert not list((tmp_path / "nnUNet_results").iterdir())
@@ -66,7 +66,7 @@ def test_trains_and_validates(dataset, cls, labels):
 
 
 @pytest.mark.parametrize("cls", [nnUNetTrainerHRMedSeg, nnUNetTrainerHERSeg])
-def test_the_recipe(dataset, cls):
+def test_recipe(dataset, cls):
     trainer = cls(_plans(cls.network_name), "2d", 0, dataset(LABELS), CPU)
     trainer.initialize()
     assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.save_every) == (200, 250, 1)
@@ -81,7 +81,7 @@ def test_the_recipe(dataset, cls):
 
 
 @pytest.mark.parametrize("cls", [nnUNetTrainerHRMedSeg, nnUNetTrainerHERSeg])
-def test_the_loss_is_that_of_the_paper(dataset, cls):
+def test_loss_is_that_of_the_paper(dataset, cls):
     trainer = _trainer(dataset(LABELS), cls)
     trainer.initialize()
     torch.manual_seed(0)
@@ -98,7 +98,7 @@ def test_the_loss_is_that_of_the_paper(dataset, cls):
     torch.testing.assert_close(trainer.loss(logits, target), expected[cls], rtol=1e-4, atol=1e-5)
 
 
-def test_logits_come_to_full_size_in_our_loss_and_nowhere_else(dataset):
+def test_logits_are_upsampled_only_in_our_loss(dataset):
     class WithStockLoss(nnUNetTrainerHRMedSeg):
         _build_loss = nnUNetTrainer._build_loss
 
@@ -112,25 +112,25 @@ def test_logits_come_to_full_size_in_our_loss_and_nowhere_else(dataset):
 
 
 @pytest.mark.slow
-@since_nnunet("2.7", "pixels outside the image are told apart from background")
+@since_nnunet("2.7", "pixels outside the image are distinguished from background")
 @pytest.mark.parametrize(
     "labels",
     [LABELS, REGIONS, IGNORE, REGIONS_AND_IGNORE],
     ids=["labels", "regions", "ignore label", "regions and ignore label"],
 )
-def test_batches_augmented_beside_the_network(dataset, labels, monkeypatch):
+def test_batches_are_augmented_on_the_device(dataset, labels, monkeypatch):
     monkeypatch.setattr(nnUNetTrainerHRMedSeg, "augments_batches", True)
     trainer = _trainer(dataset(labels))
     trainer.num_epochs = 1
     trainer.on_train_start()
     loaded = next(trainer.dataloader_train)
-    assert loaded["target"].shape[1] == 1  # nothing was made of the labels yet
+    assert loaded["target"].shape[1] == 1  # labels are not converted yet
     assert loaded["data"].dtype == torch.float16 and loaded["target"].dtype == torch.int8
     assert next(trainer.dataloader_val)["data"].dtype == torch.float32
     ignored = "ignore" in labels
     assert trainer.batch_augmentation.labels == [-1, 0, 1, 2, *[3] * ignored]
     (spatial,) = (step for _, step in trainer.batch_augmentation.steps if isinstance(step, SpatialTransform))
-    spatial.p_rotation = 1  # every label goes through the resampling
+    spatial.p_rotation = 1  # each label is resampled
     as_nnunet = trainer.loss
     targets = []
     trainer.loss = lambda output, target: targets.append(target) or as_nnunet(output, target)
@@ -146,11 +146,11 @@ def test_batches_augmented_beside_the_network(dataset, labels, monkeypatch):
     heads = 2 + ignored if regions else 1
     assert all(target.shape[1] == heads and target.min() >= 0 for target in targets)
     seen = [(target[:, -1:] == 1 if regions else target == 3).any() for target in targets]
-    # a zoom may leave the ignored margin outside of an image
+    # a zoom may move the ignored margin outside of an image
     assert any(seen) if ignored else regions or not any(seen)
 
 
-def test_augmentation_stays_with_the_workers_without_a_gpu(dataset):
+def test_workers_augment_without_a_gpu(dataset):
     trainer = _trainer(dataset(LABELS))
     assert trainer.get_training_transforms((CANVAS, CANVAS), (-3, 3), None, (0, 1), False) is not None
     assert trainer.batch_augmentation is None
@@ -158,7 +158,7 @@ def test_augmentation_stays_with_the_workers_without_a_gpu(dataset):
     assert next(trainer.dataloader_train)["data"].dtype == torch.float32
 
 
-def test_augmentation_is_beside_the_network_with_a_gpu_unless_the_trainer_says_otherwise(dataset):
+def test_augmentation_runs_on_a_gpu_unless_disabled_by_the_trainer(dataset):
     trainer = _trainer(dataset(LABELS))
     assert not trainer.augments_batches
     trainer.device = torch.device("cuda")
@@ -167,7 +167,7 @@ def test_augmentation_is_beside_the_network_with_a_gpu_unless_the_trainer_says_o
     assert not trainer.augments_batches
 
 
-def test_augmentation_that_is_not_done_on_batches_stays_with_the_workers(dataset, monkeypatch):
+def test_workers_run_augmentation_that_is_unsupported_on_batches(dataset, monkeypatch):
     class Unknown(BasicTransform):
         pass
 
@@ -179,7 +179,7 @@ def test_augmentation_that_is_not_done_on_batches_stays_with_the_workers(dataset
     assert "Augmentation is done by the workers: there is no Unknown for batches." in _log_of(trainer)
 
 
-def test_learns_a_tiny_data_set(dataset):
+def test_loss_decreases_on_a_tiny_dataset(dataset):
     trainer = _trainer(dataset(LABELS), fold="all")
     trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.warmup_iterations = 1, 60, 5
     trainer.on_train_start()
@@ -189,7 +189,7 @@ def test_learns_a_tiny_data_set(dataset):
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.1
 
 
-def test_learning_rate_moves_with_every_iteration(dataset):
+def test_learning_rate_changes_at_every_iteration(dataset):
     trainer = _trainer(dataset(LABELS))
     trainer.num_epochs, trainer.warmup_iterations = 2, 0
     trainer.on_train_start()
@@ -206,7 +206,7 @@ def test_learning_rate_moves_with_every_iteration(dataset):
 
 
 @pytest.mark.parametrize("cls", [nnUNetTrainerHRMedSeg, nnUNetTrainerHERSeg])
-def test_neck_and_decoder_learn_slower_in_a_long_training(dataset, cls):
+def test_neck_and_decoder_have_lower_rates_in_a_long_training(dataset, cls):
     trainer = _trainer(dataset(LABELS), cls)
     trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.warmup_iterations = 100, 5, 0
     trainer.on_train_start()
@@ -223,15 +223,15 @@ def test_neck_and_decoder_learn_slower_in_a_long_training(dataset, cls):
     assert trainer.optimizer.defaults["betas"] == (0.9, 0.95)
 
 
-def test_the_whole_canvas_is_the_patch(dataset):
+def test_patch_is_the_whole_canvas(dataset):
     trainer = _trainer(dataset(LABELS))
     initial = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[2]
     assert list(initial) == [CANVAS, CANVAS]
 
 
 @pytest.mark.parametrize("batch_size, slices, drawn", [(2, 1, 1), (1, 1, 2), (1, 40, 50)])
-def test_few_validation_images_are_drawn_twice_and_not_fifty_times(dataset, batch_size, slices, drawn):
-    """One case is in this fold, which of a volume can be any of its slices."""
+def test_number_of_validation_batches_is_limited_for_few_images(dataset, batch_size, slices, drawn):
+    """This fold has one validation case; for a volume, each of its slices can be drawn."""
     plans = _plans()
     plans["configurations"]["2d"]["batch_size"] = batch_size
     plans["original_median_shape_after_transp"][0] = slices
@@ -242,10 +242,10 @@ def test_few_validation_images_are_drawn_twice_and_not_fifty_times(dataset, batc
 
 
 def test_validation_counts_the_images_of_all_processes(dataset):
-    """With several GPUs each has a part of the batch; two passes over the validation images are shared by all."""
+    """With several GPUs, each has a part of the batch; two passes over the validation images are shared among them."""
     plans = _plans()
     plans["configurations"]["2d"]["batch_size"] = 5
-    trainer = _trainer(dataset(LABELS), plans=plans, fold="all")  # five images are validated
+    trainer = _trainer(dataset(LABELS), plans=plans, fold="all")  # five validation images
     trainer.num_val_iterations_per_epoch = 50
     trainer.initialize()
     for batch_size in (3, 2):
@@ -255,7 +255,7 @@ def test_validation_counts_the_images_of_all_processes(dataset):
 
 
 class _Compilations:
-    """A backend of torch.compile that notes what it compiles."""
+    """A backend of torch.compile that records its compilations."""
 
     def __init__(self):
         self.training = []
@@ -268,7 +268,7 @@ class _Compilations:
 @pytest.mark.slow
 @pytest.mark.parametrize("cls", [nnUNetTrainerHRMedSeg, nnUNetTrainerHERSeg])
 def test_only_the_training_step_is_compiled(dataset, monkeypatch, cls):
-    """Validation and prediction would compile the network again, for minutes each."""
+    """Otherwise validation and prediction would compile the network again, which takes minutes each."""
     compilations = _Compilations()
     monkeypatch.setattr(cls, "_do_i_compile", lambda self: True)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=compilations))
@@ -281,7 +281,7 @@ def test_only_the_training_step_is_compiled(dataset, monkeypatch, cls):
     trainer.on_train_epoch_start()
     trainer.train_step(next(trainer.dataloader_train))
     trainer.progress.close()
-    assert 2 <= len(compilations.training) <= 3 and all(compilations.training)  # network, and the loss of a strip
+    assert 2 <= len(compilations.training) <= 3 and all(compilations.training)  # network, and loss of a strip
 
     compiled = trainer.network
     trainer.on_validation_epoch_start()
@@ -295,13 +295,13 @@ def test_only_the_training_step_is_compiled(dataset, monkeypatch, cls):
     assert len(compilations.training) <= 3
 
 
-def test_a_training_without_compilation_announces_none(dataset):
+def test_log_without_compilation_does_not_mention_it(dataset):
     trainer = _trainer(dataset(LABELS))
     trainer.initialize()
     assert "nnUNet_compile" not in _log_of(trainer)
 
 
-def test_the_log_says_what_canvas_and_memory_come_to(dataset):
+def test_log_describes_canvas_and_memory(dataset):
     trainer = _trainer(dataset(LABELS))
     trainer.initialize()
     log = _log_of(trainer)
@@ -310,8 +310,8 @@ def test_the_log_says_what_canvas_and_memory_come_to(dataset):
 
 
 @pytest.mark.parametrize("free, recomputes", [(10**6, True), (10**12, False), (None, False)])
-def test_layers_are_recomputed_where_memory_is_short(dataset, monkeypatch, free, recomputes):
-    """Plans are made for a GPU's mixed precision: in float32 the same batch may not fit."""
+def test_layers_are_recomputed_if_memory_is_short(dataset, monkeypatch, free, recomputes):
+    """Plans are made for mixed precision on a GPU: in float32, the same batch may not fit."""
     monkeypatch.setattr("nnunet_hrmedseg.trainers.hrmedseg.free_device_memory", lambda device: free)
     trainer = _trainer(dataset(LABELS))
     trainer.initialize()
@@ -319,10 +319,10 @@ def test_layers_are_recomputed_where_memory_is_short(dataset, monkeypatch, free,
     parts = (network.encoder, network.neck, network.decoder, network.decoder.transformer)
     assert {part.recompute for part in parts} == {recomputes} and in_log is recomputes
     assert trainer.loss.logits_in_a_strip == (SMALL_STRIP if recomputes else LARGE_STRIP)
-    assert trainer.configuration_manager.network_arch_init_kwargs["recompute"] is False  # what is saved stays
+    assert trainer.configuration_manager.network_arch_init_kwargs["recompute"] is False  # as in the plans
 
 
-def test_a_gpu_with_room_is_told_how_to_keep_the_layers(dataset, monkeypatch):
+def test_advice_for_gpus_with_enough_memory(dataset, monkeypatch):
     gpu = SimpleNamespace(total_memory=80e9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
     trainer = _trainer(dataset(LABELS), plans=_plans(recompute=True))

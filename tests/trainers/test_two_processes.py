@@ -1,6 +1,6 @@
 """One epoch of nnU-Net's own training loop in two processes, as `-num_gpus 2` runs it, on the CPU.
 
-What a GPU has of its own is replaced: the device, NCCL by gloo, and SyncBatchNorm, which torch refuses on a CPU.
+GPU-specific parts are replaced: the device, NCCL by gloo, and SyncBatchNorm, which torch rejects on a CPU.
 """
 
 import json
@@ -28,9 +28,9 @@ FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
 def _train(rank, folder, plans, description):
-    """What one of two processes does."""
+    """Run one of two processes."""
     torch.set_num_threads(1)
-    torch.manual_seed(rank)  # of the weights: those of rank 0 are everybody's
+    torch.manual_seed(rank)  # of the weights: all processes get those of rank 0
     group = (folder / "group").as_uri()
     distributed.init_process_group("gloo", init_method=group, rank=rank, world_size=2)
     nnunet.DDP = lambda network, device_ids: DistributedDataParallel(network)
@@ -56,7 +56,7 @@ def _train(rank, folder, plans, description):
 
 
 @pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
-def test_an_epoch_of_two_processes_with_different_shares_of_the_batch(dataset, tmp_path, monkeypatch, recompute):
+def test_epoch_of_two_processes_with_different_shares_of_the_batch(dataset, tmp_path, monkeypatch, recompute):
     monkeypatch.setenv("nnUNet_def_n_proc", "1")
     monkeypatch.setenv("nnUNet_compile", "f")
     plans = _plans(recompute=recompute)
@@ -69,7 +69,7 @@ def test_an_epoch_of_two_processes_with_different_shares_of_the_batch(dataset, t
 
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2))
     assert [first["batch_size"], second["batch_size"]] == [2, 1] and first["ddp"]
-    assert first["validations"] == second["validations"] == 4  # twice five images, of three at a time
+    assert first["validations"] == second["validations"] == 4  # two passes over five images, three at a time
     assert first["weights"].keys() == second["weights"].keys()
     for name, value in first["weights"].items():
         torch.testing.assert_close(second["weights"][name], value, rtol=0, atol=0, msg=name)

@@ -1,4 +1,4 @@
-"""The moving average of the weights: its values, and what validation, checkpoints and a continued training have."""
+"""The moving average of the weights: its values, and its use in validation, checkpoints and continued trainings."""
 
 from pathlib import Path
 
@@ -23,8 +23,8 @@ def _network(value=0.0):
     return network
 
 
-def test_the_average_by_hand():
-    """Decays are 1/10, 2/11, then the given 0.2: 0.9 x 10; 2/11 of that + 9/11 x 20; 0.2 of that + 0.8 x 30."""
+def test_average_by_hand():
+    """Decays are 1/10, 2/11, then the given 0.2: 0.9 x 10; 2/11 of this + 9/11 x 20; 0.2 of this + 0.8 x 30."""
     network = _network()
     average = WeightAverage(network, 0.2)
     for value in (10.0, 20.0, 30.0):
@@ -47,7 +47,7 @@ def test_apply_and_restore():
         network.weight.fill_(2)
     with average.applied():
         assert network.weight.item() == 1
-        with average.applied():  # as a checkpoint saved while the average is validated
+        with average.applied():  # as in a checkpoint saved during validation of the average
             assert network.weight.item() == 1
         assert network.weight.item() == 1
         assert average.state()["trained_weights"]["weight"].item() == 2
@@ -57,7 +57,7 @@ def test_apply_and_restore():
 
 
 @pytest.mark.parametrize("decay", [0, 1, 1.5, -0.1])
-def test_a_decay_that_is_none(decay):
+def test_invalid_decay_is_rejected(decay):
     with pytest.raises(PlanError, match="above 0 and below 1"):
         WeightAverage(_network(), decay)
 
@@ -86,11 +86,11 @@ def _learn(trainer, steps):
     trainer.progress.close()
 
 
-def test_no_average_unless_asked_for():
+def test_no_average_by_default():
     assert nnUNetTrainerHRMedSeg.ema_decay is None and nnUNetTrainerSegMaFormer.ema_decay is None
 
 
-def test_the_average_is_validated_and_training_continues_with_its_own_weights(dataset):
+def test_average_is_validated_and_training_continues_with_its_own_weights(dataset):
     trainer = _trainer(dataset(LABELS), Averaging)
     trainer.num_epochs = 2
     trainer.on_train_start()
@@ -107,7 +107,7 @@ def test_the_average_is_validated_and_training_continues_with_its_own_weights(da
     assert _same(_weights(trainer), trained)
 
 
-def test_a_checkpoint_has_the_average_and_what_continues_the_training(dataset):
+def test_checkpoint_has_the_average_and_what_continues_the_training(dataset):
     description = dataset(LABELS)
     trainer = _trainer(description, Averaging)
     trainer.num_epochs = 2
@@ -119,7 +119,7 @@ def test_a_checkpoint_has_the_average_and_what_continues_the_training(dataset):
     assert _same(_weights(trainer), trained)
     checkpoint = torch.load(file, weights_only=False)
     assert _same(checkpoint["network_weights"], trainer.weight_average.average)
-    trainer.fold_lock.release()  # as when its process ends
+    trainer.fold_lock.release()  # as at the end of its process
 
     again = _trainer(description, Averaging)
     again.num_epochs = 2
@@ -130,7 +130,7 @@ def test_a_checkpoint_has_the_average_and_what_continues_the_training(dataset):
     assert again.weight_average.updates == 3
 
     batch = next(trainer.dataloader_train)
-    for one in (trainer, again):  # the same step leads both to the same weights and to the same average
+    for one in (trainer, again):  # the same step gives the same weights and the same average in both
         one.current_epoch = 1
         one.on_train_epoch_start()
         torch.manual_seed(0)
@@ -139,12 +139,12 @@ def test_a_checkpoint_has_the_average_and_what_continues_the_training(dataset):
     assert _same(_weights(again), _weights(trainer))
     assert _same(again.weight_average.average, trainer.weight_average.average)
 
-    plain = _trainer(description)  # prediction, and a trainer without an average, have the averaged weights
+    plain = _trainer(description)  # prediction and a trainer without an average use the averaged weights
     plain.load_checkpoint(file)
     assert _same(_weights(plain), checkpoint["network_weights"]) and plain.weight_average is None
 
 
-def test_the_end_of_a_training_and_its_validation_have_the_average(dataset, monkeypatch):
+def test_final_validation_and_checkpoint_use_the_average(dataset, monkeypatch):
     trainer = _trainer(dataset(LABELS), Averaging)
     _train(trainer, 1)
     final = torch.load(Path(trainer.output_folder) / "checkpoint_final.pth", weights_only=False)
@@ -160,7 +160,7 @@ def test_the_end_of_a_training_and_its_validation_have_the_average(dataset, monk
     assert _same(_weights(trainer), final[WEIGHT_AVERAGE]["trained_weights"])
 
 
-def test_a_training_without_an_average_continues_with_one(dataset):
+def test_training_without_an_average_continues_with_one(dataset):
     description = dataset(LABELS)
     trainer = _trainer(description)
     trainer.on_train_start()

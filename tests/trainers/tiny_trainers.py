@@ -1,4 +1,4 @@
-"""Trainers on the tiny dataset of conftest.py, of reduced width and without nnU-Net's worker processes."""
+"""Trainers on the tiny dataset of conftest.py, with reduced width and without nnU-Net's worker processes."""
 
 import torch
 

@@ -1,6 +1,6 @@
-"""Checkpoints in the layout of the published encoder with random weights, and its forward pass from the description.
+"""Checkpoints in the layout of the published encoder with random weights, and its forward pass as described.
 
-Nothing here uses the package: the forward pass is the reference that its network is compared with.
+This module does not use the package: the forward pass is the reference for the network of the package.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def published_state(
     kernels: tuple[int, int] = (1, 3),
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Every tensor that the authors' code saves for image encoder and neck, with random values."""
+    """Return every tensor that the authors' code saves for image encoder and neck, with random values."""
     random = torch.Generator().manual_seed(seed)
     state: dict[str, Tensor] = {}
 
@@ -65,7 +65,7 @@ def published_state(
             add_linear(f"{name}.attn.qk", 2 * width, width)
             add(f"{name}.attn.lepe.weight", width, 1, 3, 3)
             add(f"{name}.attn.lepe.bias", width, scale=0.3)
-            state[f"{name}.attn.rope.rotations"] = torch.view_as_real(turns(grid, width)).float()
+            state[f"{name}.attn.rope.rotations"] = torch.view_as_real(rotations(grid, width)).float()
             add_linear(f"{name}.attn.up_proj", width // 4, width)
             add_linear(f"{name}.attn.down_proj", width, width // 4)
             add_linear(f"{name}.out_proj", width, width)
@@ -85,7 +85,7 @@ def write_published(path: Path, **options) -> Path:
 
 
 def decoder_state() -> dict[str, Tensor]:
-    """A few weights of the parts that fine-tuning adds."""
+    """Return a few weights of the parts that fine-tuning adds."""
     return {
         "prompt_encoder.no_mask_embed.weight": torch.ones(1, 16),
         "mask_decoder.mask_tokens.weight": torch.ones(4, 16),
@@ -94,14 +94,14 @@ def decoder_state() -> dict[str, Tensor]:
 
 
 def normalized(images: Tensor, divisor: Tensor) -> Tensor:
-    """Images (B, 3, S, S) in 0..1, less ImageNet's mean, over `divisor`."""
+    """Return images (B, 3, S, S) in 0..1, minus the mean of ImageNet, divided by `divisor`."""
     return (images.double() - MEAN[:, None, None]) / divisor[:, None, None]
 
 
 def published_forward(state: dict[str, Tensor], images: Tensor) -> Tensor:
-    """The published encoder and neck on normalized images (B, 3, S, S) -> (B, decoder_dim, S/16, S/16), in float64.
+    """Apply published encoder and neck to normalized images (B, 3, S, S) -> (B, decoder_dim, S/16, S/16) in float64.
 
-    Attention is written as what it means: the similarity of every token with every other, divided by the sum.
+    Attention is evaluated by definition: the similarity of each token with every other, divided by the sum.
     """
     w = {name: value.double() if value.is_floating_point() else value for name, value in state.items()}
 
@@ -142,7 +142,8 @@ def published_forward(state: dict[str, Tensor], images: Tensor) -> Tensor:
             values = linear(F.silu(linear(inside, f"{block}.attn.up_proj")), f"{block}.attn.down_proj")
             attended = []
             for q, k, turned_q, turned_k, v in zip(
-                *(part.chunk(heads, -1) for part in (queries, keys, turned(queries), turned(keys), values)), strict=True
+                *(part.chunk(heads, -1) for part in (queries, keys, rotated(queries), rotated(keys), values)),
+                strict=True,
             ):
                 total = q @ k.mean(1, keepdim=True).transpose(1, 2) + 1e-6
                 attended.append((turned_q @ turned_k.transpose(1, 2) / side**2) @ v / total)
@@ -171,15 +172,15 @@ def blocks_of(state: dict[str, Tensor], group: int) -> list[str]:
     return [f"{start}{number}" for number in range(100) if any(n.startswith(f"{start}{number}.") for n in state)]
 
 
-def turned(tokens: Tensor) -> Tensor:
-    """Tokens (B, N, C) of a square grid, neighboring channels as complex numbers, turned by their position."""
+def rotated(tokens: Tensor) -> Tensor:
+    """Rotate tokens (B, N, C) of a square grid, with neighboring channels as complex numbers, by their positions."""
     pairs = torch.view_as_complex(tokens.unflatten(-1, (-1, 2)).contiguous())
     side = round(tokens.shape[1] ** 0.5)
-    return torch.view_as_real(pairs * turns(side, tokens.shape[2]).flatten(0, 1)).flatten(-2)
+    return torch.view_as_real(pairs * rotations(side, tokens.shape[2]).flatten(0, 1)).flatten(-2)
 
 
-def turns(side: int, width: int) -> Tensor:
-    """exp(i angle) of every channel pair at every position, (side, side, width / 2): rows first, then columns."""
+def rotations(side: int, width: int) -> Tensor:
+    """Return exp(i angle) of each channel pair at each position, (side, side, width / 2): rows first, then columns."""
     frequencies = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     angles = torch.arange(side, dtype=torch.float64)[:, None] * frequencies
     rows = angles[:, None].expand(-1, side, -1)

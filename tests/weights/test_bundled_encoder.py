@@ -1,4 +1,4 @@
-"""The encoder that travels with the package: its size, its card, what it computes, and that networks start from it."""
+"""The bundled encoder: its size, its card, its features, and networks that start from it."""
 
 from functools import lru_cache
 
@@ -41,7 +41,7 @@ def test_both_networks_start_from_it_by_default():
         assert set(loaded) >= set(expected)
 
 
-# ---- what it computes ------------------------------------------------------------------------------------------------
+# ---- features --------------------------------------------------------------------------------------------------------
 
 
 def bundled(**changed):
@@ -53,7 +53,7 @@ def bundled(**changed):
 
 @lru_cache
 def demo_images(part, side=256):
-    """Images (B, 3, side, side) in 0..1, and the share of nucleus in each pixel of the embedding, (B, 1, h, w)."""
+    """Return images (B, 3, side, side) in 0..1, and the fraction of nucleus in each pixel of the grid, (B, 1, h, w)."""
     images, shares = [], []
     for file in sorted((PACKAGED / part / "images").glob("*.jpg")):
         label = Image.open(PACKAGED / part / "labels" / f"{file.stem}.png").resize(
@@ -67,8 +67,8 @@ def demo_images(part, side=256):
 
 @torch.no_grad()
 def unexplained(student):
-    """Part of the variance of the share of nucleus, over the held-out images, that a linear map of the features, fitted
-    to the others, does not give."""
+    """Return the fraction of the variance of the nucleus fraction on held-out images that a linear map of the features,
+    fitted to the other images, does not explain."""
     features, shares = {}, {}
     for part in ("train", "held_out"):
         images, share = demo_images(part)
@@ -82,16 +82,16 @@ def unexplained(student):
     return ((x_new @ weight + level - shares["held_out"]).square().mean() / shares["held_out"].var()).item()
 
 
-def test_its_features_tell_nuclei_from_background():
-    """On images that it has not seen. Random weights keep enough of an image to tell some, but far less."""
+def test_features_distinguish_nuclei_from_background():
+    """Measured on images not used in training. Random weights explain some of the variance, but far less."""
     torch.manual_seed(0)
     of_random_weights = unexplained(Student(load_encoder(BUNDLED).architecture).eval())
     of_the_bundled = unexplained(bundled())
-    assert of_the_bundled < 0.2  # 0.15 when it was written, and 0.36 to 0.38 for three random networks
+    assert of_the_bundled < 0.2  # 0.15 when the test was written, and 0.36 to 0.38 for three random networks
     assert of_the_bundled < 0.6 * of_random_weights
 
 
-EMBEDDING = {  # channel, row, column: value, when this was written
+EMBEDDING = {  # channel, row, column: value when the test was written
     (0, 0, 0): 0.0904,
     (21, 5, 7): -0.0523,
     (42, 4, 4): 0.9702,
@@ -116,8 +116,8 @@ def computes_the_same(student):
     return torch.allclose(found, torch.tensor([*EMBEDDING.values()]), rtol=1e-3, atol=1e-3)
 
 
-def test_it_computes_what_it_did_when_it_was_made():
-    """The weights are of one computation: a network that computes otherwise takes them and gives other features."""
+def test_embedding_equals_that_of_the_original_network():
+    """The weights belong to one network: a changed network would load them and give other features."""
     assert computes_the_same(bundled())
 
 
@@ -130,7 +130,7 @@ def mlp_first(self, x, grid, rotation):
     return x + self.attention(self.norm1(x), grid, rotation)
 
 
-def test_another_computation_is_noticed(monkeypatch):
+def test_changed_network_is_detected(monkeypatch):
     assert not computes_the_same(bundled(rotary=False))
     with monkeypatch.context() as patch:
         patch.setattr(lgvit, "grid_rotation", rows_and_columns_swapped)

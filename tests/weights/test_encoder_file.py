@@ -22,7 +22,7 @@ def student():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_what_is_written_is_read(tmp_path, student, dtype):
+def test_written_encoder_is_read(tmp_path, student, dtype):
     written = write_encoder(tmp_path / "e.safetensors", student.state_dict(), _card(), dtype)
     read = load_encoder(tmp_path / "e.safetensors")
     assert read.sha256 == written.sha256 == hashlib.sha256((tmp_path / "e.safetensors").read_bytes()).hexdigest()
@@ -33,7 +33,7 @@ def test_what_is_written_is_read(tmp_path, student, dtype):
         assert torch.equal(read.state[name], expected)
 
 
-def test_the_decoder_stays_out(tmp_path, student):
+def test_decoder_is_not_written(tmp_path, student):
     state = {**student.state_dict(), "decoder.x": torch.ones(1), "module.encoder.y": torch.ones(1)}
     read = write_encoder(tmp_path / "e.safetensors", state, _card())
     assert read.state.keys() == student.state_dict().keys()
@@ -46,7 +46,7 @@ def test_other_weights_are_written_with_the_card_of_a_file(tmp_path, student):
     assert second.sha256 != first.sha256 and second.card == {**first.card, "sha256": second.sha256}
 
 
-def test_values_that_are_not_finite_are_not_written(tmp_path, student):
+def test_non_finite_values_are_not_written(tmp_path, student):
     state = student.state_dict()
     state["neck.layers.0.weight" if "neck.layers.0.weight" in state else next(iter(state))].fill_(1e6)
     with pytest.raises(CheckpointError, match="not finite as torch.float16"):
@@ -74,7 +74,7 @@ def _hash_of_rubbish(file):
 
 
 @pytest.mark.parametrize(
-    "damage, said",
+    "damage, message",
     [
         (lambda file: file.unlink(), "There is no encoder file"),
         (lambda file: file.with_suffix(".json").unlink(), "There is no card"),
@@ -89,23 +89,23 @@ def _hash_of_rubbish(file):
         (_hash_of_rubbish, "is not a safetensors file"),
     ],
 )
-def test_damage_is_named(tmp_path, student, damage, said):
+def test_damage_is_reported(tmp_path, student, damage, message):
     file = write_encoder(tmp_path / "e.safetensors", student.state_dict(), _card()).path
     damage(file)
-    with pytest.raises(CheckpointError, match=said) as error:
+    with pytest.raises(CheckpointError, match=message) as error:
         load_encoder(file)
     assert str(tmp_path) in str(error.value)
 
 
 @pytest.mark.parametrize("given", [".", "model.safetensors"])
-def test_a_sam_of_transformers_is_a_teacher_and_not_an_encoder(tmp_path, given):
+def test_sam_of_transformers_is_not_an_encoder(tmp_path, given):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_text("{}")
     with pytest.raises(CheckpointError, match=f"two files.*hrmedseg encoder distill --teacher {tmp_path}"):
         load_encoder(tmp_path / given)
 
 
-def test_a_pickle_is_not_opened(tmp_path):
+def test_pickle_is_not_opened(tmp_path):
     class Payload:
         def __reduce__(self):
             return (open, (str(tmp_path / "executed"), "w"))
@@ -119,7 +119,7 @@ def test_a_pickle_is_not_opened(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-def test_another_ending_is_refused(tmp_path, student):
+def test_other_file_endings_are_rejected(tmp_path, student):
     file = write_encoder(tmp_path / "e.safetensors", student.state_dict(), _card()).path
     other = file.rename(tmp_path / "e.bin")
     with pytest.raises(CheckpointError, match="should end in .safetensors"):
@@ -127,6 +127,6 @@ def test_another_ending_is_refused(tmp_path, student):
 
 
 @pytest.mark.parametrize("key", ["licenses", "licences"])
-def test_licenses_of_cards_of_this_and_earlier_versions(tmp_path, key):
+def test_licenses_are_read_from_cards_of_all_versions(tmp_path, key):
     file = write_encoder(tmp_path / "e.safetensors", {}, {**_card(), key: {"data": "CC0"}})
     assert file.licenses == {"data": "CC0"}

@@ -1,4 +1,4 @@
-"""The published encoder: the same function as the authors' code, and what is refused."""
+"""The published encoder: parity with the authors' code, and rejected files."""
 
 import hashlib
 import re
@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from nnunet_hrmedseg.errors import CheckpointError, HRMedSegError, PlanError, SetupError
+from nnunet_hrmedseg.errors import CheckpointError, PlanError, SetupError
 from nnunet_hrmedseg.weights import load_encoder
 from nnunet_hrmedseg.weights.published import import_encoder, read_published
 from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture
@@ -26,7 +26,7 @@ LAYER = "image_encoder.layers.1.blocks.0"
 
 
 def embedding(file, images):
-    """The embedding by this package's network, from images in 0..1."""
+    """Compute the embedding by the network of this package, from images in 0..1."""
     student = Student(file.architecture).eval()
     student.load_state_dict(file.state)
     normalization = file.normalization
@@ -40,7 +40,7 @@ def embedding(file, images):
 
 @pytest.mark.parametrize("size", [32, 64, 80, 160])
 @pytest.mark.parametrize("normalization, divisor", [("distillation", MEAN), ("imagenet", STD)])
-def test_the_embedding_is_that_of_the_published_forward_pass(tmp_path, size, normalization, divisor):
+def test_embedding_equals_that_of_the_published_forward_pass(tmp_path, size, normalization, divisor):
     source = write_published(tmp_path / "p.pth", grid=size // 16)
     file = import_encoder(source, tmp_path / "encoder", normalization=normalization)
     images = torch.rand(2, 3, size, size)
@@ -57,14 +57,14 @@ def test_other_depths_widths_and_necks_are_read_from_the_shapes(tmp_path, option
     torch.testing.assert_close(embedding(file, images).double(), expected, rtol=0, atol=5e-5)
 
 
-def test_the_architecture_of_the_published_file_is_the_default(tmp_path):
+def test_architecture_of_the_published_file_is_the_default(tmp_path):
     assert read_published(write_published(tmp_path / "p.pth", **FULL)).architecture == encoder_architecture()
 
 
 # ---- the card ----
 
 
-def test_the_card_names_source_teacher_data_licenses_and_normalization(tmp_path):
+def test_card_has_source_teacher_data_licenses_and_normalization(tmp_path):
     source = write_published(tmp_path / "SAM_PFD_10K.pth")
     file = import_encoder(source, tmp_path / "encoder")
     sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
@@ -79,7 +79,7 @@ def test_the_card_names_source_teacher_data_licenses_and_normalization(tmp_path)
     assert card["source"]["left_out"] == {"rotation tables": 4}
 
 
-def test_the_published_file_is_an_encoder_file_itself(tmp_path):
+def test_published_file_is_an_encoder_file(tmp_path):
     source = write_published(tmp_path / "SAM_PFD_10K.pth")
     direct, imported = load_encoder(source), import_encoder(source, tmp_path / "encoder")
     assert direct.path == source and direct.sha256 == hashlib.sha256(source.read_bytes()).hexdigest()
@@ -109,7 +109,7 @@ def test_wrapped_files_give_the_same_encoder(tmp_path, wrap):
         assert value.dtype == expected[name].dtype
 
 
-def test_decoder_parts_of_a_fine_tuned_checkpoint_are_left_out_and_named(tmp_path):
+def test_decoder_parts_of_a_fine_tuned_checkpoint_are_skipped_and_reported(tmp_path):
     torch.save({**published_state(), **decoder_state()}, tmp_path / "p.pth")
     file = read_published(tmp_path / "p.pth")
     assert file.card["source"]["left_out"] == {"mask_decoder": 2, "prompt_encoder": 1, "rotation tables": 4}
@@ -118,7 +118,7 @@ def test_decoder_parts_of_a_fine_tuned_checkpoint_are_left_out_and_named(tmp_pat
     assert all(torch.equal(file.state[name], value) for name, value in expected.items())
 
 
-# ---- what is refused ----
+# ---- rejected files ----
 
 
 def changed(**entries):
@@ -160,14 +160,14 @@ def changed(**entries):
         (lambda: [1, 2], "holds a list"),
     ],
 )
-def test_what_does_not_fit_is_named(tmp_path, state, message):
+def test_mismatched_weights_are_reported(tmp_path, state, message):
     torch.save(state(), tmp_path / "p.pth")
-    with pytest.raises(HRMedSegError, match=message) as error:
+    with pytest.raises(CheckpointError, match=message) as error:
         load_encoder(tmp_path / "p.pth")
     assert str(tmp_path / "p.pth") in str(error.value)
 
 
-def test_a_whole_sam_is_a_teacher_and_not_an_encoder(tmp_path):
+def test_complete_sam_is_not_an_encoder(tmp_path):
     sam = write_sam(tmp_path / "sam_vit_h_4b8939.pth")
     for read in (load_encoder, lambda file: import_encoder(file, tmp_path / "encoder")):
         with pytest.raises(CheckpointError, match=f"hrmedseg encoder distill --teacher {re.escape(str(sam))}"):
@@ -175,21 +175,21 @@ def test_a_whole_sam_is_a_teacher_and_not_an_encoder(tmp_path):
     assert not (tmp_path / "encoder").exists()
 
 
-def test_a_truncated_download_is_refused(tmp_path):
+def test_truncated_download_is_rejected(tmp_path):
     file = write_published(tmp_path / "SAM_PFD_10K.pth")
     file.write_bytes(file.read_bytes()[:-5000])
-    with pytest.raises(HRMedSegError, match=r"damaged.*download it again"):
+    with pytest.raises(CheckpointError, match=r"damaged.*download it again"):
         load_encoder(file)
 
 
-def test_nothing_is_executed(tmp_path):
+def test_hostile_file_executes_nothing(tmp_path):
     torch.save({**published_state(), "epoch": Payload(tmp_path / "executed")}, tmp_path / "p.pth")
-    with pytest.raises(HRMedSegError, match="would have to be executed"):
+    with pytest.raises(CheckpointError, match="would have to be executed"):
         load_encoder(tmp_path / "p.pth")
     assert not (tmp_path / "executed").exists()
 
 
-def test_an_encoder_is_only_replaced_on_request(tmp_path):
+def test_encoder_is_replaced_only_on_request(tmp_path):
     source = write_published(tmp_path / "p.pth")
     first = import_encoder(source, tmp_path / "encoder")
     with pytest.raises(SetupError, match="exist already.*--overwrite"):
@@ -199,7 +199,7 @@ def test_an_encoder_is_only_replaced_on_request(tmp_path):
     assert load_encoder(second.path).normalization["std"] == [0.229, 0.224, 0.225]
 
 
-def test_a_failed_import_leaves_the_earlier_encoder(tmp_path):
+def test_failed_import_keeps_the_earlier_encoder(tmp_path):
     first = import_encoder(write_published(tmp_path / "p.pth"), tmp_path / "encoder")
     torch.save({"a": torch.ones(1)}, tmp_path / "other.pth")
     with pytest.raises(CheckpointError):
@@ -207,6 +207,6 @@ def test_a_failed_import_leaves_the_earlier_encoder(tmp_path):
     assert load_encoder(first.path).sha256 == first.sha256
 
 
-def test_another_normalization_is_refused(tmp_path):
+def test_another_normalization_is_rejected(tmp_path):
     with pytest.raises(PlanError, match="distillation, imagenet"):
         read_published(write_published(tmp_path / "p.pth"), "zscore")

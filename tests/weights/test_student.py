@@ -13,7 +13,7 @@ TINY = {"embed_dim": 24, "depth": 2, "decoder_dim": 16}
 
 
 @pytest.mark.parametrize("network", ["HRMedSeg", "HERSeg"])
-def test_the_student_is_the_networks_encoder_and_neck(network):
+def test_student_has_the_encoder_and_neck_of_the_network(network):
     architecture = encoder_architecture(network)
     whole = HRMedSeg(3, 2, **NETWORKS[network].arguments)
     student = Student(architecture)
@@ -21,18 +21,18 @@ def test_the_student_is_the_networks_encoder_and_neck(network):
     assert {n: v.shape for n, v in student.state_dict().items()} == expected
 
 
-def test_shape():
+def test_shape_of_the_embedding():
     assert Student(encoder_architecture(**TINY))(torch.rand(2, 3, 32, 48)).shape == (2, 16, 2, 3)
 
 
-def test_zscore_is_nnunets():
+def test_zscore_equals_that_of_nnunet():
     image = np.random.default_rng(0).uniform(0, 1, (3, 20, 30)).astype(np.float32)
     expected = np.stack([ZScoreNormalization(False, {}).run(c.copy(), None) for c in image])
     np.testing.assert_allclose(Normalize("zscore")(torch.from_numpy(image)[None])[0], expected, atol=1e-5)
     assert torch.equal(Normalize("zscore")(torch.full((1, 3, 4, 4), 0.5)), torch.zeros(1, 3, 4, 4))
 
 
-def test_mean_std():
+def test_normalization_by_mean_and_std():
     image = torch.rand(2, 3, 4, 4)
     found = Normalize("mean_std", (0.1, 0.2, 0.3), (1.0, 2.0, 4.0))(image)
     torch.testing.assert_close(found[:, 2], (image[:, 2] - 0.3) / 4)
@@ -48,7 +48,7 @@ def encoder(tmp_path):
     return write_encoder(tmp_path / "e.safetensors", Student(architecture).state_dict(), card)
 
 
-def test_starting_from_a_file(encoder):
+def test_student_starts_from_a_file(encoder):
     architecture = encoder_architecture(**TINY)
     student = Student(architecture)
     assert load_student_weights(student, str(encoder.path), architecture, Normalize("zscore")).sha256 == encoder.sha256
@@ -59,14 +59,14 @@ def test_starting_from_a_file(encoder):
 
 
 @pytest.mark.parametrize(
-    "changed, scheme, said",
+    "changed, scheme, message",
     [
         ({"depth": 3}, "zscore", "depth 2 in the file and 3 here"),
         ({"neck": "3x3_1x1"}, "zscore", "neck 1x1_3x3 in the file and 3x3_1x1 here"),
         ({}, "mean_std", "normalization zscore in the file and mean_std here"),
     ],
 )
-def test_a_file_that_does_not_fit_is_refused(encoder, changed, scheme, said):
+def test_mismatched_file_is_rejected(encoder, changed, scheme, message):
     architecture = encoder_architecture(**{**TINY, **changed})
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         load_student_weights(Student(architecture), str(encoder.path), architecture, Normalize(scheme))

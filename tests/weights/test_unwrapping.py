@@ -30,13 +30,13 @@ def unwrapped(checkpoint, tmp_path):
     ],
     ids=["plain", "parallel", "compiled", "model", "lightning", "other weights", "model_state_dict", "nested"],
 )
-def test_the_state_dict_is_found(checkpoint, tmp_path):
+def test_state_dict_is_found(checkpoint, tmp_path):
     found = unwrapped(checkpoint, tmp_path)
     assert found.keys() == STATE.keys()
     assert all(found[name] is value for name, value in STATE.items())
 
 
-def test_the_note_names_keys_and_prefix(tmp_path):
+def test_note_contains_keys_and_prefix(tmp_path):
     checkpoint = {"model": {"state_dict": prefixed("module.")}}
     _, note = unwrap(tmp_path / "x.pth", checkpoint, ["image_encoder.a"], "SAM")
     assert note == (
@@ -45,26 +45,26 @@ def test_the_note_names_keys_and_prefix(tmp_path):
     assert unwrap(tmp_path / "x.pth", STATE, ["image_encoder.a"], "SAM")[1] == ""
 
 
-def test_entries_that_are_not_tensors_are_left_out(tmp_path):
+def test_entries_that_are_not_tensors_are_skipped(tmp_path):
     assert unwrapped({**STATE, "epoch": 3, "config": {"width": 96}}, tmp_path).keys() == STATE.keys()
 
 
-def test_a_checkpoint_without_the_network_stays_as_it_is(tmp_path):
+def test_checkpoint_without_the_network_is_unchanged(tmp_path):
     state = {"module.a": torch.ones(1), "b": torch.ones(1)}
     assert unwrapped(state, tmp_path) == state
 
 
-def test_several_networks_are_refused(tmp_path):
+def test_several_networks_are_rejected(tmp_path):
     with pytest.raises(CheckpointError, match="student., teacher."):
         unwrapped({"model": {**prefixed("student."), **prefixed("teacher.")}}, tmp_path)
 
 
 @pytest.mark.parametrize("checkpoint", [{}, {"epoch": 1}, {"model": 3}, {"model": {}}, {1: torch.ones(1)}])
-def test_without_tensors_nothing_is_found(checkpoint, tmp_path):
+def test_checkpoint_without_tensors_gives_nothing(checkpoint, tmp_path):
     assert unwrapped(checkpoint, tmp_path) == {}
 
 
-def test_endless_nesting_ends(tmp_path):
+def test_endless_nesting_is_handled(tmp_path):
     checkpoint: dict = {}
     checkpoint["model"] = checkpoint
     assert unwrapped(checkpoint, tmp_path) == {}

@@ -1,7 +1,7 @@
-"""Python imports this by itself at its start, from PYTHONPATH: a machine of one core, as nnU-Net sees it.
+"""Python imports this module at startup from PYTHONPATH. It makes nnU-Net see one core.
 
-The tests run two commands side by side. Each would start as many threads as there are cores, and those of one would
-wait for the other's at every step.
+The tests run two commands in parallel. Otherwise each would start as many threads as there are cores, and the threads
+of both would wait for each other at every step.
 """
 
 import os

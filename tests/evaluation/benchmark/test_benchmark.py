@@ -1,4 +1,4 @@
-"""`hrmedseg benchmark` on tiny images: figures, counts, and errors."""
+"""`hrmedseg benchmark` on tiny images: measurements, counts, and errors."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def content(tmp_path_factory):
     return json.loads(file.read_text())
 
 
-def test_every_figure_is_there(content):
+def test_all_values_are_recorded(content):
     assert {"machine", "versions", "date", "threads", "precision"} <= content.keys()
     assert len(content["rows"]) == 3 * 2
     for row in content["rows"]:
@@ -61,7 +61,7 @@ def test_every_figure_is_there(content):
 
 
 @pytest.mark.parametrize("wanted, in_bfloat16", [("nnunet", True), ("float32", False)])
-def test_float32_is_float32_where_the_processor_computes_in_bfloat16(monkeypatch, tmp_path, wanted, in_bfloat16):
+def test_float32_option_disables_bfloat16(monkeypatch, tmp_path, wanted, in_bfloat16):
     monkeypatch.setenv("HRMEDSEG_CPU_BFLOAT16", "1")
     seen = []
     monkeypatch.setattr(HRMedSeg, "forward", noting_precision(HRMedSeg.forward, seen))
@@ -86,24 +86,24 @@ def test_mixed_precision_on_cuda_is_described():
 
 
 def test_bytes_kept_on_cuda_are_those_of_mixed_precision():
-    """Counted without a GPU. In float32 they would be more than the peak that is measured beside them."""
+    """They are counted without a GPU. In float32 they would exceed the measured peak."""
     shapes = [(1, 3, 64, 64), (2, 3, 64, 64)]
     build = CONTENDERS["nnunet"].build
     on_cuda = partial(autocast, torch.device("cuda"), "nnunet")
     with mock.patch("torch.cuda.amp.common.amp_definitely_not_available", return_value=False):
         one, two = saved_activation_bytes_fake(build(3, 2, 64), shapes, torch.device("cuda"), on_cuda)
     one_in_float32, two_in_float32 = saved_activation_bytes_fake(build(3, 2, 64), shapes)
-    # of an image: a second one adds no copy of the weights
+    # of one image: a second image adds no copy of the weights
     assert 0.4 < (two - one) / (two_in_float32 - one_in_float32) < 0.8
 
 
-def test_the_table_has_a_row_for_each_network(content):
+def test_table_has_one_row_per_network(content):
     text = table(content)
     for name in ("hrmedseg", "hrmedseg_recompute", "nnunet"):
         assert text.count(f"| {CONTENDERS[name].title} |") == 1
 
 
-def test_the_table_says_once_why_there_are_no_peaks(content):
+def test_table_states_once_why_peaks_are_missing(content):
     rows = [{**row, run.NO_PEAK: "only Linux reports it"} for row in content["rows"] if row["training"]]
     for row in rows:
         row.pop("peak_resident_bytes", None)
@@ -113,7 +113,7 @@ def test_the_table_says_once_why_there_are_no_peaks(content):
     assert "peak resident" not in text
 
 
-def test_the_table_is_per_image_in_its_units():
+def test_table_shows_values_per_image_with_units():
     row = {"network": "hrmedseg", "size": 64, "classes": 2, "batch_size": 4, "parameters": 12_340_000}
     row |= {"multiply_accumulates": 5_670_000_000}
     training = {"training": True, "kept_for_backward_bytes": 4 * 250 * 2**20, "peak_resident_bytes": 4 * 31 * 2**20}
@@ -132,7 +132,7 @@ def test_the_table_is_per_image_in_its_units():
     }
 
 
-def test_counting_alone(tmp_path, capsys):
+def test_counting_without_measuring(tmp_path, capsys):
     file = tmp_path / "counts.json"
     assert main(["benchmark", "--count_only", "--sizes", "64", "--networks", "hrmedseg", "-o", str(file)]) == 0
     rows = json.loads(file.read_text())["rows"]
@@ -140,7 +140,7 @@ def test_counting_alone(tmp_path, capsys):
     assert "kept, MiB per image, batch 16" in capsys.readouterr().out
 
 
-def test_what_was_left_out_says_why(content):
+def test_reason_is_given_for_skipped_measurements(content):
     row = {**content["rows"][0], "left_out": "would take about 100 s"}
     row.pop("median_seconds")
     text = table({**content, "rows": [row]})
@@ -153,18 +153,18 @@ CASES = [pytest.param(*case, marks=[] if case[0] in FAST else pytest.mark.slow) 
 
 
 @pytest.mark.parametrize("name, size", CASES)
-def test_counting_without_running_is_counting(name, size):
+def test_counts_without_running_equal_counts_with_running(name, size):
     build = CONTENDERS[name].build
     one, counted = saved_activation_bytes_fake(build(3, 4, size[0]), [(1, 3, *size), (2, 3, *size)])
     trained = build(3, 4, size[0])
     trained.mode(training=True)
     kept = saved_activation_bytes(trained.network, trained.loss, *random_batch((2, 3, *size), 4, CPU))
-    # with AVX512, 3D convolutions of channels_last maps put out the same layout, which then saves a copy
+    # with AVX512, 3D convolutions keep the layout channels_last, which saves a copy
     assert one < counted == pytest.approx(kept, rel=0 if len(size) == 2 else 0.02)
 
 
 @pytest.mark.parametrize("name, size", CASES)
-def test_a_step_trains_and_a_prediction_does_not(name, size):
+def test_only_a_training_step_changes_the_weights(name, size):
     trained = CONTENDERS[name].build(1, 3, size[0])
     image, target = random_batch((2, 1, *size), 3, CPU)
     before = [p.detach().clone() for p in trained.network.parameters()]
@@ -175,7 +175,7 @@ def test_a_step_trains_and_a_prediction_does_not(name, size):
     assert sum(changed) > 0.5 * len(changed)  # biases before a norm have no gradient
     trained.mode(training=False)
     with torch.no_grad():
-        assert trained.network(image).shape == (2, 3, *size)  # one output, whatever training had
+        assert trained.network(image).shape == (2, 3, *size)  # one output, independent of training
 
 
 @pytest.mark.parametrize("name", [name for name in CONTENDERS if name.startswith(OF_EXTRAS)])
@@ -198,7 +198,7 @@ def test_networks_of_other_libraries_predict_and_train(name):
     assert sum(gradients) > 0.5 * len(gradients)
 
 
-def test_volumes(tmp_path, capsys):
+def test_networks_for_volumes_are_measured(tmp_path, capsys):
     file = tmp_path / "figures.json"
     sizes = ["--dimensions", "3", "--sizes", "16", "--classes", "2", "--channels", "1", "--training_batch_sizes", "2"]
     options = ["--networks", "segmaformer", "nnunet_3d", "--count_only", "-o", str(file)]
@@ -212,13 +212,13 @@ def test_volumes(tmp_path, capsys):
     assert "16 x 16 x 16, 2 classes" in printed and "| SegMaFormer |" in printed and "| nnU-Net |" in printed
 
 
-def test_the_stock_network_for_volumes_is_that_of_3d_fullres():
+def test_stock_network_for_volumes_is_that_of_3d_fullres():
     planned = planned_architecture("ExperimentPlanner", 64, 1, 3)
     assert planned["arch_kwargs"]["conv_op"].endswith("Conv3d")
     assert planned["arch_kwargs"]["strides"][1:] == ((2, 2, 2),) * 4
 
 
-def test_stock_networks_are_what_nnunets_planners_write():
+def test_stock_networks_equal_those_of_nnunets_planners():
     plain, residual = (planned_architecture(p, 256, 3) for p in ("ExperimentPlanner", "nnUNetPlannerResEncL"))
     assert plain["network_class_name"].endswith(".PlainConvUNet")
     assert residual["network_class_name"].endswith(".ResidualEncoderUNet")
@@ -243,13 +243,13 @@ def test_wrong_arguments_are_reported(capsys, arguments, message):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_missing_gpu_is_reported(capsys):
+def test_missing_gpu_is_reported(capsys):
     assert main(["benchmark", "-device", "cuda"]) == 1
     assert "finds no cuda device" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["monai_unet", "smp_segformer_b0"])
-def test_a_library_that_is_not_installed_is_named(monkeypatch, capsys, tmp_path, name):
+def test_missing_library_is_reported(monkeypatch, capsys, tmp_path, name):
     for module in ("monai", "monai.networks.nets", "segmentation_models_pytorch"):
         monkeypatch.setitem(__import__("sys").modules, module, None)
     assert main(["benchmark", "--networks", name, "--sizes", "64", "-o", str(tmp_path / "f.json")]) == 1

@@ -1,4 +1,4 @@
-"""The course of `hrmedseg benchmark`: output, measurements that are left out, and memory between networks."""
+"""The run of `hrmedseg benchmark`: output, skipped measurements, and memory between networks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """The names of two networks that are counted and measured in a moment; of the peak only its process takes long."""
+    """Return the names of two networks that are counted and measured quickly; only the process for the peak is slow."""
 
     def loss(logits, target):
         return (logits.mean(1) - target.squeeze(1)).square().mean()
@@ -39,13 +39,13 @@ def tiny(monkeypatch):
 
 
 def measured(tiny, file, *options):
-    """The exit status of a measurement of the tiny networks, at two sizes."""
+    """Measure the tiny networks at two sizes and return the exit status."""
     batches = ["--training_batch_sizes", "1", "--inference_batch_sizes", "1", "--repeats", "2", "-device", "cpu"]
     sizes = ["--sizes", "64", "128", "--classes", "2"]
     return main(["benchmark", "--networks", *tiny, *sizes, *batches, "-o", str(file), *options])
 
 
-def test_a_new_folder_is_made_before_anything_is_measured(monkeypatch, tmp_path, tiny):
+def test_new_folder_is_created_before_measuring(monkeypatch, tmp_path, tiny):
     file, measure = tmp_path / "new" / "folder" / "b.json", run._measure
     there = []
 
@@ -62,16 +62,14 @@ def test_a_new_folder_is_made_before_anything_is_measured(monkeypatch, tmp_path,
 @pytest.mark.parametrize(
     "output, message", [("", "is a folder. Give the file"), ("file/b.json", "file is a file; a folder is needed")]
 )
-def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_measured(
-    monkeypatch, tmp_path, tiny, capsys, output, message
-):
+def test_invalid_output_is_rejected_before_measuring(monkeypatch, tmp_path, tiny, capsys, output, message):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(run, "_measure", lambda *args: pytest.fail("it was measured"))
+    monkeypatch.setattr(run, "_measure", lambda *args: pytest.fail("measured"))
     assert measured(tiny, tmp_path / output) == 1
     assert message in capsys.readouterr().err
 
 
-def test_an_interruption_keeps_the_sizes_that_were_measured(monkeypatch, tmp_path, tiny):
+def test_interruption_keeps_the_measured_sizes(monkeypatch, tmp_path, tiny):
     measure = run._measure
 
     def interrupted(names, size, classes, *args):
@@ -86,8 +84,8 @@ def test_an_interruption_keeps_the_sizes_that_were_measured(monkeypatch, tmp_pat
     assert "machine" in content and all(row["median_seconds"] > 0 for row in content["rows"])
 
 
-@pytest.mark.parametrize("at_run", [1, 2, 3])  # the first round, and each of two for timing
-def test_a_network_that_runs_out_of_gpu_memory_costs_its_own_row_alone(monkeypatch, tmp_path, tiny, capsys, at_run):
+@pytest.mark.parametrize("at_run", [1, 2, 3])  # the first run, and each of two timed runs
+def test_network_out_of_gpu_memory_only_loses_its_row(monkeypatch, tmp_path, tiny, capsys, at_run):
     monkeypatch.setattr(run, "_time_turn", run._time_once)  # one run each
     networks, trainings = [], Counter()
 
@@ -108,20 +106,20 @@ def test_a_network_that_runs_out_of_gpu_memory_costs_its_own_row_alone(monkeypat
     assert "Tiny, training at batch 1: left out, out of GPU memory" in capsys.readouterr().out
 
 
-def _more_than_any_machine_has():
+def _allocate_too_much():
     torch.empty(2**50)
 
 
-def _of_numpy():
+def _fail_in_numpy():
     raise MemoryError
 
 
-def _of_a_library():
+def _fail_in_a_library():
     raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
 
 
-@pytest.mark.parametrize("fail", [_more_than_any_machine_has, _of_numpy, _of_a_library])
-def test_a_prediction_that_runs_out_of_memory_costs_its_own_row_alone(monkeypatch, tmp_path, tiny, capsys, fail):
+@pytest.mark.parametrize("fail", [_allocate_too_much, _fail_in_numpy, _fail_in_a_library])
+def test_prediction_out_of_memory_only_loses_its_row(monkeypatch, tmp_path, tiny, capsys, fail):
     def describe_out_of_memory(trained, image, target, training, precision):
         if not training and len(image) == 8:
             fail()
@@ -140,7 +138,7 @@ def test_a_prediction_that_runs_out_of_memory_costs_its_own_row_alone(monkeypatc
     assert "Tiny, prediction at batch 8: left out, out of memory" in capsys.readouterr().out
 
 
-def test_other_errors_are_not_taken_for_memory(monkeypatch, tmp_path, tiny):
+def test_other_errors_are_not_treated_as_out_of_memory(monkeypatch, tmp_path, tiny):
     def broken(*_):
         raise RuntimeError("shapes differ")
 
@@ -149,7 +147,7 @@ def test_other_errors_are_not_taken_for_memory(monkeypatch, tmp_path, tiny):
         measured(tiny, tmp_path / "b.json")
 
 
-def test_a_full_disk_leaves_the_last_figures_and_prints_all(monkeypatch, tmp_path, tiny, capsys):
+def test_full_disk_keeps_the_last_results_and_prints_all(monkeypatch, tmp_path, tiny, capsys):
     file = tmp_path / "b.json"
     written = []
 
@@ -161,14 +159,14 @@ def test_a_full_disk_leaves_the_last_figures_and_prints_all(monkeypatch, tmp_pat
 
     monkeypatch.setattr(run, "write_atomically", full)
     assert measured(tiny, file) == 1
-    said = capsys.readouterr()
-    assert "b.json could not be written ([Errno 28] No space left on device); what was there before" in said.err
+    captured = capsys.readouterr()
+    assert "b.json could not be written ([Errno 28] No space left on device); what was there before" in captured.err
     assert {row["size"] for row in json.loads(file.read_text())["rows"]} == {64}
-    assert "\n128 x 128, 2 classes" in said.out
+    assert "\n128 x 128, 2 classes" in captured.out
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_no_network_leaves_gradients_to_the_others(monkeypatch, tiny, fails):
+def test_networks_leave_no_gradients_in_memory(monkeypatch, tiny, fails):
     def failing(trained, *args):
         run_once(trained, *args)
         assert all(p.grad is not None for p in trained.network.parameters())
@@ -188,7 +186,7 @@ def test_no_network_leaves_gradients_to_the_others(monkeypatch, tiny, fails):
 
 
 def peak_of(monkeypatch, done):
-    """What _resident_peak says when its process comes to this end; None: it must not be started."""
+    """Return the result of _resident_peak if its process ends like this; None: the process must not start."""
     started = []
 
     def process(command, **options):
@@ -202,7 +200,7 @@ def peak_of(monkeypatch, done):
     return peak, started
 
 
-def test_without_proc_no_process_is_started_for_the_peak(monkeypatch, tmp_path):
+def test_peak_is_not_measured_without_proc(monkeypatch, tmp_path):
     monkeypatch.setattr(run, "RESETS_PEAK", tmp_path / "clear_refs")  # macOS, Windows
     peak, started = peak_of(monkeypatch, None)
     assert not started
@@ -210,7 +208,7 @@ def test_without_proc_no_process_is_started_for_the_peak(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "done, said",
+    "done, message",
     [
         ((-9, "", ""), "its process was killed, most likely for memory"),
         ((-11, "", ""), "its process ended with status -11: no message"),
@@ -218,61 +216,61 @@ def test_without_proc_no_process_is_started_for_the_peak(monkeypatch, tmp_path):
         ((1, "", ""), "ended with status 1: no message"),
     ],
 )
-def test_a_peak_that_could_not_be_measured_says_why(monkeypatch, tmp_path, done, said):
+def test_reason_is_given_for_a_missing_peak(monkeypatch, tmp_path, done, message):
     monkeypatch.setattr(run, "RESETS_PEAK", tmp_path)
     peak, _ = peak_of(monkeypatch, done)
-    assert list(peak) == [run.NO_PEAK] and said in peak[run.NO_PEAK]
+    assert list(peak) == [run.NO_PEAK] and message in peak[run.NO_PEAK]
 
 
-def test_a_peak_that_was_measured_is_the_last_that_its_process_prints(monkeypatch, tmp_path):
+def test_peak_is_the_last_line_of_its_process(monkeypatch, tmp_path):
     monkeypatch.setattr(run, "RESETS_PEAK", tmp_path)
     peak, (command,) = peak_of(monkeypatch, (0, "something\n4096\n", ""))
     assert peak == {"peak_resident_bytes": 4096}
     assert Case(**json.loads(command[-3])).batch_size == 4 and command[-2:] == ["3", "float32"]
 
 
-# ---- what is left out ------------------------------------------------------------------------------------------------
+# ---- skipped measurements --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "batch_size, training, said",
-    [(4, True, None), (5, True, "would take about 75 s"), (5, False, None)],  # prediction: nothing is known yet
+    "batch_size, training, message",
+    [(4, True, None), (5, True, "would take about 75 s"), (5, False, None)],  # prediction: no estimate yet
 )
-def test_what_would_take_longer_than_the_limit_is_left_out(monkeypatch, batch_size, training, said):
+def test_measurements_beyond_the_time_limit_are_skipped(monkeypatch, batch_size, training, message):
     monkeypatch.setattr(run, "free_memory", lambda: None)
     row = {"kept_for_backward_bytes": 10, "parameters": 1}
     case = Case("hrmedseg", 64, 2, batch_size, training)
-    assert run._reason_to_skip(case, row, {("hrmedseg", True): 15.0}, CPU, 60.0, 3) == said
+    assert run._reason_to_skip(case, row, {("hrmedseg", True): 15.0}, CPU, 60.0, 3) == message
 
 
 @pytest.mark.parametrize(
-    "device, training, free, said",
+    "device, training, free, message",
     [
         ("cpu", True, 6 * 2**30 + 16_000, None),
         ("cpu", True, 6 * 2**30 + 15_999, "would take about 6 GiB of memory"),
-        ("cpu", True, None, None),  # nothing says how much is free
+        ("cpu", True, None, None),  # free memory is unknown
         ("cpu", False, 4 * 5 * 64 * 64, None),
         ("cuda", True, 1, None),
         ("cuda", False, 1, None),
     ],
 )
-def test_what_would_take_more_memory_than_is_free_is_left_out(monkeypatch, device, training, free, said):
+def test_measurements_beyond_the_free_memory_are_skipped(monkeypatch, device, training, free, message):
     monkeypatch.setattr(run, "free_memory", lambda: free)
     row = {"kept_for_backward_bytes": 3 * 2**30, "parameters": 1000}
     case = Case("hrmedseg", 64, 2, 1, training)
-    assert run._reason_to_skip(case, row, {}, torch.device(device), 60.0, 3) == said
+    assert run._reason_to_skip(case, row, {}, torch.device(device), 60.0, 3) == message
 
 
-@pytest.mark.parametrize("free, said", [(5 * 2**30, None), (5 * 2**30 - 1, "would take more than 5 GiB of memory")])
-def test_a_prediction_whose_image_and_logits_alone_are_too_large_is_left_out(monkeypatch, free, said):
+@pytest.mark.parametrize("free, message", [(5 * 2**30, None), (5 * 2**30 - 1, "would take more than 5 GiB of memory")])
+def test_prediction_with_too_large_image_and_logits_is_skipped(monkeypatch, free, message):
     monkeypatch.setattr(run, "free_memory", lambda: free)
     case = Case("hrmedseg", 2**14, 2, 1, False)  # 3 channels and 2 classes, 1 GiB each
-    assert run._reason_to_skip(case, {}, {}, CPU, 60.0, 3) == said
+    assert run._reason_to_skip(case, {}, {}, CPU, 60.0, 3) == message
 
 
-def test_what_is_reason_to_skip_is_not_run(monkeypatch, tmp_path, tiny):
+def test_skipped_measurements_are_not_run(monkeypatch, tmp_path, tiny):
     monkeypatch.setattr(run, "_reason_to_skip", lambda *args: "would take about 100 s")
-    monkeypatch.setattr(run, "_time_once", lambda *args: pytest.fail("it was run"))
+    monkeypatch.setattr(run, "_time_once", lambda *args: pytest.fail("run"))
     assert measured(tiny, tmp_path / "b.json") == 0
     rows = json.loads((tmp_path / "b.json").read_text())["rows"]
     assert {row["left_out"] for row in rows} == {"would take about 100 s"}

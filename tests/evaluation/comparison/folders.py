@@ -1,4 +1,4 @@
-"""Small datasets and trained models as nnU-Net lays them down, without any training."""
+"""Small datasets and trained models in nnU-Net's layout, without training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIDE = 48
 
 
 def truth(case: int) -> np.ndarray:
-    """A disc and a square that lie elsewhere in each case; case 0 has no square."""
+    """Return a disc and a square at different positions in each case; case 0 has no square."""
     y, x = np.mgrid[:SIDE, :SIDE]
     labels = np.zeros((SIDE, SIDE), np.uint8)
     labels[(y - 14 - case) ** 2 + (x - 14) ** 2 < 64] = 1
@@ -29,7 +29,7 @@ def truth(case: int) -> np.ndarray:
 
 
 def write_dataset(root: Path, cases: int = 6) -> None:
-    """imagesTr, labelsTr and dataset.json in root/nnUNet_raw."""
+    """Write imagesTr, labelsTr and dataset.json in root/nnUNet_raw."""
     raw = root / "nnUNet_raw" / DATASET
     for folder in ("imagesTr", "labelsTr"):
         (raw / folder).mkdir(parents=True)
@@ -44,7 +44,7 @@ def write_dataset(root: Path, cases: int = 6) -> None:
 
 
 def write_model(root: Path, name: str, shift: int, folds: dict[int, list[int]] | None = None) -> Path:
-    """A model folder whose predictions are the truth, moved to the right by `shift` pixels; no checkpoint."""
+    """Write a model folder without checkpoint, with the truth shifted to the right by `shift` pixels as predictions."""
     folder = root / "nnUNet_results" / DATASET / name
     folder.mkdir(parents=True)
     (folder / "dataset.json").write_text(json.dumps(DESCRIPTION))

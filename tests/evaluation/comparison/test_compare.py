@@ -1,4 +1,4 @@
-"""The command on a dataset whose models' predictions were laid down by hand: no checkpoints, so no costs."""
+"""The command on a dataset with predictions written by the test: without checkpoints, so without costs."""
 
 import csv
 import errno
@@ -37,7 +37,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "surface_measures_available", lambda: False)  # quicker; measured elsewhere
+    monkeypatch.setattr(module, "surface_measures_available", lambda: False)  # to save time; tested elsewhere
     return tmp_path
 
 
@@ -47,7 +47,7 @@ def run(*arguments: str, out: str = "out") -> tuple[dict[str, Any], Path]:
 
 
 def write_summary(validation: Path, labels: Path) -> dict[str, Any]:
-    """nnU-Net's own summary of a validation folder."""
+    """Write nnU-Net's summary of a validation folder."""
     cases = [
         compute_metrics(str(labels / file.name), str(file), NaturalImage2DIO(), [1, 2])
         for file in sorted(validation.glob("*.png"))
@@ -67,7 +67,7 @@ def write_summary(validation: Path, labels: Path) -> dict[str, Any]:
     return summary
 
 
-def test_the_command_writes_table_numbers_and_report(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_writes_table_values_and_report(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content, out = run("-d", "7")
     assert content["baseline"] == STOCK
     assert [model["title"] for model in content["models"]] == ["nnUNetTrainer", "nnUNetTrainerHRMedSeg"]
@@ -79,13 +79,13 @@ def test_the_command_writes_table_numbers_and_report(root: Path, capsys: pytest.
     with (out / "cases.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 2 * 6 * 2
     page = (out / "report.html").read_text()
-    assert page.count("data:image/jpeg;base64,") >= 9  # three cases, of each the truth and two models
+    assert page.count("data:image/jpeg;base64,") >= 9  # three cases, each with the truth and two models
     assert not list(out.glob("*.incomplete"))
 
 
 @pytest.mark.slow
-def test_processes_measure_what_one_does(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # larger than the truth: what would mistake the two for each other must not go unseen
+def test_several_processes_give_the_same_values(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # larger than the truth, so that mixing up the two would be detected
     file = root / "nnUNet_results" / DATASET / OURS / "fold_1" / "validation" / "case4.png"
     larger = np.array(Image.open(file))
     larger[:10] = 1
@@ -108,7 +108,7 @@ def test_processes_measure_what_one_does(root: Path, monkeypatch: pytest.MonkeyP
     assert (few / "cases.csv").read_text() == (alone / "cases.csv").read_text() == (together / "cases.csv").read_text()
 
 
-def test_numbers_are_those_of_nnunets_summary(root: Path) -> None:
+def test_values_equal_those_of_nnunets_summary(root: Path) -> None:
     labels = root / "nnUNet_raw" / DATASET / "labelsTr"
     summary = write_summary(root / "nnUNet_results" / DATASET / OURS / "fold_0" / "validation", labels)
     content, _ = run("-d", DATASET, "-f", "0")
@@ -119,7 +119,7 @@ def test_numbers_are_those_of_nnunets_summary(root: Path) -> None:
     assert not [warning for warning in content["warnings"] if "summary.json" in warning]
 
 
-def test_a_summary_that_no_longer_fits_is_named(root: Path) -> None:
+def test_outdated_summary_is_reported(root: Path) -> None:
     validation = root / "nnUNet_results" / DATASET / OURS / "fold_0" / "validation"
     write_summary(validation, root / "nnUNet_raw" / DATASET / "labelsTr")
     shutil.copy(root / "nnUNet_raw" / DATASET / "labelsTr" / "case1.png", validation / "case1.png")
@@ -130,13 +130,13 @@ def test_a_summary_that_no_longer_fits_is_named(root: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("old", ['{"results": {"all": [], "mean": {}}}', "[]", "{", ""])
-def test_a_summary_of_an_older_nnunet_is_named(root: Path, old: str) -> None:
+def test_summary_of_an_older_nnunet_is_reported(root: Path, old: str) -> None:
     (root / "nnUNet_results" / DATASET / STOCK / "fold_1" / "validation" / "summary.json").write_text(old)
     content, _ = run("-d", "7")
     assert any("is from an older nnU-Net or damaged" in warning for warning in content["warnings"])
 
 
-def test_a_model_that_lacks_a_fold_is_named_and_the_rest_compared(root: Path) -> None:
+def test_model_without_a_fold_is_reported_and_the_rest_compared(root: Path) -> None:
     write_model(root, THIRD, 2, {0: [0, 1, 2]})
     content, _ = run("-d", "7")
     assert len(content["models"]) == 2
@@ -145,13 +145,13 @@ def test_a_model_that_lacks_a_fold_is_named_and_the_rest_compared(root: Path) ->
     assert len(content["models"]) == 3 and not any(THIRD in warning for warning in content["warnings"])
 
 
-def test_one_model_alone_has_a_report(root: Path) -> None:
+def test_single_model_has_a_report(root: Path) -> None:
     content, _ = run("-d", "7", "-tr", "nnUNetTrainerHRMedSeg")
     assert len(content["models"]) == 1
     assert any("nothing to compare" in warning for warning in content["warnings"])
 
 
-def test_images_that_cannot_be_read_cost_their_picture_alone(root: Path) -> None:
+def test_unreadable_images_only_lose_their_picture(root: Path) -> None:
     for file in (root / "nnUNet_raw" / DATASET / "imagesTr").iterdir():
         file.write_bytes(b"no image")
     content, out = run("-d", "7")
@@ -167,26 +167,26 @@ def test_without_raw_images_there_are_no_pictures(root: Path) -> None:
     assert any("There are no pictures" in warning for warning in content["warnings"])
 
 
-def test_measures_left_out_without_monai_are_named(root: Path) -> None:
+def test_measures_missing_without_monai_are_reported(root: Path) -> None:
     content, out = run("-d", "7")
     assert any("nnunet_hrmedseg[compare]" in warning for warning in content["warnings"])
     assert "<th>HD95" not in (out / "report.html").read_text()
 
 
-def test_a_model_without_checkpoint_says_why_it_has_no_cost(root: Path) -> None:
+def test_reason_is_given_for_a_model_without_cost(root: Path) -> None:
     content, _ = run("-d", "7")
     assert "checkpoint" in content["models"][0]["cost"]
 
 
 def given_folders(root: Path, images: Path) -> list[str]:
-    """The command line for the predictions of a fold, as folders from anywhere."""
+    """Return the command line for the predictions of a fold as arbitrary folders."""
     results, raw = root / "nnUNet_results" / DATASET, root / "nnUNet_raw" / DATASET
     folders = [f"{name}={results / model / 'fold_0' / 'validation'}" for name, model in (("a", STOCK), ("b", OURS))]
     truth = ["--truth", str(raw / "labelsTr"), "-djfile", str(raw / "dataset.json")]
     return ["--predictions", *folders, *truth, "--images", str(images), "--baseline", "a"]
 
 
-def test_folders_of_predictions(root: Path) -> None:
+def test_folders_of_predictions_are_compared(root: Path) -> None:
     content, out = run(*given_folders(root, root / "nnUNet_raw" / DATASET / "imagesTr"))
     assert content["dataset"] == DATASET and content["cases"] == 3
     assert [model["name"] for model in content["models"]] == ["a", "b"]
@@ -202,7 +202,7 @@ def test_images_without_a_channel_number_are_shown(root: Path) -> None:
     assert (out / "report.html").read_text().count("data:image") == 3 * 3
 
 
-def test_a_case_without_an_image_costs_its_picture_alone(root: Path) -> None:
+def test_case_without_an_image_only_loses_its_picture(root: Path) -> None:
     images = root / "nnUNet_raw" / DATASET / "imagesTr"
     (images / "case1_0000.png").unlink()
     content, out = run(*given_folders(root, images))
@@ -214,17 +214,17 @@ def test_a_case_without_an_image_costs_its_picture_alone(root: Path) -> None:
     assert f"there is no image of case1 in nnUNet_raw/{DATASET}" in warning
 
 
-def test_an_output_that_is_a_file_is_refused_before_anything_is_measured(
+def test_file_as_output_is_rejected_before_measuring(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(module, "_measure", lambda *arguments: pytest.fail("it was measured"))
+    monkeypatch.setattr(module, "_measure", lambda *arguments: pytest.fail("measured"))
     (root / "out").touch()
     assert main(["compare", "-d", "7", "-o", "out"]) == 1
     assert "out is a file; a folder is needed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "-d DATASET, or --predictions"),
         (["-d", "99"], "-d 99"),
@@ -236,14 +236,14 @@ def test_an_output_that_is_a_file_is_refused_before_anything_is_measured(
     ],
 )
 def test_wrong_arguments_are_reported(
-    root: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+    root: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert main(["compare", *arguments, "-o", "out"]) == 1
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not Path("out").exists()
 
 
-def test_two_folders_of_one_name_are_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_folders_of_equal_name_are_rejected(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw = root / "nnUNet_raw" / DATASET
     for name in ("a", "b"):
         (root / name / "same").mkdir(parents=True)
@@ -253,7 +253,7 @@ def test_two_folders_of_one_name_are_refused(root: Path, capsys: pytest.CaptureF
     assert "two folders have the name same" in capsys.readouterr().err
 
 
-def test_without_nnunet_results_the_variable_is_named(
+def test_missing_nnunet_results_is_reported(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("nnUNet_results")
@@ -261,18 +261,18 @@ def test_without_nnunet_results_the_variable_is_named(
     assert "nnUNet_results is not set" in capsys.readouterr().err
 
 
-def test_an_output_that_is_a_file_is_refused_before_anything_is_trained(
+def test_file_as_output_is_rejected_before_training(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        "nnunet_hrmedseg.evaluation.comparison.compare.train_missing", lambda *_: pytest.fail("it was trained")
+        "nnunet_hrmedseg.evaluation.comparison.compare.train_missing", lambda *_: pytest.fail("trained")
     )
     (root / "out").touch()
     assert main(["compare", "-d", "7", "--train", "-tr", "nnUNetTrainer", "--epochs", "1", "-o", "out"]) == 1
     assert "out is a file; a folder is needed" in capsys.readouterr().err
 
 
-def test_a_full_disk_leaves_the_last_report_whole(
+def test_full_disk_keeps_the_last_report(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(module, "_gallery", lambda *arguments: [])
@@ -289,13 +289,13 @@ def test_a_full_disk_leaves_the_last_report_whole(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     assert main(["compare", "-d", "7", "-f", "0", "-o", "out", "--cost_images", "0"]) == 1
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert "out could not be written ([Errno 28] No space left on device); what was there before is untouched" in said
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "out could not be written ([Errno 28] No space left on device); what was there before is untouched" in error
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
 
 
 def test_workers_end_when_the_command_is_interrupted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rest is not measured first, as leaving a pool's context would."""
+    """The remaining cases are not measured first, unlike at the exit of a pool's context."""
     pools = []
 
     class Pool:
@@ -320,7 +320,7 @@ def test_workers_end_when_the_command_is_interrupted(root: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("mps, device", [(True, "mps"), (False, "cpu")])
-def test_the_device_is_the_first_available_of_cuda_mps_cpu(
+def test_device_is_the_first_available_of_cuda_mps_cpu(
     root: Path, monkeypatch: pytest.MonkeyPatch, mps: bool, device: str
 ) -> None:
     devices = []
@@ -334,15 +334,15 @@ def test_the_device_is_the_first_available_of_cuda_mps_cpu(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_device_that_is_not_available_is_refused_first(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unavailable_device_is_rejected_first(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "-d", "99", "-device", "cuda"]) == 1
     assert "finds no cuda device here" in capsys.readouterr().err
 
 
-def test_a_missing_template_engine_is_reported_before_anything_is_measured(
+def test_missing_template_engine_is_reported_before_measuring(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(module, "_measure", lambda *arguments: pytest.fail("it was measured"))
+    monkeypatch.setattr(module, "_measure", lambda *arguments: pytest.fail("measured"))
     monkeypatch.setitem(sys.modules, "jinja2", None)
     assert main(["compare", "-d", "7", "-o", "out"]) == 1
     assert "pip install 'nnunet_hrmedseg[compare]'" in capsys.readouterr().err

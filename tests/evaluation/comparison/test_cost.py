@@ -41,37 +41,37 @@ def test_epochs_are_read_from_all_logs_of_a_fold(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"training_seconds": 1}'])
-def test_a_budget_file_that_says_nothing_is_no_length(tmp_path: Path, content: str) -> None:
+def test_invalid_budget_file_gives_no_length(tmp_path: Path, content: str) -> None:
     (tmp_path / "budget.json").write_text(content)
     assert length_of_training(tmp_path) == (None, None)
 
 
-def test_the_length_of_a_training_within_a_budget(tmp_path: Path) -> None:
+def test_length_of_a_training_with_a_budget(tmp_path: Path) -> None:
     (tmp_path / "budget.json").write_text(json.dumps({"training_seconds": 601.5, "iterations": 432}))
     assert length_of_training(tmp_path) == (601.5, 432)
     assert length_of_training(tmp_path / "nowhere") == (None, None)
 
 
-def test_a_model_that_cannot_be_loaded_has_a_reason_instead_of_a_cost(tmp_path: Path) -> None:
+def test_model_that_cannot_be_loaded_has_a_reason_instead_of_a_cost(tmp_path: Path) -> None:
     found = costs({"gone": (tmp_path / "gone", "0")}, [], torch.device("cpu"), [])
     assert "no fold 0 has checkpoint_final.pth or checkpoint_best.pth" in str(found["gone"])
 
 
 @pytest.mark.parametrize(("recompute", "strip"), [(True, SMALL_STRIP), (False, LARGE_STRIP)])
-def test_memory_is_counted_with_the_strips_that_the_trainer_would_take(recompute: bool, strip: int) -> None:
+def test_memory_is_counted_with_the_strips_of_the_trainer(recompute: bool, strip: int) -> None:
     trainable = hrmedseg_trainable(nnUNetTrainerHRMedSeg, nn.Conv2d(3, 2, 1), recompute)
     assert trainable.loss.logits_in_a_strip == strip
 
 
 def counted_by_running(network: nn.Module, image: torch.Tensor) -> tuple[int, int]:
-    """Parameters and multiply-accumulates."""
+    """Return parameters and multiply-accumulates."""
     with FlopCounterMode(display=False) as counter:
         network.eval()(image)
     return sum(parameter.numel() for parameter in network.parameters()), counter.get_total_flops() // 2
 
 
 @pytest.mark.parametrize("recompute", [True, False])
-def test_a_model_of_ours_costs_what_its_network_does_when_it_is_trained(tmp_path: Path, recompute: bool) -> None:
+def test_cost_of_hrmedseg_equals_that_of_its_trained_network(tmp_path: Path, recompute: bool) -> None:
     model = Tiny(steps=1).write(tmp_path / "model")
     plans = json.loads((model / "plans.json").read_text())
     plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["recompute"] = recompute
@@ -89,7 +89,7 @@ def test_a_model_of_ours_costs_what_its_network_does_when_it_is_trained(tmp_path
     assert cost.training_bytes == saved_activation_bytes(network, loss, image, target)
 
 
-def test_a_stock_model_is_counted_with_deep_supervision() -> None:
+def test_stock_model_is_counted_with_deep_supervision() -> None:
     plans = stock_plans()
     layers = {"n_stages": 3, "features_per_stage": [4, 8, 8], "strides": [1, 2, 2], "kernel_sizes": [3, 3, 3]}
     layers |= {"n_conv_per_stage": 1, "n_conv_per_stage_decoder": 1, "conv_op": "torch.nn.modules.conv.Conv2d"}
@@ -117,7 +117,7 @@ def test_a_stock_model_is_counted_with_deep_supervision() -> None:
     assert cost.training_bytes == saved_activation_bytes(network, trained.loss, image, target)
 
 
-def test_the_time_of_a_prediction_leaves_the_first_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_of_prediction_excludes_the_first_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {"a": iter([100.0, 3.0, 1.0, 9.0]), "b": iter([50.0, 4.0, 5.0, 60.0])}
     order = []
 
@@ -125,7 +125,7 @@ def test_the_time_of_a_prediction_leaves_the_first_out(tmp_path: Path, monkeypat
         order.append((name, files[0].name))
         return next(seconds[name])
 
-    monkeypatch.setattr(module, "load", lambda folder, fold, device: folder.name)  # predictors are names here
+    monkeypatch.setattr(module, "load", lambda folder, fold, device: folder.name)  # predictors are names in this test
     monkeypatch.setattr(module, "count", lambda predictor: Cost([64, 64], 2, 1, 1, 1))
     monkeypatch.setattr(module, "predict_seconds", predict)
     notes: list[str] = []
@@ -133,7 +133,7 @@ def test_the_time_of_a_prediction_leaves_the_first_out(tmp_path: Path, monkeypat
     found = costs({name: (tmp_path / name, "0") for name in "ab"}, images, CPU, notes)
     assert [found[name].predict_seconds for name in "ab"] == [3.0, 5.0]
     assert [found[name].predicted_images for name in "ab"] == [3, 3]
-    assert order == [(name, f"{image}.png") for image in "xxyz" for name in "ab"]  # in turns
+    assert order == [(name, f"{image}.png") for image in "xxyz" for name in "ab"]  # alternating
     assert not notes
 
 
@@ -147,23 +147,23 @@ def predictor_of_canvas(side: int) -> nnUNetPredictor:
     return predictor
 
 
-def test_no_model_is_charged_with_tile_weights_that_others_pushed_out() -> None:
+def test_timing_excludes_the_computation_of_tile_weights() -> None:
     compute_gaussian.cache_clear()
-    predictors = [predictor_of_canvas(side) for side in (16, 24, 32)]  # one more than nnU-Net keeps
+    predictors = [predictor_of_canvas(side) for side in (16, 24, 32)]  # one more than nnU-Net caches
     missed = []
     for predictor in [*predictors, *predictors]:
         cache_tile_weights(predictor)
         before = compute_gaussian.cache_info()
         predictor.predict_sliding_window_return_logits(torch.zeros(1, 1, 16, 16))
         after = compute_gaussian.cache_info()
-        assert after.hits + after.misses > before.hits + before.misses, "the weights were not asked for"
+        assert after.hits + after.misses > before.hits + before.misses, "the weights were not used"
         missed.append(after.misses - before.misses)
     assert missed == [0] * 6
 
 
-def test_a_new_trainer_is_counted_with_its_own_loss() -> None:
+def test_new_trainer_is_counted_with_its_own_loss() -> None:
     class NewTrainer(BaseTrainer):
         build_loss = staticmethod(lambda **options: ("its loss", options["regions"]))
 
     assert hrmedseg_trainable(NewTrainer, nn.Conv2d(1, 2, 1), False).loss == ("its loss", False)
-    assert hrmedseg_trainable(BaseTrainer, nn.Conv2d(1, 2, 1), False).loss.dc is not None  # nnU-Net's
+    assert hrmedseg_trainable(BaseTrainer, nn.Conv2d(1, 2, 1), False).loss.dc is not None  # that of nnU-Net

@@ -25,7 +25,7 @@ def picture(panel: Panel) -> np.ndarray:
     return np.array(Image.open(io.BytesIO(content)))
 
 
-def test_best_median_and_worst_and_the_largest_differences() -> None:
+def test_best_median_worst_and_largest_differences_are_selected() -> None:
     results = make_results(cases=5)
     dice = np.array([[0.9, 0.2, 0.5, 0.6, 0.55], [0.9, 0.1, 0.5, 0.3, 0.95]])
     for model, of_model in zip((STOCK, OURS), dice, strict=True):
@@ -38,12 +38,12 @@ def test_best_median_and_worst_and_the_largest_differences() -> None:
     assert chosen["case3"] == "largest loss of nnUNetTrainerHRMedSeg over nnUNetTrainer"
 
 
-def test_a_case_is_shown_once() -> None:
+def test_case_is_shown_once() -> None:
     cases = [case for _, case in chosen_cases(make_results(cases=2))]
     assert len(cases) == len(set(cases))
 
 
-def test_small_structures_are_shown_large() -> None:
+def test_small_structures_are_magnified() -> None:
     mask = np.zeros((1400, 2900), np.uint8)
     mask[700:720, 1000:1100] = 1
     top, bottom, left, right = window([mask])
@@ -54,14 +54,14 @@ def test_small_structures_are_shown_large() -> None:
     assert window([mask]) == (0, 128, 2772, 2900)
 
 
-def test_large_structures_and_none_leave_the_image_whole() -> None:
+def test_images_with_large_or_no_structures_are_not_cropped() -> None:
     mask = np.zeros((200, 300), np.uint8)
     assert window([mask]) == (0, 200, 0, 300)
     mask[20:180, 20:280] = 1
     assert window([mask]) == (0, 200, 0, 300)
 
 
-def test_the_slice_with_most_disagreement() -> None:
+def test_slice_with_most_disagreement_is_selected() -> None:
     truth = np.zeros((4, 5, 5), np.uint8)
     a, b = truth.copy(), truth.copy()
     a[1, :2] = 1
@@ -80,13 +80,13 @@ def test_the_slice_with_most_disagreement() -> None:
         np.full((3, 8, 9), 7, np.float32),
     ],
 )
-def test_any_image_can_be_looked_at(image: np.ndarray) -> None:
+def test_any_image_can_be_displayed(image: np.ndarray) -> None:
     shown = to_rgb(image)
     assert shown.shape == (8, 9, 3)
     assert 0 <= shown.min() and shown.max() <= 1
 
 
-def test_a_dark_picture_with_one_bright_cell_is_brightened_and_stays_dark() -> None:
+def test_dark_picture_with_one_bright_cell_is_brightened_moderately() -> None:
     image = np.full((3, 100, 100), 4, np.float32)
     image[:, 10:13, 10:13] = 200  # 0.09 % of the pixels
     shown = to_rgb(image)
@@ -94,7 +94,7 @@ def test_a_dark_picture_with_one_bright_cell_is_brightened_and_stays_dark() -> N
     assert np.allclose(shown[50:, 50:], 10 * 4 / 255)
 
 
-def test_contours_lie_where_the_masks_end(tmp_path: Path) -> None:
+def test_contours_follow_the_edges_of_the_masks(tmp_path: Path) -> None:
     side = 180
     truth = np.zeros((side, side), np.uint8)
     truth[40:140, 30:150] = 1
@@ -114,11 +114,11 @@ def test_contours_lie_where_the_masks_end(tmp_path: Path) -> None:
     assert changed[90 * scale, 30 * scale - 3 : 30 * scale + 4].any()
     assert not changed[90 * scale, 35 * scale : 145 * scale].any()
     changed = np.abs(picture(second).astype(int) - 128).max(-1) > 60
-    for x in (30, 50, 130, 150):  # the truth's contour and the prediction's
+    for x in (30, 50, 130, 150):  # contours of the truth and of the prediction
         assert changed[90 * scale, x * scale - 3 : x * scale + 4].any()
 
 
-def test_contours_of_a_small_structure_lie_around_it(tmp_path: Path) -> None:
+def test_contours_of_a_small_structure_surround_it(tmp_path: Path) -> None:
     truth = np.zeros((600, 600), np.uint8)
     truth[400:420, 150:180] = 1
     image = np.full((600, 600, 3), 120, np.uint8)
@@ -132,18 +132,18 @@ def test_contours_of_a_small_structure_lie_around_it(tmp_path: Path) -> None:
         shown = picture(panel).astype(int)
         bright = (shown.min(axis=-1) > 180) & (np.ptp(shown, axis=-1) < 20)
         rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
-        # 128 x 128 of the image, of which the square is 20 x 30
+        # 128 x 128 pixels of the image, with a square of 20 x 30
         assert panel.width == panel.height == SIDE
         assert np.ptp(rows) == pytest.approx(SIDE * 20 / 128, abs=8)
         assert np.ptp(columns) == pytest.approx(SIDE * 30 / 128, abs=8)
-        colored = (shown[..., 0] > 150) & (shown[..., 2] < 100)  # the first class's color
+        colored = (shown[..., 0] > 150) & (shown[..., 2] < 100)  # color of the first class
         drawn_rows, drawn_columns = np.flatnonzero(colored.any(axis=1)), np.flatnonzero(colored.any(axis=0))
         for edge, drawn in ((rows, drawn_rows), (columns, drawn_columns)):
             assert abs(drawn[0] - edge[0]) < 8 and abs(drawn[-1] - edge[-1]) < 8
 
 
-def test_a_volume_shows_the_slice_that_its_contours_are_of(tmp_path: Path) -> None:
-    # three channels of 0 to 255 are shown as they are
+def test_volume_shows_the_slice_of_its_contours(tmp_path: Path) -> None:
+    # three channels of 0 to 255 are shown unchanged
     image = np.repeat(np.array([0, 50, 100, 200, 255], np.float32), 30 * 30).reshape(5, 30, 30)
     truth = np.zeros((5, 30, 30), np.uint8)
     truth[2, 2:28, 2:28] = 1
@@ -162,7 +162,7 @@ def test_a_volume_shows_the_slice_that_its_contours_are_of(tmp_path: Path) -> No
     assert np.abs(middle.astype(int) - 100).max() < 10
 
 
-def test_a_volume_shows_one_slice(tmp_path: Path) -> None:
+def test_volume_shows_one_slice(tmp_path: Path) -> None:
     image = np.random.default_rng(0).normal(size=(5, 30, 20)).astype(np.float32)
     truth = np.zeros((5, 30, 20), np.uint8)
     truth[1:4, 8:20, 5:15] = 1

@@ -12,7 +12,7 @@ from tests.evaluation.comparison.folders import DESCRIPTION
 
 @pytest.fixture
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Predictions, truth and images of two cases, as empty files, and the truth of a third."""
+    """Write empty files: predictions, truth and images of two cases, and the truth of a third."""
     monkeypatch.chdir(tmp_path)
     Path("dataset.json").write_text(json.dumps(DESCRIPTION))
     for folder, names in (("a", "xy"), ("lr=0.01", "xy"), ("truth", "xyz"), ("images", "xyz")):
@@ -22,12 +22,12 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def given(*words: str, images: bool = True) -> ComparisonInputs:
+def given(*command: str, images: bool = True) -> ComparisonInputs:
     options = ["--truth", "truth", "-djfile", "dataset.json", *(["--images", "images"] if images else [])]
-    return load_inputs(_selection(build_parser().parse_args(["compare", *options, *words])))
+    return load_inputs(_selection(build_parser().parse_args(["compare", *options, *command])))
 
 
-def test_everything_in_the_folders_that_is_not_used_is_named(folders: Path) -> None:
+def test_unused_files_are_reported(folders: Path) -> None:
     for name in (
         *("a/y.jpg", "a/summary.json", "a/x.npz", "a/x.pkl", "a/._x.png", "a/predict_from_raw_data_args.json"),
         *("truth/._x.png", "truth/y_old.nii.gz", "images/v_0000.png", "images/x.tif"),
@@ -49,7 +49,7 @@ def test_folders_without_unused_files_need_no_note(folders: Path) -> None:
     assert given("--predictions", "a", "b=a").notes == []
 
 
-def test_an_existing_folder_takes_precedence_over_a_name(folders: Path) -> None:
+def test_existing_folder_takes_precedence_over_a_name(folders: Path) -> None:
     assert [model.name for model in given("--predictions", "lr=0.01", "b=lr=0.01", "c=a").models] == [
         "lr=0.01",
         "b",
@@ -60,36 +60,42 @@ def test_an_existing_folder_takes_precedence_over_a_name(folders: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("command", "kind", "message"),
     [
-        ("--predictions a --truth truht", "--truth truht: there is no such folder"),
-        ("--predictions a --truth dataset.json", "--truth dataset.json: there is no such folder"),
-        ("--predictions a --truth empty", r"--truth empty has no file that ends in .png. It contains nothing"),
-        ("--predictions a --images imges", "--images imges: there is no such folder"),
-        ("--predictions a -f 0", "-f: only for trained models .*, not for --predictions"),
-        ("--predictions a -tr T --train --epochs 3", "-tr, --train, --epochs: only for trained models"),
-        ("-d 1", "--truth, -djfile, --images: only for folders of predictions"),
+        ("--predictions a --truth truht", DataError, "--truth truht: there is no such folder"),
+        ("--predictions a --truth dataset.json", DataError, "--truth dataset.json: there is no such folder"),
+        (
+            "--predictions a --truth empty",
+            DataError,
+            r"--truth empty has no file that ends in .png. It contains nothing",
+        ),
+        ("--predictions a --images imges", DataError, "--images imges: there is no such folder"),
+        ("--predictions a -f 0", PlanError, "-f: only for trained models .*, not for --predictions"),
+        ("--predictions a -tr T --train --epochs 3", PlanError, "-tr, --train, --epochs: only for trained models"),
+        ("-d 1", PlanError, "--truth, -djfile, --images: only for folders of predictions"),
     ],
 )
-def test_folders_and_options_are_checked_first(folders: Path, words: str, said: str) -> None:
+def test_invalid_folders_and_options_are_rejected(
+    folders: Path, command: str, kind: type[HRMedSegError], message: str
+) -> None:
     Path("empty").mkdir()
-    with pytest.raises(HRMedSegError, match=said):
-        given(*words.split())
+    with pytest.raises(kind, match=message):
+        given(*command.split())
 
 
-def test_options_of_a_training_need_a_training() -> None:
+def test_training_options_require_train() -> None:
     with pytest.raises(PlanError, match="--minutes, --npz: only with --train"):
         _selection(build_parser().parse_args(["compare", "-d", "1", "--minutes", "3", "--npz"]))
 
 
 @pytest.mark.parametrize(
-    "words",
+    "command",
     ["--tolerance -1", "--tolerance nan", "--cost_images -1", "-np 0", "--epochs 0", "--minutes 0", "-f one"],
 )
-def test_invalid_numbers_are_refused(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_numbers_are_rejected(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        build_parser().parse_args(["compare", *words.split()])
-    assert f"argument {words.split()[0]}: " in capsys.readouterr().err
+        build_parser().parse_args(["compare", *command.split()])
+    assert f"argument {command.split()[0]}: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -102,7 +108,7 @@ def test_invalid_numbers_are_refused(words: str, capsys: pytest.CaptureFixture[s
         (["1.2.840_0000", "1.2.841"], ["1.2.840", "1.2.841"], {"1.2.840": ["1.2.840_0000"], "1.2.841": ["1.2.841"]}),
     ],
 )
-def test_names_of_images_tell_their_case(
+def test_cases_are_found_from_the_names_of_images(
     tmp_path: Path, files: list[str], cases: list[str], images: dict[str, list[str]]
 ) -> None:
     for file in files:

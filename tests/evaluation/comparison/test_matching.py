@@ -8,7 +8,7 @@ from nnunet_hrmedseg.evaluation.comparison.models import Model
 
 
 def model(name: str, folds: dict[str, str]) -> Model:
-    """Folds with a letter for each case."""
+    """Return a model with a letter for each case of its folds."""
     return Model(name, {(fold,): {case: Path(f"{name}/{case}.png") for case in cases} for fold, cases in folds.items()})
 
 
@@ -17,14 +17,14 @@ STOCK = model("nnUNetTrainer__p__2d", {"0": "abc", "1": "def"})
 OURS = model("nnUNetTrainerHRMedSeg__p__2d", {"0": "abc", "1": "def"})
 
 
-def test_stock_nnunet_is_the_baseline_unless_told_otherwise() -> None:
+def test_stock_nnunet_is_the_default_baseline() -> None:
     assert choose_baseline([OURS, STOCK]) is STOCK
     assert choose_baseline([OURS]) is OURS
     assert choose_baseline([OURS, STOCK], "HRMedSeg") is OURS
     assert choose_baseline([OURS, STOCK], STOCK.name) is STOCK
 
 
-def test_a_baseline_that_is_none_or_many_is_refused() -> None:
+def test_unknown_or_ambiguous_baseline_is_rejected() -> None:
     with pytest.raises(PlanError, match="matches no model. Available models: nnUNetTrainerHRMedSeg__p__2d"):
         choose_baseline([OURS, STOCK], "swin")
     with pytest.raises(PlanError, match="matches 2 models"):
@@ -40,12 +40,12 @@ def test_models_with_the_same_cases_are_compared_on_all_folds() -> None:
     assert not matched.warnings
 
 
-def test_one_fold_alone() -> None:
+def test_single_fold_is_compared() -> None:
     matched = match([OURS, STOCK], STOCK, TRUTH, ["1"])
     assert list(matched.truth) == list("def")
 
 
-def test_a_model_without_a_fold_is_left_out_with_a_warning() -> None:
+def test_model_without_a_fold_is_excluded_with_a_warning() -> None:
     short = model("short", {"0": "abc"})
     matched = match([OURS, STOCK, short], STOCK, TRUTH, None)
     assert set(matched.files) == {OURS, STOCK}
@@ -54,7 +54,7 @@ def test_a_model_without_a_fold_is_left_out_with_a_warning() -> None:
     assert set(match([OURS, STOCK, short], STOCK, TRUTH, ["0"]).files) == {OURS, STOCK, short}
 
 
-def test_a_model_of_other_splits_is_left_out_with_a_warning() -> None:
+def test_model_with_other_splits_is_excluded_with_a_warning() -> None:
     other = model("other", {"0": "abd", "1": "cef"})
     matched = match([STOCK, other], STOCK, TRUTH, ["0"])
     assert set(matched.files) == {STOCK}
@@ -63,12 +63,12 @@ def test_a_model_of_other_splits_is_left_out_with_a_warning() -> None:
     assert "Only one model is left" in matched.warnings[1]
 
 
-def test_other_splits_of_the_same_cases_can_be_compared_as_a_whole() -> None:
+def test_other_splits_of_the_same_cases_are_compared_over_all_cases() -> None:
     other = model("other", {"0": "abd", "1": "cef"})
     assert set(match([STOCK, other], STOCK, TRUTH, None).files) == {STOCK, other}
 
 
-def test_predictions_without_truth_are_named_and_left_out() -> None:
+def test_predictions_without_truth_are_reported_and_excluded() -> None:
     matched = match([OURS, STOCK], STOCK, {case: TRUTH[case] for case in "abcde"}, None)
     assert list(matched.truth) == list("abcde")
     assert "1 predictions have no reference segmentation and are left out: f" in matched.warnings[0]
@@ -76,12 +76,12 @@ def test_predictions_without_truth_are_named_and_left_out() -> None:
         match([OURS, STOCK], STOCK, {}, None)
 
 
-def test_a_baseline_without_the_fold_is_an_error() -> None:
+def test_baseline_without_the_fold_is_an_error() -> None:
     with pytest.raises(DataError, match="has the validated folds 0, 1, but not 4"):
         match([OURS, STOCK], STOCK, TRUTH, ["4"])
 
 
-def test_a_baseline_without_validated_folds_is_an_error() -> None:
+def test_baseline_without_validated_folds_is_an_error() -> None:
     untrained = model("untrained", {})
     for folds in (None, ["0"]):
         with pytest.raises(DataError, match="untrained has no validated fold"):

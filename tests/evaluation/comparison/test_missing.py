@@ -12,7 +12,7 @@ from tests.evaluation.comparison.folders import DATASET, write_dataset, write_mo
 
 @pytest.fixture
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """nnUNetTrainer has validated folds 0 and 1; what is trained is noted and not done."""
+    """nnUNetTrainer has validated folds 0 and 1; trainings are recorded instead of run."""
     write_dataset(tmp_path)
     folder = write_model(tmp_path, "nnUNetTrainer__nnUNetPlans__2d", 0)
     for fold in (0, 1):
@@ -33,7 +33,7 @@ def train(
     missing.train_missing(models, missing.TrainingOptions(**{"minutes": 10.0, **training}), "cpu")
 
 
-def test_only_what_is_missing_is_trained_all_with_the_same_budget(trained: list[tuple[Any, ...]]) -> None:
+def test_only_missing_folds_are_trained_with_one_budget(trained: list[tuple[Any, ...]]) -> None:
     train(folds=["0", "1", "2"])
     assert [call[1:5] for call in trained] == [
         ("2d", "2", "nnUNetTrainer", "nnUNetPlans"),
@@ -49,13 +49,13 @@ def test_folds_are_those_of_the_splits(trained: list[tuple[Any, ...]], tmp_path:
     assert missing.folds_of_splits(tmp_path) == ["0", "1", "2"]
 
 
-def test_probabilities_that_are_missing_are_made(trained: list[tuple[Any, ...]]) -> None:
+def test_missing_probabilities_are_predicted(trained: list[tuple[Any, ...]]) -> None:
     train(["nnUNetTrainer"], ["0"], npz=True)
     assert len(trained) == 1
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"trainers": None}, "-tr"),
         ({"minutes": None}, "give one of the two"),
@@ -63,9 +63,9 @@ def test_probabilities_that_are_missing_are_made(trained: list[tuple[Any, ...]])
         ({"minutes": -1.0}, "-1.0 minutes"),
     ],
 )
-def test_wrong_options_are_reported_before_anything_is_trained(
-    trained: list[tuple[Any, ...]], changes: dict[str, Any], said: str
+def test_invalid_options_are_reported_before_training(
+    trained: list[tuple[Any, ...]], changes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(PlanError, match=said):
+    with pytest.raises(PlanError, match=message):
         train(**changes)
     assert trained == []

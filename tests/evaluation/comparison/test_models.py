@@ -36,11 +36,11 @@ def test_all_models_are_found_with_their_folds_and_cases(results: Path) -> None:
         ({"trainers": ["nnUNetTrainer", "nnUNetTrainerHRMedSeg"], "configurations": ["2d"]}, [STOCK, OURS]),
     ],
 )
-def test_filters_go_by_whole_names(results: Path, wanted: dict[str, list[str]], found: list[str]) -> None:
+def test_filters_match_complete_names(results: Path, wanted: dict[str, list[str]], found: list[str]) -> None:
     assert [model.name for model in trained_models(results, ".png", **wanted)] == found
 
 
-def test_fold_all_and_folds_without_validation_are_named(results: Path) -> None:
+def test_fold_all_and_folds_without_validation_are_reported(results: Path) -> None:
     (results / STOCK / "fold_all" / "validation").mkdir(parents=True)
     (results / STOCK / "fold_3").mkdir()
     notes = trained_models(results, ".png")[0].notes
@@ -49,13 +49,13 @@ def test_fold_all_and_folds_without_validation_are_named(results: Path) -> None:
     assert "fold_all" in notes[1]
 
 
-def test_folds_are_in_the_order_of_numbers(tmp_path: Path) -> None:
+def test_folds_are_in_numerical_order(tmp_path: Path) -> None:
     write_dataset(tmp_path)
     write_model(tmp_path, STOCK, 0, {10: [0], 2: [1], 0: [2]})
     assert trained_models(tmp_path / "nnUNet_results" / DATASET, ".png")[0].folds == ["0", "2", "10"]
 
 
-def test_ensembles_are_of_all_their_folds_at_once(results: Path) -> None:
+def test_ensembles_combine_all_folds(results: Path) -> None:
     folder = results / "ensembles" / f"ensemble___{STOCK}___{OURS}___0_1"
     folder.mkdir(parents=True)
     (folder / "case0.png").touch()
@@ -67,14 +67,14 @@ def test_ensembles_are_of_all_their_folds_at_once(results: Path) -> None:
     assert trained_models(results, ".png") and "ensembles" not in [m.name for m in trained_models(results, ".png")]
 
 
-def test_a_folder_of_predictions_has_a_name(results: Path) -> None:
+def test_folder_of_predictions_has_a_name(results: Path) -> None:
     folder = results / STOCK / "fold_0" / "validation"
     model = prediction_folder("mine", folder, ".png")
     assert model.name == "mine" and sorted(model.predictions(["all"])) == ["case0", "case1", "case2"]
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".png"])
-def test_a_folder_that_holds_nothing_is_named(tmp_path: Path, ending: str) -> None:
+def test_empty_folder_is_reported(tmp_path: Path, ending: str) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "readme.txt").touch()
     with pytest.raises(DataError, match=r"readme\.txt"):

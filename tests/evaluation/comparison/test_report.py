@@ -23,7 +23,7 @@ VOID = {"meta", "img", "br", "link", "wbr"}
 
 
 class Balanced(HTMLParser):
-    """Fails on a tag that is closed in the wrong place, and keeps the text."""
+    """A parser that fails on a tag closed in the wrong place, and collects the text."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,12 +52,12 @@ def page(**changes: object) -> Balanced:
     return parser
 
 
-def test_the_page_needs_nothing_else() -> None:
+def test_page_is_self_contained() -> None:
     for source in page().sources:
         assert source.startswith(("data:", "#"))
 
 
-def test_the_page_says_what_the_content_says() -> None:
+def test_page_shows_the_content() -> None:
     results = make_results()
     text = " ".join(" ".join(page().text).split())
     assert f"{results.interval(OURS, 'mean', 'Dice').mean:.4f}" in text
@@ -65,14 +65,14 @@ def test_the_page_says_what_the_content_says() -> None:
     assert "no checkpoint" in text
     assert "10.0 432 iterations" in text
     assert "best case: case3" in text
-    assert "<b>something</b> was left out" in text  # shown, and not obeyed
+    assert "<b>something</b> was left out" in text  # displayed as text instead of interpreted
     assert "False alarms" in text
     assert "1 of 1" in text
     assert "computed by MONAI 9.8.7" in text
 
 
 def bold(html: str, measures: list[str]) -> dict[str, dict[str, list[str]]]:
-    """Row of the quality tables -> measure -> the models whose cell is bold."""
+    """Return row of the quality tables -> measure -> models with a bold cell."""
     quality = html[html.index("<h2>Quality</h2>") : html.index("<h2>Against the baseline</h2>")]
     found = {}
     for table in quality.split("<h3>")[1:4]:
@@ -86,9 +86,9 @@ def bold(html: str, measures: list[str]) -> dict[str, dict[str, list[str]]]:
     return found
 
 
-def test_the_best_of_each_measure_is_bold(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_best_value_of_each_measure_is_bold(monkeypatch: pytest.MonkeyPatch) -> None:
     for chart in ("bland_altman", "differences", "distribution", "quality_against_cost"):
-        monkeypatch.setattr(module, chart, lambda *arguments: "")  # quicker
+        monkeypatch.setattr(module, chart, lambda *arguments: "")  # to save time
     results = make_results(cases=2, models=(STOCK, OURS, "other"))
     for model, values in ((STOCK, (0.7, 0.9, 0.5, 5)), (OURS, (0.9, 0.8, 0.5, 9)), ("other", (0.8, 0.7, 0.4, 2))):
         results.values[model][:] = values
@@ -99,19 +99,19 @@ def test_the_best_of_each_measure_is_bold(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(("measure", "left", "right"), [("Dice", "worse", "better"), ("HD95", "better", "worse")])
-def test_the_axis_of_differences_says_which_side_is_better(measure: str, left: str, right: str) -> None:
+def test_axis_of_differences_shows_which_side_is_better(measure: str, left: str, right: str) -> None:
     results = make_results()
     chart = ET.fromstring(differences(results, as_content(results, "cpu")["tests"], measure))
     texts = [" ".join("".join(text.itertext()).split()) for text in chart.iter("{http://www.w3.org/2000/svg}text")]
     assert f"{left} \N{LEFTWARDS ARROW} 0 \N{RIGHTWARDS ARROW} {right}" in texts
 
 
-def test_one_model_alone_has_a_page() -> None:
+def test_single_model_has_a_page() -> None:
     text = " ".join(page(models=(STOCK,)).text)
     assert "Against the baseline" not in text
 
 
-def test_every_chart_is_an_svg_that_the_page_can_scale() -> None:
+def test_charts_are_scalable_svgs() -> None:
     results = make_results()
     content = as_content(results, "cpu")
     charts = [
@@ -128,7 +128,7 @@ def test_every_chart_is_an_svg_that_the_page_can_scale() -> None:
         assert "width" not in root.attrib and "height" not in root.attrib
 
 
-def test_an_unknown_cost_has_no_chart() -> None:
+def test_unknown_cost_has_no_chart() -> None:
     results = make_results()
     results.costs = {}
     assert quality_against_cost(results, as_content(results, "cpu"), "parameters", "parameters", 1e6) is None
@@ -147,7 +147,7 @@ def test_bland_altman_shows_bias_and_limits() -> None:
         assert any(abs(expected - number) < 0.01 * abs(expected) + 0.01 for number in shown)
 
 
-def test_long_names_may_be_broken_between_their_words() -> None:
+def test_long_names_can_break_between_words() -> None:
     name = "nnUNetTrainerHRMedSegScratch__nnUNetHRMedSegPlans_512__2d"
     broken = str(breakable(name)).split("<wbr>")
     assert "".join(broken) == name
@@ -171,7 +171,7 @@ def test_titles_are_wrapped(text: str, lines: list[str]) -> None:
     assert wrapped(text, 24).split("\n") == lines
 
 
-def test_points_that_lie_together_are_told_apart_by_colors_and_a_legend() -> None:
+def test_close_points_are_distinguished_by_colors_and_a_legend() -> None:
     results = make_results()
     content = as_content(results, "cpu")
     chart = quality_against_cost(results, content, "parameters", "parameters", 1e6)
@@ -195,7 +195,7 @@ def test_models_keep_their_colors() -> None:
     assert colors(three)[STOCK] == colors(make_results())[STOCK]
 
 
-def test_undefined_values_are_left_out_of_charts() -> None:
+def test_undefined_values_are_excluded_from_charts() -> None:
     results = make_results()
     results.values[OURS][:, 1] = np.nan
     assert "<svg" in distribution(results, "square", "HD95")

@@ -14,7 +14,7 @@ STOCK, OURS = "nnUNetTrainer__nnUNetPlans__2d", "nnUNetTrainerHRMedSeg__nnUNetPl
 
 
 def make_results(cases: int = 12, models: tuple[str, ...] = (STOCK, OURS)) -> Results:
-    """Two classes; the first case has no square, and only the baseline sees one there."""
+    """Results of two classes; the first case has no square, and only the baseline predicts one."""
     generator = np.random.default_rng(0)
     values = {}
     for i, model in enumerate(models):
@@ -46,7 +46,7 @@ def make_results(cases: int = 12, models: tuple[str, ...] = (STOCK, OURS)) -> Re
     )
 
 
-def test_titles_are_as_short_as_they_can_be() -> None:
+def test_titles_are_as_short_as_possible() -> None:
     assert make_results().titles == {STOCK: "nnUNetTrainer", OURS: "nnUNetTrainerHRMedSeg"}
     named = make_results(models=("T__a__2d", "T__b__2d", "ensemble of T__a__2d and T__b__2d"))
     assert named.titles == {
@@ -58,21 +58,21 @@ def test_titles_are_as_short_as_they_can_be() -> None:
     assert make_results(models=("T__p__2d",)).titles == {"T__p__2d": "T"}
 
 
-def test_case_means_are_over_the_classes_that_are_defined() -> None:
+def test_case_means_use_only_defined_values() -> None:
     results = make_results()
     means = results.case_means(OURS, "Dice")
     assert means[0] == pytest.approx(results.values[OURS][0, 0, 0])
     assert means[1] == pytest.approx(results.values[OURS][1, :, 0].mean())
 
 
-def test_false_alarms_are_counted() -> None:
+def test_false_positives_are_counted() -> None:
     results = make_results()
     assert results.false_alarms(STOCK, "square") == (1, 1)
     assert results.false_alarms(OURS, "square") == (0, 1)
     assert results.false_alarms(OURS, "disc") == (0, 0)
 
 
-def test_every_class_and_measure_is_tested_and_corrected_together() -> None:
+def test_all_classes_and_measures_are_tested_and_corrected_together() -> None:
     tests = make_results().tests()
     assert len(tests) == 2 * 4
     assert all(corrected >= pair.p for pair, corrected in tests.values())
@@ -80,7 +80,7 @@ def test_every_class_and_measure_is_tested_and_corrected_together() -> None:
     assert tests[OURS, "disc", "Dice"][0].difference.n == 12
 
 
-def test_the_content_is_json_without_nan() -> None:
+def test_content_is_json_without_nan() -> None:
     results = make_results()
     results.values[OURS][:, 1] = math.nan
     content = as_content(results, "cpu")
@@ -92,7 +92,7 @@ def test_the_content_is_json_without_nan() -> None:
     assert content["surface_library"] == "MONAI 9.8.7"
 
 
-def test_the_csv_has_every_case_to_the_last_digit() -> None:
+def test_csv_contains_every_case_in_full_precision() -> None:
     results = make_results()
     rows = list(csv.DictReader(io.StringIO(as_csv(results))))
     assert len(rows) == 2 * 12 * 2
@@ -102,7 +102,7 @@ def test_the_csv_has_every_case_to_the_last_digit() -> None:
     assert float(mine[2]["Dice"]) == results.values[OURS][1, 0, 0]
 
 
-def test_the_table_has_means_intervals_and_tests() -> None:
+def test_table_has_means_intervals_and_tests() -> None:
     results = make_results()
     table = as_table(as_content(results, "cpu"))
     assert "nnUNetTrainer (baseline)" in table
@@ -113,7 +113,7 @@ def test_the_table_has_means_intervals_and_tests() -> None:
     assert len({len(line) for line in table.split("\n\n")[1].splitlines()}) == 1  # aligned
 
 
-def test_one_model_alone_has_a_table_without_tests() -> None:
+def test_single_model_has_a_table_without_tests() -> None:
     content = as_content(make_results(models=(STOCK,)), "cpu")
     assert content["tests"] == []
     assert "against the baseline" not in as_table(content)

@@ -8,7 +8,7 @@ from threading import Timer
 
 import pytest
 
-# in the place of the interpreter that runs the training: one that forks a worker, as nnU-Net does, and waits
+# replaces the interpreter that runs the training: it forks a worker, like nnU-Net, and waits
 TRAINING = """#!{python}
 import multiprocessing, os, sys, time
 from nnunet_hrmedseg.evaluation.comparison import train
@@ -43,9 +43,9 @@ def runs(process: int) -> bool:
         return False
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="asks Linux whether a process runs")
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads /proc")
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
-def test_a_training_ends_with_the_command_that_started_it(how: signal.Signals, tmp_path: Path) -> None:
+def test_training_ends_with_the_command_that_started_it(how: signal.Signals, tmp_path: Path) -> None:
     training = tmp_path / "training"
     training.write_text(TRAINING.format(python=sys.executable))
     training.chmod(0o755)

@@ -14,5 +14,5 @@ class TinyHRMedSeg(nnUNetTrainerHRMedSeg):
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
         rotation, dummy_2d, patch_size, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        self.inference_allowed_mirroring_axes = None  # prediction takes a quarter of the time
+        self.inference_allowed_mirroring_axes = None  # reduces the time of prediction to a quarter
         return rotation, dummy_2d, patch_size, None

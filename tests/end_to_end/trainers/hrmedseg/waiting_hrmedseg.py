@@ -1,4 +1,4 @@
-"""TinyHRMedSeg that waits after its first epoch until the file exists that the environment variable GO_ON names."""
+"""TinyHRMedSeg that waits after its first epoch until the file exists that is set in the variable CONTINUE."""
 
 import os
 import time
@@ -9,5 +9,5 @@ from tiny_hrmedseg import TinyHRMedSeg
 class WaitingHRMedSeg(TinyHRMedSeg):
     def on_epoch_end(self):
         super().on_epoch_end()
-        while not os.path.exists(os.environ["GO_ON"]):
+        while not os.path.exists(os.environ["CONTINUE"]):
             time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""nnU-Net's own U-Net for one epoch of two steps; found through nnU-Net's variable nnUNet_extTrainer."""
+"""nnU-Net's U-Net for one epoch of two steps; found through nnU-Net's variable nnUNet_extTrainer."""
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -13,5 +13,5 @@ class TinyUNet(nnUNetTrainer):
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
         rotation, dummy_2d, patch_size, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        self.inference_allowed_mirroring_axes = None  # prediction takes a quarter of the time
+        self.inference_allowed_mirroring_axes = None  # reduces the time of prediction to a quarter
         return rotation, dummy_2d, patch_size, None

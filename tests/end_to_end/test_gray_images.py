@@ -1,4 +1,4 @@
-"""Grey images: a region-based dataset with odd images in it, and one whose images are annotated in part."""
+"""Grayscale images: a region-based dataset with unusual images, and a partly annotated dataset."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def predicted_ignore(nnunet, ignore_model, tmp_path_factory) -> Path:
     return nnunet.predict(IGNORE, ONE_EPOCH, PLANS, ["all"], tmp_path_factory.mktemp("ignore"))
 
 
-def test_regions_are_learnt(nnunet, regions_model):
+def test_regions_are_learned(nnunet, regions_model):
     plans = json.loads((regions_model.folder / "plans.json").read_text())
     assert plans["configurations"]["2d"]["patch_size"] == SMALL_CANVAS
     summary = json.loads((regions_model.folder / "fold_0" / "validation" / "summary.json").read_text())
@@ -34,8 +34,8 @@ def test_regions_are_learnt(nnunet, regions_model):
 
 
 def test_regions_are_predicted_as_labels(nnunet, predicted_regions):
-    prediction = io.imread(predicted_regions / "grey.png")
-    truth = io.imread(nnunet.raw / nnunet.dataset(REGIONS) / "labelsTs" / "grey.png")
+    prediction = io.imread(predicted_regions / "gray.png")
+    truth = io.imread(nnunet.raw / nnunet.dataset(REGIONS) / "labelsTs" / "gray.png")
     assert prediction.shape == truth.shape
     assert set(np.unique(prediction)) <= {0, 1, BORDER}
     assert dice(prediction > 0, truth > 0) > 0.5
@@ -49,7 +49,7 @@ def test_odd_images_are_preprocessed_for_training(nnunet, regions_model):
 
 
 @pytest.mark.parametrize("case", ["sixteen_bit", "constant", "black", "one_row"])
-def test_odd_images_are_predicted_at_their_own_size(nnunet, predicted_regions, case):
+def test_odd_images_are_predicted_at_their_original_size(nnunet, predicted_regions, case):
     prediction = io.imread(predicted_regions / f"{case}.png")
     truth = io.imread(nnunet.raw / nnunet.dataset(REGIONS) / "labelsTs" / f"{case}.png")
     assert prediction.shape == truth.shape
@@ -58,14 +58,14 @@ def test_odd_images_are_predicted_at_their_own_size(nnunet, predicted_regions, c
         assert dice(prediction > 0, truth > 0) > 0.3
 
 
-def test_weights_of_another_data_set_with_other_classes_are_taken(ignore_model):
+def test_weights_of_a_dataset_with_other_classes_are_loaded(ignore_model):
     _, report = ignore_model.output.split("Loading pretrained weights from file")
     taken, _ = report.split("################### Done ###################")
     assert "encoder" in taken and "decoder" in taken
     assert ".seg_layers." not in taken
 
 
-def test_a_partly_annotated_data_set_is_trained_on_all_cases(nnunet, ignore_model):
+def test_partly_annotated_dataset_is_trained_on_all_cases(nnunet, ignore_model):
     validation = ignore_model.folder / "fold_all" / "validation"
     cases = sorted(file.stem for file in (nnunet.raw / nnunet.dataset(IGNORE) / "labelsTr").iterdir())
     assert sorted(file.stem for file in validation.glob("*.tif")) == cases
@@ -78,9 +78,9 @@ def test_a_partly_annotated_data_set_is_trained_on_all_cases(nnunet, ignore_mode
         assert set(np.unique(prediction)) <= {0, 1, BORDER}
 
 
-def test_the_part_without_annotation_is_predicted_too(nnunet, predicted_ignore):
-    prediction = io.imread(predicted_ignore / "grey.tif")
-    truth = io.imread(nnunet.raw / nnunet.dataset(IGNORE) / "labelsTs" / "grey.tif")
+def test_unannotated_part_is_predicted(nnunet, predicted_ignore):
+    prediction = io.imread(predicted_ignore / "gray.tif")
+    truth = io.imread(nnunet.raw / nnunet.dataset(IGNORE) / "labelsTs" / "gray.tif")
     unannotated_in_training = np.s_[:, truth.shape[1] * 2 // 3 :]
     assert prediction.shape == truth.shape
     assert set(np.unique(prediction)) <= {0, 1, BORDER}

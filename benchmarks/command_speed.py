@@ -1,10 +1,10 @@
-"""Preprocessing and nnUNetv2_predict from files to files, HRMedSeg beside stock nnU-Net, through the stock commands.
+"""Time preprocessing and prediction from files to files by the stock commands, for HRMedSeg and stock nnU-Net.
 
-    python benchmarks/whole_road.py DATA WORK [--stock_images 2]    writes benchmarks/results/whole_road.json
+    python benchmarks/command_speed.py DATA WORK [--stock_images 2]    writes benchmarks/results/command_speed.json
 
-DATA has the folders `images` and `masks` (class indices, same names); the figures of docs/benchmarks/speed.md are of 24
-dental radiographs of 2944 x 1435 pixels. WORK is a folder to work in. The models have random weights: speed does not
-depend on them. Stock nnU-Net needs minutes for an image on a CPU, so it predicts the first ones only.
+DATA contains the folders `images` and `masks` (class indices, same names); docs/benchmarks/speed.md reports times for
+24 dental radiographs of 2944 x 1435 pixels. WORK is a folder for temporary data. The models have random weights, which
+do not affect the speed. Stock nnU-Net needs minutes per image on a CPU, so it predicts only the first images.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ import torch
 
 from nnunet_hrmedseg.io.machine import processor_name
 
-NAME = "Dataset001_WholeRoad"
+NAME = "Dataset001_Speed"
 MODELS = {"nnunet": ("nnUNetTrainer", "nnUNetPlans"), "hrmedseg": ("nnUNetTrainerHRMedSeg", "nnUNetHRMedSegPlans")}
 
 
 def command(name: str, *arguments: str | Path) -> float:
-    """Runs one of nnU-Net's commands; seconds."""
+    """Run one of nnU-Net's commands and return its duration in seconds."""
     start = time.perf_counter()
     executable = Path(sys.executable).parent / name
     subprocess.run([executable, *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
@@ -59,7 +59,7 @@ def write_dataset(data: Path, raw: Path) -> int:
 
 
 def write_model(work: Path, model: str) -> Path:
-    """A model folder as training leaves it, with random weights."""
+    """Write a model folder as after a training, with random weights."""
     from nnunetv2.run.run_training import get_trainer_from_args
 
     trainer_name, plans_name = MODELS[model]
@@ -75,7 +75,7 @@ def write_model(work: Path, model: str) -> Path:
 
 
 def stages(folder: Path, images: list[Path], output: Path) -> dict[str, float]:
-    """Seconds per image of each stage of a prediction, one after the other in this process."""
+    """Return seconds per image of each stage of a prediction, run one after the other in this process."""
     from nnunetv2.inference.export_prediction import export_prediction_from_logits
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
@@ -138,12 +138,12 @@ def main() -> None:
         arguments = ["-i", source, "-o", output, "-m", folder, "-f", "0", "-device", "cpu"]
         seconds = command("nnUNetv2_predict_from_modelfolder", *arguments)
         prediction[model] = {"images": count, "seconds": seconds, "images_per_second": count / seconds}
-        print(f"nnUNetv2_predict, {model}: {seconds / count:.1f} s an image ({count} images)", flush=True)
+        print(f"nnUNetv2_predict, {model}: {seconds / count:.1f} s per image ({count} images)", flush=True)
         if model == "hrmedseg":
             prediction[model]["seconds_per_image_of_each_stage"] = stages(folder, sorted(source.iterdir())[:6], output)
             print(prediction[model]["seconds_per_image_of_each_stage"])
     ratio = prediction["hrmedseg"]["images_per_second"] / prediction["nnunet"]["images_per_second"]
-    print(f"HRMedSeg predicts {ratio:.1f} times as many images a second")
+    print(f"HRMedSeg predicts {ratio:.1f} times as many images per second")
     content = {
         "machine": processor_name(),
         "torch": torch.__version__,
@@ -151,7 +151,7 @@ def main() -> None:
         "preprocessing_seconds": preprocessing,
         "prediction": prediction,
     }
-    output_file = Path(__file__).parent / "results" / "whole_road.json"
+    output_file = Path(__file__).parent / "results" / "command_speed.json"
     output_file.write_text(json.dumps(content, indent=1) + "\n")
 
 

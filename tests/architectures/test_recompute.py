@@ -66,6 +66,7 @@ def test_activation_checkpointing_can_be_switched_after_construction(network):
     assert saved(net) == kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes, limit", [(2, 64), (14, 96)])
 def test_bytes_kept_for_an_image_of_1024_x_1024(classes, limit):
     network = HRMedSeg(3, classes, recompute=True)

@@ -72,6 +72,7 @@ def test_published_parameters_include_the_reduction_of_the_first_stage():
     assert parameters(without)["total"] == 2_018_505 - 2 * (36 * 36 * 4**3 + 36 + 2 * 36) == 1_852_401
 
 
+@pytest.mark.slow
 def test_print_multiply_accumulates(capsys):
     network = SegMaFormer(4, 3)
     here = multiply_accumulates(network, INPUT)
@@ -230,6 +231,7 @@ def test_compiles_to_one_graph():
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
+@pytest.mark.slow
 def test_learns_to_segment_a_ball():
     torch.manual_seed(0)
     network = SegMaFormer(1, 2, **SMALL, **ISOTROPIC)

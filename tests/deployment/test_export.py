@@ -59,6 +59,7 @@ def _edited(model, tmp_path, **changes):
     return copied
 
 
+@pytest.mark.slow
 def test_export_writes_all_files(pictures, volumes):
     assert sorted(file.name for file in pictures.folder.iterdir()) == ["fold_0.onnx", "fold_1.onnx", "model.json"]
     sidecar = Sidecar.read(pictures.folder)
@@ -72,6 +73,7 @@ def test_export_writes_all_files(pictures, volumes):
     assert sidecar.transpose_forward == [2, 0, 1] and sidecar.image_reader == "SimpleITKIO"
 
 
+@pytest.mark.slow
 def test_graph_takes_any_batch_size_and_contains_no_local_paths(pictures):
     file = pictures.folder / "fold_0.onnx"
     onnx.checker.check_model(str(file), full_check=True)
@@ -83,6 +85,7 @@ def test_graph_takes_any_batch_size_and_contains_no_local_paths(pictures):
     assert b".py" not in file.read_bytes() and b"/site-packages" not in file.read_bytes()
 
 
+@pytest.mark.slow
 def test_folds_give_different_predictions(pictures):
     images = {"image": np.random.default_rng(0).normal(size=(1, 3, 64, 48)).astype(np.float32)}
     first, second = (session.run(None, images)[0] for session in OnnxModel(pictures.folder, threads=1).sessions)
@@ -95,6 +98,7 @@ def _weights_of_products(model) -> list[str]:
     return [node.input[1] for node in model.graph.node if node.op_type in OUTPUT_AXIS and node.input[1] in whole]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, tolerance", [("float16", 0.0005), ("int8", 0.008)])
 def test_smaller_files_predict_similar_logits(pictures, tmp_path, kind, tolerance):
     """Truncating integers instead of rounding them would give a difference of 0.016."""
@@ -179,6 +183,7 @@ def test_command_exports_the_model(plain, no_conversion, tmp_path, capsys):
     assert Sidecar.read(output).weights == "float32"
 
 
+@pytest.mark.slow
 def test_inaccurate_export_is_not_written(plain, pictures, no_conversion, tmp_path, monkeypatch):
     model = copy.deepcopy(pictures.graph)
     (bias,) = [i for i in model.graph.initializer if i.name == BIAS]
@@ -193,6 +198,7 @@ def test_inaccurate_export_is_not_written(plain, pictures, no_conversion, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_failed_export_keeps_the_old_one(plain, pictures, tmp_path, monkeypatch):
     output = shutil.copytree(pictures.folder, tmp_path / "onnx")
     before = (output / "fold_0.onnx").read_bytes()
@@ -229,6 +235,7 @@ def test_unrelated_onnx_files_are_kept(plain, tmp_path, content):
     assert (tmp_path / "fold_0.onnx").read_text() == "of somebody"
 
 
+@pytest.mark.slow
 def test_onnx_files_that_an_export_does_not_list_are_kept(plain, pictures, tmp_path):
     output = shutil.copytree(pictures.folder, tmp_path / "onnx")
     (output / "another.onnx").write_text("of somebody")
@@ -243,6 +250,7 @@ def test_onnx_files_that_an_export_does_not_list_are_kept(plain, pictures, tmp_p
         export_onnx(model=plain, output=output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there", [True, False])
 def test_full_disk_is_reported(plain, pictures, no_conversion, tmp_path, monkeypatch, there):
     output = tmp_path / "onnx"

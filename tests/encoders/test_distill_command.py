@@ -24,6 +24,7 @@ def _alone(monkeypatch):
 # ---- every kind of teacher -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, options, embedding, objective",
     [
@@ -110,6 +111,7 @@ def test_training_command_is_printed_for_the_current_shell(monkeypatch):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_curve")
 def test_loss_decreases_and_student_approaches_the_teacher(teachers, tmp_path):
     """Measured on validation images as well."""
@@ -197,6 +199,7 @@ def write_start(folder, scheme, decoder_dim, **more):
     return write_encoder(folder / "start.safetensors", student.state_dict(), card)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_curve")
 @pytest.mark.parametrize(
     "name, decoder_dim, options, fine",

@@ -57,6 +57,7 @@ def test_killed_command_continues_and_a_different_one_is_rejected(teachers, pict
     assert fits_a_student(load_encoder(run / "encoder.safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_curve")
 @pytest.mark.parametrize("name", ["sam_tiny.pth", "nnUNetTrainer__nnUNetPlans__2d"])
 def test_interrupted_run_gives_the_same_encoder(teachers, pictures, tmp_path, monkeypatch, name):

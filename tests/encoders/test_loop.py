@@ -56,6 +56,7 @@ def no_curve(monkeypatch):
     monkeypatch.setattr(loop, "draw_curve", lambda rows, file: None)
 
 
+@pytest.mark.slow
 def test_run_learns_and_writes_losses_and_curve(tmp_path):
     module = Line()
     settings = _settings(epochs=10, learning_rate=0.1, decay=0.98)
@@ -176,6 +177,7 @@ def test_finished_run_is_not_trained_again(tmp_path):
     assert not again.seen and len(history.rows) == 20
 
 
+@pytest.mark.slow
 def test_damaged_checkpoint_is_reported(tmp_path):
     run_loop(Line(), _batches, _settings(), tmp_path, ALONE, log=_no_log)
     file = tmp_path / "checkpoint.pth"

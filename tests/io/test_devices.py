@@ -43,6 +43,7 @@ def test_forward_pass_and_loss_stay_on_their_device(network, make_loss, recomput
         assert mode.operators > 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"class_mlp": "per_class"}, {"multiscale_pooling": False}, {"rotary": False}])
 def test_options_stay_on_their_device(options):
     with fake_cuda(), NoMixedDevices():
@@ -51,6 +52,7 @@ def test_options_stay_on_their_device(options):
         _forward(built, dice_and_focal(regions=False), torch.empty(2, 3, 64, 64), _target(KINDS["labels"], 64), True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize("network", [HRMedSeg, HERSeg])
 def test_validation_and_prediction_stay_on_their_device(network, kind):

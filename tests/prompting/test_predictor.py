@@ -86,6 +86,7 @@ PROMPTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("multimask", [False, True])
 @pytest.mark.parametrize("given", PROMPTS.values(), ids=PROMPTS)
 @pytest.mark.parametrize("name", ["sam.pth", "sam2"])
@@ -116,6 +117,7 @@ def test_complete_sam_gives_the_masks_of_transformers(files, name, given, multim
     assert 0.02 < found.masks.mean() < 0.98
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sam_folder", "mobile_sam.pt"])
 def test_all_formats_of_one_sam_give_the_same_masks(files, student, name):
     other = Predictor(HRMedSegSAM(files / "student.safetensors", files / name))

@@ -55,6 +55,7 @@ def test_levels_equal_the_inputs_of_the_mask_decoder_in_transformers(written):
     torch.testing.assert_close(teacher.embed(_images(pictures)), expected[-1], atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "canvas, taken", [((96, 96), (96, 96)), ((32, 128), (32, 128)), ((80, 48), (96, 64)), ((16, 64), (32, 64))]
 )

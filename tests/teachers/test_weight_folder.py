@@ -64,6 +64,7 @@ def _renamed(folder, *names):
         (folder / name).write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change, message",
     [

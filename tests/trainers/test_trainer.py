@@ -179,6 +179,7 @@ def test_workers_run_augmentation_that_is_unsupported_on_batches(dataset, monkey
     assert "Augmentation is done by the workers: there is no Unknown for batches." in _log_of(trainer)
 
 
+@pytest.mark.slow
 def test_loss_decreases_on_a_tiny_dataset(dataset):
     trainer = _trainer(dataset(LABELS), fold="all")
     trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.warmup_iterations = 1, 60, 5

@@ -144,6 +144,7 @@ def test_checkpoint_has_the_average_and_what_continues_the_training(dataset):
     assert _same(_weights(plain), checkpoint["network_weights"]) and plain.weight_average is None
 
 
+@pytest.mark.slow
 def test_final_validation_and_checkpoint_use_the_average(dataset, monkeypatch):
     trainer = _trainer(dataset(LABELS), Averaging)
     _train(trainer, 1)

@@ -3,6 +3,7 @@
 from functools import lru_cache
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch.nn.functional import avg_pool2d
@@ -82,6 +83,7 @@ def unexplained(student):
     return ((x_new @ weight + level - shares["held_out"]).square().mean() / shares["held_out"].var()).item()
 
 
+@pytest.mark.slow
 def test_features_distinguish_nuclei_from_background():
     """Measured on images not used in training. Random weights explain some of the variance, but far less."""
     torch.manual_seed(0)

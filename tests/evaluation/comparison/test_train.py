@@ -43,6 +43,7 @@ def runs(process: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads /proc")
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_training_ends_with_the_command_that_started_it(how: signal.Signals, tmp_path: Path) -> None:

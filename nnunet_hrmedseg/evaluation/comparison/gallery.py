@@ -92,7 +92,7 @@ def panels(
 def most_disagreement(truth: np.ndarray, segmentations: Sequence[np.ndarray]) -> int:
     """Return the index on the first axis at which most pixels differ from the truth, summed over the models."""
     wrong = [(segmentation != truth).sum(axis=(1, 2)) for segmentation in segmentations]
-    return int(np.sum(wrong, axis=0).argmax())
+    return int(np.argmax(np.sum(wrong, axis=0)))
 
 
 def window(segmentations: Sequence[np.ndarray], least: int = 128) -> tuple[int, int, int, int]:

@@ -115,7 +115,7 @@ class OnnxModel:
         if not isinstance(image, np.ndarray):
             files = [image] if isinstance(image, str | PathLike) else image
             image = read_image([Path(file) for file in files], self.sidecar.image_reader).data
-        picture = self._takes_pictures and image.ndim in (2, 3)
+        picture = self.takes_pictures and image.ndim in (2, 3)
         data = self._as_channels_first(image)
         labels, probability = self._predict(data, with_probabilities)
         if picture:
@@ -123,20 +123,20 @@ class OnnxModel:
         return Prediction(labels, probability)
 
     @property
-    def _takes_pictures(self) -> bool:
+    def takes_pictures(self) -> bool:
         return self.sidecar.image_reader in (PICTURE_READER, DICOM_READER)
 
     def _as_channels_first(self, image: np.ndarray) -> np.ndarray:
         """Return (C, Z, Y, X)."""
         if image.ndim == 4:
             return image
-        if self._takes_pictures and image.ndim == 2:
+        if self.takes_pictures and image.ndim == 2:
             return image[None, None]
-        if self._takes_pictures and image.ndim == 3:
+        if self.takes_pictures and image.ndim == 3:
             return np.moveaxis(image, -1, 0)[:, None]
         if image.ndim == 3:
             return image[None]
-        expected = "(Y, X), (Y, X, C)" if self._takes_pictures else "(Z, Y, X)"
+        expected = "(Y, X), (Y, X, C)" if self.takes_pictures else "(Z, Y, X)"
         raise DataError(f"The image has the shape {image.shape}; this model takes {expected} or (C, Z, Y, X).")
 
     def _predict(self, data: np.ndarray, with_probabilities: bool) -> tuple[np.ndarray, np.ndarray | None]:

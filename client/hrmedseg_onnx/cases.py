@@ -11,7 +11,7 @@ from hrmedseg_onnx.errors import DataError, format_names
 from hrmedseg_onnx.file_names import case_and_channel
 from hrmedseg_onnx.skipped import OF_NNUNET, describe_skipped, find_unused, is_hidden
 
-__all__ = ["Case", "find_cases", "skipped_inputs"]
+__all__ = ["Case", "check_unique", "find_cases", "skipped_inputs"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def find_cases(inputs: Sequence[Path], file_ending: str, *, channels: int, reada
         cases += _cases_of_files(name, files, file_ending, channels)
     if not cases:
         raise DataError(f"{format_names(list(map(str, inputs)))}: hidden files are not read. Give image files.")
-    _check_unique(cases, file_ending)
+    check_unique(cases, file_ending)
     return sorted(cases, key=lambda case: case.name)
 
 
@@ -123,7 +123,12 @@ def _cases_of_files(name: str, files: list[Path], file_ending: str, channels: in
     return [Case(file.name.removesuffix(file_ending), (file,)) for file in files]
 
 
-def _check_unique(cases: list[Case], file_ending: str) -> None:
+def check_unique(cases: Sequence[Case], file_ending: str) -> None:
+    """Check that each case has a label map of its own.
+
+    Raises:
+        DataError: several cases have the same name.
+    """
     of_name: dict[str, list[Case]] = defaultdict(list)
     for case in cases:
         of_name[case.name].append(case)

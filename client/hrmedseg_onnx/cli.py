@@ -16,8 +16,8 @@ __all__ = ["DESCRIPTION", "ON_INTERRUPTION", "add_arguments", "main", "run"]
 
 DESCRIPTION = (
     "Predict images with the ONNX files of hrmedseg export --onnx, as nnUNetv2_predict does. Needs numpy, onnxruntime, "
-    "pillow and tifffile, and for volumes SimpleITK or nibabel, but neither torch nor nnU-Net. Writes a label map for "
-    "each case. Required: -i, -o and -m."
+    "pillow and tifffile, for volumes SimpleITK or nibabel, and for DICOM pydicom and highdicom, but neither torch nor "
+    "nnU-Net. Writes a label map for each case. Required: -i, -o and -m."
 )
 ON_INTERRUPTION = "Finished label maps are kept."
 INTERRUPTED, CLOSED_OUTPUT = 130, 141  # exit status after SIGINT and SIGPIPE, as shells report it
@@ -87,6 +87,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also write the probabilities of each case, as .npz beside its label map [default: label maps only]",
     )
     parser.add_argument(
+        "--dicom-seg",
+        action="store_true",
+        help="read the DICOM images in the inputs, whatever their names, and write label maps as DICOM Segmentation "
+        "objects (SEG) that refer to them [default: label maps of the format that the model was trained with]",
+    )
+    parser.add_argument(
         "--threads",
         type=_positive_int,
         default=None,
@@ -118,6 +124,7 @@ def run(args: argparse.Namespace, model: Path) -> int:
         mirror=not args.disable_tta,
         threads=args.threads,
         save_probabilities=args.save_probabilities,
+        dicom_seg=args.dicom_seg,
         log=print,
         log_failure=_print_failure,
     )

@@ -11,7 +11,10 @@ import numpy as np
 
 from hrmedseg_onnx.errors import DataError
 
-__all__ = ["check_image", "warn_of_lost_bits", "warn_once"]
+__all__ = ["MAX_PIXELS", "check_image", "warn_of_lost_bits", "warn_once"]
+
+MAX_PIXELS = 20_000 * 20_000
+"""Largest number of pixels of an image: a small damaged file may declare any size."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _COLOR_TYPES = (2, 6)  # of PNG: RGB, RGBA

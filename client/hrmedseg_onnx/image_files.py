@@ -1,21 +1,26 @@
-"""Reading of images and writing of label maps as nnU-Net does, with Pillow, tifffile, SimpleITK and nibabel."""
+"""Reading of images and writing of label maps as nnU-Net does: Pillow, tifffile, SimpleITK, nibabel and pydicom."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hrmedseg_onnx.dicom import PACKAGES as DICOM_PACKAGES
+from hrmedseg_onnx.dicom import SUFFIXES as DICOM_SUFFIXES
+from hrmedseg_onnx.dicom import read_dicom
+from hrmedseg_onnx.dicom_seg import write_label_map as write_dicom_seg
 from hrmedseg_onnx.errors import DataError, HRMedSegError, SetupError, format_shape
 from hrmedseg_onnx.file_names import case_and_channel
 from hrmedseg_onnx.files import atomic_path_same_name, read_json
 from hrmedseg_onnx.image_check import warn_of_lost_bits
 
 __all__ = [
+    "DICOM_READER",
     "PICTURE_READER",
     "Image",
     "files_read",
@@ -29,6 +34,8 @@ __all__ = [
 Geometry = dict[str, Any]
 
 PICTURE_READER = "NaturalImage2DIO"
+DICOM_READER = "HRMedSegDicomIO"
+"""The reader of nnunet_hrmedseg."""
 
 DATA_OF_HEADERS = {".mhd": (".raw", ".zraw"), ".nhdr": (".raw", ".raw.gz")}
 """Ending of a header file -> possible endings of the file with its pixels."""
@@ -108,15 +115,35 @@ def read_image(files: Sequence[Path], reader: str) -> Image:
     return Image(np.concatenate(channels, dtype=np.float32, casting="unsafe"), geometries[0])
 
 
-def write_label_map(labels: np.ndarray, file: Path, reader: str, geometry: Geometry) -> None:
-    """Write labels (Z, Y, X) with the geometry of the image, as 8 bits if possible, else 16; atomically."""
+def write_label_map(
+    labels: np.ndarray, file: Path, reader: str, geometry: Geometry, names: Mapping[int, str] | None = None
+) -> None:
+    """Write labels (Z, Y, X) with the geometry of the image, as 8 bits if possible, else 16; atomically.
+
+    Args:
+        labels: values of the classes.
+        file: the file to write.
+        reader: nnU-Net's name of the reader, a key of `_READERS`.
+        geometry: of the image.
+        names: label value -> name of the class, which DICOM files have.
+    """
+    if reader == DICOM_READER:
+        geometry = {**geometry, "class_names": names}
     labels = labels.astype(np.uint8 if labels.max() < 255 else np.uint16, copy=False)
     with atomic_path_same_name(file) as temporary:
         _READERS[reader].write(labels, temporary, geometry)
 
 
 def _read_picture(file: Path) -> tuple[np.ndarray, Geometry]:
-    """Read as NaturalImage2DIO: PNG, BMP, 2D TIFF; grey, RGB or RGBA."""
+    """Read as NaturalImage2DIO: PNG, BMP, 2D TIFF; grey, RGB or RGBA. A DICOM image takes the place of its picture."""
+    if file.suffix.lower() in DICOM_SUFFIXES:
+        data, _ = _read_dicom(file)
+        if data.shape[1] == 1:
+            return data, {}
+        raise DataError(
+            f"{file} is a video of {data.shape[1]} frames, and the label map of a picture has one. Add --dicom-seg, to "
+            f"write a DICOM SEG with the frames of the video."
+        )
     pixels = _read_tiff(file) if file.suffix.lower() in (".tif", ".tiff") else _read_with_pillow(file)
     if pixels.ndim > 2 and pixels.shape[-1] not in (3, 4) and pixels.shape[-3] in (3, 4):
         pixels = np.moveaxis(pixels, -3, -1)
@@ -249,6 +276,15 @@ def _write_nifti(labels: np.ndarray, file: Path, geometry: Geometry) -> None:
     nibabel.save(nibabel.Nifti1Image(pixels.transpose(), affine=geometry["affine"]), file)
 
 
+def _read_dicom(file: Path) -> tuple[np.ndarray, Geometry]:
+    """Read as HRMedSegDicomIO of nnunet_hrmedseg: a channel for grey values, three for colors; frames are slices."""
+    return read_dicom(file).channels, {"dicom_source": file}
+
+
+def _write_dicom(labels: np.ndarray, file: Path, geometry: Geometry) -> None:
+    write_dicom_seg(labels, file, geometry["dicom_source"], geometry.get("class_names"))
+
+
 def _nibabel() -> Any:
     """Return the package, or None if it is not installed."""
     try:
@@ -281,7 +317,8 @@ class _Reader:
 NIFTI = (".nii.gz", ".nii")
 _VOLUMES = (*NIFTI, ".nrrd", ".mha", ".mhd", ".gipl")
 _READERS = {
-    PICTURE_READER: _Reader(_read_picture, _write_picture, (".png", ".bmp", ".tif", ".tiff")),
+    PICTURE_READER: _Reader(_read_picture, _write_picture, (".png", ".bmp", ".tif", ".tiff", *DICOM_SUFFIXES)),
+    DICOM_READER: _Reader(_read_dicom, _write_dicom, DICOM_SUFFIXES, DICOM_PACKAGES),
     "Tiff3DIO": _Reader(_read_tiff_volume, _write_tiff_volume, (".tif", ".tiff")),
     "SimpleITKIO": _Reader(_read_volume, _write_volume, _VOLUMES, "SimpleITK"),
     "NibabelIO": _Reader(_read_nifti, _write_nifti, _VOLUMES, "nibabel"),

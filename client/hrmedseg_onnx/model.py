@@ -12,7 +12,7 @@ import numpy as np
 
 from hrmedseg_onnx.errors import CheckpointError, DataError, SetupError, format_shape, summarize_error
 from hrmedseg_onnx.image_check import check_image
-from hrmedseg_onnx.image_files import PICTURE_READER, read_image
+from hrmedseg_onnx.image_files import DICOM_READER, PICTURE_READER, read_image
 from hrmedseg_onnx.labels import initial_probabilities, label_values, probabilities
 from hrmedseg_onnx.nonzero import bounding_box
 from hrmedseg_onnx.normalization import normalize
@@ -99,7 +99,7 @@ class OnnxModel:
         Args:
             image: one of
 
-                - (Y, X) or (Y, X, C): a picture, for a model trained with pictures (PNG, TIFF, BMP);
+                - (Y, X) or (Y, X, C): a picture, for a model trained with pictures (PNG, TIFF, BMP, DICOM);
                 - (Z, Y, X): a volume of one channel, for any other model;
                 - (C, Z, Y, X): nnU-Net's layout, for all models;
                 - an image file, or the files of all channels in order.
@@ -115,24 +115,28 @@ class OnnxModel:
         if not isinstance(image, np.ndarray):
             files = [image] if isinstance(image, str | PathLike) else image
             image = read_image([Path(file) for file in files], self.sidecar.image_reader).data
-        picture = self.sidecar.image_reader == PICTURE_READER and image.ndim in (2, 3)
+        picture = self.takes_pictures and image.ndim in (2, 3)
         data = self._as_channels_first(image)
         labels, probability = self._predict(data, with_probabilities)
         if picture:
             return Prediction(labels[0], None if probability is None else probability[:, 0])
         return Prediction(labels, probability)
 
+    @property
+    def takes_pictures(self) -> bool:
+        return self.sidecar.image_reader in (PICTURE_READER, DICOM_READER)
+
     def _as_channels_first(self, image: np.ndarray) -> np.ndarray:
         """Return (C, Z, Y, X)."""
         if image.ndim == 4:
             return image
-        if self.sidecar.image_reader == PICTURE_READER and image.ndim == 2:
+        if self.takes_pictures and image.ndim == 2:
             return image[None, None]
-        if self.sidecar.image_reader == PICTURE_READER and image.ndim == 3:
+        if self.takes_pictures and image.ndim == 3:
             return np.moveaxis(image, -1, 0)[:, None]
         if image.ndim == 3:
             return image[None]
-        expected = "(Y, X), (Y, X, C)" if self.sidecar.image_reader == PICTURE_READER else "(Z, Y, X)"
+        expected = "(Y, X), (Y, X, C)" if self.takes_pictures else "(Z, Y, X)"
         raise DataError(f"The image has the shape {image.shape}; this model takes {expected} or (C, Z, Y, X).")
 
     def _predict(self, data: np.ndarray, with_probabilities: bool) -> tuple[np.ndarray, np.ndarray | None]:

@@ -33,8 +33,8 @@ SCHEMES = (
 )
 """nnU-Net's normalizations that `normalization.py` implements."""
 
-READERS = ("NaturalImage2DIO", "Tiff3DIO", "SimpleITKIO", "NibabelIO")
-"""nnU-Net's readers that `image_files.py` implements."""
+READERS = ("NaturalImage2DIO", "Tiff3DIO", "SimpleITKIO", "NibabelIO", "HRMedSegDicomIO")
+"""Readers of nnU-Net and nnunet_hrmedseg that `image_files.py` implements."""
 
 INTENSITIES = ("mean", "std", "percentile_00_5", "percentile_99_5")
 

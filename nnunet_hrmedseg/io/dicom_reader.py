@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
-from nnunet_hrmedseg.errors import DataError, format_shape
+from nnunet_hrmedseg.errors import DataError, HRMedSegError, format_shape
 from nnunet_hrmedseg.io.dicom import pixel_spacing, read_dicom, read_header
-from nnunet_hrmedseg.io.dicom_seg import read_label_map, write_label_map
-from nnunet_hrmedseg.io.files import read_json
+from nnunet_hrmedseg.io.dicom_seg import class_names, read_label_map, write_label_map
+from nnunet_hrmedseg.io.files import read_json_object
+from nnunet_hrmedseg.io.json_values import numeric_labels
 
 __all__ = ["HRMedSegDicomIO"]
 
@@ -41,7 +42,7 @@ class HRMedSegDicomIO(BaseReaderWriter):
         spacings = []
         for file in image_fnames:
             image = read_dicom(Path(file))
-            channels += [image.pixels] if image.pixels.ndim == 3 else list(np.moveaxis(image.pixels, -1, 0))
+            channels.extend(image.channels)
             spacings.append(image.spacing)
         shapes = {channel.shape for channel in channels}
         if len(shapes) > 1:
@@ -67,7 +68,8 @@ class HRMedSegDicomIO(BaseReaderWriter):
         source = properties.get("dicom_source")
         if source is None:
             raise DataError(f"{output_fname} cannot be written: it is not known which DICOM image it belongs to.")
-        write_label_map(seg.astype(np.int64), Path(output_fname), Path(source), class_names(Path(output_fname).parent))
+        names = names_beside(Path(output_fname).parent)
+        write_label_map(seg.astype(np.int64), Path(output_fname), Path(source), names)
 
 
 def with_slice_spacing(spacing: tuple[float, float] | None) -> tuple[float, float, float]:
@@ -76,10 +78,9 @@ def with_slice_spacing(spacing: tuple[float, float] | None) -> tuple[float, floa
     return max(SLICE_SPACING, 2 * rows, 2 * columns), rows, columns
 
 
-def class_names(folder: Path) -> dict[int, str]:
+def names_beside(folder: Path) -> dict[int, str]:
     """Return label value -> name by the dataset.json that nnU-Net writes beside predictions; empty without one."""
     try:
-        labels = read_json(folder / "dataset.json")["labels"]
-        return {int(value): str(name) for name, value in labels.items() if isinstance(value, int) and value > 0}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return class_names(numeric_labels(read_json_object(folder / "dataset.json", "dataset")))
+    except (HRMedSegError, KeyError, TypeError, AttributeError):
         return {}

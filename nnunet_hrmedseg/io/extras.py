@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from types import ModuleType
 
-from nnunet_hrmedseg.errors import SetupError
+from hrmedseg_onnx.extras import import_package
 
 __all__ = ["import_extra"]
 
@@ -21,12 +20,4 @@ def import_extra(name: str, extra: str, purpose: str) -> ModuleType:
     Raises:
         SetupError: the package is not installed.
     """
-    package = name.partition(".")[0]
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != package:
-            raise  # another package is missing inside of it
-        raise SetupError(
-            f"{package} is not installed, and {purpose} needs it: pip install 'nnunet_hrmedseg[{extra}]'"
-        ) from None
+    return import_package(name, f"'nnunet_hrmedseg[{extra}]'", purpose)

@@ -13,6 +13,7 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from hrmedseg_onnx.image_check import MAX_PIXELS
 from nnunet_hrmedseg.errors import DataError
 
 __all__ = [
@@ -34,7 +35,6 @@ SUFFIXES = (
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that are read, whatever the file name says. Pillow knows more, and hands EPS to Ghostscript, which executes
 it."""
-MAX_PIXELS = 20_000 * 20_000
 
 BITS_PER_SAMPLE, ORIENTATION = 0x0102, 0x0112  # tags of TIFF and EXIF
 _TIF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ def disc(rng: np.random.Generator, side: int = 90) -> tuple[np.ndarray, np.ndarr
 
 @pytest.fixture(scope="module")
 def predicted(nnunet, tmp_path_factory) -> tuple[Path, dict[str, np.ndarray]]:
-    """The folder of predictions, and the masks of the new cases."""
+    """The folder with out (nnU-Net's predictions) and onnx_out (those of the exported model), and the true masks."""
     folder, rng = tmp_path_factory.mktemp("dicom"), np.random.default_rng(0)
     for part in ("images", "masks", "new"):
         (folder / part).mkdir()
@@ -55,7 +56,15 @@ def predicted(nnunet, tmp_path_factory) -> tuple[Path, dict[str, np.ndarray]]:
     nnunet.run("nnUNetv2_train", NUMBER, "2d", "all", "-p", PLANS, "-tr", ONE_EPOCH, "-device", "cpu")
     model = ("-d", NUMBER, "-c", "2d", "-f", "all", "-tr", ONE_EPOCH, "-p", PLANS, "-device", "cpu")
     nnunet.run("nnUNetv2_predict", "-i", folder / "new", "-o", folder / "out", *model, "-npp", 1, "-nps", 1)
-    return folder / "out", truth
+    trained = nnunet.model(NUMBER, ONE_EPOCH, PLANS)
+    nnunet.run("hrmedseg", "export", trained, "-f", "all", "--onnx", folder / "onnx")
+    # as scanners name files
+    for name in truth:
+        (folder / "study" / name).mkdir(parents=True)
+        shutil.copy(folder / "new" / f"{name}_0000.dcm", folder / "study" / name / "IM1")
+    options = ("-i", folder / "study", "-o", folder / "onnx_out", "-m", folder / "onnx", "--threads", 1)
+    nnunet.run("hrmedseg", "predict-onnx", *options, "--dicom-seg")
+    return folder, truth
 
 
 def test_the_dataset_keeps_the_files(nnunet, predicted):
@@ -67,8 +76,17 @@ def test_the_dataset_keeps_the_files(nnunet, predicted):
 
 
 @pytest.mark.parametrize("case", ["plain", "inverted"])
-def test_predictions_are_segmentations_of_the_radiographs(predicted, case):
+@pytest.mark.parametrize("file", ["out/{}.dcm", "onnx_out/{}_IM1.dcm"])
+def test_predictions_are_segmentations_of_the_radiographs(predicted, case, file):
     folder, truth = predicted
-    made = pydicom.dcmread(folder / f"{case}.dcm")
+    made, source = pydicom.dcmread(folder / file.format(case)), pydicom.dcmread(folder / "new" / f"{case}_0000.dcm")
     assert made.Modality == "SEG" and made.PatientID == "P1"
-    assert dice(read_label_map(folder / f"{case}.dcm")[0] > 0, truth[case]) > 0.7
+    assert made.ReferencedSeriesSequence[0].SeriesInstanceUID == source.SeriesInstanceUID
+    assert dice(read_label_map(folder / file.format(case))[0] > 0, truth[case]) > 0.7
+
+
+@pytest.mark.parametrize("case", ["plain", "inverted"])
+def test_the_exported_model_agrees_with_nnunet(predicted, case):
+    folder, _ = predicted
+    ours, theirs = (read_label_map(folder / file) for file in (f"onnx_out/{case}_IM1.dcm", f"out/{case}.dcm"))
+    assert (ours != theirs).mean() < 0.01

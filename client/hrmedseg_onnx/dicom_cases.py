@@ -1,0 +1,89 @@
+"""Assignment of DICOM files of any name to cases: archives and scanners name them as they like."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from hrmedseg_onnx.cases import Case, check_unique
+from hrmedseg_onnx.dicom import SUFFIXES, is_dicom, is_image
+from hrmedseg_onnx.errors import DataError, format_names
+from hrmedseg_onnx.file_names import case_and_channel
+from hrmedseg_onnx.skipped import describe_skipped, is_hidden
+
+__all__ = ["DICOM_ENDING", "find_dicom_cases"]
+
+DICOM_ENDING = ".dcm"
+
+
+def find_dicom_cases(inputs: Sequence[Path], *, channels: int) -> tuple[list[Case], list[str]]:
+    """Return the cases of folders and single files, sorted by name, and sentences with the names of skipped files.
+
+    Folders are searched with all folders below them, and every DICOM image in them is used, whatever its name: its
+    content decides. Images are one case each, except for those that nnU-Net's names join to the channels of a case
+    (CASE_0000.dcm, CASE_0001.dcm). The name of a case is that of the file, after the names of the folders below the
+    given one.
+
+    Args:
+        inputs: folders and files.
+        channels: number of channels of the model.
+
+    Raises:
+        DataError: an input does not exist or is not DICOM, a folder has no DICOM image, or two inputs have the same
+            name.
+        SetupError: pydicom is not installed.
+    """
+    named: list[tuple[str, Path]] = []
+    sentences: list[str] = []
+    for path in inputs:
+        if path.is_dir():
+            images, skipped = _in_folder(path)
+            named += [(_name(image.relative_to(path)), image) for image in images]
+            sentences += describe_skipped(path, [file.relative_to(path).as_posix() for file in skipped])
+        elif not path.is_file():
+            raise DataError(f"{path} does not exist. Give a folder of DICOM files, or DICOM files.")
+        elif not is_dicom(path):
+            raise DataError(f"{path} is not a DICOM file, and a DICOM SEG refers to one. Leave --dicom-seg out.")
+        else:
+            named.append((_name(Path(path.name)), path))
+    cases = _joined(named, channels)
+    check_unique(cases, DICOM_ENDING)
+    return sorted(cases, key=lambda case: case.name), sentences
+
+
+def _in_folder(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the DICOM images below a folder, and the other files; hidden files are neither."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and not is_hidden(file.name)]
+    images = [file for file in files if is_dicom(file) and is_image(file)]
+    if not images:
+        there = format_names([file.relative_to(folder).as_posix() for file in files]) or "nothing"
+        raise DataError(f"{folder} holds no DICOM images, but {there}. Give another folder, or leave --dicom-seg out.")
+    return images, [file for file in files if file not in set(images)]
+
+
+def _name(path: Path) -> str:
+    """Return the path as a name, without the ending of DICOM files; UIDs have points, so no other is an ending."""
+    name = path.name
+    if name.lower().endswith(SUFFIXES):
+        name = name[: name.rindex(".")]
+    return "_".join((*path.parts[:-1], name))
+
+
+def _joined(named: Sequence[tuple[str, Path]], channels: int) -> list[Case]:
+    """Join files whose names are numbered as the channels of a case."""
+    numbered: dict[str, list[tuple[int, str, Path]]] = defaultdict(list)
+    cases = []
+    for name, file in named:
+        case = case_and_channel(name)
+        if case is None:
+            cases.append(Case(name, (file,)))
+        else:
+            numbered[case[0]].append((case[1], name, file))
+    for name, files in numbered.items():
+        files.sort()
+        if [number for number, _, _ in files] in ([0], [*range(channels)]):
+            cases.append(Case(name, tuple(file for _, _, file in files)))
+        else:  # cameras number their files as well
+            cases += [Case(own, (file,)) for _, own, file in files]
+    return cases

@@ -1,0 +1,119 @@
+"""Label maps are written as DICOM SEG: highdicom reads them again, with references to the image."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pydicom = pytest.importorskip("pydicom")
+highdicom = pytest.importorskip("highdicom")
+
+from hrmedseg_onnx.dicom import read_dicom  # noqa: E402
+from hrmedseg_onnx.dicom_seg import class_names, write_label_map  # noqa: E402
+from hrmedseg_onnx.errors import DataError, SetupError  # noqa: E402
+from tests.io.dicom_files import radiograph, save_dicom, save_enhanced  # noqa: E402
+
+SAMPLES = Path(pydicom.data.__path__[0]) / "test_files"
+SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 4096, (30, 41), dtype=np.uint16)
+
+
+def test_a_segmentation_refers_to_its_image(tmp_path, pixels):
+    source = radiograph(tmp_path / "x.dcm", pixels)
+    labels = np.random.default_rng(2).integers(0, 3, (1, 30, 41))
+    write_label_map(labels, tmp_path / "y.dcm", source, {1: "lungs", 2: "heart", 3: "clavicles"})
+    made, image = highdicom.seg.segread(tmp_path / "y.dcm"), pydicom.dcmread(source)
+    assert [segment.SegmentLabel for segment in made.SegmentSequence] == ["lungs", "heart", "clavicles"]
+    assert made.PatientID == "P1" and made.StudyInstanceUID == image.StudyInstanceUID
+    assert made.SeriesInstanceUID != image.SeriesInstanceUID
+    (series,) = made.ReferencedSeriesSequence
+    assert series.SeriesInstanceUID == image.SeriesInstanceUID
+    assert made.get_source_image_uids() == [
+        (image.StudyInstanceUID, image.SeriesInstanceUID, image.SOPInstanceUID),
+    ]
+    read = made.get_pixels_by_source_instance(
+        [image.SOPInstanceUID], combine_segments=True, ignore_spatial_locations=True
+    )
+    assert np.array_equal(read, labels)
+
+
+def test_empty_labels_are_a_segmentation(tmp_path, pixels):
+    source = radiograph(tmp_path / "x.dcm", pixels)
+    write_label_map(np.zeros((1, 30, 41), int), tmp_path / "y.dcm", source)
+    made = highdicom.seg.segread(tmp_path / "y.dcm")
+    assert made.number_of_segments == 1 and not made.pixel_array.any()
+
+
+@pytest.mark.parametrize("kind", ["US video", "XA", "Enhanced CT", "Tomosynthesis"])
+def test_each_frame_of_a_video_has_its_labels(tmp_path, kind):
+    frames = np.random.default_rng(1).integers(0, 200, (5, 20, 30), dtype=np.uint8)
+    with_positions = kind in ("Enhanced CT", "Tomosynthesis")
+    if with_positions:
+        source = save_enhanced(tmp_path / "x.dcm", frames, kind, [(1, 0)])
+    else:
+        source = save_dicom(tmp_path / "x.dcm", frames, kind)
+    labels = (frames > 100) + (frames > 150)
+    labels[3] = 0
+    write_label_map(labels, tmp_path / "y.dcm", source, {1: "a", 2: "b"})
+    made = highdicom.seg.segread(tmp_path / "y.dcm")
+    assert ("FrameOfReferenceUID" in made) == with_positions
+    read = made.get_pixels_by_source_frame(
+        pydicom.dcmread(source).SOPInstanceUID, [4, 1, 5, 2, 3], combine_segments=True, ignore_spatial_locations=True
+    )
+    assert np.array_equal(read, labels[[3, 0, 4, 1, 2]])
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_an_image_that_no_segmentation_can_refer_to(tmp_path, frames, recwarn):
+    """Without the study, as after a careless removal of names."""
+    image = pydicom.dcmread(save_dicom(tmp_path / "x.dcm", np.zeros((frames, 20, 30), np.uint8), "US video"))
+    del image.StudyInstanceUID
+    image.save_as(tmp_path / "x.dcm")
+    labels = np.random.default_rng(1).integers(0, 3, (frames, 20, 30))
+    write_label_map(labels, tmp_path / "y.dcm", tmp_path / "x.dcm")
+    (warning,) = recwarn
+    assert "of the class Ultrasound Multi-frame Image Storage" in str(warning.message)
+    assert "StudyInstanceUID" in str(warning.message) and "secondary capture" in str(warning.message)
+    made = read_dicom(tmp_path / "y.dcm")
+    assert np.array_equal(made.pixels, labels)
+    assert made.header.SourceImageSequence[0].ReferencedSOPInstanceUID == image.SOPInstanceUID
+
+
+def test_labels_of_another_size(tmp_path, pixels):
+    source = radiograph(tmp_path / "x.dcm", pixels)
+    with pytest.raises(DataError, match="1 x 30 x 41"):
+        write_label_map(np.zeros((1, 30, 40), int), tmp_path / "y.dcm", source)
+    assert [file.name for file in tmp_path.iterdir()] == ["x.dcm"]
+
+
+def test_a_missing_package_is_named(tmp_path, pixels, monkeypatch):
+    source = radiograph(tmp_path / "x.dcm", pixels)
+    monkeypatch.setitem(sys.modules, "highdicom.seg", None)
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    with pytest.raises(SetupError, match="highdicom is not installed, and writing DICOM SEG needs it: pip install"):
+        write_label_map(np.zeros((1, 30, 41), int), tmp_path / "y.dcm", source)
+    assert not (tmp_path / "y.dcm").exists()
+
+
+def test_names_of_classes():
+    labels = {"background": 0, "disc": [1, 2], "cup": 2, "ignore": 3}
+    assert class_names(labels) == {2: "cup"}
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (dicom3tools) is not installed")
+@pytest.mark.parametrize("name", ["CT_small.dcm", "examples_rgb_color.dcm", "examples_ybr_color.dcm", "JPEG2000.dcm"])
+def test_segmentations_conform_to_the_standard(tmp_path, name):
+    labels = np.random.default_rng(3).integers(0, 4, read_dicom(SAMPLES / name).pixels.shape[:3])
+    write_label_map(labels, tmp_path / "y.dcm", SAMPLES / name)
+    done = subprocess.run(["dciodvfy", "-new", tmp_path / "y.dcm"], capture_output=True, text=True)
+    lines = (done.stdout + done.stderr).splitlines()
+    assert "Segmentation" in lines and not [line for line in lines if line.startswith("Error")]

@@ -53,8 +53,9 @@ def find_dicom_cases(inputs: Sequence[Path], *, channels: int) -> tuple[list[Cas
 
 
 def _in_folder(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the DICOM images below a folder, and the other files; hidden files are neither."""
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and not is_hidden(file.name)]
+    """Return the DICOM images below a folder, and the other files. Hidden ones are neither."""
+    found = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    files = [file for file in found if not any(map(is_hidden, file.relative_to(folder).parts))]
     images = [file for file in files if is_dicom(file) and is_image(file)]
     if not images:
         there = format_names([file.relative_to(folder).as_posix() for file in files]) or "nothing"

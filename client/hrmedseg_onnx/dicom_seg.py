@@ -101,7 +101,7 @@ def _segmentation(labels: np.ndarray, header: Dataset, names: Mapping[int, str])
         for number in range(1, highest + 1)  # a SEG counts its segments without gaps
     ]
     source = _with_required_attributes(header)
-    without_positions = len(labels) > 1 and not _has_positions(source)
+    without_positions = len(labels) > 1 and not _is_volume(source)
     if without_positions:
         _place_frames(source)
     elif len(labels) == 1 and "SliceThickness" not in source and "SharedFunctionalGroupsSequence" not in source:
@@ -135,12 +135,18 @@ def _segmentation(labels: np.ndarray, header: Dataset, names: Mapping[int, str])
     return made
 
 
-def _has_positions(source: Dataset) -> bool:
-    """Return whether each frame has a position in the patient."""
+def _is_volume(source: Dataset) -> bool:
+    """Return whether the frames have what highdicom needs to place them: one orientation and different positions."""
     groups = source.get("PerFrameFunctionalGroupsSequence") or []
-    return (
-        "FrameOfReferenceUID" in source and bool(groups) and all("PlanePositionSequence" in group for group in groups)
-    )
+    (shared, *_) = source.get("SharedFunctionalGroupsSequence") or [{}]
+    if not groups or not all(
+        ("FrameOfReferenceUID" in source, "PlaneOrientationSequence" in shared, "PixelMeasuresSequence" in shared)
+    ):
+        return False
+    positions = [
+        group.PlanePositionSequence[0].ImagePositionPatient for group in groups if "PlanePositionSequence" in group
+    ]
+    return len({tuple(position) for position in positions}) == len(groups)
 
 
 def _place_frames(source: Dataset) -> None:

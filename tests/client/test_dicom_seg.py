@@ -53,19 +53,27 @@ def test_empty_labels_are_a_segmentation(tmp_path, pixels):
     assert made.number_of_segments == 1 and not made.pixel_array.any()
 
 
-@pytest.mark.parametrize("kind", ["US video", "XA", "Enhanced CT", "Tomosynthesis"])
-def test_each_frame_of_a_video_has_its_labels(tmp_path, kind):
+@pytest.mark.parametrize(
+    ("kind", "positions"),
+    [
+        ("US video", None),
+        ("XA", None),
+        ("Enhanced CT", (0, 1, 2, 3, 4)),
+        ("Tomosynthesis", (4, 0, 3, 1, 2)),
+        ("Enhanced CT", (0, 0, 0, 0, 0)),  # of the same slice at several times
+    ],
+)
+def test_each_frame_of_a_video_has_its_labels(tmp_path, kind, positions):
     frames = np.random.default_rng(1).integers(0, 200, (5, 20, 30), dtype=np.uint8)
-    with_positions = kind in ("Enhanced CT", "Tomosynthesis")
-    if with_positions:
-        source = save_enhanced(tmp_path / "x.dcm", frames, kind, [(1, 0)])
-    else:
+    if positions is None:
         source = save_dicom(tmp_path / "x.dcm", frames, kind)
-    labels = (frames > 100) + (frames > 150)
+    else:
+        source = save_enhanced(tmp_path / "x.dcm", frames, kind, positions=positions)
+    labels = (frames > 100) + (frames > 150).astype(int)
     labels[3] = 0
     write_label_map(labels, tmp_path / "y.dcm", source, {1: "a", 2: "b"})
     made = highdicom.seg.segread(tmp_path / "y.dcm")
-    assert ("FrameOfReferenceUID" in made) == with_positions
+    assert ("FrameOfReferenceUID" in made) == (len({*(positions or ())}) > 1)
     read = made.get_pixels_by_source_frame(
         pydicom.dcmread(source).SOPInstanceUID, [4, 1, 5, 2, 3], combine_segments=True, ignore_spatial_locations=True
     )

@@ -54,6 +54,9 @@ def images(tmp_path) -> Path:
     shutil.copy(SAMPLES / "reportsi.dcm", folder / "report.dcm")
     shutil.copy(SAMPLES / "liver_1frame.dcm", folder / "liver.dcm")
     (folder / "notes.txt").write_text("of the day")
+    (folder / ".trash").mkdir()
+    for hidden in (folder / "._1.2.840.7.dcm", folder / ".trash" / "IM0002"):
+        save_dicom(hidden, real_image(SIZE), "XC")
     return folder
 
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from hrmedseg_onnx import dicom
 from hrmedseg_onnx.model import OnnxModel
 from hrmedseg_onnx.sidecar import Normalization, Sidecar
 from nnunet_hrmedseg.cli import export as export_command
@@ -355,7 +356,10 @@ def test_output_of_share_is_checked_before_conversion(plain, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["there.zip"]
 
 
-@pytest.mark.parametrize("reader, package", [("NibabelIO", "nibabel"), ("SimpleITKIO", "SimpleITK")])
+@pytest.mark.parametrize(
+    "reader, package",
+    [("NibabelIO", "nibabel"), ("SimpleITKIO", "SimpleITK"), ("HRMedSegDicomIO", dicom.PACKAGES)],
+)
 def test_package_that_reads_the_images_is_reported(plain, no_conversion, tmp_path, capsys, reader, package):
     model = _edited(plain, tmp_path, image_reader_writer=reader)
     assert _run(model, "--onnx", tmp_path / "onnx", "-f", "0") == 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +73,9 @@ def test_the_script_of_the_guide(nnunet):
         assert shown in script
         script = script.replace(shown, small)
     (nnunet.folder / "with_monai.py").write_text(ON_A_SMALL_CPU + script)
-    nnunet.run("python", nnunet.folder / "with_monai.py", **TINY)
+    # the runner starts nnUNetv2_train by its name
+    path = os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"]))
+    nnunet.run("python", nnunet.folder / "with_monai.py", PATH=path, **TINY)
 
     model = nnunet.model(NUMBER, "TinyHRMedSeg", "nnUNetHRMedSegPlans")
     assert (model / "fold_0" / "checkpoint_final.pth").is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,13 @@ def save_dicom(file: Path, pixels: np.ndarray, kind: str, **attributes) -> Path:
     return file
 
 
-def save_enhanced(file: Path, pixels: np.ndarray, kind: str, rescaling: list[tuple[float, float]]) -> Path:
+def save_enhanced(
+    file: Path,
+    pixels: np.ndarray,
+    kind: str,
+    rescaling: Sequence[tuple[float, float]] = ((1, 0),),
+    positions: Sequence[float] = (),
+) -> Path:
     """Save (frames, H, W) as an enhanced image with a position of each frame.
 
     Args:
@@ -73,6 +80,7 @@ def save_enhanced(file: Path, pixels: np.ndarray, kind: str, rescaling: list[tup
         pixels: grey values.
         kind: a key of CLASSES.
         rescaling: slope and intercept, of each frame, or one that all frames share.
+        positions: of the frames, in mm; default: 0, 1, ...
     """
     import pydicom
 
@@ -94,7 +102,9 @@ def save_enhanced(file: Path, pixels: np.ndarray, kind: str, rescaling: list[tup
         PixelMeasuresSequence={"PixelSpacing": [0.2, 0.1], "SliceThickness": 1},
         PlaneOrientationSequence={"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]},
     )
-    frames = [groups(PlanePositionSequence={"ImagePositionPatient": [0, 0, z]}) for z in range(len(pixels))]
+    frames = [
+        groups(PlanePositionSequence={"ImagePositionPatient": [0, 0, z]}) for z in positions or range(len(pixels))
+    ]
     for item, transformation in zip([shared] if len(rescaling) == 1 else frames, transformations, strict=True):
         item.PixelValueTransformationSequence = [transformation]
     return save_dicom(

@@ -44,7 +44,7 @@ def test_labels_of_samples(name, tmp_path):
 def test_labels_of_enhanced_images(kind, tmp_path):
     frames = np.random.default_rng(4).integers(0, 4096, (3, 20, 30), dtype=np.uint16)
     source = save_enhanced(tmp_path / "x.dcm", frames, kind, [(1, -1024)])
-    labels = (frames > 2000) + (frames > 3000)
+    labels = (frames > 2000) + (frames > 3000).astype(int)
     write_label_map(labels, tmp_path / "y.dcm", source)
     assert np.array_equal(read_label_map(tmp_path / "y.dcm"), labels)
 

@@ -64,7 +64,7 @@ class DicomImage:
 
     @property
     def channels(self) -> np.ndarray:
-        """The pixels as (C, frames, H, W): one channel of grey values, or three of colors."""
+        """The pixels as (C, frames, H, W): one channel of gray values, or three of colors."""
         return self.pixels[None] if self.pixels.ndim == 3 else np.moveaxis(self.pixels, -1, 0)
 
 
@@ -121,7 +121,7 @@ def read_dicom(file: Path) -> DicomImage:
     """Read an image, or all frames of a video.
 
     Raises:
-        DataError: it cannot be read, is damaged or too large, or is not a grey or color image.
+        DataError: it cannot be read, is damaged or too large, or is not a gray or color image.
         SetupError: a package that decodes it is missing.
     """
     header = read_header(file)
@@ -143,7 +143,7 @@ def _decode(file: Path, header: Dataset) -> np.ndarray:
     shape = declared_shape(header)
     samples = int(header.get("SamplesPerPixel", 1))
     if samples not in (1, 3):
-        raise DataError(f"{file} has {samples} values per pixel; grey images have 1 and color images 3.")
+        raise DataError(f"{file} has {samples} values per pixel; gray images have 1 and color images 3.")
     if min(shape) < 1 or shape[0] * shape[1] * shape[2] * samples > MAX_SAMPLES:
         raise DataError(f"{file} declares {format_shape(shape)} pixels (frames x rows x columns), more than are read.")
     check_frames(file, header, pydicom)
@@ -169,7 +169,7 @@ def _palette_as_8_bits(pixels: np.ndarray) -> np.ndarray:
 
 
 def _measured(pixels: np.ndarray, header: Dataset) -> np.ndarray:
-    """Return grey values with white as the largest, rescaled to what the modality measures."""
+    """Return gray values with white as the largest, rescaled to what the modality measures."""
     inverted = header.get("PhotometricInterpretation") == "MONOCHROME1"
     if header.get("ModalityLUTSequence"):
         measured = import_pydicom().pixels.apply_modality_lut(pixels, header)

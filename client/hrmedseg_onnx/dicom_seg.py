@@ -33,7 +33,7 @@ def write_label_map(labels: np.ndarray, file: Path, source: Path, names: Mapping
     Each frame of a video has its own frames in the SEG, which refer to it by its number.
 
     Where no SEG can be made, because the image lacks attributes that a SEG must copy, the labels become a secondary
-    capture with one frame for each of the source and the class as the grey value, with a warning that states why.
+    capture with one frame for each of the source and the class as the gray value, with a warning that states why.
 
     Args:
         labels: (frames, H, W) integers; 0 is background.
@@ -58,7 +58,7 @@ def write_label_map(labels: np.ndarray, file: Path, source: Path, names: Mapping
     if problem:
         warnings.warn(
             f"No DICOM SEG can refer to {source}, {shape[0]} frame{'s' * (shape[0] > 1)} of the class "
-            f"{class_name(header)} ({problem}). {file} is written as a secondary capture instead: a grey image with "
+            f"{class_name(header)} ({problem}). {file} is written as a secondary capture instead: a gray image with "
             f"the class of each pixel as its value.",
             stacklevel=2,
         )

@@ -55,7 +55,7 @@ def segment_layer(image: Image, folder: Path, *, mirror: bool = True) -> tuple[n
     """Segment an image layer.
 
     Args:
-        image: a picture, grey or RGB; a stack of them, which are segmented one by one; or a volume, for a model that
+        image: a picture, gray or RGB; a stack of them, which are segmented one by one; or a volume, for a model that
             was trained with volumes. Of a multiscale layer, the finest level.
         folder: folder of the exported model.
         mirror: average over mirrored images, as nnU-Net does.

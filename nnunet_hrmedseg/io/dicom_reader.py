@@ -30,7 +30,7 @@ class HRMedSegDicomIO(BaseReaderWriter):
     supported_file_endings = (".dcm",)
 
     def read_images(self, image_fnames: Sequence[str]) -> tuple[np.ndarray, dict[str, Any]]:
-        """Read the channels of one case: grey files give one channel each, a color file three.
+        """Read the channels of one case: gray files give one channel each, a color file three.
 
         Returns:
             (channels, frames, H, W) in float32, and nnU-Net's properties with the path of the first file.

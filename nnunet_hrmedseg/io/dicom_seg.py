@@ -21,7 +21,7 @@ SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 
 
 def read_label_map(file: Path) -> np.ndarray:
-    """Read a label map, (frames, H, W): from a SEG with the frames of one image, or from a grey DICOM image.
+    """Read a label map, (frames, H, W): from a SEG with the frames of one image, or from a gray DICOM image.
 
     Raises:
         DataError: it cannot be read, or its segments overlap or have no order.
@@ -31,7 +31,7 @@ def read_label_map(file: Path) -> np.ndarray:
     if header.get("SOPClassUID") != SEGMENTATION:
         pixels = read_dicom(file).pixels
         if pixels.ndim != 3:
-            raise DataError(f"{file} is a color image; labels are a DICOM SEG or a grey image of class values.")
+            raise DataError(f"{file} is a color image; labels are a DICOM SEG or a gray image of class values.")
         return pixels
     highdicom = import_highdicom()
     try:

@@ -30,7 +30,7 @@ def real_image(size: tuple[int, int] | None = None) -> np.ndarray:
 
 
 def radiograph(file: Path, pixels: np.ndarray, **attributes) -> Path:
-    """Save grey pixels as a DX image."""
+    """Save gray pixels as a DX image."""
     return save_dicom(file, pixels, "DX", ImagerPixelSpacing=[0.2, 0.1], **attributes)
 
 
@@ -69,10 +69,10 @@ def save_enhanced(file: Path, pixels: np.ndarray, kind: str, rescaling: list[tup
     """Save (frames, H, W) as an enhanced image with a position of each frame.
 
     Args:
-        file: to write.
-        pixels: grey values.
+        file: file to write.
+        pixels: gray values.
         kind: a key of CLASSES.
-        rescaling: slope and intercept, of each frame, or one that all frames share.
+        rescaling: slope and intercept of each frame, or one pair shared by all frames.
     """
     import pydicom
 

@@ -1,9 +1,9 @@
 """Measure the gain by encoders: fine-tuning from scratch and from an encoder that was made without images of the task.
 
 There are four tasks: nuclei, polyps, skin lesions, and organs on chest radiographs. Encoders are made by `hrmedseg
-pretrain` from some of the labeled datasets, and each task starts from an encoder without any image of its kind. Then
-nnUNetTrainerHRMedSeg is trained on the task for 1,000 image-steps, from random weights and from this encoder, with the
-same images, order and augmentation. Dice is that of nnU-Net's validation on the held-out cases.
+encoder pretrain` from some of the labeled datasets, and each task starts from an encoder without any image of its kind.
+Then nnUNetTrainerHRMedSeg is trained on the task for 1,000 image-steps, from random weights and from this encoder, with
+the same images, order and augmentation. Dice is that of nnU-Net's validation on the held-out cases.
 
     python benchmarks/encoder_initialization.py prepare  DATA WORK            raw datasets from folders of images
     python benchmarks/encoder_initialization.py pretrain WORK ENCODER         an encoder, supervised on datasets
@@ -19,8 +19,8 @@ that the demo holds out.
 
 Larger teachers and longer distillations are stored separately. Teachers have --side, --width, --epochs and
 --iterations, given to `teacher` and, as --teacher_side and so on, to `distill`. `distill` accepts the options of
-`hrmedseg distill` (--canvas 512 512 --epochs 60) and --suffix, a name for its result: the encoder is then the START
-`distilled_SUFFIX`. `train` accepts --canvas (512 or 1024). For example, for an encoder at 512 x 512:
+`hrmedseg encoder distill` (--canvas 512 512 --epochs 60) and --suffix, a name for its result: the encoder is then the
+START `distilled_SUFFIX`. `train` accepts --canvas (512 or 1024). For example, for an encoder at 512 x 512:
 
     teacher WORK ENCODER --side 512 --width 1 --epochs 50 --iterations 100
     distill DATA WORK ENCODER --teacher_side 512 --teacher_width 1 --teacher_epochs 50 --teacher_iterations 100

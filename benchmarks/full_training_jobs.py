@@ -316,7 +316,7 @@ def encoder_file(work: Path, name: str) -> Path:
 
 
 class EncoderJob:
-    """An encoder trained by `hrmedseg pretrain`, which continues stopped runs."""
+    """An encoder trained by `hrmedseg encoder pretrain`, which continues stopped runs."""
 
     def __init__(self, name: str, data: Path, work: Path, commit: str):
         self.encoder, self.data, self.work, self.commit = ENCODERS[name], data, work, commit

@@ -98,7 +98,7 @@ def make_split(name: str, data: Path, cases: Sequence[str]) -> Split:
 
 @dataclass(frozen=True)
 class Encoder:
-    """An encoder trained by `hrmedseg pretrain`, on datasets without images of the tasks that start from it."""
+    """An encoder trained by `hrmedseg encoder pretrain`, on datasets without images of the tasks that start from it."""
 
     name: str
     datasets: tuple[str, ...]

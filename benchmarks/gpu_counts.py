@@ -1,12 +1,12 @@
 """Count the operations of a training step on host and GPU with a stand-in for CUDA; no GPU is needed.
 
-    python scripts/fake_gpu/run.py python benchmarks/gpu_counts.py --title "what this version is called" [--compiled]
+    python scripts/fake_gpu/run.py python benchmarks/gpu_counts.py --title "name of this version" [--compiled]
 
-Augmentation of a batch of 16 on the device (mean of 40 batches, as transforms are drawn at random), and a whole
-`train_step` with it (eager, or, with --compiled, compiled and with CUDA graphs), from a batch in pinned memory as the
-loader delivers it: kernel launches (calls of cuBLAS and cuDNN apart), copies, bytes that cross the bus, copies from
-memory that is not pinned, and synchronizations (each makes the host wait for the GPU). The rows of other titles in
-benchmarks/results/gpu_counts.json stay.
+The script counts the augmentation of a batch of 16 on the device (mean of 40 batches, because transforms are random),
+and a complete `train_step` with it (eager or, with --compiled, compiled and with CUDA graphs), from a batch in pinned
+memory as returned by the loader: kernel launches (calls of cuBLAS and cuDNN are counted separately), copies, bytes
+transferred over the bus, copies from memory that is not pinned, and synchronizations (each makes the host wait for the
+GPU). Rows with other titles in benchmarks/results/gpu_counts.json are kept.
 """
 
 from __future__ import annotations

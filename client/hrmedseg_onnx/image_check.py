@@ -36,7 +36,7 @@ def check_image(data: np.ndarray, channels: Sequence[str], expected_by: str) -> 
         if len(data) == 4 and len(channels) == 3:
             advice = "A fourth channel is usually transparency (RGBA): save the image as RGB."
         elif len(data) == 3 and len(channels) == 1:
-            advice = "Three channels in place of one are usually a grey image saved as RGB: save it as grey."
+            advice = "Three channels in place of one are usually a gray image saved as RGB: save it as gray."
         count = f"{len(channels)} channel{'' if len(channels) == 1 else 's'}"
         raise DataError(
             f"Wrong number of channels: {expected_by} {count} ({', '.join(channels)}), this case has {len(data)}. "
@@ -59,7 +59,7 @@ def warn_of_lost_bits(files: Sequence[str | os.PathLike]) -> None:
         if header[:8] == _PNG and header[24:25] == b"\x10" and header[25] in _COLOR_TYPES:
             warn_once(
                 "There are color PNG images of 16 bits. nnU-Net's reader for PNG keeps the upper 8 bits of each value "
-                "(grey PNG images keep all 16). If the lower bits matter, save the images as .tif, which is read "
+                "(gray PNG images keep all 16). If the lower bits matter, save the images as .tif, which is read "
                 'unchanged, and set "file_ending": ".tif" in dataset.json.'
             )
             return

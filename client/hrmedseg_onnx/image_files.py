@@ -135,7 +135,7 @@ def write_label_map(
 
 
 def _read_picture(file: Path) -> tuple[np.ndarray, Geometry]:
-    """Read as NaturalImage2DIO: PNG, BMP, 2D TIFF; grey, RGB or RGBA. A DICOM image takes the place of its picture."""
+    """Read as NaturalImage2DIO: PNG, BMP, 2D TIFF; gray, RGB or RGBA. A DICOM image takes the place of its picture."""
     if file.suffix.lower() in DICOM_SUFFIXES:
         data, _ = _read_dicom(file)
         if data.shape[1] == 1:
@@ -153,7 +153,7 @@ def _read_picture(file: Path) -> tuple[np.ndarray, Geometry]:
         return np.moveaxis(pixels, -1, 0)[:, None], {}
     raise DataError(
         f"{file} has the shape {' x '.join(map(str, pixels.shape))}; a picture has rows x columns, with 3 or 4 color "
-        f"channels behind them or none. Save it as a grey or RGB image."
+        f"channels behind them or none. Save it as a gray or RGB image."
     )
 
 
@@ -277,7 +277,7 @@ def _write_nifti(labels: np.ndarray, file: Path, geometry: Geometry) -> None:
 
 
 def _read_dicom(file: Path) -> tuple[np.ndarray, Geometry]:
-    """Read as HRMedSegDicomIO of nnunet_hrmedseg: a channel for grey values, three for colors; frames are slices."""
+    """Read as HRMedSegDicomIO of nnunet_hrmedseg: a channel for gray values, three for colors; frames are slices."""
     return read_dicom(file).channels, {"dicom_source": file}
 
 

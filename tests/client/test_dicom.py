@@ -1,4 +1,4 @@
-"""DICOM images are read: pydicom's own sample files, and images of this package saved as radiographs."""
+"""Reading of DICOM images: sample files of pydicom, and images of this package saved as radiographs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def pixels() -> np.ndarray:
 # ---- pixels ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_radiograph_and_its_spacing(tmp_path, pixels):
+def test_radiograph_is_read_with_its_spacing(tmp_path, pixels):
     image = read_dicom(radiograph(tmp_path / "x.dcm", pixels, BitsStored=12, HighBit=11))
     assert np.array_equal(image.pixels[0], pixels) and image.pixels.shape == (1, 30, 41)
     assert image.spacing == (0.2, 0.1)
@@ -51,7 +51,7 @@ def test_monochrome1_is_inverted_within_the_stored_bits(tmp_path, pixels):
     assert np.array_equal(read_dicom(file).pixels[0], 4095 - pixels)
 
 
-def test_rescale_slope_and_intercept(tmp_path, pixels):
+def test_rescale_slope_and_intercept_are_applied(tmp_path, pixels):
     file = radiograph(tmp_path / "x.dcm", pixels, RescaleSlope="2", RescaleIntercept="-1024")
     assert np.array_equal(read_dicom(file).pixels[0], 2 * pixels.astype(int) - 1024)
     file = radiograph(tmp_path / "y.dcm", pixels, RescaleSlope="0.5", RescaleIntercept="0")
@@ -59,7 +59,7 @@ def test_rescale_slope_and_intercept(tmp_path, pixels):
 
 
 @pytest.mark.parametrize("slopes", [[(2, -100)], [(2, -100), (3, 0), (1, 5)]], ids=["shared", "of each frame"])
-def test_rescaling_of_enhanced_images(tmp_path, slopes):
+def test_rescaling_of_enhanced_images_is_applied(tmp_path, slopes):
     """Slope and intercept are in the functional groups, not at the top."""
     frames = np.random.default_rng(1).integers(0, 4096, (3, 20, 30), dtype=np.uint16)
     image = read_dicom(save_enhanced(tmp_path / "x.dcm", frames, "Tomosynthesis", slopes))
@@ -69,7 +69,7 @@ def test_rescaling_of_enhanced_images(tmp_path, slopes):
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
-def test_a_modality_lookup_table(tmp_path, photometric):
+def test_modality_lookup_table_is_applied(tmp_path, photometric):
     table = pydicom.Dataset()
     table.LUTDescriptor, table.ModalityLUTType = [4, 0, 16], "US"
     table.LUTData = [10, 300, 2000, 4095]
@@ -82,7 +82,7 @@ def test_a_modality_lookup_table(tmp_path, photometric):
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless, JPEGLSLossless])
-def test_lossless_compression(tmp_path, syntax):
+def test_lossless_compression_is_read(tmp_path, syntax):
     pixels = real_image()[..., 1].astype(np.uint16) * 16
     image = pydicom.dcmread(radiograph(tmp_path / "x.dcm", pixels))
     image.compress(syntax)
@@ -92,7 +92,7 @@ def test_lossless_compression(tmp_path, syntax):
 
 @pytest.mark.parametrize("kind", ["DX", "CR", "MG", "US", "XC", "US video"])
 @pytest.mark.parametrize("colored", [False, True])
-def test_kinds_of_images(tmp_path, kind, colored):
+def test_kinds_of_images_are_read(tmp_path, kind, colored):
     image = real_image() if colored else real_image()[..., 1]
     stored = np.stack([image, image[::-1]]) if kind == "US video" else image
     read = read_dicom(save_dicom(tmp_path / "x.dcm", stored, kind))
@@ -101,8 +101,8 @@ def test_kinds_of_images(tmp_path, kind, colored):
     assert read.channels.shape == expected and read.channels[0, 0, 5, 7] == image[5, 7].flat[0]
 
 
-def test_a_jpeg_of_colors(tmp_path):
-    """As photographs come: YBR in the file, RGB when read."""
+def test_color_jpeg_is_read(tmp_path):
+    """As in photographs, the file is YBR and is read as RGB."""
     image, content = real_image(), io.BytesIO()
     Image.fromarray(image).save(content, "JPEG", quality=95, subsampling=0)
     file = compressed(tmp_path, content.getvalue(), JPEGBaseline8Bit, image)
@@ -133,7 +133,7 @@ def compressed(folder: Path, content: bytes, syntax: str, pixels: np.ndarray) ->
         ("image_dfl.dcm", (1, 512, 512)),
     ],
 )
-def test_samples_of_pydicom(name, shape):
+def test_samples_of_pydicom_are_read(name, shape):
     assert is_dicom(SAMPLES / name) and read_dicom(SAMPLES / name).pixels.shape == shape
 
 
@@ -143,16 +143,16 @@ def test_ybr_becomes_rgb():
     assert np.abs(colors - [254, 0, 0]).max() <= 2
 
 
-# ---- what cannot be read ---------------------------------------------------------------------------------------------
+# ---- unreadable files ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["reportsi.dcm", "rtplan.dcm", "MR_truncated.dcm", "badVR.dcm", "no_meta.dcm"])
-def test_files_without_readable_pixels_are_named(name):
+def test_files_without_readable_pixels_are_reported(name):
     with pytest.raises(DataError, match=name):
         read_dicom(SAMPLES / name)
 
 
-def test_a_file_that_declares_a_huge_image(tmp_path, pixels):
+def test_file_that_declares_a_huge_image_is_rejected(tmp_path, pixels):
     file = radiograph(tmp_path / "x.dcm", pixels)
     image = pydicom.dcmread(file)
     image.Rows, image.Columns, image.NumberOfFrames = 65535, 65535, 1000
@@ -161,7 +161,7 @@ def test_a_file_that_declares_a_huge_image(tmp_path, pixels):
         read_dicom(file)
 
 
-def test_content_that_inflates_to_more_than_is_read(tmp_path, monkeypatch):
+def test_content_that_inflates_beyond_the_limit_is_rejected(tmp_path, monkeypatch):
     monkeypatch.setattr(dicom_limits, "MAX_INFLATED", 1 << 20)
     monkeypatch.setattr(dicom_limits, "_STEP", 1 << 18)
     black = np.zeros((1500, 1500), np.uint8)
@@ -176,7 +176,7 @@ def test_content_that_inflates_to_more_than_is_read(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "syntax"), [("JPEG", JPEGBaseline8Bit), ("JPEG2000", JPEG2000)])
-def test_compressed_pixels_that_declare_a_larger_image(tmp_path, name, syntax):
+def test_compressed_pixels_that_declare_a_larger_image_are_rejected(tmp_path, name, syntax):
     """A decoder would reserve memory for 3.6 billion pixels."""
     pixels, content = real_image((16, 24))[..., 0], io.BytesIO()
     Image.fromarray(pixels).save(content, name, **({"no_jp2": True} if name == "JPEG2000" else {}))
@@ -191,7 +191,7 @@ def test_compressed_pixels_that_declare_a_larger_image(tmp_path, name, syntax):
         read_dicom(compressed(tmp_path, bytes(huge), syntax, pixels))
 
 
-def test_a_missing_package_is_named(tmp_path, pixels, monkeypatch):
+def test_missing_package_is_reported(tmp_path, pixels, monkeypatch):
     file = radiograph(tmp_path / "x.dcm", pixels)
     monkeypatch.setitem(sys.modules, "pydicom.pixels", None)
     monkeypatch.setitem(sys.modules, "pydicom", None)
@@ -208,7 +208,7 @@ def test_messages_do_not_control_the_terminal(tmp_path):
     assert "x.dcm has no pixels: it is of the class 1.2?[2J" in str(raised.value)
 
 
-def test_what_is_an_image():
+def test_images_are_distinguished_from_other_files():
     images = {
         name for name in ("CT_small.dcm", "MR_truncated.dcm", "examples_ybr_color.dcm") if is_image(SAMPLES / name)
     }
@@ -218,8 +218,8 @@ def test_what_is_an_image():
     assert not is_dicom(SAMPLES / "no_meta.dcm") and not is_dicom(SAMPLES / "README.txt")
 
 
-def test_damaged_files_raise_one_kind_of_error(tmp_path, pixels):
-    """Bytes replaced anywhere: a result or a DataError, nothing else."""
+def test_damaged_files_raise_only_data_error(tmp_path, pixels):
+    """Replacing random bytes gives a result or a DataError, nothing else."""
     content = radiograph(tmp_path / "x.dcm", pixels).read_bytes()
     rng = np.random.default_rng(1)
     for _ in range(60):
@@ -233,7 +233,7 @@ def test_damaged_files_raise_one_kind_of_error(tmp_path, pixels):
             pass
 
 
-def test_warnings_of_pydicom_stay_quiet(tmp_path):
+def test_warnings_of_pydicom_are_suppressed(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read_dicom(SAMPLES / "examples_rgb_color.dcm")

@@ -1,4 +1,4 @@
-"""Label maps are written as DICOM SEG: highdicom reads them again, with references to the image."""
+"""Label maps written as DICOM SEG: highdicom reads them, with references to the image."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pixels() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 4096, (30, 41), dtype=np.uint16)
 
 
-def test_a_segmentation_refers_to_its_image(tmp_path, pixels):
+def test_segmentation_refers_to_its_image(tmp_path, pixels):
     source = radiograph(tmp_path / "x.dcm", pixels)
     labels = np.random.default_rng(2).integers(0, 3, (1, 30, 41))
     write_label_map(labels, tmp_path / "y.dcm", source, {1: "lungs", 2: "heart", 3: "clavicles"})
@@ -46,7 +46,7 @@ def test_a_segmentation_refers_to_its_image(tmp_path, pixels):
     assert np.array_equal(read, labels)
 
 
-def test_empty_labels_are_a_segmentation(tmp_path, pixels):
+def test_empty_labels_give_a_segmentation(tmp_path, pixels):
     source = radiograph(tmp_path / "x.dcm", pixels)
     write_label_map(np.zeros((1, 30, 41), int), tmp_path / "y.dcm", source)
     made = highdicom.seg.segread(tmp_path / "y.dcm")
@@ -81,8 +81,8 @@ def test_each_frame_of_a_video_has_its_labels(tmp_path, kind, positions):
 
 
 @pytest.mark.parametrize("frames", [1, 3])
-def test_an_image_that_no_segmentation_can_refer_to(tmp_path, frames, recwarn):
-    """Without the study, as after a careless removal of names."""
+def test_image_to_which_no_segmentation_can_refer(tmp_path, frames, recwarn):
+    """The study is missing, as after a careless anonymization."""
     image = pydicom.dcmread(save_dicom(tmp_path / "x.dcm", np.zeros((frames, 20, 30), np.uint8), "US video"))
     del image.StudyInstanceUID
     image.save_as(tmp_path / "x.dcm")
@@ -96,14 +96,14 @@ def test_an_image_that_no_segmentation_can_refer_to(tmp_path, frames, recwarn):
     assert made.header.SourceImageSequence[0].ReferencedSOPInstanceUID == image.SOPInstanceUID
 
 
-def test_labels_of_another_size(tmp_path, pixels):
+def test_labels_of_another_size_are_rejected(tmp_path, pixels):
     source = radiograph(tmp_path / "x.dcm", pixels)
     with pytest.raises(DataError, match="1 x 30 x 41"):
         write_label_map(np.zeros((1, 30, 40), int), tmp_path / "y.dcm", source)
     assert [file.name for file in tmp_path.iterdir()] == ["x.dcm"]
 
 
-def test_a_missing_package_is_named(tmp_path, pixels, monkeypatch):
+def test_missing_package_is_reported(tmp_path, pixels, monkeypatch):
     source = radiograph(tmp_path / "x.dcm", pixels)
     monkeypatch.setitem(sys.modules, "highdicom.seg", None)
     monkeypatch.setitem(sys.modules, "highdicom", None)
@@ -112,7 +112,7 @@ def test_a_missing_package_is_named(tmp_path, pixels, monkeypatch):
     assert not (tmp_path / "y.dcm").exists()
 
 
-def test_names_of_classes():
+def test_class_names_are_read_from_labels():
     labels = {"background": 0, "disc": [1, 2], "cup": 2, "ignore": 3}
     assert class_names(labels) == {2: "cup"}
 

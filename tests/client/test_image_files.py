@@ -1,4 +1,4 @@
-"""Files of cases: found by nnU-Net's names, read and written with the values of nnU-Net's readers."""
+"""Files of cases: found by nnU-Net's names, read and written with the same values as nnU-Net's readers."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from skimage import io
 
 from hrmedseg_onnx.cases import find_cases
 from hrmedseg_onnx.image_files import read_image, readable_endings, write_label_map
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import DataError, SetupError
 
 RANDOM = np.random.default_rng(0)
-GREY = RANDOM.integers(0, 256, (30, 41), dtype=np.uint8)
+GRAY = RANDOM.integers(0, 256, (30, 41), dtype=np.uint8)
 RGB = RANDOM.integers(0, 256, (30, 41, 3), dtype=np.uint8)
 RGBA = RANDOM.integers(0, 256, (30, 41, 4), dtype=np.uint8)
 DEEP = RANDOM.integers(0, 65536, (30, 41), dtype=np.uint16)
 REAL = RANDOM.normal(size=(30, 41)).astype(np.float32)
 PICTURES = {
-    "grey.png": GREY,
-    "grey.bmp": GREY,
-    "grey.tif": GREY,
+    "gray.png": GRAY,
+    "gray.bmp": GRAY,
+    "gray.tif": GRAY,
     "rgb.png": RGB,
     "rgb.bmp": RGB,
     "rgb.tif": RGB,
@@ -68,37 +68,37 @@ def test_pictures_are_read_as_by_nnunet(tmp_path, name):
 
 
 @pytest.mark.parametrize("mode", ["P", "1", "I;16", "LA"])
-def test_odd_pngs_are_read_as_by_nnunet(tmp_path, mode):
+def test_unusual_pngs_are_read_as_by_nnunet(tmp_path, mode):
     file = tmp_path / "odd.png"
     if mode == "I;16":
         PIL.Image.fromarray(DEEP).save(file)
     else:
         PIL.Image.fromarray(RGB).convert(mode).save(file)
-    if mode == "LA":  # grey with transparency: nnU-Net stops with an assertion
-        with pytest.raises(HRMedSegError, match="odd.png has the shape 30 x 41 x 2.*grey or RGB"):
+    if mode == "LA":  # gray with transparency: nnU-Net stops with an assertion
+        with pytest.raises(DataError, match="odd.png has the shape 30 x 41 x 2.*gray or RGB"):
             read_image([file], "NaturalImage2DIO")
         return
     wanted, _ = NaturalImage2DIO().read_images([str(file)])
     np.testing.assert_array_equal(read_image([file], "NaturalImage2DIO").data, wanted)
 
 
-def test_channels_in_files_of_their_own(tmp_path):
+def test_channels_in_separate_files(tmp_path):
     for c in range(2):
-        io.imsave(tmp_path / f"a_000{c}.png", GREY + c, check_contrast=False)
+        io.imsave(tmp_path / f"a_000{c}.png", GRAY + c, check_contrast=False)
     files = sorted(tmp_path.iterdir())
     data = read_image(files, "NaturalImage2DIO").data
     assert data.shape == (2, 1, 30, 41) and data.dtype == np.float32
-    np.testing.assert_array_equal(data[1, 0], GREY + 1)
-    io.imsave(files[1], GREY[1:], check_contrast=False)
-    with pytest.raises(HRMedSegError, match="1 x 30 x 41.*1 x 29 x 41"):
+    np.testing.assert_array_equal(data[1, 0], GRAY + 1)
+    io.imsave(files[1], GRAY[1:], check_contrast=False)
+    with pytest.raises(DataError, match="1 x 30 x 41.*1 x 29 x 41"):
         read_image(files, "NaturalImage2DIO")
 
 
 @pytest.mark.parametrize("shape", [(7, 8, 9), (8, 9)])
 @pytest.mark.parametrize("reader", [SimpleITKIO, NibabelIO])
-def test_volumes(tmp_path, reader, shape):
+def test_volumes_are_read_and_written_as_by_nnunet(tmp_path, reader, shape):
     if reader is NibabelIO and len(shape) == 2:
-        pytest.skip("nnU-Net's NibabelIO takes volumes alone")
+        pytest.skip("nnU-Net's NibabelIO reads only volumes")
     file = tmp_path / "a_0000.nii.gz"
     sitk.WriteImage(_volume(RANDOM.integers(-1000, 1000, shape).astype(np.int16)), str(file))
     image = read_image([file], reader.__name__)
@@ -115,7 +115,7 @@ def test_volumes(tmp_path, reader, shape):
 
 
 def _sheared(file: Path) -> Path:
-    """A volume whose affine SimpleITK refuses: its axes are not at right angles."""
+    """Write a volume whose affine SimpleITK rejects, because its axes are not at right angles."""
     affine = np.array([[1, 0.3, 0, -5], [0, 1, 0, 7], [0, 0, 2, 9], [0, 0, 0, 1.0]])
     image = nibabel.Nifti1Image(RANDOM.normal(size=(5, 6, 7)).astype(np.float32), affine)
     image.set_qform(None, 0)
@@ -123,7 +123,7 @@ def _sheared(file: Path) -> Path:
     return file
 
 
-def test_a_sheared_volume_is_read_and_written_as_by_nnunet(tmp_path):
+def test_sheared_volume_is_read_and_written_as_by_nnunet(tmp_path):
     file = _sheared(tmp_path / "a_0000.nii.gz")
     reader = determine_reader_writer_from_file_ending(".nii.gz", str(file), verbose=False)
     assert reader is NibabelIO
@@ -139,13 +139,13 @@ def test_a_sheared_volume_is_read_and_written_as_by_nnunet(tmp_path):
     assert ours.get_data_dtype() == np.uint8
 
 
-def test_a_sheared_volume_for_a_model_with_another_reader_says_what_to_do(tmp_path):
+def test_sheared_volume_for_a_model_with_another_reader_is_reported(tmp_path):
     file = _sheared(tmp_path / "a_0000.nii.gz")
-    with pytest.raises(HRMedSegError, match=r"a_0000.nii.gz has an affine .* not at right angles.*set_sform"):
+    with pytest.raises(DataError, match=r"a_0000.nii.gz has an affine .* not at right angles.*set_sform"):
         read_image([file], "SimpleITKIO")
 
 
-def test_without_nibabel_simpleitk_reads_what_it_can(tmp_path, monkeypatch):
+def test_simpleitk_reads_volumes_without_nibabel(tmp_path, monkeypatch):
     straight, sheared = tmp_path / "a_0000.nii.gz", _sheared(tmp_path / "b_0000.nii.gz")
     sitk.WriteImage(_volume(RANDOM.integers(-1000, 1000, (3, 4, 5)).astype(np.int16)), str(straight))
     wanted = read_image([straight], "NibabelIO")
@@ -154,7 +154,7 @@ def test_without_nibabel_simpleitk_reads_what_it_can(tmp_path, monkeypatch):
     np.testing.assert_array_equal(image.data, wanted.data)
     write_label_map(np.ones((3, 4, 5), np.uint8), tmp_path / "a.nii.gz", "NibabelIO", image.geometry)
     assert _geometry(sitk.ReadImage(str(tmp_path / "a.nii.gz"))) == _geometry(sitk.ReadImage(str(straight)))
-    with pytest.raises(HRMedSegError, match="b_0000.nii.gz cannot be read without nibabel.*pip install nibabel"):
+    with pytest.raises(SetupError, match="b_0000.nii.gz cannot be read without nibabel.*pip install nibabel"):
         read_image([sheared], "NibabelIO")
 
 
@@ -167,12 +167,12 @@ def test_nibabel_reads_an_image_of_one_slice(tmp_path):
     assert nibabel.load(tmp_path / "a.nii.gz").shape == (5, 4)
 
 
-def test_tiff_volumes_with_their_spacing(tmp_path):
+def test_tiff_volumes_are_read_with_their_spacing(tmp_path):
     file = tmp_path / "a_0000.tif"
     tifffile.imwrite(file, RANDOM.integers(0, 255, (5, 6, 7), dtype=np.uint8))
     (tmp_path / "a.json").write_text(json.dumps({"spacing": [3, 2, 1]}))
     wanted, properties = Tiff3DIO().read_images([str(file)])
-    # editors on Windows begin a file with this mark; nnU-Net does not read that
+    # editors on Windows start files with this mark, which nnU-Net does not read
     (tmp_path / "a.json").write_text(json.dumps({"spacing": [3, 2, 1]}), encoding="utf-8-sig")
     image = read_image([file], "Tiff3DIO")
     np.testing.assert_array_equal(image.data, wanted)
@@ -186,10 +186,10 @@ def test_tiff_volumes_with_their_spacing(tmp_path):
 
 @pytest.mark.parametrize("ending", [".png", ".bmp", ".tif"])
 @pytest.mark.parametrize("largest", [1, 254, 255])
-def test_label_maps_of_pictures(tmp_path, ending, largest):
+def test_label_maps_of_pictures_are_written(tmp_path, ending, largest):
     if ending == ".bmp" and largest == 255:
-        pytest.skip("BMP has no 16 bits, in nnU-Net either")
-    labels = np.zeros((1, 4, 30), np.uint16)  # four rows: not to be taken for colors
+        pytest.skip("BMP does not support 16 bits, as in nnU-Net")
+    labels = np.zeros((1, 4, 30), np.uint16)  # four rows must not be treated as colors
     labels[0, 1] = largest
     file = tmp_path / f"a{ending}"
     write_label_map(labels, file, "NaturalImage2DIO", {})
@@ -199,43 +199,43 @@ def test_label_maps_of_pictures(tmp_path, ending, largest):
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
-def test_volumes_whose_channels_do_not_fit(tmp_path):
+def test_volumes_with_different_channels_are_rejected(tmp_path):
     a, b = tmp_path / "a_0000.nii.gz", tmp_path / "a_0001.nii.gz"
     volume = _volume(np.zeros((3, 4, 5), np.int16))
     sitk.WriteImage(volume, str(a))
     volume.SetSpacing((1.0, 1.0, 1.0))
     sitk.WriteImage(volume, str(b))
-    with pytest.raises(HRMedSegError, match="differ in spacing"):
+    with pytest.raises(DataError, match="differ in spacing"):
         read_image([a, b], "SimpleITKIO")
 
 
-def test_files_that_cannot_be_read(tmp_path):
+def test_unreadable_files_are_reported(tmp_path):
     file = tmp_path / "a_0000.png"
-    with pytest.raises(HRMedSegError, match="a_0000.png does not exist"):
+    with pytest.raises(DataError, match="a_0000.png does not exist"):
         read_image([file], "NaturalImage2DIO")
     file.write_bytes(b"nothing")
-    with pytest.raises(HRMedSegError, match="a_0000.png cannot be read"):
+    with pytest.raises(DataError, match="a_0000.png cannot be read"):
         read_image([file], "NaturalImage2DIO")
 
 
 @pytest.mark.parametrize("reader", [NaturalImage2DIO, Tiff3DIO, SimpleITKIO, NibabelIO])
-def test_endings_are_those_of_nnunet(reader):
+def test_file_endings_are_those_of_nnunet(reader):
     assert set(reader.supported_file_endings) <= set(readable_endings(reader.__name__))
 
 
-def test_the_spacing_of_a_tiff_without_a_channel_number(tmp_path):
+def test_spacing_of_a_tiff_without_a_channel_number(tmp_path):
     for name, spacing in (("volume", 3), ("v", 7)):
         (tmp_path / f"{name}.json").write_text(json.dumps({"spacing": [spacing, 2, 1]}))
     tifffile.imwrite(tmp_path / "volume.tif", RANDOM.integers(0, 255, (5, 6, 7), dtype=np.uint8))
     assert read_image([tmp_path / "volume.tif"], "Tiff3DIO").geometry == {"spacing": [3, 2, 1]}
 
 
-# ---- which files are a case ------------------------------------------------------------------------------------------
+# ---- files of a case -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def touched(tmp_path):
-    """Returns a function that makes empty files in a folder, and returns them."""
+def empty_files(tmp_path):
+    """Return a function that creates empty files in a folder and returns them."""
 
     def touch(*names) -> list:
         files = [tmp_path / name for name in names]
@@ -251,8 +251,8 @@ def _names(cases) -> dict:
     return {case.name: [file.name for file in case.files] for case in cases}
 
 
-def test_cases_of_a_folder_are_those_of_nnunet(tmp_path, touched):
-    touched("a_0000.png", "a_0001.png", "b_c_0000.png", "a_1_0000.png", "note.txt", "a_0000.tif")
+def test_cases_of_a_folder_are_those_of_nnunet(tmp_path, empty_files):
+    empty_files("a_0000.png", "a_0001.png", "b_c_0000.png", "a_1_0000.png", "note.txt", "a_0000.tif")
     wanted = create_lists_from_splitted_dataset_folder(str(tmp_path), ".png", num_processes=1)
     found = find_cases([tmp_path], ".png", channels=2)
     assert [[str(file) for file in case.files] for case in found] == sorted(map(list, wanted))
@@ -261,7 +261,7 @@ def test_cases_of_a_folder_are_those_of_nnunet(tmp_path, touched):
 
 
 @pytest.mark.parametrize(
-    "channels, names, said",
+    "channels, names, message",
     [
         (2, ["a_0001.png"], "There is a_0001.png; .* a_0000.png to a_0001.png, or a_0000.png alone"),
         (3, ["a_0000.png", "a_0002.png"], "There is a_0000.png, a_0002.png; .* a_0000.png to a_0002.png"),
@@ -270,15 +270,15 @@ def test_cases_of_a_folder_are_those_of_nnunet(tmp_path, touched):
         (3, [f"a_{number:04}.png" for number in (12, 13, 14)], "a_0012.png, a_0013.png, a_0014.png"),
     ],
 )
-def test_a_folder_whose_channels_are_not_all_there(tmp_path, touched, channels, names, said):
-    touched("whole_0000.png", *names)
+def test_missing_channels_in_a_folder_are_reported(tmp_path, empty_files, channels, names, message):
+    empty_files("whole_0000.png", *names)
     case, whole = find_cases([tmp_path], ".png", channels=channels)
     assert (case.name, whole.name) == ("a", "whole") and not whole.fault
-    assert re.search(said, case.fault)
+    assert re.search(message, case.fault)
 
 
-def test_single_files(touched):
-    files = touched("a_0001.png", "a_0000.png", "photo.BMP", "scan.nii.gz", "b.c.tiff")
+def test_single_files_are_grouped_into_cases(empty_files):
+    files = empty_files("a_0001.png", "a_0000.png", "photo.BMP", "scan.nii.gz", "b.c.tiff")
     readable = (".png", ".bmp", ".tif", ".tiff")
     found = find_cases([*files[:3], files[4]], ".png", channels=2, readable=readable)
     assert _names(found) == {"a": ["a_0000.png", "a_0001.png"], "photo": ["photo.BMP"], "b.c": ["b.c.tiff"]}
@@ -301,30 +301,28 @@ def test_single_files(touched):
         (3, [0, 1, 2], ["IMG"]),
     ],
 )
-def test_numbers_of_a_camera_are_no_channels(touched, channels, numbers, cases):
-    files = touched(*(f"IMG_{number:04}.png" for number in numbers))
+def test_numbers_of_a_camera_are_not_channels(empty_files, channels, numbers, cases):
+    files = empty_files(*(f"IMG_{number:04}.png" for number in numbers))
     found = find_cases(files, ".png", channels=channels)
     assert [case.name for case in found] == cases
     assert sorted(file for case in found for file in case.files) == files
     assert not any(case.fault for case in found)
 
 
-def test_single_files_of_another_kind(touched):
-    photo, text = touched("photo.jpg", "notes.txt")
-    with pytest.raises(
-        HRMedSegError, match=r"photo.jpg is of another .* are .png files \(.bmp, .tif can be .* to .png"
-    ):
+def test_single_files_of_another_kind_are_rejected(empty_files):
+    photo, text = empty_files("photo.jpg", "notes.txt")
+    with pytest.raises(DataError, match=r"photo.jpg is of another .* are .png files \(.bmp, .tif can be .* to .png"):
         find_cases([photo], ".png", channels=3, readable=(".png", ".bmp", ".tif"))
-    with pytest.raises(HRMedSegError, match=r"notes.txt is of another .* are .png files\. Convert"):
+    with pytest.raises(DataError, match=r"notes.txt is of another .* are .png files\. Convert"):
         find_cases([text], ".png", channels=3)
     assert _names(find_cases([photo], ".jpg", channels=3)) == {"photo": ["photo.jpg"]}
 
 
-def test_what_is_no_case(tmp_path, touched):
-    with pytest.raises(HRMedSegError, match="does not exist"):
+def test_inputs_that_are_not_cases_are_rejected(tmp_path, empty_files):
+    with pytest.raises(DataError, match="does not exist"):
         find_cases([tmp_path / "nowhere"], ".png", channels=1)
-    touched("a.png")
-    with pytest.raises(HRMedSegError, match=r"CASE_0000.png.*holds a.png"):
+    empty_files("a.png")
+    with pytest.raises(DataError, match=r"CASE_0000.png.*holds a.png"):
         find_cases([tmp_path], ".png", channels=1)
 
 
@@ -332,8 +330,8 @@ def test_what_is_no_case(tmp_path, touched):
     "names",
     [("a.png", "other/a.png"), ("a_0000.png", "other/a_0000.png"), ("a.png", "a_0000.png"), ("other", "more")],
 )
-def test_several_images_of_one_name(tmp_path, touched, names):
-    touched("other/a_0000.png", "more/a_0000.png")
-    files = [tmp_path / name if name in ("other", "more") else touched(name)[0] for name in names]
-    with pytest.raises(HRMedSegError, match=r"Several images would have the label map a(_0000)?.png"):
+def test_several_images_of_one_name_are_rejected(tmp_path, empty_files, names):
+    empty_files("other/a_0000.png", "more/a_0000.png")
+    files = [tmp_path / name if name in ("other", "more") else empty_files(name)[0] for name in names]
+    with pytest.raises(DataError, match=r"Several images would have the label map a(_0000)?.png"):
         find_cases(files, ".png", channels=1)

@@ -24,7 +24,7 @@ def model(pictures) -> OnnxModel:
 
 @pytest.fixture(scope="module")
 def picture() -> np.ndarray:
-    """(Y, X, 3) uint8."""
+    """Return (Y, X, 3) uint8."""
     return np.moveaxis(blobs(np.random.default_rng(0), (50, 70), 3), 0, -1)
 
 
@@ -37,7 +37,7 @@ def test_errors_are_the_same_classes():
     assert nnunet_hrmedseg.OnnxModel is OnnxModel
 
 
-def test_a_picture_as_array_in_nnunets_layout_and_as_file(model, picture, tmp_path):
+def test_picture_as_array_in_nnunets_layout_and_as_file(model, picture, tmp_path):
     channels_first = np.moveaxis(picture, -1, 0)[:, None].astype(np.float32)
     labels, probabilities = model.predict(picture, with_probabilities=True)
     assert labels.shape == (50, 70) and labels.dtype == np.uint8 and len(np.unique(labels)) > 1
@@ -48,7 +48,7 @@ def test_a_picture_as_array_in_nnunets_layout_and_as_file(model, picture, tmp_pa
         np.testing.assert_array_equal(model.predict(files).labels[0], labels)
 
 
-def test_a_volume_as_array(volumes):
+def test_volume_as_array(volumes):
     model = OnnxModel(volumes.folder, mirror=False, threads=1)
     volume = np.stack([blobs(np.random.default_rng(z), (30, 40), 1)[0] for z in range(3)], axis=-1)
     labels = model.predict(volume).labels
@@ -56,7 +56,7 @@ def test_a_volume_as_array(volumes):
     np.testing.assert_array_equal(model.predict(volume[None]).labels, labels)
 
 
-def test_arrays_with_other_axes_or_channels(model, volumes):
+def test_arrays_with_other_axes_or_channels_are_rejected(model, volumes):
     with pytest.raises(DataError, match=r"\(7,\).*\(Y, X, C\)"):
         model.predict(np.zeros(7))
     with pytest.raises(DataError, match="Wrong number of channels"):
@@ -77,10 +77,10 @@ def test_kinds_of_errors(pictures, tmp_path, monkeypatch):
 
 def test_predict_files_returns_label_maps_and_failures(model, picture, tmp_path):
     PIL.Image.fromarray(picture).save(tmp_path / "good.png")
-    PIL.Image.fromarray(picture[..., 0]).save(tmp_path / "grey.png")
-    inputs = [tmp_path / "good.png", tmp_path / "grey.png"]
+    PIL.Image.fromarray(picture[..., 0]).save(tmp_path / "gray.png")
+    inputs = [tmp_path / "good.png", tmp_path / "gray.png"]
     summary = predict_files(model=model, inputs=inputs, output=tmp_path / "masks")
     assert summary.label_maps == {"good": tmp_path / "masks" / "good.png"} and summary.count == 2
-    assert list(summary.failures) == ["grey"] and "Wrong number of channels" in summary.failures["grey"]
+    assert list(summary.failures) == ["gray"] and "Wrong number of channels" in summary.failures["gray"]
     written = np.asarray(PIL.Image.open(summary.label_maps["good"]))
     np.testing.assert_array_equal(written, model.predict(picture).labels)

@@ -1,4 +1,4 @@
-"""The widget for napari segments layers of an offscreen viewer, and the manifest names it."""
+"""The widget for napari segments layers of an offscreen viewer, and the manifests refer to it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def viewer():
     opened.close()
 
 
-def test_the_widget_adds_labels(pictures, viewer):
+def test_widget_adds_labels(pictures, viewer):
     widget = segment_widget()
     viewer.window.add_dock_widget(widget)
     viewer.add_image(photo(), name="photo", rgb=True, scale=(0.5, 0.25), translate=(3, 4))
@@ -60,10 +60,10 @@ def test_the_widget_adds_labels(pictures, viewer):
     assert isinstance(made, napari.layers.Labels) and made.name == "photo Dataset001_Test"
     assert np.array_equal(made.data, OnnxModel(pictures.folder, threads=1).predict(photo()).labels)
     assert np.array_equal(made.scale, (0.5, 0.25)) and np.array_equal(made.translate, (3, 4))
-    assert list(made.features["class"]) == ["background", "grey", "bright", "ignore"]
+    assert list(made.features["class"]) == ["background", "gray", "bright", "ignore"]
 
 
-def test_a_stack_is_segmented_picture_by_picture(pictures):
+def test_stack_is_segmented_picture_by_picture(pictures):
     stack = np.stack([photo(0), photo(1)])
     layer = napari.layers.Image(np.concatenate([stack, stack[..., :1]], axis=-1), rgb=True)  # with transparency
     labels, attributes, kind = segment_layer(layer, pictures.folder, mirror=False)
@@ -72,7 +72,7 @@ def test_a_stack_is_segmented_picture_by_picture(pictures):
     assert np.array_equal(labels, [model.predict(picture).labels for picture in stack])
 
 
-def test_images_and_folders_that_do_not_fit(pictures, tmp_path):
+def test_unsuitable_images_and_folders_are_reported(pictures, tmp_path):
     with pytest.raises(DataError, match="trained with 3 channels"):
         segment_layer(napari.layers.Image(photo()[..., 0]), pictures.folder)
     get_qapp()
@@ -84,8 +84,8 @@ def test_images_and_folders_that_do_not_fit(pictures, tmp_path):
 
 
 @pytest.mark.parametrize("package", [hrmedseg_onnx, nnunet_hrmedseg], ids=lambda package: package.__name__)
-def test_the_manifests_name_the_widget(package):
-    """Both wheels have one, with the name of the wheel."""
+def test_manifests_refer_to_the_widget(package):
+    """Both wheels have a manifest with the name of the wheel."""
     manifest = npe2.PluginManifest.from_file(Path(package.__file__).with_name("napari.yaml"))
     assert manifest.name.replace("-", "_") == package.__name__
     (command,) = manifest.contributions.commands

@@ -1,4 +1,4 @@
-"""Prediction with onnxruntime and numpy beside nnU-Net's own predictor, on the same images."""
+"""Prediction with onnxruntime and numpy compared with nnU-Net's predictor on the same images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _picture(size, seed=1) -> np.ndarray:
 
 
 def _with_border(data: np.ndarray) -> np.ndarray:
-    """Black all around, and a black hole in the middle."""
+    """Add a black border and a black hole in the middle."""
     data = np.pad(data, ((0, 0), (0, 0), (9, 4), (0, 17)))
     data[..., 30:36, 20:31] = 0
     return data
@@ -49,7 +49,7 @@ def reference(pictures):
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_pictures(pictures, reference, name):
+def test_pictures_are_predicted_as_by_nnunet(pictures, reference, name):
     """RGB, an ignore label, two folds, mirrored: logits and masks, and probabilities."""
     data, exported = IMAGES[name], OnnxModel(pictures.folder, threads=1)
     assert difference_in_logits(reference, exported, data, PICTURE) < LOGITS
@@ -59,14 +59,14 @@ def test_pictures(pictures, reference, name):
     labels, probability = exported.predict(data, with_probabilities=True)
     assert labels.shape == wanted.shape and labels.dtype == wanted.dtype
     assert (labels != wanted).mean() <= PIXELS
-    # nnU-Net's logits went through half precision
+    # nnU-Net's logits were rounded to half precision
     assert np.abs(probability - wanted_probability).max() < 0.02
     if name not in ("constant", "black", "one row"):
         assert len(np.unique(wanted)) > 1, "a mask of one label shows nothing"
 
 
-def test_mirroring_and_folds_matter(pictures, reference):
-    """What the parity above would not show if both were left out on both sides."""
+def test_mirroring_and_folds_change_the_prediction(pictures, reference):
+    """Otherwise the parity above would not detect that both implementations skip them."""
     data = IMAGES["larger, wide"]
     reference.use_mirroring = False
     try:
@@ -79,10 +79,10 @@ def test_mirroring_and_folds_matter(pictures, reference):
     assert difference_in_logits(reference, one_fold, data, PICTURE) > 10 * LOGITS
 
 
-def test_volumes(volumes):
+def test_volumes_are_predicted_as_by_nnunet(volumes):
     """NIfTI, transposed axes, regions, another network, crop, and mean and deviation inside the non-zero mask."""
     random = np.random.default_rng(3)
-    # slices follow one another along the last axis: (z, y, x) = (70, 55, 6)
+    # slices lie along the last axis: (z, y, x) = (70, 55, 6)
     volume = np.stack([blobs(random, (70, 55), 1)[0] for _ in range(6)], axis=-1)
     volume[:, :12] = 0
     volume[20:30, 20:30, 2:4] = 0  # enclosed on all sides
@@ -99,7 +99,7 @@ def test_volumes(volumes):
     assert np.abs(probability - wanted_probability).max() < 0.02
 
 
-def test_strips_make_no_difference(pictures, monkeypatch):
+def test_strips_do_not_change_the_prediction(pictures, monkeypatch):
     exported, data = OnnxModel(pictures.folder, threads=1), IMAGES["larger, wide"]
     whole = exported.predict(data, with_probabilities=True)
     monkeypatch.setattr("hrmedseg_onnx.resizing.STRIP_VALUES", 3 * 211 * 7)
@@ -108,15 +108,15 @@ def test_strips_make_no_difference(pictures, monkeypatch):
     np.testing.assert_array_equal(whole[1], in_strips[1])
 
 
-def test_the_image_is_left_as_it_is(pictures):
+def test_input_image_is_unchanged(pictures):
     data = _with_border(_picture((40, 40)))
     before = data.copy()
     OnnxModel(pictures.folder, threads=1).predict(data)
     np.testing.assert_array_equal(data, before)
 
 
-def test_files_are_those_of_nnunet(pictures, reference, tmp_path):
-    """The same names and values, from the same folder."""
+def test_files_equal_those_of_nnunet(pictures, reference, tmp_path):
+    """Names and values are the same for the same folder."""
     images, ours, theirs = (tmp_path / name for name in ("images", "ours", "theirs"))
     for folder in (images, ours, theirs):
         folder.mkdir()
@@ -140,8 +140,8 @@ def test_files_are_those_of_nnunet(pictures, reference, tmp_path):
     np.testing.assert_allclose(probability.sum(0), 1, atol=1e-5)
 
 
-def test_labels_of_two_hundred_and_more(pictures):
-    """nnU-Net's dtype follows the number of labels."""
+def test_labels_of_two_hundred_and_more_are_written(pictures):
+    """nnU-Net's dtype depends on the number of labels."""
     exported = OnnxModel(pictures.folder, threads=1)
     many = {"background": 0, **{f"label {i}": i for i in range(1, 256)}}
     exported.sidecar = replace(exported.sidecar, labels=many)

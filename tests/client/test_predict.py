@@ -20,7 +20,7 @@ from skimage import io
 import hrmedseg_onnx
 from hrmedseg_onnx import cli, predict
 from hrmedseg_onnx.cases import find_cases, skipped_inputs
-from hrmedseg_onnx.errors import HRMedSegError
+from hrmedseg_onnx.errors import CheckpointError, DataError, HRMedSegError, SetupError
 from hrmedseg_onnx.image_files import files_read
 from hrmedseg_onnx.model import OnnxModel
 from hrmedseg_onnx.predict import _check_not_overwriting
@@ -92,13 +92,13 @@ def test_without_torch_and_nnunet(pictures, images, tmp_path, command):
         np.testing.assert_array_equal(written, probability)
 
 
-def test_one_bad_case_does_not_cost_the_others(pictures, images, tmp_path, capsys):
+def test_bad_case_does_not_affect_the_others(pictures, images, tmp_path, capsys):
     (images / "broken_0000.png").write_bytes(b"no image")
-    io.imsave(images / "grey_0000.png", _rgb()[..., 0], check_contrast=False)
+    io.imsave(images / "gray_0000.png", _rgb()[..., 0], check_contrast=False)
     assert _run("-i", images, "-o", tmp_path / "masks", "-m", pictures.folder) == 1
     said = capsys.readouterr()
     assert "2 of 4 predicted" in said.out
-    assert "2 failed: broken, grey" in said.err
+    assert "2 failed: broken, gray" in said.err
     assert "broken_0000.png cannot be read" in said.err
     assert "trained with 3 channels (R, G, B), this case has 1" in said.err
     assert sorted(file.name for file in (tmp_path / "masks").iterdir()) == ["case_0.png", "case_1.png"]
@@ -110,7 +110,7 @@ def test_no_image_is_overwritten(pictures, images, tmp_path):
     (tmp_path / "linked").symlink_to(images)
     before = photo.read_bytes()
     for given, output in ((images, images), (tmp_path / "linked", images), (images, tmp_path / "linked")):
-        with pytest.raises(HRMedSegError, match="IMG_0012.png, .*photo.png would be overwritten.*another folder"):
+        with pytest.raises(SetupError, match="IMG_0012.png, .*photo.png would be overwritten.*another folder"):
             _run("-i", given / photo.name, given / other.name, "-o", output, "-m", pictures.folder)
     assert photo.read_bytes() == other.read_bytes() == before
     assert len([*images.iterdir()]) == 4
@@ -121,12 +121,12 @@ def test_no_image_is_overwritten(pictures, images, tmp_path):
     assert len([*images.iterdir()]) == 4
 
 
-def test_a_spacing_that_is_read_is_not_overwritten(tmp_path):
+def test_spacing_file_that_is_read_is_not_overwritten(tmp_path):
     for name in ("a_0000.tif", "a.json"):
         (tmp_path / name).touch()
     sidecar = replace(GOOD, image_reader="Tiff3DIO", file_ending=".tif")
     cases = find_cases([tmp_path], ".tif", channels=1)
-    with pytest.raises(HRMedSegError, match="a.json would be overwritten"):
+    with pytest.raises(SetupError, match="a.json would be overwritten"):
         _check_not_overwriting(cases, tmp_path, sidecar)
     _check_not_overwriting(cases, tmp_path / "masks", sidecar)
 
@@ -138,7 +138,7 @@ def test_photos_of_a_camera_each_have_a_label_map(pictures, images, tmp_path):
     assert sorted(file.name for file in (tmp_path / "masks").iterdir()) == ["IMG_0000.png", "IMG_0001.png"]
 
 
-def test_a_case_that_lacks_a_channel_does_not_cost_the_others(pictures, images, tmp_path, capsys):
+def test_case_that_lacks_a_channel_does_not_affect_the_others(pictures, images, tmp_path, capsys):
     shutil.copy(images / "case_0_0000.png", images / "lacking_0001.png")
     assert _run("-i", images, "-o", tmp_path / "masks", "-m", pictures.folder, "-f", "0", "--disable_tta") == 1
     said = capsys.readouterr()
@@ -154,18 +154,18 @@ def test_a_photo_of_another_kind(pictures, tmp_path):
         _run("-i", tmp_path / "photo.jpg", "-o", tmp_path / "masks", "-m", pictures.folder)
 
 
-def test_an_output_that_is_a_file(pictures, images, tmp_path):
+def test_file_as_output_is_rejected(pictures, images, tmp_path):
     (tmp_path / "masks").write_text("kept")
     for output, said in (("masks", "masks is a file"), ("masks/below", "below cannot be made: .*masks is a file")):
-        with pytest.raises(HRMedSegError, match=said):
+        with pytest.raises(SetupError, match=said):
             _run("-i", images, "-o", tmp_path / output, "-m", pictures.folder)
     assert (tmp_path / "masks").read_text() == "kept"
 
 
-def test_nan_is_named(pictures):
+def test_nan_is_reported(pictures):
     data = np.ones((3, 1, 20, 20), np.float32)
     data[1, 0, 3, 3] = np.nan
-    with pytest.raises(HRMedSegError, match=r"1 NaN and 0 infinite values in channel 1 \(G\), of 400"):
+    with pytest.raises(DataError, match=r"1 NaN and 0 infinite values in channel 1 \(G\), of 400"):
         OnnxModel(pictures.folder, threads=1).predict(data)
 
 
@@ -197,11 +197,11 @@ def test_hidden_files_that_are_given_are_skipped(pictures, images, tmp_path, cap
     assert _run("-i", hidden, images / "case_0_0000.png", *given) == 0
     assert f"Skipped: {hidden}." in capsys.readouterr().out
     assert [file.name for file in (tmp_path / "masks").iterdir()] == ["case_0.png"]
-    with pytest.raises(HRMedSegError, match="hidden files are not read"):
+    with pytest.raises(DataError, match="hidden files are not read"):
         _run("-i", hidden, *given)
 
 
-def test_what_is_read_beside_an_image_is_not_skipped(tmp_path):
+def test_files_read_with_an_image_are_not_reported_as_skipped(tmp_path):
     for name in ("a_0000.mhd", "a_0000.zraw", "b_0000.mhd", "b_0000.raw", "c.raw"):
         (tmp_path / name).touch()
     cases = find_cases([tmp_path], ".mhd", channels=1)
@@ -209,9 +209,9 @@ def test_what_is_read_beside_an_image_is_not_skipped(tmp_path):
     assert skipped_inputs([tmp_path], used) == [f"Skipped in {tmp_path}: c.raw."]
 
 
-def test_the_place_for_results_is_checked_first(tmp_path):
+def test_output_folder_is_checked_first(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(HRMedSegError, match="file is a file"):
+    with pytest.raises(SetupError, match="file is a file"):
         _run("-i", tmp_path / "no_images", "-o", tmp_path / "file", "-m", tmp_path / "no_model")
 
 
@@ -225,9 +225,7 @@ def test_the_place_for_results_is_checked_first(tmp_path):
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), "Broken pipe"),
     ],
 )
-def test_a_full_disk_and_a_closed_output_are_no_fault_of_each_case(
-    pictures, images, tmp_path, monkeypatch, capsys, error, said
-):
+def test_full_disk_and_closed_output_end_the_prediction(pictures, images, tmp_path, monkeypatch, capsys, error, said):
     def fail(*_, **__):
         raise error
 
@@ -235,12 +233,12 @@ def test_a_full_disk_and_a_closed_output_are_no_fault_of_each_case(
         monkeypatch.setattr("builtins.print", fail)
     else:
         monkeypatch.setattr(predict, "write_label_map", fail)
-    with pytest.raises(BrokenPipeError if isinstance(error, BrokenPipeError) else HRMedSegError, match=said):
+    with pytest.raises(BrokenPipeError if isinstance(error, BrokenPipeError) else SetupError, match=said):
         _run("-i", images, "-o", tmp_path / "masks", "-m", pictures.folder, "-f", "0", "--disable_tta")
     assert "FAILED" not in capsys.readouterr().err
 
 
-def test_a_volume_keeps_its_geometry(volumes, tmp_path):
+def test_volume_keeps_its_geometry(volumes, tmp_path):
     random = np.random.default_rng(3)
     volume = sitk.GetImageFromArray(np.stack([blobs(random, (30, 40), 1)[0] for _ in range(3)], axis=-1))
     volume.SetSpacing((4.0, 1.0, 1.5))
@@ -258,35 +256,35 @@ def test_a_volume_keeps_its_geometry(volumes, tmp_path):
     np.testing.assert_array_equal(sitk.GetArrayFromImage(mask), wanted)
 
 
-def test_without_simpleitk_a_volume_says_so(volumes, tmp_path, monkeypatch, capsys):
+def test_missing_simpleitk_is_reported(volumes, tmp_path, monkeypatch, capsys):
     (tmp_path / "a_0000.nii.gz").touch()
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
     assert _run("-i", tmp_path, "-o", tmp_path / "masks", "-m", volumes.folder) == 1
     assert "pip install SimpleITK" in capsys.readouterr().err
 
 
-def test_models_that_are_not_whole(pictures, volumes, images, tmp_path):
-    with pytest.raises(HRMedSegError, match="has no fold 7; it has 0, 1"):
+def test_incomplete_models_are_rejected(pictures, volumes, images, tmp_path):
+    with pytest.raises(CheckpointError, match="has no fold 7; it has 0, 1"):
         OnnxModel(pictures.folder, folds=["7"])
-    with pytest.raises(HRMedSegError, match="hrmedseg export --onnx wrote"):
+    with pytest.raises(CheckpointError, match="hrmedseg export --onnx wrote"):
         OnnxModel(images)
     copy = shutil.copytree(pictures.folder, tmp_path / "copy")
     (copy / "fold_1.onnx").unlink()
-    with pytest.raises(HRMedSegError, match="fold_1.onnx does not exist"):
+    with pytest.raises(CheckpointError, match="fold_1.onnx does not exist"):
         OnnxModel(copy)
     (copy / "fold_1.onnx").write_bytes(b"half of it")
-    with pytest.raises(HRMedSegError, match="fold_1.onnx cannot be loaded by onnxruntime"):
+    with pytest.raises(CheckpointError, match="fold_1.onnx cannot be loaded by onnxruntime"):
         OnnxModel(copy)
     shutil.copy(volumes.folder / "fold_0.onnx", copy / "fold_0.onnx")
-    with pytest.raises(HRMedSegError, match="do not belong together: .* 1 x 32 x 64 .* 3 x 64 x 48"):
+    with pytest.raises(CheckpointError, match="do not belong together: .* 1 x 32 x 64 .* 3 x 64 x 48"):
         OnnxModel(copy)
 
 
-def test_without_onnxruntime(pictures, monkeypatch):
+def test_missing_onnxruntime_is_reported(pictures, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(HRMedSegError, match="pip install onnxruntime"):
+    with pytest.raises(SetupError, match="pip install onnxruntime"):
         OnnxModel(pictures.folder)
 
 
-def test_the_sidecar_is_plain_json(pictures):
+def test_sidecar_is_plain_json(pictures):
     assert json.loads((pictures.folder / "model.json").read_text())["canvas"] == [64, 48]

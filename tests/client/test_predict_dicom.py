@@ -1,4 +1,4 @@
-"""Prediction of DICOM files with exported models: label maps of the model's own format, and DICOM SEG."""
+"""Prediction of DICOM files with exported models: label maps in the format of the model, and DICOM SEG."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SIZE = (50, 70)
 
 @pytest.fixture(scope="module")
 def trained_with_dicom(pictures, tmp_path_factory) -> Path:
-    """The model of `pictures`, as if its RGB images had been DICOM files."""
+    """Return the model of `pictures`, as if its RGB images had been DICOM files."""
     return as_if_trained_with(".dcm", "HRMedSegDicomIO", pictures.folder, tmp_path_factory.mktemp("dicom") / "onnx")
 
 
@@ -46,7 +46,7 @@ def as_if_trained_with(file_ending: str, reader: str, model: Path, folder: Path)
 
 @pytest.fixture
 def images(tmp_path) -> Path:
-    """A folder as scanners and archives write it: names without ending, folders, a directory file and a report."""
+    """Write a folder like scanners and archives: names without ending, folders, a directory file and a report."""
     folder = tmp_path / "images"
     (folder / "PA01" / "ST01").mkdir(parents=True)
     save_dicom(folder / "PA01" / "ST01" / "IM0001", real_image(SIZE), "XC")
@@ -65,15 +65,15 @@ def predicted(model: OnnxModel, image: np.ndarray) -> np.ndarray:
 
 
 def read_seg(file: Path) -> np.ndarray:
-    """Read with highdicom alone: (Y, X) of the only source."""
+    """Read a SEG with highdicom only: (Y, X) of its single source."""
     made = highdicom.seg.segread(file)
     (source,) = made.get_source_image_uids()
     read = made.get_pixels_by_source_instance([source[2]], combine_segments=True, ignore_spatial_locations=True)
     return read[0]
 
 
-def test_a_folder_of_dicom_becomes_segmentations(pictures, images, tmp_path, capsys):
-    """With a model that was trained with PNG pictures."""
+def test_folder_of_dicom_files_gives_segmentations(pictures, images, tmp_path, capsys):
+    """The model was trained on PNG pictures."""
     options = ["-i", images, "-o", tmp_path / "out", "-m", pictures.folder, "--dicom-seg", "--threads", 1]
     assert cli.main(list(map(str, options))) == 0
     said = capsys.readouterr().out
@@ -86,14 +86,14 @@ def test_a_folder_of_dicom_becomes_segmentations(pictures, images, tmp_path, cap
         ("1.2.840.7", images / "1.2.840.7.dcm", real_image(SIZE)[::-1]),
     ):
         made, source = highdicom.seg.segread(tmp_path / "out" / f"{case}.dcm"), pydicom.dcmread(file)
-        assert [segment.SegmentLabel for segment in made.SegmentSequence] == ["grey", "bright"]
+        assert [segment.SegmentLabel for segment in made.SegmentSequence] == ["gray", "bright"]
         assert made.ReferencedSeriesSequence[0].SeriesInstanceUID == source.SeriesInstanceUID
         assert made.get_source_image_uids()[0][2] == source.SOPInstanceUID
         labels = predicted(model, image)
         assert np.array_equal(read_seg(tmp_path / "out" / f"{case}.dcm"), labels) and len(np.unique(labels)) > 1
 
 
-def test_grey_channels_in_several_files(pictures, tmp_path):
+def test_gray_channels_in_several_files(pictures, tmp_path):
     """Three DX files with nnU-Net's numbers are the channels of a case, stored inverted and compressed."""
     (tmp_path / "images").mkdir()
     for channel in range(3):
@@ -119,7 +119,7 @@ def test_grey_channels_in_several_files(pictures, tmp_path):
     assert np.array_equal(read_seg(tmp_path / "out" / "case.dcm"), labels)
 
 
-def test_a_video_becomes_a_segmentation_of_its_frames(pictures, tmp_path):
+def test_video_gives_a_segmentation_of_its_frames(pictures, tmp_path):
     video = np.stack([real_image(SIZE), real_image(SIZE)[::-1] // 2, real_image(SIZE)[:, ::-1]])
     file = save_dicom(tmp_path / "v.dcm", video, "US video")
     summary = predict_files(model=pictures.folder, inputs=[file], output=tmp_path / "out", dicom_seg=True)
@@ -131,7 +131,7 @@ def test_a_video_becomes_a_segmentation_of_its_frames(pictures, tmp_path):
     assert np.array_equal(read, labels) and not np.array_equal(labels[0], labels[1])
 
 
-def test_a_dicom_image_in_place_of_a_picture(pictures, tmp_path):
+def test_dicom_image_instead_of_a_picture(pictures, tmp_path):
     """Without --dicom-seg, the label map has the format of the model."""
     file = save_dicom(tmp_path / "x.dcm", real_image(SIZE), "XC")
     summary = predict_files(model=pictures.folder, inputs=[file], output=tmp_path / "out")
@@ -141,14 +141,14 @@ def test_a_dicom_image_in_place_of_a_picture(pictures, tmp_path):
     assert np.array_equal(OnnxModel(pictures.folder, threads=1).predict(file).labels[0], labels)
 
 
-def test_a_video_in_place_of_a_picture(pictures, tmp_path):
+def test_video_instead_of_a_picture(pictures, tmp_path):
     file = save_dicom(tmp_path / "x.dcm", np.stack([real_image(SIZE)] * 2), "US video")
     summary = predict_files(model=pictures.folder, inputs=[file], output=tmp_path / "out")
     assert "x.dcm is a video of 2 frames" in summary.failures["x"] and "--dicom-seg" in summary.failures["x"]
 
 
 @pytest.mark.parametrize("dicom_seg", [False, True])
-def test_a_model_that_was_trained_with_dicom(trained_with_dicom, tmp_path, dicom_seg):
+def test_model_trained_on_dicom(trained_with_dicom, tmp_path, dicom_seg):
     (tmp_path / "images").mkdir()
     save_dicom(tmp_path / "images" / "case_0000.dcm", real_image(SIZE), "XC")
     summary = predict_files(
@@ -158,7 +158,7 @@ def test_a_model_that_was_trained_with_dicom(trained_with_dicom, tmp_path, dicom
     assert labels.shape == SIZE and np.array_equal(read_seg(summary.label_maps["case"]), labels)
 
 
-def test_models_of_volumes_are_refused(pictures, images, tmp_path):
+def test_models_of_volumes_are_rejected(pictures, images, tmp_path):
     folder = as_if_trained_with(".nii.gz", "SimpleITKIO", pictures.folder, tmp_path / "model")
     with pytest.raises(
         DataError, match=r"--dicom-seg is for models .* trained with .nii.gz files, read by SimpleITKIO"
@@ -167,7 +167,7 @@ def test_models_of_volumes_are_refused(pictures, images, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_inputs_that_are_not_dicom(pictures, tmp_path):
+def test_inputs_that_are_not_dicom_are_rejected(pictures, tmp_path):
     (tmp_path / "pictures").mkdir()
     picture = tmp_path / "pictures" / "a.png"
     Image.fromarray(real_image(SIZE)).save(picture)
@@ -189,23 +189,23 @@ def test_no_image_is_overwritten_or_predicted_twice(pictures, images, tmp_path):
     with pytest.raises(DataError, match=r"Several images would have the label map 1.2.840.7.dcm"):
         predict_files(inputs=[images, file], output=tmp_path / "out", **options)
     assert file.read_bytes() == before
-    # segmentations beside the images are no images
+    # segmentations beside the images are not images
     predict_files(inputs=[images], output=images / "out", **options)
     again = predict_files(inputs=[images], output=images / "out", **options)
     assert sorted(again.label_maps) == ["1.2.840.7", "PA01_ST01_IM0001"]
 
 
-def test_one_bad_file_does_not_cost_the_others(pictures, images, tmp_path):
-    save_dicom(images / "grey.dcm", real_image(SIZE)[..., 0], "DX")
+def test_bad_file_does_not_affect_the_others(pictures, images, tmp_path):
+    save_dicom(images / "gray.dcm", real_image(SIZE)[..., 0], "DX")
     shutil.copy(SAMPLES / "MR_truncated.dcm", images / "cut_off.dcm")
     summary = predict_files(model=pictures.folder, inputs=[images], output=tmp_path / "out", dicom_seg=True)
-    assert sorted(summary.failures) == ["cut_off", "grey"] and len(summary.label_maps) == 2
-    assert "trained with 3 channels (R, G, B), this case has 1" in summary.failures["grey"]
+    assert sorted(summary.failures) == ["cut_off", "gray"] and len(summary.label_maps) == 2
+    assert "trained with 3 channels (R, G, B), this case has 1" in summary.failures["gray"]
     assert "cut_off.dcm cannot be read" in summary.failures["cut_off"]
 
 
 @pytest.mark.parametrize("package", ["pydicom", "highdicom"])
-def test_missing_packages_are_named(pictures, images, tmp_path, capsys, monkeypatch, package):
+def test_missing_packages_are_reported(pictures, images, tmp_path, capsys, monkeypatch, package):
     for name in (package, "pydicom.pixels", "highdicom.seg"):
         if name.startswith(package):
             monkeypatch.setitem(sys.modules, name, None)
@@ -217,8 +217,8 @@ def test_missing_packages_are_named(pictures, images, tmp_path, capsys, monkeypa
 # ---- hostile files ---------------------------------------------------------------------------------------------------
 
 
-def test_names_in_dicom_files_lead_nowhere(pictures, tmp_path):
-    """Attributes that other programs take for paths or print: the label map has the name of the file."""
+def test_names_in_dicom_files_are_not_used_as_paths(pictures, tmp_path):
+    """Attributes that other programs use as paths or print are ignored: the label map has the name of the file."""
     (tmp_path / "images").mkdir()
     path = "../../escaped"
     save_dicom(
@@ -249,8 +249,8 @@ def test_names_in_dicom_files_lead_nowhere(pictures, tmp_path):
     assert not any("\x1b" in text for text in said)
 
 
-def test_a_directory_file_is_not_followed(pictures, tmp_path):
-    """A DICOMDIR lists paths, also outside of its folder."""
+def test_directory_file_is_not_followed(pictures, tmp_path):
+    """A DICOMDIR may list paths outside of its folder."""
     folder = tmp_path / "images"
     shutil.copytree(SAMPLES / "dicomdirtests", folder, ignore=lambda _, names: {n for n in names if n != "DICOMDIR"})
     with pytest.raises(DataError, match="holds no DICOM images, but DICOMDIR"):

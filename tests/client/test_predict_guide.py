@@ -1,4 +1,4 @@
-"""The Python lines of the guide run as they are shown, one after the other."""
+"""The Python code of the guide runs as shown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "predict-from-python.md"
 
 
-def test_the_guide_runs(pictures, tmp_path, monkeypatch, capsys):
+def test_guide_runs(pictures, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(pictures.folder, "photos_onnx")
     trained = tmp_path / "nnUNet_results" / "Dataset001_Photos" / "nnUNetTrainerHRMedSeg__nnUNetPlans__2d"

@@ -1,4 +1,4 @@
-"""model.json: written, read again, and refused where it cannot be right."""
+"""model.json: writing, reading, and rejection of invalid content."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import pytest
 
 from hrmedseg_onnx.sidecar import SIDECAR, Normalization, Sidecar
-from nnunet_hrmedseg.errors import HRMedSegError
+from nnunet_hrmedseg.errors import CheckpointError
 
 GOOD = Sidecar(
     network="HRMedSeg",
@@ -31,7 +31,7 @@ GOOD = Sidecar(
 )
 
 
-def test_read_is_what_was_written(tmp_path):
+def test_written_description_is_read(tmp_path):
     GOOD.write(tmp_path)
     assert Sidecar.read(tmp_path) == GOOD
 
@@ -41,7 +41,7 @@ def test_labels_and_regions_are_counted():
 
 
 @pytest.mark.parametrize(
-    "name, value, said",
+    "name, value, message",
     [
         ("format", 2, "format 2"),
         ("channels", [], "channels"),
@@ -61,31 +61,31 @@ def test_labels_and_regions_are_counted():
         ("folds", {"0": "../elsewhere.onnx"}, "folds"),
     ],
 )
-def test_what_cannot_be_is_refused(tmp_path, name, value, said):
+def test_invalid_values_are_rejected(tmp_path, name, value, message):
     GOOD.write(tmp_path)
     content = json.loads((tmp_path / SIDECAR).read_text())
     content[name] = value
     (tmp_path / SIDECAR).write_text(json.dumps(content))
-    with pytest.raises(HRMedSegError, match=said) as error:
+    with pytest.raises(CheckpointError, match=message) as error:
         Sidecar.read(tmp_path)
     assert str(tmp_path / SIDECAR) in str(error.value) and "again" in str(error.value)
 
 
-def test_missing_entries_are_named(tmp_path):
+def test_missing_entries_are_reported(tmp_path):
     GOOD.write(tmp_path)
     content = json.loads((tmp_path / SIDECAR).read_text())
     del content["canvas"], content["labels"]
     (tmp_path / SIDECAR).write_text(json.dumps(content))
-    with pytest.raises(HRMedSegError, match="lacks canvas, labels"):
+    with pytest.raises(CheckpointError, match="lacks canvas, labels"):
         Sidecar.read(tmp_path)
 
 
-def test_no_file_and_no_json(tmp_path):
-    with pytest.raises(HRMedSegError, match="hrmedseg export --onnx wrote"):
+def test_missing_and_invalid_files_are_reported(tmp_path):
+    with pytest.raises(CheckpointError, match="hrmedseg export --onnx wrote"):
         Sidecar.read(tmp_path)
     (tmp_path / SIDECAR).write_text("{")
-    with pytest.raises(HRMedSegError, match="not valid JSON"):
+    with pytest.raises(CheckpointError, match="not valid JSON"):
         Sidecar.read(tmp_path)
     (tmp_path / SIDECAR).write_text("[]")
-    with pytest.raises(HRMedSegError, match="format None"):
+    with pytest.raises(CheckpointError, match="format None"):
         Sidecar.read(tmp_path)

@@ -36,7 +36,7 @@ def disc(rng: np.random.Generator, side: int = 90) -> tuple[np.ndarray, np.ndarr
 
 @pytest.fixture(scope="module")
 def predicted(nnunet, tmp_path_factory) -> tuple[Path, dict[str, np.ndarray]]:
-    """The folder with out (nnU-Net's predictions) and onnx_out (those of the exported model), and the true masks."""
+    """Return the folder with out (nnU-Net's predictions) and onnx_out (those of the exported model), and the masks."""
     folder, rng = tmp_path_factory.mktemp("dicom"), np.random.default_rng(0)
     for part in ("images", "masks", "new"):
         (folder / part).mkdir()
@@ -67,7 +67,7 @@ def predicted(nnunet, tmp_path_factory) -> tuple[Path, dict[str, np.ndarray]]:
     return folder, truth
 
 
-def test_the_dataset_keeps_the_files(nnunet, predicted):
+def test_dataset_keeps_the_files(nnunet, predicted):
     folder = nnunet.raw / nnunet.dataset(NUMBER)
     description = json.loads((folder / "dataset.json").read_text())
     assert description["file_ending"] == ".dcm" and description["overwrite_image_reader_writer"] == "HRMedSegDicomIO"
@@ -86,7 +86,7 @@ def test_predictions_are_segmentations_of_the_radiographs(predicted, case, file)
 
 
 @pytest.mark.parametrize("case", ["plain", "inverted"])
-def test_the_exported_model_agrees_with_nnunet(predicted, case):
+def test_exported_model_agrees_with_nnunet(predicted, case):
     folder, _ = predicted
     ours, theirs = (read_label_map(folder / file) for file in (f"onnx_out/{case}_IM1.dcm", f"out/{case}.dcm"))
     assert (ours != theirs).mean() < 0.01

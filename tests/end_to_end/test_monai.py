@@ -50,7 +50,7 @@ prediction.nnUNetPredictor = functools.partial(prediction.nnUNetPredictor, devic
 """
 
 
-def test_the_script_of_the_guide(nnunet):
+def test_script_of_the_guide(nnunet):
     dataset, new = nnunet.raw / NAME, nnunet.folder / "new_images"
     for folder in (dataset / "imagesTr", dataset / "labelsTr", new):
         folder.mkdir(parents=True)
@@ -59,7 +59,7 @@ def test_the_script_of_the_guide(nnunet):
         Image.fromarray(image).save(dataset / "imagesTr" / f"case_{case}_0000.png")
         Image.fromarray((image > image.mean()).astype(np.uint8)).save(dataset / "labelsTr" / f"case_{case}.png")
     Image.fromarray(real_image(SIZE)[::-1, :, 1]).save(new / "new_0000.png")
-    description = {"channel_names": {"0": "grey"}, "labels": {"background": 0, "nucleus": 1}, "numTraining": 5}
+    description = {"channel_names": {"0": "gray"}, "labels": {"background": 0, "nucleus": 1}, "numTraining": 5}
     (dataset / "dataset.json").write_text(json.dumps({**description, "file_ending": ".png"}))
 
     (script,) = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)

@@ -31,7 +31,7 @@ def real_image(size: tuple[int, int] | None = None) -> np.ndarray:
 
 
 def radiograph(file: Path, pixels: np.ndarray, **attributes) -> Path:
-    """Save grey pixels as a DX image."""
+    """Save gray pixels as a DX image."""
     return save_dicom(file, pixels, "DX", ImagerPixelSpacing=[0.2, 0.1], **attributes)
 
 
@@ -76,11 +76,11 @@ def save_enhanced(
     """Save (frames, H, W) as an enhanced image with a position of each frame.
 
     Args:
-        file: to write.
-        pixels: grey values.
+        file: file to write.
+        pixels: gray values.
         kind: a key of CLASSES.
-        rescaling: slope and intercept, of each frame, or one that all frames share.
-        positions: of the frames, in mm; default: 0, 1, ...
+        rescaling: slope and intercept of each frame, or one pair shared by all frames.
+        positions: positions of the frames in mm (default: 0, 1, ...).
     """
     import pydicom
 

@@ -30,8 +30,8 @@ def pixels() -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small_RLE.dcm", "examples_ybr_color.dcm", "image_dfl.dcm"])
-def test_labels_of_samples(name, tmp_path):
-    """The third is a video of 30 frames."""
+def test_labels_of_samples_are_written_and_read(name, tmp_path):
+    """One of the samples is a video of 30 frames."""
     shape = read_dicom(SAMPLES / name).pixels.shape[:3]
     labels = np.random.default_rng(3).integers(0, 4, shape)
     labels[-1] = 0
@@ -41,7 +41,7 @@ def test_labels_of_samples(name, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["Enhanced CT", "Tomosynthesis"])
-def test_labels_of_enhanced_images(kind, tmp_path):
+def test_labels_of_enhanced_images_are_written_and_read(kind, tmp_path):
     frames = np.random.default_rng(4).integers(0, 4096, (3, 20, 30), dtype=np.uint16)
     source = save_enhanced(tmp_path / "x.dcm", frames, kind, [(1, -1024)])
     labels = (frames > 2000) + (frames > 3000).astype(int)
@@ -51,15 +51,15 @@ def test_labels_of_enhanced_images(kind, tmp_path):
 
 @pytest.mark.parametrize("highest", [3, 300])
 @pytest.mark.filterwarnings("ignore:No DICOM SEG")
-def test_labels_in_a_secondary_capture(highest, tmp_path):
+def test_labels_in_a_secondary_capture_are_read(highest, tmp_path):
     labels = np.random.default_rng(4).integers(0, highest + 1, (2, 100, 100))
     write_label_map(labels, tmp_path / "y.dcm", SAMPLES / "SC_rgb_rle_2frame.dcm")
     assert pydicom.dcmread(tmp_path / "y.dcm").SOPClassUID != SEGMENTATION
     assert np.array_equal(read_label_map(tmp_path / "y.dcm"), labels)
 
 
-def test_labels_of_several_images(tmp_path):
-    """A SEG of a series, as other programs write it, belongs to no single image."""
+def test_labels_of_several_images_are_rejected(tmp_path):
+    """A SEG of a series, as written by other programs, does not belong to a single image."""
     file = save_dicom(tmp_path / "x.dcm", np.zeros((8, 8), np.uint8), "DX")
     write_label_map(np.ones((1, 8, 8), int), tmp_path / "y.dcm", file)
     made = pydicom.dcmread(tmp_path / "y.dcm")
@@ -75,7 +75,7 @@ def test_labels_of_several_images(tmp_path):
 # ---- nnU-Net's interface ---------------------------------------------------------------------------------------------
 
 
-def test_the_reader_of_nnunet(tmp_path, pixels):
+def test_reader_implements_the_interface_of_nnunet(tmp_path, pixels):
     reader = HRMedSegDicomIO()
     files = [str(radiograph(tmp_path / f"a_000{i}.dcm", pixels + i)) for i in range(2)]
     images, properties = reader.read_images(files)
@@ -90,7 +90,7 @@ def test_the_reader_of_nnunet(tmp_path, pixels):
     assert [segment.SegmentLabel for segment in pydicom.dcmread(tmp_path / "a.dcm").SegmentSequence] == ["lungs"]
 
 
-def test_channels_of_different_sizes(tmp_path, pixels):
+def test_channels_of_different_sizes_are_rejected(tmp_path, pixels):
     files = [radiograph(tmp_path / "a.dcm", pixels), radiograph(tmp_path / "b.dcm", np.ascontiguousarray(pixels[1:]))]
     with pytest.raises(DataError, match="1 x 29 x 41 and 1 x 30 x 41"):
         HRMedSegDicomIO().read_images([str(file) for file in files])

@@ -187,7 +187,7 @@ def test_label_values_up_to_16_bits_are_kept():
     [
         (1, 3, ["trained with 3 channels (channel0, channel1, channel2)", "this case has 1"]),
         (4, 3, ["this case has 4", "RGBA"]),
-        (3, 1, ["trained with 1 channel (channel0)", "this case has 3", "grey image saved as RGB"]),
+        (3, 1, ["trained with 1 channel (channel0)", "this case has 3", "gray image saved as RGB"]),
     ],
 )
 def test_wrong_number_of_channels_is_reported(has, expects, words):

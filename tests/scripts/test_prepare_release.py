@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="tests run without 
 
 @pytest.fixture
 def release(tmp_path, monkeypatch):
-    """The files that the script changes, after it ran."""
+    """Run the script on copies of the files that it changes, and return their folder."""
     for name in ("README.md", "setup.cfg", "client/README.md", "client/pyproject.toml"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)

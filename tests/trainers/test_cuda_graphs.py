@@ -1,4 +1,4 @@
-"""CUDA graphs: what is asked of torch.compile, without a GPU; benchmarks/gpu_counts.py counts the launches."""
+"""CUDA graphs: calls of torch.compile, without a GPU; benchmarks/gpu_counts.py counts the launches."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from tests.trainers.tiny_trainers import _trainer
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The modes of torch.compile, which compiles nothing here, and the marked beginnings of iterations."""
+    """Record the modes of torch.compile, without compiling, and the marked starts of iterations."""
     found = {"modes": [], "steps": 0}
 
     def record_mode(function, mode=None, **_):

@@ -149,7 +149,7 @@ def test_case_that_lacks_a_channel_does_not_affect_the_others(pictures, images, 
 def test_a_photo_of_another_kind(pictures, tmp_path):
     (tmp_path / "photo.jpg").touch()
     with pytest.raises(
-        HRMedSegError, match=r"photo.jpg is of another kind .*\.png files \(.bmp, .tif, .tiff can be read"
+        HRMedSegError, match=r"photo.jpg is of another kind .*\.png files \(.bmp, .tif, .tiff, .dcm, .dicom can be read"
     ):
         _run("-i", tmp_path / "photo.jpg", "-o", tmp_path / "masks", "-m", pictures.folder)
 

@@ -130,7 +130,7 @@ runs = []
 
 def keeping(module, batches, of_loop, folder, group, **options):
     if not runs:
-        runs.append(train_straight(Path(kept, "straight"), group))
+        runs.append(train_without_norm(Path(kept, "without_norm"), group))
     history = loop.run_loop(module, batches, of_loop, folder, group, **options)
     runs.append(parameters_and_losses(module, history))
     torch.save(runs, Path(kept, f"process_{group.rank}.pth"))

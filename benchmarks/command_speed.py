@@ -49,7 +49,7 @@ def write_dataset(data: Path, raw: Path) -> int:
         Image.open(file).convert("L").save(raw / "imagesTr" / f"{file.stem}_0000.png")
         Image.open(masks[file.stem]).save(raw / "labelsTr" / f"{file.stem}.png")
     description = {
-        "channel_names": {"0": "grey"},
+        "channel_names": {"0": "gray"},
         "labels": {"background": 0, "foreground": 1},
         "numTraining": len(images),
         "file_ending": ".png",

@@ -121,7 +121,7 @@ def leave_out_demo(work: Path) -> None:
 
 
 def write_dataset_json(raw: Path, labels: dict[str, int], cases: int, gray: bool = False) -> None:
-    channels = {"0": "grey"} if gray else {"0": "R", "1": "G", "2": "B"}
+    channels = {"0": "gray"} if gray else {"0": "R", "1": "G", "2": "B"}
     description = {"channel_names": channels, "labels": labels, "numTraining": cases, "file_ending": ".png"}
     (raw / "dataset.json").write_text(json.dumps(description))
 

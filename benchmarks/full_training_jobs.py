@@ -102,7 +102,7 @@ def write_raw(data: Path, work: Path, name: str) -> None:
         for case in cases:
             if case not in masks:
                 raise RowError(f"{source / 'masks'} has no mask of {case}")
-            image = Image.open(files[case]).convert("L" if dataset.channels == ("grey",) else "RGB")
+            image = Image.open(files[case]).convert("L" if dataset.channels == ("gray",) else "RGB")
             image.save(raw / f"images{part}" / f"{case}_0000.png", compress_level=1)
             Image.open(masks[case]).save(raw / f"labels{part}" / f"{case}.png")
     (raw / "splits_final.json").write_text(json.dumps(split.folds()))
@@ -181,10 +181,10 @@ class Training:
             row = self.row
             settings = {**asdict(row), "settings": dict(row.settings), "commit": self.commit, "threads": 1}
             settings["started"] = datetime.date.today().isoformat()
-            if row.image_steps and row.canvas:
+            if row.image_steps and isinstance(row.canvas, int):
                 seconds = row.image_steps / IMAGES_PER_SECOND * (row.canvas / 512) ** 2
                 settings["epochs"] = max(20, round(seconds / EPOCH_SECONDS))
-            settings["processor_seconds"] = None
+            settings["processor_seconds"] = row.processor_minutes and 60 * row.processor_minutes
             if row.equal_seconds:
                 finished = json.loads(
                     Training(find_row(row.equal_seconds), self.data, self.work).result_file.read_text()
@@ -212,7 +212,9 @@ class Training:
                 self.run("nnUNetv2_plan_experiment", "-d", number, "-pl", "nnUNetPlannerHRMedSeg")
             plans = json.loads((preprocessed / "nnUNetHRMedSegPlans.json").read_text())
             plans["plans_name"] = row.plans
-            plans["configurations"]["2d"]["patch_size"] = [row.canvas, row.canvas]
+            named = isinstance(row.canvas, str)
+            canvas = plans["configurations"][row.canvas]["patch_size"] if named else [row.canvas, row.canvas]
+            plans["configurations"]["2d"]["patch_size"] = canvas
             plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["recompute"] = False
             if row.batch_size:
                 plans["configurations"]["2d"]["batch_size"] = row.batch_size
@@ -293,6 +295,7 @@ class Training:
             "date": datetime.date.today().isoformat(),
             "machine": processor_name(),
             "versions": json.loads(versions),
+            "patch_size": self.patch_size(),
             "curve": [json.loads(line) for line in curve.read_text().splitlines()] if curve.is_file() else [],
         }
         if finished:
@@ -300,6 +303,11 @@ class Training:
             summaries |= {f"test_{w}": self.folder / f"test_{w}" / "summary.json" for w in ("final", "averaged")}
             result |= {name: dice_of(file) for name, file in summaries.items() if file.is_file()}
         return result
+
+    def patch_size(self) -> list[int]:
+        """Return the canvas, or the patch size of nnU-Net's plans, (height, width) in pixels."""
+        plans = self.work / "nnUNet_preprocessed" / dataset_folder(self.row.dataset) / f"{self.row.plans}.json"
+        return json.loads(plans.read_text())["configurations"]["2d"]["patch_size"]
 
 
 def dice_of(summary: Path) -> dict[str, Any]:

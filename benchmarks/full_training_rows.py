@@ -42,11 +42,11 @@ DATASETS = {
         943,
         "chest radiographs, JSRT",
         {"background": 0, "lungs": 1, "heart": 2, "clavicles": 3},
-        ("grey",),
+        ("gray",),
         split=25,
     ),
     "isic2018": Dataset(944, "skin lesions, ISIC 2018", {"background": 0, "lesion": 1}),
-    "mlua_dental": Dataset(945, "caries, MLUA", {"background": 0, "caries": 1}, ("grey",)),
+    "mlua_dental": Dataset(945, "caries, MLUA", {"background": 0, "caries": 1}, ("gray",), split=5),
     "kvasir": Dataset(946, "polyps, Kvasir-SEG", {"background": 0, "polyp": 1}),
 }
 
@@ -122,8 +122,10 @@ class Row:
     Args:
         name: name of its folder and result file.
         trainer: class in benchmarks/trainers/measured.py.
-        canvas: side of the canvas in pixels; None trains with nnU-Net's own plans.
+        canvas: side of the canvas in pixels, or a configuration of nnUNetPlannerHRMedSeg whose canvas is taken; None
+            trains with nnU-Net's own plans.
         image_steps: length of the training, as number of images that pass through the network.
+        processor_minutes: length of the training in processor time instead of `image_steps`.
         equal_seconds: name of a row whose processor seconds, times `factor`, are the length of this training instead
             of `image_steps`.
         start: name of the encoder to start from; None for random weights.
@@ -137,8 +139,9 @@ class Row:
     name: str
     dataset: str
     trainer: str = "nnUNetTrainerMeasuredHRMedSeg"
-    canvas: int | None = 512
+    canvas: int | str | None = 512
     image_steps: int | None = None
+    processor_minutes: float | None = None
     equal_seconds: str | None = None
     factor: float = 1.0
     start: str | None = None
@@ -185,7 +188,25 @@ def trials() -> list[Row]:
     return rows
 
 
+def canvas_rows() -> list[Row]:
+    """The configurations of nnUNetPlannerHRMedSeg at equal processor time, on images smaller and larger than them."""
+    return [
+        Row(
+            f"canvas_{dataset}_{configuration}",
+            dataset,
+            canvas=configuration,
+            processor_minutes=minutes,
+            batch_size=2,
+            settings={},
+            points=1,
+        )
+        for dataset, minutes in (("cvc_clinicdb", 20), ("mlua_dental", 30))
+        for configuration in ("2d", "2d_512", "2d_fit")
+    ]
+
+
 ROWS: list[Row] = [
+    *canvas_rows(),
     *trials()[:3],
     Row("cvc_hrmedseg_random", "cvc_clinicdb", image_steps=CVC, batch_size=4),
     *trials()[3:],

@@ -80,7 +80,7 @@ DATASETS = {
         931,
         "organs on chest radiographs, 1024 x 1024 pixels (JSRT)",
         {"background": 0, "lungs": 1, "heart": 2, "clavicles": 3},
-        ("grey",),
+        ("gray",),
         60,
         5,
     ),
@@ -97,7 +97,7 @@ DATASETS = {
         933,
         "caries on panoramic radiographs, 2944 x 1435 pixels (MLUA)",
         {"background": 0, "caries": 1},
-        ("grey",),
+        ("gray",),
         24,
         1,
         minutes=40,  # tiny targets require about 1,000 batches
@@ -176,7 +176,7 @@ def write_images(data: Path, raw: Path, name: str, dataset: Dataset) -> str:
     files = sorted((source / "images").iterdir())
     chosen = np.random.default_rng(0).permutation(len(files))[dataset.first :][: dataset.cases]
     for file in (files[i] for i in sorted(chosen)):
-        image = Image.open(file).convert("L" if dataset.channels == ("grey",) else "RGB")
+        image = Image.open(file).convert("L" if dataset.channels == ("gray",) else "RGB")
         image.save(raw / "imagesTr" / f"{file.stem}_0000.png")
         Image.open(masks[file.stem]).save(raw / "labelsTr" / f"{file.stem}.png")
     return ".png"

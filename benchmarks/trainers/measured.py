@@ -146,16 +146,16 @@ class Measured(nnUNetTrainer):
             torch.save(checkpoint, final.with_name("checkpoint_averaged.pth"))
 
 
-def stock_trainer() -> type[nnUNetTrainer]:
+def within_budget(trainer_class: type[nnUNetTrainer]) -> type[nnUNetTrainer]:
     seconds = ROW["processor_seconds"]
-    return budget.with_budget(nnUNetTrainer, minutes=seconds / 60) if seconds else nnUNetTrainer
+    return budget.with_budget(trainer_class, minutes=seconds / 60) if seconds else trainer_class
 
 
-class nnUNetTrainerMeasured(Measured, stock_trainer()):  # type: ignore[misc]
+class nnUNetTrainerMeasured(Measured, within_budget(nnUNetTrainer)):  # type: ignore[misc]
     """Stock nnU-Net."""
 
 
-class nnUNetTrainerMeasuredHRMedSeg(Measured, nnUNetTrainerHRMedSeg):
+class nnUNetTrainerMeasuredHRMedSeg(Measured, within_budget(nnUNetTrainerHRMedSeg)):  # type: ignore[misc]
     """HRMedSeg, started from HRMEDSEG_ENCODER_WEIGHTS."""
 
 

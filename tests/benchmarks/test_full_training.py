@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -50,7 +51,7 @@ def test_rows_refer_to_existing_datasets_and_encoders():
     names = [row.name for row in ROWS]
     assert len(set(names)) == len(names)
     for row in ROWS:
-        assert row.dataset in DATASETS and (row.image_steps is None) != (row.equal_seconds is None)
+        assert row.dataset in DATASETS and [row.image_steps, row.processor_minutes, row.equal_seconds].count(None) == 2
         if row.equal_seconds:  # trained above it
             assert names.index(row.equal_seconds) < names.index(row.name)
     with pytest.raises(SystemExit, match="no row typo"):
@@ -194,8 +195,9 @@ def test_report_draws_finished_and_running_rows(tmp_path):
     docs, recorded = tmp_path / "docs", tmp_path / "recorded"
     (docs / "benchmarks").mkdir(parents=True)
     recorded.mkdir()
-    page = docs / "benchmarks" / "full_training.md"
-    page.write_text(f"before\n{full_training_report.BEGIN}old{full_training_report.END}after\n")
+    page, canvas_page = (docs / "benchmarks" / name for name in ("full_training.md", "canvas.md"))
+    for file in (page, canvas_page):
+        file.write_text(f"before\n{full_training_report.BEGIN}old{full_training_report.END}after\n")
     curve = [
         {"epoch": 1, "image_steps": 1000, "processor_seconds": 3600.0, "dice": {"1": 0.5}},
         {"epoch": 2, "image_steps": 2000, "processor_seconds": 7200.0, "dice": {"1": 0.7}},
@@ -207,8 +209,20 @@ def test_report_draws_finished_and_running_rows(tmp_path):
         if finished:
             content["test_final"] = {"cases": {"a": {"1": 0.8}, "b": {"1": 0.9}}}
         (recorded / f"{name}.json").write_text(json.dumps(content))
+    row = find_row("canvas_mlua_dental_2d_fit")
+    content = {
+        "row": asdict(row) | {"settings": {}},
+        "finished": True,
+        "curve": [{"epoch": 5, "image_steps": 1200, "processor_seconds": 1800.0, "dice": {"1": 0.4}}],
+        "patch_size": [704, 1440],
+        "validation": {"cases": {"a": {"1": 0.25}, "b": {"1": 0.75}}},
+    }
+    (recorded / f"{row.name}.json").write_text(json.dumps(content))
     full_training_report.report(recorded, docs)
+    fitted = "| caries, MLUA | `2d_fit` | 704 x 1440 | 1,200 | 30 | 0.500 [0.250, 0.750] | 0.25, 0.75 |"
+    assert fitted in canvas_page.read_text()
     text = page.read_text()
+    assert "2d_fit" not in text
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert "| HRMedSeg | 512 | random weights | 2,000 | 2.0 | 0.850 [0.800, 0.900] |" in text
     assert "| stock nnU-Net | nnU-Net's plan | random weights | 2,000 so far | 2.0 | in training |" in text

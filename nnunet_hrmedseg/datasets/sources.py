@@ -14,6 +14,7 @@ from nnunet_hrmedseg.datasets.pixels import orientation, turn
 from nnunet_hrmedseg.datasets.polygons import Annotation, is_annotation_source, read_annotations
 from nnunet_hrmedseg.errors import DataError, PlanError, format_names, format_shape
 from nnunet_hrmedseg.io.instances import BORDER, CORE, border_labels
+from nnunet_hrmedseg.plans.overrides import CANVAS
 
 __all__ = ["MaskSource", "find_source"]
 
@@ -107,7 +108,7 @@ class InstanceFiles(MaskFiles):
                 instances[as_values(pixels) > 0] = number
             else:
                 instances = number_objects(pixels)
-        return border_labels(instances)
+        return border_labels(instances, border_thickness(instances.shape))
 
 
 class Polygons(MaskSource):
@@ -174,9 +175,14 @@ class Polygons(MaskSource):
             except DataError as error:
                 raise DataError(f"{self.place}, image {case.image.name}: {error}.") from error
         if self.instances:
-            result = border_labels(result)
+            result = border_labels(result, border_thickness(result.shape))
         # annotated on the stored image, which viewers rotate by its EXIF orientation
         return turn(result, orientation(case.image)) if turned else result
+
+
+def border_thickness(shape: Sequence[int]) -> int:
+    """Return the thickness in pixels of a border that an image of this (H, W) keeps on a canvas of 1024 x 1024."""
+    return max(1, *(-(-side // of_canvas) for side, of_canvas in zip(shape, CANVAS, strict=True)))
 
 
 def instance_labels(names: Sequence[str]) -> dict[str, int]:

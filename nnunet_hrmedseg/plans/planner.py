@@ -12,6 +12,7 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg.errors import HRMedSegError, PlanError
+from nnunet_hrmedseg.io.instances import INSTANCES
 from nnunet_hrmedseg.io.json_values import label_value
 from nnunet_hrmedseg.io.raw_cases import find_raw_cases
 from nnunet_hrmedseg.plans.canvas_choice import canvases, describe_canvases
@@ -72,7 +73,10 @@ class nnUNetPlannerHRMedSeg(StockPlanning):
         """Measure the objects of the raw labels; empty if they cannot be read, which preprocessing reports."""
         cases = find_raw_cases(Path(self.raw_dataset_folder), self.dataset_json)
         labels = {name: label_value(name, value) for name, value in self.dataset_json["labels"].items()}
-        labels = {name: value for name, value in labels.items() if name != "ignore" and value not in (0, (0,))}
+        without_size = ["ignore"]
+        if INSTANCES in self.dataset_json:
+            without_size.append("border")  # drawn around objects with a fixed thickness
+        labels = {name: value for name, value in labels.items() if name not in without_size and value not in (0, (0,))}
         try:
             return measure_thickness(cases, labels, self.dataset_json) if cases else {}
         except HRMedSegError as error:

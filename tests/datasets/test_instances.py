@@ -99,3 +99,14 @@ def test_invalid_label_maps_are_reported_and_the_rest_is_written(folders):
     with pytest.raises(DataError, match=r"1 of 2 label maps were left out:\n.*other.png"):
         separate_objects(folders / "masks", folders / "objects")
     assert not np.asarray(Image.open(folders / "objects" / "empty.tif")).any()
+
+
+def test_border_in_a_large_image_is_as_thick_as_a_pixel_of_the_canvas(folders):
+    shape = (24, 2050)
+    instances = np.zeros(shape, np.uint16)
+    instances[2:22, 100:120] = 1
+    Image.fromarray(np.full(shape, 90, np.uint8)).save(folders / "images" / "a.png")
+    Image.fromarray(instances).save(folders / "masks" / "a.png")
+    labels = np.asarray(Image.open(make(folders).folder / "labelsTr" / "a.png"))
+    assert (labels[2:22, 100:120] > 0).all() and (labels > 0).sum() == 400
+    assert labels[12, 98:107].tolist() == [0, 0, 2, 2, 2, 1, 1, 1, 1]  # 2050 / 1024, rounded up

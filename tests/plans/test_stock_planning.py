@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from nnunet_hrmedseg.errors import PlanError
+from nnunet_hrmedseg.io.instances import border_labels
 from nnunet_hrmedseg.plans.planner import nnUNetPlannerHRMedSeg
 from nnunet_hrmedseg.plans.stock_planning import check_description
 
@@ -46,3 +47,24 @@ def test_objects_are_measured_for_all_forms_of_labels(tmp_path, value):
     planner = SimpleNamespace(raw_dataset_folder=str(tmp_path), dataset_json=description)
     (cell,) = nnUNetPlannerHRMedSeg._thickness(planner).values()
     assert cell.part == pytest.approx(5 / 20) and cell.objects == 1
+
+
+def test_borders_between_objects_are_not_measured(tmp_path):
+    instances = np.zeros((40, 60), np.int32)
+    instances[10:20, 4:24] = 1
+    for folder, name, pixels in (
+        ("imagesTr", "a_0000.png", instances.astype(np.uint8)),
+        ("labelsTr", "a.png", border_labels(instances)),
+    ):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(pixels).save(tmp_path / folder / name)
+    description = {
+        "channel_names": {"0": "gray"},
+        "labels": {"background": 0, "cell": 1, "border": 2},
+        "instances": {"core": 1, "border": 2},
+        "file_ending": ".png",
+    }
+    planner = SimpleNamespace(raw_dataset_folder=str(tmp_path), dataset_json=description)
+    measured = nnUNetPlannerHRMedSeg._thickness(planner)
+    assert list(measured) == ["cell"]
+    assert measured["cell"].part == pytest.approx(7 / 40)  # the core has 8 x 18 pixels

@@ -20,7 +20,7 @@ from nnunet_hrmedseg.plans.hrmedseg_memory import HRMedSegMemory
 from nnunet_hrmedseg.plans.memory import MemoryModel
 from nnunet_hrmedseg.plans.segmaformer import SegMaFormerMemory, segmaformer_shape
 
-__all__ = ["NETWORKS", "NetworkSpec", "arguments_of", "find_spec", "register_network"]
+__all__ = ["NETWORKS", "NetworkSpec", "arguments_of", "find_spec", "register_network", "registering_modules"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +135,12 @@ def register_network(spec: NetworkSpec) -> NetworkSpec:
         raise PlanError(f"The name {spec.name!r} is taken by a network of nnunet_hrmedseg. Choose another name.")
     NETWORKS[spec.name] = spec
     return spec
+
+
+def registering_modules() -> list[str]:
+    """Return the modules whose import registers the networks that are not of this package: those of their trainers."""
+    trainers = [spec.trainer for name, spec in NETWORKS.items() if name not in _OWN]
+    return sorted({path.rpartition(".")[0] if isinstance(path, str) else path.__module__ for path in trainers})
 
 
 def find_spec(class_path: str | None) -> NetworkSpec | None:

@@ -1,14 +1,15 @@
 """Measure the peak of resident memory of one training step in a separate process (Linux: /proc).
 
-    python -m nnunet_hrmedseg.evaluation.benchmark.peak CASE CHANNELS PRECISION
+    python -m nnunet_hrmedseg.evaluation.benchmark.peak CASE CHANNELS PRECISION [MODULE ...]
 
-CASE is a Case as a JSON object. Prints the bytes that the step added.
+CASE is a Case as a JSON object. MODULE: modules that register networks. Prints the bytes that the step added.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -20,6 +21,8 @@ from nnunet_hrmedseg.evaluation.benchmark.steps import Case, random_batch, run_o
 
 def main() -> None:
     """Print the bytes."""
+    for module in sys.argv[4:]:
+        import_module(module)
     case, channels, precision = Case(**json.loads(sys.argv[1])), int(sys.argv[2]), sys.argv[3]
     trained = CONTENDERS[case.network].build(channels, case.classes, case.size)
     image, target = random_batch(case.image_shape(channels), case.classes, torch.device("cpu"))

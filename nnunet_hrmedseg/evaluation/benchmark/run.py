@@ -49,6 +49,7 @@ from nnunet_hrmedseg.io.cpu_precision import set_cpu_precision
 from nnunet_hrmedseg.io.devices import choose_device
 from nnunet_hrmedseg.io.files import make_output_dir, reporting_write_errors, write_atomically
 from nnunet_hrmedseg.io.machine import free_memory, processor_name
+from nnunet_hrmedseg.plans.specs import registering_modules
 
 __all__ = ["BenchmarkResult", "benchmark_networks"]
 
@@ -328,8 +329,11 @@ def _resident_peak(case: Case, options: BenchmarkOptions) -> dict[str, int | str
         "nnunet_hrmedseg.evaluation.benchmark.peak",
         json.dumps(vars(case)),
         str(options.channels),
+        options.precision,
+        *registering_modules(),
     ]
-    done = subprocess.run([*command, options.precision], capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode == -KILLED:
         return {NO_PEAK: "its process was killed, most likely for memory"}
     if done.returncode:

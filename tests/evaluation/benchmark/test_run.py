@@ -6,6 +6,7 @@ import errno
 import json
 import subprocess
 from collections import Counter
+from importlib import import_module
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from nnunet_hrmedseg.evaluation.benchmark import run
 from nnunet_hrmedseg.evaluation.benchmark.networks import CONTENDERS, OTHERS, Contender, Trainable
 from nnunet_hrmedseg.evaluation.benchmark.options import BenchmarkOptions
 from nnunet_hrmedseg.evaluation.benchmark.steps import Case, run_once
+from nnunet_hrmedseg.plans import specs
 
 CPU = torch.device("cpu")
 
@@ -227,6 +229,34 @@ def test_peak_is_the_last_line_of_its_process(monkeypatch, tmp_path):
     peak, (command,) = peak_of(monkeypatch, (0, "something\n4096\n", ""))
     assert peak == {"peak_resident_bytes": 4096}
     assert Case(**json.loads(command[-3])).batch_size == 4 and command[-2:] == ["3", "float32"]
+
+
+REGISTERING = """
+from nnunet_hrmedseg.architectures import HRMedSeg
+from nnunet_hrmedseg.plans.hrmedseg_memory import HRMedSegMemory
+from nnunet_hrmedseg.plans.specs import NetworkSpec, register_network
+from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHRMedSeg
+
+class nnUNetTrainerMine(nnUNetTrainerHRMedSeg):
+    pass
+
+class Mine(HRMedSeg):
+    pass
+
+register_network(NetworkSpec("Mine", Mine, 2, HRMedSegMemory(), nnUNetTrainerMine))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not run.RESETS_PEAK.exists(), reason="only Linux reports the peak")
+def test_peak_of_a_network_that_another_module_registers(monkeypatch, tmp_path):
+    (tmp_path / "my_trainer.py").write_text(REGISTERING)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(specs, "NETWORKS", dict(specs.NETWORKS))
+    import_module("my_trainer")
+    assert specs.registering_modules() == ["my_trainer"]
+    peak = run._resident_peak(Case("mine", 64, 2, 1, True), BenchmarkOptions(channels=3, precision="float32"))
+    assert peak["peak_resident_bytes"] > 0
 
 
 # ---- skipped measurements --------------------------------------------------------------------------------------------

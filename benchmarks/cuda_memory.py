@@ -80,10 +80,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=RESULTS / "cuda_memory.json")
     parser.add_argument("--compile", action="store_true", help="compile the network as nnU-Net does (minutes per row)")
+    parser.add_argument("--rows", nargs="+", type=int, metavar="INDEX", help="rows of ROWS, from 0 (default: all)")
     args = parser.parse_args()
     rows = []
     for recompute in (False, True):
-        for changes in ROWS:
+        for changes in ROWS if args.rows is None else [ROWS[index] for index in args.rows]:
             row = {**DEFAULTS, **changes}
             training, validation = measured_gb(row, recompute=recompute, compiled=args.compile)
             estimate = HRMedSegMemory().training_gb(

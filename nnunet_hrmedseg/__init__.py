@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "BenchmarkOptions": "evaluation.benchmark.options",
     "CheckpointError": "errors",
+    "ConvertedImages": "datasets.convert",
     "DataError": "errors",
     "DistillationOptions": "encoders.options",
     "EncoderDecoder": "architectures",
@@ -43,6 +44,7 @@ _MODULES = {
     "benchmark_networks": "evaluation.benchmark.run",
     "check_installation": "doctor.checks",
     "compare": "evaluation.comparison.compare",
+    "convert_images": "datasets.convert",
     "distill": "encoders.distill",
     "export_onnx": "deployment.onnx_export",
     "hrmedseg_plans": "plans.overrides",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from packaging.specifiers import SpecifierSet
 
-from nnunet_hrmedseg.errors import SetupError
+from nnunet_hrmedseg.errors import PlanError, SetupError
 
 if TYPE_CHECKING:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -30,6 +30,7 @@ __all__ = [
     "SUPPORTED",
     "build_network",
     "find_trainer",
+    "full_dataset_name",
     "given_pretrained_weights",
     "nnunet_folder",
     "nnunet_folders",
@@ -124,6 +125,20 @@ def required_nnunet_folder(name: str) -> str:
     if folder is None:
         raise SetupError(f"The environment variable {name} is not set. Set it to nnU-Net's folder.")
     return folder
+
+
+def full_dataset_name(dataset: str | int) -> str:
+    """Return the full name of a dataset, such as Dataset007_Polyps, from its name or number.
+
+    Raises:
+        PlanError: there is no such dataset in any of nnU-Net's folders.
+    """
+    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+
+    try:
+        return maybe_convert_to_dataset_name(int(dataset) if str(dataset).isdigit() else str(dataset))
+    except RuntimeError as error:
+        raise PlanError(f"-d {dataset}: {error}") from None
 
 
 def network_builder(

@@ -26,6 +26,7 @@ COMMANDS: dict[str, ModuleType] = {
         "link",
         "demo",
         "dataset",
+        "convert",
         "objects",
         "distill",
         "pretrain",

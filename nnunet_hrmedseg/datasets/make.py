@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
@@ -13,15 +12,15 @@ from io import StringIO
 from pathlib import Path
 
 import numpy as np
-import tifffile
 from PIL import Image
 from tqdm import tqdm
 
 from nnunet_hrmedseg.datasets.contact_sheet import CASES_SHOWN, contact_sheet, thumbnail
 from nnunet_hrmedseg.datasets.groups import find_groups, make_splits, suspected_groups
 from nnunet_hrmedseg.datasets.masks import Color
-from nnunet_hrmedseg.datasets.pixels import orientation, read_image
+from nnunet_hrmedseg.datasets.pixels import read_image
 from nnunet_hrmedseg.datasets.sources import MaskSource, find_source
+from nnunet_hrmedseg.datasets.writing import write_image, write_pixels
 from nnunet_hrmedseg.errors import DataError, HRMedSegError, format_names, format_shape
 from nnunet_hrmedseg.io.dicom import SUFFIXES as DICOM_SUFFIXES
 from nnunet_hrmedseg.io.dicom_seg import write_label_map
@@ -269,16 +268,13 @@ def _write(source: MaskSource, summary: DatasetSummary, folder: Path, link: bool
     for case in tqdm(source.cases, desc="Writing", unit="case", leave=False, disable=None):
         pixels = read_image(case.image)
         place = folder / "imagesTr" / f"{case.name}_0000{ending}"
-        if _is_usable(case.image, pixels, summary):
-            _link_or_copy(case.image, place, link)
-        else:
-            _save(place, _with_channels(pixels, summary.channels))
+        write_image(place, case.image, pixels, summary.channels, link=link)
         place = folder / "labelsTr" / f"{case.name}{ending}"
         labels = source.label_map(case, pixels.shape[:2])
         if ending == ".dcm":
             write_label_map(labels[None], place, case.image, {value: name for name, value in source.labels.items()})
         else:
-            _save(place, labels)
+            write_pixels(place, labels)
     further: dict[str, object] = {}
     if ending == ".dcm":
         further["overwrite_image_reader_writer"] = "HRMedSegDicomIO"
@@ -292,42 +288,6 @@ def _write(source: MaskSource, summary: DatasetSummary, folder: Path, link: bool
         file_ending=ending,
         **further,
     )
-
-
-def _is_usable(file: Path, pixels: np.ndarray, summary: DatasetSummary) -> bool:
-    """Return whether nnU-Net reads the same pixels from the file as `read_image`."""
-    if summary.file_ending == ".dcm":
-        return True
-    if file.suffix.lower() != summary.file_ending or summary.file_ending != ".png" or orientation(file) != 1:
-        return False
-    with Image.open(file) as image:
-        return image.mode == ("L" if summary.channels == 1 else "RGB") or (
-            summary.channels == 1 and image.mode.startswith("I;16")
-        )
-
-
-def _link_or_copy(file: Path, place: Path, link: bool) -> None:
-    if link:
-        try:
-            os.link(os.path.realpath(file), place)
-            return
-        except OSError:  # another file system, or one without hard links
-            pass
-    shutil.copyfile(file, place)
-
-
-def _with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    if channels == 3 and pixels.ndim == 2:
-        return np.repeat(pixels[..., None], 3, axis=-1)
-    return pixels[..., 0] if channels == 1 and pixels.ndim == 3 else pixels
-
-
-def _save(place: Path, pixels: np.ndarray) -> None:
-    if place.suffix == ".png":
-        Image.fromarray(np.ascontiguousarray(pixels)).save(place)
-    else:
-        photometric = "rgb" if pixels.ndim == 3 else "minisblack"
-        tifffile.imwrite(place, pixels, photometric=photometric, compression="zlib")
 
 
 def _verify(folder: Path) -> None:

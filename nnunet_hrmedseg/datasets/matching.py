@@ -67,9 +67,9 @@ def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}.")
     files = sorted(_files_below(folder))
-    hidden = {file for file in files if file.name.startswith(".")}
-    images = [file for file in files if is_image_file(file) and file not in hidden]
-    return images, [file for file in files if file not in set(images)]
+    images = [file for file in files if is_image_file(file) and not file.name.startswith(".")]
+    chosen = set(images)
+    return images, [file for file in files if file not in chosen]
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

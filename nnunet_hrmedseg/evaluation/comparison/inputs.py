@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
-
-from nnunet_hrmedseg.errors import DataError, PlanError, SetupError, format_names
+from nnunet_hrmedseg.errors import DataError, format_names
 from nnunet_hrmedseg.evaluation.comparison.models import (
     Model,
     ensembles,
@@ -20,9 +18,9 @@ from nnunet_hrmedseg.evaluation.comparison.models import (
 from nnunet_hrmedseg.io.file_names import case_and_channel
 from nnunet_hrmedseg.io.raw_cases import find_raw_cases, read_dataset_json
 from nnunet_hrmedseg.io.skipped import OF_NNUNET, describe_skipped, find_unused
-from nnunet_hrmedseg.nnunet_versions import nnunet_folder, required_nnunet_folder
+from nnunet_hrmedseg.nnunet_versions import full_dataset_name, nnunet_folder, required_nnunet_folder
 
-__all__ = ["ComparisonInputs", "PredictionFolders", "TrainedModels", "dataset_name", "load_inputs"]
+__all__ = ["ComparisonInputs", "PredictionFolders", "TrainedModels", "load_inputs"]
 
 
 @dataclass(frozen=True)
@@ -101,24 +99,9 @@ def load_inputs(models: TrainedModels | PredictionFolders) -> ComparisonInputs:
     return found
 
 
-def dataset_name(dataset: str | int) -> str:
-    """Return the full name of a dataset, such as Dataset007_Polyps, from its name or number.
-
-    Raises:
-        PlanError: there is no such dataset.
-        SetupError: nnUNet_results is not set.
-    """
-    if nnunet_folder("nnUNet_results") is None:
-        raise SetupError("The environment variable nnUNet_results is not set. It names the folder of trained models.")
-    try:
-        return maybe_convert_to_dataset_name(int(dataset) if str(dataset).isdigit() else str(dataset))
-    except RuntimeError as error:
-        raise PlanError(f"-d {dataset}: {error}") from None
-
-
 def _from_results(selection: TrainedModels) -> ComparisonInputs:
-    name = dataset_name(selection.dataset)
     results = required_nnunet_folder("nnUNet_results")
+    name = full_dataset_name(selection.dataset)
     folder = Path(results) / name
     descriptions = sorted(folder.glob("*__*__*/dataset.json"))
     if not descriptions:

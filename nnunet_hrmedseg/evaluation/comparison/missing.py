@@ -7,10 +7,10 @@ from pathlib import Path
 
 from nnunet_hrmedseg.errors import DataError, PlanError
 from nnunet_hrmedseg.evaluation.comparison.budget import Budget
-from nnunet_hrmedseg.evaluation.comparison.inputs import TrainedModels, dataset_name
+from nnunet_hrmedseg.evaluation.comparison.inputs import TrainedModels
 from nnunet_hrmedseg.evaluation.comparison.train import is_validated, train_fold
 from nnunet_hrmedseg.io.files import read_json
-from nnunet_hrmedseg.nnunet_versions import required_nnunet_folder
+from nnunet_hrmedseg.nnunet_versions import full_dataset_name, required_nnunet_folder
 
 __all__ = ["TrainingOptions", "train_missing"]
 
@@ -49,10 +49,9 @@ def train_missing(models: TrainedModels, training: TrainingOptions, device: str)
     if not models.trainers:
         raise PlanError("--train: name the trainers, such as -tr nnUNetTrainer nnUNetTrainerHRMedSeg.")
     budget = Budget(training.epochs, training.minutes)
-    dataset = dataset_name(models.dataset)
-    preprocessed, results = (
-        Path(required_nnunet_folder(name)) / dataset for name in ("nnUNet_preprocessed", "nnUNet_results")
-    )
+    preprocessed, results = map(Path, map(required_nnunet_folder, ("nnUNet_preprocessed", "nnUNet_results")))
+    dataset = full_dataset_name(models.dataset)
+    preprocessed, results = preprocessed / dataset, results / dataset
     missing = [
         (trainer, plans, configuration, fold)
         for trainer in models.trainers

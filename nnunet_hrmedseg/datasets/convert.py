@@ -1,0 +1,143 @@
+"""Convert new images to the format of a dataset's images, so that its models predict them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from nnunet_hrmedseg.datasets.matching import case_names, list_images
+from nnunet_hrmedseg.datasets.pixels import read_image
+from nnunet_hrmedseg.datasets.writing import write_image
+from nnunet_hrmedseg.errors import DataError, HRMedSegError, PlanError, SetupError, format_names
+from nnunet_hrmedseg.io.dicom import SUFFIXES as DICOM_SUFFIXES
+from nnunet_hrmedseg.io.new_dataset import building_directory
+from nnunet_hrmedseg.io.raw_cases import read_dataset_json
+from nnunet_hrmedseg.nnunet_versions import full_dataset_name, nnunet_folder
+
+__all__ = ["ConvertedImages", "convert_images"]
+
+WRITTEN = (".png", ".tif", ".tiff", ".bmp", ".dcm")
+
+
+@dataclass(frozen=True)
+class ConvertedImages:
+    """Images that nnUNetv2_predict reads.
+
+    Attributes:
+        folder: of the images.
+        cases: name of each case -> the original file.
+        skipped: files that are not images.
+    """
+
+    folder: Path
+    cases: dict[str, Path]
+    skipped: list[Path]
+
+
+def convert_images(
+    images: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    dataset: str | int,
+    link: bool = False,
+    overwrite: bool = False,
+) -> ConvertedImages:
+    """Write new images as `make_dataset` wrote those of a dataset: same format, channels and orientation.
+
+    All images are checked before anything is written, and the output is complete or does not exist.
+
+    Args:
+        images: folder of images, searched recursively.
+        output: folder for the converted images, CASE_0000.png, ..., the input of nnUNetv2_predict.
+        dataset: name or number of the dataset of the model.
+        link: hard-link image files that nnU-Net can read as they are, instead of copying them.
+        overwrite: replace the output.
+
+    Raises:
+        DataError: images that cannot be read or do not fit the dataset, all in one message.
+        PlanError: an unknown dataset, or one of other images than 2D images in one file.
+        SetupError: the output exists.
+    """
+    name = full_dataset_name(dataset)
+    ending, channels = _format(name)
+    images, output = Path(images), Path(output)
+    if output.exists() and not overwrite:
+        raise SetupError(f"{output} exists already. Choose another folder, or replace it with --overwrite.")
+    if output.resolve() in (images.resolve(), *images.resolve().parents):
+        raise PlanError(f"The output {output} would replace the images in {images}. Choose another folder.")
+    files, skipped = list_images(images)
+    files = [file for file in files if not file.resolve().is_relative_to(output.resolve())]
+    if not files:
+        raise DataError(f"{images} has no image files. Supported formats: PNG, JPEG, TIFF, BMP, DICOM and NIfTI.")
+    cases = case_names(files, images)
+    errors = []
+    for file in tqdm(cases.values(), desc="Reading", unit="image", leave=False, disable=None):
+        try:
+            _check(file, read_image(file), ending, channels, name)
+        except HRMedSegError as error:
+            errors.append(str(error))
+    if errors:
+        listed = "\n  ".join(errors)
+        raise DataError(f"{len(errors)} of {len(cases)} images cannot be used; nothing was written:\n  {listed}")
+    with building_directory(output) as incomplete:
+        for case, file in tqdm(cases.items(), desc="Writing", unit="image", leave=False, disable=None):
+            write_image(incomplete / f"{case}_0000{ending}", file, read_image(file), channels, link=link)
+    return ConvertedImages(output, cases, skipped)
+
+
+def _format(name: str) -> tuple[str, int]:
+    """Return file ending and channels, 1 or 3, of the images of a dataset.
+
+    Raises:
+        PlanError: they are not 2D images in one file each.
+    """
+    description = _description(name)
+    ending, channels = description["file_ending"], len(description["channel_names"])
+    if ending not in WRITTEN:
+        raise PlanError(
+            f"The images of {name} end in {ending}, but this command writes {format_names(list(WRITTEN))}. Save the "
+            f"new images as {ending} with the program that saved those of the dataset."
+        )
+    raw = nnunet_folder("nnUNet_raw")
+    in_files = raw is not None and any(Path(raw, name, "imagesTr").glob(f"*_0001{ending}"))
+    if in_files or channels not in (1, 3):
+        raise PlanError(
+            f"The {channels} channels of {name} are in separate files (_0000, _0001, ...). This command converts "
+            f"images of one file, gray or RGB."
+        )
+    return ending, channels
+
+
+def _description(name: str) -> dict[str, Any]:
+    folders = {place: nnunet_folder(place) for place in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    for place, folder in folders.items():
+        pattern = "*/dataset.json" if place == "nnUNet_results" else "dataset.json"
+        for file in sorted(Path(folder, name).glob(pattern)) if folder else []:
+            return read_dataset_json(file)
+    raise PlanError(f"There is no dataset.json of {name} in {format_names(list(folders))}.")
+
+
+def _check(file: Path, pixels: np.ndarray, ending: str, channels: int, name: str) -> None:
+    """Check that an image can be written in the format of the dataset without loss.
+
+    Raises:
+        DataError: it cannot.
+    """
+    if ending == ".dcm":
+        if not file.name.lower().endswith(DICOM_SUFFIXES):
+            raise DataError(f"{file} is not DICOM, but the images of {name} are.")
+        return
+    colored = pixels.ndim == 3 and not (pixels == pixels[..., :1]).all()
+    if colored and channels == 1:
+        raise DataError(f"{file} has colors, but the images of {name} are gray.")
+    holds = {".png": ("uint8",) if channels == 3 else ("uint8", "uint16"), ".bmp": ("uint8",)}.get(ending)
+    if holds and str(pixels.dtype) not in holds:
+        raise DataError(
+            f"{file} has values of the type {pixels.dtype}, but the images of {name} are {ending} files, which nnU-Net "
+            f"reads as {format_names(list(holds))}. Scale it as the images of the dataset were scaled."
+        )

@@ -1,0 +1,123 @@
+"""`convert_images`: new images in the format of a dataset."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nnunet_hrmedseg.cli import main
+from nnunet_hrmedseg.datasets.convert import convert_images
+from nnunet_hrmedseg.errors import DataError, PlanError, SetupError
+
+NAME = "Dataset012_Lesions"
+ORIENTATION = 274
+
+
+@pytest.fixture
+def nnunet(tmp_path, monkeypatch):
+    """Set nnU-Net's folders, with a description of the dataset in nnUNet_preprocessed alone."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+        monkeypatch.setattr(f"nnunetv2.paths.{name}", str(tmp_path / name))
+        (tmp_path / name).mkdir()
+    (tmp_path / "new").mkdir()
+    describe(tmp_path)
+    return tmp_path
+
+
+def describe(root: Path, channels=("R", "G", "B"), ending=".png"):
+    folder = root / "nnUNet_preprocessed" / NAME
+    folder.mkdir(exist_ok=True)
+    names = {str(index): channel for index, channel in enumerate(channels)}
+    content = {"channel_names": names, "labels": {"background": 0, "lesion": 1}, "file_ending": ending}
+    (folder / "dataset.json").write_text(json.dumps(content))
+
+
+def photo(file: Path, size=(40, 24), color=(200, 90, 10), **options):
+    pixels = np.zeros((*size[::-1], 3), np.uint8)
+    pixels[: size[1] // 2] = color
+    Image.fromarray(pixels).save(file, **options)
+
+
+def test_jpeg_is_rotated_and_written_with_the_names_of_nnunet(nnunet):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    photo(nnunet / "new" / "IMG 1.JPG", exif=exif)
+    photo(nnunet / "new" / "b.png")
+    result = convert_images(nnunet / "new", nnunet / "out", dataset=12)
+    assert sorted(file.name for file in result.folder.iterdir()) == ["IMG 1_0000.png", "b_0000.png"]
+    turned = Image.open(nnunet / "out" / "IMG 1_0000.png")
+    assert turned.size == (24, 40) and turned.mode == "RGB" and turned.getexif().get(ORIENTATION) is None
+    assert (nnunet / "out" / "b_0000.png").read_bytes() == (nnunet / "new" / "b.png").read_bytes()
+    assert set(result.cases) == {"IMG 1", "b"}
+
+
+def test_gray_image_gets_the_channels_of_the_dataset(nnunet):
+    Image.fromarray(np.full((8, 8), 7, np.uint8)).save(nnunet / "new" / "a.png")
+    convert_images(nnunet / "new", nnunet / "out", dataset=NAME)
+    assert np.asarray(Image.open(nnunet / "out" / "a_0000.png")).shape == (8, 8, 3)
+    describe(nnunet, ["gray"])
+    convert_images(nnunet / "out", nnunet / "gray", dataset=12)  # three equal channels
+    assert np.asarray(Image.open(nnunet / "gray" / "a_0000.png")).tolist() == np.full((8, 8), 7).tolist()
+
+
+def test_images_that_do_not_fit_the_dataset_are_reported_together(nnunet):
+    describe(nnunet, ["gray"])
+    photo(nnunet / "new" / "color.jpg")
+    (nnunet / "new" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    Image.fromarray(np.full((8, 8), 7, np.uint8)).save(nnunet / "new" / "good.png")
+    with pytest.raises(DataError, match=r"(?s)2 of 3 images cannot.*broken\.png.*color\.jpg has colors, but"):
+        convert_images(nnunet / "new", nnunet / "out", dataset=12)
+    assert not (nnunet / "out").exists()
+
+
+def test_precision_that_the_format_does_not_hold_is_reported(nnunet):
+    Image.fromarray(np.full((8, 8), 700, np.uint16)).save(nnunet / "new" / "a.png")
+    with pytest.raises(DataError, match=r"a\.png has values of the type uint16"):
+        convert_images(nnunet / "new", nnunet / "out", dataset=12)
+    describe(nnunet, ["gray"])
+    convert_images(nnunet / "new", nnunet / "out", dataset=12)
+    assert np.asarray(Image.open(nnunet / "out" / "a_0000.png")).max() == 700
+
+
+@pytest.mark.parametrize("channels, ending", [(("CT", "PET"), ".png"), (("T1",), ".nii.gz")])
+def test_datasets_of_other_images_raise_an_error(nnunet, channels, ending):
+    describe(nnunet, channels, ending)
+    photo(nnunet / "new" / "a.jpg")
+    with pytest.raises(PlanError):
+        convert_images(nnunet / "new", nnunet / "out", dataset=12)
+
+
+def test_dataset_with_a_file_per_channel_raises_an_error(nnunet):
+    (nnunet / "nnUNet_raw" / NAME / "imagesTr").mkdir(parents=True)
+    (nnunet / "nnUNet_raw" / NAME / "imagesTr" / "a_0001.png").touch()
+    photo(nnunet / "new" / "a.jpg")
+    with pytest.raises(PlanError, match="separate files"):
+        convert_images(nnunet / "new", nnunet / "out", dataset=12)
+
+
+def test_output_is_not_replaced_without_the_option_and_never_replaces_the_images(nnunet):
+    photo(nnunet / "new" / "a.jpg")
+    convert_images(nnunet / "new", nnunet / "new" / "png", dataset=12)
+    with pytest.raises(SetupError, match="--overwrite"):
+        convert_images(nnunet / "new", nnunet / "new" / "png", dataset=12)
+    again = convert_images(nnunet / "new", nnunet / "new" / "png", dataset=12, overwrite=True)
+    assert set(again.cases) == {"a"}
+    for output in (nnunet / "new", nnunet):
+        with pytest.raises(PlanError, match="would replace the images"):
+            convert_images(nnunet / "new", output, dataset=12, overwrite=True)
+    assert (nnunet / "new" / "a.jpg").is_file()
+
+
+def test_command(nnunet, capsys):
+    photo(nnunet / "new" / "a.jpg")
+    (nnunet / "new" / "notes.txt").touch()
+    assert main(["convert", str(nnunet / "new"), "-d", "12", "-o", str(nnunet / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "Wrote 1 images to" in printed and "notes.txt" in printed
+    assert main(["convert", str(nnunet / "new"), "-d", "13", "-o", str(nnunet / "other")]) == 1
+    assert "-d 13" in capsys.readouterr().err
+    assert main(["convert", str(nnunet / "nothing"), "-d", "12", "-o", str(nnunet / "other")]) == 1
+    assert "There is no folder" in capsys.readouterr().err

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "images",
         type=Path,
         metavar="IMAGES",
-        help="folder of images: PNG, JPEG, TIFF, BMP, DICOM, NIfTI of one slice; also mixed",
+        help="folder of images: PNG, JPEG, TIFF, BMP, WebP, GIF, DICOM, NIfTI of one slice; also mixed",
     )
     parser.add_argument(
         "masks",
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threshold",
         type=int,
         metavar="VALUE",
-        help="mask pixels of at least this value are the only class; required for JPEG masks [default: none]",
+        help="mask pixels of at least this value belong to the single class; required for JPEG masks [default: none]",
     )
     meaning.add_argument(
         "--ignore", type=int, metavar="VALUE", help="mask value of pixels that were not annotated [default: none]"

@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fix",
         action="store_true",
-        help="first put the module through which nnU-Net finds trainers, planners and preprocessors into the installed "
-        "nnU-Net; only an editable install (pip install -e) needs this [default: change nothing]",
+        help="before the checks, install this package's lookup module into nnU-Net, which only an editable install "
+        "(pip install -e) needs [default: change nothing]",
     )
 
 

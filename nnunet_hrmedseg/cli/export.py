@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=fold,
         default=None,
         metavar="FOLD",
-        help="folds to export: 0, 1, ... or all [default: every trained fold]",
+        help="folds to export: 0, 1, ..., or the fold named all [default: every trained fold]",
     )
     parser.add_argument(
         "-chk",

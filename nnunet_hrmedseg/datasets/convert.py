@@ -62,6 +62,20 @@ def convert_images(
         DataError: images that cannot be read or do not fit the dataset, all in one message.
         PlanError: an unknown dataset, or one of other images than 2D images in one file.
         SetupError: the output exists.
+
+    Examples:
+        >>> import json
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from nnunet_hrmedseg import convert_images
+        >>> dataset = Path("nnUNet_raw/Dataset012_Cells")  # as written by make_dataset
+        >>> dataset.mkdir()
+        >>> content = {"channel_names": {"0": "gray"}, "labels": {"background": 0, "cell": 1}, "file_ending": ".png"}
+        >>> _ = (dataset / "dataset.json").write_text(json.dumps(content))
+        >>> Path("photos").mkdir()
+        >>> Image.new("L", (64, 48)).save("photos/IMG 7.jpg")
+        >>> convert_images("photos", "images_to_predict", dataset=12).cases
+        {'IMG 7': ...Path('photos/IMG 7.jpg')}
     """
     name = full_dataset_name(dataset)
     ending, channels = _format(name)

@@ -18,6 +18,7 @@ LEAST = {
     "link": "",
     "demo": "",
     "dataset": "I M -d 1 -n N",
+    "convert": "I -d 1 -o O",
     "objects": "-i I -o O",
     "encoder": "import E -o O",
     "distill": "--teacher T --images I -o O",

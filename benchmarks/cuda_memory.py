@@ -59,6 +59,8 @@ def measured_gb(row: dict, *, recompute: bool, compiled: bool) -> tuple[float, f
         model, loss.evaluate_strip = torch.compile(network), torch.compile(loss.evaluate_strip)
     optimizer, scaler = torch.optim.Adam(network.parameters(), lr=1e-3), torch.amp.GradScaler("cuda")
     image = torch.rand(row["batch_size"], row["channels"], SIDE, SIDE, device="cuda")
+    if compiled:
+        image = image.contiguous(memory_format=torch.channels_last)  # as the trainer passes it
     target = torch.zeros(row["batch_size"], 1, SIDE, SIDE, device="cuda", dtype=torch.int16)
     for _ in range(2):  # Adam's averages exist from the second step on
         torch.cuda.reset_peak_memory_stats()

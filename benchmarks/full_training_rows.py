@@ -200,7 +200,7 @@ def canvas_rows() -> list[Row]:
             settings={},
             points=1,
         )
-        for dataset, minutes in (("cvc_clinicdb", 12), ("mlua_dental", 30))
+        for dataset, minutes in (("cvc_clinicdb", 12), ("mlua_dental", 20))
         for configuration in ("2d", "2d_512", "2d_fit")
     ]
 

@@ -126,7 +126,7 @@ def draw(work: Path, cases: dict[str, dict[str, float]]) -> None:
 
     order = sorted(cases, key=lambda case: -cases[case]["DSB"])
     chosen = [order[index] for index in np.linspace(0, len(order) - 1, FIGURE_CASES).round().astype(int)]
-    figure, axes = pyplot.subplots(2, FIGURE_CASES, figsize=(3 * FIGURE_CASES, 6.2))
+    figure, axes = pyplot.subplots(2, FIGURE_CASES, figsize=(3 * FIGURE_CASES, 6.4), layout="constrained")
     for column, case in zip(axes.T, chosen, strict=True):
         image = np.asarray(Image.open(work / "test/images" / f"{case}_0000.png"))
         files = (work / "test/objects" / f"{case}.png", work / "objects" / f"{case}.tif")
@@ -141,8 +141,7 @@ def draw(work: Path, cases: dict[str, dict[str, float]]) -> None:
             0.5, -0.06, f"F1 {cases[case]['F1']:.2f}, PQ {cases[case]['PQ']:.2f}",
             transform=column[1].transAxes, ha="center", fontsize=9,
         )  # fmt: skip
-    figure.tight_layout()
-    figure.savefig(PICTURE, dpi=110, metadata={"Software": None})
+    figure.savefig(PICTURE, dpi=110, bbox_inches="tight", metadata={"Software": None})
     pyplot.close(figure)
 
 

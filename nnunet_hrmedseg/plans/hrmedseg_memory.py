@@ -36,7 +36,7 @@ COEFFICIENTS = {
     (FLOAT32, True): Coefficients(constant=15.5, width=0.58, width_and_layer=0.015, classes=0.3, channels=5.5),
     (AUTOCAST, False): Coefficients(constant=96.0, width=0.425, width_and_layer=0.251, classes=1.0, channels=4.0),
     (AUTOCAST, True): RECOMPUTED_ON_CUDA,
-    (COMPILED, False): Coefficients(constant=66.0, width=0.29, width_and_layer=0.172, classes=0.6, channels=4.0),
+    (COMPILED, False): Coefficients(constant=50.5, width=0.29, width_and_layer=0.172, classes=1.45, channels=4.0),
     (COMPILED, True): RECOMPUTED_ON_CUDA,  # with recomputation the compiler saves launches, not memory
 }
 """Coefficients by (mode, recompute)."""

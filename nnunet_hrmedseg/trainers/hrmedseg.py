@@ -283,6 +283,8 @@ class nnUNetTrainerHRMedSeg(BaseTrainer):
         if self.batch_augmentation is not None:
             image, target = (batch[name].to(self.device, non_blocking=True) for name in ("data", "target"))
             batch["data"], batch["target"] = self.batch_augmentation(image.float(), target.short())
+        if self._do_i_compile():  # the compiled network would keep a copy in this format for its backward pass
+            batch["data"] = batch["data"].to(self.device, non_blocking=True, memory_format=torch.channels_last)
         return super().train_step(batch)
 
     def loss_and_counts(self, data: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

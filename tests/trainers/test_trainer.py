@@ -280,8 +280,11 @@ def test_only_the_training_step_is_compiled(dataset, monkeypatch, cls):
     trainer.num_iterations_per_epoch = 1
     trainer.on_train_start()
     trainer.on_train_epoch_start()
-    trainer.train_step(next(trainer.dataloader_train))
+    batch = next(trainer.dataloader_train)
+    trainer.train_step(batch)
     trainer.progress.close()
+    # in another format, the compiled network would keep a copy of the batch
+    assert batch["data"].is_contiguous(memory_format=torch.channels_last)
     assert 2 <= len(compilations.training) <= 3 and all(compilations.training)  # network, and loss of a strip
 
     compiled = trainer.network

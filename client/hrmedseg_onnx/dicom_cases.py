@@ -60,7 +60,8 @@ def _in_folder(folder: Path) -> tuple[list[Path], list[Path]]:
     if not images:
         there = format_names([file.relative_to(folder).as_posix() for file in files]) or "nothing"
         raise DataError(f"{folder} holds no DICOM images, but {there}. Give another folder, or leave --dicom-seg out.")
-    return images, [file for file in files if file not in set(images)]
+    used = set(images)
+    return images, [file for file in files if file not in used]
 
 
 def _name(path: Path) -> str:

@@ -114,7 +114,7 @@ class OnnxModel:
         """
         if not isinstance(image, np.ndarray):
             files = [image] if isinstance(image, str | PathLike) else image
-            image = read_image([Path(file) for file in files], self.sidecar.image_reader).data
+            image = read_image([Path(file) for file in files], self.sidecar.image_reader, self.sidecar.channels).data
         picture = self.takes_pictures and image.ndim in (2, 3)
         data = self._as_channels_first(image)
         labels, probability = self._predict(data, with_probabilities)

@@ -152,7 +152,7 @@ def predict_case(
     if case.fault:
         raise DataError(case.fault)
     sidecar = _for_dicom(model.sidecar) if dicom_seg else model.sidecar
-    image = read_image(case.files, sidecar.image_reader)
+    image = read_image(case.files, sidecar.image_reader, sidecar.channels)
     labels, probabilities = model.predict(image.data, with_probabilities=save_probabilities)
     file = _label_map(case, output, sidecar)
     write_label_map(labels, file, sidecar.image_reader, image.geometry, class_names(sidecar.labels))

@@ -11,6 +11,7 @@ import SimpleITK as sitk
 import tifffile
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from hrmedseg_onnx.photos import turn
 from nnunet_hrmedseg.errors import DataError, HRMedSegError, SetupError, format_shape
 from nnunet_hrmedseg.io.dicom import SUFFIXES as DICOM_SUFFIXES
 from nnunet_hrmedseg.io.dicom import read_dicom
@@ -80,17 +81,6 @@ def orientation(file: Path) -> int:
             value = image.getexif().get(ORIENTATION, 1)
             return value if value in range(1, 9) else 1
     return 1
-
-
-def turn(pixels: np.ndarray, value: int) -> np.ndarray:
-    """Apply an EXIF orientation to (H, W) or (H, W, C)."""
-    if value in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if value in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if value in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return pixels
 
 
 def _read_natural(file: Path) -> np.ndarray:

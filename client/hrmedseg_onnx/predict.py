@@ -38,6 +38,7 @@ __all__ = [
     "find_inputs",
     "format_of_files",
     "holds_all_channels",
+    "ignore_message",
     "label_map_of",
     "predict_case",
     "predict_files",
@@ -63,8 +64,8 @@ class PredictionSummary:
         return len(self.label_maps) + len(self.failures)
 
 
-def _ignore(message: str) -> None:
-    pass
+def ignore_message(message: str) -> None:
+    """Do nothing with a message."""
 
 
 def predict_files(
@@ -75,10 +76,11 @@ def predict_files(
     folds: Sequence[str] | None = None,
     mirror: bool = True,
     threads: int | None = None,
+    provider: str = "cpu",
     save_probabilities: bool = False,
     dicom_seg: bool = False,
-    log: Callable[[str], None] = _ignore,
-    log_failure: Callable[[str], None] = _ignore,
+    log: Callable[[str], None] = ignore_message,
+    log_failure: Callable[[str], None] = ignore_message,
 ) -> PredictionSummary:
     """Predict cases one after the other. A case that cannot be predicted does not stop the others.
 
@@ -86,10 +88,11 @@ def predict_files(
         model: a model, or the folder that `hrmedseg export --onnx` wrote.
         inputs: folders of images named as for nnU-Net, and image files.
         output: folder for the label maps.
-        folds: folds whose outputs are averaged; None: every fold. Only for a folder as `model`, as are `mirror` and
-            `threads`.
+        folds: folds whose outputs are averaged; None: every fold. Only for a folder as `model`, as are `mirror`,
+            `threads` and `provider`.
         mirror: average over mirrored images, as nnU-Net does.
         threads: number of CPU threads; None: one for each core.
+        provider: execution provider of onnxruntime, as in `OnnxModel`.
         save_probabilities: also write `CASE.npz`.
         dicom_seg: read DICOM images of any name, and write label maps as DICOM SEG that refer to them, `CASE.dcm`.
         log: receives one line for each predicted case, and the names of skipped files.
@@ -101,12 +104,13 @@ def predict_files(
     Raises:
         CheckpointError: the model cannot be loaded.
         DataError: there are no images.
-        SetupError: onnxruntime is missing, the output cannot be written, or an input would be overwritten.
+        SetupError: onnxruntime or the provider is missing, the output cannot be written, or an input would be
+            overwritten.
     """
     paths, output = [Path(path) for path in inputs], Path(output)
     check_output_dir(output)
     if not isinstance(model, OnnxModel):
-        model = OnnxModel(model, folds=folds, mirror=mirror, threads=threads)
+        model = OnnxModel(model, folds=folds, mirror=mirror, threads=threads, provider=provider)
     sidecar = format_of_files(model.sidecar, dicom_seg)
     cases, skipped = find_inputs(paths, sidecar, dicom_seg=dicom_seg)
     check_not_overwriting(cases, output, sidecar)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hrmedseg_onnx import __version__
 from hrmedseg_onnx.errors import HRMedSegError
+from hrmedseg_onnx.file_names import safe_path_str
 from hrmedseg_onnx.files import check_output_dir, disk_remedy, is_disk_error
 from hrmedseg_onnx.providers import PROVIDERS
 
@@ -240,7 +241,7 @@ def _model_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _lines_of_standard_input() -> Iterator[str]:
-    """Yield lines as they arrive; names of files may have bytes that are not text."""
+    """Yield lines as they arrive, with the bytes of file names as they are."""
     for line in sys.stdin.buffer:
         yield os.fsdecode(line)
 
@@ -252,11 +253,11 @@ def _answer(text: str) -> None:
 
 
 def _print(message: str) -> None:
-    print(message, flush=True)
+    print(safe_path_str(message), flush=True)  # names of files may have bytes that are not text
 
 
 def _print_failure(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    print(safe_path_str(message), file=sys.stderr, flush=True)
 
 
 def _fold(text: str) -> str:

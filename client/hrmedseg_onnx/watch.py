@@ -116,7 +116,7 @@ class FolderWatch:
             cases, not_used = self._list()
         except OSError as error:  # such as a network drive that is away for a while
             if not self._unreadable:
-                self.log_failure(f"{self.folder} cannot be read ({error}). Trying again.")
+                self.log_failure(f"{self.folder} cannot be read ({error.strerror}). Trying again.")
             self._unreadable = True
             return
         self._unreadable = False

@@ -14,6 +14,7 @@ from hrmedseg_onnx.errors import DataError
 from hrmedseg_onnx.image_files import read_image
 from hrmedseg_onnx.photos import fit_channels, read_photo
 from nnunet_hrmedseg.datasets import pixels as dataset
+from tests.fuzzing import check
 
 READER = "NaturalImage2DIO"
 COLOR = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
@@ -129,6 +130,16 @@ def test_truncated_photos_are_refused(tmp_path, name):
         file.write_bytes(content[:length])
         with pytest.raises(DataError, match=name):
             read_image([file], READER)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.webp", "a.gif"])
+def test_damaged_photos_are_read_or_refused(tmp_path, name):
+    file = _save(tmp_path / name, orientation=6)
+
+    def whole(image):
+        assert image.data.ndim == 4 and image.data.dtype == np.float32 and image.data.min() >= 0
+
+    assert check(file, lambda: read_image([file], READER), name, kind=DataError, whole=whole) > 0
 
 
 def test_other_files_named_as_photos_are_refused(tmp_path):

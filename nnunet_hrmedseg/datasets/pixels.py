@@ -89,7 +89,7 @@ def _read_natural(file: Path) -> np.ndarray:
         return turn(deep_color, orientation(file))
     with allow_large_images(), Image.open(file, formats=FORMATS) as opened:
         frames = getattr(opened, "n_frames", 1)
-        if frames > 1:
+        if frames > 1 and opened.format != "MPO":  # of a phone: previews and depth maps follow the photo
             raise DataError(f"{file} holds {frames} images. Save each as a file.")
         opened.load()
         image = ImageOps.exif_transpose(opened) if orientation(file) != 1 else opened

@@ -69,6 +69,7 @@ def test_previews_in_the_file_of_a_phone_are_passed_over(tmp_path):
     photo.save(file, format="MPO", save_all=True, append_images=[preview])
     assert Image.open(file).n_frames == 2
     assert read_photo(file).shape == (12, 20, 3)
+    np.testing.assert_array_equal(read_photo(file), dataset.read_image(file))
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.webp"])

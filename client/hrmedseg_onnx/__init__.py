@@ -16,10 +16,12 @@ from typing import Any
 __version__ = "0.1.0"
 
 _MODULES = {
+    "FolderWatch": "watch",
     "HRMedSegError": "errors",
     "OnnxModel": "model",
     "Prediction": "model",
     "predict_files": "predict",
+    "predict_stream": "stream",
 }
 """Public name -> the module that defines it."""
 

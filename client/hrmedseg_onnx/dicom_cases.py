@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hrmedseg_onnx.cases import Case, check_unique
+from hrmedseg_onnx.cases import Case, check_unique, merge_equal_names
 from hrmedseg_onnx.dicom import SUFFIXES, is_dicom, is_image
 from hrmedseg_onnx.errors import DataError, format_names
 from hrmedseg_onnx.file_names import case_and_channel
 from hrmedseg_onnx.skipped import describe_skipped, is_hidden
 
-__all__ = ["DICOM_ENDING", "find_dicom_cases"]
+__all__ = ["DICOM_ENDING", "dicom_cases_of_folder", "find_dicom_cases", "is_dicom_image"]
 
 DICOM_ENDING = ".dcm"
 
@@ -52,15 +52,43 @@ def find_dicom_cases(inputs: Sequence[Path], *, channels: int) -> tuple[list[Cas
     return sorted(cases, key=lambda case: case.name), sentences
 
 
+def dicom_cases_of_folder(
+    folder: Path, *, channels: int, is_used: Callable[[Path], bool]
+) -> tuple[list[Case], list[str]]:
+    """Return the cases of a folder as `find_dicom_cases` does, with faults in place of errors, and unused files' names.
+
+    Args:
+        folder: a folder, which may be empty.
+        channels: number of channels of the model.
+        is_used: whether a file is an image, such as `is_dicom_image`.
+    """
+    images, others = _split(folder, is_used)
+    cases = _joined([(_name(image.relative_to(folder)), image) for image in images], channels)
+    return merge_equal_names(cases, DICOM_ENDING), [file.relative_to(folder).as_posix() for file in others]
+
+
+def is_dicom_image(file: Path) -> bool:
+    """Return whether a file is a DICOM image, by its content."""
+    return is_dicom(file) and is_image(file)
+
+
 def _in_folder(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the DICOM images below a folder, and the other files. Hidden ones are neither."""
-    found = [file for file in sorted(folder.rglob("*")) if file.is_file()]
-    files = [file for file in found if not any(map(is_hidden, file.relative_to(folder).parts))]
-    images = [file for file in files if is_dicom(file) and is_image(file)]
+    """Return the DICOM images below a folder, and the other files."""
+    images, others = _split(folder, is_dicom_image)
     if not images:
-        there = format_names([file.relative_to(folder).as_posix() for file in files]) or "nothing"
+        there = format_names([file.relative_to(folder).as_posix() for file in others]) or "nothing"
         raise DataError(f"{folder} holds no DICOM images, but {there}. Give another folder, or leave --dicom-seg out.")
-    return images, [file for file in files if file not in set(images)]
+    return images, others
+
+
+def _split(folder: Path, is_used: Callable[[Path], bool]) -> tuple[list[Path], list[Path]]:
+    """Return the files below a folder that are used, and the others. Hidden ones are neither."""
+    images: list[Path] = []
+    others: list[Path] = []
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and not any(map(is_hidden, file.relative_to(folder).parts)):
+            (images if is_used(file) else others).append(file)
+    return images, others
 
 
 def _name(path: Path) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
 
 from hrmedseg_onnx.errors import DataError
 
-__all__ = ["MAX_PIXELS", "check_image", "warn_of_lost_bits", "warn_once"]
+__all__ = ["MAX_PIXELS", "allow_large_images", "check_image", "warn_of_lost_bits", "warn_once"]
 
 MAX_PIXELS = 20_000 * 20_000
 """Largest number of pixels of an image: a small damaged file may declare any size."""
@@ -63,6 +64,21 @@ def warn_of_lost_bits(files: Sequence[str | os.PathLike]) -> None:
                 'unchanged, and set "file_ending": ".tif" in dataset.json.'
             )
             return
+
+
+@contextmanager
+def allow_large_images() -> Iterator[None]:
+    """Within this context Pillow opens images of up to MAX_PIXELS, without a warning."""
+    from PIL import Image
+
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns above this number and refuses above twice as many
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 @cache

@@ -17,7 +17,8 @@ from hrmedseg_onnx.dicom_seg import write_label_map as write_dicom_seg
 from hrmedseg_onnx.errors import DataError, HRMedSegError, SetupError, format_shape
 from hrmedseg_onnx.file_names import case_and_channel
 from hrmedseg_onnx.files import atomic_path_same_name, read_json
-from hrmedseg_onnx.image_check import warn_of_lost_bits
+from hrmedseg_onnx.image_check import allow_large_images, warn_of_lost_bits
+from hrmedseg_onnx.photos import PHOTO_SUFFIXES, fit_channels, is_photo, read_photo
 
 __all__ = [
     "DICOM_READER",
@@ -77,20 +78,22 @@ def files_written(file: Path, reader: str) -> list[Path]:
     return [file, file.with_suffix(".json")] if reader == "Tiff3DIO" else [file]
 
 
-def read_image(files: Sequence[Path], reader: str) -> Image:
+def read_image(files: Sequence[Path], reader: str, channel_names: Sequence[str] = ()) -> Image:
     """Read the files of one case, in the order of its channels.
 
     Args:
         files: one file for each channel, or one with all channels.
         reader: nnU-Net's name of the reader, a key of `_READERS`.
+        channel_names: names of the model's channels, which photos are fitted to; see `fit_channels`.
 
     Raises:
-        DataError: a file is missing, cannot be read, or differs from the first one in shape or spacing.
+        DataError: a file is missing, cannot be read, differs from the first one in shape or spacing, or is a photo with
+            other channels.
         SetupError: a package that the reader needs is missing.
     """
     channels: list[np.ndarray] = []
     geometries: list[Geometry] = []
-    for file in files:
+    for number, file in enumerate(files):
         if not file.is_file():
             raise DataError(f"{file} does not exist.")
         try:
@@ -99,6 +102,8 @@ def read_image(files: Sequence[Path], reader: str) -> Image:
             raise
         except Exception as error:
             raise DataError(f"{file} cannot be read: {error} ({type(error).__name__}).") from error
+        if channel_names and reader == PICTURE_READER and is_photo(file):
+            data = fit_channels(data, channel_names if len(files) == 1 else channel_names[number : number + 1], file)
         if channels and data.shape[1:] != channels[0].shape[1:]:
             raise DataError(
                 f"The channels differ in size: {files[0]} has {format_shape(channels[0].shape[1:])}, {file} has "
@@ -135,7 +140,7 @@ def write_label_map(
 
 
 def _read_picture(file: Path) -> tuple[np.ndarray, Geometry]:
-    """Read as NaturalImage2DIO: PNG, BMP, 2D TIFF; gray, RGB or RGBA. A DICOM image takes the place of its picture."""
+    """Read as NaturalImage2DIO: PNG, BMP, 2D TIFF; gray, RGB or RGBA. Photos and DICOM images replace such files."""
     if file.suffix.lower() in DICOM_SUFFIXES:
         data, _ = _read_dicom(file)
         if data.shape[1] == 1:
@@ -144,7 +149,12 @@ def _read_picture(file: Path) -> tuple[np.ndarray, Geometry]:
             f"{file} is a video of {data.shape[1]} frames, and the label map of a picture has one. Add --dicom-seg, to "
             f"write a DICOM SEG with the frames of the video."
         )
-    pixels = _read_tiff(file) if file.suffix.lower() in (".tif", ".tiff") else _read_with_pillow(file)
+    if is_photo(file):
+        pixels = read_photo(file)
+    elif file.suffix.lower() in (".tif", ".tiff"):
+        pixels = _read_tiff(file)
+    else:
+        pixels = _read_with_pillow(file)
     if pixels.ndim > 2 and pixels.shape[-1] not in (3, 4) and pixels.shape[-3] in (3, 4):
         pixels = np.moveaxis(pixels, -3, -1)
     if pixels.ndim == 2:
@@ -173,7 +183,7 @@ def _read_with_pillow(file: Path) -> np.ndarray:
 
     warn_of_lost_bits([file])
     # some other formats start programs such as Ghostscript
-    with PIL.Image.open(file, formats=("PNG", "BMP", "TIFF")) as image:
+    with allow_large_images(), PIL.Image.open(file, formats=("PNG", "BMP", "TIFF")) as image:
         if image.mode == "P" and image.palette is not None:
             return np.asarray(image.convert(image.palette.mode))
         return np.asarray(image)
@@ -315,9 +325,10 @@ class _Reader:
 
 
 NIFTI = (".nii.gz", ".nii")
+_PICTURES = (".png", ".bmp", ".tif", ".tiff", *PHOTO_SUFFIXES, *DICOM_SUFFIXES)
 _VOLUMES = (*NIFTI, ".nrrd", ".mha", ".mhd", ".gipl")
 _READERS = {
-    PICTURE_READER: _Reader(_read_picture, _write_picture, (".png", ".bmp", ".tif", ".tiff", *DICOM_SUFFIXES)),
+    PICTURE_READER: _Reader(_read_picture, _write_picture, _PICTURES),
     DICOM_READER: _Reader(_read_dicom, _write_dicom, DICOM_SUFFIXES, DICOM_PACKAGES),
     "Tiff3DIO": _Reader(_read_tiff_volume, _write_tiff_volume, (".tif", ".tiff")),
     "SimpleITKIO": _Reader(_read_volume, _write_volume, _VOLUMES, "SimpleITK"),

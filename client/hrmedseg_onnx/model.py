@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hrmedseg_onnx.errors import CheckpointError, DataError, SetupError, format_shape, summarize_error
+from hrmedseg_onnx.errors import CheckpointError, DataError, format_shape
 from hrmedseg_onnx.image_check import check_image
 from hrmedseg_onnx.image_files import DICOM_READER, PICTURE_READER, read_image
 from hrmedseg_onnx.labels import initial_probabilities, label_values, probabilities
 from hrmedseg_onnx.nonzero import bounding_box
 from hrmedseg_onnx.normalization import normalize
+from hrmedseg_onnx.providers import open_session
 from hrmedseg_onnx.resizing import resize_to_canvas, resized_strips
 from hrmedseg_onnx.sidecar import Sidecar
 
@@ -44,13 +45,14 @@ class OnnxModel:
         folds: folds to average over; None: every fold in the folder.
         mirror: average over mirrored images, as nnU-Net does.
         threads: number of CPU threads of onnxruntime; None: one for each core.
+        provider: execution provider of onnxruntime: "cpu", "cuda", "openvino", "coreml" or "directml".
 
     Attributes:
         sidecar: content of `model.json`: labels, channels, canvas and more.
 
     Raises:
         CheckpointError: the folder is incomplete, or its files do not belong together.
-        SetupError: onnxruntime is missing.
+        SetupError: onnxruntime is missing, or lacks the provider, or the provider does not start.
 
     Examples:
         >>> import numpy as np
@@ -66,6 +68,7 @@ class OnnxModel:
         folds: Sequence[str | int] | None = None,
         mirror: bool = True,
         threads: int | None = None,
+        provider: str = "cpu",
     ) -> None:
         folder = Path(folder)
         self.sidecar = Sidecar.read(folder)
@@ -76,10 +79,10 @@ class OnnxModel:
             raise CheckpointError(f"{folder} has no fold {', '.join(unknown)}; it has {', '.join(files)}.")
         axes = [axis + 1 for axis in sorted(self.sidecar.mirror_axes)] if mirror else []
         self.mirrored = [c for count in range(len(axes) + 1) for c in itertools.combinations(axes, count)]
-        self.sessions = [self._session(folder / files[fold], threads) for fold in chosen]
+        self.sessions = [self._session(folder / files[fold], threads, provider) for fold in chosen]
 
-    def _session(self, file: Path, threads: int | None) -> Any:
-        session = open_session(file, threads)
+    def _session(self, file: Path, threads: int | None, provider: str) -> Any:
+        session = open_session(file, threads, provider)
         (taken,), (given,) = session.get_inputs(), session.get_outputs()
         height, width = self.sidecar.canvas
         expected = [len(self.sidecar.channels), height, width], [self.sidecar.num_outputs, height, width]
@@ -114,7 +117,7 @@ class OnnxModel:
         """
         if not isinstance(image, np.ndarray):
             files = [image] if isinstance(image, str | PathLike) else image
-            image = read_image([Path(file) for file in files], self.sidecar.image_reader).data
+            image = read_image([Path(file) for file in files], self.sidecar.image_reader, self.sidecar.channels).data
         picture = self.takes_pictures and image.ndim in (2, 3)
         data = self._as_channels_first(image)
         labels, probability = self._predict(data, with_probabilities)
@@ -178,28 +181,3 @@ class OnnxModel:
         assert total is not None
         total /= len(self.sessions) * len(self.mirrored)
         return total
-
-
-def open_session(file: Path, threads: int | None = None) -> Any:
-    """Return an onnxruntime session on the CPU.
-
-    Raises:
-        CheckpointError: the file does not exist, or onnxruntime cannot load it.
-        SetupError: onnxruntime is missing.
-    """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise SetupError("onnxruntime is not installed: pip install onnxruntime") from None
-    if not file.is_file():
-        raise CheckpointError(f"{file} does not exist. Give the whole folder that hrmedseg export --onnx wrote.")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.log_severity_level = 3  # errors only
-    try:
-        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises many undocumented classes
-        raise CheckpointError(
-            f"{file} cannot be loaded by onnxruntime {onnxruntime.__version__}: {summarize_error(error)} Copy or "
-            f"export it again, or update onnxruntime."
-        ) from error

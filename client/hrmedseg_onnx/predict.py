@@ -32,7 +32,18 @@ from hrmedseg_onnx.image_files import (
 from hrmedseg_onnx.model import OnnxModel
 from hrmedseg_onnx.sidecar import Sidecar
 
-__all__ = ["PredictionSummary", "predict_case", "predict_files"]
+__all__ = [
+    "PredictionSummary",
+    "check_not_overwriting",
+    "find_inputs",
+    "format_of_files",
+    "holds_all_channels",
+    "ignore_message",
+    "label_map_of",
+    "predict_case",
+    "predict_files",
+    "try_case",
+]
 
 
 @dataclass
@@ -53,8 +64,8 @@ class PredictionSummary:
         return len(self.label_maps) + len(self.failures)
 
 
-def _ignore(message: str) -> None:
-    pass
+def ignore_message(message: str) -> None:
+    """Do nothing with a message."""
 
 
 def predict_files(
@@ -65,10 +76,11 @@ def predict_files(
     folds: Sequence[str] | None = None,
     mirror: bool = True,
     threads: int | None = None,
+    provider: str = "cpu",
     save_probabilities: bool = False,
     dicom_seg: bool = False,
-    log: Callable[[str], None] = _ignore,
-    log_failure: Callable[[str], None] = _ignore,
+    log: Callable[[str], None] = ignore_message,
+    log_failure: Callable[[str], None] = ignore_message,
 ) -> PredictionSummary:
     """Predict cases one after the other. A case that cannot be predicted does not stop the others.
 
@@ -76,10 +88,11 @@ def predict_files(
         model: a model, or the folder that `hrmedseg export --onnx` wrote.
         inputs: folders of images named as for nnU-Net, and image files.
         output: folder for the label maps.
-        folds: folds whose outputs are averaged; None: every fold. Only for a folder as `model`, as are `mirror` and
-            `threads`.
+        folds: folds whose outputs are averaged; None: every fold. Only for a folder as `model`, as are `mirror`,
+            `threads` and `provider`.
         mirror: average over mirrored images, as nnU-Net does.
         threads: number of CPU threads; None: one for each core.
+        provider: execution provider of onnxruntime, as in `OnnxModel`.
         save_probabilities: also write `CASE.npz`.
         dicom_seg: read DICOM images of any name, and write label maps as DICOM SEG that refer to them, `CASE.dcm`.
         log: receives one line for each predicted case, and the names of skipped files.
@@ -91,44 +104,84 @@ def predict_files(
     Raises:
         CheckpointError: the model cannot be loaded.
         DataError: there are no images.
-        SetupError: onnxruntime is missing, the output cannot be written, or an input would be overwritten.
+        SetupError: onnxruntime or the provider is missing, the output cannot be written, or an input would be
+            overwritten.
     """
     paths, output = [Path(path) for path in inputs], Path(output)
     check_output_dir(output)
     if not isinstance(model, OnnxModel):
-        model = OnnxModel(model, folds=folds, mirror=mirror, threads=threads)
-    sidecar = model.sidecar
-    if dicom_seg:
-        sidecar = _for_dicom(sidecar)
-        cases, skipped = find_dicom_cases(paths, channels=len(sidecar.channels))
-    else:
-        cases = find_cases(
-            paths,
-            sidecar.file_ending,
-            channels=len(sidecar.channels),
-            readable=readable_endings(sidecar.image_reader),
-        )
-        used = {path for case in cases for file in case.files for path in files_read(file, sidecar.image_reader)}
-        skipped = skipped_inputs(paths, used)
-    _check_not_overwriting(cases, output, sidecar)
+        model = OnnxModel(model, folds=folds, mirror=mirror, threads=threads, provider=provider)
+    sidecar = format_of_files(model.sidecar, dicom_seg)
+    cases, skipped = find_inputs(paths, sidecar, dicom_seg=dicom_seg)
+    check_not_overwriting(cases, output, sidecar)
     for sentence in skipped:
         log(sentence)
     make_output_dir(output)
     summary = PredictionSummary()
     for number, case in enumerate(cases, start=1):
-        try:
-            file = predict_case(model, case, output, save_probabilities=save_probabilities, dicom_seg=dicom_seg)
-        except Exception as error:  # other cases are still predicted
-            if isinstance(error, OSError) and is_disk_error(error):  # would affect all others as well
-                with reporting_write_errors(_label_map(case, output, sidecar)):
-                    raise
-            kind = "" if isinstance(error, HRMedSegError) else f" ({type(error).__name__})"
-            summary.failures[case.name] = f"{error}{kind}"
-            log_failure(f"{number}/{len(cases)} {case.name} FAILED: {error}{kind}")
+        result = try_case(model, case, output, save_probabilities=save_probabilities, dicom_seg=dicom_seg)
+        if isinstance(result, Path):
+            summary.label_maps[case.name] = result
+            log(f"{number}/{len(cases)} {result}")
         else:
-            summary.label_maps[case.name] = file
-            log(f"{number}/{len(cases)} {file}")
+            summary.failures[case.name] = result
+            log_failure(f"{number}/{len(cases)} {case.name} FAILED: {result}")
     return summary
+
+
+def format_of_files(sidecar: Sidecar, dicom_seg: bool) -> Sidecar:
+    """Return the description of the model with the format of images and label maps, which is DICOM if `dicom_seg`."""
+    return _for_dicom(sidecar) if dicom_seg else sidecar
+
+
+def holds_all_channels(sidecar: Sidecar) -> bool:
+    """Return whether one file can hold all channels of a picture: it is gray or RGB."""
+    return sidecar.image_reader in (PICTURE_READER, DICOM_READER) and len(sidecar.channels) in (1, 3)
+
+
+def find_inputs(paths: Sequence[Path], sidecar: Sidecar, *, dicom_seg: bool = False) -> tuple[list[Case], list[str]]:
+    """Return the cases of folders and files, and sentences with the names of skipped files.
+
+    Args:
+        paths: folders and files.
+        sidecar: of `format_of_files`.
+        dicom_seg: the files are DICOM, whatever their names.
+
+    Raises:
+        DataError: see `find_cases` and `find_dicom_cases`.
+    """
+    if dicom_seg:
+        return find_dicom_cases(paths, channels=len(sidecar.channels))
+    reader = sidecar.image_reader
+    cases = find_cases(
+        paths,
+        sidecar.file_ending,
+        channels=len(sidecar.channels),
+        readable=readable_endings(reader),
+        plain_names=holds_all_channels(sidecar),
+    )
+    used = {path for case in cases for file in case.files for path in files_read(file, reader)}
+    return cases, skipped_inputs(paths, used)
+
+
+def try_case(
+    model: OnnxModel, case: Case, output: Path, *, save_probabilities: bool = False, dicom_seg: bool = False
+) -> Path | str:
+    """Predict one case as `predict_case` does, so that others can be predicted if it fails.
+
+    Returns:
+        The file of the label map, or the reason why there is none.
+
+    Raises:
+        SetupError: the output cannot be written, which would affect all other cases as well.
+    """
+    try:
+        return predict_case(model, case, output, save_probabilities=save_probabilities, dicom_seg=dicom_seg)
+    except Exception as error:
+        if isinstance(error, OSError) and is_disk_error(error):
+            with reporting_write_errors(label_map_of(case, output, format_of_files(model.sidecar, dicom_seg))):
+                raise
+        return f"{error}" if isinstance(error, HRMedSegError) else f"{error} ({type(error).__name__})"
 
 
 def predict_case(
@@ -151,10 +204,10 @@ def predict_case(
     """
     if case.fault:
         raise DataError(case.fault)
-    sidecar = _for_dicom(model.sidecar) if dicom_seg else model.sidecar
-    image = read_image(case.files, sidecar.image_reader)
+    sidecar = format_of_files(model.sidecar, dicom_seg)
+    image = read_image(case.files, sidecar.image_reader, sidecar.channels)
     labels, probabilities = model.predict(image.data, with_probabilities=save_probabilities)
-    file = _label_map(case, output, sidecar)
+    file = label_map_of(case, output, sidecar)
     write_label_map(labels, file, sidecar.image_reader, image.geometry, class_names(sidecar.labels))
     if probabilities is not None:
         with atomic_path_same_name(output / f"{case.name}.npz") as temporary:
@@ -177,15 +230,32 @@ def _for_dicom(sidecar: Sidecar) -> Sidecar:
     return replace(sidecar, image_reader=DICOM_READER, file_ending=DICOM_ENDING)
 
 
-def _check_not_overwriting(cases: Sequence[Case], output: Path, sidecar: Sidecar) -> None:
-    """Check that no label map has the path of an input: images without a channel number have the same name."""
+def check_not_overwriting(cases: Sequence[Case], output: Path, sidecar: Sidecar) -> None:
+    """Check that no label map has the path of an image: images without a channel number have the same name.
+
+    Raises:
+        SetupError: a label map would replace an input, or a file beside an input that may be an image as well.
+    """
     reader = sidecar.image_reader
     inputs = {path.resolve() for case in cases for file in case.files for path in files_read(file, reader)}
-    written = [path for case in cases for path in files_written(_label_map(case, output, sidecar), reader)]
+    written = [path for case in cases for path in files_written(label_map_of(case, output, sidecar), reader)]
     hit = [str(file) for file in written if file.resolve() in inputs]
     if hit:
         raise SetupError(f"{format_names(hit)} would be overwritten, which are inputs. Give -o another folder.")
+    named_as_label_map = [case for case in cases if case.files[0].name.startswith(f"{case.name}.")]
+    there = output.resolve()
+    hit = [
+        str(file)
+        for case in named_as_label_map
+        if case.files[0].parent.resolve() == there and (file := label_map_of(case, output, sidecar)).exists()
+    ]
+    if hit and reader == PICTURE_READER:
+        raise SetupError(
+            f"{format_names(hit)} would be overwritten, and may be images, because the inputs are in the same folder. "
+            f"Remove earlier label maps, or give -o another folder."
+        )
 
 
-def _label_map(case: Case, output: Path, sidecar: Sidecar) -> Path:
+def label_map_of(case: Case, output: Path, sidecar: Sidecar) -> Path:
+    """Return the file of a case's label map."""
     return output / f"{case.name}{sidecar.file_ending}"

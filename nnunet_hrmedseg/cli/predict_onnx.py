@@ -16,4 +16,5 @@ def run(args: argparse.Namespace) -> int:
     from hrmedseg_onnx import cli
     from nnunet_hrmedseg.io.hub import local_path
 
+    cli.check_arguments(args)  # before anything is downloaded
     return cli.run(args, local_path(args.model))

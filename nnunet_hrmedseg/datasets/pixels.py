@@ -11,6 +11,7 @@ import SimpleITK as sitk
 import tifffile
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from hrmedseg_onnx.photos import turn
 from nnunet_hrmedseg.errors import DataError, HRMedSegError, SetupError, format_shape
 from nnunet_hrmedseg.io.dicom import SUFFIXES as DICOM_SUFFIXES
 from nnunet_hrmedseg.io.dicom import read_dicom
@@ -82,24 +83,13 @@ def orientation(file: Path) -> int:
     return 1
 
 
-def turn(pixels: np.ndarray, value: int) -> np.ndarray:
-    """Apply an EXIF orientation to (H, W) or (H, W, C)."""
-    if value in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if value in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if value in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return pixels
-
-
 def _read_natural(file: Path) -> np.ndarray:
     deep_color = _deep_color_png(file)
     if deep_color is not None:
         return turn(deep_color, orientation(file))
     with allow_large_images(), Image.open(file, formats=FORMATS) as opened:
         frames = getattr(opened, "n_frames", 1)
-        if frames > 1:
+        if frames > 1 and opened.format != "MPO":  # of a phone: previews and depth maps follow the photo
             raise DataError(f"{file} holds {frames} images. Save each as a file.")
         opened.load()
         image = ImageOps.exif_transpose(opened) if orientation(file) != 1 else opened

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -13,7 +12,8 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from hrmedseg_onnx.image_check import MAX_PIXELS
+from hrmedseg_onnx.image_check import MAX_PIXELS, allow_large_images
+from hrmedseg_onnx.photos import ORIENTATION
 from nnunet_hrmedseg.errors import DataError
 
 __all__ = [
@@ -36,7 +36,7 @@ FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that are read, whatever the file name says. Pillow knows more, and hands EPS to Ghostscript, which executes
 it."""
 
-BITS_PER_SAMPLE, ORIENTATION = 0x0102, 0x0112  # tags of TIFF and EXIF
+BITS_PER_SAMPLE = 0x0102  # tag of TIFF
 _TIF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _READABLE_PHOTOMETRICS = (
     tifffile.PHOTOMETRIC.MINISBLACK,
@@ -126,19 +126,6 @@ def scaled_to_uint8(values: np.ndarray) -> np.ndarray:
         low, high = float(sample.min()), float(sample.max())
     scaled = (np.nan_to_num(values, nan=low) - low) * (255 / (high - low) if high > low else 0)
     return np.clip(scaled, 0, 255).round().astype(np.uint8)
-
-
-@contextmanager
-def allow_large_images() -> Iterator[None]:
-    """Within this context Pillow opens images of up to MAX_PIXELS, without a warning."""
-    before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns above this number and refuses above twice as many
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
 
 
 # ---- Pillow ----------------------------------------------------------------------------------------------------------

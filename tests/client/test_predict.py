@@ -23,7 +23,7 @@ from hrmedseg_onnx.cases import find_cases, skipped_inputs
 from hrmedseg_onnx.errors import CheckpointError, DataError, HRMedSegError, SetupError
 from hrmedseg_onnx.image_files import files_read
 from hrmedseg_onnx.model import OnnxModel
-from hrmedseg_onnx.predict import _check_not_overwriting
+from hrmedseg_onnx.predict import check_not_overwriting
 from tests.client.test_sidecar import GOOD
 from tests.deployment.tiny_models import blobs
 
@@ -127,8 +127,8 @@ def test_spacing_file_that_is_read_is_not_overwritten(tmp_path):
     sidecar = replace(GOOD, image_reader="Tiff3DIO", file_ending=".tif")
     cases = find_cases([tmp_path], ".tif", channels=1)
     with pytest.raises(SetupError, match="a.json would be overwritten"):
-        _check_not_overwriting(cases, tmp_path, sidecar)
-    _check_not_overwriting(cases, tmp_path / "masks", sidecar)
+        check_not_overwriting(cases, tmp_path, sidecar)
+    check_not_overwriting(cases, tmp_path / "masks", sidecar)
 
 
 def test_photos_of_a_camera_each_have_a_label_map(pictures, images, tmp_path):
@@ -147,11 +147,12 @@ def test_case_that_lacks_a_channel_does_not_affect_the_others(pictures, images, 
 
 
 def test_a_photo_of_another_kind(pictures, tmp_path):
-    (tmp_path / "photo.jpg").touch()
+    (tmp_path / "photo.heic").touch()
     with pytest.raises(
-        HRMedSegError, match=r"photo.jpg is of another kind .*\.png files \(.bmp, .tif, .tiff, .dcm, .dicom can be read"
+        HRMedSegError,
+        match=r"photo.heic is of another kind .*\.png files \(.bmp, .tif, .tiff, .jpg, .jpeg, .webp, .gif, .dcm",
     ):
-        _run("-i", tmp_path / "photo.jpg", "-o", tmp_path / "masks", "-m", pictures.folder)
+        _run("-i", tmp_path / "photo.heic", "-o", tmp_path / "masks", "-m", pictures.folder)
 
 
 def test_file_as_output_is_rejected(pictures, images, tmp_path):

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from hrmedseg_onnx import image_check
 from nnunet_hrmedseg.encoders.canvas_images import BrokenImages, CanvasImages
 from nnunet_hrmedseg.encoders.image_sources import find_images
 from nnunet_hrmedseg.errors import DataError
-from nnunet_hrmedseg.io import image_formats
 from tests.encoders.image_files import (
     CANVAS,
     encoded,
@@ -177,7 +177,7 @@ def test_broken_images_are_returned_with_a_reason(tmp_path):
 
 def test_large_images_are_allowed(tmp_path, monkeypatch):
     limit = Image.MAX_IMAGE_PIXELS
-    monkeypatch.setattr(image_formats, "MAX_PIXELS", 30 * 20)
+    monkeypatch.setattr(image_check, "MAX_PIXELS", 30 * 20)
     picture().save(tmp_path / "a.png")
     picture(width=31).save(tmp_path / "b.png")
     with warnings.catch_warnings():

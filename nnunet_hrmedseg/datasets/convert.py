@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from hrmedseg_onnx.photos import fit_channels
 from nnunet_hrmedseg.datasets.matching import case_names, list_images
 from nnunet_hrmedseg.datasets.pixels import read_image
 from nnunet_hrmedseg.datasets.writing import write_image
@@ -100,18 +102,18 @@ def convert_images(
         raise DataError(f"{len(errors)} of {len(cases)} images cannot be used; nothing was written:\n  {listed}")
     with building_directory(output) as incomplete:
         for case, file in tqdm(cases.items(), desc="Writing", unit="image", leave=False, disable=None):
-            write_image(incomplete / f"{case}_0000{ending}", file, read_image(file), channels, link=link)
+            write_image(incomplete / f"{case}_0000{ending}", file, read_image(file), len(channels), link=link)
     return ConvertedImages(output, cases, skipped)
 
 
-def _format(name: str) -> tuple[str, int]:
-    """Return file ending and channels, 1 or 3, of the images of a dataset.
+def _format(name: str) -> tuple[str, list[str]]:
+    """Return file ending and names of the channels, one or three, of the images of a dataset.
 
     Raises:
         PlanError: they are not 2D images in one file each.
     """
     description = _description(name)
-    ending, channels = description["file_ending"], len(description["channel_names"])
+    ending, channels = description["file_ending"], list(description["channel_names"].values())
     if ending not in WRITTEN:
         raise PlanError(
             f"The images of {name} end in {ending}, but this command writes {format_names(list(WRITTEN))}. Save the "
@@ -119,9 +121,9 @@ def _format(name: str) -> tuple[str, int]:
         )
     raw = nnunet_folder("nnUNet_raw")
     in_files = raw is not None and any(Path(raw, name, "imagesTr").glob(f"*_0001{ending}"))
-    if in_files or channels not in (1, 3):
+    if in_files or len(channels) not in (1, 3):
         raise PlanError(
-            f"The {channels} channels of {name} are in separate files (_0000, _0001, ...). This command converts "
+            f"The {len(channels)} channels of {name} are in separate files (_0000, _0001, ...). This command converts "
             f"images of one file, gray or RGB."
         )
     return ending, channels
@@ -136,7 +138,7 @@ def _description(name: str) -> dict[str, Any]:
     raise PlanError(f"There is no dataset.json of {name} in {format_names(list(folders))}.")
 
 
-def _check(file: Path, pixels: np.ndarray, ending: str, channels: int, name: str) -> None:
+def _check(file: Path, pixels: np.ndarray, ending: str, channels: Sequence[str], name: str) -> None:
     """Check that an image can be written in the format of the dataset without loss.
 
     Raises:
@@ -146,10 +148,8 @@ def _check(file: Path, pixels: np.ndarray, ending: str, channels: int, name: str
         if not file.name.lower().endswith(DICOM_SUFFIXES):
             raise DataError(f"{file} is not DICOM, but the images of {name} are.")
         return
-    colored = pixels.ndim == 3 and not (pixels == pixels[..., :1]).all()
-    if colored and channels == 1:
-        raise DataError(f"{file} has colors, but the images of {name} are gray.")
-    holds = {".png": ("uint8",) if channels == 3 else ("uint8", "uint16"), ".bmp": ("uint8",)}.get(ending)
+    fit_channels(np.moveaxis(np.atleast_3d(pixels), -1, 0), channels, file)
+    holds = {".png": ("uint8",) if len(channels) == 3 else ("uint8", "uint16"), ".bmp": ("uint8",)}.get(ending)
     if holds and str(pixels.dtype) not in holds:
         raise DataError(
             f"{file} has values of the type {pixels.dtype}, but the images of {name} are {ending} files, which nnU-Net "

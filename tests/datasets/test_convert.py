@@ -63,12 +63,19 @@ def test_gray_image_gets_the_channels_of_the_dataset(nnunet):
     assert np.asarray(Image.open(nnunet / "gray" / "a_0000.png")).tolist() == np.full((8, 8), 7).tolist()
 
 
+def test_gray_image_does_not_stand_for_channels_that_are_not_colors(nnunet):
+    describe(nnunet, ("actin", "nuclei", "membrane"))
+    Image.fromarray(np.full((8, 8), 7, np.uint8)).save(nnunet / "new" / "a.png")
+    with pytest.raises(DataError, match=r"a\.png is gray"):
+        convert_images(nnunet / "new", nnunet / "out", dataset=12)
+
+
 def test_images_that_do_not_fit_the_dataset_are_reported_together(nnunet):
     describe(nnunet, ["gray"])
     photo(nnunet / "new" / "color.jpg")
     (nnunet / "new" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     Image.fromarray(np.full((8, 8), 7, np.uint8)).save(nnunet / "new" / "good.png")
-    with pytest.raises(DataError, match=r"(?s)2 of 3 images cannot.*broken\.png.*color\.jpg has colors, but"):
+    with pytest.raises(DataError, match=r"(?s)2 of 3 images cannot.*broken\.png.*color\.jpg has colors"):
         convert_images(nnunet / "new", nnunet / "out", dataset=12)
     assert not (nnunet / "out").exists()
 

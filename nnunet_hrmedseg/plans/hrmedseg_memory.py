@@ -29,15 +29,13 @@ class Coefficients:
     channels: float
 
 
-RECOMPUTED_ON_CUDA = Coefficients(constant=42.0, width=0.11, width_and_layer=0.02, classes=0.3, channels=4.0)
-
 COEFFICIENTS = {
     (FLOAT32, False): Coefficients(constant=124.0, width=0.60, width_and_layer=0.31, classes=2.0, channels=4.8),
     (FLOAT32, True): Coefficients(constant=15.5, width=0.58, width_and_layer=0.015, classes=0.3, channels=5.5),
     (AUTOCAST, False): Coefficients(constant=96.0, width=0.425, width_and_layer=0.251, classes=1.0, channels=4.0),
-    (AUTOCAST, True): RECOMPUTED_ON_CUDA,
+    (AUTOCAST, True): Coefficients(constant=42.0, width=0.11, width_and_layer=0.02, classes=0.3, channels=4.0),
     (COMPILED, False): Coefficients(constant=50.5, width=0.29, width_and_layer=0.172, classes=1.45, channels=4.0),
-    (COMPILED, True): RECOMPUTED_ON_CUDA,  # with recomputation the compiler saves launches, not memory
+    (COMPILED, True): Coefficients(constant=27.5, width=0.11, width_and_layer=0.02, classes=0.05, channels=4.0),
 }
 """Coefficients by (mode, recompute)."""
 

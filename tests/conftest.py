@@ -30,6 +30,7 @@ SHARED = {
         "deployment/test_onnx_export",
         "client/test_parity",
         "client/test_predict",
+        "serving/test_serving_guide",
         "serving/test_triton",
     ),
 }

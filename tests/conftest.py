@@ -27,7 +27,7 @@ SHARED = {
     ),
     "ONNX files": (
         "deployment/test_export",
-        "deployment/test_onnx_export",
+        "deployment/test_onnx_",
         "client/test_parity",
         "client/test_predict",
         "serving/test_serving_guide",

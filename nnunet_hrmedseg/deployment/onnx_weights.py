@@ -51,7 +51,8 @@ def store_weights(model: onnx.ModelProto, kind: str) -> None:
             whole, scale = _as_int8(weight, _output_axis(node))
             widened, scales = f"{name}_whole", f"{name}_scale"
             new = [numpy_helper.from_array(whole, narrow), numpy_helper.from_array(scale, scales)]
-            # not DequantizeLinear, which onnxruntime would repeat for every image
+            # not DequantizeLinear, which onnxruntime would repeat for every image, and which some releases compute
+            # wrongly in front of a Reshape (onnxruntime issue 28491)
             widening.append(helper.make_node("Mul", [widened, scales], [name]))
         widening.insert(0, helper.make_node("Cast", [narrow], [widened], to=onnx.TensorProto.FLOAT))
         graph.initializer.remove(initializers[name])

@@ -29,3 +29,25 @@ def test_optimization_does_not_change_int8_weights(pictures):
     image = np.random.default_rng(0).normal(size=(1, 3, 64, 48)).astype(np.float32)
     plain, optimized = (logits_of(model, image, level) for level in ("ORT_DISABLE_ALL", "ORT_ENABLE_ALL"))
     np.testing.assert_allclose(optimized, plain, atol=1e-4)
+
+
+def test_arranged_weight_gives_the_product_of_the_original():
+    """Torch leaves large weights behind a Reshape and a Transpose in the graph; they would be stored as float32."""
+    random = np.random.default_rng(0)
+    weight, image = random.normal(size=(8, 6)).astype(np.float32), random.normal(size=(2, 5, 6)).astype(np.float32)
+    helper = onnx.helper
+    nodes = [
+        helper.make_node("Reshape", ["weight", "shape"], ["heads"]),
+        helper.make_node("Transpose", ["heads"], ["turned"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", [INPUT, "turned"], [OUTPUT]),
+    ]
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in (INPUT, OUTPUT)]
+    ends[0].type.tensor_type.shape.dim.extend(onnx.TensorShapeProto.Dimension(dim_value=size) for size in image.shape)
+    constants = [onnx.numpy_helper.from_array(weight, "weight")]
+    constants.append(onnx.numpy_helper.from_array(np.array([2, -1, 6]), "shape"))
+    graph = helper.make_graph(nodes, "product", ends[:1], ends[1:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    store_weights(model, "int8")
+    assert {node.op_type for node in model.graph.node} == {"Cast", "Mul", "MatMul"}
+    expected = image @ weight.reshape(2, 4, 6).transpose(0, 2, 1)
+    np.testing.assert_allclose(logits_of(model, image, "ORT_ENABLE_ALL"), expected, atol=0.05)

@@ -40,7 +40,7 @@ lint: $(VENV)/dependencies
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PYTHONPATH=.:client $(BIN)/lint-imports
-	$(BIN)/codespell *.md docs client nnunet_hrmedseg tests benchmarks scripts
+	$(BIN)/codespell *.md docs client nnunet_hrmedseg tests benchmarks scripts serving
 
 docs: $(VENV)/dependencies
 	$(BIN)/python -m pip install --quiet ".[docs]"

@@ -6,7 +6,8 @@
 The first command installs all requirements of the package into an empty environment: several GB, as for a user. The
 second command installs only nnU-Net and the wheel, over the packages of an environment that has all other requirements,
 which it does not change. Both install the wheel of hrmedseg-onnx with its requirements into an empty environment, and
-compare its prediction with nnU-Net's for a small model, which needs the packages of the extra `test`.
+compare its prediction with nnU-Net's for a small model, which needs the packages of the extra `test`. They do so again
+with the steps of the Dockerfile of hrmedseg-onnx.
 Exit status 0: all checks passed.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import tarfile
 import tempfile
@@ -21,6 +23,7 @@ import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
+from dockerfile import perform
 from environments import REPOSITORY, Environment, build, build_client, declared, run
 
 PACKAGE, CLIENT = "nnunet_hrmedseg", "hrmedseg_onnx"
@@ -145,11 +148,20 @@ def check_client(source: Path, wheel: Path, folder: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     same("the wheel of hrmedseg-onnx", names, files_of(source, CLIENT))
-    environment = Environment(folder / "client_alone")
-    environment.install(wheel)
     model = folder / "model"
     paths = os.pathsep.join((str(REPOSITORY), str(REPOSITORY / "client")))
     run(sys.executable, "-c", MODEL_AND_EXPECTED, model, env={**os.environ, "PYTHONPATH": paths}, quiet=True)
+    alone = Environment(folder / "client_alone")
+    alone.install(wheel)
+    check_prediction(alone, model, folder)
+    container = Environment(folder / "container")
+    perform(REPOSITORY / "serving" / "docker" / "Dockerfile", source, container, folder / "container_root")
+    shutil.rmtree(model / "masks")
+    check_prediction(container, model, folder)
+
+
+def check_prediction(environment: Environment, model: Path, folder: Path) -> None:
+    """Predict with hrmedseg-onnx of an environment without torch and nnU-Net, and compare with nnU-Net's prediction."""
     where = {"cwd": folder, "env": {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}}
     run(environment.python, "-c", ALONE, **where, quiet=True)
     command = environment.scripts / "hrmedseg-onnx"

@@ -27,9 +27,11 @@ SHARED = {
     ),
     "ONNX files": (
         "deployment/test_export",
-        "deployment/test_onnx_export",
+        "deployment/test_onnx_",
         "client/test_parity",
         "client/test_predict",
+        "serving/test_serving_guide",
+        "serving/test_triton",
     ),
 }
 """Shared fixture -> prefixes of the files that use it, relative to this folder."""

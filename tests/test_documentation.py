@@ -28,7 +28,10 @@ ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 TROUBLESHOOTING = ROOT / "docs" / "how-to" / "troubleshooting.md"
 RETIRED = ROOT / "docs" / "retired-words.txt"
-OTHER_COMMANDS = ("mkdir", "make", "pip", "export", "git", "cd", "torchrun", "hf", "ruff", "mypy", "python", "pytest")
+OTHER_COMMANDS = (
+    *("mkdir", "cp", "make", "pip", "export", "git", "cd", "torchrun", "hf", "ruff", "mypy", "python", "pytest"),
+    "docker",  # checked in tests/serving
+)
 TORCH_MESSAGES = ("CUDA out of memory",)  # in compiled code, so no source to search
 
 
@@ -208,7 +211,7 @@ def test_pages_use_no_retired_words(page):
     assert find_retired(page.read_text(encoding="utf-8")) == []
 
 
-@pytest.mark.parametrize("folder", ["nnunet_hrmedseg", "client", "tests", "benchmarks", "scripts"])
+@pytest.mark.parametrize("folder", ["nnunet_hrmedseg", "client", "tests", "benchmarks", "scripts", "serving"])
 def test_code_uses_no_retired_words(folder):
     files = sorted((ROOT / folder).rglob("*.py"))
     found = {page_id(file): find_retired(prose_of(file.read_text(encoding="utf-8"))) for file in files}

@@ -54,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         choices=WEIGHTS,
         default=None,
-        help="number format in which the ONNX files store weights, for smaller files [default: float32]",
+        help="number format in which the ONNX files store weights: smaller files, computed in float32 at the same "
+        "speed [default: float32]",
     )
     share = parser.add_argument_group("for others who have this package")
     share.add_argument(

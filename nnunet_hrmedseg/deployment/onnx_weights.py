@@ -33,6 +33,7 @@ def store_weights(model: onnx.ModelProto, kind: str) -> None:
     if kind == "float32":
         return
     graph = model.graph
+    _arrange_weights(graph)
     initializers = {initializer.name: initializer for initializer in graph.initializer}
     widening = []
     stored = set()
@@ -51,7 +52,8 @@ def store_weights(model: onnx.ModelProto, kind: str) -> None:
             whole, scale = _as_int8(weight, _output_axis(node))
             widened, scales = f"{name}_whole", f"{name}_scale"
             new = [numpy_helper.from_array(whole, narrow), numpy_helper.from_array(scale, scales)]
-            # not DequantizeLinear, which onnxruntime would repeat for every image
+            # not DequantizeLinear, which onnxruntime would repeat for every image, and which some releases compute
+            # wrongly in front of a Reshape (onnxruntime issue 28491)
             widening.append(helper.make_node("Mul", [widened, scales], [name]))
         widening.insert(0, helper.make_node("Cast", [narrow], [widened], to=onnx.TensorProto.FLOAT))
         graph.initializer.remove(initializers[name])
@@ -60,6 +62,32 @@ def store_weights(model: onnx.ModelProto, kind: str) -> None:
     nodes = [*widening, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def _arrange_weights(graph: onnx.GraphProto) -> None:
+    """Replace reshaped and transposed weights by their results, so that products have weights as their inputs."""
+    from onnx import helper, numpy_helper
+
+    initializers = {initializer.name: initializer for initializer in graph.initializer}
+    for node in list(graph.node):
+        if node.op_type not in ("Reshape", "Transpose") or not all(name in initializers for name in node.input):
+            continue
+        value, *shape = (numpy_helper.to_array(initializers[name]) for name in node.input)
+        if node.op_type == "Transpose":
+            axes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+            arranged = value.transpose(axes.get("perm"))
+        elif 0 in shape[0]:  # the size of the same axis of the input, or no size
+            continue
+        else:
+            arranged = value.reshape(shape[0])
+        (name,) = node.output
+        initializers[name] = numpy_helper.from_array(arranged, name)
+        graph.initializer.append(initializers[name])
+        graph.node.remove(node)
+    used = {name for node in graph.node for name in node.input}
+    kept = [initializer for initializer in graph.initializer if initializer.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 def _output_axis(node: onnx.NodeProto) -> int:

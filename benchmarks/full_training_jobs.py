@@ -304,9 +304,11 @@ class Training:
             result |= {name: dice_of(file) for name, file in summaries.items() if file.is_file()}
         return result
 
-    def patch_size(self) -> list[int]:
-        """Return the canvas, or the patch size of nnU-Net's plans, (height, width) in pixels."""
+    def patch_size(self) -> list[int] | None:
+        """Return the canvas, or the patch size of nnU-Net's plans, (height, width) in pixels; None before planning."""
         plans = self.work / "nnUNet_preprocessed" / dataset_folder(self.row.dataset) / f"{self.row.plans}.json"
+        if not plans.is_file():
+            return None
         return json.loads(plans.read_text())["configurations"]["2d"]["patch_size"]
 
 

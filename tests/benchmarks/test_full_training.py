@@ -191,6 +191,16 @@ def test_finished_result_is_not_replaced_by_an_unfinished_one(tmp_path, monkeypa
     assert "is kept" in capsys.readouterr().out
 
 
+def test_rows_that_were_not_planned_yet_are_not_recorded(training, monkeypatch, tmp_path):
+    monkeypatch.setattr(full_training, "RECORDED", tmp_path / "recorded")
+    monkeypatch.setattr(full_training, "ROWS", [training.row])
+    monkeypatch.setattr(full_training_jobs.subprocess, "run", lambda *args, **options: SimpleNamespace(stdout="{}"))
+    training.settings()  # it was started
+    full_training.record(training.work)
+    assert training.result(finished=False)["patch_size"] is None
+    assert not (tmp_path / "recorded").exists()
+
+
 def test_report_draws_finished_and_running_rows(tmp_path):
     docs, recorded = tmp_path / "docs", tmp_path / "recorded"
     (docs / "benchmarks").mkdir(parents=True)

@@ -60,6 +60,7 @@ def read_case(summary, case: str = "a") -> tuple[np.ndarray, np.ndarray]:
     return reader.read_images(images)[0][:, 0], reader.read_seg(label)[0][0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.integrity
 def test_color_images_and_masks_of_0_and_255(folders):
     for case in "abc":

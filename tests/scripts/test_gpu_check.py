@@ -85,6 +85,7 @@ def test_crashing_check_does_not_affect_the_others(run):
     assert "gb" in lines["one"] and "gb" in lines["three"]
 
 
+@pytest.mark.slow
 def test_unfinished_checks_are_listed(run):
     began = time.monotonic()
     status, lines = run("one", "hangs", "three", seconds=2)

@@ -20,7 +20,7 @@ from hrmedseg_onnx.providers import open_session
 from hrmedseg_onnx.resizing import resize_to_canvas, resized_strips
 from hrmedseg_onnx.sidecar import Sidecar
 
-__all__ = ["INPUT", "OUTPUT", "OnnxModel", "Prediction", "open_session"]
+__all__ = ["INPUT", "OUTPUT", "OnnxModel", "Prediction"]
 
 INPUT, OUTPUT = "image", "logits"  # names in the ONNX files
 

@@ -18,7 +18,8 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from torch import Tensor, nn
 
 from hrmedseg_onnx.image_files import package_needed
-from hrmedseg_onnx.model import INPUT, OUTPUT, open_session
+from hrmedseg_onnx.model import INPUT, OUTPUT
+from hrmedseg_onnx.providers import open_session
 from hrmedseg_onnx.sidecar import READERS, SCHEMES, SIDECAR, Normalization, Sidecar
 from nnunet_hrmedseg.deployment.folds import checkpoints_of
 from nnunet_hrmedseg.errors import CheckpointError, HRMedSegError, PlanError, SetupError

@@ -148,14 +148,13 @@ def _train(
     # imported here, because the processes that nnU-Net spawns import this module again
     import torch
     from nnunetv2.run.run_training import maybe_load_checkpoint
-    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
     from nnunetv2.utilities.file_path_utilities import get_output_folder
 
     from nnunet_hrmedseg.evaluation.comparison.budget import with_budget
     from nnunet_hrmedseg.io.machine import usable_cores
-    from nnunet_hrmedseg.nnunet_versions import find_trainer, required_nnunet_folder
+    from nnunet_hrmedseg.nnunet_versions import find_trainer, full_dataset_name, required_nnunet_folder
 
-    name = maybe_convert_to_dataset_name(int(dataset) if dataset.isdigit() else dataset)
+    name = full_dataset_name(dataset)
     folder = Path(get_output_folder(name, trainer_name, plans_name, configuration, fold))
     trained = (folder / "checkpoint_final.pth").is_file()
     if trained and is_validated(folder / "validation", npz):

@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--link", action="store_true", help="hard-link files that need no conversion [default: copy them]"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the output folder [default: refuse]")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an output folder of converted images [default: refuse]"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -58,12 +58,12 @@ def convert_images(
         output: folder for the converted images, CASE_0000.png, ..., the input of nnUNetv2_predict.
         dataset: name or number of the dataset of the model.
         link: hard-link image files that nnU-Net can read as they are, instead of copying them.
-        overwrite: replace the output.
+        overwrite: replace an output folder that holds only converted images.
 
     Raises:
         DataError: images that cannot be read or do not fit the dataset, all in one message.
         PlanError: an unknown dataset, or one of other images than 2D images in one file.
-        SetupError: the output exists.
+        SetupError: the output exists, or holds other files.
 
     Examples:
         >>> import json
@@ -86,6 +86,7 @@ def convert_images(
         raise SetupError(f"{output} exists already. Choose another folder, or replace it with --overwrite.")
     if output.resolve() in (images.resolve(), *images.resolve().parents):
         raise PlanError(f"The output {output} would replace the images in {images}. Choose another folder.")
+    _check_replaceable(output, ending)
     files, skipped = list_images(images)
     files = [file for file in files if not file.resolve().is_relative_to(output.resolve())]
     if not files:
@@ -104,6 +105,17 @@ def convert_images(
         for case, file in tqdm(cases.items(), desc="Writing", unit="image", leave=False, disable=None):
             write_image(incomplete / f"{case}_0000{ending}", file, read_image(file), len(channels), link=link)
     return ConvertedImages(output, cases, skipped)
+
+
+def _check_replaceable(output: Path, ending: str) -> None:
+    """Raise SetupError if the output exists and is not a folder of converted images alone."""
+    inside = sorted(output.iterdir()) if output.is_dir() else [output] if output.exists() else []
+    others = [file.name for file in inside if not file.name.endswith(f"_0000{ending}")]
+    if others:
+        raise SetupError(
+            f"{output} is not replaced, because it holds other files than converted images: {format_names(others)}. "
+            f"Choose another folder."
+        )
 
 
 def _format(name: str) -> tuple[str, list[str]]:

@@ -118,6 +118,16 @@ def test_output_is_not_replaced_without_the_option_and_never_replaces_the_images
     assert (nnunet / "new" / "a.jpg").is_file()
 
 
+@pytest.mark.parametrize("place", ["results", "results/notes.txt"])
+def test_other_files_are_never_replaced(nnunet, place):
+    photo(nnunet / "new" / "a.jpg")
+    (nnunet / "results").mkdir()
+    (nnunet / "results" / "notes.txt").write_text("mine")
+    with pytest.raises(SetupError, match=r"other files than converted images: notes\.txt"):
+        convert_images(nnunet / "new", nnunet / place, dataset=12, overwrite=True)
+    assert (nnunet / "results" / "notes.txt").read_text() == "mine"
+
+
 def test_command(nnunet, capsys):
     photo(nnunet / "new" / "a.jpg")
     (nnunet / "new" / "notes.txt").touch()

@@ -10,21 +10,21 @@ from PIL import Image
 from nnunet_hrmedseg.cli import main
 from nnunet_hrmedseg.datasets.convert import convert_images
 from nnunet_hrmedseg.errors import DataError, PlanError, SetupError
+from nnunet_hrmedseg.nnunet_versions import nnunet_folders
 
 NAME = "Dataset012_Lesions"
 ORIENTATION = 274
 
 
 @pytest.fixture
-def nnunet(tmp_path, monkeypatch):
+def nnunet(tmp_path):
     """Set nnU-Net's folders, with a description of the dataset in nnUNet_preprocessed alone."""
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.setenv(name, str(tmp_path / name))
-        monkeypatch.setattr(f"nnunetv2.paths.{name}", str(tmp_path / name))
-        (tmp_path / name).mkdir()
-    (tmp_path / "new").mkdir()
+    folders = {name: tmp_path / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    for folder in (*folders.values(), tmp_path / "new"):
+        folder.mkdir()
     describe(tmp_path)
-    return tmp_path
+    with nnunet_folders(**folders):
+        yield tmp_path
 
 
 def describe(root: Path, channels=("R", "G", "B"), ending=".png"):

@@ -32,8 +32,6 @@ __all__ = ["EncoderJob", "RowError", "Training", "ensure_environment", "head", "
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 FREE_GB = 3.0  # required to start a training
-EPOCH_SECONDS = 90  # approximate length of an epoch, which a kill can lose
-IMAGES_PER_SECOND = 4.0  # of one core, at 512 x 512
 CHECK_CHECKPOINT = "import sys, torch; torch.load(sys.argv[1], map_location='cpu', weights_only=False)"
 VERSIONS = "import json, importlib.metadata as m; print(json.dumps({n: m.version(n) for n in ('torch', 'nnunetv2')}))"
 
@@ -181,9 +179,6 @@ class Training:
             row = self.row
             settings = {**asdict(row), "settings": dict(row.settings), "commit": self.commit, "threads": 1}
             settings["started"] = datetime.date.today().isoformat()
-            if row.image_steps and isinstance(row.canvas, int):
-                seconds = row.image_steps / IMAGES_PER_SECOND * (row.canvas / 512) ** 2
-                settings["epochs"] = max(20, round(seconds / EPOCH_SECONDS))
             settings["processor_seconds"] = row.processor_minutes and 60 * row.processor_minutes
             if row.equal_seconds:
                 finished = json.loads(
@@ -355,7 +350,8 @@ class EncoderJob:
         datasets = [dataset_folder(dataset) for dataset in self.encoder.datasets]
         steps = ["--image_steps", self.encoder.image_steps, *self.encoder.options, "-device", "cpu", "--workers", 1]
         arguments = ["-d", *datasets, *steps, "--name", self.encoder.name, "-o", self.output / "run"]
-        call([folder / "venv" / "bin" / "hrmedseg", "pretrain", *arguments], environment, self.output / "log.txt")
+        command = [folder / "venv" / "bin" / "hrmedseg", "encoder", "pretrain", *arguments]
+        call(command, environment, self.output / "log.txt")
         for file in ("encoder.json", "encoder.safetensors"):
             shutil.copyfile(self.output / "run" / file, self.output / file)
 

@@ -83,7 +83,7 @@ def result_table(rows: dict[str, dict[str, Any]], classes: list[str]) -> str:
         settings, last = row["row"], row["curve"][-1]
         measured = row.get("test_final") or row.get("validation")
         steps, hours = f"{last['image_steps']:,}", f"{last['processor_seconds'] / 3600:.1f}"
-        canvas = str(settings["canvas"] or "nnU-Net's plan")
+        canvas = " x ".join(map(str, row["patch_size"])) if settings["canvas"] else "nnU-Net's plan"
         cells = [MODELS[settings["trainer"]], canvas, settings["start"] or "random weights"]
         if measured is None:
             lines.append([*cells, f"{steps} so far", hours, *["in training"] + [""] * (len(titles) - 6)])

@@ -7,7 +7,6 @@ epochs the Dice of the whole validation images without mirroring, for the weight
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 from pathlib import Path
@@ -18,14 +17,16 @@ import psutil
 import torch
 from comparison_networks import nnUNetTrainerMobileNetUNet, nnUNetTrainerSegFormerB0  # in this folder
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nnunet_hrmedseg.evaluation.comparison import budget
 from nnunet_hrmedseg.io.files import write_atomically
 from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHERSeg, nnUNetTrainerHRMedSeg
+from nnunet_hrmedseg.trainers.weight_average import WeightAverage
 
 ROW: dict[str, Any] = json.loads(Path(os.environ["FULL_TRAINING_ROW"]).read_text())
 CURVE = "curve.jsonl"
+EPOCH_PIXELS = 360 * 512 * 512  # about two minutes of one core, which a kill can lose
+MIN_EPOCHS = 20
 LATEST, PREVIOUS, AVERAGED = "checkpoint_latest.pth", "checkpoint_previous.pth", "averaged.pth"
 
 
@@ -57,14 +58,15 @@ budget.monotonic = clock  # budgets in processor seconds do not depend on the lo
 class Measured(nnUNetTrainer):
     """A mixin for trainer classes, without `__init__`, because nnU-Net records arguments by its signature."""
 
-    averaged: AveragedModel | None = None
+    averaged: WeightAverage | None = None
 
     def initialize(self) -> None:
         torch.set_num_threads(ROW["threads"])
         torch.manual_seed(ROW["seed"])
         np.random.seed(ROW["seed"])
         if ROW["image_steps"]:
-            self.num_epochs = ROW["epochs"]
+            pixels = ROW["image_steps"] * np.prod(self.configuration_manager.patch_size)
+            self.num_epochs = max(MIN_EPOCHS, round(pixels / EPOCH_PIXELS))
             per_epoch = ROW["image_steps"] / self.num_epochs / self.configuration_manager.batch_size
             self.num_iterations_per_epoch = max(1, round(per_epoch))
         self.num_val_iterations_per_epoch = 1  # estimate from patches, which is not used here
@@ -75,7 +77,7 @@ class Measured(nnUNetTrainer):
         super().initialize()
         decay = ROW["settings"].get("ema_decay")
         if decay:
-            self.averaged = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+            self.averaged = WeightAverage(self.network, decay)
 
     def on_train_start(self) -> None:
         super().on_train_start()
@@ -87,14 +89,15 @@ class Measured(nnUNetTrainer):
         self.images = 0
         averaged = Path(self.output_folder, AVERAGED)
         if self.averaged is not None and self.current_epoch and averaged.is_file():
-            self.averaged.load_state_dict(torch.load(averaged, weights_only=True))
+            saved = torch.load(averaged, weights_only=True)
+            self.averaged.average, self.averaged.updates = saved["average"], saved["updates"]
         self.began = clock()
 
     def train_step(self, batch: dict) -> dict:
         result = super().train_step(batch)
         self.images += len(batch["data"])
         if self.averaged is not None:
-            self.averaged.update_parameters(self.network)
+            self.averaged.update()
         return result
 
     def on_epoch_end(self) -> None:
@@ -109,10 +112,8 @@ class Measured(nnUNetTrainer):
             before = clock.tree()
             point["dice"] = self.validation_dice()
             if self.averaged is not None:
-                weights = copy.deepcopy(self.network.state_dict())
-                self.network.load_state_dict(self.averaged.module.state_dict())
-                point["dice_averaged"] = self.validation_dice()
-                self.network.load_state_dict(weights)
+                with self.averaged.applied():
+                    point["dice_averaged"] = self.validation_dice()
             clock.left_out += clock.tree() - before
         self.curve.append(point)
         text = "".join(json.dumps(line) + "\n" for line in self.curve)
@@ -134,7 +135,7 @@ class Measured(nnUNetTrainer):
         super().save_checkpoint(filename)
         if self.averaged is not None and file.name in (LATEST, "checkpoint_final.pth"):
             partial = file.with_name(AVERAGED + ".incomplete")
-            torch.save(self.averaged.state_dict(), partial)
+            torch.save({"average": self.averaged.average, "updates": self.averaged.updates}, partial)
             os.replace(partial, file.with_name(AVERAGED))
 
     def on_train_end(self) -> None:
@@ -142,7 +143,7 @@ class Measured(nnUNetTrainer):
         if self.averaged is not None:
             final = Path(self.output_folder, "checkpoint_final.pth")
             checkpoint = torch.load(final, weights_only=False)
-            checkpoint["network_weights"] = self.averaged.module.state_dict()
+            checkpoint["network_weights"] = self.averaged.average
             torch.save(checkpoint, final.with_name("checkpoint_averaged.pth"))
 
 

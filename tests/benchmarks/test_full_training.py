@@ -215,7 +215,7 @@ def test_report_draws_finished_and_running_rows(tmp_path):
     for name, finished in (("cvc_hrmedseg_random", True), ("cvc_stock", False)):
         row = find_row(name)
         settings = {"dataset": row.dataset, "fold": 0, "trainer": row.trainer, "canvas": row.canvas, "start": None}
-        content = {"row": settings, "finished": finished, "curve": curve}
+        content = {"row": settings, "finished": finished, "curve": curve, "patch_size": [288, 384]}
         if finished:
             content["test_final"] = {"cases": {"a": {"1": 0.8}, "b": {"1": 0.9}}}
         (recorded / f"{name}.json").write_text(json.dumps(content))
@@ -234,7 +234,7 @@ def test_report_draws_finished_and_running_rows(tmp_path):
     text = page.read_text()
     assert "2d_fit" not in text
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert "| HRMedSeg | 512 | random weights | 2,000 | 2.0 | 0.850 [0.800, 0.900] |" in text
+    assert "| HRMedSeg | 288 x 384 | random weights | 2,000 | 2.0 | 0.850 [0.800, 0.900] |" in text
     assert "| stock nnU-Net | nnU-Net's plan | random weights | 2,000 so far | 2.0 | in training |" in text
     assert (docs / "images" / "full_training_cvc_clinicdb.png").stat().st_size > 1000
 

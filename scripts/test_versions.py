@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("end", choices=("oldest", "newest"))
     parser.add_argument("--python", help="Python interpreter of the environment (default: this one)")
     parser.add_argument("--over", type=Path, help="site-packages of an environment with all other requirements")
-    parser.add_argument("--no-training", action="store_true", help="skip the short training")
+    parser.add_argument("--no_training", action="store_true", help="skip the short training")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

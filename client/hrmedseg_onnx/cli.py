@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-m", "--model", required=True, metavar="FOLDER", help="folder that hrmedseg export --onnx wrote"
     )
     files.add_argument(
-        "--dicom-seg",
+        "--dicom_seg",
         action="store_true",
         help="read the DICOM images in the inputs, whatever their names, and write label maps as DICOM Segmentation "
         "objects (SEG) that refer to them [default: label maps of the format that the model was trained with]",

@@ -44,7 +44,7 @@ def find_dicom_cases(inputs: Sequence[Path], *, channels: int) -> tuple[list[Cas
         elif not path.is_file():
             raise DataError(f"{path} does not exist. Give a folder of DICOM files, or DICOM files.")
         elif not is_dicom(path):
-            raise DataError(f"{path} is not a DICOM file, and a DICOM SEG refers to one. Leave --dicom-seg out.")
+            raise DataError(f"{path} is not a DICOM file, and a DICOM SEG refers to one. Leave --dicom_seg out.")
         else:
             named.append((_name(Path(path.name)), path))
     cases = _joined(named, channels)
@@ -77,7 +77,7 @@ def _in_folder(folder: Path) -> tuple[list[Path], list[Path]]:
     images, others = _split(folder, is_dicom_image)
     if not images:
         there = format_names([file.relative_to(folder).as_posix() for file in others]) or "nothing"
-        raise DataError(f"{folder} holds no DICOM images, but {there}. Give another folder, or leave --dicom-seg out.")
+        raise DataError(f"{folder} holds no DICOM images, but {there}. Give another folder, or leave --dicom_seg out.")
     return images, others
 
 

@@ -146,7 +146,7 @@ def _read_picture(file: Path) -> tuple[np.ndarray, Geometry]:
         if data.shape[1] == 1:
             return data, {}
         raise DataError(
-            f"{file} is a video of {data.shape[1]} frames, and the label map of a picture has one. Add --dicom-seg, to "
+            f"{file} is a video of {data.shape[1]} frames, and the label map of a picture has one. Add --dicom_seg, to "
             f"write a DICOM SEG with the frames of the video."
         )
     if is_photo(file):

@@ -223,9 +223,9 @@ def _for_dicom(sidecar: Sidecar) -> Sidecar:
     """
     if sidecar.image_reader not in (PICTURE_READER, DICOM_READER):
         raise DataError(
-            f"--dicom-seg is for models that were trained with DICOM files or pictures; this one was trained with "
+            f"--dicom_seg is for models that were trained with DICOM files or pictures; this one was trained with "
             f"{sidecar.file_ending} files, read by {sidecar.image_reader}. Convert the DICOM files to "
-            f"{sidecar.file_ending}, and leave --dicom-seg out."
+            f"{sidecar.file_ending}, and leave --dicom_seg out."
         )
     return replace(sidecar, image_reader=DICOM_READER, file_ending=DICOM_ENDING)
 

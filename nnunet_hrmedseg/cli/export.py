@@ -14,7 +14,7 @@ __all__ = ["DESCRIPTION", "SUMMARY", "add_arguments", "run"]
 SUMMARY = "write a trained model as ONNX files, or as a clean folder or zip to share"
 DESCRIPTION = (
     "Write a trained model as ONNX files for prediction without torch and nnU-Net, or as a folder or zip to share, "
-    "without names of cases and paths. Required: MODEL_FOLDER, and one of --onnx, --share and --to-hub, or several."
+    "without names of cases and paths. Required: MODEL_FOLDER, and one of --onnx, --share and --to_hub, or several."
 )
 WEIGHTS = ("float32", "float16", "int8")
 """Number formats in which ONNX files store weights; computation is in float32."""
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--share", default=None, metavar="FOLDER_OR_ZIP", help="new folder, or new .zip file, to write the model to"
     )
     share.add_argument(
-        "--to-hub",
+        "--to_hub",
         default=None,
         metavar="OWNER/NAME",
         help="repository on the Hugging Face Hub to upload the model to; a new repository is private",
@@ -116,10 +116,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_options(args: argparse.Namespace) -> None:
     if args.onnx is None and args.share is None and args.to_hub is None:
-        raise PlanError("Nothing to export: give --onnx FOLDER, --share FOLDER_OR_ZIP or --to-hub OWNER/NAME.")
+        raise PlanError("Nothing to export: give --onnx FOLDER, --share FOLDER_OR_ZIP or --to_hub OWNER/NAME.")
     if args.weights is not None and args.onnx is None:
         raise PlanError(f"--weights {args.weights} is the number format in ONNX files: give --onnx FOLDER with it.")
     if args.license is not None and args.share is None and args.to_hub is None:
         raise PlanError(
-            "--license is for a model that is shared: give --share FOLDER_OR_ZIP or --to-hub OWNER/NAME with it."
+            "--license is for a model that is shared: give --share FOLDER_OR_ZIP or --to_hub OWNER/NAME with it."
         )

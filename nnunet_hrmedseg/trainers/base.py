@@ -6,6 +6,7 @@ checkpoints, an optional average of the weights, and a lock so that one process 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ class BaseTrainer(nnUNetTrainer):
         if self._do_i_compile():
             self.print_to_log_file(COMPILES)
             if self.replays_graphs:
-                self.network = torch.compile(self.plain_network, mode="reduce-overhead")
+                self.network = self.compiled(self.plain_network)
         if self.device.type == "cuda" and self.local_rank == 0:
             for line in gpu_limitations(torch.cuda.get_device_capability(self.device)):
                 self.print_to_log_file(line)
@@ -121,6 +122,10 @@ class BaseTrainer(nnUNetTrainer):
     def replays_graphs(self) -> bool:
         """Whether compiled functions are captured as CUDA graphs in the first iterations, and replayed after that."""
         return self.cuda_graphs and self.device.type == "cuda" and not self.is_ddp and self._do_i_compile()
+
+    def compiled(self, function: Callable[..., Any]) -> Any:
+        """Return a network or function, compiled for this training."""
+        return torch.compile(function, mode="reduce-overhead" if self.replays_graphs else "default")
 
     @property
     def encoder_record(self) -> dict[str, str] | None:

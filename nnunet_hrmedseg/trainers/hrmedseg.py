@@ -234,8 +234,7 @@ class nnUNetTrainerHRMedSeg(BaseTrainer):
             recompute=self.configuration_manager.network_arch_init_kwargs.get("recompute", False),
         )
         if self._do_i_compile():
-            mode = "reduce-overhead" if self.replays_graphs else "default"
-            loss.evaluate_strip = torch.compile(loss.evaluate_strip, mode=mode)
+            loss.evaluate_strip = self.compiled(loss.evaluate_strip)
         return loss
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):

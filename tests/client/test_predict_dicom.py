@@ -74,7 +74,7 @@ def read_seg(file: Path) -> np.ndarray:
 
 def test_folder_of_dicom_files_gives_segmentations(pictures, images, tmp_path, capsys):
     """The model was trained on PNG pictures."""
-    options = ["-i", images, "-o", tmp_path / "out", "-m", pictures.folder, "--dicom-seg", "--threads", 1]
+    options = ["-i", images, "-o", tmp_path / "out", "-m", pictures.folder, "--dicom_seg", "--threads", 1]
     assert cli.main(list(map(str, options))) == 0
     said = capsys.readouterr().out
     assert "2 of 2 predicted" in said
@@ -132,7 +132,7 @@ def test_video_gives_a_segmentation_of_its_frames(pictures, tmp_path):
 
 
 def test_dicom_image_instead_of_a_picture(pictures, tmp_path):
-    """Without --dicom-seg, the label map has the format of the model."""
+    """Without --dicom_seg, the label map has the format of the model."""
     file = save_dicom(tmp_path / "x.dcm", real_image(SIZE), "XC")
     summary = predict_files(model=pictures.folder, inputs=[file], output=tmp_path / "out")
     labels = predicted(OnnxModel(pictures.folder, threads=1), real_image(SIZE))
@@ -144,7 +144,7 @@ def test_dicom_image_instead_of_a_picture(pictures, tmp_path):
 def test_video_instead_of_a_picture(pictures, tmp_path):
     file = save_dicom(tmp_path / "x.dcm", np.stack([real_image(SIZE)] * 2), "US video")
     summary = predict_files(model=pictures.folder, inputs=[file], output=tmp_path / "out")
-    assert "x.dcm is a video of 2 frames" in summary.failures["x"] and "--dicom-seg" in summary.failures["x"]
+    assert "x.dcm is a video of 2 frames" in summary.failures["x"] and "--dicom_seg" in summary.failures["x"]
 
 
 @pytest.mark.parametrize("dicom_seg", [False, True])
@@ -161,7 +161,7 @@ def test_model_trained_on_dicom(trained_with_dicom, tmp_path, dicom_seg):
 def test_models_of_volumes_are_rejected(pictures, images, tmp_path):
     folder = as_if_trained_with(".nii.gz", "SimpleITKIO", pictures.folder, tmp_path / "model")
     with pytest.raises(
-        DataError, match=r"--dicom-seg is for models .* trained with .nii.gz files, read by SimpleITKIO"
+        DataError, match=r"--dicom_seg is for models .* trained with .nii.gz files, read by SimpleITKIO"
     ):
         predict_files(model=folder, inputs=[images], output=tmp_path / "out", dicom_seg=True)
     assert not (tmp_path / "out").exists()
@@ -209,7 +209,7 @@ def test_missing_packages_are_reported(pictures, images, tmp_path, capsys, monke
     for name in (package, "pydicom.pixels", "highdicom.seg"):
         if name.startswith(package):
             monkeypatch.setitem(sys.modules, name, None)
-    options = ["-i", images, "-o", tmp_path / "out", "-m", pictures.folder, "--dicom-seg", "--threads", 1]
+    options = ["-i", images, "-o", tmp_path / "out", "-m", pictures.folder, "--dicom_seg", "--threads", 1]
     assert cli.main(list(map(str, options))) == 1
     assert f"{package} is not installed" in capsys.readouterr().err
 

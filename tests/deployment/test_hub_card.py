@@ -82,7 +82,7 @@ def test_uploaded_files_equal_the_shared_ones(trained, tmp_path, hub):
 
 
 def test_command_uploads_a_model_that_can_be_downloaded(trained, tmp_path, hub, capsys):
-    assert main(["export", str(trained), "--to-hub", "somebody/spots", "--license", "MIT"]) == 0
+    assert main(["export", str(trained), "--to_hub", "somebody/spots", "--license", "MIT"]) == 0
     out = capsys.readouterr().out
     assert f"Uploaded: hf://somebody/spots@{hub.commits['somebody/spots'][0][0]}/{MODEL}." in out and "private" in out
     assert main(["export", f"hf://somebody/spots/{MODEL}", "--share", str(tmp_path / "again")]) == 0
@@ -92,7 +92,7 @@ def test_command_uploads_a_model_that_can_be_downloaded(trained, tmp_path, hub, 
 
 def test_nothing_is_uploaded_without_permission(trained, hub, capsys):
     hub.denied = (403, "")
-    assert main(["export", str(trained), "--to-hub", "somebody/spots"]) == 1
+    assert main(["export", str(trained), "--to_hub", "somebody/spots"]) == 1
     assert "hf auth login" in capsys.readouterr().err
     assert not hub.commits
 
@@ -105,7 +105,7 @@ def test_model_that_cannot_be_shared_is_not_uploaded(trained, hub):
 
 @pytest.mark.parametrize(
     "options, message",
-    [([], "--to-hub OWNER/NAME"), (["--onnx", "x", "--license", "MIT"], "--to-hub OWNER/NAME with it")],
+    [([], "--to_hub OWNER/NAME"), (["--onnx", "x", "--license", "MIT"], "--to_hub OWNER/NAME with it")],
 )
 def test_missing_options_are_reported(trained, capsys, options, message):
     assert main(["export", str(trained), *options]) == 1

@@ -63,7 +63,7 @@ def predicted(nnunet, tmp_path_factory) -> tuple[Path, dict[str, np.ndarray]]:
         (folder / "study" / name).mkdir(parents=True)
         shutil.copy(folder / "new" / f"{name}_0000.dcm", folder / "study" / name / "IM1")
     options = ("-i", folder / "study", "-o", folder / "onnx_out", "-m", folder / "onnx", "--threads", 1)
-    nnunet.run("hrmedseg", "predict-onnx", *options, "--dicom-seg")
+    nnunet.run("hrmedseg", "predict-onnx", *options, "--dicom_seg")
     return folder, truth
 
 

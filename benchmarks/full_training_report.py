@@ -76,6 +76,7 @@ def result_table(rows: dict[str, dict[str, Any]], classes: list[str]) -> str:
         "image-steps",
         "processor hours",
         "Dice",
+        "Dice of the averaged weights",
         *(classes if len(classes) > 1 else []),
     ]
     lines = [titles, ["---"] * len(titles)]
@@ -86,11 +87,12 @@ def result_table(rows: dict[str, dict[str, Any]], classes: list[str]) -> str:
         canvas = " x ".join(map(str, row["patch_size"])) if settings["canvas"] else "nnU-Net's plan"
         cells = [MODELS[settings["trainer"]], canvas, settings["start"] or "random weights"]
         if measured is None:
-            lines.append([*cells, f"{steps} so far", hours, *["in training"] + [""] * (len(titles) - 6)])
+            lines.append([*cells, f"{steps} so far", hours, "in training", *[""] * (len(titles) - 6)])
             continue
         values = per_case(measured)
         each = [f"{value:.3f}" for value in values.mean(0)] if len(classes) > 1 else []
-        lines.append([*cells, steps, hours, interval(values.mean(1)), *each])
+        averaged = interval(per_case(row["test_averaged"]).mean(1)) if "test_averaged" in row else ""
+        lines.append([*cells, steps, hours, interval(values.mean(1)), averaged, *each])
     return table(lines)
 
 

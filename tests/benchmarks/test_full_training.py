@@ -218,6 +218,7 @@ def test_report_draws_finished_and_running_rows(tmp_path):
         content = {"row": settings, "finished": finished, "curve": curve, "patch_size": [288, 384]}
         if finished:
             content["test_final"] = {"cases": {"a": {"1": 0.8}, "b": {"1": 0.9}}}
+            content["test_averaged"] = {"cases": {"a": {"1": 0.9}, "b": {"1": 0.9}}}
         (recorded / f"{name}.json").write_text(json.dumps(content))
     row = find_row("canvas_mlua_dental_2d_fit")
     content = {
@@ -234,8 +235,8 @@ def test_report_draws_finished_and_running_rows(tmp_path):
     text = page.read_text()
     assert "2d_fit" not in text
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert "| HRMedSeg | 288 x 384 | random weights | 2,000 | 2.0 | 0.850 [0.800, 0.900] |" in text
-    assert "| stock nnU-Net | nnU-Net's plan | random weights | 2,000 so far | 2.0 | in training |" in text
+    assert "| HRMedSeg | 288 x 384 | random weights | 2,000 | 2.0 | 0.850 [0.800, 0.900] | 0.900 [0.900, 0.900] |" in text
+    assert "| stock nnU-Net | nnU-Net's plan | random weights | 2,000 so far | 2.0 | in training |  |" in text
     assert (docs / "images" / "full_training_cvc_clinicdb.png").stat().st_size > 1000
 
 

@@ -6,8 +6,10 @@ import hashlib
 import math
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from hrmedseg_onnx.files import (
     atomic_path,
@@ -34,6 +36,7 @@ __all__ = [
     "make_output_dir",
     "read_json",
     "read_json_object",
+    "remove_directory",
     "replace_directory",
     "reporting_write_errors",
     "write_atomically",
@@ -52,16 +55,25 @@ def file_sha256(*files: str | os.PathLike) -> str:
 
 def replace_directory(new: Path, place: Path) -> None:
     """Move the folder `new` to `place`; if that fails, `place` is unchanged. Both must be on the same disk."""
-    old = new.with_name(f"{new.name}.replaced")
-    if place.exists():
+    old = new.with_name(f"{new.name}.replaced-{uuid4().hex[:8]}")  # a new name: an earlier one may not be removable
+    if os.path.lexists(place):
         os.rename(place, old)
     try:
         os.rename(new, place)
     except OSError:
-        if old.exists():
+        if os.path.lexists(old):
             os.rename(old, place)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    remove_directory(old)
+
+
+def remove_directory(folder: Path) -> None:
+    """Remove a folder, or a link to one, as far as access rights allow."""
+    if folder.is_symlink():
+        with suppress(OSError):
+            folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_json_object(file: Path, what: str, error_class: type[HRMedSegError] = DataError) -> dict[str, Any]:

@@ -63,8 +63,10 @@ def free_dataset_folder(
 def building_directory(folder: Path) -> Iterator[Path]:
     """Yield a new folder to write to; at the end it takes the place of `folder`.
 
-    If anything fails, `folder` stays as it was, and the new folder is removed.
+    If anything fails, `folder` stays as it was, and the new folder is removed. If `folder` is a link, its target is
+    replaced.
     """
+    folder = folder.resolve()
     incomplete = folder.with_name(f"incomplete_{folder.name}")
     shutil.rmtree(incomplete, ignore_errors=True)
     incomplete.mkdir(parents=True)

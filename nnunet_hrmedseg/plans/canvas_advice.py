@@ -13,12 +13,13 @@ __all__ = ["describe_canvas"]
 THINNEST = 8  # pixels of the canvas, half a patch of the encoder; thinner objects may be missed
 
 
-def describe_canvas(images: Sequence[int], canvas: Sequence[int]) -> str:
+def describe_canvas(images: Sequence[int], canvas: Sequence[int], planner: str) -> str:
     """Return how images are resized, and what another canvas would change if the two differ by a factor of two or more.
 
     Args:
         images: median (height, width) in pixels.
         canvas: (height, width) in pixels.
+        planner: the planner whose plans can be edited.
     """
     text = f"Images of {format_shape(images)} pixels (the median) are resized to a canvas of {format_shape(canvas)}."
     scales = [of_canvas / of_image for of_canvas, of_image in zip(canvas, images, strict=True)]
@@ -30,4 +31,5 @@ def describe_canvas(images: Sequence[int], canvas: Sequence[int]) -> str:
         text += f" Objects thinner than {THINNEST / min(scales):.0f} pixels in the image may be missed on this canvas."
     else:
         return text
-    return text + " To change it, set patch_size of the configuration in the plans file."
+    # stock plans have no place for a canvas: what is edited there has no effect
+    return text + f" To change it, set patch_size of the configuration in the plans that -pl {planner} writes."

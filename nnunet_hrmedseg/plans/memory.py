@@ -94,7 +94,14 @@ class MemoryModel(ABC):
         return self.training_gb(batch_size, patch_size, **network) > SHARE_OF_FREE * free_bytes / 1e9
 
     def describe(
-        self, batch_size: int, patch_size: Sequence[int], *, recompute: bool, mode: str = FLOAT32, **network: Any
+        self,
+        batch_size: int,
+        patch_size: Sequence[int],
+        *,
+        recompute: bool,
+        planner: str,
+        mode: str = FLOAT32,
+        **network: Any,
     ) -> str:
         """Return a log line: the estimate, and what the other choice of `recompute` would change.
 
@@ -102,6 +109,7 @@ class MemoryModel(ABC):
             batch_size: as for `training_gb`.
             patch_size: as for `training_gb`.
             recompute: the current choice.
+            planner: the planner whose plans can be edited.
             mode: as for `training_gb`.
             network: the other keyword arguments of `training_gb`.
         """
@@ -110,13 +118,14 @@ class MemoryModel(ABC):
             for choice in (recompute, not recompute)
         )
         change = (
-            f"Setting arch_kwargs.recompute=false increases it to {_gb(other)}; each step takes about a quarter less "
-            f"time."
+            f"increases it to {_gb(other)}; each step takes about a quarter less time."
             if recompute
-            else f"Setting arch_kwargs.recompute=true reduces it to {_gb(other)}; each step takes about a third longer."
+            else f"reduces it to {_gb(other)}; each step takes about a third longer."
         )
+        choice = f"arch_kwargs.recompute={str(not recompute).lower()}"
         batch = f"{MODE_NAMES[mode]}, batch size {batch_size}, {format_shape(patch_size)}"
-        return f"Estimated training memory: {_gb(now)} ({batch}). {change}"
+        setting = f"Setting {choice} in the plans that -pl {planner} writes"
+        return f"Estimated training memory: {_gb(now)} ({batch}). {setting} {change}"
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ __all__ = [
     "CANVAS",
     "CANVAS_MULTIPLE",
     "PREPROCESSOR",
+    "SELF_CONTAINED_NORMALIZATIONS",
     "STARTED_FROM",
     "canvas_data_identifier",
     "hrmedseg_plans",
@@ -63,13 +64,13 @@ RESAMPLING = {
 """nnU-Net's resampling in torch: at export it takes several times less time and memory than its default. The slice axis
 is never resized, so no axis is resampled separately."""
 
-# normalizations that depend only on the image itself
-_SELF_CONTAINED_NORMALIZATIONS = {
+SELF_CONTAINED_NORMALIZATIONS = {
     "ZScoreNormalization",
     "RescaleTo01Normalization",
     "RGBTo01Normalization",
     "NoNormalization",
 }
+"""Normalizations that depend only on the image itself."""
 
 
 def hrmedseg_plans(
@@ -188,7 +189,7 @@ def canvas_data_identifier(plans: dict[str, Any], configuration: dict[str, Any])
         "transpose_forward": plans["transpose_forward"],
         "image_reader_writer": plans["image_reader_writer"],
     }
-    if not set(schemes) <= _SELF_CONTAINED_NORMALIZATIONS:
+    if not set(schemes) <= SELF_CONTAINED_NORMALIZATIONS:
         depends_on["intensities"] = PlansManager(plans).foreground_intensity_properties_per_channel
     digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
     height, width = configuration["patch_size"]

@@ -104,7 +104,8 @@ class nnUNetPlannerSegMaFormer(StockPlanning):
         super().__init__(dataset_name_or_id, gpu_memory_target_in_gb, preprocessor_name, plans_name, **kwargs)
 
     def generate_data_identifier(self, configuration_name: str) -> str:
-        if configuration_name == "3d_fullres":
+        other_data = self.overwrite_target_spacing or self.suppress_transpose
+        if configuration_name == "3d_fullres" and not other_data and self.preprocessor_name == "DefaultPreprocessor":
             return "nnUNetPlans_3d_fullres"  # the same data, as for nnU-Net's own ResEnc planners
         return super().generate_data_identifier(configuration_name)
 

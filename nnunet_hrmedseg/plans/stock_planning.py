@@ -50,7 +50,7 @@ def check_description(dataset_json: Mapping[str, Any]) -> None:
             f"channel_names in dataset.json must be a number and a name for each channel, such as "
             f'{{"0": "R", "1": "G", "2": "B"}}, not {channels}.'
         )
-    if not _maps(labels, lambda key: not str(key).isdigit(), _is_label):
+    if not _maps(labels, lambda key: True, _is_label):  # names can be numbers, such as those of teeth
         raise PlanError(
             f"labels in dataset.json must be a name and a number for each class, such as "
             f'{{"background": 0, "lesion": 1}}, not {labels}. nnU-Net v1 had them the other way round.'

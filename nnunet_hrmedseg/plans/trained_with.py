@@ -15,6 +15,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunet_hrmedseg.errors import PlanError, format_names, format_shape
 from nnunet_hrmedseg.io.files import read_json
+from nnunet_hrmedseg.plans.overrides import SELF_CONTAINED_NORMALIZATIONS
 from nnunet_hrmedseg.plans.plan_check import plans_file
 from nnunet_hrmedseg.plans.specs import arguments_of
 
@@ -22,9 +23,12 @@ __all__ = ["check_canvas_of_data", "check_folds", "check_trained_with"]
 
 _ONLY_IN_TRAINING = {"recompute", "drop_path"}  # network arguments that the weights do not depend on
 
+_CT_STATISTICS = "mean", "std", "percentile_00_5", "percentile_99_5"  # that CTNormalization depends on
+
 _WAYS_OUT = (
     'Restore the old values, or put the new ones into a configuration of their own, with "inherits_from": the name of '
-    "this one, and train that; -pretrained_weights starts it from these weights."
+    "this one, or into plans of another name (-overwrite_plans_name), and train that; -pretrained_weights starts it "
+    "from these weights."
 )
 
 
@@ -134,6 +138,12 @@ def _compared(before: Any, now: Mapping[str, Any], configuration: Any) -> Iterat
     )
     for key in ("normalization_schemes", "use_mask_for_norm", *(["spacing"] if volumes else [])):
         yield key, _shown(was[key]), _shown(is_now[key])
+    if not set(is_now["normalization_schemes"]) <= SELF_CONTAINED_NORMALIZATIONS:
+        old, new = (each.get("foreground_intensity_properties_per_channel", {}) for each in (before, now))
+        for channel in new:
+            for value in _CT_STATISTICS:
+                old_value, new_value = (_shown(each.get(channel, {}).get(value)) for each in (old, new))
+                yield f"{value} of channel {channel}", old_value, new_value
     yield "transpose_forward", _shown(before["transpose_forward"]), _shown(now["transpose_forward"])
     network_before = was["architecture"]["network_class_name"]
     yield "network", network_before, network

@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
@@ -26,7 +27,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg import __version__
 from nnunet_hrmedseg.errors import DataError, SetupError, format_names
-from nnunet_hrmedseg.io.files import read_json, write_atomically
+from nnunet_hrmedseg.io.files import read_json, remove_directory, write_atomically
 from nnunet_hrmedseg.io.locks import LockHeld, lock, release_and_remove
 from nnunet_hrmedseg.io.raw_cases import RawCase, find_raw_cases, refuse_label_names
 from nnunet_hrmedseg.plans.splits import SPLITS, cases_in_splits, missing_cases
@@ -39,6 +40,7 @@ __all__ = ["CanvasDataStatus", "canvas_data_status", "ensure_canvas_data", "mark
 
 # nnU-Net determines the format of a data folder from the endings of all files in it, but ignores sub-folders
 RECORD = Path("canvas_data", "record.json")
+STAGES = "incomplete", "replaced"  # in names of folders that exist only while data is replaced
 USERS = Path("canvas_data", "in_use")  # folder with a lock file for each training that reads the data
 
 
@@ -119,7 +121,7 @@ def ensure_canvas_data(
             if conflict is None and unwritable is not None:
                 raise SetupError(_unwritable(folder, status, unwritable))
             if cases is None:
-                raise DataError(_no_raw_data(folder, status, raw_folder, dataset_name))
+                raise DataError(_no_raw_data(folder, status, raw_folder, dataset_name, plans, configuration))
             conflict = conflict or _in_use(folder, status)
             if conflict is not None and (force or not status.usable):
                 raise DataError(conflict)
@@ -311,54 +313,70 @@ def _locked(folder: Path, log: Callable[[str], Any]) -> Iterator[OSError | None]
             held.release()
 
 
-def _replaced(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.replaced")
-
-
 @contextmanager
 def _new_folder_in_place_of(folder: Path) -> Iterator[Path]:
     """Yield an empty folder that replaces `folder` if the block succeeds, and is removed if it fails."""
-    # a unique name: a worker that briefly outlives its killed parent must not write into it
-    new_folder = folder.with_name(f"{folder.name}.incomplete-{uuid4().hex[:8]}")
+    place = _behind_link(folder)
+    # unique names: a worker that briefly outlives its killed parent must not write into the new folder, and a replaced
+    # one that belongs to another user may not be removable
+    new_folder, old_folder = (place.with_name(f"{place.name}.{what}-{uuid4().hex[:8]}") for what in STAGES)
     new_folder.mkdir()
     try:
         yield new_folder
-        if folder.exists():
-            os.rename(folder, _replaced(folder))
-        os.rename(new_folder, folder)
+        if place.exists():
+            os.rename(place, old_folder)
+        os.rename(new_folder, place)
     finally:
         shutil.rmtree(new_folder, ignore_errors=True)
-        _put_back_or_remove_replaced(folder)
+        _put_back_or_remove_replaced(place)
 
 
 def _tidy_up_after_killed_process(folder: Path) -> None:
-    for leftover in folder.parent.glob(f"{folder.name}.incomplete*"):
+    place = folder.resolve()
+    for leftover in place.parent.glob(f"{escape(place.name)}.{STAGES[0]}*"):
         shutil.rmtree(leftover, ignore_errors=True)
-    _put_back_or_remove_replaced(folder)
+    _put_back_or_remove_replaced(place)
 
 
-def _put_back_or_remove_replaced(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(_replaced(folder), ignore_errors=True)
-    elif _replaced(folder).exists():
-        os.rename(_replaced(folder), folder)
+def _put_back_or_remove_replaced(place: Path) -> None:
+    leftovers = place.parent.glob(f"{escape(place.name)}.{STAGES[1]}*")
+    replaced = sorted(leftovers, key=lambda path: path.lstat().st_ctime)
+    if replaced and not place.exists():
+        os.rename(replaced.pop(), place)  # the one that was replaced last
+    for leftover in replaced:
+        remove_directory(leftover)
+
+
+def _behind_link(folder: Path) -> Path:
+    """Return the place of a data folder, which can be a link to another disk."""
+    place = folder.resolve()
+    if not place.parent.is_dir():
+        raise SetupError(f"{folder} is a link to {place}, which is not there. Mount its disk, or remove the link.")
+    return place
 
 
 # ---- messages --------------------------------------------------------------------------------------------------------
 
 
-def _no_raw_data(folder: Path, status: CanvasDataStatus, raw_folder: Path | None, dataset_name: str) -> str:
+def _no_raw_data(
+    folder: Path,
+    status: CanvasDataStatus,
+    raw_folder: Path | None,
+    dataset_name: str,
+    plans: dict[str, Any],
+    configuration: str,
+) -> str:
     where = "the environment variable nnUNet_raw is not set" if raw_folder is None else f"{raw_folder} has none"
-    number = int(dataset_name[7:10])
+    number, name = int(dataset_name[7:10]), plans["plans_name"]
     return (
         f"The data of {dataset_name} must be resized to the canvas ({status.reason} in {folder}), but there are no raw "
         f"images: {where}. Either\n"
         f"  - copy the raw data back to nnUNet_raw/{dataset_name} and run the same command again: training creates the "
         f"canvas data; or\n"
-        f"  - create it where the raw data is, with\n"
+        f"  - create it where the raw data is: for plans of nnUNetPlannerHRMedSeg, with the same {name}.json and\n"
+        f"        nnUNetv2_preprocess -d {number} -c {configuration} -plans_name {name}\n"
+        f"    or, for other plans, with\n"
         f"        nnUNetv2_plan_and_preprocess -d {number} -c 2d -pl nnUNetPlannerHRMedSeg\n"
-        f"    or, if it was planned before, with\n"
-        f"        nnUNetv2_preprocess -d {number} -c 2d -plans_name nnUNetHRMedSegPlans\n"
         f"    and copy the folders {folder.name} and gt_segmentations to {folder.parent}"
     )
 

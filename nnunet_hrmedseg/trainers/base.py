@@ -6,8 +6,8 @@ checkpoints, an optional average of the weights, and a lock so that one process 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -312,27 +312,39 @@ class BaseTrainer(nnUNetTrainer):
 
     # by position: the name of the argument differs between versions of nnU-Net
     def load_checkpoint(self, checkpoint, /) -> None:
-        try:
-            trained: dict[str, Any] = {}
-            if isinstance(checkpoint, str):  # before data is created for another canvas
+        trained: dict[str, Any] = {}
+        if isinstance(checkpoint, str):  # before data is created for another canvas
+            with _damage_reported(checkpoint):
                 trained = load_as_nnunet_does(checkpoint)
-                check_trained_with(trained, self.plans_manager.plans, checkpoint)
+            check_trained_with(trained, self.plans_manager.plans, checkpoint)
+        if not self.was_initialized:
+            self.initialize()  # nnU-Net would do it while it loads, where its errors look like those of the file
+        with _damage_reported(checkpoint):
             super().load_checkpoint(checkpoint)
             if self.ema_decay is not None:
                 self.weight_average = WeightAverage(self.plain_network, self.ema_decay)
                 if WEIGHT_AVERAGE in trained:  # absent if it was trained without an average so far
                     self.weight_average.load_state(trained[WEIGHT_AVERAGE])
-        except Exception as error:  # torch and pickle raise all kinds of errors for damaged files
-            if not isinstance(checkpoint, str) or isinstance(error, HRMedSegError):
-                raise
-            file = Path(checkpoint)
-            others = sorted(other.name for other in file.parent.glob("checkpoint_*.pth") if other != file)
-            instead = f"--c continues from {others[-1]}" if others else "start the training again"
-            raise CheckpointError(
-                f"{file} cannot be loaded ({type(error).__name__}: {error}). It is damaged, or of another network. "
-                f"Rename or remove it, and {instead}."
-            ) from error
         self.encoder_record = self.my_init_kwargs["plans"]["configurations"][self.configuration_name].get(STARTED_FROM)
+
+
+@contextmanager
+def _damage_reported(checkpoint: str | dict) -> Iterator[None]:
+    """Report that a checkpoint file cannot be loaded, unless the reason is the machine: no memory, or no access."""
+    try:
+        yield
+    except (HRMedSegError, MemoryError, OSError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception as error:  # torch and pickle raise all kinds of errors for damaged files
+        if not isinstance(checkpoint, str):
+            raise
+        file = Path(checkpoint)
+        others = sorted(other.name for other in file.parent.glob("checkpoint_*.pth") if other != file)
+        instead = f"--c continues from {others[-1]}" if others else "start the training again"
+        raise CheckpointError(
+            f"{file} cannot be loaded ({type(error).__name__}: {error}). It is damaged, or of another network. "
+            f"Rename or remove it, and {instead}."
+        ) from error
 
 
 def not_compiled() -> AbstractContextManager[object]:

@@ -179,11 +179,12 @@ class nnUNetTrainerHRMedSeg(BaseTrainer):
 
     def describe_canvas(self) -> str:
         _, *images = self.plans_manager.plans["original_median_shape_after_transp"]
-        return describe_canvas(images, self.configuration_manager.patch_size)
+        return describe_canvas(images, self.configuration_manager.patch_size, self.planner_name)
 
     def describe_memory(self) -> str:
         model, canvas = self.memory_model, self.configuration_manager.patch_size
-        estimate = model.describe(self.batch_size, canvas, recompute=self.recomputes, **self.memory_arguments)
+        arguments = {"planner": self.planner_name, **self.memory_arguments}
+        estimate = model.describe(self.batch_size, canvas, recompute=self.recomputes, **arguments)
         if not self.recomputes or self.device.type != "cuda":
             return estimate
         kept = model.training_gb(self.batch_size, canvas, **self.memory_arguments)
@@ -219,7 +220,7 @@ class nnUNetTrainerHRMedSeg(BaseTrainer):
 
     def configure_optimizers(self):
         groups = encoder_decoder_groups(
-            self.network, self.initial_lr, self.encoder_lr if self.starts_from_encoder else None
+            self.plain_network, self.initial_lr, self.encoder_lr if self.starts_from_encoder else None
         )
         optimizer = torch.optim.Adam(groups, betas=BETAS, weight_decay=self.weight_decay)
         warmup_epochs = self.warmup_iterations / self.num_iterations_per_epoch

@@ -233,8 +233,9 @@ def _check_fit(file: EncoderFile, arguments: dict[str, Any]) -> None:
             f"{key} {theirs!s:.100} in the file and {ours} in the plans" for key, (theirs, ours) in differing.items()
         )
         raise CheckpointError(
-            f"The encoder {file.source} does not fit the network of the plans: {differences}. Set the plans' "
-            f"arch_kwargs to those of the file, or make an encoder of this shape with `hrmedseg encoder distill`."
+            f"The encoder {file.source} does not fit the network of the plans: {differences}. Set "
+            f"arch_kwargs in the plans that -pl nnUNetPlannerHRMedSeg writes to those of the file, or make an encoder "
+            f"of this shape with `hrmedseg encoder distill`."
         )
 
 

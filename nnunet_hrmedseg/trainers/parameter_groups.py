@@ -18,11 +18,11 @@ def encoder_decoder_groups(
     order.
 
     Args:
-        network: a network whose encoder is named `encoder`.
+        network: a network whose encoder is named `encoder`, without the wrappers of DistributedDataParallel and
+            torch.compile.
         learning_rate: initial learning rate.
         encoder_learning_rate: initial learning rate of the encoder; default: `learning_rate`.
     """
-    network = getattr(network, "_orig_mod", network)  # what torch.compile wraps
     if encoder_learning_rate is None:
         encoder_learning_rate = learning_rate
     encoder: list[nn.Parameter] = []

@@ -81,7 +81,8 @@ class nnUNetTrainerSegMaFormer(BaseTrainer):
     def on_train_start(self) -> None:
         super().on_train_start()
         recompute = self.configuration_manager.network_arch_init_kwargs.get("recompute", False)
-        arguments = {**self.memory_arguments, "mode": FLOAT32}  # the only estimate that there is
+        # float32: the only estimate that there is
+        arguments = {**self.memory_arguments, "planner": self.planner_name, "mode": FLOAT32}
         patch_size = self.configuration_manager.patch_size
         estimate = self.memory_model.describe(self.batch_size, patch_size, recompute=recompute, **arguments)
         cuda = self.device.type == "cuda"

@@ -34,6 +34,15 @@ def test_folder_replaces_another(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["place"]
 
 
+def test_folder_replaces_a_link_and_not_its_target(tmp_path):
+    target, place = _folder(tmp_path / "target", "old"), tmp_path / "place"
+    place.symlink_to(target)
+    for text in ("new", "newer"):
+        replace_directory(_folder(tmp_path / "new", text), place)
+        assert (place / "file").read_text() == text and (target / "file").read_text() == "old"
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == ["place", "target"]
+
+
 def test_folder_is_moved_to_a_new_place(tmp_path):
     replace_directory(_folder(tmp_path / "new", "new"), tmp_path / "place")
     assert (tmp_path / "place" / "file").read_text() == "new"

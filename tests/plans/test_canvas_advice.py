@@ -17,9 +17,9 @@ from nnunet_hrmedseg.plans.canvas_advice import describe_canvas
     ],
 )
 def test_unsuitable_canvas_is_described_with_advice(images, canvas, words):
-    description = describe_canvas(images, canvas)
+    description = describe_canvas(images, canvas, "nnUNetPlannerX")
     assert words in description
-    assert description.endswith("set patch_size of the configuration in the plans file.")
+    assert description.endswith("set patch_size of the configuration in the plans that -pl nnUNetPlannerX writes.")
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_unsuitable_canvas_is_described_with_advice(images, canvas, words):
     ],
 )
 def test_suitable_canvas_is_described_without_advice(images, canvas):
-    description = describe_canvas(images, canvas)
+    description = describe_canvas(images, canvas, "nnUNetPlannerX")
     assert description == (
         f"Images of {images[0]} x {images[1]} pixels (the median) are resized to a canvas of {canvas[0]} x {canvas[1]}."
     )

@@ -59,9 +59,10 @@ def test_no_memory_gives_batch_size_zero():
 
 
 def test_large_memory_is_described_in_plain_digits():
-    description = MODEL.describe(16, (4096, 4096), recompute=False, **NETWORK)
+    description = MODEL.describe(16, (4096, 4096), recompute=False, planner="nnUNetPlannerX", **NETWORK)
     assert description.startswith("Estimated training memory: 134 GB (float32, batch size 16, 4096 x 4096)")
-    assert "arch_kwargs.recompute=true reduces it to" in description and "e+" not in description
+    assert "arch_kwargs.recompute=true in the plans that -pl nnUNetPlannerX writes reduces it to" in description
+    assert "e+" not in description
 
 
 def test_linear_memory_grows_with_pixels_classes_and_channels():

@@ -64,6 +64,16 @@ def test_plans_for_thick_slices(dataset):
     assert segmaformer_plans(plans, num_classes=3) == plans  # plans of the trainer
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"overwrite_target_spacing": (6.0, 2.0, 2.0)}, {"suppress_transpose": True}, {"preprocessor_name": "Another"}],
+)
+def test_other_data_than_that_of_stock_plans_has_a_folder_of_its_own(dataset, options):
+    dataset([12, 60, 64], [6.0, 1.0, 1.0])
+    planner = nnUNetPlannerSegMaFormer("Dataset001_Test", plans_name="Coarse", **options)
+    assert planner.generate_data_identifier("3d_fullres") == "Coarse_3d_fullres"
+
+
 def test_large_volumes_have_lowres_but_no_cascade(dataset):
     file = dataset([100, 100, 100], [1.0, 1.0, 1.0])
     nnUNetPlannerSegMaFormer("Dataset001_Test", gpu_memory_target_in_gb=0.3).plan_experiment()

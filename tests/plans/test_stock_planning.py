@@ -16,7 +16,14 @@ LABELS = {"background": 0, "cell": 1}
 
 
 @pytest.mark.parametrize(
-    "labels", [LABELS, {"background": 0, "whole": [1, 2], "core": 2}, {**LABELS, "ignore": 2}, {"a": "0"}]
+    "labels",
+    [
+        LABELS,
+        {"background": 0, "whole": [1, 2], "core": 2},
+        {**LABELS, "ignore": 2},
+        {"a": "0"},
+        {"background": 0, "11": 1, "12": 2},  # names of teeth
+    ],
 )
 def test_descriptions_of_nnunet_are_accepted(labels):
     check_description({"channel_names": CHANNELS, "labels": labels})

@@ -66,6 +66,20 @@ def test_differences_are_reported_with_both_values(change, words):
     assert "nnUNet_preprocessed/Dataset001_Test/nnUNetPlans.json has now" in message
 
 
+def _ct_plans(std):
+    plans = stock_plans()
+    channel = {"mean": 40.0, "std": std, "percentile_00_5": -900.0, "percentile_99_5": 300.0}
+    plans["foreground_intensity_properties_per_channel"] = {str(index): channel for index in range(3)}
+    plans["configurations"]["2d"]["normalization_schemes"] = ["CTNormalization"] * 3
+    return hrmedseg_plans(plans, num_training_cases=50)
+
+
+def test_changed_intensities_of_ct_are_reported():
+    check_trained_with(_checkpoint(_ct_plans(50.0)), _ct_plans(50.0), "checkpoint_final.pth")
+    with pytest.raises(PlanError, match=r"std of channel 0 50\.0, now 150\.0.*-overwrite_plans_name"):
+        check_trained_with(_checkpoint(_ct_plans(50.0)), _ct_plans(150.0), "checkpoint_final.pth")
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -275,7 +275,7 @@ def test_missing_raw_and_canvas_data_is_reported(data):
         str(data.raw / NAME),
         str(data.folder),
         "nnUNetv2_plan_and_preprocess -d 1",
-        "nnUNetv2_preprocess -d 1 -c 2d -plans_name",
+        f"nnUNetv2_preprocess -d 1 -c 2d -plans_name {data.plans['plans_name']}",
         "copy the raw data back",
     ):
         assert words in str(error.value)

@@ -213,6 +213,34 @@ def test_kill_after_the_renames_leaves_only_temporary_files(data):
     assert not data.leftovers()
 
 
+def test_data_behind_a_link_is_replaced_there(data, tmp_path):
+    data.ensure()
+    elsewhere = tmp_path / "fast disk [1]" / "canvas data"
+    elsewhere.parent.mkdir()
+    data.folder.rename(elsewhere)
+    data.folder.symlink_to(elsewhere)
+    for seed in (1, 2):
+        data.write("a", seed=seed)
+        assert data.ensure()[1][0].startswith("Resizing 3 cases")
+        assert data.folder.is_symlink() and data.status().state == "complete"
+        assert [entry.name for entry in elsewhere.parent.iterdir()] == [elsewhere.name]
+    shutil.rmtree(elsewhere.parent)
+    with pytest.raises(SetupError, match="is a link to .*canvas data, which is not there"):
+        data.ensure()
+
+
+def test_remains_that_cannot_be_removed_do_not_stop_later_trainings(data, monkeypatch):
+    data.ensure()
+    rmtree = shutil.rmtree
+    monkeypatch.setattr(
+        shutil, "rmtree", lambda path, **options: None if ".replaced" in path.name else rmtree(path, **options)
+    )
+    for _ in range(3):
+        data.ensure(force=True)
+        assert data.status().state == "complete"
+    assert len(data.leftovers()) == 3  # as of another user, who owns their files
+
+
 @pytest.mark.slow
 def test_workers_create_the_same_data(data, workers_at_once):
     in_process, _ = data.ensure()

@@ -82,6 +82,28 @@ def test_truncated_checkpoint_is_reported(dataset, length):
         _trainer(description).load_checkpoint(str(file))
 
 
+@pytest.mark.parametrize(
+    "error", [torch.cuda.OutOfMemoryError("out of memory"), OSError(errno.ENOSPC, "No space left on device")]
+)
+@pytest.mark.parametrize("failing", ["initialize", "load_state_dict"])
+def test_errors_of_the_machine_are_not_taken_for_a_damaged_checkpoint(dataset, monkeypatch, error, failing):
+    description = dataset(LABELS)
+    trainer = _trainer(description)
+    trainer.on_train_start()
+    file = Path(trainer.output_folder, "checkpoint_latest.pth")
+    trainer.save_checkpoint(str(file))
+    continued = _trainer(description)
+    continued.was_initialized = False
+
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(type(trainer) if failing == "initialize" else torch.nn.Module, failing, fail)
+    with pytest.raises(type(error)) as raised:
+        continued.load_checkpoint(str(file))
+    assert raised.value is error
+
+
 def test_second_training_of_a_fold_is_rejected(dataset):
     description = dataset(LABELS)
     first, second, other = _trainer(description), _trainer(description), _trainer(description, fold=1)

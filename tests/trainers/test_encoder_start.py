@@ -110,6 +110,10 @@ def test_loaded_encoder_has_its_own_learning_rate(dataset, encoder):
     assert rates(again) == [3e-4, 1e-3]
     for before, after in zip(trainer.network.parameters(), again.network.parameters(), strict=True):
         assert torch.equal(trainer.optimizer.state[before]["exp_avg"], again.optimizer.state[after]["exp_avg"])
+    again.network = torch.compile(again.network)  # a wrapper, as on several GPUs, changes the names of parameters
+    assert [len(group["params"]) for group in again.configure_optimizers()[0].param_groups] == [
+        len(group["params"]) for group in trainer.optimizer.param_groups
+    ]
     from_nothing.save_checkpoint(file)
     again = _starting_from(description, str(encoder.path), SlowEncoder)
     again.load_checkpoint(file)

@@ -1,4 +1,4 @@
-"""Label maps of images whose files are not at hand: made from another label map of the image, or without an image."""
+"""Label maps of images whose files are absent: made from another label map of the image, or without an image."""
 
 from __future__ import annotations
 

@@ -130,8 +130,8 @@ def with_slice_spacing(spacing: tuple[float, float] | None) -> tuple[float, floa
 
 def without_slice_spacing(spacing: Sequence[float] | None) -> tuple[float, float] | None:
     """Return the spacing of rows and columns; None where `with_slice_spacing` had none."""
-    found = tuple(map(float, spacing or NO_SPACING))[-2:]
-    return None if found == NO_SPACING else found
+    *_, rows, columns = spacing or NO_SPACING
+    return None if (rows, columns) == NO_SPACING else (float(rows), float(columns))
 
 
 def names_beside(folder: Path) -> dict[int, str]:

@@ -154,6 +154,20 @@ def test_labels_that_were_read_are_written_with_their_names(tmp_path, frames):
     assert not read_label_map(tmp_path / "b.dcm").any()
 
 
+def test_postprocessing_of_nnunet_writes_a_segmentation(tmp_path, frames):
+    from nnunetv2.postprocessing import remove_connected_components as postprocessing
+
+    labels = np.zeros((1, 12, 14), int)
+    labels[0, 2:6, 2:6] = labels[0, 9, 9] = 1
+    write_label_map(labels, tmp_path / "a.dcm", radiograph(tmp_path / "x.dcm", frames[0]), {1: "lungs"})
+    step = postprocessing.remove_all_but_largest_component_from_segmentation
+    files = (str(tmp_path / "a.dcm"), str(tmp_path / "b.dcm"))
+    postprocessing.load_postprocess_save(*files, HRMedSegDicomIO(), [step], [{"labels_or_regions": [1]}])
+    labels[0, 9, 9] = 0
+    assert np.array_equal(read_label_map(tmp_path / "b.dcm"), labels)
+    assert attributes(tmp_path / "b.dcm") == attributes(tmp_path / "a.dcm")
+
+
 @pytest.mark.parametrize("place", ["read", "written"])
 def test_numbered_segments_are_named_by_dataset_json(place, tmp_path, frames):
     name_classes(tmp_path / place, lungs=1, heart=2, clavicles=3)

@@ -18,7 +18,14 @@ from hrmedseg_onnx.files import atomic_path
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["class_names", "import_highdicom", "write_label_map"]
+__all__ = [
+    "class_names",
+    "import_highdicom",
+    "save_dicom",
+    "secondary_capture",
+    "write_label_map",
+    "write_label_map_of_header",
+]
 
 NAME = "nnunet_hrmedseg"
 SECONDARY_CAPTURE = {8: "1.2.840.10008.5.1.4.1.1.7.2", 16: "1.2.840.10008.5.1.4.1.1.7.3"}
@@ -45,7 +52,25 @@ def write_label_map(labels: np.ndarray, file: Path, source: Path, names: Mapping
         DataError: the labels do not have the shape of the image.
         SetupError: highdicom is not installed.
     """
-    header = read_header(source)
+    write_label_map_of_header(labels, file, read_header(source), source, names)
+
+
+def write_label_map_of_header(
+    labels: np.ndarray, file: Path, header: Dataset, source: Path, names: Mapping[int, str] | None = None
+) -> None:
+    """Write a label map as `write_label_map` does, for an image whose header is known.
+
+    Args:
+        labels: (frames, H, W) integers; 0 is background.
+        file: DICOM file to write.
+        header: attributes of the image.
+        source: file from which they come, for messages.
+        names: label value -> name of the class [default: the value].
+
+    Raises:
+        DataError: the labels do not have the shape of the image.
+        SetupError: highdicom is not installed.
+    """
     shape = declared_shape(header)
     if labels.shape != shape:
         raise DataError(
@@ -60,8 +85,13 @@ def write_label_map(labels: np.ndarray, file: Path, source: Path, names: Mapping
             f"No DICOM SEG can refer to {source}, {shape[0]} frame{'s' * (shape[0] > 1)} of the class "
             f"{class_name(header)} ({problem}). {file} is written as a secondary capture instead: a gray image with "
             f"the class of each pixel as its value.",
-            stacklevel=2,
+            stacklevel=3,
         )
+    save_dicom(made, file)
+
+
+def save_dicom(made: Dataset, file: Path) -> None:
+    """Write a DICOM file, as a whole or not at all."""
     with atomic_path(file) as temporary:
         made.save_as(temporary, enforce_file_format=True)
 
@@ -78,7 +108,7 @@ def _made(labels: np.ndarray, header: Dataset, names: Mapping[int, str]) -> tupl
     try:
         return _segmentation(labels, header, names), ""
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:  # attributes of any file
-        return _secondary_capture(labels, header), summarize_error(error)
+        return secondary_capture(labels, header), summarize_error(error)
 
 
 def _segmentation(labels: np.ndarray, header: Dataset, names: Mapping[int, str]) -> Dataset:
@@ -201,7 +231,13 @@ def _with_required_attributes(header: Dataset) -> Dataset:
     return complete
 
 
-def _secondary_capture(labels: np.ndarray, header: Dataset) -> Dataset:
+def secondary_capture(labels: np.ndarray, header: Dataset) -> Dataset:
+    """Return a secondary capture with the class of each pixel as its gray value.
+
+    Args:
+        labels: (frames, H, W) integers.
+        header: attributes of the image. Without an instance UID, the secondary capture refers to no image.
+    """
     pydicom = import_pydicom()
     bits = 8 if labels.max(initial=0) < 256 else 16
     made = pydicom.Dataset()
@@ -227,9 +263,10 @@ def _secondary_capture(labels: np.ndarray, header: Dataset) -> Dataset:
         made.FrameIncrementPointer = pydicom.datadict.tag_for_keyword("PageNumberVector")
     made.RescaleSlope, made.RescaleIntercept, made.RescaleType = 1, 0, "US"
     made.PresentationLUTShape = "IDENTITY"
-    reference = pydicom.Dataset()
-    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
-    made.SourceImageSequence = [reference]
+    if "SOPInstanceUID" in header:
+        reference = pydicom.Dataset()
+        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
+        made.SourceImageSequence = [reference]
     content = np.ascontiguousarray(labels.astype(f"<u{bits // 8}")).tobytes()
     made.PixelData = content + b"\0" * (len(content) % 2)
     made.file_meta = pydicom.dataset.FileMetaDataset()

@@ -15,9 +15,10 @@ from nnunet_hrmedseg.io.dicom import read_dicom, read_header
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["class_names", "read_label_map", "write_label_map"]
+__all__ = ["SEGMENTATION", "class_names", "number_of_source_frames", "read_label_map", "write_label_map"]
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+"""The SOP class of DICOM SEG."""
 
 
 def read_label_map(file: Path) -> np.ndarray:
@@ -43,7 +44,7 @@ def read_label_map(file: Path) -> np.ndarray:
                 raise ValueError(f"it refers to {len(sources)} images, not to one")
             (uid,) = (source[2] for source in sources)
             options: dict[str, Any] = {"combine_segments": True, "assert_missing_frames_are_empty": True}
-            frames = _number_of_source_frames(segmentation)
+            frames = number_of_source_frames(segmentation)
             if frames > 1:
                 numbers = list(range(1, frames + 1))
                 return segmentation.get_pixels_by_source_frame(uid, numbers, ignore_spatial_locations=True, **options)
@@ -52,7 +53,7 @@ def read_label_map(file: Path) -> np.ndarray:
         raise DataError(f"{file} is not a label map of one image ({summarize_error(error)}).") from error
 
 
-def _number_of_source_frames(segmentation: Dataset) -> int:
+def number_of_source_frames(segmentation: Dataset) -> int:
     """Return the highest number of a frame that the segmentation refers to; 1 for images without frames."""
     highest = 1
     for group in segmentation.get("PerFrameFunctionalGroupsSequence", []):

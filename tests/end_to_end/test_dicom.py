@@ -90,3 +90,39 @@ def test_exported_model_agrees_with_nnunet(predicted, case):
     folder, _ = predicted
     ours, theirs = (read_label_map(folder / file) for file in (f"onnx_out/{case}_IM1.dcm", f"out/{case}.dcm"))
     assert (ours != theirs).mean() < 0.01
+
+
+def test_postprocessing_keeps_the_segmentations(nnunet, predicted, tmp_path):
+    """The images of the predictions are not in the folder that the commands read."""
+    validated = tmp_path / "validation"
+    shutil.copytree(nnunet.model(NUMBER, ONE_EPOCH, PLANS) / "fold_all" / "validation", validated)
+    described = nnunet.preprocessed / nnunet.dataset(NUMBER)
+    model = ("-plans_json", described / f"{PLANS}.json", "-dataset_json", described / "dataset.json", "-np", 1)
+    nnunet.run("nnUNetv2_determine_postprocessing", "-i", validated, "-ref", described / "gt_segmentations", *model)
+    assert pydicom.dcmread(validated / "postprocessed" / "chest_0.dcm").Modality == "SEG"
+    folder, _ = predicted
+    steps = ("-pp_pkl_file", validated / "postprocessing.pkl", "-np", 1)
+    nnunet.run("nnUNetv2_apply_postprocessing", "-i", folder / "out", "-o", tmp_path / "out", *steps)
+    before, after = (pydicom.dcmread(place / "out" / "plain.dcm") for place in (folder, tmp_path))
+    assert after.PatientID == before.PatientID and after.ReferencedSeriesSequence == before.ReferencedSeriesSequence
+    assert [segment.SegmentLabel for segment in after.SegmentSequence] == [
+        segment.SegmentLabel for segment in before.SegmentSequence
+    ]
+
+
+def test_validation_finds_raw_data_that_was_moved(nnunet, predicted, tmp_path):
+    """Without raw data, it writes secondary captures."""
+    moved, name = nnunet.copy([NUMBER], tmp_path), nnunet.dataset(NUMBER)
+    validate = ("nnUNetv2_train", NUMBER, "2d", "all", "-p", PLANS, "-tr", ONE_EPOCH, "-device", "cpu", "--val")
+    written = moved.model(NUMBER, ONE_EPOCH, PLANS) / "fold_all" / "validation" / "chest_0.dcm"
+    (nnunet.raw / name).rename(tmp_path / name)
+    try:
+        moved.run(*validate)
+        assert pydicom.dcmread(written).Modality == "SEG"
+        assert pydicom.dcmread(written).PatientID == "P1"
+        shutil.rmtree(moved.raw / name)
+        output = moved.run(*validate).output
+    finally:
+        (tmp_path / name).rename(nnunet.raw / name)
+    assert "chest_0_0000.dcm was not found" in output
+    assert pydicom.dcmread(written).Modality == "OT"

@@ -37,7 +37,7 @@ def advise_canvas(image: Sequence[int], thickness: Mapping[str, Thickness]) -> t
 
     Args:
         image: median (height, width) in pixels.
-        thickness: thickness of the objects of each class.
+        thickness: thickness of the objects of each class on each of the canvases.
     """
     height, width = image
     available = canvases(image)
@@ -60,7 +60,7 @@ def describe_canvases(image: Sequence[int], thickness: Mapping[str, Thickness], 
 
     Args:
         image: median (height, width) in pixels.
-        thickness: thickness of the objects of each class.
+        thickness: thickness of the objects of each class on each of the canvases.
         batch_sizes: configuration -> batch size.
     """
     lines = [f"Median image: {format_shape(image)} pixels (height x width). Canvases:"]
@@ -73,9 +73,9 @@ def describe_canvases(image: Sequence[int], thickness: Mapping[str, Thickness], 
     return "\n".join([*lines, f"Recommended: {advised}, because {reason}."])
 
 
-def _thinnest(thickness: Mapping[str, Thickness], canvas: Sequence[int]) -> tuple[str, float] | None:
+def _thinnest(thickness: Mapping[str, Thickness], canvas: tuple[int, int]) -> tuple[str, float] | None:
     """Return the class whose thin objects are the thinnest, and their thickness in canvas pixels."""
     if not thickness:
         return None
-    name = min(thickness, key=lambda name: thickness[name].part)
-    return name, thickness[name].part * min(canvas)
+    name = min(thickness, key=lambda name: thickness[name].pixels[canvas])
+    return name, thickness[name].pixels[canvas]

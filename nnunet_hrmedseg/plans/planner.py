@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +62,16 @@ class nnUNetPlannerHRMedSeg(StockPlanning):
         check_channels(plans, "2d", plans["configurations"]["2d"], self.dataset_json)
         self.plans = plans
         batch_sizes = {name: plans["configurations"][name]["batch_size"] for name in offered}
+        thickness = self._thickness(offered.values(), plans["transpose_forward"])
         print("HRMedSeg configurations, which replace the 2D U-Net above:")
-        print(describe_canvases(image, self._thickness(), batch_sizes))
+        print(describe_canvases(image, thickness, batch_sizes))
         print(
             f"Train with -p {self.plans_identifier} and the name of a configuration. The data for the canvases of "
             f"2d_512 and 2d_fit is created when their training starts."
         )
         super().save_plans(plans)
 
-    def _thickness(self):
+    def _thickness(self, canvases: Collection[tuple[int, int]], transpose_forward: Sequence[int]):
         """Measure the objects of the raw labels; empty if they cannot be read, which preprocessing reports."""
         cases = find_raw_cases(Path(self.raw_dataset_folder), self.dataset_json)
         labels = {name: label_value(name, value) for name, value in self.dataset_json["labels"].items()}
@@ -78,7 +80,9 @@ class nnUNetPlannerHRMedSeg(StockPlanning):
             without_size.append("border")  # drawn around objects with a fixed thickness
         labels = {name: value for name, value in labels.items() if name not in without_size and value not in (0, (0,))}
         try:
-            return measure_thickness(cases, labels, self.dataset_json) if cases else {}
+            if not cases:
+                return {}
+            return measure_thickness(cases, labels, self.dataset_json, canvases, transpose_forward)
         except HRMedSegError as error:
             print(f"The sizes of the objects could not be measured: {error}")
             return {}

@@ -52,8 +52,8 @@ def test_objects_are_measured_for_all_forms_of_labels(tmp_path, value):
         Image.fromarray(mask).save(tmp_path / folder / name)
     description = {"channel_names": {"0": "gray"}, "labels": {"background": "0", "cell": value}, "file_ending": ".png"}
     planner = SimpleNamespace(raw_dataset_folder=str(tmp_path), dataset_json=description)
-    (cell,) = nnUNetPlannerHRMedSeg._thickness(planner).values()
-    assert cell.part == pytest.approx(5 / 20) and cell.objects == 1
+    (cell,) = nnUNetPlannerHRMedSeg._thickness(planner, [(40, 60)], [0, 1, 2]).values()
+    assert cell.pixels == {(40, 60): pytest.approx(10)} and cell.objects == 1
 
 
 def test_borders_between_objects_are_not_measured(tmp_path):
@@ -72,6 +72,6 @@ def test_borders_between_objects_are_not_measured(tmp_path):
         "file_ending": ".png",
     }
     planner = SimpleNamespace(raw_dataset_folder=str(tmp_path), dataset_json=description)
-    measured = nnUNetPlannerHRMedSeg._thickness(planner)
+    measured = nnUNetPlannerHRMedSeg._thickness(planner, [(40, 60)], [0, 1, 2])
     assert list(measured) == ["cell"]
-    assert measured["cell"].part == pytest.approx(7 / 40)  # the core has 8 x 18 pixels
+    assert measured["cell"].pixels == {(40, 60): pytest.approx(7)}  # the core has 8 x 18 pixels

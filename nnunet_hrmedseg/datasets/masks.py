@@ -68,7 +68,7 @@ class Coding:
             DataError: a value without a class.
         """
         result = np.zeros(masks[0][0].shape[:2], np.uint8)
-        for pixels, name in masks:
+        for pixels, name in sorted(masks, key=lambda mask: self.labels.get(mask[1] or "", 1)):
             if self.threshold is not None:
                 result[as_values(pixels) >= self.threshold] = 1
             elif self.kind == "files":

@@ -144,6 +144,15 @@ def test_one_file_per_class(tmp_path, layout):
     assert source.label_map(source.cases[1], (1, 4)).tolist() == [[1, 0, 0, 0]]
 
 
+@pytest.mark.parametrize(("classes", "expected"), [(["disc", "cup"], [1, 2, 2, 1]), (["cup", "disc"], [2, 2, 2, 2])])
+def test_later_class_wins_where_files_overlap(tmp_path, classes, expected):
+    inner, outer = np.array([[0, 255, 255, 0]], np.uint8), np.full((1, 4), 255, np.uint8)
+    images = folder(tmp_path, "images", {"a.png": EMPTY})
+    masks = folder(tmp_path, "masks", {"a_disc.png": outer, "a_cup.png": inner})
+    source = find_source(images, masks, classes=classes)
+    assert source.label_map(source.cases[0], (1, 4)).tolist() == [expected]
+
+
 @pytest.mark.parametrize(
     ("image", "layout"),
     [

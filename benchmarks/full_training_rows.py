@@ -228,6 +228,7 @@ ROWS: list[Row] = [
     ),
     Row("jsrt_hrmedseg_encoder", "jsrt", canvas=1024, image_steps=JSRT, batch_size=2, start="nuclei_skin_teeth"),
     Row("dsb_hrmedseg_encoder", "dsb2018", image_steps=DSB, batch_size=4, start="all_but_nuclei"),
+    Row("cvc_hrmedseg_200_passes", "cvc_clinicdb", canvas=CVC_CANVAS, image_steps=2 * CVC, batch_size=4),
     Row("dsb_hrmedseg_short", "dsb2018", image_steps=DSB_SHORT, batch_size=4),
     Row("dsb_segformer_short", "dsb2018", SEGFORMER, image_steps=DSB_SHORT, batch_size=4),
     Row("dsb_mobilenet_short", "dsb2018", MOBILENET, image_steps=DSB_SHORT, batch_size=4),

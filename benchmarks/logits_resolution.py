@@ -85,7 +85,8 @@ def print_table(rows: list[dict]) -> None:
     for row in rows:
         dice = " / ".join(f"{value:.3f}" for value in row["dice"].values())
         canvas = " x ".join(map(str, row["canvas"]))
-        print(f"| {DATASETS[row['dataset']].title} | `{row['configuration']}` | {canvas} | {dice} | {row['lowest']:.2f} |")
+        cells = [DATASETS[row["dataset"]].title, f"`{row['configuration']}`", canvas, dice, f"{row['lowest']:.2f}"]
+        print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -43,9 +43,16 @@ def advise_canvas(image: Sequence[int], thickness: Mapping[str, Thickness]) -> t
     available = canvases(image)
     if max(height, width) / min(height, width) >= ELONGATED and prod(image) > prod(SMALL_CANVAS):
         return "2d_fit", f"images of {format_shape(image)} pixels are elongated, and a square canvas would stretch them"
-    if max(image) <= max(SMALL_CANVAS):
-        return "2d_512", f"images of {format_shape(image)} pixels have no detail that a larger canvas could show"
     thin = _thinnest(thickness, available["2d_512"])
+    if max(image) <= max(SMALL_CANVAS):
+        if thin and thin[1] < THINNEST:
+            name, pixels = thin
+            return (
+                "2d",
+                f"the thinnest class ({name}) is {pixels:.0f} pixels thick on 2d_512, and logits have a quarter of the "
+                f"canvas' resolution",
+            )
+        return "2d_512", f"images of {format_shape(image)} pixels have no detail that a larger canvas could show"
     if thin and thin[1] >= 2 * THINNEST and max(image) <= max(CANVAS):
         name, pixels = thin
         return (

@@ -17,7 +17,7 @@ from nnunet_hrmedseg.io.dicom import SUFFIXES as DICOM_SUFFIXES
 from nnunet_hrmedseg.io.dicom import read_dicom
 from nnunet_hrmedseg.io.image_formats import FORMATS, ORIENTATION, allow_large_images
 
-__all__ = ["IMAGE_SUFFIXES", "is_image_file", "orientation", "read_image", "stem", "turn"]
+__all__ = ["IMAGE_SUFFIXES", "composed", "is_image_file", "orientation", "read_image", "stem", "turn"]
 
 NATURAL = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
 TIFF = (".tif", ".tiff")
@@ -34,8 +34,12 @@ def is_image_file(file: Path) -> bool:
 def stem(file: Path) -> str:
     """Return the name without its suffix, in composed characters; `.nii.gz` is one suffix."""
     suffix = next((suffix for suffix in IMAGE_SUFFIXES if file.name.lower().endswith(suffix)), file.suffix)
-    # macOS stores ü as u and two dots, in two characters
-    return unicodedata.normalize("NFC", file.name[: len(file.name) - len(suffix)])
+    return composed(file.name[: len(file.name) - len(suffix)])
+
+
+def composed(text: str) -> str:
+    """Return a text in composed characters: macOS stores ü in file names as u and two dots."""
+    return unicodedata.normalize("NFC", text)
 
 
 def read_image(file: Path) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from nnunet_hrmedseg.datasets.masks import JPEG, Coding, Color, as_values, find_coding, number_objects, read_mask
 from nnunet_hrmedseg.datasets.matching import Case, Matches, assign_annotations, case_names, list_images, match
-from nnunet_hrmedseg.datasets.pixels import orientation, turn
+from nnunet_hrmedseg.datasets.pixels import composed, orientation, turn
 from nnunet_hrmedseg.datasets.polygons import Annotation, is_annotation_source, read_annotations
 from nnunet_hrmedseg.errors import DataError, PlanError, format_names, format_shape
 from nnunet_hrmedseg.io.instances import BORDER, CORE, border_labels
@@ -217,9 +217,10 @@ def find_source(
     """
     if instances and (colors or threshold is not None or ignore is not None):
         raise PlanError("--instances: --colors, --threshold and --ignore are for masks of classes. Leave them out.")
+    classes = list(map(composed, classes))
     if is_annotation_source(masks):
         return Polygons(images, masks, classes, instances)
-    matches = match(images, masks)
+    matches = match(images, masks, () if instances else classes)
     if not matches.cases:
         raise DataError(
             f"No mask in {masks} matches an image in {images} by name. Images are "
@@ -249,6 +250,11 @@ def _notes(matches: Matches) -> list[str]:
         notes.append(f"{len(matches.images_without_mask)} images have no mask: {_names(matches.images_without_mask)}")
     if matches.masks_without_image:
         notes.append(f"{len(matches.masks_without_image)} masks have no image: {_names(matches.masks_without_image)}")
+    if matches.outside:
+        notes.append(
+            f"{len(matches.outside)} images outside the folders images and masks were left out: "
+            f"{_names(matches.outside)}"
+        )
     if matches.skipped:
         notes.append(f"{len(matches.skipped)} files are not images and were skipped: {_names(matches.skipped)}")
     return notes

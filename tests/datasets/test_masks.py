@@ -5,9 +5,10 @@ import pytest
 from PIL import Image
 
 from nnunet_hrmedseg.datasets.masks import find_coding, parse_colors
-from nnunet_hrmedseg.datasets.matching import Case, match
+from nnunet_hrmedseg.datasets.matching import Case
 from nnunet_hrmedseg.datasets.sources import find_source
 from nnunet_hrmedseg.errors import DataError, PlanError
+from tests.datasets.mask_folders import EMPTY, LEFT, RIGHT, folder
 
 
 def cases(tmp_path, *masks):
@@ -116,17 +117,6 @@ def test_fractional_values_are_rejected(tmp_path):
         find_coding([Case("a", file, ((file, None),))])
 
 
-def folder(tmp_path, name: str, files: dict[str, np.ndarray]):
-    for file, pixels in files.items():
-        place = tmp_path / name / file
-        place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.asarray(pixels, np.uint8)).save(place)
-    return tmp_path / name
-
-
-LEFT, RIGHT, EMPTY = (np.array([row], np.uint8) for row in ([255, 0, 0, 0], [0, 0, 255, 255], [0, 0, 0, 0]))
-
-
 @pytest.mark.parametrize(
     "layout",
     [
@@ -168,79 +158,3 @@ def test_one_file_per_object(tmp_path, image, layout):
     assert source.labels == {"background": 0, "foreground": 1}
     assert [case.name for case in source.cases] == ["a"]
     assert source.label_map(source.cases[0], (1, 4)).tolist() == [[1, 0, 1, 1]]
-
-
-@pytest.mark.parametrize(
-    ("image", "mask"),
-    [
-        ("ISIC_01.jpg", "ISIC_01_segmentation.png"),
-        ("case 1.png", "mask-case 1.png"),
-        ("21_training.tif", "21_manual1.gif"),
-        ("a_0000.png", "a.png"),
-        ("x/1.png", "x/1.png"),
-    ],
-)
-def test_mask_names_match_image_names(tmp_path, image, mask):
-    images = folder(tmp_path, "images", {image: EMPTY, image.replace("1", "2", 1).replace("a_", "b_"): EMPTY})
-    masks = folder(tmp_path, "masks", {mask: LEFT, mask.replace("1", "2", 1).replace("a.", "b."): LEFT})
-    matches = match(images, masks)
-    assert len(matches.cases) == 2 and not matches.images_without_mask and not matches.masks_without_image
-    assert [case.masks[0][0].name for case in matches.cases][0] == mask.rpartition("/")[2]
-
-
-def test_short_names_do_not_match_inside_longer_names(tmp_path):
-    images = folder(tmp_path, "images", {"1.png": EMPTY, "11.png": EMPTY})
-    matches = match(images, folder(tmp_path, "masks", {"11_mask.png": LEFT, "other.png": LEFT}))
-    assert [case.name for case in matches.cases] == ["11"]
-    assert [file.name for file in matches.images_without_mask] == ["1.png"]
-    assert [file.name for file in matches.masks_without_image] == ["other.png"]
-
-
-def test_skipped_files_are_reported(tmp_path):
-    images = folder(tmp_path, "images", {"a.png": EMPTY})
-    (images / "notes.txt").write_text("x")
-    (images / "._a.png").write_bytes(b"x")
-    matches = match(images, folder(tmp_path, "masks", {"a.png": LEFT}))
-    assert sorted(file.name for file in matches.skipped) == ["._a.png", "notes.txt"]
-    assert len(matches.cases) == 1
-
-
-def test_missing_or_unmatched_masks_are_reported(tmp_path):
-    images = folder(tmp_path, "images", {"a.png": EMPTY})
-    with pytest.raises(DataError, match="There is no folder"):
-        match(images, tmp_path / "none")
-    with pytest.raises(DataError, match=r"No mask in .* matches an image .* Images are a\.png, masks are b\.png"):
-        find_source(images, folder(tmp_path, "masks", {"b.png": LEFT}))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="has no image files"):
-        match(images, tmp_path / "empty")
-    folder(tmp_path, "images", {"a.bmp": EMPTY})
-    with pytest.raises(DataError, match="same name without suffix: a"):
-        match(images, tmp_path / "masks")
-
-
-def one_pair(image, mask):
-    for file in (image, mask):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.eye(4, dtype=np.uint8)).save(file)
-
-
-def test_composed_and_decomposed_names_match(tmp_path):
-    one_pair(tmp_path / "images" / "Gru\u0308n 1.png", tmp_path / "masks" / "Gr\u00fcn 1.png")
-    (case,) = match(tmp_path / "images", tmp_path / "masks").cases
-    assert case.name == "Gr\u00fcn 1"
-
-
-def test_linked_folders_are_searched_once(tmp_path):
-    one_pair(tmp_path / "center" / "images" / "a.png", tmp_path / "center" / "masks" / "a.png")
-    for kind in ("images", "masks"):
-        (tmp_path / kind).mkdir()
-        (tmp_path / kind / "center").symlink_to(tmp_path / "center" / kind, target_is_directory=True)
-        (tmp_path / kind / "again").symlink_to(tmp_path / kind, target_is_directory=True)
-    assert [case.name for case in match(tmp_path / "images", tmp_path / "masks").cases] == ["center_a"]
-
-
-def test_image_names_reserved_by_nnunet_are_rejected(tmp_path):
-    one_pair(tmp_path / "images" / "a_seg.png", tmp_path / "masks" / "a_seg.png")
-    with pytest.raises(DataError, match="must not end in _seg: a_seg.png.*Rename these images"):
-        match(tmp_path / "images", tmp_path / "masks")

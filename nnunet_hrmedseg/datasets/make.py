@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import multiprocessing.dummy
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -290,13 +294,27 @@ def _write(source: MaskSource, summary: DatasetSummary, folder: Path, link: bool
     )
 
 
-def _verify(folder: Path) -> None:
-    """Run nnU-Net's integrity check. Its output is shown only if it fails."""
-    from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+@contextmanager
+def _threads_for_processes(module: Any) -> Iterator[None]:
+    """Give a module threads where it starts processes by `multiprocessing.get_context`."""
+    before = module.multiprocessing
+    module.multiprocessing = SimpleNamespace(get_context=lambda method: multiprocessing.dummy)
+    try:
+        yield
+    finally:
+        module.multiprocessing = before
 
+
+def _verify(folder: Path) -> None:
+    """Run nnU-Net's integrity check. Its output is shown only if it fails.
+
+    The check runs in a thread. A process would import the user's script, and a script without `if __name__ ==
+    "__main__"` would make the dataset again, and start a process again, without end.
+    """
+    nnunet = import_module("nnunetv2.experiment_planning.verify_dataset_integrity")
     printed = StringIO()
     try:
-        with redirect_stdout(printed):
-            verify_dataset_integrity(str(folder), num_processes=1)
+        with redirect_stdout(printed), _threads_for_processes(nnunet):
+            nnunet.verify_dataset_integrity(str(folder), num_processes=1)
     except (Exception, SystemExit) as error:
         raise DataError(f"nnU-Net's integrity check failed ({error}):\n{printed.getvalue().strip()}") from error

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from PIL import Image
 from nnunet_hrmedseg.cli import command as cli
 from nnunet_hrmedseg.datasets.make import make_dataset
 from nnunet_hrmedseg.datasets.pixels import read_image
+from nnunet_hrmedseg.datasets.writing import write_pixels
 from nnunet_hrmedseg.errors import DataError, PlanError, SetupError
 from nnunet_hrmedseg.io.dicom_reader import HRMedSegDicomIO
 from tests.io.dicom_files import radiograph
@@ -300,6 +302,29 @@ def test_dataset_that_nnunet_rejects_is_not_installed(folders, monkeypatch):
     with pytest.raises(DataError, match="integrity check failed .*\nError: labels wrong"):
         make(folders)
     assert not any((folders / "raw").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.integrity
+def test_script_without_main_guard_makes_a_dataset(folders):
+    Image.fromarray(picture()).save(folders / "images" / "a.png")
+    Image.fromarray(square(1)).save(folders / "masks" / "a.png")
+    script = folders / "script.py"
+    script.write_text(
+        "from nnunet_hrmedseg import make_dataset\nmake_dataset('images', 'masks', number=7, name='Test', raw='raw')\n"
+    )
+    subprocess.run([sys.executable, script], cwd=folders, check=True, timeout=300)
+    assert (folders / "raw" / "Dataset007_Test" / "dataset.json").is_file()
+
+
+@pytest.mark.integrity
+def test_what_nnunet_prints_on_a_damaged_dataset_is_shown(folders, monkeypatch):
+    Image.fromarray(picture()).save(folders / "images" / "a.png")
+    Image.fromarray(square(1)).save(folders / "masks" / "a.png")
+    write = write_pixels
+    monkeypatch.setattr("nnunet_hrmedseg.datasets.make.write_pixels", lambda place, labels: write(place, labels * 5))
+    with pytest.raises(DataError, match="(?s)integrity check failed .*Error: Unexpected labels found in file.*a.png"):
+        make(folders)
 
 
 def test_few_cases_and_names_that_differ_only_in_case_are_reported(folders):

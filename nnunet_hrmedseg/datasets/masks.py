@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
 from nnunet_hrmedseg.datasets.matching import Case
-from nnunet_hrmedseg.datasets.pixels import orientation, read_image
+from nnunet_hrmedseg.datasets.pixels import orientation, read_with_opacity
 from nnunet_hrmedseg.errors import DataError, PlanError, format_names
 from nnunet_hrmedseg.io.image_formats import FORMATS, allow_large_images
 
@@ -123,10 +123,22 @@ def read_mask(file: Path, *, color: bool = False) -> np.ndarray:
     """
     pixels = None if color else _palette_indices(file)
     if pixels is None:
-        pixels = read_image(file)
+        # ImageJ stores objects as 255 in masks that it shows as black on white
+        pixels = _without_transparent(*read_with_opacity(file, stored=True))
     if color:
         return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=-1)
     return as_values(pixels) if pixels.ndim == 3 and (pixels == pixels[..., :1]).all() else pixels
+
+
+def _without_transparent(pixels: np.ndarray, opacity: np.ndarray | None) -> np.ndarray:
+    """Return a mask in which transparent pixels are 0; if the others are 0 as well, these are 255."""
+    if opacity is None:
+        return pixels
+    opaque = opacity >= opacity.max() / 2
+    if opaque.all():
+        return pixels
+    visible = np.where(opaque if pixels.ndim == 2 else opaque[..., None], pixels, 0)
+    return visible if visible.any() else opaque.astype(np.uint8) * 255
 
 
 def as_values(pixels: np.ndarray) -> np.ndarray:

@@ -120,8 +120,9 @@ def make_dataset(
         name: of the dataset: letters, digits, - and _.
         raw: folder to write to. Default: nnUNet_raw.
         classes: names of the classes in the order of their values.
-        colors: class -> color of color-coded masks. Default: each color is a class.
-        threshold: mask pixels of at least this value are the only class.
+        colors: class -> color of color-coded masks, or of background (default: black) and ignore, the pixels that were
+            not annotated. Default: each color is a class.
+        threshold: mask pixels of at least this value are the only class, or the class of their file.
         ignore: mask value of pixels that were not annotated.
         groups: CSV file (columns case and group) or regular expression. Cases of a group stay in one fold: a
             splits_final.json is written, which nnU-Net's planner copies.
@@ -256,7 +257,7 @@ def _scan(source: MaskSource) -> tuple[DatasetSummary, list[tuple[str, Image.Ima
             f"images to predict. A folder of DICOM alone, all gray or all in color, is kept as it is."
         )
     summary.pixels = {name: counts[value] / total for name, value in source.labels.items()}
-    empty = [name for name in source.classes if not summary.cases_with[name]]
+    empty = [name for name, value in source.labels.items() if value and not summary.cases_with[name]]
     if empty:
         summary.warnings.append(f"no case contains {format_names(empty)}")
     blank = len(summary.cases) - max(summary.cases_with[name] for name in source.classes)

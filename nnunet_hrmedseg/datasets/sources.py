@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_hrmedseg.datasets.masks import JPEG, Coding, Color, as_values, find_coding, number_objects, read_mask
+from nnunet_hrmedseg.datasets.mask_pixels import JPEG, as_values, number_objects, read_mask
+from nnunet_hrmedseg.datasets.masks import Coding, Color, find_coding
 from nnunet_hrmedseg.datasets.matching import Case, Matches, assign_annotations, case_names, list_images, match
 from nnunet_hrmedseg.datasets.pixels import composed, orientation, turn
 from nnunet_hrmedseg.datasets.polygons import Annotation, is_annotation_source, read_annotations
@@ -59,7 +60,7 @@ class MaskFiles(MaskSource):
 
     def __init__(self, matches: Matches, coding: Coding):
         self.cases, self.coding, self.labels = matches.cases, coding, coding.labels
-        self.notes = _notes(matches)
+        self.notes = [*_notes(matches), *coding.notes]
 
     def describe(self) -> str:
         return self.coding.describe()
@@ -215,10 +216,17 @@ def find_source(
         DataError: no match, volumes, or masks that cannot be interpreted.
         PlanError: options that do not fit the masks.
     """
-    if instances and (colors or threshold is not None or ignore is not None):
+    of_pixels = colors or threshold is not None or ignore is not None
+    if instances and of_pixels:
         raise PlanError("--instances: --colors, --threshold and --ignore are for masks of classes. Leave them out.")
     classes = list(map(composed, classes))
+    colors = {composed(name): color for name, color in (colors or {}).items()}
     if is_annotation_source(masks):
+        if of_pixels:
+            raise PlanError(
+                f"{masks} has outlines, but --colors, --threshold and --ignore are for masks in image files. Leave "
+                f"them out. Outlines of the name ignore mark pixels that were not annotated."
+            )
         return Polygons(images, masks, classes, instances)
     matches = match(images, masks, () if instances else classes)
     if not matches.cases:

@@ -5,7 +5,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from nnunet_hrmedseg.datasets.masks import read_mask
+from nnunet_hrmedseg.datasets.mask_pixels import read_mask
 from nnunet_hrmedseg.datasets.pixels import read_image
 
 MASK = np.array([[0, 0, 255], [0, 255, 255]], np.uint8)

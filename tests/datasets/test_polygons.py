@@ -221,3 +221,10 @@ def test_mask_files_beside_an_unrelated_json(images, tmp_path):
     Image.fromarray(expected_square(255)).save(tmp_path / "masks" / "a.png")
     (tmp_path / "masks" / "classes.json").write_text('{"polyp": 255}')
     np.testing.assert_array_equal(label_maps(find_source(images, tmp_path / "masks"))["a"], expected_square())
+
+
+@pytest.mark.parametrize("options", [{"ignore": 255}, {"threshold": 3}, {"colors": {"first": (1, 2, 3)}}])
+def test_options_of_masks_in_image_files_are_rejected(images, tmp_path, options):
+    file = coco_of_squares(tmp_path, {"file_name": "a.png"})
+    with pytest.raises(PlanError, match="has outlines, but --colors, --threshold and --ignore are for masks in image"):
+        find_source(images, file, **options)

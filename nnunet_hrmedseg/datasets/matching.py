@@ -228,7 +228,8 @@ def _same_name(path: str, by_stem: Mapping[str, Sequence[Path]]) -> list[Path]:
 
 def _shared_folders(path: str, image: Path) -> int:
     """Return how many parent folders of both have the same names."""
-    pairs = zip(reversed(PurePosixPath(path).parts[:-1]), reversed(image.parts[:-1]), strict=False)
+    image_folders = map(composed, reversed(image.parts[:-1]))
+    pairs = zip(reversed(PurePosixPath(path).parts[:-1]), image_folders, strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 

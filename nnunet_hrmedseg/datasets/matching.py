@@ -15,7 +15,7 @@ from nnunet_hrmedseg.datasets.pixels import composed, is_image_file, stem
 from nnunet_hrmedseg.datasets.polygons import Annotation
 from nnunet_hrmedseg.errors import DataError, PlanError, format_names
 
-__all__ = ["Case", "Matches", "assign_annotations", "case_names", "list_images", "match"]
+__all__ = ["Case", "Matches", "assign_annotations", "case_names", "check_training_names", "list_images", "match"]
 
 CHANNEL = re.compile(r"_0000$")
 RENAME = "give the images different names, and the annotations the same names or folders."
@@ -106,7 +106,7 @@ def match(images_folder: Path, masks_folder: Path, names: Sequence[str] = ()) ->
         names: of the classes, if the user gave them.
 
     Raises:
-        DataError: no images, no masks, or two images with the same name.
+        DataError: no images, no masks, or names that nnU-Net cannot use.
         PlanError: several names of classes that the names of the files do not have.
     """
     images, skipped = list_images(images_folder)
@@ -118,6 +118,7 @@ def match(images_folder: Path, masks_folder: Path, names: Sequence[str] = ()) ->
         folder = masks_folder if images else images_folder
         raise DataError(f"{folder} has no image files. Supported formats: PNG, JPEG, TIFF, BMP, DICOM and NIfTI.")
     cases = _case_names(_named_by_folder(image_paths))
+    check_training_names(cases)
     result = Matches(skipped=sorted({*skipped, *skipped_masks}))
     left = {*images, *masks} - {*image_paths, *mask_paths}
     result.outside = sorted(file for file in left if file.parent.name not in ("images", "masks"))
@@ -159,7 +160,7 @@ def case_names(images: Sequence[Path], folder: Path) -> dict[str, Path]:
     """Return name -> image. A name is the path in the folder with _ for /, without suffix and channel number _0000.
 
     Raises:
-        DataError: a name that nnU-Net cannot use, or several images with the same name.
+        DataError: several images with the same name.
     """
     return _case_names({file: (*file.relative_to(folder).parts[:-1], stem(file)) for file in images})
 
@@ -168,16 +169,24 @@ def _case_names(paths: Mapping[Path, tuple[str, ...]]) -> dict[str, Path]:
     stems = {file: composed("_".join(path)) for file, path in paths.items()}
     if all(CHANNEL.search(name) for name in stems.values()):
         stems = {file: CHANNEL.sub("", name) for file, name in stems.items()}
-    labels = sorted(file.name for file, name in stems.items() if name.endswith("_seg"))
+    twice = sorted(name for name, count in Counter(stems.values()).items() if count > 1)
+    if twice:
+        raise DataError(f"Several images have the same name without suffix: {format_names(twice)}. Rename all but one.")
+    return {name: file for file, name in stems.items()}
+
+
+def check_training_names(cases: Mapping[str, Path]) -> None:
+    """Check that nnU-Net trains with cases of these names.
+
+    Raises:
+        DataError: a name ends in _seg.
+    """
+    labels = sorted(file.name for name, file in cases.items() if name.endswith("_seg"))
     if labels:
         raise DataError(
             f"Names of images must not end in _seg: {format_names(labels)}. nnU-Net would treat them as labels and not "
             f"train with them. Rename these images and their masks."
         )
-    twice = sorted(name for name, count in Counter(stems.values()).items() if count > 1)
-    if twice:
-        raise DataError(f"Several images have the same name without suffix: {format_names(twice)}. Rename all but one.")
-    return {name: file for file, name in stems.items()}
 
 
 def assign_annotations(

@@ -21,6 +21,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "composed",
     "is_image_file",
+    "is_turned_unnoticed",
     "orientation",
     "read_image",
     "read_with_opacity",
@@ -111,6 +112,15 @@ def orientation(file: Path) -> int:
             value = image.getexif().get(ORIENTATION, 1)
             return value if value in range(1, 9) else 1
     return 1
+
+
+def is_turned_unnoticed(file: Path) -> bool:
+    """Return whether the EXIF orientation turns or mirrors an image and keeps its height and width."""
+    value = orientation(file)
+    if value not in (5, 6, 7, 8):
+        return value != 1
+    with allow_large_images(), Image.open(file, formats=FORMATS) as image:
+        return image.width == image.height
 
 
 def _read_natural(file: Path) -> np.ndarray:

@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from nnunet_hrmedseg.datasets.contact_sheet import CASES_SHOWN, contact_sheet, thumbnail
-from nnunet_hrmedseg.datasets.groups import find_groups, make_splits, suspected_groups
+from nnunet_hrmedseg.datasets.groups import check_planned_splits, find_groups, make_splits, suspected_groups
 from nnunet_hrmedseg.datasets.masks import Color
 from nnunet_hrmedseg.datasets.pixels import read_image
 from nnunet_hrmedseg.datasets.sources import MaskSource, find_source
@@ -30,7 +30,7 @@ from nnunet_hrmedseg.io.dicom import SUFFIXES as DICOM_SUFFIXES
 from nnunet_hrmedseg.io.dicom_seg import write_label_map
 from nnunet_hrmedseg.io.instances import BORDER, CORE, INSTANCES
 from nnunet_hrmedseg.io.new_dataset import building_directory, free_dataset_folder, write_dataset_json
-from nnunet_hrmedseg.nnunet_versions import required_nnunet_folder
+from nnunet_hrmedseg.nnunet_versions import nnunet_folder, required_nnunet_folder
 from nnunet_hrmedseg.plans.splits import NNUNET_FOLDS, SPLITS
 
 __all__ = ["DatasetSummary", "make_dataset"]
@@ -136,7 +136,7 @@ def make_dataset(
     Raises:
         DataError: files that do not match or cannot be read, all in one message.
         PlanError: a number, name or option that is not possible.
-        SetupError: nnUNet_raw is not set, or the dataset exists already.
+        SetupError: nnUNet_raw is not set, the dataset exists already, or it was planned with other groups.
 
     Examples:
         >>> from pathlib import Path
@@ -175,6 +175,12 @@ def make_dataset(
             f"names look like several images of one patient or video ({found[0]}..., {found[1]} prefixes in all). "
             f"If so, keep them in one fold with --groups, or validation will be too optimistic."
         )
+    splits = make_splits(group_of) if group_of else []
+    if splits and len(splits) < NNUNET_FOLDS:
+        summary.warnings.append(
+            f"{len(splits)} groups make {len(splits)} folds: train the folds 0 to {len(splits) - 1} alone. For other "
+            f"folds, nnU-Net splits the cases at random and does not keep groups together."
+        )
     if group_of is None and len(summary.cases) < NNUNET_FOLDS:
         summary.warnings.append(
             f"{len(summary.cases)} cases are fewer than nnU-Net's {NNUNET_FOLDS} folds: train with the fold all, or "
@@ -182,16 +188,19 @@ def make_dataset(
         )
     summary.warnings += _warn_about_case(summary.cases)
     show(summary.describe())
+    preprocessed = nnunet_folder("nnUNet_preprocessed")
+    if splits and preprocessed is not None:
+        check_planned_splits(splits, Path(preprocessed, folder.name, SPLITS))
     if dry_run:
         return summary
     with building_directory(folder) as incomplete:
         _write(source, summary, incomplete, link, instances)
         contact_sheet(tiles, source.classes).save(incomplete / SHEET)
-        if group_of is not None:
-            (incomplete / SPLITS).write_text(json.dumps(make_splits(group_of), indent=2), encoding="utf-8")
+        if splits:
+            (incomplete / SPLITS).write_text(json.dumps(splits, indent=2), encoding="utf-8")
         _verify(incomplete)
     summary.folder = folder
-    summary.splits = folder / SPLITS if group_of is not None else None
+    summary.splits = folder / SPLITS if splits else None
     return summary
 
 

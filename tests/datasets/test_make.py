@@ -14,11 +14,13 @@ from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from PIL import Image
 
 from nnunet_hrmedseg.cli import command as cli
+from nnunet_hrmedseg.datasets.groups import make_splits
 from nnunet_hrmedseg.datasets.make import make_dataset
 from nnunet_hrmedseg.datasets.pixels import read_image
 from nnunet_hrmedseg.datasets.writing import write_pixels
 from nnunet_hrmedseg.errors import DataError, PlanError, SetupError
 from nnunet_hrmedseg.io.dicom_reader import HRMedSegDicomIO
+from nnunet_hrmedseg.nnunet_versions import nnunet_folders
 from tests.io.dicom_files import radiograph
 
 SHAPE = 24, 32
@@ -274,6 +276,44 @@ def test_groups_keep_patients_together(folders):
         train, val = ({case[:2] for case in split[part]} for part in ("train", "val"))
         assert not train & val and len(split["train"]) + len(split["val"]) == 18
     assert sorted(case for split in splits for case in split["val"]) == sorted(summary.cases)
+
+
+def test_groups_that_differ_from_planned_folds_are_rejected(folders):
+    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import _maybe_copy_splits_file
+
+    for name in ("a1", "a2", "b1", "b2", "c1", "c2"):
+        Image.fromarray(picture(1)).save(folders / "images" / f"{name}.png")
+        Image.fromarray(square(1)).save(folders / "masks" / f"{name}.png")
+    summary = make(folders, groups="^(.)")
+    assert any("3 groups make 3 folds: train the folds 0 to 2 alone" in warning for warning in summary.warnings)
+    planned = folders / "preprocessed" / "Dataset007_Test" / "splits_final.json"
+    planned.parent.mkdir(parents=True)
+    with nnunet_folders(nnUNet_preprocessed=folders / "preprocessed"):
+        _maybe_copy_splits_file(str(summary.splits), str(planned))
+        make(folders, groups="^(.)", overwrite=True)
+        for text in (planned.read_text(), "[]", "not JSON"):
+            planned.write_text(text)
+            with pytest.raises(
+                SetupError, match="Dataset007_Test.splits_final.json is from an earlier planning.*Delete"
+            ):
+                make(folders, groups="(.)$", overwrite=True)
+        assert json.loads(summary.splits.read_text()) == make_splits({case: case[0] for case in summary.cases})
+        make(folders, overwrite=True)
+
+
+@pytest.mark.parametrize(("orientation", "shape"), [(6, (24, 24)), (3, SHAPE), (6, SHAPE)])
+def test_turned_images_of_unchanged_size_are_reported(folders, orientation, shape):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.zeros((*shape, 3), np.uint8)).save(folders / "images" / "a.jpg", exif=exif)
+    mask = np.zeros(shape, np.uint8)
+    mask[:4] = 1
+    Image.fromarray(mask).save(folders / "masks" / "a.png")
+    (folders / "masks" / "b.png").write_bytes((folders / "masks" / "a.png").read_bytes())
+    Image.fromarray(np.zeros(shape, np.uint8)).save(folders / "images" / "b.png")
+    warned = [text for text in make(folders, dry_run=True).warnings if "viewers turn" in text]
+    assert len(warned) == (orientation == 3 or shape != SHAPE)
+    assert all("viewers turn 1 images" in text and "a.jpg" in text for text in warned)
 
 
 def test_command_writes_the_dataset(folders, monkeypatch, capsys):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from nnunet_hrmedseg.datasets.name_parts import occurrences, shared_suffix, trim
 from nnunet_hrmedseg.datasets.pixels import composed, is_image_file, stem
 from nnunet_hrmedseg.datasets.polygons import Annotation
 from nnunet_hrmedseg.errors import DataError, PlanError, format_names
@@ -102,7 +102,7 @@ def match(images_folder: Path, masks_folder: Path, names: Sequence[str] = ()) ->
 
     Args:
         images_folder: folder of images.
-        masks_folder: folder of masks; it may be the same or a subfolder.
+        masks_folder: folder of masks; it may be a subfolder, or the same if masks have a prefix or suffix.
         names: of the classes, if the user gave them.
 
     Raises:
@@ -117,6 +117,8 @@ def match(images_folder: Path, masks_folder: Path, names: Sequence[str] = ()) ->
     if not images or not masks:
         folder = masks_folder if images else images_folder
         raise DataError(f"{folder} has no image files. Supported formats: PNG, JPEG, TIFF, BMP, DICOM and NIfTI.")
+    if image_paths == mask_paths:
+        image_paths, mask_paths = _split_by_name(image_paths, images_folder)
     cases = _case_names(_named_by_folder(image_paths))
     check_training_names(cases)
     result = Matches(skipped=sorted({*skipped, *skipped_masks}))
@@ -147,6 +149,30 @@ def _paths(files: Sequence[Path], folder: Path, part: str) -> dict[Path, tuple[s
         position = path.index(part)
         inside[file] = path[:position] + path[position + 1 :]
     return inside or paths
+
+
+def _split_by_name(
+    paths: Mapping[Path, tuple[str, ...]], folder: Path
+) -> tuple[dict[Path, tuple[str, ...]], dict[Path, tuple[str, ...]]]:
+    """Return images, and masks: files with the name of another file of their folder and a prefix or suffix.
+
+    Raises:
+        DataError: there are no such files.
+    """
+    stems: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for *folders, own in paths.values():
+        stems[tuple(folders)].add(own)
+    masks = {
+        file: path
+        for file, path in paths.items()
+        if any(end - start < len(path[-1]) for start, end in occurrences(path[-1], stems[path[:-1]]))
+    }
+    if not masks:
+        raise DataError(
+            f"{folder} is given for images and for masks, but no file in it has the name of another file with a prefix "
+            f"or suffix, such as case1_mask.png. Name the masks like that, or put them into another folder."
+        )
+    return {file: path for file, path in paths.items() if file not in masks}, masks
 
 
 def _named_by_folder(paths: Mapping[Path, tuple[str, ...]]) -> dict[Path, tuple[str, ...]]:
@@ -268,12 +294,12 @@ def _assign(
         for position, folder in enumerate(folders):
             if folder in keys:  # of several, the last one
                 others = "_".join(folders[:position] + folders[position + 1 :])
-                start, end = next(_occurrences(own, {folder, keys[folder]} - {own}), (0, 0))
-                by_folder[mask] = keys[folder], (others, _trim(own[:start]), _trim(own[end:]))
+                start, end = next(occurrences(own, {folder, keys[folder]} - {own}), (0, 0))
+                by_folder[mask] = keys[folder], (others, trim(own[:start]), trim(own[end:]))
         texts = (own, beside[tuple(folders)], ""), (whole, nested, ""), (own, keys, "_".join(folders))
         for text, known, others in texts:
-            for start, end in _occurrences(text, known):
-                fits = known[text[start:end]], (others, _trim(text[:start]), _trim(text[end:]))
+            for start, end in occurrences(text, known):
+                fits = known[text[start:end]], (others, trim(text[:start]), trim(text[end:]))
                 by_part.setdefault(mask, fits)
                 if start == 0:
                     by_start.setdefault(mask, fits)
@@ -285,48 +311,19 @@ def _assign(
     return found or _without_shared_suffixes(keys, mask_paths)
 
 
-def _occurrences(text: str, names: Container[str]) -> Iterator[tuple[int, int]]:
-    """Yield start and end of names in a text that separators surround, the longest name first."""
-    starts = [i for i in range(len(text)) if i == 0 or _is_boundary(text[i - 1])]
-    ends = [i for i in range(1, len(text) + 1) if i == len(text) or _is_boundary(text[i])]
-    spans = ((start, end) for start in starts for end in ends if start < end)
-    for start, end in sorted(spans, key=lambda span: (span[0] - span[1], span)):
-        if text[start:end] in names:
-            yield start, end
-
-
 def _without_shared_suffixes(
     keys: Mapping[str, str], mask_paths: Mapping[Path, tuple[str, ...]]
 ) -> dict[Path, tuple[str, Affix]]:
-    image_suffix = _shared_suffix(list(keys))
-    mask_suffix = _shared_suffix([path[-1] for path in mask_paths.values()])
+    image_suffix = shared_suffix(list(keys))
+    mask_suffix = shared_suffix([path[-1] for path in mask_paths.values()])
     bare = {key.removesuffix(image_suffix): name for key, name in keys.items()}
     found = {}
     for mask, path in mask_paths.items():
         texts = [text.removesuffix(mask_suffix) for text in ("_".join(path), path[-1])]
         name = next((bare[text] for text in texts if text in bare), None)
         if name is not None:
-            found[mask] = name, ("", "", _trim(mask_suffix))
+            found[mask] = name, ("", "", trim(mask_suffix))
     return found
-
-
-def _shared_suffix(texts: Sequence[str]) -> str:
-    """Return the longest common suffix that starts at a separator."""
-    shared = os.path.commonprefix([text[::-1] for text in texts])[::-1]
-    return next((shared[i:] for i, char in enumerate(shared) if _is_separator(char)), "")
-
-
-def _trim(text: str) -> str:
-    return text.strip("".join(filter(_is_separator, text)))
-
-
-def _is_separator(char: str) -> bool:
-    return not char.isalnum() and not unicodedata.category(char).startswith("M")  # vowels of some scripts are marks
-
-
-def _is_boundary(char: str) -> bool:
-    """Return whether a name may end before this character: a separator, or a letter of a script without spaces."""
-    return _is_separator(char) or unicodedata.category(char) == "Lo"
 
 
 def _interpret(result: Matches, found: Mapping[Path, tuple[str, Affix]], names: Sequence[str]) -> dict[Path, str]:

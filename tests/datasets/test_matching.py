@@ -58,6 +58,22 @@ def test_folders_of_several_images_and_their_masks(tmp_path):
     assert any("1 images outside the folders images and masks were left out: overview.png" in n for n in source.notes)
 
 
+def test_images_and_masks_in_one_folder(tmp_path):
+    names = ["north/a", "south/a", "south/b (1)"]
+    place = folder(tmp_path, "data", {f"{name}{end}": LEFT for name in names for end in (".jpg", "_mask.png")})
+    folder(tmp_path, "data", {"south/b (1)_mask_1.png": LEFT})
+    found = match(place, place)
+    assert {case.name: [file.name for file, _ in case.masks] for case in found.cases} == {
+        "north_a": ["a_mask.png"],
+        "south_a": ["a_mask.png"],
+        "south_b (1)": ["b (1)_mask.png", "b (1)_mask_1.png"],
+    }
+    assert found.objects and not found.images_without_mask and not found.masks_without_image
+    alone = folder(tmp_path, "alone", {"a.png": EMPTY, "b.png": EMPTY})
+    with pytest.raises(DataError, match="is given for images and for masks, but no file in it"):
+        match(alone, alone)
+
+
 def test_files_of_classes_in_folders_of_cases(tmp_path):
     layout = [f"{case}/masks/{name}.png" for case in "ab" for name in ("disc", "cup")]
     found = matched(tmp_path, ["a/images/1.png", "b/images/1.png"], layout)

@@ -10,16 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from nnunet_hrmedseg.datasets.file_classes import Affix, file_classes
 from nnunet_hrmedseg.datasets.name_parts import occurrences, shared_suffix, trim
 from nnunet_hrmedseg.datasets.pixels import composed, is_image_file, stem
 from nnunet_hrmedseg.datasets.polygons import Annotation
-from nnunet_hrmedseg.errors import DataError, PlanError, format_names
+from nnunet_hrmedseg.errors import DataError, format_names
 
 __all__ = ["Case", "Matches", "assign_annotations", "case_names", "check_training_names", "list_images", "match"]
 
 CHANNEL = re.compile(r"_0000$")
 RENAME = "give the images different names, and the annotations the same names or folders."
-Affix = tuple[str, str, str]  # what a mask's path has besides the name of the case: folders, prefix, suffix
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Matches:
         outside: images outside the folders `images` and `masks`, if there are such folders.
         classes: names of the classes, if each class has its own files.
         objects: whether each file is an object of the same class.
+        note: what to do if it is not; empty if there is no doubt.
     """
 
     cases: list[Case] = field(default_factory=list)
@@ -58,6 +59,7 @@ class Matches:
     outside: list[Path] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
     objects: bool = False
+    note: str = ""
 
 
 def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -97,8 +99,8 @@ def match(images_folder: Path, masks_folder: Path, names: Sequence[str] = ()) ->
     A mask belongs to an image if their names are equal, if its name has an additional prefix or suffix after a
     separator (`case1_mask`, `mask-case1`), if it is in a folder with the name of the image, or if names are equal
     without the suffixes that all images and all masks share (`21_training` and `21_manual1`). Several masks of an image
-    are classes or objects: see `_interpret`. Folders of cases with subfolders `images` and `masks`, as in the 2018 Data
-    Science Bowl, are supported too.
+    are classes or objects: see `file_classes`. Folders of cases with subfolders `images` and `masks`, as in the 2018
+    Data Science Bowl, are supported too.
 
     Args:
         images_folder: folder of images.
@@ -125,7 +127,8 @@ def match(images_folder: Path, masks_folder: Path, names: Sequence[str] = ()) ->
     left = {*images, *masks} - {*image_paths, *mask_paths}
     result.outside = sorted(file for file in left if file.parent.name not in ("images", "masks"))
     found = _assign(cases, image_paths, mask_paths)
-    classes = _interpret(result, found, names)
+    classes, result.note = file_classes(found, names)
+    result.classes = sorted(set(classes.values()))
     by_case: dict[str, list[tuple[Path, str | None]]] = defaultdict(list)
     for mask in sorted(found):
         by_case[found[mask][0]].append((mask, classes.get(mask)))
@@ -134,6 +137,7 @@ def match(images_folder: Path, masks_folder: Path, names: Sequence[str] = ()) ->
             result.cases.append(Case(name, image, tuple(by_case[name])))
         else:
             result.images_without_mask.append(image)
+    result.objects = not classes and any(len(case.masks) > 1 for case in result.cases)
     result.masks_without_image = [mask for mask in mask_paths if mask not in found]
     return result
 
@@ -324,45 +328,3 @@ def _without_shared_suffixes(
         if name is not None:
             found[mask] = name, ("", "", trim(mask_suffix))
     return found
-
-
-def _interpret(result: Matches, found: Mapping[Path, tuple[str, Affix]], names: Sequence[str]) -> dict[Path, str]:
-    """Decide whether several masks of a case are classes or objects.
-
-    Classes have the same words in their paths for several images. The names that the user gives decide: several names
-    are those of files of classes, and one name is that of all objects.
-
-    Returns:
-        mask -> its class; empty if the files are not classes.
-    """
-    by_case: dict[str, list[Affix]] = defaultdict(list)
-    for name, affix in found.values():
-        by_case[name].append(affix)
-    if all(len(own) == 1 for own in by_case.values()):
-        return {}
-    differs = [any(len({affix[i] for affix in own}) > 1 for own in by_case.values()) for i in range(3)]
-    texts = {
-        mask: "_".join(part for part, differs_ in zip(affix, differs, strict=True) if part and differs_)
-        for mask, (_, affix) in found.items()
-    }
-    counts = Counter(texts.values())
-    if len(names) > 1:
-        by_text = dict(zip(names, names, strict=True))
-        if all(text.isdecimal() for text in counts):
-            by_text = dict(zip(sorted(counts, key=int), names, strict=False))
-        if len(names) != len(counts) or set(by_text) != set(counts):
-            raise PlanError(
-                f"Images have several masks, which differ in {format_names(sorted(counts))}, but --classes names "
-                f"{format_names(list(names))}. Give these words, if each class has its own files, or a single name, "
-                f"if each file is an object."
-            )
-        classes = {mask: by_text[text] for mask, text in texts.items()}
-    else:
-        words = {re.sub(r"[\W\d_]+", "", text) for text in counts}
-        repeated = all(
-            count > 1 or (len(by_case) == 1 and not any(map(str.isdigit, text))) for text, count in counts.items()
-        )
-        of_objects = len(names) == 1 and names[0] not in counts
-        classes = texts if repeated and len(words) > 1 and "" not in words and not of_objects else {}
-    result.classes, result.objects = sorted(set(classes.values())), not classes
-    return classes

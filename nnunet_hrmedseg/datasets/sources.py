@@ -105,6 +105,7 @@ class InstanceFiles(MaskFiles):
     """Masks of objects: one file for each object, or files in which each object has its own value or color."""
 
     def __init__(self, matches: Matches, names: Sequence[str]):
+        matches.note = ""
         super().__init__(matches, Coding("files", instance_labels(names)))
         self.objects = matches.objects or any(len(case.masks) > 1 for case in matches.cases)
 
@@ -266,7 +267,7 @@ def find_source(
 
 
 def _notes(matches: Matches) -> list[str]:
-    notes = []
+    notes = [matches.note] if matches.note else []
     if matches.images_without_mask:
         notes.append(f"{len(matches.images_without_mask)} images have no mask: {_names(matches.images_without_mask)}")
     if matches.masks_without_image:

@@ -101,6 +101,16 @@ def test_equal_names_in_subfolders_with_different_suffixes(tmp_path):
     assert list(found["night_22_training"]) == ["night/22_manual1.gif"]
 
 
+def test_classes_are_named_by_folders_or_by_suffixes(tmp_path):
+    layout = [f"{text}.tif" for case in "ab" for text in (f"1. Exudates/{case}_EX", f"2. Bleedings/{case}_BL")]
+    assert set(matched(tmp_path, ["a.png", "b.png"], layout)["a"].values()) == {"EX", "BL"}
+    for names in (["EX", "BL"], ["1. Exudates", "2. Bleedings"]):
+        assert list(matched(tmp_path, ["a.png", "b.png"], layout, names)["a"].values()) == names
+    objects = [f"{name}/{case}_{number}.png" for case in "ab" for name in ("disc", "cup") for number in (1, 2)]
+    of_folders = matched(tmp_path / "objects", ["a.png", "b.png"], objects, ["disc", "cup"])
+    assert list(of_folders["b"].values()) == ["cup", "cup", "disc", "disc"]
+
+
 @pytest.mark.parametrize("layout", ["{name}/{case}_mask.png", "day/{case}_{name}.png", "{case}/{case}-{name}.png"])
 def test_class_is_the_part_of_the_path_in_which_the_masks_of_an_image_differ(tmp_path, layout):
     masks = [layout.format(name=name, case=case) for case in "ab" for name in ("disc", "cup")]
@@ -133,8 +143,12 @@ def test_folders_and_classes_in_decomposed_characters(tmp_path):
 def test_names_of_classes_decide_between_classes_and_objects(tmp_path):
     images = folder(tmp_path, "images", {"a.png": EMPTY, "b.png": EMPTY})
     once = folder(tmp_path, "once", {"a_disc.png": LEFT, "a_cup.png": RIGHT, "b_disc.png": LEFT})
-    assert find_source(images, once).classes == ["foreground"]
-    assert find_source(images, once, classes=["disc", "cup"]).classes == ["disc", "cup"]
+    unclear = find_source(images, once)
+    assert unclear.classes == ["foreground"]
+    assert unclear.notes[0].startswith("cup is in the names of one mask alone")
+    assert unclear.notes[0].endswith("If the files are classes, give --classes cup disc")
+    named = find_source(images, once, classes=["disc", "cup"])
+    assert named.classes == ["disc", "cup"] and not named.notes
     sides = folder(tmp_path, "sides", {f"{case}_{side}.png": LEFT for case in "ab" for side in ("left", "right")})
     assert find_source(images, sides).classes == ["left", "right"]
     assert find_source(images, sides, classes=["lung"]).classes == ["lung"]

@@ -37,19 +37,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="NAME",
-        help="names of the classes in the order of their values [default: foreground, or class_1, class_2, ...]",
+        help="names of the classes in the order of their values or colors, or the words in the names of files, if each "
+        "class has its own; one name makes several masks of an image one class [default: foreground, or class_1, "
+        "class_2, ...]",
     )
     meaning.add_argument(
         "--colors",
         nargs="+",
         metavar="NAME=COLOR",
-        help="class of each color of color-coded masks, such as disc=#ff0000 [default: every color is a class]",
+        help="class of each color of color-coded masks, such as disc=#ff0000; background=#ffffff if it is not black, "
+        "and ignore=COLOR for pixels that were not annotated [default: every color is a class]",
     )
     meaning.add_argument(
         "--threshold",
         type=int,
         metavar="VALUE",
-        help="mask pixels of at least this value belong to the single class; required for JPEG masks [default: none]",
+        help="mask pixels of at least this value belong to the single class, or to the class of their file; required "
+        "for JPEG masks [default: none]",
     )
     meaning.add_argument(
         "--ignore", type=int, metavar="VALUE", help="mask value of pixels that were not annotated [default: none]"

@@ -6,13 +6,15 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from nnunet_hrmedseg.errors import DataError, PlanError, format_names
+from nnunet_hrmedseg.datasets.pixels import composed, is_image_file, stem
+from nnunet_hrmedseg.errors import DataError, PlanError, SetupError, format_names
+from nnunet_hrmedseg.io.files import read_json
 
-__all__ = ["find_groups", "make_splits", "suspected_groups"]
+__all__ = ["check_planned_splits", "find_groups", "make_splits", "suspected_groups"]
 
 NUMBERED = re.compile(r"^(?P<group>.*\d)[_\-. ]+[A-Za-z]*[_\-. ]*\d+$")
 SHARE_OF_NUMBERED_NAMES = 0.5
@@ -42,7 +44,9 @@ def find_groups(cases: Sequence[str], rule: str) -> dict[str, str]:
         groups = {case: m.group(1 if pattern.groups else 0) for case, m in found.items() if m and m.group(0)}
     missing = [case for case in cases if not groups.get(case)]
     if missing:
-        raise DataError(f"--groups {rule!r} gives no group for {len(missing)} cases: {format_names(missing)}.")
+        others = [name for name in groups if name not in cases]
+        named = f" It names other cases: {format_names(others)}." if others else ""
+        raise DataError(f"--groups {rule!r} gives no group for {len(missing)} cases: {format_names(missing)}.{named}")
     if len({groups[case] for case in cases}) < 2:
         raise DataError(f"--groups {rule!r} puts all cases into one group. Validation needs at least two.")
     return {case: groups[case] for case in cases}
@@ -59,7 +63,14 @@ def _read_csv(file: Path) -> dict[str, str]:
     columns = {name.strip().lower(): name for name in rows.fieldnames or []}
     if "case" not in columns or "group" not in columns:
         raise DataError(f"{file} needs the columns case and group; it has {format_names(list(rows.fieldnames or []))}.")
-    return {(row[columns["case"]] or "").strip(): (row[columns["group"]] or "").strip() for row in rows}
+    return {_case(row[columns["case"]] or ""): (row[columns["group"]] or "").strip() for row in rows}
+
+
+def _case(text: str) -> str:
+    """Return the case that a spreadsheet names, perhaps by the path of its image."""
+    path = PurePosixPath(composed(text.strip().replace("\\", "/")))
+    name = stem(Path(path.name)) if is_image_file(Path(path.name)) else path.name
+    return "_".join((*path.parts[:-1], name))
 
 
 def make_splits(groups: dict[str, str], folds: int = 5) -> list[dict[str, list[str]]]:
@@ -80,6 +91,29 @@ def make_splits(groups: dict[str, str], folds: int = 5) -> list[dict[str, list[s
         }
         for fold in range(len(filled))
     ]
+
+
+def check_planned_splits(splits: Sequence[dict[str, list[str]]], file: Path) -> None:
+    """Check that nnU-Net's planner accepts splits for a dataset that was planned before.
+
+    Args:
+        splits: those of the new raw dataset.
+        file: splits_final.json in nnUNet_preprocessed, if there is one. It may have further folds.
+
+    Raises:
+        SetupError: the folds differ.
+    """
+    if not file.is_file():
+        return
+    try:
+        planned = [{part: set(fold[part]) for part in ("train", "val")} for fold in read_json(file)]
+    except (OSError, ValueError, TypeError, KeyError):  # not a list of folds
+        planned = []
+    if planned[: len(splits)] != [{part: set(fold[part]) for part in ("train", "val")} for fold in splits]:
+        raise SetupError(
+            f"{file} is from an earlier planning and has other folds than --groups makes, with which nnU-Net's planner "
+            f"stops. Delete this file, and train all folds again; or leave out --groups."
+        )
 
 
 def suspected_groups(cases: Sequence[str]) -> tuple[str, int] | None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import multiprocessing.dummy
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from nnunet_hrmedseg.datasets.contact_sheet import CASES_SHOWN, contact_sheet, thumbnail
-from nnunet_hrmedseg.datasets.groups import find_groups, make_splits, suspected_groups
+from nnunet_hrmedseg.datasets.groups import check_planned_splits, find_groups, make_splits, suspected_groups
 from nnunet_hrmedseg.datasets.masks import Color
 from nnunet_hrmedseg.datasets.pixels import read_image
 from nnunet_hrmedseg.datasets.sources import MaskSource, find_source
@@ -26,7 +30,7 @@ from nnunet_hrmedseg.io.dicom import SUFFIXES as DICOM_SUFFIXES
 from nnunet_hrmedseg.io.dicom_seg import write_label_map
 from nnunet_hrmedseg.io.instances import BORDER, CORE, INSTANCES
 from nnunet_hrmedseg.io.new_dataset import building_directory, free_dataset_folder, write_dataset_json
-from nnunet_hrmedseg.nnunet_versions import required_nnunet_folder
+from nnunet_hrmedseg.nnunet_versions import nnunet_folder, required_nnunet_folder
 from nnunet_hrmedseg.plans.splits import NNUNET_FOLDS, SPLITS
 
 __all__ = ["DatasetSummary", "make_dataset"]
@@ -116,8 +120,9 @@ def make_dataset(
         name: of the dataset: letters, digits, - and _.
         raw: folder to write to. Default: nnUNet_raw.
         classes: names of the classes in the order of their values.
-        colors: class -> color of color-coded masks. Default: each color is a class.
-        threshold: mask pixels of at least this value are the only class.
+        colors: class -> color of color-coded masks, or of background (default: black) and ignore, the pixels that were
+            not annotated. Default: each color is a class.
+        threshold: mask pixels of at least this value are the only class, or the class of their file.
         ignore: mask value of pixels that were not annotated.
         groups: CSV file (columns case and group) or regular expression. Cases of a group stay in one fold: a
             splits_final.json is written, which nnU-Net's planner copies.
@@ -131,7 +136,7 @@ def make_dataset(
     Raises:
         DataError: files that do not match or cannot be read, all in one message.
         PlanError: a number, name or option that is not possible.
-        SetupError: nnUNet_raw is not set, or the dataset exists already.
+        SetupError: nnUNet_raw is not set, the dataset exists already, or it was planned with other groups.
 
     Examples:
         >>> from pathlib import Path
@@ -170,6 +175,12 @@ def make_dataset(
             f"names look like several images of one patient or video ({found[0]}..., {found[1]} prefixes in all). "
             f"If so, keep them in one fold with --groups, or validation will be too optimistic."
         )
+    splits = make_splits(group_of) if group_of else []
+    if splits and len(splits) < NNUNET_FOLDS:
+        summary.warnings.append(
+            f"{len(splits)} groups make {len(splits)} folds: train the folds 0 to {len(splits) - 1} alone. For other "
+            f"folds, nnU-Net splits the cases at random and does not keep groups together."
+        )
     if group_of is None and len(summary.cases) < NNUNET_FOLDS:
         summary.warnings.append(
             f"{len(summary.cases)} cases are fewer than nnU-Net's {NNUNET_FOLDS} folds: train with the fold all, or "
@@ -177,16 +188,19 @@ def make_dataset(
         )
     summary.warnings += _warn_about_case(summary.cases)
     show(summary.describe())
+    preprocessed = nnunet_folder("nnUNet_preprocessed")
+    if splits and preprocessed is not None:
+        check_planned_splits(splits, Path(preprocessed, folder.name, SPLITS))
     if dry_run:
         return summary
     with building_directory(folder) as incomplete:
         _write(source, summary, incomplete, link, instances)
         contact_sheet(tiles, source.classes).save(incomplete / SHEET)
-        if group_of is not None:
-            (incomplete / SPLITS).write_text(json.dumps(make_splits(group_of), indent=2), encoding="utf-8")
+        if splits:
+            (incomplete / SPLITS).write_text(json.dumps(splits, indent=2), encoding="utf-8")
         _verify(incomplete)
     summary.folder = folder
-    summary.splits = folder / SPLITS if group_of is not None else None
+    summary.splits = folder / SPLITS if splits else None
     return summary
 
 
@@ -252,7 +266,7 @@ def _scan(source: MaskSource) -> tuple[DatasetSummary, list[tuple[str, Image.Ima
             f"images to predict. A folder of DICOM alone, all gray or all in color, is kept as it is."
         )
     summary.pixels = {name: counts[value] / total for name, value in source.labels.items()}
-    empty = [name for name in source.classes if not summary.cases_with[name]]
+    empty = [name for name, value in source.labels.items() if value and not summary.cases_with[name]]
     if empty:
         summary.warnings.append(f"no case contains {format_names(empty)}")
     blank = len(summary.cases) - max(summary.cases_with[name] for name in source.classes)
@@ -290,13 +304,27 @@ def _write(source: MaskSource, summary: DatasetSummary, folder: Path, link: bool
     )
 
 
-def _verify(folder: Path) -> None:
-    """Run nnU-Net's integrity check. Its output is shown only if it fails."""
-    from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+@contextmanager
+def _threads_for_processes(module: Any) -> Iterator[None]:
+    """Give a module threads where it starts processes by `multiprocessing.get_context`."""
+    before = module.multiprocessing
+    module.multiprocessing = SimpleNamespace(get_context=lambda method: multiprocessing.dummy)
+    try:
+        yield
+    finally:
+        module.multiprocessing = before
 
+
+def _verify(folder: Path) -> None:
+    """Run nnU-Net's integrity check. Its output is shown only if it fails.
+
+    The check runs in a thread. A process would import the user's script, and a script without `if __name__ ==
+    "__main__"` would make the dataset again, and start a process again, without end.
+    """
+    nnunet = import_module("nnunetv2.experiment_planning.verify_dataset_integrity")
     printed = StringIO()
     try:
-        with redirect_stdout(printed):
-            verify_dataset_integrity(str(folder), num_processes=1)
+        with redirect_stdout(printed), _threads_for_processes(nnunet):
+            nnunet.verify_dataset_integrity(str(folder), num_processes=1)
     except (Exception, SystemExit) as error:
         raise DataError(f"nnU-Net's integrity check failed ({error}):\n{printed.getvalue().strip()}") from error

@@ -8,19 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageColor, ImageOps
+from PIL import ImageColor
 
+from nnunet_hrmedseg.datasets.mask_pixels import JPEG, as_values, palette, read_mask
 from nnunet_hrmedseg.datasets.matching import Case
-from nnunet_hrmedseg.datasets.pixels import orientation, read_image
 from nnunet_hrmedseg.errors import DataError, PlanError, format_names
-from nnunet_hrmedseg.io.image_formats import FORMATS, allow_large_images
 
-__all__ = ["JPEG", "Coding", "Color", "as_values", "find_coding", "number_objects", "parse_colors", "read_mask"]
+__all__ = ["Coding", "Color", "find_coding", "parse_colors"]
 
 MAX_CLASSES = 100
-JPEG = (".jpg", ".jpeg")
 Color = tuple[int, int, int]
 BLACK: Color = (0, 0, 0)
+NO_CLASSES = ("background", "ignore")
 
 
 @dataclass(frozen=True)
@@ -28,12 +27,14 @@ class Coding:
     """The meaning of the masks' pixels.
 
     Attributes:
-        kind: "values", "colors" or "files": by pixel value, by color, or one file for each class, whose pixels are
-            not 0.
+        kind: "values", "colors" or "files": by pixel value, by color, or the pixels of each file that are not 0 or at
+            least the threshold.
         labels: class -> value in the dataset, background included.
         label_of_value: pixel value -> label.
         label_of_color: color -> label.
-        threshold: pixels of at least this value are class 1.
+        threshold: lowest value of pixels that belong to the class of their file.
+        ignore: value of pixels that were not annotated, in files of classes or objects, or with a threshold.
+        notes: what to check in masks that are unusual.
     """
 
     kind: str
@@ -41,22 +42,26 @@ class Coding:
     label_of_value: dict[int, int] = field(default_factory=dict)
     label_of_color: dict[Color, int] = field(default_factory=dict)
     threshold: int | None = None
+    ignore: int | None = None
+    notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """Return one line for the summary."""
-        if self.threshold is not None:
-            return f"pixels of at least {self.threshold} are {self.classes[0]}"
         if self.kind == "colors":
             names = {value: name for name, value in self.labels.items()}
-            return ", ".join(f"#{r:02x}{g:02x}{b:02x} {names[v]}" for (r, g, b), v in self.label_of_color.items())
-        if self.kind == "files":
-            return "one file for each class" if len(self.classes) > 1 else "one file for each object"
-        return ", ".join(f"{value} -> {label}" for value, label in self.label_of_value.items())
+            return ", ".join(f"{_hex(color)} {names[value]}" for color, value in self.label_of_color.items())
+        if self.kind == "values":
+            return ", ".join(f"{value} -> {label}" for value, label in self.label_of_value.items())
+        text = "one file for each class" if len(self.classes) > 1 else "one file for each object"
+        if self.threshold is not None:
+            name = self.classes[0] if len(self.classes) == 1 else "the class of their file"
+            text = f"pixels of at least {self.threshold} are {name}"
+        return text if self.ignore is None else f"{text}, {self.ignore} is ignore"
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes without background."""
-        return [name for name, value in self.labels.items() if value]
+        """Names of the classes without background and ignore label."""
+        return [name for name, value in self.labels.items() if value and name != "ignore"]
 
     def label_map(self, masks: Sequence[tuple[np.ndarray, str | None]]) -> np.ndarray:
         """Return the label map (H, W) uint8 of one case; where masks overlap, the later class wins.
@@ -69,10 +74,10 @@ class Coding:
         """
         result = np.zeros(masks[0][0].shape[:2], np.uint8)
         for pixels, name in sorted(masks, key=lambda mask: self.labels.get(mask[1] or "", 1)):
-            if self.threshold is not None:
-                result[as_values(pixels) >= self.threshold] = 1
-            elif self.kind == "files":
-                result[as_values(pixels) > 0] = self.labels[name] if name else 1
+            if self.kind == "files":
+                values = as_values(pixels)
+                inside = values > 0 if self.threshold is None else values >= self.threshold
+                result[inside] = self.labels[name] if name else 1
             elif self.kind == "colors":
                 for color, label in self.label_of_color.items():
                     result[(pixels == np.array(color, pixels.dtype)).all(-1)] = label
@@ -86,6 +91,9 @@ class Coding:
                 for value, label in self.label_of_value.items():
                     if label:
                         result[values == value] = label
+        if self.ignore is not None:
+            for pixels, _ in masks:
+                result[as_values(pixels) == self.ignore] = self.labels["ignore"]
         return result
 
 
@@ -104,53 +112,10 @@ def parse_colors(texts: Iterable[str]) -> dict[str, Color]:
                 raise ValueError
         except ValueError:
             raise PlanError(f"{text!r} is not NAME=COLOR, such as disc=#ff0000 or disc=255,0,0.") from None
+        if name in colors:
+            raise PlanError(f"--colors gives {name!r} two colors. Give each class one color.")
         colors[name] = rgb[0], rgb[1], rgb[2]
     return colors
-
-
-def read_mask(file: Path, *, color: bool = False) -> np.ndarray:
-    """Read a mask.
-
-    Args:
-        file: to read.
-        color: return colors in any case.
-
-    Returns:
-        (H, W) values, for a palette file its indices; or (H, W, 3) for a mask in color.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    pixels = None if color else _palette_indices(file)
-    if pixels is None:
-        pixels = read_image(file)
-    if color:
-        return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=-1)
-    return as_values(pixels) if pixels.ndim == 3 and (pixels == pixels[..., :1]).all() else pixels
-
-
-def as_values(pixels: np.ndarray) -> np.ndarray:
-    """Return (H, W). A color image becomes its largest channel, which is 0 only for black."""
-    return pixels.max(-1) if pixels.ndim == 3 else pixels
-
-
-def number_objects(pixels: np.ndarray) -> np.ndarray:
-    """Return (H, W) int32: the values or colors of a mask, numbered from 1, and 0 for the value 0 or black."""
-    if pixels.ndim == 3:
-        red, green, blue = (pixels[..., i].astype(np.int64) for i in range(3))
-        pixels = (red << 32) + (green << 16) + blue
-    values, numbered = np.unique(pixels, return_inverse=True)
-    return (numbered.reshape(pixels.shape) + (values[0] != 0)).astype(np.int32)
-
-
-def _palette_indices(file: Path) -> np.ndarray | None:
-    try:
-        with allow_large_images(), Image.open(file, formats=FORMATS) as image:
-            if image.mode == "P":
-                return np.asarray(ImageOps.exif_transpose(image) if orientation(file) != 1 else image)
-    except Exception:  # another format, or damaged: read_image reports it
-        pass
-    return None
 
 
 def find_coding(
@@ -183,38 +148,44 @@ def find_coding(
     if lossy and threshold is None:
         raise DataError(
             f"{len(lossy)} masks are JPEG, such as {lossy[0]}. JPEG compression blurs values, so classes cannot be "
-            f"told apart near edges. For a single class, give --threshold 128. Otherwise, export the masks as PNG."
+            f"told apart near edges. For a single class, or one file for each class, give --threshold 128. Otherwise, "
+            f"export the masks as PNG."
         )
-    if threshold is not None or objects:
-        if len(names) > 1 or classes:
-            reason = f"the classes {format_names(list(classes))}" if classes else f"{len(names)} names"
-            raise PlanError(f"A threshold, or one file for each object, makes one class, but there are {reason}.")
-        kind = "files" if threshold is None else "values"
-        return Coding(kind, _numbered(names or ["foreground"]), threshold=threshold)
-    if classes:
-        if names and sorted(names) != sorted(classes):
+    if lossy and ignore is not None:
+        raise PlanError(f"--ignore {ignore}: {len(lossy)} masks are JPEG, which does not keep single values. Use PNG.")
+    if classes or objects or threshold is not None:
+        if colors:
             raise PlanError(
-                f"The files contain the classes {format_names(list(classes))}, but --classes names "
-                f"{format_names(list(names))}."
+                "--colors is for masks in which each color is a class. It does not fit a threshold, or images with "
+                "several masks. Leave it out."
             )
-        return Coding("files", _numbered(list(names or classes)))
-    values, found, sets = _values_and_colors(files)
-    if found or colors:
-        return _color_coding(found, names, colors)
+        return _file_coding(classes, names, threshold, ignore)
+    values, found, sets = _values_and_colors(files, by_color=bool(colors))
+    if found:
+        if ignore is not None:
+            raise PlanError(
+                f"--ignore {ignore} is a pixel value, but the masks are in color. Give the color, such as --colors "
+                f"ignore=#ffffff."
+            )
+        return _color_coding(found, names, colors or {})
     if len(names) < 2:
         _check_for_two_codings(values, sets, ignore)
     return _value_coding(values, names, ignore)
 
 
-def _values_and_colors(files: Sequence[Path]) -> tuple[list[int], list[Color], set[frozenset[int]]]:
+def _values_and_colors(files: Sequence[Path], *, by_color: bool) -> tuple[list[int], list[Color], set[frozenset[int]]]:
     """Collect the values of the masks, or their colors if some masks are in color.
+
+    Args:
+        files: to read.
+        by_color: collect the colors in any case.
 
     Returns:
         values in ascending order, colors from the most frequent one, and the sets of values of single files.
     """
-    palettes = {_palette(file) for file in files} - {None}
+    palettes = {palette(file) for file in files} - {None}
     # an index means the same in all files only if their palettes are equal
-    by_color = len(palettes) > 1
+    by_color = by_color or len(palettes) > 1
     values: set[int] = set()
     counts: Counter[Color] = Counter()
     sets: set[frozenset[int]] = set()
@@ -236,10 +207,9 @@ def _values_and_colors(files: Sequence[Path]) -> tuple[list[int], list[Color], s
                 f"Perhaps their edges are blurred, or images lie where masks should be. For one class give "
                 f"--threshold 128. If they are numbers of objects, give --instances."
             )
-    if counts:
-        for value in values - {0}:
-            counts[value, value, value] += 1
-    return sorted(values), [color for color, _ in counts.most_common() if color != BLACK], sets
+    if counts and values:  # some files in color, others gray or with a palette
+        return _values_and_colors(files, by_color=True)
+    return sorted(values), [color for color, _ in counts.most_common()], sets
 
 
 def _check_for_two_codings(values: Sequence[int], sets: set[frozenset[int]], ignore: int | None) -> None:
@@ -250,14 +220,6 @@ def _check_for_two_codings(values: Sequence[int], sets: set[frozenset[int]], ign
             "Some masks have the values 0 and 1, others 0 and 255, and none has both 1 and 255: one class may have "
             "been saved in two ways. If so, give --threshold 1. If they are two classes, name both with --classes."
         )
-
-
-def _palette(file: Path) -> bytes | None:
-    try:
-        with allow_large_images(), Image.open(file, formats=FORMATS) as image:
-            return bytes(image.getpalette() or []) if image.mode == "P" else None
-    except Exception:
-        return None
 
 
 def _value_coding(values: Sequence[int], names: Sequence[str], ignore: int | None) -> Coding:
@@ -286,30 +248,80 @@ def _value_coding(values: Sequence[int], names: Sequence[str], ignore: int | Non
     return Coding("values", labels, label_of_value)
 
 
-def _color_coding(found: Sequence[Color], names: Sequence[str], colors: Mapping[str, Color] | None) -> Coding:
-    if colors:
-        left = [color for color in found if color not in colors.values()]
+def _file_coding(classes: Sequence[str], names: Sequence[str], threshold: int | None, ignore: int | None) -> Coding:
+    if classes and names and sorted(names) != sorted(classes):
+        raise PlanError(
+            f"The files contain the classes {format_names(list(classes))}, but --classes names "
+            f"{format_names(list(names))}."
+        )
+    if not classes and len(names) > 1:
+        raise PlanError(f"A threshold, or one file for each object, makes one class, but there are {len(names)} names.")
+    labels = _numbered(list(names or classes or ["foreground"]))
+    if ignore is not None:
+        labels["ignore"] = len(labels)
+    return Coding("files", labels, threshold=threshold, ignore=ignore)
+
+
+def _color_coding(found: Sequence[Color], names: Sequence[str], colors: Mapping[str, Color]) -> Coding:
+    """Return the coding of colors, numbered in ascending order, or in the order of --colors or --classes.
+
+    Args:
+        found: colors from the most frequent one.
+        names: of the classes.
+        colors: class -> color; background and ignore may be among them.
+    """
+    special = {"background": BLACK, **{name: color for name, color in colors.items() if name in NO_CLASSES}}
+    given = {name: color for name, color in colors.items() if name not in NO_CLASSES}
+    left = sorted(set(found) - {*special.values(), *given.values()})
+    notes: tuple[str, ...] = ()
+    _numbered(names)  # raises an error on equal names
+    if given:
         if left:
-            shown = ", ".join("#{:02x}{:02x}{:02x}".format(*color) for color in left[:5])
-            raise PlanError(f"The masks have {len(left)} colors that --colors does not name, such as {shown}.")
-        chosen = {color: name for name, color in colors.items() if color != BLACK}
-    else:
-        if names and len(names) != len(found):
-            shown = ", ".join("#{:02x}{:02x}{:02x}".format(*color) for color in found[:10])
             raise PlanError(
-                f"--classes names {len(names)} classes, but the masks have {len(found)} colors besides black "
-                f"({shown}). Give --colors NAME=COLOR for each."
+                f"The masks have {len(left)} colors that --colors does not name, such as {_hex(*left[:5])}. Name them "
+                f"as well; colors that are no class have the names background and ignore."
             )
-        ordered = list(found) if names else sorted(found)
-        default = ["color_{:02x}{:02x}{:02x}".format(*color) for color in ordered]
-        chosen = dict(zip(ordered, names or default, strict=True))
-    labels = _numbered(list(chosen.values()))
-    return Coding("colors", labels, label_of_color={color: labels[name] for color, name in chosen.items()})
+        if names and sorted(names) != sorted(given):
+            raise PlanError(
+                f"--colors names the classes {format_names(list(given))}, but --classes names "
+                f"{format_names(list(names))}. Leave out --classes."
+            )
+        given = {name: given[name] for name in names or given}
+    else:
+        if not left:
+            raise DataError(f"All masks are empty ({_hex(*found)} everywhere).")
+        if names and len(names) != len(left):
+            raise PlanError(
+                f"--classes names {len(names)} classes, but the masks have {len(left)} colors besides the background "
+                f"({_hex(*left[:10])}). Give a name for each color, in this order, or --colors NAME=COLOR for each."
+            )
+        given = dict(zip(names or [f"color_{_hex(color)[1:]}" for color in left], left, strict=True))
+        if special["background"] not in found:
+            notes = (
+                f"no mask has pixels of the background, {_hex(special['background'])}. If {_hex(found[0])}, the most "
+                f"frequent color, is the background, give --colors background={_hex(found[0])}",
+            )
+    color_of = {**special, **given}
+    for color, count in Counter(color_of.values()).items():
+        if count > 1:
+            both = format_names([name for name, own in color_of.items() if own == color])
+            raise PlanError(
+                f"{both} have the same color, {_hex(color)}. Give each its own, such as background=#ffffff."
+            )
+    labels = _numbered(list(given))
+    if "ignore" in special:
+        labels["ignore"] = len(labels)
+    label_of_color = {color: labels[name] for name, color in color_of.items() if labels[name]}
+    return Coding("colors", labels, label_of_color=label_of_color, notes=notes)
+
+
+def _hex(*colors: Color) -> str:
+    return ", ".join("#{:02x}{:02x}{:02x}".format(*color) for color in colors)
 
 
 def _numbered(names: Sequence[str]) -> dict[str, int]:
     for name in names:
-        if name in ("background", "ignore") or not name:
+        if name in NO_CLASSES or not name:
             raise PlanError(f"A class cannot have the name {name!r}, which has another meaning in nnU-Net.")
     if len(set(names)) < len(names):
         raise PlanError(f"Two classes have the same name: {format_names(list(names))}.")

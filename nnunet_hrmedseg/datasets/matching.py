@@ -5,21 +5,21 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from nnunet_hrmedseg.datasets.pixels import is_image_file, stem
+from nnunet_hrmedseg.datasets.file_classes import Affix, file_classes
+from nnunet_hrmedseg.datasets.name_parts import occurrences, shared_suffix, trim
+from nnunet_hrmedseg.datasets.pixels import composed, is_image_file, stem
 from nnunet_hrmedseg.datasets.polygons import Annotation
 from nnunet_hrmedseg.errors import DataError, format_names
 
-__all__ = ["Case", "Matches", "assign_annotations", "case_names", "list_images", "match"]
+__all__ = ["Case", "Matches", "assign_annotations", "case_names", "check_training_names", "list_images", "match"]
 
 CHANNEL = re.compile(r"_0000$")
 RENAME = "give the images different names, and the annotations the same names or folders."
-BOUNDARY = re.compile(r"[^0-9A-Za-z]")
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,20 @@ class Matches:
         images_without_mask: images that no mask matches.
         masks_without_image: masks that match no image.
         skipped: files that are not images.
+        outside: images outside the folders `images` and `masks`, if there are such folders.
         classes: names of the classes, if each class has its own files.
         objects: whether each file is an object of the same class.
+        note: what to do if it is not; empty if there is no doubt.
     """
 
     cases: list[Case] = field(default_factory=list)
     images_without_mask: list[Path] = field(default_factory=list)
     masks_without_image: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
+    outside: list[Path] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
     objects: bool = False
+    note: str = ""
 
 
 def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -67,9 +71,14 @@ def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}.")
     files = sorted(_files_below(folder))
-    images = [file for file in files if is_image_file(file) and not file.name.startswith(".")]
+    images = [file for file in files if is_image_file(file) and not _is_hidden(file, folder)]
     chosen = set(images)
     return images, [file for file in files if file not in chosen]
+
+
+def _is_hidden(file: Path, folder: Path) -> bool:
+    """Return whether the name of a file, or of a folder in which it is, starts with a point: ._a.png on macOS."""
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
@@ -84,83 +93,130 @@ def _files_below(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in names)
 
 
-def match(images_folder: Path, masks_folder: Path) -> Matches:
+def match(images_folder: Path, masks_folder: Path, names: Sequence[str] = ()) -> Matches:
     """Match masks to images.
 
     A mask belongs to an image if their names are equal, if its name has an additional prefix or suffix after a
-    separator (`case1_mask`, `mask-case1`), or if names are equal without the suffixes that all images and all masks
-    share (`21_training` and `21_manual1`). Several masks of an image are classes if their affixes or folders are the
-    same words for several images. Otherwise they are objects of one class. Folders of cases with subfolders `images`
-    and `masks`, as in the 2018 Data Science Bowl, are supported too.
+    separator (`case1_mask`, `mask-case1`), if it is in a folder with the name of the image, or if names are equal
+    without the suffixes that all images and all masks share (`21_training` and `21_manual1`). Several masks of an image
+    are classes or objects: see `file_classes`. Folders of cases with subfolders `images` and `masks`, as in the 2018
+    Data Science Bowl, are supported too.
+
+    Args:
+        images_folder: folder of images.
+        masks_folder: folder of masks; it may be a subfolder, or the same if masks have a prefix or suffix.
+        names: of the classes, if the user gave them.
 
     Raises:
-        DataError: no images, no masks, or two images with the same name.
+        DataError: no images, no masks, or names that nnU-Net cannot use.
+        PlanError: several names of classes that the names of the files do not have.
     """
     images, skipped = list_images(images_folder)
-    nested = [file for file in images if len(file.relative_to(images_folder).parts) == 3]
-    per_case = [file for file in nested if file.parent.name == "images"]
-    if per_case:
-        return _match_case_folders(images_folder, masks_folder, per_case, skipped)
     masks, skipped_masks = list_images(masks_folder)
     if masks_folder != images_folder and masks_folder.is_relative_to(images_folder):
         images = [file for file in images if not file.is_relative_to(masks_folder)]
+    image_paths, mask_paths = _paths(images, images_folder, "images"), _paths(masks, masks_folder, "masks")
     if not images or not masks:
         folder = masks_folder if images else images_folder
         raise DataError(f"{folder} has no image files. Supported formats: PNG, JPEG, TIFF, BMP, DICOM and NIfTI.")
-    names = case_names(images, images_folder)
+    if image_paths == mask_paths:
+        image_paths, mask_paths = _split_by_name(image_paths, images_folder)
+    cases = _case_names(_named_by_folder(image_paths))
+    check_training_names(cases)
     result = Matches(skipped=sorted({*skipped, *skipped_masks}))
-    found = _assign(names, masks, masks_folder)
-    by_case: dict[str, list[tuple[Path, str]]] = defaultdict(list)
-    for mask, (name, affix) in found.items():
-        by_case[name].append((mask, affix))
-    _describe(result, by_case)
-    for name, image in names.items():
-        own = sorted(by_case.get(name, []))
-        if own:
-            classes = [affix if result.classes else None for _, affix in own]
-            result.cases.append(Case(name, image, tuple(zip((mask for mask, _ in own), classes, strict=True))))
+    left = {*images, *masks} - {*image_paths, *mask_paths}
+    result.outside = sorted(file for file in left if file.parent.name not in ("images", "masks"))
+    found = _assign(cases, image_paths, mask_paths)
+    classes, result.note = file_classes(found, names)
+    result.classes = sorted(set(classes.values()))
+    by_case: dict[str, list[tuple[Path, str | None]]] = defaultdict(list)
+    for mask in sorted(found):
+        by_case[found[mask][0]].append((mask, classes.get(mask)))
+    for name, image in cases.items():
+        if name in by_case:
+            result.cases.append(Case(name, image, tuple(by_case[name])))
         else:
             result.images_without_mask.append(image)
-    result.masks_without_image = [mask for mask in masks if mask not in found]
+    result.objects = not classes and any(len(case.masks) > 1 for case in result.cases)
+    result.masks_without_image = [mask for mask in mask_paths if mask not in found]
     return result
 
 
-def _match_case_folders(
-    images_folder: Path, masks_folder: Path, images: Sequence[Path], skipped: list[Path]
-) -> Matches:
-    result = Matches(skipped=skipped, objects=True)
-    counts = Counter(image.parent.parent.name for image in images)
-    for image in images:
-        folder = image.parent.parent.name
-        name = folder if counts[folder] == 1 else f"{folder}_{stem(image)}"
-        place = masks_folder / folder / "masks"
-        masks = [file for file in (sorted(place.iterdir()) if place.is_dir() else []) if is_image_file(file)]
-        if masks:
-            result.cases.append(Case(name, image, tuple((mask, None) for mask in masks)))
-        else:
-            result.images_without_mask.append(image)
-    return result
+def _paths(files: Sequence[Path], folder: Path, part: str) -> dict[Path, tuple[str, ...]]:
+    """Return file -> folders and stem, in composed characters.
+
+    If some files are in folders of the name `part`, the paths are without that folder, and other files are left out.
+    """
+    paths = {file: tuple(map(composed, (*file.relative_to(folder).parts[:-1], stem(file)))) for file in files}
+    inside = {file: path for file, path in paths.items() if part in path[:-1]}
+    for file, path in inside.items():
+        position = path.index(part)
+        inside[file] = path[:position] + path[position + 1 :]
+    return inside or paths
+
+
+def _split_by_name(
+    paths: Mapping[Path, tuple[str, ...]], folder: Path
+) -> tuple[dict[Path, tuple[str, ...]], dict[Path, tuple[str, ...]]]:
+    """Return images, and masks: files with the name of another file of their folder and a prefix or suffix.
+
+    Raises:
+        DataError: there are no such files.
+    """
+    stems: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for *folders, own in paths.values():
+        stems[tuple(folders)].add(own)
+    masks = {
+        file: path
+        for file, path in paths.items()
+        if any(end - start < len(path[-1]) for start, end in occurrences(path[-1], stems[path[:-1]]))
+    }
+    if not masks:
+        raise DataError(
+            f"{folder} is given for images and for masks, but no file in it has the name of another file with a prefix "
+            f"or suffix, such as case1_mask.png. Name the masks like that, or put them into another folder."
+        )
+    return {file: path for file, path in paths.items() if file not in masks}, masks
+
+
+def _named_by_folder(paths: Mapping[Path, tuple[str, ...]]) -> dict[Path, tuple[str, ...]]:
+    """Name an image CASE/images/FILE.png by CASE, if it is the only image of the case."""
+    alone = Counter(path[:-1] for path in paths.values())
+    in_case = {file for file, path in paths.items() if path[:-1] and file.parent.name == "images"}
+    return {file: path[:-1] if file in in_case and alone[path[:-1]] == 1 else path for file, path in paths.items()}
 
 
 def case_names(images: Sequence[Path], folder: Path) -> dict[str, Path]:
     """Return name -> image. A name is the path in the folder with _ for /, without suffix and channel number _0000.
 
     Raises:
-        DataError: a name that nnU-Net cannot use, or several images with the same name.
+        DataError: several images with the same name.
     """
-    stems = {file: _joined(file, folder) for file in images}
+    return _case_names({file: (*file.relative_to(folder).parts[:-1], stem(file)) for file in images})
+
+
+def _case_names(paths: Mapping[Path, tuple[str, ...]]) -> dict[str, Path]:
+    stems = {file: composed("_".join(path)) for file, path in paths.items()}
     if all(CHANNEL.search(name) for name in stems.values()):
         stems = {file: CHANNEL.sub("", name) for file, name in stems.items()}
-    labels = sorted(file.name for file, name in stems.items() if name.endswith("_seg"))
+    twice = sorted(name for name, count in Counter(stems.values()).items() if count > 1)
+    if twice:
+        raise DataError(f"Several images have the same name without suffix: {format_names(twice)}. Rename all but one.")
+    return {name: file for file, name in stems.items()}
+
+
+def check_training_names(cases: Mapping[str, Path]) -> None:
+    """Check that nnU-Net trains with cases of these names.
+
+    Raises:
+        DataError: a name ends in _seg.
+    """
+    labels = sorted(file.name for name, file in cases.items() if name.endswith("_seg"))
     if labels:
         raise DataError(
             f"Names of images must not end in _seg: {format_names(labels)}. nnU-Net would treat them as labels and not "
             f"train with them. Rename these images and their masks."
         )
-    twice = sorted(name for name, count in Counter(stems.values()).items() if count > 1)
-    if twice:
-        raise DataError(f"Several images have the same name without suffix: {format_names(twice)}. Rename all but one.")
-    return {name: file for file, name in stems.items()}
 
 
 def assign_annotations(
@@ -211,77 +267,64 @@ def _same_name(path: str, by_stem: Mapping[str, Sequence[Path]]) -> list[Path]:
 
 def _shared_folders(path: str, image: Path) -> int:
     """Return how many parent folders of both have the same names."""
-    pairs = zip(reversed(PurePosixPath(path).parts[:-1]), reversed(image.parts[:-1]), strict=False)
+    image_folders = map(composed, reversed(image.parts[:-1]))
+    pairs = zip(reversed(PurePosixPath(path).parts[:-1]), image_folders, strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def _joined(file: Path, folder: Path) -> str:
-    return unicodedata.normalize("NFC", "_".join((*file.relative_to(folder).parts[:-1], stem(file))))
+def _assign(
+    cases: Mapping[str, Path], image_paths: Mapping[Path, tuple[str, ...]], mask_paths: Mapping[Path, tuple[str, ...]]
+) -> dict[Path, tuple[str, Affix]]:
+    """Return mask -> name of its case, and the rest of its path.
 
-
-def _assign(names: dict[str, Path], masks: Sequence[Path], folder: Path) -> dict[Path, tuple[str, str]]:
-    """Return mask -> name of its case, and the rest of its own name: an affix or a folder."""
-    found: dict[Path, tuple[str, str]] = {}
-    stems = {stem(image): name for name, image in names.items()}
-    if len(stems) < len(names):  # files of the same name in several folders
-        stems = {}
-    keys = {**stems, **{name: name for name in names}}
-    for mask in masks:
-        parents, own = mask.relative_to(folder).parts[:-1], stem(mask)
-        whole = _joined(mask, folder)
-        if whole in names:
-            found[mask] = whole, ""
-        elif own in stems:
-            found[mask] = stems[own], "_".join(parents)
-        elif parents and parents[-1] in names:  # a folder for each case
-            found[mask] = parents[-1], own
-        elif inside := _longest_inside(own, list(keys)):
-            found[mask] = keys[inside[0]], inside[1]
-    return found or _without_shared_suffixes(names, masks)
-
-
-def _longest_inside(mask: str, names: Sequence[str]) -> tuple[str, str] | None:
-    """Return the longest name in a mask's name that is surrounded by separators, and the rest of the mask's name."""
-    best = None
-    for name in names:
-        place = mask.find(name)
-        if place < 0 or (best and len(best[0]) >= len(name)):
+    A mask may fit two images: 2/1.png and 2_1.png fit image 1 and image 2. So each rule is applied to all masks, and
+    the rule by which most masks, and then most images, match comes first.
+    """
+    keys = {name: name for name in cases}
+    stems = {image_paths[image][-1]: name for name, image in cases.items()}
+    if len(stems) == len(cases):  # otherwise files of the same name are in several folders
+        keys = {**stems, **keys}
+    nested = {name: name for name, image in cases.items() if len(image_paths[image]) > 1}
+    beside: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)  # stems of images in the same folder
+    for name, image in cases.items():
+        beside[image_paths[image][:-1]][image_paths[image][-1]] = name
+    exact: dict[Path, tuple[str, Affix]] = {}
+    by_folder, by_start, by_end, by_part = (dict[Path, tuple[str, Affix]]() for _ in range(4))
+    for mask, (*folders, own) in mask_paths.items():
+        whole = "_".join((*folders, own))
+        if whole in cases:
+            exact[mask] = whole, ("", "", "")
             continue
-        before, after = mask[:place], mask[place + len(name) :]
-        if (not before or BOUNDARY.match(before[-1])) and (not after or BOUNDARY.match(after[0])):
-            best = name, "_".join(part for part in (_trim(before), _trim(after)) if part)
-    return best
+        for position, folder in enumerate(folders):
+            if folder in keys:  # of several, the last one
+                others = "_".join(folders[:position] + folders[position + 1 :])
+                start, end = next(occurrences(own, {folder, keys[folder]} - {own}), (0, 0))
+                by_folder[mask] = keys[folder], (others, trim(own[:start]), trim(own[end:]))
+        texts = (own, beside[tuple(folders)], ""), (whole, nested, ""), (own, keys, "_".join(folders))
+        for text, known, others in texts:
+            for start, end in occurrences(text, known):
+                fits = known[text[start:end]], (others, trim(text[:start]), trim(text[end:]))
+                by_part.setdefault(mask, fits)
+                if start == 0:
+                    by_start.setdefault(mask, fits)
+                if end == len(text):
+                    by_end.setdefault(mask, fits)
+    rules = [by_end, by_start, by_folder]  # later rules override earlier ones
+    rules.sort(key=lambda rule: (len(rule), len({name for name, _ in rule.values()})))
+    found = {mask: fits for rule in (by_part, *rules, exact) for mask, fits in rule.items()}
+    return found or _without_shared_suffixes(keys, mask_paths)
 
 
-def _without_shared_suffixes(names: dict[str, Path], masks: Sequence[Path]) -> dict[Path, tuple[str, str]]:
-    image_suffix, mask_suffix = (_shared_suffix(list(group)) for group in (names, [stem(mask) for mask in masks]))
-    bare = {name.removesuffix(image_suffix): name for name in names}
+def _without_shared_suffixes(
+    keys: Mapping[str, str], mask_paths: Mapping[Path, tuple[str, ...]]
+) -> dict[Path, tuple[str, Affix]]:
+    image_suffix = shared_suffix(list(keys))
+    mask_suffix = shared_suffix([path[-1] for path in mask_paths.values()])
+    bare = {key.removesuffix(image_suffix): name for key, name in keys.items()}
     found = {}
-    for mask in masks:
-        name = bare.get(stem(mask).removesuffix(mask_suffix))
+    for mask, path in mask_paths.items():
+        texts = [text.removesuffix(mask_suffix) for text in ("_".join(path), path[-1])]
+        name = next((bare[text] for text in texts if text in bare), None)
         if name is not None:
-            found[mask] = name, _trim(mask_suffix)
+            found[mask] = name, ("", "", trim(mask_suffix))
     return found
-
-
-def _shared_suffix(texts: Sequence[str]) -> str:
-    """Return the longest common suffix that starts at a separator."""
-    shared = os.path.commonprefix([text[::-1] for text in texts])[::-1]
-    separator = BOUNDARY.search(shared)
-    return shared[separator.start() :] if separator else ""
-
-
-def _trim(text: str) -> str:
-    return re.sub(r"^[^0-9A-Za-z]+|[^0-9A-Za-z]+$", "", text)
-
-
-def _describe(result: Matches, by_case: dict[str, list[tuple[Path, str]]]) -> None:
-    """Decide whether several masks of a case are classes or objects."""
-    if all(len(own) == 1 for own in by_case.values()):
-        return
-    affixes = Counter(affix for own in by_case.values() for _, affix in own)
-    repeated = [affix for affix, count in affixes.items() if count > 1 or len(by_case) == 1]
-    words = [affix for affix in affixes if affix and not re.fullmatch(r"[\d_\-. ]+", affix)]
-    result.objects = not (len(words) == len(affixes) and len(repeated) == len(affixes))
-    if not result.objects:
-        result.classes = sorted(affixes)

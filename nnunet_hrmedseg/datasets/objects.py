@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 from tqdm import tqdm
 
-from nnunet_hrmedseg.datasets.masks import read_mask
+from nnunet_hrmedseg.datasets.mask_pixels import read_mask
 from nnunet_hrmedseg.datasets.matching import list_images
 from nnunet_hrmedseg.datasets.pixels import stem
 from nnunet_hrmedseg.errors import DataError, HRMedSegError

@@ -17,7 +17,17 @@ from nnunet_hrmedseg.io.dicom import SUFFIXES as DICOM_SUFFIXES
 from nnunet_hrmedseg.io.dicom import read_dicom
 from nnunet_hrmedseg.io.image_formats import FORMATS, ORIENTATION, allow_large_images
 
-__all__ = ["IMAGE_SUFFIXES", "is_image_file", "orientation", "read_image", "stem", "turn"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "composed",
+    "is_image_file",
+    "is_turned_unnoticed",
+    "orientation",
+    "read_image",
+    "read_with_opacity",
+    "stem",
+    "turn",
+]
 
 NATURAL = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
 TIFF = (".tif", ".tiff")
@@ -34,8 +44,12 @@ def is_image_file(file: Path) -> bool:
 def stem(file: Path) -> str:
     """Return the name without its suffix, in composed characters; `.nii.gz` is one suffix."""
     suffix = next((suffix for suffix in IMAGE_SUFFIXES if file.name.lower().endswith(suffix)), file.suffix)
-    # macOS stores ü as u and two dots, in two characters
-    return unicodedata.normalize("NFC", file.name[: len(file.name) - len(suffix)])
+    return composed(file.name[: len(file.name) - len(suffix)])
+
+
+def composed(text: str) -> str:
+    """Return a text in composed characters: macOS stores ü in file names as u and two dots."""
+    return unicodedata.normalize("NFC", text)
 
 
 def read_image(file: Path) -> np.ndarray:
@@ -47,10 +61,26 @@ def read_image(file: Path) -> np.ndarray:
     Raises:
         DataError: the file cannot be read, has several pages or slices, or an unknown number of channels.
     """
+    return read_with_opacity(file)[0]
+
+
+def read_with_opacity(file: Path, *, stored: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read a 2D image and its alpha channel.
+
+    Args:
+        file: to read.
+        stored: return the numbers of a gray TIFF of 8 or more bits as they are stored, if the largest number is black.
+
+    Returns:
+        (H, W) or (H, W, 3), and the alpha channel (H, W) or None.
+
+    Raises:
+        DataError: see `read_image`.
+    """
     name = file.name.lower()
     try:
         if name.endswith(TIFF):
-            pixels = _read_tiff(file)
+            pixels = _read_tiff(file, stored)
         elif name.endswith(NATURAL):
             pixels = _read_natural(file)
         elif name.endswith(DICOM_SUFFIXES):
@@ -63,15 +93,16 @@ def read_image(file: Path) -> np.ndarray:
         raise DataError(f"{file} is not an image that can be read, despite its name.") from None
     except Exception as error:  # damaged files make decoders raise anything
         raise DataError(f"{file} cannot be read ({type(error).__name__}: {error}).") from error
-    if pixels.ndim == 3 and pixels.shape[-1] in (1, 2):  # gray, gray with transparency
+    opacity = None
+    if pixels.ndim == 3 and pixels.shape[-1] in (2, 4):
+        pixels, opacity = pixels[..., :-1], pixels[..., -1]
+    if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
-    if pixels.ndim == 3 and pixels.shape[-1] == 4:
-        pixels = pixels[..., :3]
     if pixels.ndim != 2 and not (pixels.ndim == 3 and pixels.shape[-1] == 3):
         raise DataError(
             f"{file} has the shape {format_shape(pixels.shape)}, which is neither a gray nor a color image."
         )
-    return pixels
+    return pixels, opacity
 
 
 def orientation(file: Path) -> int:
@@ -81,6 +112,15 @@ def orientation(file: Path) -> int:
             value = image.getexif().get(ORIENTATION, 1)
             return value if value in range(1, 9) else 1
     return 1
+
+
+def is_turned_unnoticed(file: Path) -> bool:
+    """Return whether the EXIF orientation turns or mirrors an image and keeps its height and width."""
+    value = orientation(file)
+    if value not in (5, 6, 7, 8):
+        return value != 1
+    with allow_large_images(), Image.open(file, formats=FORMATS) as image:
+        return image.width == image.height
 
 
 def _read_natural(file: Path) -> np.ndarray:
@@ -95,7 +135,8 @@ def _read_natural(file: Path) -> np.ndarray:
         image = ImageOps.exif_transpose(opened) if orientation(file) != 1 else opened
         if image.mode in ("I", "F") or image.mode.startswith("I;16"):
             return _smallest_integers(np.asarray(image))
-        return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+        kept = image.mode in ("L", "LA", "RGB", "RGBA")
+        return np.asarray(image if kept else image.convert("L" if image.mode == "1" else "RGB"))
 
 
 def _deep_color_png(file: Path) -> np.ndarray | None:
@@ -116,21 +157,31 @@ def _deep_color_png(file: Path) -> np.ndarray | None:
     return png_decode(file.read_bytes())
 
 
-def _read_tiff(file: Path) -> np.ndarray:
+def _read_tiff(file: Path, stored: bool) -> np.ndarray:
     with tifffile.TiffFile(file) as tif:
         if len(tif.series) != 1 or len(tif.series[0].pages) != 1:
             raise DataError(f"{file} holds {len(tif.pages)} pages. Save each as a file, or the stack as NIfTI.")
         page = tif.pages.first
-        pixels = page.asarray()
-        if page.photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None:
+        pixels, photometric = page.asarray(), page.photometric
+        if photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None:
             pixels = (np.moveaxis(page.colormap, 0, -1)[pixels] >> 8).astype(np.uint8)
-        if pixels.dtype == bool:
-            pixels = pixels.astype(np.uint8) * 255
-        if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and np.issubdtype(pixels.dtype, np.unsignedinteger):
-            pixels = np.iinfo(pixels.dtype).max - pixels
     if pixels.ndim == 3 and pixels.shape[0] <= 4 < pixels.shape[-1]:
         pixels = np.moveaxis(pixels, 0, -1)
+    if pixels.dtype == bool:
+        pixels, stored = pixels.astype(np.uint8) * 255, False
+    if np.issubdtype(pixels.dtype, np.unsignedinteger):
+        if photometric == tifffile.PHOTOMETRIC.MINISWHITE and not stored:
+            pixels = np.iinfo(pixels.dtype).max - pixels
+        if photometric == tifffile.PHOTOMETRIC.SEPARATED and pixels.shape[-1] == 4:
+            pixels = _rgb_of_inks(pixels)
     return turn(pixels, orientation(file))
+
+
+def _rgb_of_inks(pixels: np.ndarray) -> np.ndarray:
+    """Return the colors (H, W, 3) of cyan, magenta, yellow and black (H, W, 4), as Pillow converts them."""
+    most = np.iinfo(pixels.dtype).max
+    paper = (most - pixels).astype(np.uint64)
+    return ((paper[..., :3] * paper[..., 3:] + most // 2) // most).astype(pixels.dtype)
 
 
 def _read_dicom(file: Path) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from nnunet_hrmedseg.datasets.pixels import is_image_file
+from nnunet_hrmedseg.datasets.pixels import composed, is_image_file
 from nnunet_hrmedseg.errors import DataError, HRMedSegError, format_shape
 from nnunet_hrmedseg.io.files import read_json_object
 
@@ -125,7 +125,7 @@ def _read_coco(file: Path) -> tuple[list[Annotation], list[str], list[str]]:
     content = read_json_object(file, "COCO file")
     left_out: Counter[str] = Counter()
     try:
-        categories = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
+        categories = {entry["id"]: composed(str(entry["name"])) for entry in content["categories"]}
         images = {}
         for entry in content["images"]:
             extent = _extent(entry.get("height"), entry.get("width"))
@@ -151,7 +151,11 @@ def _read_coco(file: Path) -> tuple[list[Annotation], list[str], list[str]]:
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise DataError(f"{file} is not a COCO file ({type(error).__name__}: {error}).") from error
     used = {shape.category for image in images.values() for shape in image.shapes}
-    return list(images.values()), [name for name in categories.values() if name in used], _left_out(left_out)
+    numbers = Counter(name for name in categories.values() if name in used)
+    twice = [
+        f"{count} categories have the name {name} and are one class" for name, count in numbers.items() if count > 1
+    ]
+    return list(images.values()), list(numbers), [*twice, *_left_out(left_out)]
 
 
 def _read_labelme(files: Sequence[Path], folder: Path) -> tuple[list[Annotation], list[str], list[str]]:
@@ -161,15 +165,15 @@ def _read_labelme(files: Sequence[Path], folder: Path) -> tuple[list[Annotation]
         content = read_json_object(file, "labelme file")
         try:
             # labelme finds the image by the name of its file; the path in the file may be outdated
-            paths = [file.relative_to(folder).with_suffix("").as_posix()]
+            paths = [_slashes(file.relative_to(folder).with_suffix("").as_posix())]
             if content.get("imagePath"):
                 paths.append(_slashes(content["imagePath"]))
             own = Annotation(tuple(paths), _extent(content.get("imageHeight"), content.get("imageWidth")))
             for entry in content["shapes"]:
-                kind, name = entry.get("shape_type") or "polygon", str(entry["label"])
+                kind, name = entry.get("shape_type") or "polygon", composed(str(entry["label"]))
                 if kind == "mask":
                     own.shapes.append(_labelme_mask(name, entry))
-                elif kind == "polygon":
+                elif kind == "polygon" or (kind == "rectangle" and len(entry["points"]) == 4):
                     numbers = [value for point in entry["points"] for value in point]
                     _append_outline(own.shapes, name, numbers, left_out)
                 elif kind in FILLED:
@@ -218,4 +222,4 @@ def _left_out(counts: Counter[str]) -> list[str]:
 
 
 def _slashes(path: Any) -> str:
-    return str(path).replace("\\", "/")
+    return composed(str(path).replace("\\", "/"))

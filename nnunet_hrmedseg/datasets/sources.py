@@ -8,9 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_hrmedseg.datasets.masks import JPEG, Coding, Color, as_values, find_coding, number_objects, read_mask
-from nnunet_hrmedseg.datasets.matching import Case, Matches, assign_annotations, case_names, list_images, match
-from nnunet_hrmedseg.datasets.pixels import orientation, turn
+from nnunet_hrmedseg.datasets.mask_pixels import JPEG, as_values, number_objects, read_mask
+from nnunet_hrmedseg.datasets.masks import Coding, Color, find_coding
+from nnunet_hrmedseg.datasets.matching import (
+    Case,
+    Matches,
+    assign_annotations,
+    case_names,
+    check_training_names,
+    list_images,
+    match,
+)
+from nnunet_hrmedseg.datasets.pixels import composed, is_turned_unnoticed, orientation, turn
 from nnunet_hrmedseg.datasets.polygons import Annotation, is_annotation_source, read_annotations
 from nnunet_hrmedseg.errors import DataError, PlanError, format_names, format_shape
 from nnunet_hrmedseg.io.instances import BORDER, CORE, border_labels
@@ -59,7 +68,9 @@ class MaskFiles(MaskSource):
 
     def __init__(self, matches: Matches, coding: Coding):
         self.cases, self.coding, self.labels = matches.cases, coding, coding.labels
-        self.notes = _notes(matches)
+        unclear = [case for case in self.cases if is_turned_unnoticed(case.image)]
+        turned = [case.image for case in unclear if any(orientation(file) == 1 for file, _ in case.masks)]
+        self.notes = [*_notes(matches), *coding.notes, *_note_of_turned(turned)]
 
     def describe(self) -> str:
         return self.coding.describe()
@@ -94,6 +105,7 @@ class InstanceFiles(MaskFiles):
     """Masks of objects: one file for each object, or files in which each object has its own value or color."""
 
     def __init__(self, matches: Matches, names: Sequence[str]):
+        matches.note = ""
         super().__init__(matches, Coding("files", instance_labels(names)))
         self.objects = matches.objects or any(len(case.masks) > 1 for case in matches.cases)
 
@@ -117,12 +129,12 @@ class Polygons(MaskSource):
     def __init__(self, images_folder: Path, place: Path, classes: Sequence[str], instances: bool = False):
         self.instances = instances
         annotations, found, notes = read_annotations(place)
-        named = [name for name in found if name not in (*BACKGROUND, *IGNORE)]
-        if classes and not instances and not set(named) <= set(classes):
+        used = [name for name in found if name not in (*BACKGROUND, *IGNORE)]
+        if classes and not instances and not set(used) <= set(classes):
             raise PlanError(
-                f"{place} has the classes {format_names(named)}, but --classes names {format_names(list(classes))}."
+                f"{place} has the classes {format_names(used)}, but --classes names {format_names(list(classes))}."
             )
-        names = list(classes or named)
+        names = list(classes or used)
         if not names:
             raise DataError(f"{place} has no shape with an area.")
         self.labels = {"background": 0, **{name: index for index, name in enumerate(names, start=1)}}
@@ -140,7 +152,9 @@ class Polygons(MaskSource):
         self.annotations: dict[str, Annotation] = {}
         self.cases, missing = [], []
         assigned, unknown = assign_annotations(images, images_folder, annotations, place)
-        for name, file in case_names(images, images_folder).items():
+        named = case_names(images, images_folder)
+        check_training_names(named)
+        for name, file in named.items():
             if file not in assigned:
                 missing.append(file)
                 continue
@@ -151,6 +165,7 @@ class Polygons(MaskSource):
             self.notes.append(f"{len(missing)} images without annotation were left out: {_names(missing)}")
         if unknown:
             self.notes.append(f"{len(unknown)} annotated images are missing: {format_names(unknown)}")
+        self.notes += _note_of_turned([case.image for case in self.cases if is_turned_unnoticed(case.image)])
         if not self.cases:
             raise DataError(f"{place} annotates no image of {images_folder}, but {format_names(unknown)}.")
 
@@ -215,11 +230,19 @@ def find_source(
         DataError: no match, volumes, or masks that cannot be interpreted.
         PlanError: options that do not fit the masks.
     """
-    if instances and (colors or threshold is not None or ignore is not None):
+    of_pixels = colors or threshold is not None or ignore is not None
+    if instances and of_pixels:
         raise PlanError("--instances: --colors, --threshold and --ignore are for masks of classes. Leave them out.")
+    classes = list(map(composed, classes))
+    colors = {composed(name): color for name, color in (colors or {}).items()}
     if is_annotation_source(masks):
+        if of_pixels:
+            raise PlanError(
+                f"{masks} has outlines, but --colors, --threshold and --ignore are for masks in image files. Leave "
+                f"them out. Outlines of the name ignore mark pixels that were not annotated."
+            )
         return Polygons(images, masks, classes, instances)
-    matches = match(images, masks)
+    matches = match(images, masks, () if instances else classes)
     if not matches.cases:
         raise DataError(
             f"No mask in {masks} matches an image in {images} by name. Images are "
@@ -244,14 +267,29 @@ def find_source(
 
 
 def _notes(matches: Matches) -> list[str]:
-    notes = []
+    notes = [matches.note] if matches.note else []
     if matches.images_without_mask:
         notes.append(f"{len(matches.images_without_mask)} images have no mask: {_names(matches.images_without_mask)}")
     if matches.masks_without_image:
         notes.append(f"{len(matches.masks_without_image)} masks have no image: {_names(matches.masks_without_image)}")
+    if matches.outside:
+        notes.append(
+            f"{len(matches.outside)} images outside the folders images and masks were left out: "
+            f"{_names(matches.outside)}"
+        )
     if matches.skipped:
         notes.append(f"{len(matches.skipped)} files are not images and were skipped: {_names(matches.skipped)}")
     return notes
+
+
+def _note_of_turned(images: Sequence[Path]) -> list[str]:
+    if not images:
+        return []
+    return [
+        f"viewers turn {len(images)} images by their EXIF orientation without changing their size: {_names(images)}. "
+        f"Their masks are used as drawn on the turned image; check some of them in the dataset. If the masks were "
+        f"drawn on the image as it is stored, remove the orientation from the images (exiftool -Orientation= FILE)"
+    ]
 
 
 def _names(files: Sequence[Path]) -> str:

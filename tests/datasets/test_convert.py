@@ -89,6 +89,12 @@ def test_precision_that_the_format_does_not_hold_is_reported(nnunet):
     assert np.asarray(Image.open(nnunet / "out" / "a_0000.png")).max() == 700
 
 
+def test_names_that_only_training_excludes_are_converted(nnunet):
+    photo(nnunet / "new" / "a_seg.jpg")
+    convert_images(nnunet / "new", nnunet / "out", dataset=12)
+    assert (nnunet / "out" / "a_seg_0000.png").is_file()
+
+
 @pytest.mark.parametrize("channels, ending", [(("CT", "PET"), ".png"), (("T1",), ".nii.gz")])
 def test_datasets_of_other_images_raise_an_error(nnunet, channels, ending):
     describe(nnunet, channels, ending)

@@ -21,6 +21,14 @@ def test_groups_by_spreadsheet(tmp_path, delimiter):
     assert find_groups(CASES, str(file)) == {"p1_a": "x", "p1_b": "x", "p2_a": "y", "p3_a": "z"}
 
 
+def test_spreadsheet_may_name_files_and_decomposed_characters(tmp_path):
+    file = tmp_path / "groups.csv"
+    file.write_text("case,group\na/p1.PNG,x\nGru\u0308n.1,y\nb.nii.gz,y\n", encoding="utf-8")
+    assert find_groups(["a_p1", "Gr\u00fcn.1", "b"], str(file)) == {"a_p1": "x", "Gr\u00fcn.1": "y", "b": "y"}
+    with pytest.raises(DataError, match="no group for 1 cases: c. It names other cases: a_p1, b."):
+        find_groups(["Gr\u00fcn.1", "c"], str(file))
+
+
 def test_invalid_rules_are_rejected(tmp_path):
     with pytest.raises(PlanError, match="is not a CSV file or a regular expression"):
         find_groups(CASES, "(p")

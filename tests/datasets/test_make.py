@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,10 +14,13 @@ from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from PIL import Image
 
 from nnunet_hrmedseg.cli import command as cli
+from nnunet_hrmedseg.datasets.groups import make_splits
 from nnunet_hrmedseg.datasets.make import make_dataset
 from nnunet_hrmedseg.datasets.pixels import read_image
+from nnunet_hrmedseg.datasets.writing import write_pixels
 from nnunet_hrmedseg.errors import DataError, PlanError, SetupError
 from nnunet_hrmedseg.io.dicom_reader import HRMedSegDicomIO
+from nnunet_hrmedseg.nnunet_versions import nnunet_folders
 from tests.io.dicom_files import radiograph
 
 SHAPE = 24, 32
@@ -274,6 +278,44 @@ def test_groups_keep_patients_together(folders):
     assert sorted(case for split in splits for case in split["val"]) == sorted(summary.cases)
 
 
+def test_groups_that_differ_from_planned_folds_are_rejected(folders):
+    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import _maybe_copy_splits_file
+
+    for name in ("a1", "a2", "b1", "b2", "c1", "c2"):
+        Image.fromarray(picture(1)).save(folders / "images" / f"{name}.png")
+        Image.fromarray(square(1)).save(folders / "masks" / f"{name}.png")
+    summary = make(folders, groups="^(.)")
+    assert any("3 groups make 3 folds: train the folds 0 to 2 alone" in warning for warning in summary.warnings)
+    planned = folders / "preprocessed" / "Dataset007_Test" / "splits_final.json"
+    planned.parent.mkdir(parents=True)
+    with nnunet_folders(nnUNet_preprocessed=folders / "preprocessed"):
+        _maybe_copy_splits_file(str(summary.splits), str(planned))
+        make(folders, groups="^(.)", overwrite=True)
+        for text in (planned.read_text(), "[]", "not JSON"):
+            planned.write_text(text)
+            with pytest.raises(
+                SetupError, match="Dataset007_Test.splits_final.json is from an earlier planning.*Delete"
+            ):
+                make(folders, groups="(.)$", overwrite=True)
+        assert json.loads(summary.splits.read_text()) == make_splits({case: case[0] for case in summary.cases})
+        make(folders, overwrite=True)
+
+
+@pytest.mark.parametrize(("orientation", "shape"), [(6, (24, 24)), (3, SHAPE), (6, SHAPE)])
+def test_turned_images_of_unchanged_size_are_reported(folders, orientation, shape):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.zeros((*shape, 3), np.uint8)).save(folders / "images" / "a.jpg", exif=exif)
+    mask = np.zeros(shape, np.uint8)
+    mask[:4] = 1
+    Image.fromarray(mask).save(folders / "masks" / "a.png")
+    (folders / "masks" / "b.png").write_bytes((folders / "masks" / "a.png").read_bytes())
+    Image.fromarray(np.zeros(shape, np.uint8)).save(folders / "images" / "b.png")
+    warned = [text for text in make(folders, dry_run=True).warnings if "viewers turn" in text]
+    assert len(warned) == (orientation == 3 or shape != SHAPE)
+    assert all("viewers turn 1 images" in text and "a.jpg" in text for text in warned)
+
+
 def test_command_writes_the_dataset(folders, monkeypatch, capsys):
     monkeypatch.setenv("nnUNet_raw", str(folders / "raw"))
     Image.fromarray(picture()).save(folders / "images" / "a.jpg")
@@ -300,6 +342,29 @@ def test_dataset_that_nnunet_rejects_is_not_installed(folders, monkeypatch):
     with pytest.raises(DataError, match="integrity check failed .*\nError: labels wrong"):
         make(folders)
     assert not any((folders / "raw").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.integrity
+def test_script_without_main_guard_makes_a_dataset(folders):
+    Image.fromarray(picture()).save(folders / "images" / "a.png")
+    Image.fromarray(square(1)).save(folders / "masks" / "a.png")
+    script = folders / "script.py"
+    script.write_text(
+        "from nnunet_hrmedseg import make_dataset\nmake_dataset('images', 'masks', number=7, name='Test', raw='raw')\n"
+    )
+    subprocess.run([sys.executable, script], cwd=folders, check=True, timeout=300)
+    assert (folders / "raw" / "Dataset007_Test" / "dataset.json").is_file()
+
+
+@pytest.mark.integrity
+def test_what_nnunet_prints_on_a_damaged_dataset_is_shown(folders, monkeypatch):
+    Image.fromarray(picture()).save(folders / "images" / "a.png")
+    Image.fromarray(square(1)).save(folders / "masks" / "a.png")
+    write = write_pixels
+    monkeypatch.setattr("nnunet_hrmedseg.datasets.make.write_pixels", lambda place, labels: write(place, labels * 5))
+    with pytest.raises(DataError, match="(?s)integrity check failed .*Error: Unexpected labels found in file.*a.png"):
+        make(folders)
 
 
 def test_few_cases_and_names_that_differ_only_in_case_are_reported(folders):

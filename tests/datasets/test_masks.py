@@ -5,9 +5,10 @@ import pytest
 from PIL import Image
 
 from nnunet_hrmedseg.datasets.masks import find_coding, parse_colors
-from nnunet_hrmedseg.datasets.matching import Case, match
+from nnunet_hrmedseg.datasets.matching import Case
 from nnunet_hrmedseg.datasets.sources import find_source
 from nnunet_hrmedseg.errors import DataError, PlanError
+from tests.datasets.mask_folders import EMPTY, LEFT, RIGHT, folder
 
 
 def cases(tmp_path, *masks):
@@ -83,6 +84,61 @@ def test_colors_are_found_and_can_be_named(tmp_path):
         find_coding(cases(tmp_path, mask), colors=parse_colors(["disc=red"]))
 
 
+PAINTED = np.array([[[255, 255, 255], [255, 255, 255], [255, 0, 0], [0, 0, 0]]], np.uint8)
+
+
+def test_classes_name_the_colors_in_ascending_order_whatever_their_frequency(tmp_path):
+    mask = np.array([[[0, 0, 0], [255, 0, 0], [255, 0, 0], [0, 255, 0]]], np.uint8)
+    coding = find_coding(cases(tmp_path, mask), names=["green", "red"])
+    assert coding.describe() == "#00ff00 green, #ff0000 red"
+    assert coding.label_map([(mask, None)]).tolist() == [[0, 2, 2, 1]]
+    with pytest.raises(PlanError, match=r"have 2 colors besides the background \(#00ff00, #ff0000\).*in this order"):
+        find_coding(cases(tmp_path, mask), names=["one", "two", "three"])
+
+
+def test_background_and_ignored_pixels_have_any_color(tmp_path):
+    colors = parse_colors(["background=white", "disc=red", "ignore=black"])
+    coding = find_coding(cases(tmp_path, PAINTED), colors=colors)
+    assert coding.labels == {"background": 0, "disc": 1, "ignore": 2} and coding.classes == ["disc"]
+    assert coding.label_map([(PAINTED, None)]).tolist() == [[0, 0, 1, 2]]
+    named = find_coding(cases(tmp_path, PAINTED), colors={"background": (255, 255, 255)}, names=["cup", "disc"])
+    assert named.label_map([(PAINTED, None)]).tolist() == [[0, 0, 2, 1]] and not named.notes
+
+
+def test_masks_without_black_pixels_are_reported(tmp_path):
+    coding = find_coding(cases(tmp_path, PAINTED[:, :3]))
+    assert len(coding.classes) == 2 and "give --colors background=#ffffff" in coding.notes[0]
+    images = folder(tmp_path, "images", {"a.png": EMPTY})
+    source = find_source(images, folder(tmp_path, "painted", {"a.png": PAINTED[:, :3]}))
+    assert any("no mask has pixels of the background, #000000" in note for note in source.notes)
+
+
+@pytest.mark.parametrize(
+    ("colors", "names", "message"),
+    [
+        (["disc=red"], [], "1 colors that --colors does not name, such as #ffffff"),
+        (["disc=red", "cup=white", "rim=black"], [], "background, rim have the same color, #000000.*background="),
+        (["disc=red", "cup=white"], ["disc", "other"], "names the classes disc, cup, but --classes names disc, other"),
+    ],
+)
+def test_colors_that_do_not_fit_are_rejected(tmp_path, colors, names, message):
+    with pytest.raises(PlanError, match=message):
+        find_coding(cases(tmp_path, PAINTED), colors=parse_colors(colors), names=names)
+    with pytest.raises(PlanError, match="gives 'disc' two colors"):
+        parse_colors(["disc=red", "disc=blue"])
+
+
+def test_palette_files_beside_a_file_in_color_are_read_by_color(tmp_path):
+    image = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    image.putpalette([0, 0, 0, 255, 0, 0])
+    in_color = np.array([[[0, 0, 0], [0, 0, 255]]], np.uint8)
+    assert find_coding(cases(tmp_path, image, in_color)).label_of_color == {(0, 0, 255): 1, (255, 0, 0): 2}
+    named = find_coding(cases(tmp_path, image), colors={"disc": (255, 0, 0)})
+    assert named.label_of_color == {(255, 0, 0): 1}
+    with pytest.raises(PlanError, match="does not name, such as #ff0000"):
+        find_coding(cases(tmp_path, image), colors={"disc": (0, 0, 255)})
+
+
 def test_color_in_only_one_mask_is_found(tmp_path):
     red, blue = ([[[0, 0, 0], color]] for color in ([255, 0, 0], [0, 0, 255]))
     assert len(find_coding(cases(tmp_path, red, blue)).classes) == 2
@@ -116,17 +172,6 @@ def test_fractional_values_are_rejected(tmp_path):
         find_coding([Case("a", file, ((file, None),))])
 
 
-def folder(tmp_path, name: str, files: dict[str, np.ndarray]):
-    for file, pixels in files.items():
-        place = tmp_path / name / file
-        place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.asarray(pixels, np.uint8)).save(place)
-    return tmp_path / name
-
-
-LEFT, RIGHT, EMPTY = (np.array([row], np.uint8) for row in ([255, 0, 0, 0], [0, 0, 255, 255], [0, 0, 0, 0]))
-
-
 @pytest.mark.parametrize(
     "layout",
     [
@@ -142,6 +187,32 @@ def test_one_file_per_class(tmp_path, layout):
     assert source.labels == {"background": 0, "disc": 1, "cup": 2}
     assert source.label_map(source.cases[0], (1, 4)).tolist() == [[1, 0, 2, 2]]
     assert source.label_map(source.cases[1], (1, 4)).tolist() == [[1, 0, 0, 0]]
+
+
+def test_threshold_and_ignored_value_in_files_of_classes(tmp_path):
+    images = folder(tmp_path, "images", {"a.png": EMPTY})
+    disc, cup = np.array([[200, 90, 7, 0]], np.uint8), np.array([[0, 0, 0, 140]], np.uint8)
+    masks = folder(tmp_path, "masks", {"a_disc.png": disc, "a_cup.png": cup})
+    source = find_source(images, masks, classes=["disc", "cup"], threshold=100, ignore=7)
+    assert source.labels == {"background": 0, "disc": 1, "cup": 2, "ignore": 3} and source.classes == ["disc", "cup"]
+    assert source.label_map(source.cases[0], (1, 4)).tolist() == [[1, 0, 3, 2]]
+    assert source.describe() == "pixels of at least 100 are the class of their file, 7 is ignore"
+    source = find_source(images, masks, ignore=7, classes=["lesion"])
+    assert source.label_map(source.cases[0], (1, 4)).tolist() == [[1, 1, 2, 1]]
+    with pytest.raises(PlanError, match="--colors is for masks in which each color is a class"):
+        find_source(images, masks, colors={"disc": (255, 0, 0)})
+
+
+def test_ignored_value_with_a_threshold_or_in_unsuitable_masks(tmp_path):
+    made = cases(tmp_path, [[0, 128, 255]])
+    coding = find_coding(made, threshold=100, ignore=255)
+    assert coding.label_map([(np.array([[0, 128, 255]], np.uint8), None)]).tolist() == [[0, 1, 2]]
+    with pytest.raises(PlanError, match="--ignore 255 is a pixel value.*ignore=#ffffff"):
+        find_coding(cases(tmp_path, PAINTED), ignore=255)
+    file = tmp_path / "a.jpg"
+    Image.fromarray(LEFT).save(file)
+    with pytest.raises(PlanError, match="--ignore 255: 1 masks are JPEG"):
+        find_coding([Case("a", file, ((file, None),))], threshold=128, ignore=255)
 
 
 @pytest.mark.parametrize(("classes", "expected"), [(["disc", "cup"], [1, 2, 2, 1]), (["cup", "disc"], [2, 2, 2, 2])])
@@ -168,79 +239,3 @@ def test_one_file_per_object(tmp_path, image, layout):
     assert source.labels == {"background": 0, "foreground": 1}
     assert [case.name for case in source.cases] == ["a"]
     assert source.label_map(source.cases[0], (1, 4)).tolist() == [[1, 0, 1, 1]]
-
-
-@pytest.mark.parametrize(
-    ("image", "mask"),
-    [
-        ("ISIC_01.jpg", "ISIC_01_segmentation.png"),
-        ("case 1.png", "mask-case 1.png"),
-        ("21_training.tif", "21_manual1.gif"),
-        ("a_0000.png", "a.png"),
-        ("x/1.png", "x/1.png"),
-    ],
-)
-def test_mask_names_match_image_names(tmp_path, image, mask):
-    images = folder(tmp_path, "images", {image: EMPTY, image.replace("1", "2", 1).replace("a_", "b_"): EMPTY})
-    masks = folder(tmp_path, "masks", {mask: LEFT, mask.replace("1", "2", 1).replace("a.", "b."): LEFT})
-    matches = match(images, masks)
-    assert len(matches.cases) == 2 and not matches.images_without_mask and not matches.masks_without_image
-    assert [case.masks[0][0].name for case in matches.cases][0] == mask.rpartition("/")[2]
-
-
-def test_short_names_do_not_match_inside_longer_names(tmp_path):
-    images = folder(tmp_path, "images", {"1.png": EMPTY, "11.png": EMPTY})
-    matches = match(images, folder(tmp_path, "masks", {"11_mask.png": LEFT, "other.png": LEFT}))
-    assert [case.name for case in matches.cases] == ["11"]
-    assert [file.name for file in matches.images_without_mask] == ["1.png"]
-    assert [file.name for file in matches.masks_without_image] == ["other.png"]
-
-
-def test_skipped_files_are_reported(tmp_path):
-    images = folder(tmp_path, "images", {"a.png": EMPTY})
-    (images / "notes.txt").write_text("x")
-    (images / "._a.png").write_bytes(b"x")
-    matches = match(images, folder(tmp_path, "masks", {"a.png": LEFT}))
-    assert sorted(file.name for file in matches.skipped) == ["._a.png", "notes.txt"]
-    assert len(matches.cases) == 1
-
-
-def test_missing_or_unmatched_masks_are_reported(tmp_path):
-    images = folder(tmp_path, "images", {"a.png": EMPTY})
-    with pytest.raises(DataError, match="There is no folder"):
-        match(images, tmp_path / "none")
-    with pytest.raises(DataError, match=r"No mask in .* matches an image .* Images are a\.png, masks are b\.png"):
-        find_source(images, folder(tmp_path, "masks", {"b.png": LEFT}))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="has no image files"):
-        match(images, tmp_path / "empty")
-    folder(tmp_path, "images", {"a.bmp": EMPTY})
-    with pytest.raises(DataError, match="same name without suffix: a"):
-        match(images, tmp_path / "masks")
-
-
-def one_pair(image, mask):
-    for file in (image, mask):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.eye(4, dtype=np.uint8)).save(file)
-
-
-def test_composed_and_decomposed_names_match(tmp_path):
-    one_pair(tmp_path / "images" / "Gru\u0308n 1.png", tmp_path / "masks" / "Gr\u00fcn 1.png")
-    (case,) = match(tmp_path / "images", tmp_path / "masks").cases
-    assert case.name == "Gr\u00fcn 1"
-
-
-def test_linked_folders_are_searched_once(tmp_path):
-    one_pair(tmp_path / "center" / "images" / "a.png", tmp_path / "center" / "masks" / "a.png")
-    for kind in ("images", "masks"):
-        (tmp_path / kind).mkdir()
-        (tmp_path / kind / "center").symlink_to(tmp_path / "center" / kind, target_is_directory=True)
-        (tmp_path / kind / "again").symlink_to(tmp_path / kind, target_is_directory=True)
-    assert [case.name for case in match(tmp_path / "images", tmp_path / "masks").cases] == ["center_a"]
-
-
-def test_image_names_reserved_by_nnunet_are_rejected(tmp_path):
-    one_pair(tmp_path / "images" / "a_seg.png", tmp_path / "masks" / "a_seg.png")
-    with pytest.raises(DataError, match="must not end in _seg: a_seg.png.*Rename these images"):
-        match(tmp_path / "images", tmp_path / "masks")

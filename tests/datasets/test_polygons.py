@@ -133,6 +133,32 @@ def square(label="first", **changes):
     return {"label": label, "shape_type": "polygon", "points": SQUARE, **changes}
 
 
+def test_categories_of_equal_names_are_one_class(images, tmp_path):
+    file = coco_of_squares(tmp_path, {"file_name": "a.png"}, {"file_name": "b.png"})
+    content = json.loads(file.read_text())
+    content["categories"] = [{"id": 0, "name": "polyp"}, {"id": 1, "name": "polyp"}, {"id": 2, "name": "unused"}]
+    file.write_text(json.dumps(content))
+    source = find_source(images, file)
+    assert source.labels == {"background": 0, "polyp": 1}
+    assert "2 categories have the name polyp and are one class" in source.notes
+    np.testing.assert_array_equal(label_maps(source)["b"], expected_square(1))
+
+
+def test_labelme_rectangle_of_four_points(images, tmp_path):
+    labelme(tmp_path / "labels" / "a.json", [square(shape_type="rectangle")])
+    np.testing.assert_array_equal(label_maps(find_source(images, tmp_path / "labels"))["a"], expected_square())
+
+
+def test_folders_and_classes_in_decomposed_characters(tmp_path):
+    decomposed, composed = "Ba\u0308r", "B\u00e4r"
+    for folder in (decomposed, "night"):
+        image_file(tmp_path / "images" / folder / "frame.png")
+    labelme(tmp_path / "labels" / composed / "frame.json", [square(decomposed)])
+    source = find_source(tmp_path / "images", tmp_path / "labels", classes=[composed])
+    assert source.classes == [composed] and [case.name for case in source.cases] == [f"{composed}_frame"]
+    np.testing.assert_array_equal(label_maps(source)[f"{composed}_frame"], expected_square())
+
+
 def test_coco_images_of_equal_name_in_two_folders_keep_their_outlines(tmp_path):
     for folder in ("day", "night"):
         image_file(tmp_path / "images" / folder / "frame.png")
@@ -221,3 +247,10 @@ def test_mask_files_beside_an_unrelated_json(images, tmp_path):
     Image.fromarray(expected_square(255)).save(tmp_path / "masks" / "a.png")
     (tmp_path / "masks" / "classes.json").write_text('{"polyp": 255}')
     np.testing.assert_array_equal(label_maps(find_source(images, tmp_path / "masks"))["a"], expected_square())
+
+
+@pytest.mark.parametrize("options", [{"ignore": 255}, {"threshold": 3}, {"colors": {"first": (1, 2, 3)}}])
+def test_options_of_masks_in_image_files_are_rejected(images, tmp_path, options):
+    file = coco_of_squares(tmp_path, {"file_name": "a.png"})
+    with pytest.raises(PlanError, match="has outlines, but --colors, --threshold and --ignore are for masks in image"):
+        find_source(images, file, **options)

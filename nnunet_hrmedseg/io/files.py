@@ -25,7 +25,7 @@ from hrmedseg_onnx.files import (
     write_atomically,
 )
 from nnunet_hrmedseg.errors import DataError, HRMedSegError
-from nnunet_hrmedseg.io.access import owner_of
+from nnunet_hrmedseg.io.access import is_writable, may_replace, owner_of
 
 __all__ = [
     "atomic_path",
@@ -37,6 +37,7 @@ __all__ = [
     "is_denied",
     "is_disk_error",
     "json_safe",
+    "make_writable",
     "make_output_dir",
     "read_json",
     "read_json_object",
@@ -84,6 +85,17 @@ def remove_directory(folder: Path) -> None:
             f"can remove it.",
             stacklevel=2,
         )
+
+
+def make_writable(*files: Path) -> None:
+    """Replace files that may be replaced but not written by copies, for programs that write into existing files.
+
+    Files of other users are such files, and copies of read-only files.
+    """
+    for file in files:
+        if file.is_file() and not is_writable(file) and may_replace(file):
+            with atomic_path(file, concurrent=True) as temporary:
+                shutil.copyfile(file, temporary)
 
 
 def read_json_object(file: Path, what: str, error_class: type[HRMedSegError] = DataError) -> dict[str, Any]:

@@ -11,14 +11,22 @@ from pathlib import Path
 from hrmedseg_onnx.files import is_denied
 from nnunet_hrmedseg.errors import SetupError
 
-__all__ = ["is_writable", "may_replace", "owner_of", "reporting_denied_access", "share_as_parent"]
+__all__ = ["is_readable", "is_writable", "may_replace", "owner_of", "reporting_denied_access", "share_as_parent"]
 
 GROUP = stat.S_IRWXG | stat.S_ISGID
 
 
 def is_writable(path: Path) -> bool:
     """Return whether this process may write to a file, or create and rename files in a folder."""
-    wanted = os.W_OK | (os.X_OK if os.path.isdir(path) else 0)
+    return _permits(path, os.W_OK | (os.X_OK if os.path.isdir(path) else 0))
+
+
+def is_readable(file: Path) -> bool:
+    """Return whether this process may read a file."""
+    return _permits(file, os.R_OK)
+
+
+def _permits(path: Path, wanted: int) -> bool:
     return os.access(path, wanted, effective_ids=os.access in os.supports_effective_ids)
 
 
@@ -43,13 +51,13 @@ def owner_of(path: Path) -> str:
 
 
 def share_as_parent(folder: Path) -> None:
-    """Give a new folder the group of the folder that it is in, and the rights of that group, whatever the umask is.
+    """Give a new folder in one that a group may write to that group and its rights, whatever the umask is.
 
-    Members of a group that shares the folder can then replace what is in the new one, too.
+    Members of the group can then replace what is in the new folder, too.
     """
-    if os.name == "nt":
-        return
     parent = folder.parent.stat()
+    if os.name == "nt" or not parent.st_mode & stat.S_IWGRP:
+        return
     with suppress(OSError):  # where this user is not in that group, its rights are nothing to pass on
         if folder.stat().st_gid != parent.st_gid:
             os.chown(folder, -1, parent.st_gid)
@@ -76,8 +84,9 @@ def _describe(error: OSError, path: Path) -> str:
     nearest = next(place for place in (path.absolute(), *path.absolute().parents) if os.path.lexists(place))
     where = "It" if nearest == path.absolute() else f"The folder {nearest}"
     rights = stat.filemode(nearest.lstat().st_mode)
+    own = os.name == "nt" or nearest.lstat().st_uid == os.geteuid()
+    remedy = "Permit it (such as chmod -R u+rwX)" if own else "Ask this user for access (such as chmod -R g+rwX)"
     return (
         f"{path} cannot be read or written ({error.strerror}). {where} belongs to the user {owner_of(nearest)} "
-        f"({rights}). Ask this user for access (such as chmod -R g+rwX of the whole dataset), or set nnUNet_raw, "
-        f"nnUNet_preprocessed or nnUNet_results to a folder of your own."
+        f"({rights}). {remedy}, or set nnUNet_raw, nnUNet_preprocessed or nnUNet_results to a folder of your own."
     )

@@ -346,9 +346,13 @@ def _no_raw_data(
 
 
 def _unwritable(place: Path, status: CanvasDataStatus, error: OSError) -> str:
+    reason, instead = status.reason, "unset nnUNet_raw, to train with the existing canvas data"
+    if status.state == "complete":
+        reason = "this command creates it again, although it is complete"
+        instead = "train with the existing canvas data, which needs no write access"
     return (
-        f"The canvas data must be created ({status.reason}), but {place.parent} is not writable ({error}). Either\n"
+        f"The canvas data must be created ({reason}), but {place.parent} is not writable ({error}). Either\n"
         f"  - get write access to that folder; or\n"
         f"  - copy it to a folder of your own, and set nnUNet_preprocessed to the parent folder of the copy"
-        + ("; or\n  - unset nnUNet_raw, to train with the existing canvas data" if status.usable else "")
+        + (f"; or\n  - {instead}" if status.usable else "")
     )

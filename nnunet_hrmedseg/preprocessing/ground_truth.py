@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from nnunet_hrmedseg.errors import format_names
-from nnunet_hrmedseg.io.access import share_as_parent
+from nnunet_hrmedseg.io.access import is_readable, share_as_parent
 from nnunet_hrmedseg.io.files import atomic_path, is_denied, replace_directory
 from nnunet_hrmedseg.io.raw_cases import RawCase
 
@@ -57,7 +57,7 @@ def _same(label: Path, copy: Path) -> bool:
     except FileNotFoundError:
         return False
     now = os.stat(label)
-    if was.st_size != now.st_size:
+    if was.st_size != now.st_size or not is_readable(copy):
         return False
     # copies keep the time, so that only files that were copied in another way are read
     return was.st_mtime_ns == now.st_mtime_ns or filecmp.cmp(label, copy, shallow=False)

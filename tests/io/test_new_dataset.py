@@ -25,6 +25,6 @@ def test_folder_that_cannot_be_created_is_reported(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(SetupError, match=rf"Permission denied\). The folder {tmp_path} belongs to the user .* Ask"):
+    with pytest.raises(SetupError, match=rf"Permission denied\). The folder {tmp_path} belongs .* Permit it"):
         with building_directory(tmp_path / "Dataset001_Test"):
             pass

@@ -134,6 +134,13 @@ def test_labels_of_another_user_are_replaced(data):
     assert sorted(os.listdir(data.gt)) == ["a.png", "b.png", "c.png", "other.png"]
 
 
+def test_labels_that_only_another_user_can_read_are_replaced(data):
+    """As made by nnU-Net, which copies access rights."""
+    (data.gt / "b.png").chmod(0o600)
+    assert not as_ben(data.ensure)[1]
+    assert as_ben((data.gt / "b.png").read_bytes) == (data.labels / "b.png").read_bytes()
+
+
 def test_labels_that_cannot_be_updated_are_reported(data):
     share(data.gt, 0o2755)
     share(data.folder.parent, 0o2755)
@@ -159,6 +166,8 @@ def test_data_that_another_user_cannot_replace(data, mode):
 
 def test_folder_that_is_not_writable_although_its_lock_is(data):
     share(data.folder.parent, 0o2755)
+    with pytest.raises(SetupError, match="(?s)although it is complete.*train with the existing canvas data, which"):
+        as_ben(data.ensure, force=True)
     as_anna(data.write, "b", seed=7)
     with pytest.raises(SetupError, match=f"is not writable .*{data.folder.parent} belongs to the user {ANNA}"):
         as_ben(data.ensure)
@@ -194,17 +203,17 @@ def test_remains_of_a_killed_process_of_another_user(data):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no groups")
-@pytest.mark.parametrize("mode", [0o775, 0o755])
-def test_new_folders_have_the_rights_of_their_folder(tmp_path, mode):
+@pytest.mark.parametrize("mode, umask, expected", [(0o775, 0o022, 0o775), (0o775, 0o077, 0o770), (0o755, 0o077, 0o700)])
+def test_new_folders_have_the_rights_of_their_folder(tmp_path, mode, umask, expected):
     data = RawDataset(tmp_path)
     data.folder.parent.chmod(mode)
-    mask = os.umask(0o022)
+    mask = os.umask(umask)
     try:
         data.ensure()
     finally:
         os.umask(mask)
     for folder in (data.folder, (data.folder / canvas_dataset.RECORD).parent, data.gt):
-        assert stat.S_IMODE(folder.stat().st_mode) & 0o777 == mode
+        assert stat.S_IMODE(folder.stat().st_mode) & 0o777 == expected
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no groups")

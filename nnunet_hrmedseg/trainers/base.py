@@ -76,6 +76,7 @@ class BaseTrainer(nnUNetTrainer):
     weight_average: WeightAverage | None = None  # created by on_train_start or load_checkpoint
     network_name: str  # of the NetworkSpec whose network is trained, in plans.specs.NETWORKS
     planner_name: str  # of the planner whose plans can be edited
+    preprocessed_dataset_folder_base: Any  # str, or None if nnUNet_preprocessed is not set
     network: Any  # None before initialize; then possibly wrapped by torch.compile and DistributedDataParallel
 
     # exactly nnU-Net's arguments: it records them by name for the checkpoint
@@ -232,7 +233,8 @@ class BaseTrainer(nnUNetTrainer):
     def _split_elsewhere(self):
         """Split as nnU-Net does, which writes its folds to a file beside the data."""
         folder = self.preprocessed_dataset_folder_base
-        with TemporaryDirectory() as self.preprocessed_dataset_folder_base:
+        with TemporaryDirectory() as elsewhere:
+            self.preprocessed_dataset_folder_base = elsewhere
             try:
                 return super().do_split()
             finally:

@@ -365,7 +365,8 @@ class BaseTrainer(nnUNetTrainer):
 def _damage_reported(checkpoint: str | dict) -> Iterator[None]:
     """Report that a checkpoint file cannot be loaded, unless the reason is the machine: no memory, or no access."""
     try:
-        yield
+        with reporting_denied_access():
+            yield
     except (HRMedSegError, MemoryError, OSError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:  # torch and pickle raise all kinds of errors for damaged files

@@ -80,6 +80,12 @@ class TestUsers:
         plans = os.stat(os.path.join(trainer.output_folder_base, "plans.json"))
         assert (plans.st_uid, plans.st_gid) == (BEN, GROUP)
 
+    def test_checkpoint_that_another_user_cannot_read(self, description):
+        checkpoint = os.path.join(_trainer(description).output_folder, "checkpoint_final.pth")
+        os.chmod(checkpoint, 0o600)
+        with acting_as(BEN), pytest.raises(SetupError, match=f"checkpoint_final.pth cannot be read .* user {ANNA} "):
+            _trainer(description).load_checkpoint(checkpoint)
+
     def test_model_of_another_user(self, description):
         with acting_as(BEN):
             trainer = _trainer(description)

@@ -30,6 +30,7 @@ TROUBLESHOOTING = ROOT / "docs" / "how-to" / "troubleshooting.md"
 RETIRED = ROOT / "docs" / "retired-words.txt"
 OTHER_COMMANDS = (
     *("mkdir", "cp", "make", "pip", "export", "git", "cd", "torchrun", "hf", "ruff", "mypy", "python", "pytest"),
+    *("chgrp", "chmod", "find", "umask"),
     "docker",  # checked in tests/serving
 )
 TORCH_MESSAGES = ("CUDA out of memory",)  # in compiled code, so no source to search

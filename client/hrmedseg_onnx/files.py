@@ -20,6 +20,7 @@ __all__ = [
     "atomic_path_same_name",
     "check_output_dir",
     "disk_remedy",
+    "is_denied",
     "is_disk_error",
     "make_output_dir",
     "read_json",
@@ -35,13 +36,17 @@ TORCH_WRITE_ERRORS = ("inline_container", "PytorchStreamWriter", "iostream error
 
 def is_disk_error(error: OSError) -> bool:
     """Return whether the disk is full, or a file or folder may not be read or written."""
-    return error.errno in DISK_FULL | FORBIDDEN
+    return error.errno in DISK_FULL or is_denied(error)
+
+
+def is_denied(error: Exception) -> bool:
+    """Return whether a file or folder may not be read or written."""
+    return isinstance(error, OSError) and error.errno in FORBIDDEN
 
 
 def disk_remedy(error: Exception) -> str:
     """Return the beginning of a sentence on how to fix a failed write."""
-    forbidden = isinstance(error, OSError) and error.errno in FORBIDDEN
-    return "Permit writing there" if forbidden else "Make room on the disk"
+    return "Permit writing there" if is_denied(error) else "Make room on the disk"
 
 
 @contextmanager
@@ -126,6 +131,8 @@ def atomic_path(file: Path, *, concurrent: bool = False) -> Iterator[Path]:
         concurrent: whether several processes may write `file` at the same time; each then has its own temporary path.
     """
     temporary = file.with_name(f"{file.name}.{uuid4().hex[:8]}.incomplete" if concurrent else f"{file.name}.incomplete")
+    with suppress(OSError):  # of a process of another user that was killed, which may be removed but not written
+        temporary.unlink()
     try:
         yield temporary
         os.replace(temporary, file)

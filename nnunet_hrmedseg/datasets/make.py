@@ -28,6 +28,7 @@ from nnunet_hrmedseg.datasets.writing import write_image, write_pixels
 from nnunet_hrmedseg.errors import DataError, HRMedSegError, format_names, format_shape
 from nnunet_hrmedseg.io.dicom import SUFFIXES as DICOM_SUFFIXES
 from nnunet_hrmedseg.io.dicom_seg import write_label_map
+from nnunet_hrmedseg.io.files import check_output_dir
 from nnunet_hrmedseg.io.instances import BORDER, CORE, INSTANCES
 from nnunet_hrmedseg.io.new_dataset import building_directory, free_dataset_folder, write_dataset_json
 from nnunet_hrmedseg.nnunet_versions import nnunet_folder, required_nnunet_folder
@@ -159,6 +160,8 @@ def make_dataset(
     """
     raw = Path(required_nnunet_folder("nnUNet_raw") if raw is None else raw)
     folder = free_dataset_folder(raw, number, name, overwrite=overwrite)
+    if not dry_run:
+        check_output_dir(raw)
     source = find_source(
         Path(images),
         Path(masks),

@@ -18,6 +18,7 @@ from nnunet_hrmedseg import __version__
 from nnunet_hrmedseg.doctor.lookup_modules import lookup_modules
 from nnunet_hrmedseg.errors import HRMedSegError, format_names
 from nnunet_hrmedseg.io import shell
+from nnunet_hrmedseg.io.access import owner_of
 from nnunet_hrmedseg.io.child_processes import ignoring_ctrl_c
 from nnunet_hrmedseg.nnunet_versions import find_trainer, nnunet_folder
 from nnunet_hrmedseg.registration.names import REGISTERED
@@ -99,10 +100,20 @@ def check_variables() -> Iterator[CheckResult]:
             message = f"{source} is {value}, which is not a folder"
             yield CheckResult(False, message, _format_command("make", shell.quote(value)))
         elif name != "nnUNet_raw" and not os.access(value, os.W_OK):
-            message = f"{source} is {value}, which is not writable: give write permission, or use another folder"
-            yield CheckResult(False, message, _format_command("permit", shell.quote(value)))
+            yield _check_unwritable(name, f"{source} is {value}, which is not writable", value)
         else:
             yield CheckResult(True, f"{source} is {value}")
+
+
+def _check_unwritable(name: str, message: str, folder: str) -> CheckResult:
+    if shell.ON_WINDOWS or os.stat(folder).st_uid == os.getuid():
+        command = _format_command("permit", shell.quote(folder))
+        return CheckResult(False, f"{message}: give write permission, or use another folder", command)
+    message += f" and belongs to the user {owner_of(Path(folder))}"
+    if name == "nnUNet_preprocessed":
+        possible = "data that is complete there can be used for training, but nothing can be planned or preprocessed"
+        return CheckResult(True, f"{message}: {possible}", note=True)
+    return CheckResult(False, f"{message}: ask this user for write permission, or use another folder")
 
 
 def _folder(name: str) -> str | None:

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from nnunet_hrmedseg.errors import DataError, SetupError
+from nnunet_hrmedseg.io.files import disk_remedy
 
 __all__ = ["EmbeddingCache"]
 
@@ -138,8 +139,8 @@ class EmbeddingCache:
         except OSError as error:
             raise SetupError(
                 f"The teacher's embedding of {self.identities[indices[0]]} cannot be written to {self.folder.parent} "
-                f"({error.strerror or error}). Free some room or choose another folder, and start again: what is "
-                f"there is used."
+                f"({error.strerror or error}). {disk_remedy(error)}, or choose another folder, and start again: what "
+                f"is there is used."
             ) from error
 
     # ---- files -------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import shutil
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hrmedseg_onnx.files import (
     atomic_path_same_name,
     check_output_dir,
     disk_remedy,
+    is_denied,
     is_disk_error,
     make_output_dir,
     read_json,
@@ -23,6 +25,7 @@ from hrmedseg_onnx.files import (
     write_atomically,
 )
 from nnunet_hrmedseg.errors import DataError, HRMedSegError
+from nnunet_hrmedseg.io.access import is_writable, may_replace, owner_of
 
 __all__ = [
     "atomic_path",
@@ -31,8 +34,10 @@ __all__ = [
     "disk_remedy",
     "escape_formula",
     "file_sha256",
+    "is_denied",
     "is_disk_error",
     "json_safe",
+    "make_writable",
     "make_output_dir",
     "read_json",
     "read_json_object",
@@ -68,12 +73,29 @@ def replace_directory(new: Path, place: Path) -> None:
 
 
 def remove_directory(folder: Path) -> None:
-    """Remove a folder, or a link to one, as far as access rights allow."""
+    """Remove a folder, or a link to one, as far as access rights allow. Warn if anything is left."""
     if folder.is_symlink():
         with suppress(OSError):
             folder.unlink()
     else:
         shutil.rmtree(folder, ignore_errors=True)
+    if os.path.lexists(folder):
+        warnings.warn(
+            f"{folder} is not used anymore, but could not be removed. It belongs to the user {owner_of(folder)}, who "
+            f"can remove it.",
+            stacklevel=2,
+        )
+
+
+def make_writable(*files: Path) -> None:
+    """Replace files that may be replaced but not written by copies, for programs that write into existing files.
+
+    Files of other users are such files, and copies of read-only files.
+    """
+    for file in files:
+        if file.is_file() and not is_writable(file) and may_replace(file):
+            with atomic_path(file, concurrent=True) as temporary:
+                shutil.copyfile(file, temporary)
 
 
 def read_json_object(file: Path, what: str, error_class: type[HRMedSegError] = DataError) -> dict[str, Any]:

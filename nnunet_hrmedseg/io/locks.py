@@ -10,15 +10,20 @@ from __future__ import annotations
 import atexit
 import errno
 import os
+import sys
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 
-__all__ = ["LockHeld", "lock", "release_and_remove"]
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["LockHeld", "is_locked", "lock", "lock_for_reading", "release_and_remove"]
 
 # of flock, where the file system (or the server behind it) has no locks
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
@@ -88,6 +93,64 @@ def release_and_remove(held: BaseFileLock) -> None:
     with suppress(OSError):  # where an open file cannot be removed, it stays and means nothing
         os.remove(str(held.lock_file).removesuffix(MARKER))
     held.release()
+
+
+_read: weakref.WeakSet[BinaryIO] = weakref.WeakSet()
+
+
+def _close_in_worker() -> None:
+    for opened in list(_read):
+        opened.close()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_close_in_worker)  # a worker would hold the lock longer than its process
+
+
+def lock_for_reading(file: Path) -> BinaryIO:
+    """Return an existing file that is open and locked until it is closed, by any number of processes.
+
+    It needs no write access. `is_locked` finds such a lock.
+
+    Raises:
+        OSError: the file cannot be opened, or the file system has no locks.
+    """
+    opened = open(file, "rb")
+    try:
+        if sys.platform == "win32":
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        fcntl.flock(opened, fcntl.LOCK_SH)  # waits for `is_locked` of another process
+    except OSError:
+        opened.close()
+        raise
+    _read.add(opened)
+    return opened
+
+
+def is_locked(file: Path) -> bool | None:
+    """Return whether any process holds a lock of an existing file, without write access to it; None if unknown."""
+    opened = _open(file)
+    if opened is None or sys.platform == "win32":
+        return None
+    with opened:
+        # on NFS, an exclusive lock needs write access; a shared one still finds exclusive locks
+        for kind in (fcntl.LOCK_EX, fcntl.LOCK_SH):
+            try:
+                fcntl.flock(opened, kind | fcntl.LOCK_NB)
+                return False
+            except OSError as error:
+                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                    return True
+                if error.errno != errno.EBADF:
+                    return None
+    return None
+
+
+def _open(file: Path) -> BinaryIO | None:
+    for mode in ("r+b", "rb"):
+        with suppress(OSError):
+            return open(file, mode)
+    return None
 
 
 def _lease(marker: Path, on_wait: Callable[[], Any] | None) -> SoftFileLease:

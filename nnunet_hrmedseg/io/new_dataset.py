@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from nnunet_hrmedseg.errors import PlanError, SetupError, format_names
+from nnunet_hrmedseg.io.access import reporting_denied_access, share_as_parent
 from nnunet_hrmedseg.io.files import replace_directory
 
 __all__ = ["building_directory", "free_dataset_folder", "split_dataset_name", "write_dataset_json"]
@@ -65,14 +68,25 @@ def building_directory(folder: Path) -> Iterator[Path]:
 
     If anything fails, `folder` stays as it was, and the new folder is removed. If `folder` is a link, its target is
     replaced.
+
+    Raises:
+        SetupError: the folder cannot be created or replaced.
     """
     folder = folder.resolve()
     incomplete = folder.with_name(f"incomplete_{folder.name}")
     shutil.rmtree(incomplete, ignore_errors=True)
-    incomplete.mkdir(parents=True)
+    if os.path.lexists(incomplete):  # of another user
+        incomplete = folder.with_name(f"{incomplete.name}-{uuid4().hex[:8]}")
+    with reporting_denied_access():
+        incomplete.mkdir(parents=True)
+    share_as_parent(incomplete)
     try:
         yield incomplete
-        replace_directory(incomplete, folder)
+        for below in incomplete.iterdir():
+            if below.is_dir():
+                share_as_parent(below)
+        with reporting_denied_access():
+            replace_directory(incomplete, folder)
     finally:
         shutil.rmtree(incomplete, ignore_errors=True)
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
 from nnunet_hrmedseg.errors import PlanError
+from nnunet_hrmedseg.io.access import reporting_denied_access
+from nnunet_hrmedseg.io.files import make_writable
 from nnunet_hrmedseg.io.raw_cases import refuse_label_names
+from nnunet_hrmedseg.nnunet_versions import required_nnunet_folder
 
 __all__ = ["StockPlanning", "check_description"]
 
@@ -22,7 +26,11 @@ class StockPlanning(ExperimentPlanner):
     def plan_experiment(self) -> dict[str, Any]:
         check_description(self.dataset_json)
         refuse_label_names(self.dataset)
-        super().plan_experiment()
+        folder = Path(required_nnunet_folder("nnUNet_preprocessed"), self.dataset_name)
+        with reporting_denied_access():
+            # planned by another user; or a copy of a read-only file, because nnU-Net copies access rights
+            make_writable(folder / "dataset.json", folder / f"{self.plans_identifier}.json")
+            super().plan_experiment()
         return self.plans
 
     @staticmethod

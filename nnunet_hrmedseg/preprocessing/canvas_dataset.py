@@ -8,10 +8,10 @@ never mistaken for complete data. Any number of processes can request the data a
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,28 +20,28 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-from filelock import BaseFileLock
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_hrmedseg import __version__
 from nnunet_hrmedseg.errors import DataError, SetupError, format_names
-from nnunet_hrmedseg.io.files import read_json, remove_directory, write_atomically
-from nnunet_hrmedseg.io.locks import LockHeld, lock, release_and_remove
+from nnunet_hrmedseg.io.access import is_writable, may_replace, owner_of, reporting_denied_access, share_as_parent
+from nnunet_hrmedseg.io.files import read_json, remove_directory, reporting_write_errors, write_atomically
+from nnunet_hrmedseg.io.locks import lock
 from nnunet_hrmedseg.io.raw_cases import RawCase, find_raw_cases, refuse_label_names
 from nnunet_hrmedseg.plans.splits import SPLITS, cases_in_splits, missing_cases
 from nnunet_hrmedseg.preprocessing.case_workers import preprocess_cases
 from nnunet_hrmedseg.preprocessing.ground_truth import update_ground_truth
+from nnunet_hrmedseg.preprocessing.in_use import describe_use
 from nnunet_hrmedseg.preprocessing.preprocessor import HRMedSegPreprocessor
 from nnunet_hrmedseg.preprocessing.raw_files import find_changes
 
-__all__ = ["CanvasDataStatus", "canvas_data_status", "ensure_canvas_data", "mark_in_use"]
+__all__ = ["CanvasDataStatus", "canvas_data_status", "ensure_canvas_data"]
 
 # nnU-Net determines the format of a data folder from the endings of all files in it, but ignores sub-folders
 RECORD = Path("canvas_data", "record.json")
 STAGES = "incomplete", "replaced"  # in names of folders that exist only while data is replaced
-USERS = Path("canvas_data", "in_use")  # folder with a lock file for each training that reads the data
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def ensure_canvas_data(
     Any number of processes may call this at the same time: one preprocesses under a lock, the others wait for it. The
     lock is released when the process that holds it ends, for whatever reason. A failure leaves existing data unchanged.
 
-    Data is never replaced while a training uses it (see `mark_in_use`), nor by data that lacks cases named in
+    Data is never replaced while a training uses it (see `in_use.mark_in_use`), nor by data that lacks cases named in
     `splits_final.json`: a training then uses the existing data, if it is complete, and logs a warning.
 
     It also updates `gt_segmentations` (the labels at original size, which nnU-Net's validation compares with).
@@ -103,26 +103,27 @@ def ensure_canvas_data(
     Raises:
         DataError: data must be made, but the raw data is not there, a training uses the data, or cases that
             splits_final.json names would get lost; a case is wrong (the message names it).
-        SetupError: the folder cannot be written to; a worker process died.
+        SetupError: the folder cannot be written to; a file cannot be read; a worker process died.
     """
     dataset_name = dataset_name or plans["dataset_name"]
     plans_manager = PlansManager(plans)
     folder = Path(preprocessed, dataset_name, plans_manager.get_configuration(configuration).data_identifier)
     raw_folder = None if raw is None else Path(raw, dataset_name)
 
-    with _locked(folder, log) as unwritable:
+    place = _behind_link(folder)
+    with reporting_denied_access(), _locked(place, log) as unwritable:
         if unwritable is None:
-            _tidy_up_after_killed_process(folder)
+            _tidy_up_after_killed_process(place)
         cases = find_raw_cases(raw_folder, dataset_json)
         status = canvas_data_status(folder, dataset_json, cases)
         conflict = None
         if force or status.state != "complete":
             conflict = _needed_by_folds(folder, status, raw_folder)
             if conflict is None and unwritable is not None:
-                raise SetupError(_unwritable(folder, status, unwritable))
+                raise SetupError(_unwritable(place, status, unwritable))
             if cases is None:
                 raise DataError(_no_raw_data(folder, status, raw_folder, dataset_name, plans, configuration))
-            conflict = conflict or _in_use(folder, status)
+            conflict = conflict or describe_use(folder, "" if status.state == "complete" else status.reason)
             if conflict is not None and (force or not status.usable):
                 raise DataError(conflict)
         if conflict is not None:
@@ -130,7 +131,10 @@ def ensure_canvas_data(
         elif cases is not None and (force or status.state != "complete"):
             refuse_label_names(cases)
             log(f"Resizing {len(cases)} cases to the canvas ({status.reason}). Data folder: {folder}")
-            with _new_folder_in_place_of(folder) as new_folder:
+            with (
+                reporting_write_errors(place, "and run this command again."),
+                _new_folder_in_place_of(place) as new_folder,
+            ):
                 raw_files = preprocess_cases(
                     cases,
                     new_folder,
@@ -208,12 +212,15 @@ def _write_record(new_folder: Path, data_identifier: str, dataset_json: dict, ra
     }
     file = new_folder / RECORD
     file.parent.mkdir()
+    share_as_parent(file.parent)
     file.write_text(json.dumps(record, indent=1))
 
 
 def _read_record(folder: Path) -> dict[str, Any] | None:
     try:
         record = read_json(folder / RECORD)
+    except PermissionError:  # of another user: not data that was not finished
+        raise
     except (OSError, ValueError):
         return None
     needed = {"data_identifier": str, "labels": dict, "raw": dict, "files": dict}
@@ -232,45 +239,6 @@ def _save_new_times(folder: Path, touched: dict[str, list[list]]) -> None:
             write_atomically(folder / RECORD, json.dumps(record, indent=1).encode())
 
 
-# ---- use by trainings ------------------------------------------------------------------------------------------------
-
-
-def mark_in_use(folder: Path, user: str, trainer: object) -> None:
-    """Prevent canvas data from being replaced as long as `trainer` and this process exist.
-
-    A folder without write access is not marked: nobody with write access should replace it meanwhile.
-
-    Args:
-        folder: the data folder.
-        user: name of the training, for messages and for the name of the lock file.
-        trainer: the object whose lifetime counts.
-    """
-    try:
-        (folder / USERS).mkdir(exist_ok=True)
-        held = lock(folder / USERS / f"{user}.{uuid4().hex[:8]}.lock")
-    except OSError:
-        return
-    weakref.finalize(trainer, _unmark, held, os.getpid())
-
-
-def _unmark(held: BaseFileLock, process: int) -> None:
-    if process == os.getpid():  # not a forked worker of that process
-        release_and_remove(held)
-
-
-def _users(folder: Path) -> list[str]:
-    """Return the trainings that use the data, and remove the lock files of those that were killed."""
-    users = []
-    for mark in sorted((folder / USERS).glob("*.lock")):
-        try:
-            release_and_remove(lock(mark))
-        except LockHeld as held:
-            users.append(" ".join((mark.name.rsplit(".", 2)[0], str(held))).strip())
-        except OSError as error:
-            users.append(f"{mark.name.rsplit('.', 2)[0]} (or not: {mark} cannot be opened, {error}; delete it then)")
-    return users
-
-
 def _needed_by_folds(folder: Path, status: CanvasDataStatus, raw_folder: Path | None) -> str | None:
     """Return a message on cases that folds need and that new data would lack; None if there are none."""
     splits_file = folder.parent / SPLITS
@@ -278,32 +246,23 @@ def _needed_by_folds(folder: Path, status: CanvasDataStatus, raw_folder: Path | 
     return missing_cases(needed, splits_file, str(raw_folder)) if needed else None
 
 
-def _in_use(folder: Path, status: CanvasDataStatus) -> str | None:
-    """Return a message on trainings that use the data, which prevents replacing it; None if there are none."""
-    users = _users(folder)
-    if users:
-        although = f", although {status.reason}" if status.state != "complete" else ""
-        return (
-            f"{folder} is not replaced while a training uses it{although}. Wait until that training has ended, or end "
-            f"it, and run this command again. In use by {format_names(users).rstrip('.')}."
-        )
-    return None
-
-
 # ---- atomic replacement ----------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _locked(folder: Path, log: Callable[[str], Any]) -> Iterator[OSError | None]:
-    """Hold the lock of a data folder. Yield the error if its parent folder is not writable, otherwise None."""
-    file = folder.with_name(f"{folder.name}.lock")
+def _locked(place: Path, log: Callable[[str], Any]) -> Iterator[OSError | None]:
+    """Hold the lock of a data folder. Yield the error if the folder cannot be replaced, otherwise None."""
+    file = place.with_name(f"{place.name}.lock")
     held, fault = None, None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         held = lock(
             file,
             on_wait=lambda: log(f"Waiting for another process that is creating this canvas data (it holds {file})."),
         )
+        if not may_replace(place):
+            kept = place if is_writable(place.parent) else place.parent
+            raise PermissionError(errno.EACCES, f"{kept} belongs to the user {owner_of(kept)}")
     except OSError as error:
         fault = error
     try:
@@ -314,16 +273,22 @@ def _locked(folder: Path, log: Callable[[str], Any]) -> Iterator[OSError | None]
 
 
 @contextmanager
-def _new_folder_in_place_of(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder that replaces `folder` if the block succeeds, and is removed if it fails."""
-    place = _behind_link(folder)
+def _new_folder_in_place_of(place: Path) -> Iterator[Path]:
+    """Yield an empty folder that replaces `place` if the block succeeds, and is removed if it fails.
+
+    Raises:
+        DataError: a training that has no write access, and therefore did not wait for the lock, uses the data.
+    """
     # unique names: a worker that briefly outlives its killed parent must not write into the new folder, and a replaced
     # one that belongs to another user may not be removable
     new_folder, old_folder = (place.with_name(f"{place.name}.{what}-{uuid4().hex[:8]}") for what in STAGES)
     new_folder.mkdir()
+    share_as_parent(new_folder)
     try:
         yield new_folder
         if place.exists():
+            if conflict := describe_use(place):
+                raise DataError(conflict)
             os.rename(place, old_folder)
         os.rename(new_folder, place)
     finally:
@@ -331,8 +296,7 @@ def _new_folder_in_place_of(folder: Path) -> Iterator[Path]:
         _put_back_or_remove_replaced(place)
 
 
-def _tidy_up_after_killed_process(folder: Path) -> None:
-    place = folder.resolve()
+def _tidy_up_after_killed_process(place: Path) -> None:
     for leftover in place.parent.glob(f"{escape(place.name)}.{STAGES[0]}*"):
         shutil.rmtree(leftover, ignore_errors=True)
     _put_back_or_remove_replaced(place)
@@ -350,7 +314,7 @@ def _put_back_or_remove_replaced(place: Path) -> None:
 def _behind_link(folder: Path) -> Path:
     """Return the place of a data folder, which can be a link to another disk."""
     place = folder.resolve()
-    if not place.parent.is_dir():
+    if os.path.islink(folder) and not place.parent.is_dir():
         raise SetupError(f"{folder} is a link to {place}, which is not there. Mount its disk, or remove the link.")
     return place
 
@@ -381,10 +345,14 @@ def _no_raw_data(
     )
 
 
-def _unwritable(folder: Path, status: CanvasDataStatus, error: OSError) -> str:
+def _unwritable(place: Path, status: CanvasDataStatus, error: OSError) -> str:
+    reason, instead = status.reason, "unset nnUNet_raw, to train with the existing canvas data"
+    if status.state == "complete":
+        reason = "this command creates it again, although it is complete"
+        instead = "train with the existing canvas data, which needs no write access"
     return (
-        f"The canvas data must be created ({status.reason}), but {folder.parent} is not writable ({error}). Either\n"
+        f"The canvas data must be created ({reason}), but {place.parent} is not writable ({error}). Either\n"
         f"  - get write access to that folder; or\n"
         f"  - copy it to a folder of your own, and set nnUNet_preprocessed to the parent folder of the copy"
-        + ("; or\n  - unset nnUNet_raw, to train with the existing canvas data" if status.usable else "")
+        + (f"; or\n  - {instead}" if status.usable else "")
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_hrmedseg.errors import CheckpointError, DataError, HRMedSegError, SetupError, format_shape
+from nnunet_hrmedseg.io.access import is_writable, owner_of, reporting_denied_access
 from nnunet_hrmedseg.io.devices import check_gpu, describe_out_of_memory, gpu_limitations
-from nnunet_hrmedseg.io.files import atomic_path
+from nnunet_hrmedseg.io.files import atomic_path, disk_remedy, is_denied, make_writable
 from nnunet_hrmedseg.io.locks import LockHeld, lock, release_and_remove
 from nnunet_hrmedseg.plans.memory import AUTOCAST, COMPILED, FLOAT32, MemoryModel
 from nnunet_hrmedseg.plans.overrides import STARTED_FROM
@@ -65,8 +67,8 @@ class BaseTrainer(nnUNetTrainer):
         PlanError: a checkpoint that was trained with another canvas or network than the plans have now; an `ema_decay`
             that is not between 0 and 1.
         DataError: a fold with cases that are not in the preprocessed data.
-        SetupError: a fold that another process is training; a GPU that torch cannot use, or whose memory is too small
-            for the batch.
+        SetupError: a fold that another process is training; a folder that is not writable; a GPU that torch cannot use,
+            or whose memory is too small for the batch.
     """
 
     cuda_graphs = False  # with CUDA and compilation: one launch for many kernels; not tried on a GPU yet
@@ -74,6 +76,7 @@ class BaseTrainer(nnUNetTrainer):
     weight_average: WeightAverage | None = None  # created by on_train_start or load_checkpoint
     network_name: str  # of the NetworkSpec whose network is trained, in plans.specs.NETWORKS
     planner_name: str  # of the planner whose plans can be edited
+    preprocessed_dataset_folder_base: Any  # str, or None if nnUNet_preprocessed is not set
     network: Any  # None before initialize; then possibly wrapped by torch.compile and DistributedDataParallel
 
     # exactly nnU-Net's arguments: it records them by name for the checkpoint
@@ -85,7 +88,8 @@ class BaseTrainer(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008
     ):
-        super().__init__(plans, configuration, fold, dataset_json, device)
+        with reporting_denied_access():
+            super().__init__(plans, configuration, fold, dataset_json, device)
         self.enable_deep_supervision = False
         # a checkpoint of a few million parameters takes less than a second; a killed training loses at most one epoch
         self.save_every = 1
@@ -163,7 +167,11 @@ class BaseTrainer(nnUNetTrainer):
     def on_train_start(self) -> None:
         if self.local_rank == 0:
             self.fold_lock = self._locked_fold()
-        super().on_train_start()
+        with reporting_denied_access():
+            # which nnU-Net writes in the training of every fold, each of which can be of another user
+            names = "plans.json", "dataset.json", "dataset_fingerprint.json"
+            make_writable(*(Path(self.output_folder_base, name) for name in names))
+            super().on_train_start()
         if self.ema_decay is not None and self.weight_average is None:
             self.weight_average = WeightAverage(self.plain_network, self.ema_decay)
 
@@ -175,6 +183,12 @@ class BaseTrainer(nnUNetTrainer):
     def _locked_fold(self) -> BaseFileLock | None:
         """Return the lock of this fold, which is released when this process ends for whatever reason."""
         file = Path(self.output_folder) / "training.lock"
+        if not is_writable(file.parent):
+            raise SetupError(
+                f"{file.parent}, the folder of this fold, is not writable, so no checkpoint can be saved there. It "
+                f"belongs to the user {owner_of(file.parent)}: ask this user for write access, train another fold, or "
+                f"set nnUNet_results to a folder of your own."
+            )
         try:
             return lock(file)
         except LockHeld as held:
@@ -198,7 +212,16 @@ class BaseTrainer(nnUNetTrainer):
         splits_file = Path(self.preprocessed_dataset_folder_base) / SPLITS
         if self.fold != "all" and len(present) < NNUNET_FOLDS and not splits_file.is_file():
             raise DataError(too_few_cases(present, splits_file))
-        training, validation = super().do_split()
+        try:
+            training, validation = super().do_split()
+        except OSError as error:
+            if not is_denied(error) or splits_file.is_file():
+                raise
+            self.print_to_log_file(
+                f"{splits_file} cannot be written ({error.strerror}). This training uses nnU-Net's folds without that "
+                f"file: they are always the same for the same cases."
+            )
+            training, validation = self._split_elsewhere()
         absent = {*training, *validation} - present
         if absent:
             raw = f"nnUNet_raw/{self.plans_manager.dataset_name}"
@@ -207,10 +230,20 @@ class BaseTrainer(nnUNetTrainer):
             )
         return training, validation
 
+    def _split_elsewhere(self):
+        """Split as nnU-Net does, which writes its folds to a file beside the data."""
+        folder = self.preprocessed_dataset_folder_base
+        with TemporaryDirectory() as elsewhere:
+            self.preprocessed_dataset_folder_base = elsewhere
+            try:
+                return super().do_split()
+            finally:
+                self.preprocessed_dataset_folder_base = folder
+
     def get_tr_and_val_datasets(self):
         datasets = super().get_tr_and_val_datasets()
-        if self.fold != "all":
-            splits_file = Path(self.preprocessed_dataset_folder_base) / SPLITS
+        splits_file = Path(self.preprocessed_dataset_folder_base) / SPLITS
+        if self.fold != "all" and splits_file.is_file():
             present = self.dataset_class.get_identifiers(self.preprocessed_dataset_folder)
             unused = set(present) - cases_in_splits(splits_file)
             if unused:
@@ -283,7 +316,7 @@ class BaseTrainer(nnUNetTrainer):
         """Validate with the uncompiled network: compiling it for prediction takes longer than it saves."""
         wrapped, self.network = self.network, self.plain_network
         try:
-            with self.averaged_weights():
+            with self.averaged_weights(), reporting_denied_access():
                 super().perform_actual_validation(save_probabilities)
         finally:
             self.network = wrapped
@@ -306,8 +339,8 @@ class BaseTrainer(nnUNetTrainer):
                     torch.save({**checkpoint, WEIGHT_AVERAGE: self.weight_average.state()}, temporary)
         except (OSError, RuntimeError) as error:
             raise SetupError(
-                f"{filename} could not be saved ({error}); the previous checkpoint is unchanged. Is the disk full? "
-                f"Free some space, and continue with the same command and --c."
+                f"{filename} could not be saved ({error}); the previous checkpoint is unchanged. "
+                f"{disk_remedy(error)}, and continue with the same command and --c."
             ) from error
 
     # by position: the name of the argument differs between versions of nnU-Net
@@ -332,7 +365,8 @@ class BaseTrainer(nnUNetTrainer):
 def _damage_reported(checkpoint: str | dict) -> Iterator[None]:
     """Report that a checkpoint file cannot be loaded, unless the reason is the machine: no memory, or no access."""
     try:
-        yield
+        with reporting_denied_access():
+            yield
     except (HRMedSegError, MemoryError, OSError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:  # torch and pickle raise all kinds of errors for damaged files

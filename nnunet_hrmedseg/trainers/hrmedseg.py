@@ -33,7 +33,8 @@ from nnunet_hrmedseg.plans.memory import describe_memory_without_recompute
 from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
 from nnunet_hrmedseg.plans.plan_check import check_channels
 from nnunet_hrmedseg.plans.trained_with import check_canvas_of_data
-from nnunet_hrmedseg.preprocessing.canvas_dataset import ensure_canvas_data, mark_in_use
+from nnunet_hrmedseg.preprocessing.canvas_dataset import ensure_canvas_data
+from nnunet_hrmedseg.preprocessing.in_use import mark_in_use
 from nnunet_hrmedseg.trainers.base import BaseTrainer
 from nnunet_hrmedseg.trainers.batch_augmentation import BatchAugmentation, UnsupportedTransformError
 from nnunet_hrmedseg.trainers.compact_loading import CompactDataLoader, image_dtype, loads_with
@@ -150,7 +151,7 @@ class nnUNetTrainerHRMedSeg(BaseTrainer):
     def _use_canvas_data(self, folder: Path) -> None:
         """Prevent other processes from replacing the data while this trainer exists."""
         model = os.path.basename(self.output_folder_base)
-        mark_in_use(folder, f"{model} fold_{self.fold}", self)
+        mark_in_use(folder, f"{model} fold_{self.fold}", self, self.print_to_log_file)
 
     def checked_start(self) -> tuple[EncoderFile | None, dict[str, str]]:
         """Return the encoder that a new training starts from, or None, and the record of the start for the plans.

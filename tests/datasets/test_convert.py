@@ -1,6 +1,7 @@
 """`convert_images`: new images in the format of a dataset."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,13 @@ def test_output_is_not_replaced_without_the_option_and_never_replaces_the_images
         with pytest.raises(PlanError, match="would replace the images"):
             convert_images(nnunet / "new", output, dataset=12, overwrite=True)
     assert (nnunet / "new" / "a.jpg").is_file()
+
+
+def test_folder_that_is_not_writable_is_reported_before_images_are_read(nnunet, monkeypatch):
+    (nnunet / "new").mkdir(exist_ok=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(SetupError, match=f"folder {nnunet}: permit it"):
+        convert_images(nnunet / "new", nnunet / "png", dataset=12)
 
 
 @pytest.mark.parametrize("place", ["results", "results/notes.txt"])

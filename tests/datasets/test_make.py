@@ -1,6 +1,7 @@
 """`hrmedseg dataset`: from typical folders to datasets that nnU-Net's reader and integrity check accept."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -203,6 +204,15 @@ def test_files_that_need_no_conversion_are_copied_or_linked(folders):
     assert copied.read_bytes() == file.read_bytes() and copied.stat().st_ino != file.stat().st_ino
     linked = make(folders, link=True, overwrite=True).folder / "imagesTr" / "a_0000.png"
     assert linked.stat().st_ino == file.stat().st_ino
+
+
+def test_folder_that_is_not_writable_is_reported_before_images_are_read(folders, monkeypatch):
+    Image.fromarray(picture()).save(folders / "images" / "a.png")
+    Image.fromarray(square(1)).save(folders / "masks" / "a.png")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert make(folders, dry_run=True).cases == ["a"]
+    with pytest.raises(SetupError, match="raw: permit it"):
+        make(folders, show=None)
 
 
 def test_dry_run_writes_nothing(folders):

@@ -115,6 +115,18 @@ def test_environment_variables(monkeypatch, tmp_path):
     assert results.ok
 
 
+def test_folders_of_another_user(monkeypatch, tmp_path):
+    monkeypatch.setattr(shell, "ON_WINDOWS", False)
+    monkeypatch.setattr(checks.os, "access", lambda *_: False)
+    monkeypatch.setattr(checks.os, "getuid", lambda: tmp_path.stat().st_uid + 1, raising=False)
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(name, str(tmp_path))
+    raw, preprocessed, results = check_variables()
+    assert raw.ok and preprocessed.ok and preprocessed.note
+    assert "data that is complete there can be used" in preprocessed.message
+    assert not results.ok and not results.fix and "ask this user" in results.message
+
+
 def test_folders_set_in_the_paths_module_of_nnunet(monkeypatch, tmp_path):
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.delenv(name, raising=False)

@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import shutil
 from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,6 +181,15 @@ def test_disk_with_too_little_space_is_reported(tmp_path, monkeypatch):
         cache(tmp_path).describe()
     cache(tmp_path).put([0], embeddings(1))  # existing files need no space
     assert "1 are there already" in cache(tmp_path).describe()
+
+
+def test_denied_write_is_not_reported_as_a_full_disk(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(SetupError, match="Permission denied.*Permit writing there, or choose another folder"):
+        cache(tmp_path / "new").put([0], embeddings(1))
 
 
 def test_read_only_folder_is_reported(tmp_path):

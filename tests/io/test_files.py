@@ -102,6 +102,17 @@ def test_failed_write_leaves_no_partial_file(tmp_path):
     assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == {"file": b"old"}
 
 
+def test_remains_of_a_killed_process_are_removed_and_not_written_to(tmp_path):
+    file = tmp_path / "file"
+    remains = tmp_path / "file.incomplete"
+    remains.write_bytes(b"of another user")
+    remains.chmod(0o444)
+    with atomic_path(file) as temporary:
+        assert not temporary.exists()
+        temporary.write_bytes(b"new")
+    assert file.read_bytes() == b"new" and not remains.exists()
+
+
 def test_errors_before_writing_are_unchanged(tmp_path):
     with pytest.raises(ZeroDivisionError), atomic_path(tmp_path / "file"):
         raise ZeroDivisionError

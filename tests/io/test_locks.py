@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from nnunet_hrmedseg.io import locks
-from nnunet_hrmedseg.io.locks import LockHeld, lock, release_and_remove
+from nnunet_hrmedseg.io.locks import LockHeld, is_locked, lock, lock_for_reading, release_and_remove
 
 fcntl = pytest.importorskip("fcntl")
 
@@ -136,6 +136,68 @@ def test_worker_that_outlives_its_killed_process_does_not_hold_the_lock(processe
         lock(tmp_path / "lock").release()
     finally:
         os.kill(worker, 9)
+
+
+# ---- locks for which read access is enough ---------------------------------------------------------------------------
+
+
+def test_lock_for_reading_is_found(tmp_path):
+    file = tmp_path / "file"
+    file.touch(0o444)
+    assert is_locked(file) is False
+    first, second = lock_for_reading(file), lock_for_reading(file)
+    first.close()
+    assert is_locked(file)
+    second.close()
+    assert is_locked(file) is False
+    assert is_locked(tmp_path / "other") is None
+    mine = lock(tmp_path / "lock")
+    assert is_locked(tmp_path / "lock")
+    mine.release()
+
+
+@pytest.mark.parametrize("held_by_other", [True, False])
+def test_exclusive_lock_that_needs_write_access(tmp_path, monkeypatch, held_by_other):
+    """NFS locks a file that is open for reading only against writers."""
+    (tmp_path / "lock").touch()
+    flock = fcntl.flock
+
+    def of_nfs(opened, operation):
+        if operation & fcntl.LOCK_EX:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(opened, operation)
+
+    held = open(tmp_path / "lock")
+    if held_by_other:
+        flock(held, fcntl.LOCK_EX)
+    monkeypatch.setattr(fcntl, "flock", of_nfs)
+    assert is_locked(tmp_path / "lock") is held_by_other
+    held.close()
+
+
+def test_file_system_without_locks_is_reported(tmp_path, file_system):
+    (tmp_path / "file").touch()
+    if file_system:
+        with pytest.raises(OSError):
+            lock_for_reading(tmp_path / "file")
+        assert is_locked(tmp_path / "file") is None
+
+
+def test_worker_does_not_keep_a_lock_for_reading(tmp_path):
+    (tmp_path / "file").touch()
+    mine = lock_for_reading(tmp_path / "file")
+    started, start = os.pipe()
+    worker = os.fork()
+    if worker == 0:
+        os.write(start, b"1")
+        threading.Event().wait()
+    os.read(started, 1)
+    mine.close()
+    try:
+        assert is_locked(tmp_path / "file") is False
+    finally:
+        os.kill(worker, 9)
+        os.waitpid(worker, 0)
 
 
 # ---- another machine, whose processes cannot be checked --------------------------------------------------------------

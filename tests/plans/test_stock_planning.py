@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nnunet_hrmedseg.errors import PlanError
+from nnunet_hrmedseg.errors import PlanError, SetupError
 from nnunet_hrmedseg.io.instances import border_labels
 from nnunet_hrmedseg.plans.planner import nnUNetPlannerHRMedSeg
-from nnunet_hrmedseg.plans.stock_planning import check_description
+from nnunet_hrmedseg.plans.stock_planning import ExperimentPlanner, StockPlanning, check_description
+from tests.users import ANNA, BEN, acting_as, share, shared_folder
+
+__all__ = ["shared_folder"]
 
 CHANNELS = {"0": "R", "1": "G", "2": "B"}
 LABELS = {"background": 0, "cell": 1}
@@ -75,3 +78,38 @@ def test_borders_between_objects_are_not_measured(tmp_path):
     measured = nnUNetPlannerHRMedSeg._thickness(planner, [(40, 60)], [0, 1, 2])
     assert list(measured) == ["cell"]
     assert measured["cell"].pixels == {(40, 60): pytest.approx(7)}  # the core has 8 x 18 pixels
+
+
+def _planning(monkeypatch, folder, plan):
+    monkeypatch.setenv("nnUNet_preprocessed", str(folder))
+    monkeypatch.setattr(ExperimentPlanner, "plan_experiment", plan)
+    planner = object.__new__(StockPlanning)
+    vars(planner).update(
+        dataset_json={"channel_names": CHANNELS, "labels": LABELS}, dataset={}, plans={}, plans_identifier="plans"
+    )
+    planner.dataset_name = "Dataset001_Test"
+    return planner
+
+
+def test_plans_of_another_user_are_replaced(monkeypatch, shared_folder):
+    folder = shared_folder / "Dataset001_Test"
+    files = [folder / "plans.json", folder / "dataset.json"]
+
+    def plan(self):
+        for file in files:
+            file.write_text("new")
+
+    planner = _planning(monkeypatch, shared_folder, plan)
+    with acting_as(ANNA):
+        folder.mkdir()
+        for file in files:
+            file.write_text("old")
+    share(folder)
+    with acting_as(BEN):
+        planner.plan_experiment()
+    assert [file.read_text() for file in files] == ["new", "new"]
+
+    share(folder, 0o2755)
+    files[:] = [folder / "other.json"]
+    with acting_as(BEN), pytest.raises(SetupError, match=f"other.json cannot be .* The folder .* user {ANNA}"):
+        planner.plan_experiment()

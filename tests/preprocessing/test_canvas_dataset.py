@@ -12,7 +12,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from skimage import io
 
 from nnunet_hrmedseg.errors import DataError, PlanError, SetupError
-from nnunet_hrmedseg.preprocessing import canvas_dataset, ground_truth, raw_files
+from nnunet_hrmedseg.preprocessing import canvas_dataset, ground_truth, in_use, raw_files
 from nnunet_hrmedseg.preprocessing.preprocessor import HRMedSegPreprocessor
 from tests.preprocessing.canvas_folders import CASES, CHANGES, NAME
 
@@ -213,9 +213,9 @@ def read_only(monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     def close():
-        for name in ("lock", "write_atomically"):
-            monkeypatch.setattr(canvas_dataset, name, refuse)
-        monkeypatch.setattr(ground_truth.shutil, "copy2", refuse)
+        for module, name in ((canvas_dataset, "lock"), (canvas_dataset, "write_atomically"), (in_use, "lock")):
+            monkeypatch.setattr(module, name, refuse)
+        monkeypatch.setattr(ground_truth, "_copy", refuse)
 
     return close
 
@@ -224,7 +224,7 @@ def test_complete_data_in_a_read_only_folder_is_used(data, read_only):
     data.ensure()
     copy_with_new_times(data)
     read_only()
-    folder, lines = data.ensure(on_ready=lambda folder: canvas_dataset.mark_in_use(folder, "a training", data))
+    folder, lines = data.ensure(on_ready=lambda folder: in_use.mark_in_use(folder, "a training", data))
     assert folder == data.folder and not lines
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import multiprocessing
+import os
 import shutil
 import time
 from pathlib import Path
@@ -11,7 +12,8 @@ from filelock import FileLock
 
 from nnunet_hrmedseg.errors import DataError, SetupError
 from nnunet_hrmedseg.io import locks
-from nnunet_hrmedseg.preprocessing import canvas_dataset, case_workers
+from nnunet_hrmedseg.preprocessing import case_workers
+from nnunet_hrmedseg.preprocessing.in_use import mark_in_use, marks_of
 from tests.preprocessing.canvas_folders import CASES, CHANGES, DyingPreprocessor, SlowPreprocessor
 
 # ---- folds that need the data ----------------------------------------------------------------------------------------
@@ -67,7 +69,7 @@ class Training:
     """An object that prevents the data from being replaced while it exists."""
 
     def __init__(self, data):
-        data.ensure(on_ready=lambda folder: canvas_dataset.mark_in_use(folder, "model fold_0", self))
+        data.ensure(on_ready=lambda folder: mark_in_use(folder, "model fold_0", self))
 
 
 IN_USE = "In use by model fold_0"
@@ -89,7 +91,7 @@ def test_data_is_not_replaced_under_a_running_training(data, words):
     assert data.content() == before
 
     del training
-    assert not list((data.folder / canvas_dataset.USERS).iterdir())
+    assert not marks_of(data.folder)
     _, lines = data.ensure()
     assert lines[0].startswith("Resizing") and data.status().state == "complete"
 
@@ -116,10 +118,10 @@ def test_data_in_use_without_file_locks_is_not_replaced(data, monkeypatch):
     training = Training(data)
     data.write("b", seed=7)
     (line,) = data.ensure()[1]
-    (marker,) = (data.folder / canvas_dataset.USERS).glob("*.holder")
+    (marker,) = data.folder.parent.glob("*.in_use.*.holder")
     assert IN_USE in line and f"the file {marker} stands for one" in line
     del training
-    assert not list((data.folder / canvas_dataset.USERS).iterdir())
+    assert not marks_of(data.folder)
     assert data.ensure()[1][0].startswith("Resizing")
 
 
@@ -223,12 +225,14 @@ def test_data_behind_a_link_is_replaced_there(data, tmp_path):
         data.write("a", seed=seed)
         assert data.ensure()[1][0].startswith("Resizing 3 cases")
         assert data.folder.is_symlink() and data.status().state == "complete"
-        assert [entry.name for entry in elsewhere.parent.iterdir()] == [elsewhere.name]
+        # the lock is there as well, for others who link to the same data
+        assert sorted(os.listdir(elsewhere.parent)) == [elsewhere.name, f"{elsewhere.name}.lock"]
     shutil.rmtree(elsewhere.parent)
     with pytest.raises(SetupError, match="is a link to .*canvas data, which is not there"):
         data.ensure()
 
 
+@pytest.mark.filterwarnings("ignore:.*is not used anymore")
 def test_remains_that_cannot_be_removed_do_not_stop_later_trainings(data, monkeypatch):
     data.ensure()
     rmtree = shutil.rmtree

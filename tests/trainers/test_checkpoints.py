@@ -58,13 +58,17 @@ def test_full_disk_keeps_the_last_checkpoint_without_a_partial_file(dataset, mon
     trainer.save_checkpoint(str(file))
     first = file.read_bytes()
 
-    def full(checkpoint, filename):
+    def fail(error, checkpoint, filename):
         Path(filename).write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(SetupError, match=r"(?s)checkpoint_latest.pth could not be saved .*No space left.*--c"):
-        trainer.save_checkpoint(str(file))
+    for error, message in (
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left.*Make room.*--c"),
+        (PermissionError(errno.EACCES, "Permission denied"), "Permission denied.*Permit writing there.*--c"),
+    ):
+        monkeypatch.setattr(torch, "save", partial(fail, error))
+        with pytest.raises(SetupError, match=rf"(?s)checkpoint_latest.pth could not be saved .*{message}"):
+            trainer.save_checkpoint(str(file))
     assert file.read_bytes() == first
     assert not list(file.parent.glob("*.incomplete"))
 

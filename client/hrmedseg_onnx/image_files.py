@@ -17,8 +17,7 @@ from hrmedseg_onnx.dicom_seg import write_label_map as write_dicom_seg
 from hrmedseg_onnx.errors import DataError, HRMedSegError, SetupError, format_shape
 from hrmedseg_onnx.file_names import case_and_channel
 from hrmedseg_onnx.files import atomic_path_same_name, read_json
-from hrmedseg_onnx.image_check import allow_large_images, warn_of_lost_bits
-from hrmedseg_onnx.photos import PHOTO_SUFFIXES, fit_channels, is_photo, read_photo
+from hrmedseg_onnx.photos import PHOTO_SUFFIXES, fit_channels, is_photo, open_image, read_photo
 
 __all__ = [
     "DICOM_READER",
@@ -179,11 +178,7 @@ def _write_picture(labels: np.ndarray, file: Path, _geometry: Geometry) -> None:
 
 
 def _read_with_pillow(file: Path) -> np.ndarray:
-    import PIL.Image
-
-    warn_of_lost_bits([file])
-    # some other formats start programs such as Ghostscript
-    with allow_large_images(), PIL.Image.open(file, formats=("PNG", "BMP", "TIFF")) as image:
+    with open_image(file) as image:
         if image.mode == "P" and image.palette is not None:
             return np.asarray(image.convert(image.palette.mode))
         return np.asarray(image)

@@ -82,6 +82,23 @@ def test_unusual_pngs_are_read_as_by_nnunet(tmp_path, mode):
     np.testing.assert_array_equal(read_image([file], "NaturalImage2DIO").data, wanted)
 
 
+@pytest.mark.parametrize("ending", [".png", ".bmp"])
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "MPO", "TIFF", "PPM", "JPEG2000", "PNG", "BMP"])
+def test_pictures_of_another_format_than_their_name_are_read_as_by_nnunet(tmp_path, kind, ending):
+    file = tmp_path / f"a{ending}"
+    several = {"save_all": True, "append_images": [PIL.Image.fromarray(GRAY[:4, :4])]} if kind == "MPO" else {}
+    PIL.Image.fromarray(RGB).save(file, kind, **several)
+    wanted, _ = NaturalImage2DIO().read_images([str(file)])
+    np.testing.assert_array_equal(read_image([file], "NaturalImage2DIO").data, wanted)
+
+
+def test_picture_of_several_frames_is_refused(tmp_path):
+    frames = [PIL.Image.fromarray(GRAY), PIL.Image.fromarray(255 - GRAY)]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    with pytest.raises(DataError, match="a.png holds 2 frames or pages"):
+        read_image([tmp_path / "a.png"], "NaturalImage2DIO")
+
+
 def test_channels_in_separate_files(tmp_path):
     for c in range(2):
         io.imsave(tmp_path / f"a_000{c}.png", GRAY + c, check_contrast=False)
@@ -214,7 +231,7 @@ def test_unreadable_files_are_reported(tmp_path):
     with pytest.raises(DataError, match="a_0000.png does not exist"):
         read_image([file], "NaturalImage2DIO")
     file.write_bytes(b"nothing")
-    with pytest.raises(DataError, match="a_0000.png cannot be read"):
+    with pytest.raises(DataError, match="a_0000.png is not an image that can be read, despite its name"):
         read_image([file], "NaturalImage2DIO")
 
 

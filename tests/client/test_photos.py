@@ -76,7 +76,7 @@ def test_previews_in_the_file_of_a_phone_are_passed_over(tmp_path):
 def test_animations_are_refused(tmp_path, name):
     frames = [Image.fromarray(COLOR), Image.fromarray(255 - COLOR)]
     frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
-    with pytest.raises(DataError, match=f"{name} is an animation of 2 frames"):
+    with pytest.raises(DataError, match=f"{name} holds 2 frames"):
         read_image([tmp_path / name], READER)
 
 
@@ -147,6 +147,14 @@ def test_other_files_named_as_photos_are_refused(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     with pytest.raises(DataError, match="a.jpg is not an image that can be read, despite its name"):
         read_image([tmp_path / "a.jpg"], READER)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+@pytest.mark.parametrize("content, kind", [(b"", "empty"), (b"<!DOCTYPE html>", "a web page")])
+def test_other_kinds_of_files_are_named(tmp_path, name, content, kind):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name} is {kind}"):
+        read_image([tmp_path / name], READER)
 
 
 def test_huge_photos_are_refused_before_they_are_decoded(tmp_path, monkeypatch):

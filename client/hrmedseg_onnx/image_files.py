@@ -215,7 +215,7 @@ def _write_tiff_volume(labels: np.ndarray, file: Path, geometry: Geometry) -> No
 
 
 def _read_volume(file: Path) -> tuple[np.ndarray, Geometry]:
-    """Read as SimpleITKIO: axes (z, y, x)."""
+    """Read as SimpleITKIO: axes (z, y, x), before them the channels if the file has four axes."""
     try:
         image = _simpleitk().ReadImage(str(file))
     except RuntimeError as error:
@@ -228,16 +228,23 @@ def _read_volume(file: Path) -> tuple[np.ndarray, Geometry]:
         ) from error
     pixels = _simpleitk().GetArrayFromImage(image)
     _check_volume(file, pixels.shape, image.GetNumberOfComponentsPerPixel())
-    geometry = {"spacing": image.GetSpacing(), "origin": image.GetOrigin(), "direction": image.GetDirection()}
-    return pixels.reshape(1, *(1,) * (3 - pixels.ndim), *pixels.shape), geometry
+    first = image[:, :, :, 0] if pixels.ndim == 4 else image
+    geometry = {"spacing": first.GetSpacing(), "origin": first.GetOrigin(), "direction": first.GetDirection()}
+    return _with_channels(pixels), geometry
 
 
 def _check_volume(file: Path, shape: Sequence[int], components: int = 1) -> None:
-    if components > 1 or len(shape) not in (2, 3):
+    if components > 1 or len(shape) not in (2, 3, 4):
         raise DataError(
-            f"{file} has the shape {' x '.join(map(str, shape))}; an image or a volume of one channel is needed. Save "
-            f"each channel as a file of its own: CASE_0000, CASE_0001, ..."
+            f"{file} has the shape {format_shape(shape)}; an image or a volume is needed, with the channels of a "
+            f"volume as its fourth axis, not as a vector for each voxel. Save each channel as a file of its own: "
+            f"CASE_0000, CASE_0001, ..."
         )
+
+
+def _with_channels(pixels: np.ndarray) -> np.ndarray:
+    """Return (C, Z, Y, X) for (Y, X), (Z, Y, X) or (C, Z, Y, X)."""
+    return pixels.reshape((1,) * (4 - pixels.ndim) + pixels.shape)
 
 
 def _write_volume(labels: np.ndarray, file: Path, geometry: Geometry) -> None:
@@ -249,15 +256,14 @@ def _write_volume(labels: np.ndarray, file: Path, geometry: Geometry) -> None:
 
 
 def _read_nifti(file: Path) -> tuple[np.ndarray, Geometry]:
-    """Read as NibabelIO, which nnU-Net uses if SimpleITK rejects the affine: axes (z, y, x)."""
+    """Read as NibabelIO, which nnU-Net uses if SimpleITK rejects the affine: axes as of `_read_volume`."""
     nibabel = _nibabel()
     if nibabel is None or not file.name.lower().endswith(NIFTI):
         return _read_nifti_with_simpleitk(file)
     image = nibabel.load(file)
     _check_volume(file, image.shape)
-    pixels = image.get_fdata().transpose()
-    geometry = {"spacing": tuple(map(float, image.header.get_zooms())), "affine": image.affine}
-    return pixels.reshape(1, *(1,) * (3 - pixels.ndim), *pixels.shape), geometry
+    geometry = {"spacing": tuple(map(float, image.header.get_zooms()[:3])), "affine": image.affine}
+    return _with_channels(image.get_fdata().transpose()), geometry
 
 
 def _read_nifti_with_simpleitk(file: Path) -> tuple[np.ndarray, Geometry]:

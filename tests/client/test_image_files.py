@@ -131,6 +131,31 @@ def test_volumes_are_read_and_written_as_by_nnunet(tmp_path, reader, shape):
     assert ours.GetPixelID() == sitk.sitkUInt8
 
 
+@pytest.mark.parametrize("reader", [SimpleITKIO, NibabelIO])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_fourth_axis_of_a_volume_holds_the_channels(tmp_path, reader, channels):
+    file, affine = tmp_path / "a_0000.nii.gz", np.diag([0.5, 1, 4, 1.0])
+    affine[:3, 3] = 5, 6, 7
+    volume = RANDOM.normal(size=(4, 5, 6, channels)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(volume, affine), file)
+    image = read_image([file], reader.__name__)
+    np.testing.assert_array_equal(image.data, volume.transpose())
+    # nnU-Net's NibabelIO reads volumes of three axes alone
+    np.testing.assert_array_equal(image.data, SimpleITKIO().read_images([str(file)])[0])
+    write_label_map(np.ones((6, 5, 4), np.uint8), tmp_path / "a.nii.gz", reader.__name__, image.geometry)
+    written = nibabel.load(tmp_path / "a.nii.gz")
+    assert written.shape == (4, 5, 6)
+    np.testing.assert_allclose(written.affine, affine)
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 7, 3), (6, 7, 3)])
+def test_volumes_of_vectors_are_refused(tmp_path, shape):
+    image = sitk.GetImageFromArray(RANDOM.integers(0, 9, shape, dtype=np.uint8), isVector=True)
+    sitk.WriteImage(image, str(tmp_path / "a.mha"))
+    with pytest.raises(DataError, match="a.mha has the shape .*not as a vector for each voxel"):
+        read_image([tmp_path / "a.mha"], "SimpleITKIO")
+
+
 def _sheared(file: Path) -> Path:
     """Write a volume whose affine SimpleITK rejects, because its axes are not at right angles."""
     affine = np.array([[1, 0.3, 0, -5], [0, 1, 0, 7], [0, 0, 2, 9], [0, 0, 0, 1.0]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -106,13 +107,23 @@ def fit_channels(data: np.ndarray, channels: Sequence[str], file: Path) -> np.nd
             f"values mean the same as in the images that the model was trained with."
         )
     if len(data) == 1 and len(channels) == 3:
-        if [name[:1].lower() for name in channels] == ["r", "g", "b"]:
+        if _are_colors(channels):
             return np.repeat(data, 3, axis=0)
         raise DataError(
             f"{file} is gray, and the model takes three channels ({', '.join(channels)}). Give a file for each, or an "
             f"RGB image that holds them."
         )
     return data
+
+
+def _are_colors(channels: Sequence[str]) -> bool:
+    """Return whether channels are red, green and blue by their names; RFP, GFP and BFP are not."""
+    if {name.casefold() for name in channels} == {"rgb_to_0_1"}:  # nnU-Net's normalization of RGB images
+        return True
+    colors = "r(ed)?", "g(reen)?", "b(lue)?"
+    return all(
+        re.match(rf"{color}(?![a-z])", name, re.IGNORECASE) for color, name in zip(colors, channels, strict=True)
+    )
 
 
 def _orientation(image: Image) -> int:

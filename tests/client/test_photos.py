@@ -83,13 +83,20 @@ def test_animations_are_refused(tmp_path, name):
 # ---- channels --------------------------------------------------------------------------------------------------------
 
 
-def test_gray_photo_stands_for_three_colors(tmp_path):
+@pytest.mark.parametrize(
+    "names", ["R G B", "red green blue", "Red_0 Green_0 Blue_0", "rgb_to_0_1 rgb_to_0_1 rgb_to_0_1"]
+)
+def test_gray_photo_stands_for_three_colors(tmp_path, names):
     file = _save(tmp_path / "a.jpg", "L")
-    channels = _channels(file, "R", "G", "B")
+    channels = _channels(file, *names.split())
     assert channels.shape == (3, 12, 20)
     np.testing.assert_array_equal(channels, np.stack([read_photo(file)] * 3))
-    with pytest.raises(DataError, match="a.jpg is gray.*three channels .DAPI, FITC, TRITC"):
-        _channels(file, "DAPI", "FITC", "TRITC")
+
+
+@pytest.mark.parametrize("names", ["DAPI FITC TRITC", "RFP GFP BFP", "gray gray gray"])
+def test_gray_photo_stands_for_no_other_three_channels(tmp_path, names):
+    with pytest.raises(DataError, match=f"a.jpg is gray.*three channels .{', '.join(names.split())}"):
+        _channels(_save(tmp_path / "a.jpg", "L"), *names.split())
 
 
 def test_color_photo_without_colors_is_gray(tmp_path):

@@ -25,7 +25,12 @@ from nnunet_hrmedseg.errors import DataError, HRMedSegError, format_names, forma
 from nnunet_hrmedseg.io.dicom import SUFFIXES as DICOM_SUFFIXES
 from nnunet_hrmedseg.io.dicom_seg import write_label_map
 from nnunet_hrmedseg.io.instances import BORDER, CORE, INSTANCES
-from nnunet_hrmedseg.io.new_dataset import building_directory, free_dataset_folder, write_dataset_json
+from nnunet_hrmedseg.io.new_dataset import (
+    building_directory,
+    check_keeps_inputs,
+    free_dataset_folder,
+    write_dataset_json,
+)
 from nnunet_hrmedseg.nnunet_versions import required_nnunet_folder
 from nnunet_hrmedseg.plans.splits import NNUNET_FOLDS, SPLITS
 
@@ -154,6 +159,7 @@ def make_dataset(
     """
     raw = Path(required_nnunet_folder("nnUNet_raw") if raw is None else raw)
     folder = free_dataset_folder(raw, number, name, overwrite=overwrite)
+    check_keeps_inputs(folder, [Path(images), Path(masks)])
     source = find_source(
         Path(images),
         Path(masks),

@@ -128,7 +128,7 @@ def test_output_is_not_replaced_without_the_option_and_never_replaces_the_images
     again = convert_images(nnunet / "new", nnunet / "new" / "png", dataset=12, overwrite=True)
     assert set(again.cases) == {"a"}
     for output in (nnunet / "new", nnunet):
-        with pytest.raises(PlanError, match="would replace the images"):
+        with pytest.raises(PlanError, match="would replace the input"):
             convert_images(nnunet / "new", output, dataset=12, overwrite=True)
     assert (nnunet / "new" / "a.jpg").is_file()
 

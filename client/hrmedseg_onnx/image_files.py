@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +17,10 @@ from hrmedseg_onnx.dicom import SUFFIXES as DICOM_SUFFIXES
 from hrmedseg_onnx.dicom import read_dicom
 from hrmedseg_onnx.dicom_seg import write_label_map as write_dicom_seg
 from hrmedseg_onnx.errors import DataError, HRMedSegError, SetupError, format_shape
+from hrmedseg_onnx.file_kinds import recognize_file
 from hrmedseg_onnx.file_names import case_and_channel
 from hrmedseg_onnx.files import atomic_path_same_name, read_json
+from hrmedseg_onnx.json_values import is_list, is_number
 from hrmedseg_onnx.photos import PHOTO_SUFFIXES, fit_channels, is_photo, open_image, read_photo
 
 __all__ = [
@@ -96,11 +100,12 @@ def read_image(files: Sequence[Path], reader: str, channel_names: Sequence[str] 
         if not file.is_file():
             raise DataError(f"{file} does not exist.")
         try:
+            _check_gzip(file)
             data, geometry = _READERS[reader].read(file)
         except HRMedSegError:
             raise
         except Exception as error:
-            raise DataError(f"{file} cannot be read: {error} ({type(error).__name__}).") from error
+            raise DataError(f"{file} cannot be read: {_reason(file, error)}.") from error
         if channel_names and reader == PICTURE_READER and is_photo(file):
             data = fit_channels(data, channel_names if len(files) == 1 else channel_names[number : number + 1], file)
         if channels and data.shape[1:] != channels[0].shape[1:]:
@@ -117,6 +122,26 @@ def read_image(files: Sequence[Path], reader: str, channel_names: Sequence[str] 
         channels.append(data)
         geometries.append(geometry)
     return Image(np.concatenate(channels, dtype=np.float32, casting="unsafe"), geometries[0])
+
+
+def _check_gzip(file: Path) -> None:
+    """Raise an error if a compressed file is cut off or damaged: SimpleITK reads zeros for what is missing."""
+    if file.name.lower().endswith(".gz"):
+        with open(file, "rb") as stream:
+            compressed = stream.read(2) == b"\x1f\x8b"
+        if compressed:
+            with gzip.open(file) as unpacked:
+                while unpacked.read(1 << 24):
+                    pass
+
+
+def _reason(file: Path, error: Exception) -> str:
+    """Return why a file cannot be read: that it is no image, such as a web page, with advice, or the reader's error."""
+    kind = recognize_file(file) or ""
+    if ":" in kind and not (kind.startswith("packed with gzip") and file.name.lower().endswith(".gz")):
+        return f"it is {kind}"
+    text = " ".join(str(error).split())
+    return f"{re.sub(r'^Exception thrown in SimpleITK .*?ERROR: ', '', text)} ({type(error).__name__})"
 
 
 def write_label_map(
@@ -196,8 +221,21 @@ def _read_tiff_volume(file: Path) -> tuple[np.ndarray, Geometry]:
     if pixels.ndim != 3:
         raise DataError(f"{file} has {pixels.ndim} axes; the model was trained with TIFF volumes of three.")
     beside = _spacing_files(file)
-    spacing = read_json(beside[0])["spacing"] if beside else [1, 1, 1]
-    return pixels[None], {"spacing": spacing}
+    return pixels[None], {"spacing": _spacing(beside[0]) if beside else [1, 1, 1]}
+
+
+def _spacing(file: Path) -> list[float]:
+    try:
+        content = read_json(file)
+    except ValueError as error:
+        raise DataError(f"{file}, with the spacing of an image, is not valid JSON ({error}). Correct it.") from None
+    spacing = content.get("spacing") if isinstance(content, dict) else None
+    if not (is_list(spacing, is_number) and len(spacing) == 3):
+        raise DataError(
+            f'{file} must hold the spacing of an image as {{"spacing": [Z, Y, X]}}, three numbers in mm; its spacing '
+            f"is {spacing!r}. Correct it."
+        )
+    return spacing
 
 
 def _spacing_files(file: Path) -> list[Path]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "ORIENTATION", "PHOTO_SUFFIXES", "fit_channels", "is_photo", "open_image", "read_photo", "turn"]
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".webp", ".gif")
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif")
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that are read, whatever the file name says: browsers save WebP and PNG as .jpg, and people rename JPEG to
 .png. Pillow knows more, and hands EPS to Ghostscript, which executes it."""

@@ -18,7 +18,7 @@ from nnunet_hrmedseg.io.image_formats import FORMATS, allow_large_images
 __all__ = ["JPEG", "Coding", "Color", "as_values", "find_coding", "number_objects", "parse_colors", "read_mask"]
 
 MAX_CLASSES = 100
-JPEG = (".jpg", ".jpeg")
+JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 Color = tuple[int, int, int]
 BLACK: Color = (0, 0, 0)
 

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 import tifffile
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from hrmedseg_onnx.photos import turn
+from hrmedseg_onnx.photos import PHOTO_SUFFIXES, turn
 from nnunet_hrmedseg.errors import DataError, HRMedSegError, SetupError, format_shape
 from nnunet_hrmedseg.io.dicom import SUFFIXES as DICOM_SUFFIXES
 from nnunet_hrmedseg.io.dicom import read_dicom, read_header
@@ -20,7 +20,7 @@ from nnunet_hrmedseg.io.image_formats import FORMATS, ORIENTATION, allow_large_i
 
 __all__ = ["IMAGE_SUFFIXES", "is_image_file", "orientation", "read_image", "stem", "turn"]
 
-NATURAL = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
+NATURAL = (".png", ".bmp", *PHOTO_SUFFIXES)
 TIFF = (".tif", ".tiff")
 VOLUMES = (".nii.gz", ".nii", ".mha", ".nrrd")
 IMAGE_SUFFIXES = (*NATURAL, *TIFF, *DICOM_SUFFIXES, *VOLUMES)

@@ -43,7 +43,7 @@ def test_orientation_is_that_of_the_dataset(tmp_path, name, orientation):
 
 @pytest.mark.parametrize(
     "name, mode",
-    [("a.JPG", "L"), ("a.jpeg", "CMYK"), ("a.jpg", "RGB"), ("a.webp", "RGBA"), ("a.gif", "P"), ("a.gif", "L")],
+    [("a.JPG", "L"), ("a.jpeg", "CMYK"), ("a.jfif", "RGB"), ("a.webp", "RGBA"), ("a.gif", "P"), ("a.gif", "L")],
 )
 def test_colors_are_those_of_the_dataset(tmp_path, name, mode):
     file = _save(tmp_path / name, mode)

@@ -149,9 +149,17 @@ def find_inputs(paths: Sequence[Path], sidecar: Sidecar, *, dicom_seg: bool = Fa
 
     Raises:
         DataError: see `find_cases` and `find_dicom_cases`.
+        SetupError: a folder or file may not be read.
     """
-    if dicom_seg:
-        return find_dicom_cases(paths, channels=len(sidecar.channels))
+    try:
+        if dicom_seg:
+            return find_dicom_cases(paths, channels=len(sidecar.channels))
+        return _find_inputs(paths, sidecar)
+    except PermissionError as error:
+        raise SetupError(f"{error.filename} may not be read. Permit reading it, or give another input.") from error
+
+
+def _find_inputs(paths: Sequence[Path], sidecar: Sidecar) -> tuple[list[Case], list[str]]:
     reader = sidecar.image_reader
     cases = find_cases(
         paths,

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 import tifffile
 
-from hrmedseg_onnx.errors import DataError
+from hrmedseg_onnx import dicom_cases
+from hrmedseg_onnx.errors import CheckpointError, DataError, SetupError
 from hrmedseg_onnx.image_check import check_image
 from hrmedseg_onnx.image_files import read_image
+from hrmedseg_onnx.predict import find_inputs
+from hrmedseg_onnx.providers import open_session
+from tests.client.test_sidecar import GOOD
 
 READERS = ["SimpleITKIO", "NibabelIO"]
 
@@ -74,3 +80,48 @@ def test_wrong_spacing_of_a_tiff_volume_is_reported(tmp_path, spacing):
 def test_image_without_pixels_is_reported():
     with pytest.raises(DataError, match="The image has no pixels, but the shape 1 x 3 x 0 x 4"):
         check_image(np.zeros((1, 3, 0, 4)), ["gray"], "the model was trained with")
+
+
+@pytest.mark.parametrize(
+    "content, kind",
+    [
+        (b"", "empty"),
+        (b"<!DOCTYPE html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS"),
+    ],
+)
+def test_other_files_in_place_of_a_model_are_named(tmp_path, content, kind):
+    (tmp_path / "fold_0.onnx").write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"fold_0.onnx is not an ONNX model, but {kind}.*: .*(download|pull)"):
+        open_session(tmp_path / "fold_0.onnx")
+
+
+def _forbid(function, name: str):
+    """Return a function that may not read the file or folder of this name; root may read everything."""
+
+    def read(file: Path, *arguments):
+        if file.name == name:
+            raise PermissionError(13, "Permission denied", str(file))
+        return function(file, *arguments)
+
+    return read
+
+
+def test_folder_that_may_not_be_read_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "iterdir", _forbid(Path.iterdir, tmp_path.name))
+    sidecar = replace(GOOD, image_reader="NaturalImage2DIO", file_ending=".png")
+    with pytest.raises(SetupError, match=f"{tmp_path.name} may not be read. Permit reading it"):
+        find_inputs([tmp_path], sidecar)
+
+
+def test_dicom_file_that_may_not_be_read_does_not_affect_the_others(tmp_path, monkeypatch):
+    pytest.importorskip("pydicom")
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(bytes(128) + b"DICM")
+    monkeypatch.setattr(dicom_cases, "is_dicom", _forbid(dicom_cases.is_dicom, "a"))
+    monkeypatch.setattr(dicom_cases, "is_image", lambda file: True)
+    sidecar = replace(GOOD, image_reader="HRMedSegDicomIO", file_ending=".dcm")
+    cases, _ = find_inputs([tmp_path], sidecar, dicom_seg=True)
+    assert [case.name for case in cases] == ["a", "b"]
+    with pytest.raises(SetupError, match="a may not be read"):
+        find_inputs([tmp_path / "a"], sidecar, dicom_seg=True)

@@ -229,7 +229,7 @@ def _spacing(file: Path) -> list[float]:
         content = read_json(file)
     except ValueError as error:
         raise DataError(f"{file}, with the spacing of an image, is not valid JSON ({error}). Correct it.") from None
-    spacing = content.get("spacing") if isinstance(content, dict) else None
+    spacing: Any = content.get("spacing") if isinstance(content, dict) else None
     if not (is_list(spacing, is_number) and len(spacing) == 3):
         raise DataError(
             f'{file} must hold the spacing of an image as {{"spacing": [Z, Y, X]}}, three numbers in mm; its spacing '

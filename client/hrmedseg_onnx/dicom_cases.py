@@ -68,8 +68,11 @@ def dicom_cases_of_folder(
 
 
 def is_dicom_image(file: Path) -> bool:
-    """Return whether a file is a DICOM image, by its content."""
-    return is_dicom(file) and is_image(file)
+    """Return whether a file is a DICOM image, by its content; true if it may not be read, which reading reports."""
+    try:
+        return is_dicom(file) and is_image(file)
+    except PermissionError:
+        return True
 
 
 def _in_folder(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -77,7 +80,9 @@ def _in_folder(folder: Path) -> tuple[list[Path], list[Path]]:
     images, others = _split(folder, is_dicom_image)
     if not images:
         there = format_names([file.relative_to(folder).as_posix() for file in others]) or "nothing"
-        raise DataError(f"{folder} holds no DICOM images, but {there}. Give another folder, or leave --dicom_seg out.")
+        raise DataError(
+            f"{folder} holds no DICOM images. It holds {there}. Give another folder, or leave --dicom_seg out."
+        )
     return images, others
 
 

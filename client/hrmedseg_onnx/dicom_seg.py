@@ -105,13 +105,16 @@ def class_names(labels: Mapping[str, Any]) -> dict[int, str]:
 
 def _made(labels: np.ndarray, header: Dataset, names: Mapping[int, str]) -> tuple[Dataset, str]:
     """Return a SEG; or, if there can be none, a secondary capture and the reason."""
-    try:
-        return _segmentation(labels, header, names), ""
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:  # attributes of any file
-        return secondary_capture(labels, header), summarize_error(error)
+    problem = ""
+    for as_video in (False, True) if len(labels) == 1 else (True,):  # a video may have a single frame
+        try:
+            return _segmentation(labels, header, names, as_video=as_video), ""
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:  # attributes of any file
+            problem = problem or summarize_error(error)
+    return secondary_capture(labels, header), problem
 
 
-def _segmentation(labels: np.ndarray, header: Dataset, names: Mapping[int, str]) -> Dataset:
+def _segmentation(labels: np.ndarray, header: Dataset, names: Mapping[int, str], *, as_video: bool) -> Dataset:
     highdicom = import_highdicom()
     from pydicom.sr.codedict import codes
 
@@ -131,7 +134,7 @@ def _segmentation(labels: np.ndarray, header: Dataset, names: Mapping[int, str])
         for number in range(1, highest + 1)  # a SEG counts its segments without gaps
     ]
     source = _with_required_attributes(header)
-    without_positions = len(labels) > 1 and not _is_volume(source)
+    without_positions = as_video and not _is_volume(source)
     if without_positions:
         _place_frames(source)
     elif len(labels) == 1 and "SliceThickness" not in source and "SharedFunctionalGroupsSequence" not in source:
@@ -189,7 +192,7 @@ def _place_frames(source: Dataset) -> None:
     shared, system = pydicom.Dataset(), highdicom.CoordinateSystemNames.PATIENT
     shared.PlaneOrientationSequence = highdicom.PlaneOrientationSequence(system, (1, 0, 0, 0, 1, 0))
     shared.PixelMeasuresSequence = highdicom.PixelMeasuresSequence((1, 1), slice_thickness=1)
-    source.FrameOfReferenceUID = highdicom.UID()
+    source.FrameOfReferenceUID, source.NumberOfFrames = highdicom.UID(), declared_shape(source)[0]
     source.SharedFunctionalGroupsSequence, source.PerFrameFunctionalGroupsSequence = [shared], []
     for number in range(1, declared_shape(source)[0] + 1):
         groups = pydicom.Dataset()

@@ -10,7 +10,7 @@ __all__ = ["case_and_channel", "safe_path_str"]
 
 def case_and_channel(file_name: str, file_ending: str = "") -> tuple[str, int] | None:
     """Return the case's name and the channel's number, or None if the name does not have this form and ending."""
-    match = re.fullmatch(r"(.+)_(\d{4})" + re.escape(file_ending), file_name)
+    match = re.fullmatch(r"(.+)_(\d{4})" + re.escape(file_ending), file_name, re.DOTALL)
     return None if match is None else (match[1], int(match[2]))
 
 

@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from hrmedseg_onnx.errors import DataError
+from hrmedseg_onnx.errors import DataError, format_shape
 
 __all__ = ["MAX_PIXELS", "allow_large_images", "check_image", "warn_of_lost_bits", "warn_once"]
 
@@ -30,8 +30,10 @@ def check_image(data: np.ndarray, channels: Sequence[str], expected_by: str) -> 
         expected_by: source of these names, with a verb, for the message: "dataset.json lists".
 
     Raises:
-        DataError: another number of channels, NaN or infinite values.
+        DataError: another number of channels, no pixels, NaN or infinite values.
     """
+    if not data.size:
+        raise DataError(f"The image has no pixels, but the shape {format_shape(data.shape)}. Save it again.")
     if len(data) != len(channels):
         advice = "Give every case one file per channel (_0000, _0001, ...) or one RGB file for three channels."
         if len(data) == 4 and len(channels) == 3:

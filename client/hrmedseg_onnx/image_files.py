@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +17,11 @@ from hrmedseg_onnx.dicom import SUFFIXES as DICOM_SUFFIXES
 from hrmedseg_onnx.dicom import read_dicom
 from hrmedseg_onnx.dicom_seg import write_label_map as write_dicom_seg
 from hrmedseg_onnx.errors import DataError, HRMedSegError, SetupError, format_shape
+from hrmedseg_onnx.file_kinds import recognize_file
 from hrmedseg_onnx.file_names import case_and_channel
 from hrmedseg_onnx.files import atomic_path_same_name, read_json
-from hrmedseg_onnx.image_check import allow_large_images, warn_of_lost_bits
-from hrmedseg_onnx.photos import PHOTO_SUFFIXES, fit_channels, is_photo, read_photo
+from hrmedseg_onnx.json_values import is_list, is_number
+from hrmedseg_onnx.photos import PHOTO_SUFFIXES, fit_channels, is_photo, open_image, read_photo
 
 __all__ = [
     "DICOM_READER",
@@ -97,11 +100,12 @@ def read_image(files: Sequence[Path], reader: str, channel_names: Sequence[str] 
         if not file.is_file():
             raise DataError(f"{file} does not exist.")
         try:
+            _check_gzip(file)
             data, geometry = _READERS[reader].read(file)
         except HRMedSegError:
             raise
         except Exception as error:
-            raise DataError(f"{file} cannot be read: {error} ({type(error).__name__}).") from error
+            raise DataError(f"{file} cannot be read: {_reason(file, error)}.") from error
         if channel_names and reader == PICTURE_READER and is_photo(file):
             data = fit_channels(data, channel_names if len(files) == 1 else channel_names[number : number + 1], file)
         if channels and data.shape[1:] != channels[0].shape[1:]:
@@ -118,6 +122,26 @@ def read_image(files: Sequence[Path], reader: str, channel_names: Sequence[str] 
         channels.append(data)
         geometries.append(geometry)
     return Image(np.concatenate(channels, dtype=np.float32, casting="unsafe"), geometries[0])
+
+
+def _check_gzip(file: Path) -> None:
+    """Raise an error if a compressed file is cut off or damaged: SimpleITK reads zeros for what is missing."""
+    if file.name.lower().endswith(".gz"):
+        with open(file, "rb") as stream:
+            compressed = stream.read(2) == b"\x1f\x8b"
+        if compressed:
+            with gzip.open(file) as unpacked:
+                while unpacked.read(1 << 24):
+                    pass
+
+
+def _reason(file: Path, error: Exception) -> str:
+    """Return why a file cannot be read: that it is no image, such as a web page, with advice, or the reader's error."""
+    kind = recognize_file(file) or ""
+    if ":" in kind and not (kind.startswith("packed with gzip") and file.name.lower().endswith(".gz")):
+        return f"it is {kind}"
+    text = " ".join(str(error).split())
+    return f"{re.sub(r'^Exception thrown in SimpleITK .*?ERROR: ', '', text)} ({type(error).__name__})"
 
 
 def write_label_map(
@@ -179,11 +203,7 @@ def _write_picture(labels: np.ndarray, file: Path, _geometry: Geometry) -> None:
 
 
 def _read_with_pillow(file: Path) -> np.ndarray:
-    import PIL.Image
-
-    warn_of_lost_bits([file])
-    # some other formats start programs such as Ghostscript
-    with allow_large_images(), PIL.Image.open(file, formats=("PNG", "BMP", "TIFF")) as image:
+    with open_image(file) as image:
         if image.mode == "P" and image.palette is not None:
             return np.asarray(image.convert(image.palette.mode))
         return np.asarray(image)
@@ -201,8 +221,21 @@ def _read_tiff_volume(file: Path) -> tuple[np.ndarray, Geometry]:
     if pixels.ndim != 3:
         raise DataError(f"{file} has {pixels.ndim} axes; the model was trained with TIFF volumes of three.")
     beside = _spacing_files(file)
-    spacing = read_json(beside[0])["spacing"] if beside else [1, 1, 1]
-    return pixels[None], {"spacing": spacing}
+    return pixels[None], {"spacing": _spacing(beside[0]) if beside else [1, 1, 1]}
+
+
+def _spacing(file: Path) -> list[float]:
+    try:
+        content = read_json(file)
+    except ValueError as error:
+        raise DataError(f"{file}, with the spacing of an image, is not valid JSON ({error}). Correct it.") from None
+    spacing: Any = content.get("spacing") if isinstance(content, dict) else None
+    if not (is_list(spacing, is_number) and len(spacing) == 3):
+        raise DataError(
+            f'{file} must hold the spacing of an image as {{"spacing": [Z, Y, X]}}, three numbers in mm; its spacing '
+            f"is {spacing!r}. Correct it."
+        )
+    return spacing
 
 
 def _spacing_files(file: Path) -> list[Path]:
@@ -220,7 +253,7 @@ def _write_tiff_volume(labels: np.ndarray, file: Path, geometry: Geometry) -> No
 
 
 def _read_volume(file: Path) -> tuple[np.ndarray, Geometry]:
-    """Read as SimpleITKIO: axes (z, y, x)."""
+    """Read as SimpleITKIO: axes (z, y, x), before them the channels if the file has four axes."""
     try:
         image = _simpleitk().ReadImage(str(file))
     except RuntimeError as error:
@@ -233,16 +266,23 @@ def _read_volume(file: Path) -> tuple[np.ndarray, Geometry]:
         ) from error
     pixels = _simpleitk().GetArrayFromImage(image)
     _check_volume(file, pixels.shape, image.GetNumberOfComponentsPerPixel())
-    geometry = {"spacing": image.GetSpacing(), "origin": image.GetOrigin(), "direction": image.GetDirection()}
-    return pixels.reshape(1, *(1,) * (3 - pixels.ndim), *pixels.shape), geometry
+    first = image[:, :, :, 0] if pixels.ndim == 4 else image
+    geometry = {"spacing": first.GetSpacing(), "origin": first.GetOrigin(), "direction": first.GetDirection()}
+    return _with_channels(pixels), geometry
 
 
 def _check_volume(file: Path, shape: Sequence[int], components: int = 1) -> None:
-    if components > 1 or len(shape) not in (2, 3):
+    if components > 1 or len(shape) not in (2, 3, 4):
         raise DataError(
-            f"{file} has the shape {' x '.join(map(str, shape))}; an image or a volume of one channel is needed. Save "
-            f"each channel as a file of its own: CASE_0000, CASE_0001, ..."
+            f"{file} has the shape {format_shape(shape)}; an image or a volume is needed, with the channels of a "
+            f"volume as its fourth axis, not as a vector for each voxel. Save each channel as a file of its own: "
+            f"CASE_0000, CASE_0001, ..."
         )
+
+
+def _with_channels(pixels: np.ndarray) -> np.ndarray:
+    """Return (C, Z, Y, X) for (Y, X), (Z, Y, X) or (C, Z, Y, X)."""
+    return pixels.reshape((1,) * (4 - pixels.ndim) + pixels.shape)
 
 
 def _write_volume(labels: np.ndarray, file: Path, geometry: Geometry) -> None:
@@ -254,15 +294,14 @@ def _write_volume(labels: np.ndarray, file: Path, geometry: Geometry) -> None:
 
 
 def _read_nifti(file: Path) -> tuple[np.ndarray, Geometry]:
-    """Read as NibabelIO, which nnU-Net uses if SimpleITK rejects the affine: axes (z, y, x)."""
+    """Read as NibabelIO, which nnU-Net uses if SimpleITK rejects the affine: axes as of `_read_volume`."""
     nibabel = _nibabel()
     if nibabel is None or not file.name.lower().endswith(NIFTI):
         return _read_nifti_with_simpleitk(file)
     image = nibabel.load(file)
     _check_volume(file, image.shape)
-    pixels = image.get_fdata().transpose()
-    geometry = {"spacing": tuple(map(float, image.header.get_zooms())), "affine": image.affine}
-    return pixels.reshape(1, *(1,) * (3 - pixels.ndim), *pixels.shape), geometry
+    geometry = {"spacing": tuple(map(float, image.header.get_zooms()[:3])), "affine": image.affine}
+    return _with_channels(image.get_fdata().transpose()), geometry
 
 
 def _read_nifti_with_simpleitk(file: Path) -> tuple[np.ndarray, Geometry]:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hrmedseg_onnx.errors import DataError
+from hrmedseg_onnx.file_kinds import recognize_file
 from hrmedseg_onnx.image_check import MAX_PIXELS, allow_large_images, warn_of_lost_bits
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["ORIENTATION", "PHOTO_SUFFIXES", "fit_channels", "is_photo", "read_photo", "turn"]
+__all__ = ["FORMATS", "ORIENTATION", "PHOTO_SUFFIXES", "fit_channels", "is_photo", "open_image", "read_photo", "turn"]
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".webp", ".gif")
-FORMATS = ("JPEG", "WEBP", "GIF", "PNG", "BMP")
-"""Formats that are read, whatever the file name says: browsers save WebP and PNG as .jpg."""
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif")
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""Formats that are read, whatever the file name says: browsers save WebP and PNG as .jpg, and people rename JPEG to
+.png. Pillow knows more, and hands EPS to Ghostscript, which executes it."""
 ORIENTATION = 0x0112  # tag of EXIF and TIFF
 
 
@@ -35,8 +38,25 @@ def read_photo(file: Path) -> np.ndarray:
         (H, W) or (H, W, 3); 8 bits, unless the file is a gray PNG of 16 bits.
 
     Raises:
-        DataError: the file is of another kind despite its name, an animation, or has more than `MAX_PIXELS` pixels.
+        DataError: see `open_image`.
         Exception: whatever Pillow raises for damaged files.
+    """
+    with open_image(file) as image:
+        image.load()
+        orientation = _orientation(image)
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            pixels = np.asarray(image)
+        else:
+            pixels = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+    return turn(pixels, orientation)
+
+
+@contextmanager
+def open_image(file: Path) -> Iterator[Image]:
+    """Open an image of one of the `FORMATS` with Pillow, not decoded yet.
+
+    Raises:
+        DataError: the file is of another kind despite its name, has several frames, or more than `MAX_PIXELS` pixels.
     """
     import PIL.Image
 
@@ -45,18 +65,13 @@ def read_photo(file: Path) -> np.ndarray:
         with allow_large_images(), PIL.Image.open(file, formats=FORMATS) as image:
             frames = getattr(image, "n_frames", 1)
             if frames > 1 and image.format != "MPO":  # of a phone: previews and depth maps follow the photo
-                raise DataError(f"{file} is an animation of {frames} frames. Save the frames to predict as files.")
-            image.load()
-            orientation = _orientation(image)
-            if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-                pixels = np.asarray(image)
-            else:
-                pixels = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+                raise DataError(f"{file} holds {frames} frames or pages. Save those to predict as files of their own.")
+            yield image
     except PIL.UnidentifiedImageError:
-        raise DataError(f"{file} is not an image that can be read, despite its name. Save it as JPEG or PNG.") from None
+        kind = recognize_file(file) or "not an image that can be read, despite its name. Save it as JPEG or PNG"
+        raise DataError(f"{file} is {kind}.") from None
     except PIL.Image.DecompressionBombError:
         raise DataError(f"{file} declares more than {MAX_PIXELS:,} pixels, the most that are read.") from None
-    return turn(pixels, orientation)
 
 
 def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -92,13 +107,23 @@ def fit_channels(data: np.ndarray, channels: Sequence[str], file: Path) -> np.nd
             f"values mean the same as in the images that the model was trained with."
         )
     if len(data) == 1 and len(channels) == 3:
-        if [name[:1].lower() for name in channels] == ["r", "g", "b"]:
+        if _are_colors(channels):
             return np.repeat(data, 3, axis=0)
         raise DataError(
             f"{file} is gray, and the model takes three channels ({', '.join(channels)}). Give a file for each, or an "
             f"RGB image that holds them."
         )
     return data
+
+
+def _are_colors(channels: Sequence[str]) -> bool:
+    """Return whether channels are red, green and blue by their names; RFP, GFP and BFP are not."""
+    if {name.casefold() for name in channels} == {"rgb_to_0_1"}:  # nnU-Net's normalization of RGB images
+        return True
+    colors = "r(ed)?", "g(reen)?", "b(lue)?"
+    return all(
+        re.match(rf"{color}(?![a-z])", name, re.IGNORECASE) for color, name in zip(colors, channels, strict=True)
+    )
 
 
 def _orientation(image: Image) -> int:

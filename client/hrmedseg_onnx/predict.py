@@ -149,9 +149,17 @@ def find_inputs(paths: Sequence[Path], sidecar: Sidecar, *, dicom_seg: bool = Fa
 
     Raises:
         DataError: see `find_cases` and `find_dicom_cases`.
+        SetupError: a folder or file may not be read.
     """
-    if dicom_seg:
-        return find_dicom_cases(paths, channels=len(sidecar.channels))
+    try:
+        if dicom_seg:
+            return find_dicom_cases(paths, channels=len(sidecar.channels))
+        return _find_inputs(paths, sidecar)
+    except PermissionError as error:
+        raise SetupError(f"{error.filename} may not be read. Permit reading it, or give another input.") from error
+
+
+def _find_inputs(paths: Sequence[Path], sidecar: Sidecar) -> tuple[list[Case], list[str]]:
     reader = sidecar.image_reader
     cases = find_cases(
         paths,
@@ -231,25 +239,22 @@ def _for_dicom(sidecar: Sidecar) -> Sidecar:
 
 
 def check_not_overwriting(cases: Sequence[Case], output: Path, sidecar: Sidecar) -> None:
-    """Check that no label map has the path of an image: images without a channel number have the same name.
+    """Check that no label map replaces an image: images without a channel number have the name of their label map.
 
     Raises:
-        SetupError: a label map would replace an input, or a file beside an input that may be an image as well.
+        SetupError: a label map would replace an input, or a file beside the inputs, which may be an image as well.
     """
     reader = sidecar.image_reader
-    inputs = {path.resolve() for case in cases for file in case.files for path in files_read(file, reader)}
+    files = [file for case in cases for file in case.files]
+    inputs = {path.resolve() for file in files for path in files_read(file, reader)}
     written = [path for case in cases for path in files_written(label_map_of(case, output, sidecar), reader)]
     hit = [str(file) for file in written if file.resolve() in inputs]
     if hit:
         raise SetupError(f"{format_names(hit)} would be overwritten, which are inputs. Give -o another folder.")
-    named_as_label_map = [case for case in cases if case.files[0].name.startswith(f"{case.name}.")]
-    there = output.resolve()
-    hit = [
-        str(file)
-        for case in named_as_label_map
-        if case.files[0].parent.resolve() == there and (file := label_map_of(case, output, sidecar)).exists()
-    ]
-    if hit and reader == PICTURE_READER:
+    if output.resolve() not in {file.parent.resolve() for file in files}:
+        return
+    hit = [str(file) for file in written if file.exists()]
+    if hit:
         raise SetupError(
             f"{format_names(hit)} would be overwritten, and may be images, because the inputs are in the same folder. "
             f"Remove earlier label maps, or give -o another folder."

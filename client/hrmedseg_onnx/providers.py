@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from hrmedseg_onnx.errors import CheckpointError, SetupError, summarize_error
+from hrmedseg_onnx.file_kinds import recognize_file
 
 __all__ = ["PROVIDERS", "open_session"]
 
@@ -77,6 +78,9 @@ def open_session(file: Path, threads: int | None = None, provider: str = "cpu") 
             str(file), options, providers=[(chosen.name, chosen.options)], enable_fallback=0
         )
     except Exception as error:  # onnxruntime raises many undocumented classes
+        kind = recognize_file(file)
+        if kind and ":" in kind:
+            raise CheckpointError(f"{file} is not an ONNX model, but {kind}.") from error
         reason = f"{file} cannot be loaded by onnxruntime {onnxruntime.__version__}"
         if provider != "cpu":
             raise SetupError(

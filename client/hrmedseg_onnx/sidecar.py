@@ -10,7 +10,7 @@ from typing import Any
 
 from hrmedseg_onnx.errors import CheckpointError
 from hrmedseg_onnx.files import read_json, write_atomically
-from hrmedseg_onnx.json_values import is_dict, is_int, is_list, is_text
+from hrmedseg_onnx.json_values import is_dict, is_int, is_list, is_number, is_text
 
 __all__ = [
     "FORMAT",
@@ -169,8 +169,9 @@ def _normalization(entry: Any) -> Normalization:
     if scheme not in SCHEMES:
         raise _InvalidSidecarError(f"normalization {scheme!r} is unknown; there are {', '.join(SCHEMES)}")
     intensities = entry.get("intensities")
-    if scheme == "CTNormalization" and not (isinstance(intensities, dict) and set(INTENSITIES) <= set(intensities)):
-        raise _InvalidSidecarError(f"CTNormalization needs intensities with {', '.join(INTENSITIES)}")
+    known = intensities if isinstance(intensities, dict) else {}
+    if scheme == "CTNormalization" and not all(is_number(known.get(name)) for name in INTENSITIES):
+        raise _InvalidSidecarError(f"CTNormalization needs intensities with numbers for {', '.join(INTENSITIES)}")
     return Normalization(scheme, bool(entry.get("use_mask")), intensities)
 
 
@@ -192,7 +193,7 @@ _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "regions_class_order": (lambda v: v is None or is_list(v, is_int), "a list of label values, or null"),
     "mirror_axes": (lambda v: is_list(v, lambda axis: axis in (0, 1)), "a list of 0 and 1"),
     "image_reader": (lambda v: v in READERS, f"one of {', '.join(READERS)}"),
-    "file_ending": (lambda v: is_text(v) and v.startswith("."), "a file ending such as .png"),
+    "file_ending": (lambda v: is_text(v) and v[:1] == "." and Path(f"a{v}").name == f"a{v}", "an ending such as .png"),
     "weights": (is_text, "a name"),
     "folds": (
         lambda v: is_dict(v, lambda i: is_text(i) and Path(i).name == i),

@@ -18,7 +18,7 @@ from nnunet_hrmedseg.datasets.writing import write_image
 from nnunet_hrmedseg.errors import DataError, HRMedSegError, PlanError, SetupError, format_names
 from nnunet_hrmedseg.io.dicom import SUFFIXES as DICOM_SUFFIXES
 from nnunet_hrmedseg.io.files import check_output_dir
-from nnunet_hrmedseg.io.new_dataset import building_directory
+from nnunet_hrmedseg.io.new_dataset import building_directory, check_keeps_inputs
 from nnunet_hrmedseg.io.raw_cases import read_dataset_json
 from nnunet_hrmedseg.nnunet_versions import full_dataset_name, nnunet_folder
 
@@ -85,8 +85,7 @@ def convert_images(
     images, output = Path(images), Path(output)
     if output.exists() and not overwrite:
         raise SetupError(f"{output} exists already. Choose another folder, or replace it with --overwrite.")
-    if output.resolve() in (images.resolve(), *images.resolve().parents):
-        raise PlanError(f"The output {output} would replace the images in {images}. Choose another folder.")
+    check_keeps_inputs(output, [images])
     _check_replaceable(output, ending)
     check_output_dir(output.resolve().parent)
     files, skipped = list_images(images)

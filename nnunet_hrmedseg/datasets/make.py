@@ -30,7 +30,12 @@ from nnunet_hrmedseg.io.dicom import SUFFIXES as DICOM_SUFFIXES
 from nnunet_hrmedseg.io.dicom_seg import write_label_map
 from nnunet_hrmedseg.io.files import check_output_dir
 from nnunet_hrmedseg.io.instances import BORDER, CORE, INSTANCES
-from nnunet_hrmedseg.io.new_dataset import building_directory, free_dataset_folder, write_dataset_json
+from nnunet_hrmedseg.io.new_dataset import (
+    building_directory,
+    check_keeps_inputs,
+    free_dataset_folder,
+    write_dataset_json,
+)
 from nnunet_hrmedseg.nnunet_versions import nnunet_folder, required_nnunet_folder
 from nnunet_hrmedseg.plans.splits import NNUNET_FOLDS, SPLITS
 
@@ -160,6 +165,7 @@ def make_dataset(
     """
     raw = Path(required_nnunet_folder("nnUNet_raw") if raw is None else raw)
     folder = free_dataset_folder(raw, number, name, overwrite=overwrite)
+    check_keeps_inputs(folder, [Path(images), Path(masks)])
     if not dry_run:
         check_output_dir(raw)
     source = find_source(

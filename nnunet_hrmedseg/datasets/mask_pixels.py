@@ -12,7 +12,7 @@ from nnunet_hrmedseg.io.image_formats import FORMATS, allow_large_images
 
 __all__ = ["JPEG", "as_values", "number_objects", "palette", "read_mask"]
 
-JPEG = (".jpg", ".jpeg")
+JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 
 
 def read_mask(file: Path, *, color: bool = False) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tqdm import tqdm
 from nnunet_hrmedseg.datasets.mask_pixels import read_mask
 from nnunet_hrmedseg.datasets.matching import list_images
 from nnunet_hrmedseg.datasets.pixels import stem
-from nnunet_hrmedseg.errors import DataError, HRMedSegError
+from nnunet_hrmedseg.errors import DataError, HRMedSegError, SetupError, format_names
 from nnunet_hrmedseg.io.files import make_output_dir
 from nnunet_hrmedseg.io.instances import BORDER, CORE, separate_instances
 
@@ -42,8 +43,9 @@ def separate_objects(labels: str | os.PathLike[str], output: str | os.PathLike[s
         output: folder for the images, which have the names of the label maps.
 
     Raises:
-        DataError: there are no label maps, or some cannot be read or have other values; all in one message.
-        SetupError: the output cannot be written.
+        DataError: there are no label maps, several have the same name, or some cannot be read or have other values;
+            all in one message.
+        SetupError: the output cannot be written, or is the folder of the label maps or below it.
 
     Examples:
         >>> from pathlib import Path
@@ -61,7 +63,18 @@ def separate_objects(labels: str | os.PathLike[str], output: str | os.PathLike[s
     files, _ = list_images(Path(labels))
     if not files:
         raise DataError(f"{labels} has no label maps.")
-    folder = make_output_dir(Path(output))
+    twice = [name for name, count in Counter(map(stem, files)).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"Several label maps in {labels} have the same name: {format_names(twice)}. Rename all but one."
+        )
+    folder = Path(output)
+    if folder.resolve().is_relative_to(Path(labels).resolve()):
+        raise SetupError(
+            f"Numbered objects in {output} would replace label maps in {labels}, or be taken for them the next time. "
+            f"Give -o another folder."
+        )
+    make_output_dir(folder)
     counts: dict[str, int] = {}
     errors = []
     for file in tqdm(files, desc="Separating", unit="case", leave=False, disable=None):

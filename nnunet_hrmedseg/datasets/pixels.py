@@ -11,10 +11,11 @@ import SimpleITK as sitk
 import tifffile
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from hrmedseg_onnx.photos import turn
+from hrmedseg_onnx.photos import PHOTO_SUFFIXES, turn
 from nnunet_hrmedseg.errors import DataError, HRMedSegError, SetupError, format_shape
 from nnunet_hrmedseg.io.dicom import SUFFIXES as DICOM_SUFFIXES
-from nnunet_hrmedseg.io.dicom import read_dicom
+from nnunet_hrmedseg.io.dicom import read_dicom, read_header
+from nnunet_hrmedseg.io.dicom_seg import SEGMENTATION, read_label_map
 from nnunet_hrmedseg.io.image_formats import FORMATS, ORIENTATION, allow_large_images
 
 __all__ = [
@@ -29,7 +30,7 @@ __all__ = [
     "turn",
 ]
 
-NATURAL = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
+NATURAL = (".png", ".bmp", *PHOTO_SUFFIXES)
 TIFF = (".tif", ".tiff")
 VOLUMES = (".nii.gz", ".nii", ".mha", ".nrrd")
 IMAGE_SUFFIXES = (*NATURAL, *TIFF, *DICOM_SUFFIXES, *VOLUMES)
@@ -185,7 +186,9 @@ def _rgb_of_inks(pixels: np.ndarray) -> np.ndarray:
 
 
 def _read_dicom(file: Path) -> np.ndarray:
-    pixels = read_dicom(file).pixels
+    """Read an image, or the label map of a SEG, whose frames are segments."""
+    segmented = read_header(file).get("SOPClassUID") == SEGMENTATION
+    pixels = read_label_map(file) if segmented else read_dicom(file).pixels
     if len(pixels) != 1:
         raise DataError(f"{file} is a video of {len(pixels)} frames, but this command is for single images.")
     return _smallest_integers(pixels[0])

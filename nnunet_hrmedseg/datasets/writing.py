@@ -47,6 +47,8 @@ def _is_usable(file: Path, ending: str, channels: int) -> bool:
     if ending != ".png" or file.suffix.lower() != ".png" or orientation(file) != 1:
         return False
     with Image.open(file) as image:
+        if image.format != "PNG":  # of a GIF, nnU-Net reads a list of frames
+            return False
         return image.mode == ("L" if channels == 1 else "RGB") or (channels == 1 and image.mode.startswith("I;16"))
 
 

@@ -1,7 +1,8 @@
 """Filter for private texts in a model: paths, names of users, and names of training cases.
 
 A slash alone does not make a path: "T1/T2" is a channel, and https://... may be the address of a license. A path
-begins at a root, a home folder or a drive, or leads through folders to a file.
+begins at a root, a home folder or a drive, or leads through folders to a file. The name of a user counts as a part of
+a path alone, because it may be an ordinary word, such as that of an account for a service.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ PATHS = (
     r"(?<![\w:/.])[\w.+-]+(?:/[\w.+-]+)*/[\w.+-]+\.(?:nii|nrrd|mha|mhd|png|tiff?|jpe?g|bmp|dcm|pth|pt|pkl|npz|safetensors)\b",
 )
 DISTINCTIVE = 5  # minimum length of a name with a digit that is also searched inside longer words
+URL = re.compile(r"\bhttps?://\S+")
 GENERIC_USERS = {"root", "user", "users", "home", "admin", "ubuntu"}
 
 
@@ -37,9 +39,9 @@ class PrivacyFilter:
 
     def __init__(self, cases: Iterable[str], public: Iterable[str] = ()) -> None:
         named = {*cases} - {*public}
-        users = {Path.home().name, _user()} - GENERIC_USERS - {*public}
-        words = {case for case in named if not (case.isdigit() and len(case) < DISTINCTIVE)} | users
+        words = {case for case in named if not (case.isdigit() and len(case) < DISTINCTIVE)}
         self.words = {word for word in words if len(word) > 1}
+        self.users = _parts_of_paths(_users() - GENERIC_USERS - {*public})
         self.paths = re.compile("|".join(PATHS))
         # long names are searched one by one; the set of tokens is fast for thousands of cases
         self.within = sorted(word for word in named if len(word) >= DISTINCTIVE and re.search(r"\d", word))
@@ -49,9 +51,12 @@ class PrivacyFilter:
         path = self.paths.search(text)
         if path is not None:
             return f"a path ({path[0]!r})"
+        user = self.users.search(URL.sub("", text))
+        if user is not None:
+            return f"the name of a user ({user[0]!r})"
         tokens = {*re.findall(r"[\w-]+", text), *re.findall(r"[\w-]+?(?=_\d{4}\b)", text), text}
         word = next(iter(tokens & self.words), None) or next((name for name in self.within if name in text), None)
-        return None if word is None else f"the name of a training case or of a user ({word!r})"
+        return None if word is None else f"the name of a training case ({word!r})"
 
     def redact(self, value: Any) -> Any:
         """Return a value without the entries of dictionaries and lists that contain private texts."""
@@ -84,7 +89,21 @@ def iter_strings(value: Any) -> Iterator[str]:
             yield from iter_strings(entry)
 
 
-def _user() -> str:
+def _users() -> set[str]:
+    """Return the names of the user: of the account and of the home folder, unless that is a root, such as /data."""
+    names = {_account()}
+    if len(Path.home().parts) > 2:
+        names.add(Path.home().name)
+    return {name for name in names if len(name) > 1}
+
+
+def _parts_of_paths(names: Iterable[str]) -> re.Pattern[str]:
+    """Return a pattern for names with a separator of paths before or after them, or with the @ of an address."""
+    either = "|".join(map(re.escape, sorted(names))) or "(?!)"  # (?!): nothing
+    return re.compile(rf"[/\\~](?:{either})(?![\w.-])|(?<![\w.-])(?:{either})[/\\@]")
+
+
+def _account() -> str:
     try:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):  # the user id has no name on this machine

@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hrmedseg_onnx.image_check import MAX_PIXELS, allow_large_images
-from hrmedseg_onnx.photos import ORIENTATION
+from hrmedseg_onnx.photos import FORMATS, ORIENTATION
 from nnunet_hrmedseg.errors import DataError
 
 __all__ = [
@@ -32,9 +32,6 @@ SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".gif"),
     *(".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm"),
 )
-FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-"""Formats that are read, whatever the file name says. Pillow knows more, and hands EPS to Ghostscript, which executes
-it."""
 
 BITS_PER_SAMPLE = 0x0102  # tag of TIFF
 _TIF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")

@@ -15,7 +15,13 @@ from nnunet_hrmedseg.errors import PlanError, SetupError, format_names
 from nnunet_hrmedseg.io.access import reporting_denied_access, share_as_parent
 from nnunet_hrmedseg.io.files import replace_directory
 
-__all__ = ["building_directory", "free_dataset_folder", "split_dataset_name", "write_dataset_json"]
+__all__ = [
+    "building_directory",
+    "check_keeps_inputs",
+    "free_dataset_folder",
+    "split_dataset_name",
+    "write_dataset_json",
+]
 
 
 def split_dataset_name(full_name: str) -> tuple[int, str]:
@@ -60,6 +66,19 @@ def free_dataset_folder(
     if folder.exists() and not overwrite:
         raise SetupError(f"{folder} exists already. Choose another number, or replace it with --overwrite.")
     return folder
+
+
+def check_keeps_inputs(output: Path, inputs: Iterable[Path]) -> None:
+    """Check that an output folder, which is replaced as a whole, does not hold the inputs.
+
+    Raises:
+        PlanError: it is one of them, or holds one.
+    """
+    for place in inputs:
+        if place.resolve().is_relative_to(output.resolve()):
+            raise PlanError(
+                f"The output {output} would replace the input {place}. Choose another one, or move the input."
+            )
 
 
 @contextmanager

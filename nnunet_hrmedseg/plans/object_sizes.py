@@ -56,14 +56,22 @@ def object_thickness(mask: np.ndarray, scale: tuple[float, float] = (1.0, 1.0)) 
 
 
 def _disc_diameters(objects: np.ndarray, numbers: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
-    """Return the diameter of the largest disc within each of the numbered objects, which do not touch."""
+    """Return the diameter of the largest disc within each of the numbered objects, which do not touch.
+
+    The center of the disc is that of a pixel in objects of odd width, and a corner between pixels in those of even
+    width.
+    """
     padded = np.pad(objects, 1)  # objects end at the border of the image
     depth, nearest = ndimage.distance_transform_edt(padded, scale, return_indices=True)
     deepest = np.asarray(ndimage.maximum_position(depth, padded, numbers)).T
     depths = depth[tuple(deepest)]
     # depths reach the center of the first pixel outside: half a pixel too far on either side, in their direction
     pixels = np.hypot(*(nearest[(slice(None), *deepest)] - deepest))
-    return depths * (2 - 1 / pixels)
+    around_pixels = depths * (2 - 1 / pixels)
+    # corners within an object; the distance to the corners on its outline is exact
+    corners = np.minimum(np.minimum(padded[1:, 1:], padded[:-1, 1:]), np.minimum(padded[1:, :-1], padded[:-1, :-1]))
+    around_corners = 2 * np.asarray(ndimage.maximum(ndimage.distance_transform_edt(corners, scale), corners, numbers))
+    return np.maximum(around_pixels, around_corners)
 
 
 def measure_thickness(

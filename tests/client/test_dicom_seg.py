@@ -16,6 +16,8 @@ highdicom = pytest.importorskip("highdicom")
 from hrmedseg_onnx.dicom import read_dicom  # noqa: E402
 from hrmedseg_onnx.dicom_seg import class_names, write_label_map  # noqa: E402
 from hrmedseg_onnx.errors import DataError, SetupError  # noqa: E402
+from nnunet_hrmedseg.io.dicom_copies import write_label_map_like  # noqa: E402
+from nnunet_hrmedseg.io.dicom_seg import read_label_map  # noqa: E402
 from tests.io.dicom_files import radiograph, save_dicom, save_enhanced  # noqa: E402
 
 SAMPLES = Path(pydicom.data.__path__[0]) / "test_files"
@@ -78,6 +80,19 @@ def test_each_frame_of_a_video_has_its_labels(tmp_path, kind, positions):
         pydicom.dcmread(source).SOPInstanceUID, [4, 1, 5, 2, 3], combine_segments=True, ignore_spatial_locations=True
     )
     assert np.array_equal(read, labels[[3, 0, 4, 1, 2]])
+
+
+@pytest.mark.parametrize("kind", ["US video", "XA"])
+@pytest.mark.parametrize("shape", [(1, 20, 30), (20, 30)])  # with and without NumberOfFrames
+def test_video_of_one_frame_has_a_segmentation(tmp_path, kind, shape, recwarn):
+    source = save_dicom(tmp_path / "x.dcm", np.zeros(shape, np.uint8), kind)
+    labels = np.random.default_rng(1).integers(0, 3, (1, 20, 30))
+    write_label_map(labels, tmp_path / "y.dcm", source, {1: "a", 2: "b"})
+    made = highdicom.seg.segread(tmp_path / "y.dcm")
+    assert not recwarn and "FrameOfReferenceUID" not in made
+    assert np.array_equal(read_label_map(tmp_path / "y.dcm"), labels)
+    write_label_map_like(labels[:, ::-1], tmp_path / "z.dcm", tmp_path / "y.dcm")  # as nnU-Net's postprocessing
+    assert np.array_equal(read_label_map(tmp_path / "z.dcm"), labels[:, ::-1]) and not recwarn
 
 
 @pytest.mark.parametrize("frames", [1, 3])

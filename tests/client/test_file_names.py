@@ -13,6 +13,7 @@ from hrmedseg_onnx.file_names import case_and_channel
         ("case.with.dots_0001.png", ".png", ("case.with.dots", 1)),
         ("IMG_0007_0000.png", ".png", ("IMG_0007", 0)),
         ("case_0000", "", ("case", 0)),
+        ("two\nlines_0000.png", ".png", ("two\nlines", 0)),
         ("case.png", ".png", None),
         ("case_000.png", ".png", None),
         ("case_00000.png", ".png", None),

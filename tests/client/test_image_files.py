@@ -82,6 +82,23 @@ def test_unusual_pngs_are_read_as_by_nnunet(tmp_path, mode):
     np.testing.assert_array_equal(read_image([file], "NaturalImage2DIO").data, wanted)
 
 
+@pytest.mark.parametrize("ending", [".png", ".bmp"])
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "MPO", "TIFF", "PPM", "JPEG2000", "PNG", "BMP"])
+def test_pictures_of_another_format_than_their_name_are_read_as_by_nnunet(tmp_path, kind, ending):
+    file = tmp_path / f"a{ending}"
+    several = {"save_all": True, "append_images": [PIL.Image.fromarray(GRAY[:4, :4])]} if kind == "MPO" else {}
+    PIL.Image.fromarray(RGB).save(file, kind, **several)
+    wanted, _ = NaturalImage2DIO().read_images([str(file)])
+    np.testing.assert_array_equal(read_image([file], "NaturalImage2DIO").data, wanted)
+
+
+def test_picture_of_several_frames_is_refused(tmp_path):
+    frames = [PIL.Image.fromarray(GRAY), PIL.Image.fromarray(255 - GRAY)]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    with pytest.raises(DataError, match="a.png holds 2 frames or pages"):
+        read_image([tmp_path / "a.png"], "NaturalImage2DIO")
+
+
 def test_channels_in_separate_files(tmp_path):
     for c in range(2):
         io.imsave(tmp_path / f"a_000{c}.png", GRAY + c, check_contrast=False)
@@ -112,6 +129,31 @@ def test_volumes_are_read_and_written_as_by_nnunet(tmp_path, reader, shape):
     for mine, wanted_part in zip(_geometry(ours), _geometry(theirs), strict=True):
         np.testing.assert_allclose(mine, wanted_part, atol=1e-6)
     assert ours.GetPixelID() == sitk.sitkUInt8
+
+
+@pytest.mark.parametrize("reader", [SimpleITKIO, NibabelIO])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_fourth_axis_of_a_volume_holds_the_channels(tmp_path, reader, channels):
+    file, affine = tmp_path / "a_0000.nii.gz", np.diag([0.5, 1, 4, 1.0])
+    affine[:3, 3] = 5, 6, 7
+    volume = RANDOM.normal(size=(4, 5, 6, channels)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(volume, affine), file)
+    image = read_image([file], reader.__name__)
+    np.testing.assert_array_equal(image.data, volume.transpose())
+    # nnU-Net's NibabelIO reads volumes of three axes alone
+    np.testing.assert_array_equal(image.data, SimpleITKIO().read_images([str(file)])[0])
+    write_label_map(np.ones((6, 5, 4), np.uint8), tmp_path / "a.nii.gz", reader.__name__, image.geometry)
+    written = nibabel.load(tmp_path / "a.nii.gz")
+    assert written.shape == (4, 5, 6)
+    np.testing.assert_allclose(written.affine, affine)
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 7, 3), (6, 7, 3)])
+def test_volumes_of_vectors_are_refused(tmp_path, shape):
+    image = sitk.GetImageFromArray(RANDOM.integers(0, 9, shape, dtype=np.uint8), isVector=True)
+    sitk.WriteImage(image, str(tmp_path / "a.mha"))
+    with pytest.raises(DataError, match="a.mha has the shape .*not as a vector for each voxel"):
+        read_image([tmp_path / "a.mha"], "SimpleITKIO")
 
 
 def _sheared(file: Path) -> Path:
@@ -214,7 +256,7 @@ def test_unreadable_files_are_reported(tmp_path):
     with pytest.raises(DataError, match="a_0000.png does not exist"):
         read_image([file], "NaturalImage2DIO")
     file.write_bytes(b"nothing")
-    with pytest.raises(DataError, match="a_0000.png cannot be read"):
+    with pytest.raises(DataError, match="a_0000.png is not an image that can be read, despite its name"):
         read_image([file], "NaturalImage2DIO")
 
 

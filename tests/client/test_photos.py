@@ -43,7 +43,7 @@ def test_orientation_is_that_of_the_dataset(tmp_path, name, orientation):
 
 @pytest.mark.parametrize(
     "name, mode",
-    [("a.JPG", "L"), ("a.jpeg", "CMYK"), ("a.jpg", "RGB"), ("a.webp", "RGBA"), ("a.gif", "P"), ("a.gif", "L")],
+    [("a.JPG", "L"), ("a.jpeg", "CMYK"), ("a.jfif", "RGB"), ("a.webp", "RGBA"), ("a.gif", "P"), ("a.gif", "L")],
 )
 def test_colors_are_those_of_the_dataset(tmp_path, name, mode):
     file = _save(tmp_path / name, mode)
@@ -76,20 +76,27 @@ def test_previews_in_the_file_of_a_phone_are_passed_over(tmp_path):
 def test_animations_are_refused(tmp_path, name):
     frames = [Image.fromarray(COLOR), Image.fromarray(255 - COLOR)]
     frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
-    with pytest.raises(DataError, match=f"{name} is an animation of 2 frames"):
+    with pytest.raises(DataError, match=f"{name} holds 2 frames"):
         read_image([tmp_path / name], READER)
 
 
 # ---- channels --------------------------------------------------------------------------------------------------------
 
 
-def test_gray_photo_stands_for_three_colors(tmp_path):
+@pytest.mark.parametrize(
+    "names", ["R G B", "red green blue", "Red_0 Green_0 Blue_0", "rgb_to_0_1 rgb_to_0_1 rgb_to_0_1"]
+)
+def test_gray_photo_stands_for_three_colors(tmp_path, names):
     file = _save(tmp_path / "a.jpg", "L")
-    channels = _channels(file, "R", "G", "B")
+    channels = _channels(file, *names.split())
     assert channels.shape == (3, 12, 20)
     np.testing.assert_array_equal(channels, np.stack([read_photo(file)] * 3))
-    with pytest.raises(DataError, match="a.jpg is gray.*three channels .DAPI, FITC, TRITC"):
-        _channels(file, "DAPI", "FITC", "TRITC")
+
+
+@pytest.mark.parametrize("names", ["DAPI FITC TRITC", "RFP GFP BFP", "gray gray gray"])
+def test_gray_photo_stands_for_no_other_three_channels(tmp_path, names):
+    with pytest.raises(DataError, match=f"a.jpg is gray.*three channels .{', '.join(names.split())}"):
+        _channels(_save(tmp_path / "a.jpg", "L"), *names.split())
 
 
 def test_color_photo_without_colors_is_gray(tmp_path):
@@ -147,6 +154,14 @@ def test_other_files_named_as_photos_are_refused(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     with pytest.raises(DataError, match="a.jpg is not an image that can be read, despite its name"):
         read_image([tmp_path / "a.jpg"], READER)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+@pytest.mark.parametrize("content, kind", [(b"", "empty"), (b"<!DOCTYPE html>", "a web page")])
+def test_other_kinds_of_files_are_named(tmp_path, name, content, kind):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name} is {kind}"):
+        read_image([tmp_path / name], READER)
 
 
 def test_huge_photos_are_refused_before_they_are_decoded(tmp_path, monkeypatch):

@@ -99,7 +99,7 @@ def test_bad_case_does_not_affect_the_others(pictures, images, tmp_path, capsys)
     said = capsys.readouterr()
     assert "2 of 4 predicted" in said.out
     assert "2 failed: broken, gray" in said.err
-    assert "broken_0000.png cannot be read" in said.err
+    assert "broken_0000.png is not an image that can be read" in said.err
     assert "trained with 3 channels (R, G, B), this case has 1" in said.err
     assert sorted(file.name for file in (tmp_path / "masks").iterdir()) == ["case_0.png", "case_1.png"]
 
@@ -119,6 +119,28 @@ def test_no_image_is_overwritten(pictures, images, tmp_path):
     other.unlink()
     assert _run("-i", images, "-o", images, "-m", pictures.folder, "-f", "0", "--disable_tta") == 0
     assert len([*images.iterdir()]) == 4
+
+
+@pytest.mark.parametrize(
+    "given, beside, ending",
+    [
+        ("IMG_0000.png", "IMG.png", ".png"),  # a folder's images have numbers: IMG.png is not predicted, but lies there
+        ("a_0000_0000.png", "a_0000.png", ".png"),
+        ("a.mha", "a.nii.gz", ".nii.gz"),
+    ],
+)
+def test_file_beside_the_images_is_not_overwritten(tmp_path, given, beside, ending):
+    for name in (given, beside):
+        (tmp_path / name).touch()
+    reader = "NaturalImage2DIO" if ending == ".png" else "SimpleITKIO"
+    sidecar = replace(GOOD, image_reader=reader, file_ending=ending)
+    for inputs in ([tmp_path], [tmp_path / given]):
+        if inputs == [tmp_path] and given == "a.mha":
+            continue  # a folder holds images of the model's ending
+        cases = [case for case in find_cases(inputs, ending, channels=1, readable=[".mha"]) if case.name in beside]
+        with pytest.raises(SetupError, match=f"{beside} would be overwritten"):
+            check_not_overwriting(cases, tmp_path, sidecar)
+        check_not_overwriting(cases, tmp_path / "masks", sidecar)
 
 
 def test_spacing_file_that_is_read_is_not_overwritten(tmp_path):
@@ -150,7 +172,7 @@ def test_a_photo_of_another_kind(pictures, tmp_path):
     (tmp_path / "photo.heic").touch()
     with pytest.raises(
         HRMedSegError,
-        match=r"photo.heic is of another kind .*\.png files \(.bmp, .tif, .tiff, .jpg, .jpeg, .webp, .gif, .dcm",
+        match=r"photo.heic is of another kind .*\.png files \(.bmp, .tif, .tiff, .jpg, .*, .webp, .gif, .dcm",
     ):
         _run("-i", tmp_path / "photo.heic", "-o", tmp_path / "masks", "-m", pictures.folder)
 

@@ -174,7 +174,7 @@ def test_inputs_that_are_not_dicom_are_rejected(pictures, tmp_path):
     options = {"model": OnnxModel(pictures.folder, threads=1), "output": tmp_path / "out", "dicom_seg": True}
     with pytest.raises(DataError, match="a.png is not a DICOM file"):
         predict_files(inputs=[picture], **options)
-    with pytest.raises(DataError, match="pictures holds no DICOM images, but a.png"):
+    with pytest.raises(DataError, match="pictures holds no DICOM images. It holds a.png"):
         predict_files(inputs=[picture.parent], **options)
     with pytest.raises(DataError, match="nothing.dcm does not exist"):
         predict_files(inputs=[tmp_path / "nothing.dcm"], **options)
@@ -253,7 +253,7 @@ def test_directory_file_is_not_followed(pictures, tmp_path):
     """A DICOMDIR may list paths outside of its folder."""
     folder = tmp_path / "images"
     shutil.copytree(SAMPLES / "dicomdirtests", folder, ignore=lambda _, names: {n for n in names if n != "DICOMDIR"})
-    with pytest.raises(DataError, match="holds no DICOM images, but DICOMDIR"):
+    with pytest.raises(DataError, match="holds no DICOM images. It holds DICOMDIR"):
         predict_files(model=pictures.folder, inputs=[folder], output=tmp_path / "out", dicom_seg=True)
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from hrmedseg_onnx.sidecar import SIDECAR, Normalization, Sidecar
+from hrmedseg_onnx.sidecar import INTENSITIES, SIDECAR, Normalization, Sidecar
 from nnunet_hrmedseg.errors import CheckpointError
 
 GOOD = Sidecar(
@@ -48,6 +48,11 @@ def test_labels_and_regions_are_counted():
         ("channels", ["CT"], "1 channels have 2 normalizations"),
         ("normalization", [{"scheme": "Mine"}] * 2, "'Mine' is unknown"),
         ("normalization", [{"scheme": "CTNormalization", "intensities": {"mean": 1}}] * 2, "needs intensities"),
+        (
+            "normalization",
+            [{"scheme": "CTNormalization", "intensities": dict.fromkeys(INTENSITIES, "1")}] * 2,
+            "numbers",
+        ),
         ("canvas", [64, 100], "multiples of 16"),
         ("canvas", [64], "multiples of 16"),
         ("transpose_forward", [0, 1, 1], "order of the axes"),
@@ -57,6 +62,7 @@ def test_labels_and_regions_are_counted():
         ("mirror_axes", [2], "0 and 1"),
         ("image_reader", "Mine", "NaturalImage2DIO"),
         ("file_ending", "png", "such as .png"),
+        ("file_ending", "./../a.png", "such as .png"),
         ("folds", {}, "folds"),
         ("folds", {"0": "../elsewhere.onnx"}, "folds"),
     ],

@@ -55,6 +55,21 @@ def test_jpeg_is_rotated_and_written_with_the_names_of_nnunet(nnunet):
     assert set(result.cases) == {"IMG 1", "b"}
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "GIF"])
+def test_file_of_another_format_named_png_becomes_png(nnunet, kind):
+    Image.fromarray(np.full((8, 8), 7, np.uint8)).convert("RGB").save(nnunet / "new" / "a.png", kind)
+    convert_images(nnunet / "new", nnunet / "out", dataset=NAME)
+    written = Image.open(nnunet / "out" / "a_0000.png")
+    assert (written.format, written.mode) == ("PNG", "RGB")
+
+
+def test_gray_photo_is_repeated_for_channels_of_colors(nnunet):
+    describe(nnunet, channels=["rgb_to_0_1"] * 3)
+    Image.fromarray(np.full((8, 8), 7, np.uint8)).save(nnunet / "new" / "a.jpg")
+    convert_images(nnunet / "new", nnunet / "out", dataset=NAME)
+    assert np.asarray(Image.open(nnunet / "out" / "a_0000.png")).shape == (8, 8, 3)
+
+
 def test_gray_image_gets_the_channels_of_the_dataset(nnunet):
     Image.fromarray(np.full((8, 8), 7, np.uint8)).save(nnunet / "new" / "a.png")
     convert_images(nnunet / "new", nnunet / "out", dataset=NAME)
@@ -120,7 +135,7 @@ def test_output_is_not_replaced_without_the_option_and_never_replaces_the_images
     again = convert_images(nnunet / "new", nnunet / "new" / "png", dataset=12, overwrite=True)
     assert set(again.cases) == {"a"}
     for output in (nnunet / "new", nnunet):
-        with pytest.raises(PlanError, match="would replace the images"):
+        with pytest.raises(PlanError, match="would replace the input"):
             convert_images(nnunet / "new", output, dataset=12, overwrite=True)
     assert (nnunet / "new" / "a.jpg").is_file()
 

@@ -8,9 +8,12 @@ from PIL import Image
 
 from nnunet_hrmedseg.cli import main
 from nnunet_hrmedseg.datasets.make import make_dataset
+from nnunet_hrmedseg.datasets.masks import read_mask
 from nnunet_hrmedseg.datasets.objects import separate_objects
-from nnunet_hrmedseg.errors import DataError, PlanError
-from nnunet_hrmedseg.io.instances import separate_instances
+from nnunet_hrmedseg.errors import DataError, PlanError, SetupError
+from nnunet_hrmedseg.io.dicom_seg import write_label_map
+from nnunet_hrmedseg.io.instances import border_labels, separate_instances
+from tests.io.dicom_files import save_dicom
 
 SHAPE = 24, 32
 
@@ -99,6 +102,36 @@ def test_invalid_label_maps_are_reported_and_the_rest_is_written(folders):
     with pytest.raises(DataError, match=r"1 of 2 label maps were left out:\n.*other.png"):
         separate_objects(folders / "masks", folders / "objects")
     assert not np.asarray(Image.open(folders / "objects" / "empty.tif")).any()
+
+
+@pytest.mark.parametrize("output", ["masks", "masks/objects", "linked"])
+def test_label_maps_are_not_replaced_by_their_objects(folders, output):
+    file = folders / "masks" / "a.tif"
+    Image.fromarray(np.zeros(SHAPE, np.uint8)).save(file)
+    (folders / "linked").symlink_to(folders / "masks")
+    before = file.read_bytes()
+    with pytest.raises(SetupError, match="would replace label maps in .*masks.*another folder"):
+        separate_objects(folders / "masks", folders / output)
+    assert file.read_bytes() == before and len([*(folders / "masks").iterdir()]) == 1
+
+
+def test_label_maps_of_one_name_are_reported(folders):
+    (folders / "masks" / "more").mkdir()
+    for name in ("a.png", "more/a.png"):
+        Image.fromarray(np.zeros(SHAPE, np.uint8)).save(folders / "masks" / name)
+    with pytest.raises(DataError, match=r"Several label maps in .*masks have the same name: a\."):
+        separate_objects(folders / "masks", folders / "objects")
+    assert not (folders / "objects").exists()
+
+
+@pytest.mark.parametrize("names", [{1: "cell", 2: "border"}, None])
+def test_objects_of_predictions_in_dicom(folders, names):
+    pytest.importorskip("highdicom")
+    labels = border_labels(touching())
+    source = save_dicom(folders / "a.dcm", np.zeros(SHAPE, np.uint8), "DX")
+    write_label_map(labels[None], folders / "masks" / "a.dcm", source, names)
+    assert separate_objects(folders / "masks", folders / "objects").counts == {"a": 2}
+    assert (read_mask(folders / "masks" / "a.dcm") == labels).all()
 
 
 def test_border_in_a_large_image_is_as_thick_as_a_pixel_of_the_canvas(folders):

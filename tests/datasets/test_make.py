@@ -65,6 +65,18 @@ def read_case(summary, case: str = "a") -> tuple[np.ndarray, np.ndarray]:
     return reader.read_images(images)[0][:, 0], reader.read_seg(label)[0][0, 0]
 
 
+def test_dataset_does_not_replace_its_source(folders):
+    source = folders / "raw" / "Dataset007_Test"
+    for part, pixels in (("imagesTr", picture()), ("labelsTr", square())):
+        (source / part).mkdir(parents=True)
+        Image.fromarray(pixels).save(source / part / "a.png")
+    with pytest.raises(PlanError, match="Dataset007_Test would replace the input .*imagesTr"):
+        make_dataset(
+            source / "imagesTr", source / "labelsTr", number=7, name="Test", raw=folders / "raw", overwrite=True
+        )
+    assert (source / "imagesTr" / "a.png").is_file()
+
+
 @pytest.mark.slow
 @pytest.mark.integrity
 def test_color_images_and_masks_of_0_and_255(folders):

@@ -42,3 +42,43 @@ def test_private_entries_are_removed_at_any_depth():
     private = PrivacyFilter(["case_001"])
     value = {"a": "/data/x/y", "b": {"case_001": 1, "c": ["x", "case_001", ("./a", 2)]}, "d": 3}
     assert private.redact(value) == {"b": {"c": ["x", [2]]}, "d": 3}
+
+
+@pytest.fixture
+def user(monkeypatch):
+    """Return a function that sets the name of the account and the home folder."""
+
+    def become(name: str, home: str) -> None:
+        monkeypatch.setenv("LOGNAME", name)
+        monkeypatch.setenv("HOME", home)
+
+    return become
+
+
+@pytest.mark.parametrize("name, home", [("data", "/data"), ("nnunet", "/home/nnunet"), ("root", "/data")])
+@pytest.mark.parametrize(
+    "text",
+    ["data", "for nnunet", "the data of nnunet, and more", "nnunet_data", "https://example.org/nnunet/data/x", "T1/T2"],
+)
+def test_users_named_by_ordinary_words_are_not_found_in_texts(user, name, home, text):
+    user(name, home)
+    assert PrivacyFilter([]).find(text) is None
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("trained in models/nnunet", True),
+        ("~nnunet", True),
+        ("nnunet/models", True),
+        ("at D\\nnunet", True),
+        ("nnunet@example.org", True),
+        ("nnunet", False),
+        ("models/nnunetv2", False),
+        ("nnunet-models", False),
+    ],
+)
+def test_users_are_found_as_parts_of_paths(user, text, found):
+    user("nnunet", "/srv/nnunet")
+    assert (PrivacyFilter([]).find(text) is not None) is found
+    assert PrivacyFilter([], public=["nnunet"]).find(text) is None

@@ -61,6 +61,15 @@ def test_private_entries_that_cannot_be_removed_prevent_sharing(trained, tmp_pat
     assert not (tmp_path / "shared").exists()
 
 
+@pytest.mark.parametrize("name, home", [("root", "/data"), ("nnunet", "/home/nnunet"), ("model", "/home/model")])
+def test_names_of_users_that_are_ordinary_words_do_not_prevent_sharing(trained, tmp_path, monkeypatch, name, home):
+    monkeypatch.setenv("LOGNAME", name)
+    monkeypatch.setenv("HOME", home)
+    folder = trained(description="the data of a model for nnunet")
+    shared = model_in(share_model(model=folder, output=tmp_path / "shared").path)
+    assert "the data of a model for nnunet" in (shared / "dataset.json").read_text()
+
+
 def test_license_that_is_a_path_prevents_sharing(trained, tmp_path):
     with pytest.raises(DataError, match="LICENSE.txt would tell a path"):
         share_model(model=trained(), output=tmp_path / "shared", license="/home/me/license.txt")

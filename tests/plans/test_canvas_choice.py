@@ -36,6 +36,18 @@ def test_thickness_of_known_objects():
     assert len(object_thickness(np.zeros((4, 4), bool))[0]) == 0
 
 
+@pytest.mark.parametrize("width", range(1, 9))
+def test_thickness_is_the_width_of_a_line(width):
+    mask = np.zeros((40, 80), bool)
+    mask[5:35, 10 : 10 + width] = True
+    mask[0:width, 30:70] = True  # at the border
+    mask[25 : 25 + width, 40 : 40 + width] = True
+    assert object_thickness(mask)[0] == pytest.approx([width] * 3)
+    assert object_thickness(mask[:, :25], (1.0, 0.5))[0] == pytest.approx([width / 2])
+    many = np.logical_and.outer(np.arange(200) % 10 < width, np.arange(200) % 10 < width)
+    assert object_thickness(many)[0] == pytest.approx([width] * 400)
+
+
 def raw_cases(tmp_path, planes):
     cases = {}
     for index, plane in enumerate(planes):
@@ -73,9 +85,7 @@ def test_thickness_of_a_dataset_is_that_on_each_canvas(tmp_path):
     square, wide = (200, 200), (100, 200)
     found = measure_thickness(raw_cases(tmp_path, [first, second]), labels, {"file_ending": ".png"}, [square, wide])
     assert found["line"] == Thickness({square: pytest.approx(20), wide: pytest.approx(10)}, 1)
-    assert found["square"] == Thickness(
-        {square: pytest.approx(38), wide: pytest.approx(19)}, 1
-    )  # one image pixel less for an even square
+    assert found["square"] == Thickness({square: pytest.approx(40), wide: pytest.approx(20)}, 1)
     assert found["both"].objects == 2 and "absent" not in found
 
 

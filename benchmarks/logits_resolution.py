@@ -2,10 +2,10 @@
 
     python benchmarks/logits_resolution.py DATA [--images 150]
 
-Each mask of DATA/labelled/<dataset>/masks is resized to the canvas and averaged over cells of 4 x 4 pixels. The share
-of a class in a cell is what an ideal network would predict there: the logits are the logarithms of the shares. They are
-upsampled to the canvas and to the image, bilinearly as in prediction, and the class with the largest logit is compared
-with the mask. The script writes results/logits_resolution.json and prints the table of docs/benchmarks/canvas.md.
+Each mask of a dataset is resized to the canvas and averaged over cells of 4 x 4 pixels. The share of a class in a cell
+is what an ideal network would predict there: the logits are the logarithms of the shares. They are upsampled to the
+canvas and to the image, bilinearly as in prediction, and the class with the largest logit is compared with the mask.
+The script writes results/logits_resolution.json and prints the table of docs/benchmarks/canvas.md.
 """
 
 from __future__ import annotations

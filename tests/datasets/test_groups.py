@@ -1,9 +1,14 @@
 """Groups of cases: patterns, spreadsheets, splits, and names that look like frames."""
 
+import json
+
 import pytest
+from PIL import Image
 
 from nnunet_hrmedseg.datasets.groups import find_groups, make_splits, suspected_groups
-from nnunet_hrmedseg.errors import DataError, PlanError
+from nnunet_hrmedseg.errors import DataError, PlanError, SetupError
+from nnunet_hrmedseg.nnunet_versions import nnunet_folders
+from tests.datasets.new_datasets import make, picture, square
 
 CASES = ["p1_a", "p1_b", "p2_a", "p3_a"]
 
@@ -64,3 +69,42 @@ def test_splits_are_balanced_and_limited_by_the_number_of_groups():
 )
 def test_names_that_look_like_frames(cases, suspected):
     assert (suspected_groups(cases) is not None) == suspected
+
+
+def test_groups_keep_patients_together(folders):
+    for patient in range(6):
+        for frame in range(3):
+            Image.fromarray(picture()).save(folders / "images" / f"p{patient}_f{frame}.png")
+            Image.fromarray(square(1)).save(folders / "masks" / f"p{patient}_f{frame}.png")
+    warned = make(folders, dry_run=True)
+    assert any("one patient or video (p" in warning for warning in warned.warnings)
+    summary = make(folders, groups=r"^(p\d)_")
+    splits = json.loads((folders / "raw" / "Dataset007_Test" / "splits_final.json").read_text())
+    assert len(splits) == 5 and not summary.warnings
+    for split in splits:
+        train, val = ({case[:2] for case in split[part]} for part in ("train", "val"))
+        assert not train & val and len(split["train"]) + len(split["val"]) == 18
+    assert sorted(case for split in splits for case in split["val"]) == sorted(summary.cases)
+
+
+def test_groups_that_differ_from_planned_folds_are_rejected(folders):
+    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import _maybe_copy_splits_file
+
+    for name in ("a1", "a2", "b1", "b2", "c1", "c2"):
+        Image.fromarray(picture(1)).save(folders / "images" / f"{name}.png")
+        Image.fromarray(square(1)).save(folders / "masks" / f"{name}.png")
+    summary = make(folders, groups="^(.)")
+    assert any("3 groups make 3 folds: train the folds 0 to 2 alone" in warning for warning in summary.warnings)
+    planned = folders / "preprocessed" / "Dataset007_Test" / "splits_final.json"
+    planned.parent.mkdir(parents=True)
+    with nnunet_folders(nnUNet_preprocessed=folders / "preprocessed"):
+        _maybe_copy_splits_file(str(summary.splits), str(planned))
+        make(folders, groups="^(.)", overwrite=True)
+        for text in (planned.read_text(), "[]", "not JSON"):
+            planned.write_text(text)
+            with pytest.raises(
+                SetupError, match="Dataset007_Test.splits_final.json is from an earlier planning.*Delete"
+            ):
+                make(folders, groups="(.)$", overwrite=True)
+        assert json.loads(summary.splits.read_text()) == make_splits({case: case[0] for case in summary.cases})
+        make(folders, overwrite=True)

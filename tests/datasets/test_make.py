@@ -11,58 +11,16 @@ import numpy as np
 import pydicom
 import pytest
 import tifffile
-from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from PIL import Image
 
 from nnunet_hrmedseg.cli import command as cli
-from nnunet_hrmedseg.datasets.groups import make_splits
 from nnunet_hrmedseg.datasets.make import make_dataset
 from nnunet_hrmedseg.datasets.pixels import read_image
 from nnunet_hrmedseg.datasets.writing import write_pixels
 from nnunet_hrmedseg.errors import DataError, PlanError, SetupError
 from nnunet_hrmedseg.io.dicom_reader import HRMedSegDicomIO
-from nnunet_hrmedseg.nnunet_versions import nnunet_folders
+from tests.datasets.new_datasets import SHAPE, make, picture, read_case, square
 from tests.io.dicom_files import radiograph
-
-SHAPE = 24, 32
-
-
-@pytest.fixture(autouse=True)
-def integrity_check(request, monkeypatch):
-    """Skip nnU-Net's check, which starts a process, in tests without the mark."""
-    if not request.node.get_closest_marker("integrity"):
-        monkeypatch.setattr("nnunet_hrmedseg.datasets.make._verify", lambda folder: None)
-
-
-@pytest.fixture
-def folders(tmp_path):
-    for name in ("images", "masks", "raw"):
-        (tmp_path / name).mkdir()
-    return tmp_path
-
-
-def picture(channels: int = 3, seed: int = 0, dtype=np.uint8) -> np.ndarray:
-    shape = SHAPE if channels == 1 else (*SHAPE, channels)
-    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
-
-
-def square(value: int = 255, dtype=np.uint8) -> np.ndarray:
-    mask = np.zeros(SHAPE, dtype)
-    mask[4:12, 6:20] = value
-    return mask
-
-
-def make(folders, **options):
-    options = {"number": 7, "name": "Test", "show": lambda line: None, **options}
-    return make_dataset(folders / "images", folders / "masks", raw=folders / "raw", **options)
-
-
-def read_case(summary, case: str = "a") -> tuple[np.ndarray, np.ndarray]:
-    """Read a case by nnU-Net's reader: image (C, H, W) and label map (H, W)."""
-    images = [str(summary.folder / "imagesTr" / f"{case}_0000{summary.file_ending}")]
-    label = str(summary.folder / "labelsTr" / f"{case}{summary.file_ending}")
-    reader = NaturalImage2DIO()
-    return reader.read_images(images)[0][:, 0], reader.read_seg(label)[0][0, 0]
 
 
 def test_dataset_does_not_replace_its_source(folders):
@@ -282,45 +240,6 @@ def test_failure_while_writing_keeps_the_old_dataset(folders, monkeypatch):
     with pytest.raises(OSError, match="full"):
         make(folders, overwrite=True)
     assert [place.name for place in (folders / "raw").iterdir()] == [folder.name]
-
-
-def test_groups_keep_patients_together(folders):
-    for patient in range(6):
-        for frame in range(3):
-            Image.fromarray(picture()).save(folders / "images" / f"p{patient}_f{frame}.png")
-            Image.fromarray(square(1)).save(folders / "masks" / f"p{patient}_f{frame}.png")
-    warned = make(folders, dry_run=True)
-    assert any("one patient or video (p" in warning for warning in warned.warnings)
-    summary = make(folders, groups=r"^(p\d)_")
-    splits = json.loads((folders / "raw" / "Dataset007_Test" / "splits_final.json").read_text())
-    assert len(splits) == 5 and not summary.warnings
-    for split in splits:
-        train, val = ({case[:2] for case in split[part]} for part in ("train", "val"))
-        assert not train & val and len(split["train"]) + len(split["val"]) == 18
-    assert sorted(case for split in splits for case in split["val"]) == sorted(summary.cases)
-
-
-def test_groups_that_differ_from_planned_folds_are_rejected(folders):
-    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import _maybe_copy_splits_file
-
-    for name in ("a1", "a2", "b1", "b2", "c1", "c2"):
-        Image.fromarray(picture(1)).save(folders / "images" / f"{name}.png")
-        Image.fromarray(square(1)).save(folders / "masks" / f"{name}.png")
-    summary = make(folders, groups="^(.)")
-    assert any("3 groups make 3 folds: train the folds 0 to 2 alone" in warning for warning in summary.warnings)
-    planned = folders / "preprocessed" / "Dataset007_Test" / "splits_final.json"
-    planned.parent.mkdir(parents=True)
-    with nnunet_folders(nnUNet_preprocessed=folders / "preprocessed"):
-        _maybe_copy_splits_file(str(summary.splits), str(planned))
-        make(folders, groups="^(.)", overwrite=True)
-        for text in (planned.read_text(), "[]", "not JSON"):
-            planned.write_text(text)
-            with pytest.raises(
-                SetupError, match="Dataset007_Test.splits_final.json is from an earlier planning.*Delete"
-            ):
-                make(folders, groups="(.)$", overwrite=True)
-        assert json.loads(summary.splits.read_text()) == make_splits({case: case[0] for case in summary.cases})
-        make(folders, overwrite=True)
 
 
 @pytest.mark.parametrize(("orientation", "shape"), [(6, (24, 24)), (3, SHAPE), (6, SHAPE)])

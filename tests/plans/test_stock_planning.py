@@ -77,7 +77,7 @@ def test_borders_between_objects_are_not_measured(tmp_path):
     planner = SimpleNamespace(raw_dataset_folder=str(tmp_path), dataset_json=description)
     measured = nnUNetPlannerHRMedSeg._thickness(planner, [(40, 60)], [0, 1, 2])
     assert list(measured) == ["cell"]
-    assert measured["cell"].pixels == {(40, 60): pytest.approx(7)}  # the core has 8 x 18 pixels
+    assert measured["cell"].pixels == {(40, 60): pytest.approx(8)}  # the core has 8 x 18 pixels
 
 
 def _planning(monkeypatch, folder, plan):

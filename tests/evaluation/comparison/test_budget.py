@@ -50,7 +50,7 @@ class Fake(nnUNetTrainer):
     def __init__(self, folder, clock, speed, stops_after=None, validation=0.3, checkpoint=1.0):
         self.clock, self.speed, self.stops_after = clock, iter(speed), stops_after
         self.validation, self.checkpoint = validation, checkpoint
-        self.output_folder = str(folder)
+        self.output_folder = self.output_folder_base = str(folder)
         self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1000, 250, 50
         self.current_epoch, self.save_every, self.was_initialized = 0, 50, False
         self.is_ddp, self.local_rank, self.disable_checkpointing = False, 0, False

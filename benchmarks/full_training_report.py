@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,20 @@ def interval(values: np.ndarray) -> str:
     return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
 
 
+def curve_names(rows: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Return a name for each row: model and start, with the planned length if several rows share both."""
+    names = {}
+    for key, row in rows.items():
+        start = row["row"]["start"]
+        names[key] = MODELS[row["row"]["trainer"]] + (f", from {start}" if start else "")
+    shared = Counter(names.values())
+    for key, name in names.items():
+        steps = rows[key]["row"]["image_steps"]
+        if shared[name] > 1 and steps:
+            names[key] = f"{name}, {steps:,} image-steps"
+    return names
+
+
 def draw_curves(rows: dict[str, dict[str, Any]], classes: list[str], file: Path) -> None:
     """Draw Dice of the validation images over processor hours, one panel per class, one line per row."""
     import matplotlib
@@ -157,18 +172,18 @@ def draw_curves(rows: dict[str, dict[str, Any]], classes: list[str], file: Path)
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, len(classes), figsize=(2 + 4 * len(classes), 3.6), squeeze=False)
+    names = curve_names(rows)
     for index, (label, axis) in enumerate(zip(classes, axes[0], strict=True)):
-        for row in rows.values():
-            settings = row["row"]
+        for key, row in rows.items():
             points = [point for point in row["curve"] if "dice" in point]
             hours = [point["processor_seconds"] / 3600 for point in points]
-            start = f", from {settings['start']}" if settings["start"] else ""
             dice = [list(point["dice"].values())[index] for point in points]
-            axis.plot(hours, dice, marker=".", label=f"{MODELS[settings['trainer']]}{start}")
+            if points:
+                axis.plot(hours, dice, marker=".", label=names[key])
         axis.set(title=label, xlabel="processor hours", ylim=(None, 1))
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("Dice, validation images")
-    axes[0, -1].legend(loc="lower right", fontsize="small")
+    axes[0, -1].legend(fontsize="small")
     figure.tight_layout()
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=120, metadata={"Software": None})

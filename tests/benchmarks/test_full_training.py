@@ -215,6 +215,7 @@ def test_report_draws_finished_and_running_rows(tmp_path):
     for name, finished in (("cvc_hrmedseg_random", True), ("cvc_stock", False)):
         row = find_row(name)
         settings = {"dataset": row.dataset, "fold": 0, "trainer": row.trainer, "canvas": row.canvas, "start": None}
+        settings["image_steps"] = row.image_steps
         content = {"row": settings, "finished": finished, "curve": curve, "patch_size": [288, 384]}
         if finished:
             content["test_final"] = {"cases": {"a": {"1": 0.8}, "b": {"1": 0.9}}}
@@ -239,6 +240,24 @@ def test_report_draws_finished_and_running_rows(tmp_path):
     assert f"| HRMedSeg | 288 x 384 | random weights | 2,000 | 2.0 | {dice} |" in text
     assert "| stock nnU-Net | nnU-Net's plan | random weights | 2,000 so far | 2.0 | in training |  |" in text
     assert (docs / "images" / "full_training_cvc_clinicdb.png").stat().st_size > 1000
+
+
+def test_curves_of_one_model_are_told_apart_by_their_length():
+    rows = {
+        name: {"row": {"trainer": find_row(name).trainer, "start": start, "image_steps": steps}}
+        for name, start, steps in (
+            ("cvc_hrmedseg_random", None, 49_000),
+            ("cvc_hrmedseg_200_passes", None, 98_000),
+            ("cvc_hrmedseg_encoder", "nuclei_skin_teeth", 49_000),
+            ("cvc_stock", None, None),
+        )
+    }
+    assert list(full_training_report.curve_names(rows).values()) == [
+        "HRMedSeg, 49,000 image-steps",
+        "HRMedSeg, 98,000 image-steps",
+        "HRMedSeg, from nuclei_skin_teeth",
+        "stock nnU-Net",
+    ]
 
 
 def test_status_into_a_closed_pipe_ends_quietly(tmp_path):

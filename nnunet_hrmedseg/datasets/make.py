@@ -192,8 +192,8 @@ def make_dataset(
         )
     if group_of is None and len(summary.cases) < NNUNET_FOLDS:
         summary.warnings.append(
-            f"{len(summary.cases)} cases are fewer than nnU-Net's {NNUNET_FOLDS} folds: train with the fold all, or "
-            f"give --groups"
+            f"nnU-Net makes {NNUNET_FOLDS} folds, but there is less than one case for each ({len(summary.cases)}): "
+            f"train with the fold all, or give --groups"
         )
     summary.warnings += _warn_about_case(summary.cases)
     show(summary.describe())
@@ -274,7 +274,7 @@ def _scan(source: MaskSource) -> tuple[DatasetSummary, list[tuple[str, Image.Ima
             f"{sum(dicom)} of {len(dicom)} images are DICOM: they become {summary.file_ending} files, and so must the "
             f"images to predict. A folder of DICOM alone, all gray or all in color, is kept as it is."
         )
-    summary.pixels = {name: counts[value] / total for name, value in source.labels.items()}
+    summary.pixels = {name: float(counts[value] / total) for name, value in source.labels.items()}
     empty = [name for name, value in source.labels.items() if value and not summary.cases_with[name]]
     if empty:
         summary.warnings.append(f"no case contains {format_names(empty)}")

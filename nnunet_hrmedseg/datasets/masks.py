@@ -147,12 +147,14 @@ def find_coding(
     lossy = [file for file in files if file.suffix.lower() in JPEG]
     if lossy and threshold is None:
         raise DataError(
-            f"{len(lossy)} masks are JPEG, such as {lossy[0]}. JPEG compression blurs values, so classes cannot be "
+            f"Masks are JPEG ({len(lossy)}, such as {lossy[0]}). JPEG compression blurs values, so classes cannot be "
             f"told apart near edges. For a single class, or one file for each class, give --threshold 128. Otherwise, "
             f"export the masks as PNG."
         )
     if lossy and ignore is not None:
-        raise PlanError(f"--ignore {ignore}: {len(lossy)} masks are JPEG, which does not keep single values. Use PNG.")
+        raise PlanError(
+            f"--ignore {ignore}: masks are JPEG ({len(lossy)}), which does not keep single values. Use PNG."
+        )
     if classes or objects or threshold is not None:
         if colors:
             raise PlanError(

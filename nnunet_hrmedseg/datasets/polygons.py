@@ -147,7 +147,7 @@ def _read_coco(file: Path) -> tuple[list[Annotation], list[str], list[str]]:
                 for polygon in segmentation:
                     _append_outline(image.shapes, category, polygon, left_out)
             else:
-                left_out["annotations are boxes without an outline"] += 1
+                left_out["boxes without an outline"] += 1
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise DataError(f"{file} is not a COCO file ({type(error).__name__}: {error}).") from error
     used = {shape.category for image in images.values() for shape in image.shapes}
@@ -179,7 +179,7 @@ def _read_labelme(files: Sequence[Path], folder: Path) -> tuple[list[Annotation]
                 elif kind in FILLED:
                     own.shapes.append(Shape(name, _outline(kind, entry["points"])))
                 else:
-                    left_out[f"shapes of the type {kind} have no area"] += 1
+                    left_out[f"shapes of the type {kind}, which have no area,"] += 1
             annotations.append(own)
         except (AttributeError, KeyError, TypeError, ValueError, IndexError, OSError) as error:
             raise DataError(f"{file} is not a labelme file ({type(error).__name__}: {error}).") from error
@@ -199,7 +199,7 @@ def _append_outline(shapes: list[Shape], category: str, numbers: Sequence[float]
     if len(numbers) % 2:
         raise ValueError(f"an outline has {len(numbers)} numbers, which are not pairs")
     if len(numbers) < MIN_NUMBERS:
-        left_out["outlines have fewer than three points"] += 1
+        left_out["outlines with fewer than three points"] += 1
         return
     pairs = zip(numbers[::2], numbers[1::2], strict=True)
     shapes.append(Shape(category, tuple((float(x), float(y)) for x, y in pairs)))
@@ -218,7 +218,7 @@ def _extent(height: Any, width: Any) -> tuple[int, int] | None:
 
 
 def _left_out(counts: Counter[str]) -> list[str]:
-    return [f"{count} {what} and were left out" for what, count in counts.items()]
+    return [f"{what} were left out ({count})" for what, count in counts.items()]
 
 
 def _slashes(path: Any) -> str:

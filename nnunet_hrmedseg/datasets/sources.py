@@ -162,9 +162,9 @@ class Polygons(MaskSource):
             self.annotations[name] = assigned[file]
         self.notes = list(notes)
         if missing:
-            self.notes.append(f"{len(missing)} images without annotation were left out: {_names(missing)}")
+            self.notes.append(f"images left out, because they have no annotation ({len(missing)}): {_names(missing)}")
         if unknown:
-            self.notes.append(f"{len(unknown)} annotated images are missing: {format_names(unknown)}")
+            self.notes.append(f"annotated images that are missing ({len(unknown)}): {format_names(unknown)}")
         self.notes += _note_of_turned([case.image for case in self.cases if is_turned_unnoticed(case.image)])
         if not self.cases:
             raise DataError(f"{place} annotates no image of {images_folder}, but {format_names(unknown)}.")
@@ -252,7 +252,7 @@ def find_source(
     if instances:
         lossy = [file for case in matches.cases for file, _ in case.masks if file.suffix.lower() in JPEG]
         if lossy:
-            raise DataError(f"{len(lossy)} masks are JPEG, such as {lossy[0]}, which does not keep values. Use PNG.")
+            raise DataError(f"Masks are JPEG ({len(lossy)}, such as {lossy[0]}), which does not keep values. Use PNG.")
         return InstanceFiles(matches, classes)
     coding = find_coding(
         matches.cases,
@@ -269,16 +269,20 @@ def find_source(
 def _notes(matches: Matches) -> list[str]:
     notes = [matches.note] if matches.note else []
     if matches.images_without_mask:
-        notes.append(f"{len(matches.images_without_mask)} images have no mask: {_names(matches.images_without_mask)}")
+        notes.append(
+            f"images without a mask ({len(matches.images_without_mask)}): {_names(matches.images_without_mask)}"
+        )
     if matches.masks_without_image:
-        notes.append(f"{len(matches.masks_without_image)} masks have no image: {_names(matches.masks_without_image)}")
+        notes.append(
+            f"masks without an image ({len(matches.masks_without_image)}): {_names(matches.masks_without_image)}"
+        )
     if matches.outside:
         notes.append(
-            f"{len(matches.outside)} images outside the folders images and masks were left out: "
+            f"images left out, because they are outside the folders images and masks ({len(matches.outside)}): "
             f"{_names(matches.outside)}"
         )
     if matches.skipped:
-        notes.append(f"{len(matches.skipped)} files are not images and were skipped: {_names(matches.skipped)}")
+        notes.append(f"files skipped, because they are not images ({len(matches.skipped)}): {_names(matches.skipped)}")
     return notes
 
 
@@ -286,7 +290,7 @@ def _note_of_turned(images: Sequence[Path]) -> list[str]:
     if not images:
         return []
     return [
-        f"viewers turn {len(images)} images by their EXIF orientation without changing their size: {_names(images)}. "
+        f"viewers turn images by their EXIF orientation without changing their size ({len(images)}): {_names(images)}. "
         f"Their masks are used as drawn on the turned image; check some of them in the dataset. If the masks were "
         f"drawn on the image as it is stored, remove the orientation from the images (exiftool -Orientation= FILE)"
     ]

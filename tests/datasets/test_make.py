@@ -254,7 +254,7 @@ def test_turned_images_of_unchanged_size_are_reported(folders, orientation, shap
     Image.fromarray(np.zeros(shape, np.uint8)).save(folders / "images" / "b.png")
     warned = [text for text in make(folders, dry_run=True).warnings if "viewers turn" in text]
     assert len(warned) == (orientation == 3 or shape != SHAPE)
-    assert all("viewers turn 1 images" in text and "a.jpg" in text for text in warned)
+    assert all("without changing their size (1)" in text and "a.jpg" in text for text in warned)
 
 
 def test_command_writes_the_dataset(folders, monkeypatch, capsys):
@@ -263,7 +263,7 @@ def test_command_writes_the_dataset(folders, monkeypatch, capsys):
     Image.fromarray(square()).convert("RGB").save(folders / "masks" / "a.jpg")
     arguments = ["dataset", str(folders / "images"), str(folders / "masks"), "-d", "12", "-n", "Skin"]
     assert cli.main(arguments) == 1
-    assert "1 masks are JPEG" in capsys.readouterr().err
+    assert "Masks are JPEG (1, such as" in capsys.readouterr().err
     assert cli.main([*arguments, "--threshold", "128", "--classes", "lesion"]) == 0
     printed = capsys.readouterr().out
     assert "pixels of at least 128 are lesion" in printed and "nnUNetv2_plan_and_preprocess -d 12 -c 2d" in printed
@@ -313,7 +313,7 @@ def test_few_cases_and_names_that_differ_only_in_case_are_reported(folders):
         Image.fromarray(picture()).save(folders / "images" / f"{case}.png")
         Image.fromarray(square()).save(folders / "masks" / f"{case}.png")
     summary = make(folders, dry_run=True)
-    assert any("cases are fewer than nnU-Net's 5 folds" in warning for warning in summary.warnings)
+    assert any("less than one case for each" in warning for warning in summary.warnings)
     if len(summary.cases) == 3:  # a case-sensitive file system
         assert any(warning.startswith("A, a differ only in upper and lower case") for warning in summary.warnings)
 

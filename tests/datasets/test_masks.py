@@ -211,7 +211,7 @@ def test_ignored_value_with_a_threshold_or_in_unsuitable_masks(tmp_path):
         find_coding(cases(tmp_path, PAINTED), ignore=255)
     file = tmp_path / "a.jpg"
     Image.fromarray(LEFT).save(file)
-    with pytest.raises(PlanError, match="--ignore 255: 1 masks are JPEG"):
+    with pytest.raises(PlanError, match="--ignore 255: masks are JPEG .1."):
         find_coding([Case("a", file, ((file, None),))], threshold=128, ignore=255)
 
 

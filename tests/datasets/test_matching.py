@@ -55,7 +55,7 @@ def test_folders_of_several_images_and_their_masks(tmp_path):
     assert [(case.name, [file.name for file, _ in case.masks]) for case in source.cases] == [
         (f"{center}_{image}", [f"{image}_mask.png"]) for center in ("north", "south") for image in "ab"
     ]
-    assert any("1 images outside the folders images and masks were left out: overview.png" in n for n in source.notes)
+    assert any("they are outside the folders images and masks (1): overview.png" in n for n in source.notes)
 
 
 def test_images_and_masks_in_one_folder(tmp_path):

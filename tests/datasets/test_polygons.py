@@ -55,7 +55,9 @@ def test_coco_polygons_and_run_lengths(images, tmp_path):
     np.testing.assert_array_equal(source.label_map(case, SHAPE), expected)
     notes = " ".join(source.notes)
     assert (
-        "1 annotations are boxes" in notes and "b.png" in notes and "1 annotated images are missing: gone.png" in notes
+        "boxes without an outline were left out (1)" in notes
+        and "b.png" in notes
+        and "annotated images that are missing (1): gone.png" in notes
     )
 
 
@@ -89,7 +91,7 @@ def test_labelme_shapes(images, tmp_path):
     label = source.label_map(source.cases[0], SHAPE)
     assert (label == 1).sum() == 12 and label[5, 8] == 2 and label[5, 10] == 2 and label[0, 0] == 0
     assert source.label_map(source.cases[1], SHAPE).max() == 0
-    assert any("1 shapes of the type point" in note for note in source.notes)
+    assert any("shapes of the type point, which have no area, were left out (1)" in note for note in source.notes)
     with pytest.raises(PlanError, match="has the classes cup, disc, but --classes names other"):
         find_source(images, folder, classes=["other"])
 
@@ -183,7 +185,7 @@ def test_one_of_two_images_of_equal_name_is_annotated(tmp_path):
         image_file(tmp_path / "images" / folder / "frame.png")
     source = find_source(tmp_path / "images", coco_of_squares(tmp_path, {"file_name": "day/frame.png"}))
     assert list(label_maps(source)) == ["day_frame"]
-    assert any("1 images without annotation were left out: frame.png" in note for note in source.notes)
+    assert any("because they have no annotation (1): frame.png" in note for note in source.notes)
 
 
 def test_outlines_for_another_image_size_are_rejected(images, tmp_path):
@@ -225,7 +227,7 @@ def test_labelme_masks_and_background(images, tmp_path):
     expected = np.zeros(SHAPE, np.uint8)
     expected[3, 4:6], expected[4, 6], expected[9, 10:], expected[0, :2] = 2, 2, 1, 3
     np.testing.assert_array_equal(label_maps(source)["a"], expected)
-    assert source.notes[0] == "1 outlines have fewer than three points and were left out"
+    assert source.notes[0] == "outlines with fewer than three points were left out (1)"
 
 
 def test_labelme_files_renamed_with_their_images(images, tmp_path):

@@ -136,7 +136,7 @@ def _check_gzip(file: Path) -> None:
 
 
 def _reason(file: Path, error: Exception) -> str:
-    """Return why a file cannot be read: that it is no image, such as a web page, with advice, or the reader's error."""
+    """Return why a file cannot be read: that it is another kind of file, with advice, or the error of the reader."""
     kind = recognize_file(file) or ""
     if ":" in kind and not (kind.startswith("packed with gzip") and file.name.lower().endswith(".gz")):
         return f"it is {kind}"

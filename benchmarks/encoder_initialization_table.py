@@ -4,7 +4,8 @@
 
 A gain is the difference of nnU-Net's mean foreground Dice, averaged over the seeds available for both starts. Its
 interval comes from a paired bootstrap of the held-out cases: both starts are evaluated on the same resampled cases. The
-interval of the mean gain resamples the cases of every task. Runs without Dice per case have no interval.
+interval of the mean gain resamples the cases of every task. Runs without Dice per case have no interval. Runs in
+bfloat16 are compared with random weights in bfloat16, and those with random weights in float32.
 """
 
 from __future__ import annotations
@@ -27,12 +28,20 @@ else:
     from encoder_initialization_data import TASKS
 
 RESAMPLES = 10_000
+RANDOM, RANDOM_BFLOAT16 = "scratch", "scratch, bfloat16"
 Key = tuple[int, str, str, int]
-"""Canvas, task, start, seed."""
+"""Canvas, task, start (with the precision, unless it is float32), seed."""
 
 
 def key_of(run: dict[str, Any]) -> Key:
-    return run.get("canvas", CANVAS), run["task"], run["start"], run["seed"]
+    precision = run.get("precision", "float32")
+    start = run["start"] + ("" if precision == "float32" else f", {precision}")
+    return run.get("canvas", CANVAS), run["task"], start, run["seed"]
+
+
+def baseline_of(start: str) -> str:
+    """Return the start that this one is compared with."""
+    return RANDOM_BFLOAT16 if start.endswith(", bfloat16") and start != RANDOM_BFLOAT16 else RANDOM
 
 
 def case_matrix(runs: Iterable[dict[str, Any]]) -> np.ndarray | None:
@@ -64,10 +73,11 @@ def interval(gains: np.ndarray) -> list[float]:
 
 def task_gain(runs: dict[Key, dict[str, Any]], canvas: int, task: str, start: str) -> dict[str, Any] | None:
     """Return the gain of a start over random weights on one task; None if they have no seed in common."""
-    seeds = [seed for seed in SEEDS if {(canvas, task, "scratch", seed), (canvas, task, start, seed)} <= runs.keys()]
+    baseline = baseline_of(start)
+    seeds = [seed for seed in SEEDS if {(canvas, task, baseline, seed), (canvas, task, start, seed)} <= runs.keys()]
     if not seeds:
         return None
-    scratch, started = ([runs[canvas, task, name, seed] for seed in seeds] for name in ("scratch", start))
+    scratch, started = ([runs[canvas, task, name, seed] for seed in seeds] for name in (baseline, start))
     means = [float(np.mean([run["dice"] for run in group])) for group in (scratch, started)]
     matrices = [case_matrix(group) for group in (scratch, started)]
     found: dict[str, Any] = {"scratch": means[0], "started": means[1], "gain": 100 * (means[1] - means[0])}
@@ -124,7 +134,7 @@ def table(work: Path) -> dict[str, Any]:
     gains: dict[str, dict[str, Any]] = {}
     print("| canvas | start | task | Dice from random weights | Dice from the start | gain (95 % interval) |")
     for canvas in sorted({key[0] for key in by_key}):
-        for start in sorted({key[2] for key in by_key} - {"scratch"}):
+        for start in sorted({key[2] for key in by_key} - {RANDOM}):
             found = start_gains(by_key, canvas, start)
             if found:
                 gains.setdefault(str(canvas), {})[start] = found

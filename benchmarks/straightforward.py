@@ -101,7 +101,7 @@ def main() -> None:
     target = torch.randint(0, 2, (1, 1, args.size, args.size), dtype=torch.int16)
     for network in networks.values():
         network.cpu_bfloat16 = False
-    if processor_supports_bfloat16():  # the default for prediction on these processors
+    if processor_supports_bfloat16():  # the default on these processors
         networks["HRMedSeg, bfloat16"] = copy.deepcopy(ours)
         networks["HRMedSeg, bfloat16"].cpu_bfloat16 = True
     losses = {network: dice_and_focal(regions=False, recompute=False) for network in networks.values()}
@@ -122,10 +122,9 @@ def main() -> None:
     print(f"largest difference of the logits: {float(difference):.1e}")
     rows = []
     for what in (predict, train):
-        turns = {name: network for name, network in networks.items() if what is predict or not network.cpu_bfloat16}
-        seconds: dict[str, list[float]] = {name: [] for name in turns}
+        seconds: dict[str, list[float]] = {name: [] for name in networks}
         for _ in range(args.repeats + 1):
-            for name, network in turns.items():
+            for name, network in networks.items():
                 start = time.perf_counter()
                 what(network)
                 seconds[name].append(time.perf_counter() - start)

@@ -10,13 +10,14 @@ from benchmarks.encoder_initialization_data import ENCODERS, TASKS
 from benchmarks.encoder_initialization_teacher import Teacher
 
 
-def write_run(work: Path, task: str, start: str, seed: int, canvas: int, dice: np.ndarray) -> None:
+def write_run(work: Path, task: str, start: str, seed: int, canvas: int, dice: np.ndarray, precision="float32") -> None:
     """Write a run with `dice` as (cases, classes)."""
     cases = {f"{i:02d}.png": {str(j + 1): value for j, value in enumerate(row)} for i, row in enumerate(dice.tolist())}
     run = {"task": task, "start": start, "seed": seed, "canvas": canvas, "dice": float(dice.mean())}
-    run |= {"dice_per_case": cases, "encoder": {"file": "none"}}
+    run |= {"dice_per_case": cases, "encoder": {"file": "none"}, "precision": precision}
     (work / "runs").mkdir(exist_ok=True)
-    (work / "runs" / f"{task}_{start}_{seed}_{canvas}.json").write_text(json.dumps(run))
+    suffix = "" if precision == "float32" else f"_{precision}"
+    (work / "runs" / f"{task}_{start}_{seed}_{canvas}{suffix}.json").write_text(json.dumps(run))
 
 
 def test_gains_have_intervals_at_each_canvas(tmp_path, monkeypatch, capsys):
@@ -51,6 +52,16 @@ def test_runs_without_dice_per_case_have_no_interval(tmp_path):
     found = table.table(tmp_path)["gain_in_dice_points"]["512"]["distilled"]
     assert found["jsrt"]["gain"] == pytest.approx(10) and "interval" not in found["jsrt"]
     assert "interval" not in found["mean"]
+
+
+def test_starts_are_compared_in_the_same_precision(tmp_path):
+    dice = {("scratch", "float32"): 0.5, ("scratch", "bfloat16"): 0.45, ("encoder", "bfloat16"): 0.6}
+    for (start, precision), value in dice.items():
+        write_run(tmp_path, "jsrt", start, 0, 512, np.full((4, 1), value), precision)
+    gains = table.table(tmp_path)["gain_in_dice_points"]["512"]
+    assert {start: gain["jsrt"]["gain"] for start, gain in gains.items()} == pytest.approx(
+        {"scratch, bfloat16": -5, "encoder, bfloat16": 15}
+    )
 
 
 def test_cases_without_a_class_are_excluded():

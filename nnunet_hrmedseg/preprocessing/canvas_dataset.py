@@ -34,7 +34,6 @@ from nnunet_hrmedseg.plans.splits import SPLITS, cases_in_splits, missing_cases
 from nnunet_hrmedseg.preprocessing.case_workers import preprocess_cases
 from nnunet_hrmedseg.preprocessing.ground_truth import update_ground_truth
 from nnunet_hrmedseg.preprocessing.in_use import describe_use
-from nnunet_hrmedseg.preprocessing.preprocessor import HRMedSegPreprocessor
 from nnunet_hrmedseg.preprocessing.raw_files import find_changes
 
 __all__ = ["CanvasDataStatus", "canvas_data_status", "ensure_canvas_data"]
@@ -68,11 +67,11 @@ def ensure_canvas_data(
     configuration: str,
     dataset_json: dict[str, Any],
     *,
+    preprocessor: DefaultPreprocessor,
     raw: str | os.PathLike | None,
     preprocessed: str | os.PathLike,
     dataset_name: str | None = None,
     num_processes: int = default_num_processes,
-    preprocessor: DefaultPreprocessor | None = None,
     log: Callable[[str], Any] = print,
     force: bool = False,
     on_ready: Callable[[Path], Any] | None = None,
@@ -91,11 +90,11 @@ def ensure_canvas_data(
         plans: plans dict whose `configuration` is an HRMedSeg one (see `hrmedseg_plans`).
         configuration: name of the configuration.
         dataset_json: dataset.json of the dataset.
+        preprocessor: the preprocessor, usually `HRMedSegPreprocessor`.
         raw: nnU-Net's folder nnUNet_raw; None if it is not set. It is not needed if the canvas data is complete.
         preprocessed: nnU-Net's folder nnUNet_preprocessed.
         dataset_name: name such as Dataset001_Name (default: the name in the plans).
         num_processes: number of worker processes, at most one per CPU and case.
-        preprocessor: the preprocessor (default: `HRMedSegPreprocessor` without output).
         log: function that takes lines of text.
         force: preprocess even if complete data exists.
         on_ready: called with the folder while no other process can replace it; a training calls `mark_in_use` there.
@@ -138,7 +137,7 @@ def ensure_canvas_data(
                 raw_files = preprocess_cases(
                     cases,
                     new_folder,
-                    preprocessor or HRMedSegPreprocessor(verbose=False),
+                    preprocessor,
                     plans_manager,
                     configuration,
                     dataset_json,

@@ -26,7 +26,10 @@ from nnunet_hrmedseg.io.image_check import (
     warn_once,
 )
 from nnunet_hrmedseg.nnunet_versions import nnunet_folder, required_nnunet_folder
+from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
+from nnunet_hrmedseg.plans.plan_check import check_channels
 from nnunet_hrmedseg.preprocessing.canvas import OUTSIDE, resize_images_to_canvas, resize_segmentation_to_canvas
+from nnunet_hrmedseg.preprocessing.canvas_dataset import ensure_canvas_data
 
 __all__ = ["HRMedSegPreprocessor"]
 
@@ -121,10 +124,6 @@ class HRMedSegPreprocessor(DefaultPreprocessor):
             PlanError: there is no plan, or it does not fit HRMedSeg.
         DataError: there is no raw data, or a case is wrong.
         """
-        from nnunet_hrmedseg.plans.overrides import hrmedseg_plans
-        from nnunet_hrmedseg.plans.plan_check import check_channels
-        from nnunet_hrmedseg.preprocessing.canvas_dataset import ensure_canvas_data
-
         dataset_name = maybe_convert_to_dataset_name(dataset_name_or_id)
         preprocessed = required_nnunet_folder("nnUNet_preprocessed")
         plans = _load(os.path.join(preprocessed, dataset_name, f"{plans_identifier}.json"), dataset_name)
@@ -136,11 +135,11 @@ class HRMedSegPreprocessor(DefaultPreprocessor):
             plans,
             configuration_name,
             dataset_json,
+            preprocessor=self,
             dataset_name=dataset_name,
             raw=nnunet_folder("nnUNet_raw"),
             preprocessed=preprocessed,
             num_processes=num_processes,
-            preprocessor=self,
             force=True,
         )
 

@@ -35,6 +35,7 @@ from nnunet_hrmedseg.plans.plan_check import check_channels
 from nnunet_hrmedseg.plans.trained_with import check_canvas_of_data
 from nnunet_hrmedseg.preprocessing.canvas_dataset import ensure_canvas_data
 from nnunet_hrmedseg.preprocessing.in_use import mark_in_use
+from nnunet_hrmedseg.preprocessing.preprocessor import HRMedSegPreprocessor
 from nnunet_hrmedseg.trainers.base import BaseTrainer
 from nnunet_hrmedseg.trainers.batch_augmentation import BatchAugmentation, UnsupportedTransformError
 from nnunet_hrmedseg.trainers.compact_loading import CompactDataLoader, image_dtype, loads_with
@@ -128,6 +129,7 @@ class nnUNetTrainerHRMedSeg(BaseTrainer):
                 self.plans_manager.plans,
                 self.configuration_name,
                 self.dataset_json,
+                preprocessor=HRMedSegPreprocessor(verbose=False),
                 raw=nnunet_folder("nnUNet_raw"),
                 preprocessed=required_nnunet_folder("nnUNet_preprocessed"),
                 num_processes=default_num_processes,

@@ -60,7 +60,13 @@ class RawDataset:
     def ensure(self, **kwargs):
         """Create the canvas data if necessary. Return the folder and the log."""
         lines = []
-        arguments = dict(raw=self.raw, preprocessed=self.preprocessed, num_processes=1, log=lines.append)
+        arguments = {
+            "preprocessor": HRMedSegPreprocessor(verbose=False),
+            "raw": self.raw,
+            "preprocessed": self.preprocessed,
+            "num_processes": 1,
+            "log": lines.append,
+        }
         return ensure_canvas_data(self.plans, "2d", self.json, **{**arguments, **kwargs}), lines
 
     def status(self):

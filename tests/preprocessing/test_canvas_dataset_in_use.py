@@ -14,6 +14,7 @@ from nnunet_hrmedseg.errors import DataError, SetupError
 from nnunet_hrmedseg.io import locks
 from nnunet_hrmedseg.preprocessing import case_workers
 from nnunet_hrmedseg.preprocessing.in_use import mark_in_use, marks_of
+from nnunet_hrmedseg.preprocessing.preprocessor import HRMedSegPreprocessor
 from tests.preprocessing.canvas_folders import CASES, CHANGES, DyingPreprocessor, SlowPreprocessor
 
 # ---- folds that need the data ----------------------------------------------------------------------------------------
@@ -261,7 +262,7 @@ def test_failing_worker_is_reported_with_its_case(data, workers_at_once, process
     monkeypatch.setattr(case_workers.multiprocessing, "get_context", lambda method: processes)
     if how == "error":
         data.write("b", label=7)
-    preprocessor = None if how == "error" else DyingPreprocessor(verbose=False)
+    preprocessor = (HRMedSegPreprocessor if how == "error" else DyingPreprocessor)(verbose=False)
     with pytest.raises(DataError if how == "error" else SetupError) as error:
         data.ensure(num_processes=2, preprocessor=preprocessor)
     monkeypatch.undo()

@@ -13,6 +13,7 @@ import torch
 from nnunet_hrmedseg.errors import CheckpointError, DataError, SetupError
 from nnunet_hrmedseg.io import locks
 from nnunet_hrmedseg.preprocessing.canvas_dataset import ensure_canvas_data
+from nnunet_hrmedseg.preprocessing.preprocessor import HRMedSegPreprocessor
 from nnunet_hrmedseg.registration.names import EPOCHS, TRAINERS
 from nnunet_hrmedseg.trainers import base, variants
 from tests.trainers.conftest import LABELS
@@ -161,6 +162,7 @@ def test_data_is_not_recreated_while_a_trainer_uses_it(dataset, tmp_path):
         trainer.plans_manager.plans,
         "2d",
         trainer.dataset_json,
+        preprocessor=HRMedSegPreprocessor(verbose=False),
         raw=tmp_path / "nnUNet_raw",
         preprocessed=tmp_path / "nnUNet_preprocessed",
         force=True,

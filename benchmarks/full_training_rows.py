@@ -152,12 +152,17 @@ class Row:
     points: int = 20
 
     @property
+    def has_cpu_precision(self) -> bool:
+        """Whether the network can compute in bfloat16 on a CPU."""
+        return self.trainer.startswith(("nnUNetTrainerMeasuredHRMedSeg", "nnUNetTrainerMeasuredHERSeg"))
+
+    @property
     def plans(self) -> str:
         return "nnUNetPlans" if self.canvas is None else f"FullTraining_{self.canvas}_batch_{self.batch_size}"
 
 
 STOCK: dict[str, Any] = {"trainer": "nnUNetTrainerMeasured", "canvas": None, "settings": {}, "points": 10}
-HERSEG = "nnUNetTrainerMeasuredHERSeg"
+HERSEG, PAPER = "nnUNetTrainerMeasuredHERSeg", "nnUNetTrainerMeasuredHRMedSegPaper"
 SEGFORMER, MOBILENET = "nnUNetTrainerMeasuredSegFormerB0", "nnUNetTrainerMeasuredMobileNetUNet"
 CVC, DSB, JSRT = 49_000, 53_200, 9_900  # image-steps: 100 passes over the training images
 CVC_CANVAS = "2d_fit"  # 288 x 384, the size of the images: it learns fastest (see canvas_rows)
@@ -229,6 +234,7 @@ ROWS: list[Row] = [
     Row("jsrt_hrmedseg_encoder", "jsrt", canvas=1024, image_steps=JSRT, batch_size=2, start="nuclei_skin_teeth"),
     Row("dsb_hrmedseg_encoder", "dsb2018", image_steps=DSB, batch_size=4, start="all_but_nuclei"),
     Row("cvc_hrmedseg_200_passes", "cvc_clinicdb", canvas=CVC_CANVAS, image_steps=2 * CVC, batch_size=4),
+    Row("cvc_hrmedseg_paper_recipe", "cvc_clinicdb", PAPER, canvas=CVC_CANVAS, image_steps=CVC, batch_size=4),
     Row("dsb_hrmedseg_short", "dsb2018", image_steps=DSB_SHORT, batch_size=4),
     Row("dsb_segformer_short", "dsb2018", SEGFORMER, image_steps=DSB_SHORT, batch_size=4),
     Row("dsb_mobilenet_short", "dsb2018", MOBILENET, image_steps=DSB_SHORT, batch_size=4),

@@ -21,6 +21,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_hrmedseg.evaluation.comparison import budget
 from nnunet_hrmedseg.io.files import write_atomically
 from nnunet_hrmedseg.trainers.hrmedseg import nnUNetTrainerHERSeg, nnUNetTrainerHRMedSeg
+from nnunet_hrmedseg.trainers.paper import nnUNetTrainerHRMedSegPaper
 from nnunet_hrmedseg.trainers.weight_average import WeightAverage
 
 ROW: dict[str, Any] = json.loads(Path(os.environ["FULL_TRAINING_ROW"]).read_text())
@@ -158,6 +159,10 @@ class nnUNetTrainerMeasured(Measured, within_budget(nnUNetTrainer)):  # type: ig
 
 class nnUNetTrainerMeasuredHRMedSeg(Measured, within_budget(nnUNetTrainerHRMedSeg)):  # type: ignore[misc]
     """HRMedSeg, started from HRMEDSEG_ENCODER_WEIGHTS."""
+
+
+class nnUNetTrainerMeasuredHRMedSegPaper(Measured, nnUNetTrainerHRMedSegPaper):
+    """HRMedSeg with the recipe of the paper, started from HRMEDSEG_ENCODER_WEIGHTS."""
 
 
 class nnUNetTrainerMeasuredHERSeg(Measured, nnUNetTrainerHERSeg):

@@ -131,6 +131,20 @@ def test_bfloat16_on_the_cpu(bfloat16, dtype):
     assert (logits - expected).abs().max() < (0.05 * expected.abs().max() if bfloat16 else 1e-5)
 
 
+def test_recomputation_in_bfloat16_changes_nothing():
+    image = torch.randn(1, 3, 64, 96)
+    results = []
+    for recompute in (False, True):
+        net = small(recompute=recompute)
+        net.cpu_bfloat16 = True
+        torch.manual_seed(0)
+        logits = net.train()(image)
+        logits.square().mean().backward()
+        results.append([logits, *(parameter.grad for parameter in net.parameters())])
+    for kept, recomputed in zip(*results, strict=True):
+        assert torch.equal(kept, recomputed)
+
+
 def test_networks_do_not_read_the_environment(monkeypatch):
     monkeypatch.setenv("HRMEDSEG_CPU_BFLOAT16", "1")
     assert small().cpu_bfloat16 is False

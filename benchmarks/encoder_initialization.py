@@ -20,8 +20,8 @@ that the demo holds out.
 Larger teachers and longer distillations are stored separately. Teachers have --side, --width, --epochs and
 --iterations, given to `teacher` and, as --teacher_side and so on, to `distill`. `distill` accepts the options of
 `hrmedseg encoder distill` (--canvas 512 512 --epochs 60) and --suffix, a name for its result: the encoder is then the
-START `distilled_SUFFIX`. `train` accepts --canvas (512 or 1024) and --precision (float32 or
-bfloat16). For example, for an encoder at 512 x 512:
+START `distilled_SUFFIX`. `train` accepts --canvas (512 or 1024), --precision (float32 or bfloat16) and --encoder_lr, the
+learning rate of an encoder that is not random. For example, for an encoder at 512 x 512:
 
     teacher WORK ENCODER --side 512 --width 1 --epochs 50 --iterations 100
     distill DATA WORK ENCODER --teacher_side 512 --teacher_width 1 --teacher_epochs 50 --teacher_iterations 100
@@ -123,12 +123,15 @@ def bundle(work: Path, suffix: str) -> None:
     print(f"{file.path}: {file.path.stat().st_size / 1e6:.1f} MB")
 
 
-def train(work: Path, task: str, start: str, seed: int, canvas: int, precision: str) -> None:
+def train(
+    work: Path, task: str, start: str, seed: int, canvas: int, precision: str, encoder_lr: float | None = None
+) -> None:
     """Train once in this process by nnU-Net's trainer, and write the result of the validation to WORK/runs."""
     os.environ.update(environment(work))
     os.environ["HRMEDSEG_CPU_BFLOAT16"] = str(int(precision == "bfloat16"))
     name = start.replace("/", "_") + (f"_canvas{canvas}" if canvas != CANVAS else "")
     name += "" if precision == "float32" else f"_{precision}"
+    name += "" if encoder_lr is None else f"_lr{encoder_lr:g}"
     result = work / "runs" / f"{task}__{name}__{seed}.json"
     if result.is_file():
         return
@@ -157,6 +160,7 @@ def train(work: Path, task: str, start: str, seed: int, canvas: int, precision: 
     np.random.seed(seed)
     trainer = nnUNetTrainerHRMedSeg(plans, "2d", 0, description, torch.device("cpu"))
     trainer.num_epochs = EPOCHS
+    trainer.encoder_lr = encoder_lr
     trainer.num_iterations_per_epoch = IMAGE_STEPS // BATCH_SIZE // EPOCHS
     trainer.num_val_iterations_per_epoch = 2
     trainer.run_training()
@@ -172,6 +176,7 @@ def train(work: Path, task: str, start: str, seed: int, canvas: int, precision: 
                 "seed": seed,
                 "canvas": canvas,
                 "precision": precision,
+                "encoder_lr": encoder_lr,
                 "dice": summary["foreground_mean"]["Dice"],
                 "dice_per_class": {label: mean["Dice"] for label, mean in summary["mean"].items()},
                 "dice_per_case": {
@@ -219,6 +224,7 @@ if __name__ == "__main__":
         steps.choices[name].add_argument("--suffix", default="")
     steps.choices["train"].add_argument("--canvas", type=int, default=CANVAS)
     steps.choices["train"].add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    steps.choices["train"].add_argument("--encoder_lr", type=float)
     args, more = parser.parse_known_args()
     if more and args.step not in ("pretrain", "distill", "distill_logits"):
         parser.error(f"unknown options: {' '.join(more)}")
@@ -232,7 +238,7 @@ if __name__ == "__main__":
         start = "logits" if args.step == "distill_logits" else "distilled"
         distill(args.data, args.work, args.encoder, start, settings, args.suffix, more)
     elif args.step == "train":
-        train(args.work, args.task, args.start, args.seed, args.canvas, args.precision)
+        train(args.work, args.task, args.start, args.seed, args.canvas, args.precision, args.encoder_lr)
     elif args.step == "bundle":
         bundle(args.work, args.suffix)
     else:

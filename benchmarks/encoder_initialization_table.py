@@ -30,12 +30,14 @@ else:
 RESAMPLES = 10_000
 RANDOM, RANDOM_BFLOAT16 = "scratch", "scratch, bfloat16"
 Key = tuple[int, str, str, int]
-"""Canvas, task, start (with the precision, unless it is float32), seed."""
+"""Canvas, task, start (with the encoder's learning rate if set, and the precision unless it is float32), seed."""
 
 
 def key_of(run: dict[str, Any]) -> Key:
     precision = run.get("precision", "float32")
-    start = run["start"] + ("" if precision == "float32" else f", {precision}")
+    rate = run.get("encoder_lr")
+    start = run["start"] + ("" if rate is None else f" at {rate:g}")
+    start += "" if precision == "float32" else f", {precision}"
     return run.get("canvas", CANVAS), run["task"], start, run["seed"]
 
 

@@ -20,8 +20,8 @@ that the demo holds out.
 Larger teachers and longer distillations are stored separately. Teachers have --side, --width, --epochs and
 --iterations, given to `teacher` and, as --teacher_side and so on, to `distill`. `distill` accepts the options of
 `hrmedseg encoder distill` (--canvas 512 512 --epochs 60) and --suffix, a name for its result: the encoder is then the
-START `distilled_SUFFIX`. `train` accepts --canvas (512 or 1024), --precision (float32 or bfloat16) and --encoder_lr, the
-learning rate of an encoder that is not random. For example, for an encoder at 512 x 512:
+START `distilled_SUFFIX`. `train` accepts --canvas (512 or 1024), --precision (float32 or bfloat16) and --encoder_lr,
+the learning rate of an encoder that is not random. For example, for an encoder at 512 x 512:
 
     teacher WORK ENCODER --side 512 --width 1 --epochs 50 --iterations 100
     distill DATA WORK ENCODER --teacher_side 512 --teacher_width 1 --teacher_epochs 50 --teacher_iterations 100

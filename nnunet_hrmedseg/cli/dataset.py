@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME",
         help="names of the classes in the order of their values or colors, or the words in the names of files, if each "
-        "class has its own; one name makes several masks of an image one class [default: foreground, or class_1, "
-        "class_2, ...]",
+        "class has its own; one name makes several masks of an image one class [default: foreground, or for several "
+        "classes names from their values, colors or files, such as class_127]",
     )
     meaning.add_argument(
         "--colors",

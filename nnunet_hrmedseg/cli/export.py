@@ -98,7 +98,8 @@ def run(args: argparse.Namespace) -> int:
         exported = export_onnx(**common, output=args.onnx, weights=args.weights or "float32", overwrite=args.overwrite)
         options = f"-i IMAGES -o MASKS -m {quote(str(exported.folder))}"
         print(f"Written: {exported.folder}. Predict with it: hrmedseg predict-onnx {options}")
-        print("On machines without torch and nnU-Net: pip install hrmedseg-onnx, and hrmedseg-onnx with these options.")
+        install = "pip install ./client in a clone"
+        print(f"On machines without torch and nnU-Net: {install}, and hrmedseg-onnx with the same options.")
         if exported.reader_package:
             print(f"To read the images of this model, prediction needs: pip install {exported.reader_package}")
     if args.share is not None:

@@ -12,8 +12,8 @@ __all__ = ["DESCRIPTION", "SUMMARY", "add_arguments", "run"]
 SUMMARY = "measure how well boxes alone segment a labeled dataset, also beside the whole SAM"
 DESCRIPTION = (
     "Draw boxes around the labels of an nnU-Net raw dataset, segment its images from these boxes without any "
-    "training, and measure Dice, IoU and HD95 (in mm, or in pixels for natural images). Writes cases.csv and "
-    "summary.json. Required: -d, --encoder and --sam."
+    "training, and measure Dice, IoU and Hausdorff distances (in mm, or in pixels for natural images). Writes "
+    "cases.csv and summary.json. Required: -d, --encoder and --sam."
 )
 
 

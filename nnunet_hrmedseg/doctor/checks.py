@@ -40,7 +40,9 @@ COMMANDS = {
 }
 """Action -> the command for it in a shell of Linux and macOS, in PowerShell."""
 
-REINSTALL = "pip install --force-reinstall --no-deps nnunet_hrmedseg"
+IN_CLONE = "in a clone of the repository"
+REINSTALL_COMMAND = "pip install --force-reinstall --no-deps ."
+REINSTALL = f"{REINSTALL_COMMAND}  # {IN_CLONE}"
 FIX = "hrmedseg doctor --fix"
 
 
@@ -68,7 +70,7 @@ def check_requirements() -> Iterator[CheckResult]:
         declared = importlib.metadata.requires("nnunet_hrmedseg") or []
     except importlib.metadata.PackageNotFoundError:
         message = "nnunet_hrmedseg is imported from a folder, not installed"
-        yield CheckResult(False, message, "pip install nnunet_hrmedseg")
+        yield CheckResult(False, message, f"pip install .  # {IN_CLONE}")
         return
     for requirement in map(Requirement, declared):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
@@ -138,7 +140,7 @@ def check_lookup_modules() -> Iterator[CheckResult]:
     for module in lookup_modules():
         if not module.present:
             message = f"{module.package} has no lookup module ({module.folder}): nnU-Net cannot find our {module.kind}s"
-            yield CheckResult(False, message, f"{FIX}  # editable install; otherwise: {REINSTALL}")
+            yield CheckResult(False, message, f"{FIX}  # editable install; otherwise, {IN_CLONE}: {REINSTALL_COMMAND}")
         elif not module.current:
             yield CheckResult(False, f"{module.folder} is from another version", FIX)
         else:
@@ -234,6 +236,8 @@ def check_devices() -> Iterator[CheckResult]:
     """Report the version of torch and the devices it can use."""
     import torch
 
+    from nnunet_hrmedseg.io.devices import INSTALL
+
     version = f"torch {torch.__version__}"
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
@@ -244,6 +248,8 @@ def check_devices() -> Iterator[CheckResult]:
         return
     other = "mps" if torch.backends.mps.is_available() else "cpu"
     message = f"{version} finds no CUDA GPU: add -device {other} to nnUNetv2_train and nnUNetv2_predict"
+    if other == "cpu" and torch.version.cuda is None and torch.version.hip is None:
+        message += f". It was built without CUDA; for an NVIDIA GPU, {INSTALL.format(build='cu126')}"
     yield CheckResult(True, message, note=True)
 
 
@@ -289,7 +295,7 @@ def run_checks(checks: tuple[Check, ...] | None = None) -> Iterator[CheckResult]
             yield CheckResult(
                 False,
                 f"the check '{check.__name__}' failed: {type(error).__name__}: {error} ({last.filename}:{last.lineno})",
-                f"{REINSTALL}  # if that does not help, report this line",
+                f"{REINSTALL}; if that does not help, report this line",
             )
 
 

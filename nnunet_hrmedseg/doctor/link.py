@@ -13,7 +13,7 @@ __all__ = ["link", "unlink"]
 
 
 def link() -> list[str]:
-    """Copy the lookup module into nnU-Net's three packages.
+    """Copy the lookup module into nnU-Net's packages.
 
     Returns:
         a line for each package: what was done.

@@ -10,6 +10,7 @@ import torch
 from nnunet_hrmedseg.errors import SetupError
 
 __all__ = [
+    "INSTALL",
     "check_gpu",
     "choose_device",
     "describe_out_of_memory",
@@ -18,6 +19,8 @@ __all__ = [
 ]
 
 INSTALL = "pip install torch --index-url https://download.pytorch.org/whl/{build}"
+"""Command that installs a build of torch, such as cu126."""
+
 OTHERWISE = "Without a GPU, add -device cpu."
 SMALLEST_FOR_COMPILATION = 7, 0  # Triton's
 SMALLEST_FOR_BFLOAT16 = 8, 0

@@ -90,10 +90,15 @@ def test_devices_with_cuda(monkeypatch):
     ]
 
 
-def test_devices_without_cuda(monkeypatch):
+@pytest.mark.parametrize("built_for", [None, "13.0"])
+def test_devices_without_cuda(monkeypatch, built_for):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    monkeypatch.setattr(torch.version, "hip", None)
     (result,) = check_devices()
     assert result.ok and result.note and "no CUDA GPU" in result.message and "-device cpu" in result.message
+    assert ("built without CUDA; for an NVIDIA GPU, pip install torch" in result.message) == (built_for is None)
 
 
 def test_missing_and_outdated_lookup_modules_are_problems(modules):

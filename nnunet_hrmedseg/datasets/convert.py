@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from hrmedseg_onnx.photos import fit_channels
-from nnunet_hrmedseg.datasets.matching import case_names, list_images
+from nnunet_hrmedseg.datasets.matching import NO_IMAGES, case_names, list_images
 from nnunet_hrmedseg.datasets.pixels import read_image
 from nnunet_hrmedseg.datasets.writing import write_image
 from nnunet_hrmedseg.errors import DataError, HRMedSegError, PlanError, SetupError, format_names
@@ -91,7 +91,7 @@ def convert_images(
     files, skipped = list_images(images)
     files = [file for file in files if not file.resolve().is_relative_to(output.resolve())]
     if not files:
-        raise DataError(f"{images} has no image files. Supported formats: PNG, JPEG, TIFF, BMP, DICOM and NIfTI.")
+        raise DataError(f"{images} {NO_IMAGES}")
     cases = case_names(files, images)
     errors = []
     for file in tqdm(cases.values(), desc="Reading", unit="image", leave=False, disable=None):

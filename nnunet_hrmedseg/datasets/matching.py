@@ -16,9 +16,19 @@ from nnunet_hrmedseg.datasets.pixels import composed, is_image_file, stem
 from nnunet_hrmedseg.datasets.polygons import Annotation
 from nnunet_hrmedseg.errors import DataError, format_names
 
-__all__ = ["Case", "Matches", "assign_annotations", "case_names", "check_training_names", "list_images", "match"]
+__all__ = [
+    "NO_IMAGES",
+    "Case",
+    "Matches",
+    "assign_annotations",
+    "case_names",
+    "check_training_names",
+    "list_images",
+    "match",
+]
 
 CHANNEL = re.compile(r"_0000$")
+NO_IMAGES = "has no image files. Supported formats: PNG, JPEG, TIFF, BMP, WebP, GIF, DICOM and NIfTI."
 RENAME = "give the images different names, and the annotations the same names or folders."
 
 
@@ -118,7 +128,7 @@ def match(images_folder: Path, masks_folder: Path, names: Sequence[str] = ()) ->
     image_paths, mask_paths = _paths(images, images_folder, "images"), _paths(masks, masks_folder, "masks")
     if not images or not masks:
         folder = masks_folder if images else images_folder
-        raise DataError(f"{folder} has no image files. Supported formats: PNG, JPEG, TIFF, BMP, DICOM and NIfTI.")
+        raise DataError(f"{folder} {NO_IMAGES}")
     if image_paths == mask_paths:
         image_paths, mask_paths = _split_by_name(image_paths, images_folder)
     cases = _case_names(_named_by_folder(image_paths))

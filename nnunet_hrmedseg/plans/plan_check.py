@@ -171,7 +171,7 @@ def _check(plans: Mapping[str, Any], key: str, value: Any, check: Check) -> None
     if not holds(value):
         raise PlanError(
             f"{_of(plans)}: {key} is {json.dumps(value, default=str):.200}; it must be {what}. Correct it in "
-            f"{plans_file(plans)}, or in plans.json beside the checkpoints of a trained model."
+            f"{plans_file(plans)}, or in plans.json in the folder of a trained model."
         )
 
 

@@ -2,7 +2,7 @@
 
 `nnUNetv2_train DATASET 2d FOLD -tr nnUNetTrainerHRMedSeg` gives the trainer a stock plan. The trainer turns it into an
 HRMedSeg plan before nnU-Net reads it, and makes sure that the canvas data exists; everything else is nnU-Net's own. The
-plan is saved beside the checkpoint, so prediction needs only `build_network_architecture` of this file.
+plan is saved in the folder of the model, so prediction needs only `build_network_architecture` of this file.
 """
 
 from __future__ import annotations

@@ -213,7 +213,7 @@ def test_missing_or_unmatched_masks_are_reported(tmp_path):
     with pytest.raises(DataError, match=r"No mask in .* matches an image .* Images are a\.png, masks are b\.png"):
         find_source(images, folder(tmp_path, "masks", {"b.png": LEFT}))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="has no image files"):
+    with pytest.raises(DataError, match="has no image files. Supported formats: .*WebP"):
         match(images, tmp_path / "empty")
     folder(tmp_path, "images", {"a.bmp": EMPTY})
     with pytest.raises(DataError, match="same name without suffix: a"):

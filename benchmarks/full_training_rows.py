@@ -132,7 +132,8 @@ class Row:
         fold: 0, or 1 for a recipe trial, which uses no validation or test images.
         settings: `encoder_lr`, learning rate of an encoder that starts from a file; `ema_decay`, decay of a moving
             average of the weights, which is evaluated as well; `oversample_foreground_percent` of nnU-Net, whose
-            loader moves this fraction of the images so that a foreground pixel is in the middle, and pads them.
+            loader moves this fraction of the images so that a foreground pixel is in the middle, and pads them;
+            `initial_lr`, learning rate of the encoder; `augmentation`: "flips" is that of the paper's code.
         points: number of times that the whole validation images are predicted during the training.
     """
 
@@ -193,6 +194,24 @@ def trials() -> list[Row]:
             )
             for rate in (1e-3, 3e-4, 1e-4)
         ]
+    settings: dict[str, dict[str, Any]] = {
+        "default": {},
+        "flips": {"augmentation": "flips"},
+        "lr_0.0003": {"initial_lr": 3e-4},
+        "flips_lr_0.0003": {"augmentation": "flips", "initial_lr": 3e-4},
+    }
+    rows += [
+        Row(
+            f"trial_{name}",
+            "cvc_clinicdb",
+            batch_size=4,
+            settings={"ema_decay": 0.999, **changed},
+            canvas=CVC_CANVAS,
+            **shared,
+        )
+        for name, changed in settings.items()
+    ]
+    rows.append(Row("trial_paper_recipe", "cvc_clinicdb", PAPER, canvas=CVC_CANVAS, batch_size=4, **shared))
     return rows
 
 

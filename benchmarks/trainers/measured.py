@@ -75,10 +75,16 @@ class Measured(nnUNetTrainer):
         self.encoder_lr = ROW["settings"].get("encoder_lr")
         if "oversample_foreground_percent" in ROW["settings"]:
             self.oversample_foreground_percent = ROW["settings"]["oversample_foreground_percent"]
+        self.initial_lr = ROW["settings"].get("initial_lr", self.initial_lr)
         super().initialize()
         decay = ROW["settings"].get("ema_decay")
         if decay:
             self.averaged = WeightAverage(self.network, decay)
+
+    def get_training_transforms(self, *args, **kwargs):
+        if ROW["settings"].get("augmentation") == "flips":
+            return nnUNetTrainerHRMedSegPaper.get_training_transforms(self, *args, **kwargs)  # type: ignore[arg-type]
+        return super().get_training_transforms(*args, **kwargs)
 
     def on_train_start(self) -> None:
         super().on_train_start()

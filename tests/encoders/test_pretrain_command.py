@@ -12,6 +12,7 @@ from nnunet_hrmedseg.cli import main
 from nnunet_hrmedseg.encoders import pretrain as command
 from nnunet_hrmedseg.encoders.history import History
 from nnunet_hrmedseg.encoders.loop import LoopSettings
+from nnunet_hrmedseg.io.locks import lock
 from nnunet_hrmedseg.io.processes import Processes
 from nnunet_hrmedseg.weights import load_encoder, write_encoder
 from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture
@@ -218,3 +219,11 @@ def test_invalid_options_are_reported(raw, tmp_path, capsys, options, message):
 def test_missing_cuda_is_reported(raw, tmp_path, capsys):
     assert pretrain(raw, tmp_path / "run", "-device", "cuda") == 1
     assert "finds no cuda device here" in capsys.readouterr().err
+
+
+def test_two_commands_do_not_train_in_one_folder(raw, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    held = lock(tmp_path / "run" / "run.lock")
+    assert pretrain(raw, tmp_path / "run") == 1
+    assert "Another command is training an encoder in" in capsys.readouterr().err
+    held.release()

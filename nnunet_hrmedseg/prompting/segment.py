@@ -201,6 +201,12 @@ def _check_dataset(jobs: Sequence[Job], classes: dict[str, int], instances: bool
     if not classes:
         raise DataError(f"{prompts} has no object in any image: there is nothing to learn.")
     check_unique([job.case for job in jobs])
+    labels = [job.file.name for job in jobs if job.case.endswith("_seg")]
+    if labels:
+        raise DataError(
+            f"Names of images must not end in _seg: {format_names(labels)}. nnU-Net would treat them as labels and not "
+            f"train with them. Rename these images, and their names in the prompts."
+        )
 
 
 def _writer(files: MaskFiles, dataset: NewDataset | None) -> Callable[[Job, Image.Image, Objects], None]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunet_hrmedseg.errors import DataError, format_names
+from nnunet_hrmedseg.errors import DataError, PlanError, format_names
 from nnunet_hrmedseg.evaluation.comparison.models import (
+    ALL,
     Model,
     ensembles,
     files_by_case,
@@ -34,6 +35,9 @@ class TrainedModels:
         configurations: names of configurations; None for all.
         folds: "0", "1", ...; None for all folds of the baseline.
         ensembles: include the ensembles of nnUNetv2_find_best_configuration, if models are not selected by name.
+
+    Raises:
+        PlanError: the fold `all`, which cannot be compared.
     """
 
     dataset: str | int
@@ -42,6 +46,13 @@ class TrainedModels:
     configurations: Sequence[str] | None = None
     folds: Sequence[str] | None = None
     ensembles: bool = True
+
+    def __post_init__(self) -> None:
+        if ALL in (self.folds or ()):  # before hours of training
+            raise PlanError(
+                "-f all: a training with the fold `all` holds no case out, on which it could be compared. Give numbers "
+                "of folds, such as -f 0, or leave -f out."
+            )
 
 
 @dataclass(frozen=True)

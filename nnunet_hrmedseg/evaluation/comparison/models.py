@@ -10,7 +10,7 @@ from pathlib import Path
 from nnunet_hrmedseg.errors import DataError, format_names
 from nnunet_hrmedseg.io.skipped import is_hidden
 
-__all__ = ["Model", "ensembles", "files_by_case", "prediction_folder", "trained_models"]
+__all__ = ["ALL", "Model", "ensembles", "files_by_case", "prediction_folder", "trained_models"]
 
 ALL = "all"  # nnU-Net's name of the fold that is everything
 
@@ -76,6 +76,8 @@ def trained_models(
             predictions = files_by_case(fold_folder / "validation", file_ending)
             if fold == ALL:
                 notes.append("fold_all is validated on its own training images and is left out")
+            elif not fold.isdecimal():
+                notes.append(f"{fold_folder.name} is not a fold by its name and is left out")
             elif predictions:
                 files[fold,] = predictions
             else:

@@ -83,6 +83,12 @@ def test_invalid_folders_and_options_are_rejected(
         given(*command.split())
 
 
+def test_fold_that_holds_no_case_out_is_rejected_before_training() -> None:
+    options = ["compare", "-d", "1", "--train", "-tr", "nnUNetTrainer", "--minutes", "60", "-f"]
+    with pytest.raises(PlanError, match="-f all: .* holds no case out"):
+        _selection(build_parser().parse_args([*options, "0", "all"]))
+
+
 def test_training_options_require_train() -> None:
     with pytest.raises(PlanError, match="--minutes, --npz: only with --train"):
         _selection(build_parser().parse_args(["compare", "-d", "1", "--minutes", "3", "--npz"]))

@@ -31,6 +31,7 @@ from nnunet_hrmedseg.plans.splits import (
     NNUNET_FOLDS,
     SPLITS,
     cases_in_splits,
+    empty_part,
     missing_cases,
     too_few_cases,
     unused_cases,
@@ -185,7 +186,8 @@ class BaseTrainer(nnUNetTrainer):
         """Split as nnU-Net does, and check for missing cases, which a worker process would not name.
 
         Raises:
-            DataError: cases of this fold are not in the preprocessed data, or there are too few cases for folds.
+            DataError: cases of this fold are not in the preprocessed data, it has none to train or validate with, there
+                are too few cases for folds, or splits_final.json is not a list of folds.
         """
         present = set(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
         splits_file = Path(self.preprocessed_dataset_folder_base) / SPLITS
@@ -201,6 +203,12 @@ class BaseTrainer(nnUNetTrainer):
                 f"file: they are always the same for the same cases."
             )
             training, validation = self._split_elsewhere()
+        except (KeyError, TypeError, ValueError):
+            cases_in_splits(splits_file)  # reports a file that was edited by hand
+            raise
+        for part, cases in (("train", training), ("val", validation)):
+            if not cases:
+                raise DataError(empty_part(self.fold, part, splits_file))
         absent = {*training, *validation} - present
         if absent:
             raw = f"nnUNet_raw/{self.plans_manager.dataset_name}"

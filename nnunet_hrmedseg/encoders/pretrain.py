@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -226,7 +227,10 @@ class _PretrainingRun:
         )
 
     def _sources(self) -> dict[str, int]:
-        return {dataset.name: len(dataset.cases) for dataset in self.datasets}
+        counts: Counter[str] = Counter()
+        for dataset in self.datasets:  # folders in different places may have the same name
+            counts[dataset.name] += len(dataset.cases)
+        return dict(counts)
 
     def _identity(self) -> dict[str, Any]:
         """Return everything that must be the same for a run to be continued."""

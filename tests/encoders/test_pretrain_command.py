@@ -160,6 +160,16 @@ def test_processes_share_the_images_of_a_step(raw, tmp_path, monkeypatch):
                 assert torch.equal(part, whole[rank::2])
 
 
+def test_datasets_of_the_same_name_are_counted_together(tmp_path):
+    sources = [tmp_path / name / "Dataset001_Color" for name in "ab"]
+    for source, cases in zip(sources, (2, 3), strict=True):
+        write_labeled(source, cases)
+    options = ["-o", str(tmp_path / "run"), *SMALL, *QUICK, "--image_steps", "16"]
+    assert main(["pretrain", "-d", *map(str, sources), *options]) == 0
+    data = load_encoder(tmp_path / "run" / "encoder.safetensors").card["data"]
+    assert data == {"sources": {"Dataset001_Color": 5}, "training_images": 5}
+
+
 def test_training_starts_from_the_given_encoder(raw, tmp_path):
     """With a learning rate of 0, the weights are unchanged and equal those of the file."""
     architecture = encoder_architecture(embed_dim=24, depth=1, decoder_dim=16)

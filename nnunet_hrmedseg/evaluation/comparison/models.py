@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,11 @@ class Model:
         if not all((fold,) in self.files for fold in folds):
             return None
         return {case: file for fold in folds for case, file in self.files[fold,].items()}
+
+    def cases_of_several(self, folds: Sequence[str]) -> list[str]:
+        """Return the cases that more than one of these folds predicted, sorted by name."""
+        counts = Counter(case for fold in folds for case in self.files.get((fold,), ()))
+        return sorted(case for case, count in counts.items() if count > 1)
 
 
 def trained_models(

@@ -196,7 +196,11 @@ def zeroshot(
         "unit": task.unit,
         "surface_library": surface_library() if surfaces else None,
     }
-    _write(result, settings)
+    try:
+        _write(result, settings)
+    except HRMedSegError:
+        print(result.table())  # the measurement may have taken hours
+        raise
     return result
 
 

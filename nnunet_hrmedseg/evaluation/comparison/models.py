@@ -11,7 +11,7 @@ from pathlib import Path
 from nnunet_hrmedseg.errors import DataError, format_names
 from nnunet_hrmedseg.io.skipped import is_hidden
 
-__all__ = ["ALL", "Model", "ensembles", "files_by_case", "prediction_folder", "trained_models"]
+__all__ = ["ALL", "Model", "ensembles", "files_by_case", "is_selected", "prediction_folder", "trained_models"]
 
 ALL = "all"  # nnU-Net's name of the fold that is everything
 
@@ -71,9 +71,7 @@ def trained_models(
     models = []
     folders = results.iterdir() if results.is_dir() else ()
     for folder in sorted(folders, key=lambda folder: folder.name.split("__")):
-        parts = folder.name.split("__")
-        wanted = zip(parts, (trainers, plans, configurations), strict=False)
-        if len(parts) != 3 or not all(names is None or part in names for part, names in wanted):
+        if not is_selected(folder.name, trainers, plans, configurations):
             continue
         files: dict[tuple[str, ...], dict[str, Path]] = {}
         notes = []
@@ -91,6 +89,18 @@ def trained_models(
         if files or notes:
             models.append(Model(folder.name, files, folder, notes))
     return models
+
+
+def is_selected(
+    model: str,
+    trainers: Sequence[str] | None = None,
+    plans: Sequence[str] | None = None,
+    configurations: Sequence[str] | None = None,
+) -> bool:
+    """Return whether this is TRAINER__PLANS__CONFIGURATION of these names, where None is any name."""
+    parts = model.split("__")
+    wanted = zip(parts, (trainers, plans, configurations), strict=False)
+    return len(parts) == 3 and all(names is None or part in names for part, names in wanted)
 
 
 def ensembles(results: Path, file_ending: str) -> list[Model]:

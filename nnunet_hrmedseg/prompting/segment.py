@@ -255,7 +255,7 @@ def _run(
 def _with_scores_file(result: Segmentation) -> Segmentation:
     file = result.folder / SCORES
     with reporting_write_errors(file):
-        write_atomically(file, scores_csv(result.objects).encode())
+        write_atomically(file, scores_csv(result.objects).encode("utf-8", "backslashreplace"))
     return replace(result, scores=file)
 
 

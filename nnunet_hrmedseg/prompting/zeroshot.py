@@ -211,7 +211,7 @@ def _write(result: ZeroshotResult, settings: Mapping[str, Any]) -> None:
         (result.folder / "summary.json", json.dumps(summary, indent=2) + "\n"),
     ):
         with reporting_write_errors(file):
-            write_atomically(file, text.encode())
+            write_atomically(file, text.encode("utf-8", "backslashreplace"))
 
 
 # ---- measuring -------------------------------------------------------------------------------------------------------

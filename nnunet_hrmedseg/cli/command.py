@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import select
 import sys
@@ -56,6 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
         Exit status: 0 done, 1 an error that was reported, 2 wrong arguments, 130 interrupted by ctrl-C, 141 the reader
         of the output has gone (`hrmedseg doctor | head`).
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may have letters that the terminal or a pipe has not
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             given = joined_negative_values(sys.argv[1:] if arguments is None else arguments)

@@ -102,7 +102,7 @@ def convert_images(
     if errors:
         listed = "\n  ".join(errors)
         raise DataError(f"{len(errors)} of {len(cases)} images cannot be used; nothing was written:\n  {listed}")
-    with building_directory(output) as incomplete:
+    with building_directory(output, overwrite=overwrite) as incomplete:
         for case, file in tqdm(cases.items(), desc="Writing", unit="image", leave=False, disable=None):
             write_image(incomplete / f"{case}_0000{ending}", file, read_image(file), len(channels), link=link)
     return ConvertedImages(output, cases, skipped)

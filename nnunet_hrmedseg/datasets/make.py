@@ -202,7 +202,7 @@ def make_dataset(
         check_planned_splits(splits, Path(preprocessed, folder.name, SPLITS))
     if dry_run:
         return summary
-    with building_directory(folder) as incomplete:
+    with building_directory(folder, overwrite=overwrite) as incomplete:
         _write(source, summary, incomplete, link, instances)
         contact_sheet(tiles, source.classes).save(incomplete / SHEET)
         if splits:

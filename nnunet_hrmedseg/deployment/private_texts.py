@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 __all__ = ["PrivacyFilter", "iter_strings"]
 
@@ -38,9 +39,11 @@ class PrivacyFilter:
     """
 
     def __init__(self, cases: Iterable[str], public: Iterable[str] = ()) -> None:
-        named = {*cases} - {*public}
+        named = {normalize("NFC", case) for case in cases} - {normalize("NFC", name) for name in public}
         words = {case for case in named if not (case.isdigit() and len(case) < DISTINCTIVE)}
         self.words = {word for word in words if len(word) > 1}
+        # names with a space, a dot and so on are not a single token
+        self.phrases = sorted(word for word in self.words if not re.fullmatch(r"[\w-]+", word))
         self.users = _parts_of_paths(_users() - GENERIC_USERS - {*public})
         self.paths = re.compile("|".join(PATHS))
         # long names are searched one by one; the set of tokens is fast for thousands of cases
@@ -48,6 +51,7 @@ class PrivacyFilter:
 
     def find(self, text: str) -> str | None:
         """Return a description of the first private part of a text, or None."""
+        text = normalize("NFC", text)
         path = self.paths.search(text)
         if path is not None:
             return f"a path ({path[0]!r})"
@@ -56,6 +60,7 @@ class PrivacyFilter:
             return f"the name of a user ({user[0]!r})"
         tokens = {*re.findall(r"[\w-]+", text), *re.findall(r"[\w-]+?(?=_\d{4}\b)", text), text}
         word = next(iter(tokens & self.words), None) or next((name for name in self.within if name in text), None)
+        word = word or next((name for name in self.phrases if _holds(text, name)), None)
         return None if word is None else f"the name of a training case ({word!r})"
 
     def redact(self, value: Any) -> Any:
@@ -87,6 +92,11 @@ def iter_strings(value: Any) -> Iterator[str]:
     elif isinstance(value, list | tuple | set | frozenset):
         for entry in value:
             yield from iter_strings(entry)
+
+
+def _holds(text: str, name: str) -> bool:
+    """Return whether a text has a name that is not part of a longer word; a channel's number may follow."""
+    return name in text and re.search(rf"(?<![\w-]){re.escape(name)}(?=_\d{{4}}\b|[^\w-]|$)", text) is not None
 
 
 def _users() -> set[str]:

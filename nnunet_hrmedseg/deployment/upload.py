@@ -9,6 +9,7 @@ The repository has the layout of nnUNet_results, and a copy of the model's READM
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,7 +47,8 @@ def upload_model(
 ) -> UploadResult:
     """Upload a trained model to the Hugging Face Hub, with the files that `share_model` writes.
 
-    A repository that does not exist is created as a private one.
+    A repository that does not exist is created as a private one. Folds that an earlier upload of the model has and this
+    one has not are removed: they would not fit the new plans.json.
 
     Args:
         model: see `share_model`.
@@ -74,7 +76,8 @@ def upload_model(
         text = (shared.path / shared.model / README).read_text(encoding="utf-8")
         text += _install_from_hub(repository, shared.model)
         (shared.path / README).write_text(text, encoding="utf-8")
-        name = upload_folder(repository, shared.path, f"Upload {shared.model}")
+        of_folds = rf"{re.escape(shared.model)}/(fold|crossval_results_folds)_[^/]+/"
+        name = upload_folder(repository, shared.path, f"Upload {shared.model}", of_folds)
     return UploadResult(f"{name}/{shared.model}", shared.card)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from nnunet_hrmedseg.encoders.options import (
     StudentOptions,
     TeacherOptions,
 )
-from nnunet_hrmedseg.encoders.run_folder import CHECKPOINT, CONTINUE, begin_run, check_folder
+from nnunet_hrmedseg.encoders.run_folder import CHECKPOINT, CONTINUE, check_folder, open_run
 from nnunet_hrmedseg.errors import DataError, PlanError
 from nnunet_hrmedseg.io.files import check_output_dir, reporting_write_errors, write_atomically
 from nnunet_hrmedseg.io.processes import Processes, processes
@@ -104,7 +105,7 @@ def distill(
         ```
     """
     run = run or RunOptions()
-    with processes(run.device) as group:
+    with processes(run.device) as group, ExitStack() as stack:
         distillation = _DistillationRun(
             teacher=teacher,
             output=Path(output),
@@ -113,6 +114,7 @@ def distill(
             recipe=recipe or DistillationOptions(),
             run=run,
             group=group,
+            stack=stack,
         )
         distillation.check_places(cache)
         distillation.load_networks()
@@ -137,11 +139,12 @@ class _DistillationRun:
         recipe: DistillationOptions,
         run: RunOptions,
         group: Processes,
+        stack: ExitStack,
     ) -> None:
         self.teacher_path, self.folder, self.teacher_options = teacher, output, teacher_options
         self.student_options, self.recipe, self.run, self.group = student, recipe, run, group
         self.canvas = (int(student.canvas[0]), int(student.canvas[1]))
-        self.architecture = student.architecture()
+        self.architecture, self.stack = student.architecture(), stack
 
     def check_places(self, cache: str | os.PathLike | None) -> None:
         """Check the output folder and the folder of the cache before anything is loaded."""
@@ -236,7 +239,7 @@ class _DistillationRun:
         exact = self.teacher.feeds_decoder
         module = Distillation(self.student, self.normalize, self.teacher.packed_channels, exact=exact)
         self.recipe_card = self._recipe_card(sha256)
-        begin_run(self.folder, self._identity(), self.group, overwrite=self.run.overwrite)
+        self.stack.enter_context(open_run(self.folder, self._identity(), self.group, overwrite=self.run.overwrite))
         _check_readable(self.images, self.training, self.broken)
         module.to(self.group.device)
         if not exact and not (self.folder / CHECKPOINT).is_file():

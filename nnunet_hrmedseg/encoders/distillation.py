@@ -147,7 +147,7 @@ class DistillationBatches:
 
     def order(self, epoch: int) -> tuple[list[int], list[bool]]:
         """Return the images of this process in an epoch, and whether each is flipped."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**64)
         wanted = self.steps_per_epoch * self.batch_size * self.group.count
         order = torch.randperm(len(self.indices), generator=generator)
         flips = torch.rand(wanted, generator=generator) < self.flip

@@ -74,6 +74,8 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         _check_whole(workers=(self.workers, 0), seed=(self.seed, 0))
+        if self.seed >= 2**63:
+            raise PlanError(f"seed must be below 2**63, which torch can take, not {self.seed}.")
 
 
 @dataclass(frozen=True, kw_only=True)

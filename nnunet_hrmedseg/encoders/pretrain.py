@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from nnunet_hrmedseg.encoders.labeled_images import (
 )
 from nnunet_hrmedseg.encoders.loop import LoopSettings, run_loop
 from nnunet_hrmedseg.encoders.options import EncoderResult, PretrainingOptions, RunOptions, StudentOptions
-from nnunet_hrmedseg.encoders.run_folder import begin_run, check_folder
+from nnunet_hrmedseg.encoders.run_folder import check_folder, open_run
 from nnunet_hrmedseg.encoders.supervised import SupervisedPretraining
 from nnunet_hrmedseg.errors import HRMedSegError, PlanError
 from nnunet_hrmedseg.io.processes import Processes, processes
@@ -103,13 +105,14 @@ def pretrain(
         ```
     """
     run = run or RunOptions()
-    with processes(run.device) as group:
+    with processes(run.device) as group, ExitStack() as stack:
         pretraining = _PretrainingRun(
             output=Path(output),
             student=student or StudentOptions(),
             recipe=recipe or PretrainingOptions(),
             run=run,
             group=group,
+            stack=stack,
         )
         pretraining.load(datasets)
         return pretraining.finish(pretraining.train())
@@ -126,8 +129,10 @@ class _PretrainingRun:
         recipe: PretrainingOptions,
         run: RunOptions,
         group: Processes,
+        stack: ExitStack,
     ) -> None:
         self.folder, self.student_options, self.recipe, self.run, self.group = output, student, recipe, run, group
+        self.stack = stack
         self.canvas = check_canvas(student.canvas)
         self.images_per_step = recipe.batch_size * group.count
         self.steps_per_epoch = max(1, round(recipe.image_steps / self.images_per_step / EPOCHS))
@@ -174,7 +179,7 @@ class _PretrainingRun:
             amp=self.run.amp,
             seed=self.run.seed,
         )
-        begin_run(self.folder, self._identity(), self.group, overwrite=self.run.overwrite)
+        self.stack.enter_context(open_run(self.folder, self._identity(), self.group, overwrite=self.run.overwrite))
         return run_loop(self.module, self._batches, settings, self.folder, self.group, log=self.group.log)
 
     def _batches(self, epoch: int, first_step: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
@@ -222,7 +227,10 @@ class _PretrainingRun:
         )
 
     def _sources(self) -> dict[str, int]:
-        return {dataset.name: len(dataset.cases) for dataset in self.datasets}
+        counts: Counter[str] = Counter()
+        for dataset in self.datasets:  # folders in different places may have the same name
+            counts[dataset.name] += len(dataset.cases)
+        return dict(counts)
 
     def _identity(self) -> dict[str, Any]:
         """Return everything that must be the same for a run to be continued."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import BaseFileLock
 
 from nnunet_hrmedseg.errors import SetupError, format_names
 from nnunet_hrmedseg.io.files import (
@@ -15,11 +18,13 @@ from nnunet_hrmedseg.io.files import (
     reporting_write_errors,
     write_atomically,
 )
+from nnunet_hrmedseg.io.locks import LockHeld, lock, release_and_remove
 from nnunet_hrmedseg.io.processes import Processes
 
-__all__ = ["CHECKPOINT", "CONTINUE", "begin_run", "check_folder", "prepare_folder"]
+__all__ = ["CHECKPOINT", "CONTINUE", "check_folder", "open_run", "prepare_folder"]
 
 CHECKPOINT = "checkpoint.pth"
+LOCK = "run.lock"
 SETTINGS = "run.json"
 CONTINUE = "and repeat the command: it continues from the last checkpoint."
 _RESULTS = (CHECKPOINT, "losses.csv", "losses.png", "broken_images.txt", "encoder.safetensors", "encoder.json")
@@ -31,7 +36,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         SetupError: The path is a file, cannot be created or written to, or the folder contains other files.
     """
-    if check_output_dir(folder).is_dir() and any(folder.iterdir()) and not (folder / SETTINGS).is_file():
+    if check_output_dir(folder).is_dir() and _is_used(folder) and not (folder / SETTINGS).is_file():
         raise SetupError(f"{folder} holds other files: give -o a folder that is new or empty.")
 
 
@@ -52,7 +57,7 @@ def prepare_folder(folder: Path, settings: Mapping[str, Any], *, overwrite: bool
     settings = json.loads(json.dumps(settings))
     check_folder(folder)
     file = make_output_dir(folder) / SETTINGS
-    if any(folder.iterdir()):
+    if _is_used(folder):
         if overwrite:
             _remove([folder / name for name in _RESULTS])
         else:
@@ -60,6 +65,11 @@ def prepare_folder(folder: Path, settings: Mapping[str, Any], *, overwrite: bool
     with reporting_write_errors(file):
         write_atomically(file, (json.dumps(settings, indent=2) + "\n").encode())
     return (folder / CHECKPOINT).is_file()
+
+
+def _is_used(folder: Path) -> bool:
+    """Return whether a folder has files, without the lock, which a killed process leaves."""
+    return any(not entry.name.startswith(LOCK) for entry in folder.iterdir())
 
 
 def _check_same_run(folder: Path, existing: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -83,14 +93,39 @@ def _remove(files: Iterable[Path]) -> None:
             ) from error
 
 
-def begin_run(folder: Path, settings: Mapping[str, Any], group: Processes, *, overwrite: bool) -> None:
-    """Call `prepare_folder` in the first process, while the other processes wait.
+@contextmanager
+def open_run(folder: Path, settings: Mapping[str, Any], group: Processes, *, overwrite: bool) -> Iterator[None]:
+    """Call `prepare_folder` in the first process, and keep other commands out of the folder within this context.
 
     Raises:
-        SetupError: See `prepare_folder`; or a process on another machine does not see the folder.
+        SetupError: See `prepare_folder`; another command is running in the folder; or a process on another machine does
+            not see the folder.
     """
+    held = None
     if group.first:
-        prepare_folder(folder, settings, overwrite=overwrite)
-    group.wait()
-    if not folder.is_dir():
-        raise SetupError(f"{folder} is not there in every process: -o must be on a disk that all machines share.")
+        check_folder(folder)
+        held = _locked(make_output_dir(folder), group.log)
+    try:
+        if group.first:
+            prepare_folder(folder, settings, overwrite=overwrite)
+        group.wait()
+        if not folder.is_dir():
+            raise SetupError(f"{folder} is not there in every process: -o must be on a disk that all machines share.")
+        yield
+    finally:
+        if held is not None:
+            release_and_remove(held)
+
+
+def _locked(folder: Path, log: Callable[[str], None]) -> BaseFileLock | None:
+    file = folder / LOCK
+    try:
+        return lock(file)
+    except LockHeld as held:
+        raise SetupError(
+            f"Another command is training an encoder in {folder}: it holds {file}. Two commands would overwrite each "
+            f"other's checkpoints. Wait for it or end it, or give -o another folder. {held}".rstrip()
+        ) from None
+    except OSError as error:
+        log(f"Warning: {file} cannot be locked ({error}). Do not train in this folder by two commands at once.")
+        return None

@@ -33,7 +33,8 @@ def find_checkpoint(folder: Path, fold: int | str | None = None, checkpoint: str
         CheckpointError: there is no such checkpoint.
     """
     existing = [entry.name.removeprefix("fold_") for entry in folder.glob("fold_*") if entry.is_dir()]
-    existing.sort(key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
+    existing = [name for name in existing if name == "all" or name.isdecimal()]  # not fold_0_old
+    existing.sort(key=lambda name: (name == "all", name.zfill(9)))
     names = (FINAL, BEST) if checkpoint is None else (checkpoint,)
     for each in existing if fold is None else [str(fold)]:
         for name in names:

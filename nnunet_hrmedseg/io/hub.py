@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import quote, unquote
 
 from nnunet_hrmedseg import __version__
@@ -136,13 +137,14 @@ def download(name: str) -> HubCopy:
     return HubCopy(name, snapshot.name, found)
 
 
-def upload_folder(repo: str, folder: Path, message: str) -> str:
+def upload_folder(repo: str, folder: Path, message: str, outdated: str = "(?!)") -> str:
     """Upload all files of a folder into a repository on the hub. A repository that does not exist is created, private.
 
     Args:
         repo: OWNER/NAME.
         folder: its content comes to the top of the repository.
         message: of the commit.
+        outdated: regular expression of paths in the repository; those that the folder does not have are removed.
 
     Returns:
         The repository's name with the commit that was made, hf://OWNER/NAME@COMMIT.
@@ -159,13 +161,23 @@ def upload_folder(repo: str, folder: Path, message: str) -> str:
         api = hub.HfApi(**_LIBRARY)
         api.create_repo(repo, private=True, exist_ok=True)
         files = sorted(file for file in folder.rglob("*") if file.is_file())
+        names = [file.relative_to(folder).as_posix() for file in files]
+        added = [hub.CommitOperationAdd(name, file) for name, file in zip(names, files, strict=True)]
+        there = _files_in(api, repo)
+        removed = [hub.CommitOperationDelete(n) for n in there if re.match(outdated, n) and n not in names]
         # one commit: nobody sees half of it
-        commit = api.create_commit(
-            repo,
-            [hub.CommitOperationAdd(file.relative_to(folder).as_posix(), file) for file in files],
-            commit_message=message,
-        )
+        commit = api.create_commit(repo, [*added, *removed], commit_message=message)
     return str(HubName(parts.repo, commit.oid, ""))
+
+
+def _files_in(api: Any, repo: str) -> list[str]:
+    """Return the paths of the files in a repository; none where it has no commit yet."""
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    try:
+        return api.list_repo_files(repo)
+    except RevisionNotFoundError:
+        return []
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from uuid import uuid4
 from nnunet_hrmedseg.errors import PlanError, SetupError, format_names
 from nnunet_hrmedseg.io.access import reporting_denied_access, share_as_parent
 from nnunet_hrmedseg.io.files import replace_directory
+from nnunet_hrmedseg.io.locks import LockHeld, lock, release_and_remove
 
 __all__ = [
     "building_directory",
@@ -82,16 +83,52 @@ def check_keeps_inputs(output: Path, inputs: Iterable[Path]) -> None:
 
 
 @contextmanager
-def building_directory(folder: Path) -> Iterator[Path]:
+def building_directory(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a new folder to write to; at the end it takes the place of `folder`.
 
     If anything fails, `folder` stays as it was, and the new folder is removed. If `folder` is a link, its target is
-    replaced.
+    replaced. Other commands are kept from building the same folder.
+
+    Args:
+        folder: the folder to be.
+        overwrite: whether it may exist, and is replaced.
 
     Raises:
-        SetupError: the folder cannot be created or replaced.
+        SetupError: the folder exists or another command is building it, or it cannot be created or replaced.
     """
     folder = folder.resolve()
+    with reporting_denied_access():
+        if not folder.parent.is_dir():
+            folder.parent.mkdir(parents=True)
+    with _locked(folder):
+        if os.path.lexists(folder) and not overwrite:
+            raise SetupError(f"{folder} exists already: another command has written it in the meantime.")
+        with _incomplete(folder) as incomplete:
+            yield incomplete
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    file = folder.with_name(f"incomplete_{folder.name}.lock")
+    held = None
+    try:
+        held = lock(file)
+    except LockHeld as other:
+        raise SetupError(
+            f"Another command is writing {folder}: it holds {file}. Wait for it or end it, or choose another name. "
+            f"{other}".rstrip()
+        ) from None
+    except OSError:  # a file system without locks, or the file of another user
+        pass
+    try:
+        yield
+    finally:
+        if held is not None:
+            release_and_remove(held)
+
+
+@contextmanager
+def _incomplete(folder: Path) -> Iterator[Path]:
     incomplete = folder.with_name(f"incomplete_{folder.name}")
     shutil.rmtree(incomplete, ignore_errors=True)
     if os.path.lexists(incomplete):  # of another user

@@ -8,7 +8,7 @@ from pathlib import Path
 from nnunet_hrmedseg.errors import DataError, format_names
 from nnunet_hrmedseg.io.files import read_json
 
-__all__ = ["NNUNET_FOLDS", "SPLITS", "cases_in_splits", "missing_cases", "too_few_cases", "unused_cases"]
+__all__ = ["NNUNET_FOLDS", "SPLITS", "cases_in_splits", "empty_part", "missing_cases", "too_few_cases", "unused_cases"]
 
 SPLITS = "splits_final.json"
 NNUNET_FOLDS = 5  # number of folds that nnU-Net creates
@@ -60,6 +60,14 @@ def too_few_cases(names: Collection[str], splits_file: Path) -> str:
         f"  - write {splits_file} yourself: a list of folds, each with the names under train and val; or\n"
         f"  - if there should be more, check the names in imagesTr: CASE_0000 is the first channel of a case, and "
         f"CASE_0001 the second channel of the same case."
+    )
+
+
+def empty_part(fold: int | str, part: str, splits_file: Path) -> str:
+    """Return a message on a fold without cases to train or to validate with, from which nnU-Net cannot draw a batch."""
+    return (
+        f"Fold {fold} of {splits_file} has no case under {part}, and nnU-Net needs at least one. Add one there; if no "
+        f"case can be held out, name training cases under val as well, or give all in the place of the fold."
     )
 
 

@@ -20,7 +20,7 @@ from nnunet_hrmedseg.io.stored_images import describe_read_error
 from nnunet_hrmedseg.prompting.jobs import Job, describe_skipped_files, find_jobs, place_prompts, read_image
 from nnunet_hrmedseg.prompting.label_maps import Objects, class_values, find_objects
 from nnunet_hrmedseg.prompting.labelling import NewDataset
-from nnunet_hrmedseg.prompting.mask_files import SCORES, MaskFiles, check_unique
+from nnunet_hrmedseg.prompting.mask_files import SCORES, MaskFiles, check_unique, describe_alike
 from nnunet_hrmedseg.prompting.networks import load_promptable
 from nnunet_hrmedseg.prompting.options import PromptingOptions
 from nnunet_hrmedseg.prompting.overlay import draw_overlay
@@ -167,7 +167,7 @@ def segment(
     files = MaskFiles(Path(output), instances, overlays, scores=several)
     if dataset is None:
         files.check(jobs, overwrite=overwrite)
-    for sentence in describe_skipped_files(jobs, image, prompts):
+    for sentence in [*describe_skipped_files(jobs, image, prompts), *describe_alike([job.name for job in jobs])]:
         print(sentence)
     classes = class_values(prompt for job in jobs for prompt in job.prompts)
     jobs, gray = place_prompts(jobs, normalized)
@@ -201,6 +201,12 @@ def _check_dataset(jobs: Sequence[Job], classes: dict[str, int], instances: bool
     if not classes:
         raise DataError(f"{prompts} has no object in any image: there is nothing to learn.")
     check_unique([job.case for job in jobs])
+    labels = [job.file.name for job in jobs if job.case.endswith("_seg")]
+    if labels:
+        raise DataError(
+            f"Names of images must not end in _seg: {format_names(labels)}. nnU-Net would treat them as labels and not "
+            f"train with them. Rename these images, and their names in the prompts."
+        )
 
 
 def _writer(files: MaskFiles, dataset: NewDataset | None) -> Callable[[Job, Image.Image, Objects], None]:
@@ -249,7 +255,7 @@ def _run(
 def _with_scores_file(result: Segmentation) -> Segmentation:
     file = result.folder / SCORES
     with reporting_write_errors(file):
-        write_atomically(file, scores_csv(result.objects).encode())
+        write_atomically(file, scores_csv(result.objects).encode("utf-8", "backslashreplace"))
     return replace(result, scores=file)
 
 

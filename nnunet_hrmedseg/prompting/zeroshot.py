@@ -196,7 +196,11 @@ def zeroshot(
         "unit": task.unit,
         "surface_library": surface_library() if surfaces else None,
     }
-    _write(result, settings)
+    try:
+        _write(result, settings)
+    except HRMedSegError:
+        print(result.table())  # the measurement may have taken hours
+        raise
     return result
 
 
@@ -207,7 +211,7 @@ def _write(result: ZeroshotResult, settings: Mapping[str, Any]) -> None:
         (result.folder / "summary.json", json.dumps(summary, indent=2) + "\n"),
     ):
         with reporting_write_errors(file):
-            write_atomically(file, text.encode())
+            write_atomically(file, text.encode("utf-8", "backslashreplace"))
 
 
 # ---- measuring -------------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from nnunet_hrmedseg.plans.splits import (
     NNUNET_FOLDS,
     SPLITS,
     cases_in_splits,
+    empty_part,
     missing_cases,
     too_few_cases,
     unused_cases,
@@ -45,6 +46,7 @@ from nnunet_hrmedseg.trainers.weight_average import WeightAverage
 __all__ = [
     "BaseTrainer",
     "WEIGHT_AVERAGE",
+    "locked_fold",
 ]
 
 WEIGHT_AVERAGE = "weight_average"  # key in a checkpoint: the state of the average
@@ -166,7 +168,7 @@ class BaseTrainer(nnUNetTrainer):
 
     def on_train_start(self) -> None:
         if self.local_rank == 0:
-            self.fold_lock = self._locked_fold()
+            self.fold_lock = locked_fold(self)
         with reporting_denied_access():
             # which nnU-Net writes in the training of every fold, each of which can be of another user
             names = "plans.json", "dataset.json", "dataset_fingerprint.json"
@@ -180,33 +182,12 @@ class BaseTrainer(nnUNetTrainer):
         if self.fold_lock is not None:
             release_and_remove(self.fold_lock)
 
-    def _locked_fold(self) -> BaseFileLock | None:
-        """Return the lock of this fold, which is released when this process ends for whatever reason."""
-        file = Path(self.output_folder) / "training.lock"
-        if not is_writable(file.parent):
-            raise SetupError(
-                f"{file.parent}, the folder of this fold, is not writable, so no checkpoint can be saved there. It "
-                f"belongs to the user {owner_of(file.parent)}: ask this user for write access, train another fold, or "
-                f"set nnUNet_results to a folder of your own."
-            )
-        try:
-            return lock(file)
-        except LockHeld as held:
-            raise SetupError(
-                f"Another process is training this fold: it holds {file}. Two processes would overwrite each other's "
-                f"checkpoints. Wait for it or end it, or train another fold. {held}".rstrip()
-            ) from None
-        except OSError as error:
-            self.print_to_log_file(
-                f"Warning: {file} cannot be locked ({error}). Do not train this fold in two processes at once."
-            )
-            return None
-
     def do_split(self):
         """Split as nnU-Net does, and check for missing cases, which a worker process would not name.
 
         Raises:
-            DataError: cases of this fold are not in the preprocessed data, or there are too few cases for folds.
+            DataError: cases of this fold are not in the preprocessed data, it has none to train or validate with, there
+                are too few cases for folds, or splits_final.json is not a list of folds.
         """
         present = set(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
         splits_file = Path(self.preprocessed_dataset_folder_base) / SPLITS
@@ -222,6 +203,12 @@ class BaseTrainer(nnUNetTrainer):
                 f"file: they are always the same for the same cases."
             )
             training, validation = self._split_elsewhere()
+        except (KeyError, TypeError, ValueError):
+            cases_in_splits(splits_file)  # reports a file that was edited by hand
+            raise
+        for part, cases in (("train", training), ("val", validation)):
+            if not cases:
+                raise DataError(empty_part(self.fold, part, splits_file))
         absent = {*training, *validation} - present
         if absent:
             raw = f"nnUNet_raw/{self.plans_manager.dataset_name}"
@@ -359,6 +346,29 @@ class BaseTrainer(nnUNetTrainer):
                 if WEIGHT_AVERAGE in trained:  # absent if it was trained without an average so far
                     self.weight_average.load_state(trained[WEIGHT_AVERAGE])
         self.encoder_record = self.my_init_kwargs["plans"]["configurations"][self.configuration_name].get(STARTED_FROM)
+
+
+def locked_fold(trainer: nnUNetTrainer) -> BaseFileLock | None:
+    """Return the lock of the fold of a trainer, which is released when this process ends for whatever reason."""
+    file = Path(trainer.output_folder) / "training.lock"
+    if not is_writable(file.parent):
+        raise SetupError(
+            f"{file.parent}, the folder of this fold, is not writable, so no checkpoint can be saved there. It "
+            f"belongs to the user {owner_of(file.parent)}: ask this user for write access, train another fold, or "
+            f"set nnUNet_results to a folder of your own."
+        )
+    try:
+        return lock(file)
+    except LockHeld as held:
+        raise SetupError(
+            f"Another process is training this fold: it holds {file}. Two processes would overwrite each other's "
+            f"checkpoints. Wait for it or end it, or train another fold. {held}".rstrip()
+        ) from None
+    except OSError as error:
+        trainer.print_to_log_file(
+            f"Warning: {file} cannot be locked ({error}). Do not train this fold in two processes at once."
+        )
+        return None
 
 
 @contextmanager

@@ -39,7 +39,7 @@ def load_encoder(path: str | os.PathLike) -> EncoderFile:
     if is_on_hub(path):
         copy = _download(str(path))
         return replace(load_encoder(copy.path), hub=copy)
-    path = Path(path)
+    path = Path(path).expanduser()  # a shell leaves ~ in plans, and in options with =, as it is
     if path.suffix in PUBLISHED_SUFFIXES and path.is_file():
         return read_published(path)
     return read_encoder_file(path)

@@ -68,6 +68,8 @@ def load_student_weights(
 ) -> EncoderFile:
     """Load an encoder file into `module.encoder` and `module.neck`, and `module.fine_levels` if both have it.
 
+    `normalize` gets the mean and divisor of the file where all images have the same: the first layer expects them.
+
     Returns:
         The encoder file.
 
@@ -92,6 +94,8 @@ def load_student_weights(
             f"have another shape. Make the encoder again, or copy it from where it was made."
         )
     module.load_state_dict({**own, **{name: value for name, value in file.state.items() if name in own}})
+    if normalize.scheme == "mean_std":
+        normalize.mean, normalize.std = (tuple(file.normalization[statistic]) for statistic in ("mean", "std"))
     return file
 
 

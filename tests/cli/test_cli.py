@@ -147,6 +147,13 @@ def test_broken_pipe_of_another_stream_is_an_error(monkeypatch, capsys):
         _run(monkeypatch, "doctor", BrokenPipeError(errno.EPIPE, "a worker"))
 
 
+def test_letters_that_the_output_does_not_have_are_escaped():
+    code = PRINTING.format(r"print('a name: \udcfc \u6771') or 0")
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run([sys.executable, "-c", code, "doctor"], capture_output=True, timeout=60, env=environment)
+    assert (done.returncode, done.stdout.strip()) == (0, rb"a name: \udcfc \u6771"), done.stderr
+
+
 # ---- errors ----------------------------------------------------------------------------------------------------------
 
 

@@ -66,6 +66,17 @@ def test_card_can_be_read_by_huggingface_hub(trained, tmp_path):
     assert data.license == "cc-by-4.0" and data.library_name == "nnunetv2"
 
 
+def test_folds_of_an_earlier_upload_are_removed(trained, hub):
+    write_nnunet(trained, fold=1)
+    hub.commit("somebody/spots", {f"{MODEL}/notes.txt": b"x", "Dataset008_Other/fold_0/checkpoint_final.pth": b"x"})
+    upload_model(model=trained, repository="somebody/spots")
+    assert f"{MODEL}/fold_1/checkpoint_final.pth" in hub.commits["somebody/spots"][-1][1]
+    upload_model(model=trained, repository="somebody/spots", folds=[0])
+    commits = hub.commits["somebody/spots"]
+    assert len(commits) == 3
+    assert commits[1][1].keys() - commits[2][1].keys() == {f"{MODEL}/fold_1/checkpoint_final.pth"}
+
+
 def test_uploaded_files_equal_the_shared_ones(trained, tmp_path, hub):
     name = upload_model(model=trained, repository="somebody/spots", license="CC BY 4.0").name
     shared = share_model(model=trained, output=tmp_path / "shared", license="CC BY 4.0").path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unicodedata import normalize
+
 import pytest
 
 from nnunet_hrmedseg.deployment.private_texts import PrivacyFilter
@@ -36,6 +38,23 @@ from nnunet_hrmedseg.deployment.private_texts import PrivacyFilter
 def test_private_texts_are_found(text, found):
     private = PrivacyFilter(["case_001", "tumor", "7", "label"], public=["label"])
     assert (private.find(text) is not None) is found
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("scans of Anna Smith, 2019", True),
+        ("Anna Smith_0000.png", True),
+        ("see smith.j.", True),
+        ("by M\N{LATIN SMALL LETTER U WITH DIAERESIS}ller", True),
+        ("Joanna Smith", False),
+        ("Anna Smithson", False),
+        ("smith.johnson", False),
+    ],
+)
+def test_names_that_are_not_one_word_are_found(text, found):
+    decomposed = normalize("NFD", "M\N{LATIN SMALL LETTER U WITH DIAERESIS}ller")  # as macOS writes names of files
+    assert (PrivacyFilter(["Anna Smith", "smith.j", decomposed]).find(text) is not None) is found
 
 
 def test_private_entries_are_removed_at_any_depth():

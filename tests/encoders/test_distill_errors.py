@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nnunet_hrmedseg.cli import main
+from nnunet_hrmedseg.io.locks import lock
 from tests.encoders.distill_runs import ONE_THREAD, ROOT, distill
 from tests.encoders.tiny_datasets import write_folder
 
@@ -121,3 +122,11 @@ def test_help_imports_no_heavy_packages(command):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--canvas" in done.stdout
+
+
+def test_two_commands_do_not_train_in_one_folder(teachers, pictures, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    held = lock(tmp_path / "run" / "run.lock")
+    assert distill(teachers / "sam_tiny.pth", pictures, tmp_path / "run") == 1
+    assert "Another command is training an encoder in" in capsys.readouterr().err
+    held.release()

@@ -12,7 +12,8 @@ from nnunet_hrmedseg.encoders.canvas_images import BrokenImages, CanvasImages
 from nnunet_hrmedseg.encoders.distillation import Distillation, DistillationBatches, TeacherEmbeddings
 from nnunet_hrmedseg.encoders.embedding_cache import EmbeddingCache
 from nnunet_hrmedseg.encoders.image_sources import find_images
-from nnunet_hrmedseg.errors import DataError
+from nnunet_hrmedseg.encoders.options import RunOptions
+from nnunet_hrmedseg.errors import DataError, PlanError
 from nnunet_hrmedseg.io import stored_images
 from nnunet_hrmedseg.io.processes import Processes
 from nnunet_hrmedseg.teachers.teacher import Teacher
@@ -155,6 +156,13 @@ def test_same_seed_gives_the_same_epochs(folder):
     assert one.order(5) != one.order(6) and one.order(5) != other.order(5)
     for a, b in zip(one(5, 0), same(5, 0), strict=True):
         assert all(map(torch.equal, a, b))
+
+
+def test_seed_may_be_a_time_of_day(folder):
+    order, flips = batches(folder, seed=20261128215045).order(3)
+    assert sorted(order) != order and len(flips) == len(order)
+    with pytest.raises(PlanError, match="seed must be below"):
+        RunOptions(seed=2**63)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -12,6 +12,7 @@ from nnunet_hrmedseg.cli import main
 from nnunet_hrmedseg.encoders import pretrain as command
 from nnunet_hrmedseg.encoders.history import History
 from nnunet_hrmedseg.encoders.loop import LoopSettings
+from nnunet_hrmedseg.io.locks import lock
 from nnunet_hrmedseg.io.processes import Processes
 from nnunet_hrmedseg.weights import load_encoder, write_encoder
 from nnunet_hrmedseg.weights.student import Normalize, Student, encoder_architecture
@@ -159,6 +160,16 @@ def test_processes_share_the_images_of_a_step(raw, tmp_path, monkeypatch):
                 assert torch.equal(part, whole[rank::2])
 
 
+def test_datasets_of_the_same_name_are_counted_together(tmp_path):
+    sources = [tmp_path / name / "Dataset001_Color" for name in "ab"]
+    for source, cases in zip(sources, (2, 3), strict=True):
+        write_labeled(source, cases)
+    options = ["-o", str(tmp_path / "run"), *SMALL, *QUICK, "--image_steps", "16"]
+    assert main(["pretrain", "-d", *map(str, sources), *options]) == 0
+    data = load_encoder(tmp_path / "run" / "encoder.safetensors").card["data"]
+    assert data == {"sources": {"Dataset001_Color": 5}, "training_images": 5}
+
+
 def test_training_starts_from_the_given_encoder(raw, tmp_path):
     """With a learning rate of 0, the weights are unchanged and equal those of the file."""
     architecture = encoder_architecture(embed_dim=24, depth=1, decoder_dim=16)
@@ -218,3 +229,11 @@ def test_invalid_options_are_reported(raw, tmp_path, capsys, options, message):
 def test_missing_cuda_is_reported(raw, tmp_path, capsys):
     assert pretrain(raw, tmp_path / "run", "-device", "cuda") == 1
     assert "finds no cuda device here" in capsys.readouterr().err
+
+
+def test_two_commands_do_not_train_in_one_folder(raw, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    held = lock(tmp_path / "run" / "run.lock")
+    assert pretrain(raw, tmp_path / "run") == 1
+    assert "Another command is training an encoder in" in capsys.readouterr().err
+    held.release()

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from nnunet_hrmedseg.encoders import run_folder
-from nnunet_hrmedseg.encoders.run_folder import begin_run, prepare_folder
+from nnunet_hrmedseg.encoders.run_folder import open_run, prepare_folder
 from nnunet_hrmedseg.errors import SetupError
+from nnunet_hrmedseg.io.locks import lock
 from nnunet_hrmedseg.io.processes import Processes
 
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -25,8 +26,8 @@ def test_full_disk_for_the_settings_is_reported(tmp_path, monkeypatch):
 def test_file_as_run_folder_is_rejected(tmp_path):
     (tmp_path / "run").write_text("kept")
     for folder in (tmp_path / "run", tmp_path / "run" / "below"):
-        with pytest.raises(SetupError, match="run is a file"):
-            begin_run(folder, {}, ALONE, overwrite=True)
+        with pytest.raises(SetupError, match="run is a file"), open_run(folder, {}, ALONE, overwrite=True):
+            pass
     assert (tmp_path / "run").read_text() == "kept"
 
 
@@ -64,3 +65,45 @@ def test_folder_with_other_files_is_kept(tmp_path, overwrite):
     with pytest.raises(SetupError, match="holds other files"):
         prepare_folder(tmp_path, {}, overwrite=overwrite)
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_folder_in_use_by_another_command_is_rejected(tmp_path, overwrite):
+    run = tmp_path / "run"
+    with open_run(run, {"lr": 1}, ALONE, overwrite=False):
+        (run / "checkpoint.pth").write_bytes(b"x")
+        with pytest.raises(SetupError, match=r"Another command is training .*run\.lock.* another folder\.$"):
+            with open_run(run, {"lr": 1}, ALONE, overwrite=overwrite):
+                pass
+        assert (run / "checkpoint.pth").exists()
+    assert sorted(file.name for file in run.iterdir()) == ["checkpoint.pth", "run.json"]
+    with open_run(run, {"lr": 1}, ALONE, overwrite=False):
+        pass
+
+
+def test_folder_is_free_after_an_error(tmp_path):
+    for lr in (1, 1):
+        with pytest.raises(ValueError), open_run(tmp_path / "run", {"lr": lr}, ALONE, overwrite=False):
+            raise ValueError
+    with pytest.raises(SetupError, match="lr 1 there"), open_run(tmp_path / "run", {"lr": 2}, ALONE, overwrite=False):
+        pass
+    with open_run(tmp_path / "run", {"lr": 1}, ALONE, overwrite=False):
+        pass
+
+
+def test_lock_of_a_killed_command_is_no_other_file(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    lock(run / "run.lock").release()
+    (run / "run.lock").touch()
+    assert prepare_folder(run, {"lr": 1}, overwrite=False) is False
+
+
+def test_folder_that_cannot_be_locked_is_used(tmp_path, monkeypatch, capsys):
+    def refuse(file):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(run_folder, "lock", refuse)
+    with open_run(tmp_path / "run", {}, ALONE, overwrite=False):
+        pass
+    assert "run.lock cannot be locked ([Errno 13] Permission denied)" in capsys.readouterr().out

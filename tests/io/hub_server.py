@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
@@ -50,10 +51,11 @@ class HubServer:
         self._server.shutdown()
         self._server.server_close()
 
-    def commit(self, repo: str, files: dict[str, bytes]) -> str:
-        """Add files to a repository, which is created if necessary. Return the commit."""
+    def commit(self, repo: str, files: dict[str, bytes], removed: Sequence[str] = ()) -> str:
+        """Add files to a repository, which is created if necessary, and remove others. Return the commit."""
         history = self.commits.setdefault(repo, [])
         content = {**(history[-1][1] if history else {}), **files}
+        content = {name: value for name, value in content.items() if name not in removed}
         commit = hashlib.sha1(f"{repo} {len(history)}".encode()).hexdigest()
         history.append((commit, content))
         self.large |= {sha256(value): value for name, value in files.items() if name.endswith(LARGE)}
@@ -147,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
                 for entry in json.loads(body)["files"]
             ]
             return self._json({"files": kinds})
-        files = {}
+        files, removed = {}, []
         for line in map(json.loads, body.splitlines()):
             value = line["value"]
             if line["key"] == "header":
@@ -156,7 +158,9 @@ class _Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.hub.large[value["oid"]]
-        commit = self.hub.commit(match[1], files)
+            elif line["key"] == "deletedFile":
+                removed.append(value["path"])
+        commit = self.hub.commit(match[1], files, removed)
         self._json({"commitOid": commit, "commitUrl": f"{self.hub.url}/{match[1]}/commit/{commit}", "success": True})
 
     def _action(self, oid: str) -> dict:

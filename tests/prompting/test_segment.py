@@ -133,6 +133,13 @@ def test_folder_of_images_is_segmented(networks, folder, tmp_path, capsys):
     assert [(row["score"], int(row["pixels"])) for row in scores] == [(f"{s:.3f}", mask.sum()) for mask, s in masks]
 
 
+def test_names_that_differ_only_in_case_are_reported(networks, folder, capsys):
+    (folder / "d.png").rename(folder / "C.png")
+    rows = prompts(folder, "C.png,5,5,40,30,,", "c.tif,5,5,40,30,,", "a.png,5,5,40,30,,")
+    assert segment(networks, folder, "--prompts", rows, "-o", "out") == 0
+    assert "Note: C, c differ only in upper and lower case" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "name, windows, path",
     [

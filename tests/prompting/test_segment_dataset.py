@@ -84,6 +84,15 @@ def test_failed_dataset_leaves_no_files(networks, folder, tmp_path, monkeypatch)
     assert not list((tmp_path / "raw").iterdir())
 
 
+def test_names_that_nnunet_takes_for_labels_are_rejected(networks, folder, tmp_path, capsys):
+    (folder / "a.png").rename(folder / "a_seg.png")
+    rows = prompts(folder, "a_seg.png,10,5,80,60,,", "c.tif,5,5,40,30,,")
+    assert segment(networks, folder, "--prompts", rows, "--dataset", "Dataset123_Cells") == 1
+    assert "must not end in _seg: a_seg.png" in capsys.readouterr().err
+    assert not (tmp_path / "raw").exists()
+    assert segment(networks, folder, "--prompts", rows, "-o", "masks") == 0
+
+
 @pytest.mark.parametrize("entry", [{"bbox": [1, 1, 9, 9]}, {"class": "wall"}])
 def test_image_with_unknown_keys_is_not_written_as_background(networks, folder, tmp_path, capsys, entry):
     (tmp_path / "p.json").write_text(json.dumps([{"image": "a.png", "box": [1, 1, 9, 9]}, {"image": "c.tif", **entry}]))

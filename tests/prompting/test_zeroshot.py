@@ -1,6 +1,7 @@
 """`hrmedseg zeroshot`: boxes from the reference, measures, tables."""
 
 import csv
+import errno
 import importlib.metadata
 import json
 import re
@@ -268,3 +269,16 @@ def test_results_are_not_replaced(networks, tmp_path, monkeypatch, capsys):
     assert zeroshot(networks, dataset, tmp_path / "out") == 0
     assert zeroshot(networks, dataset, tmp_path / "out") == 1
     assert "exists already. Give -o another folder" in capsys.readouterr().err
+
+
+def test_measures_are_printed_if_they_cannot_be_written(networks, tmp_path, monkeypatch, capsys):
+    def full(file, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(command, "Predictor", PerfectPredictor)
+    monkeypatch.setattr(command, "write_atomically", full)
+    write_labeled(tmp_path / "Dataset001_A", 1)
+    assert zeroshot(networks, tmp_path / "Dataset001_A", tmp_path / "run") == 1
+    captured = capsys.readouterr()
+    assert re.search(r"^HRMedSegSAM +mean +1 +0\.\d+", captured.out, re.MULTILINE)
+    assert "cases.csv could not be written" in captured.err

@@ -1,6 +1,7 @@
 """nnU-Net models as teachers, compared with nnU-Net's loading and preprocessing."""
 
 import json
+import shutil
 import zipfile
 
 import numpy as np
@@ -301,3 +302,9 @@ def test_trainer_with_an_older_signature_is_supported(folder, monkeypatch):
     assert seen == [("dynamic_network_architectures.architectures.unet.PlainConvUNet", False)]
     for name, weight in network.state_dict().items():
         torch.testing.assert_close(teacher.network.state_dict()[name], weight)
+
+
+def test_default_is_the_first_fold_and_not_a_copy_under_another_name(folder):
+    write_nnunet(folder, fold="all")
+    shutil.copytree(folder / "fold_all", folder / "fold_0_first")
+    assert NNUNetTeacher.load(folder, canvas=CANVAS).card()["fold"] == "all"

@@ -213,6 +213,22 @@ def test_fewer_cases_than_folds_require_fold_all_or_custom_splits(dataset, tmp_p
     assert trainer.do_split() == (["case_1", "case_2"], ["case_0"])
 
 
+@pytest.mark.parametrize(
+    "fold, message",
+    [
+        ({"train": ["case_0"], "val": []}, "Fold 0 of .*splits_final.json has no case under val"),
+        ({"train": [], "val": ["case_0"]}, "Fold 0 of .*splits_final.json has no case under train"),
+        ({"train": ["case_0"]}, "cannot be read as nnU-Net's list of folds .*'val'"),
+    ],
+)
+def test_fold_that_cannot_be_trained_is_reported(dataset, tmp_path, fold, message):
+    trainer = _trainer(dataset(LABELS))
+    trainer.initialize()
+    (tmp_path / "nnUNet_preprocessed" / "Dataset001_Test" / "splits_final.json").write_text(json.dumps([fold]))
+    with pytest.raises(DataError, match=message):
+        trainer.on_train_start()
+
+
 def test_cases_that_no_fold_uses_are_reported_once(dataset, tmp_path):
     description = dataset(LABELS)
     _write_splits(tmp_path, *(f"case_{number}" for number in range(5)))

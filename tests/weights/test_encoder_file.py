@@ -33,6 +33,13 @@ def test_written_encoder_is_read(tmp_path, student, dtype):
         assert torch.equal(read.state[name], expected)
 
 
+def test_home_folder_may_be_a_tilde(tmp_path, student, monkeypatch):
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    written = write_encoder(tmp_path / "e.safetensors", student.state_dict(), _card())
+    assert load_encoder("~/e.safetensors").path == written.path
+
+
 def test_decoder_is_not_written(tmp_path, student):
     state = {**student.state_dict(), "decoder.x": torch.ones(1), "module.encoder.y": torch.ones(1)}
     read = write_encoder(tmp_path / "e.safetensors", state, _card())

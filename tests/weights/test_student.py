@@ -58,6 +58,15 @@ def test_student_starts_from_a_file(encoder):
     assert all(torch.equal(network.state_dict()[name], value) for name, value in encoder.state.items())
 
 
+def test_student_normalizes_as_the_file_it_starts_from(tmp_path):
+    architecture, divisor = encoder_architecture(**TINY), (0.485, 0.456, 0.406)
+    card = {"architecture": architecture, "normalization": Normalize("mean_std", std=divisor).card()}
+    path = write_encoder(tmp_path / "e.safetensors", Student(architecture).state_dict(), card).path
+    normalize = Normalize("mean_std")
+    load_student_weights(Student(architecture), str(path), architecture, normalize)
+    assert normalize.card() == card["normalization"]
+
+
 @pytest.mark.parametrize(
     "changed, scheme, message",
     [

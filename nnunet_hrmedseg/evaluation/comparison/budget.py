@@ -14,12 +14,14 @@ from math import inf, isfinite
 from pathlib import Path
 from time import monotonic
 
+from filelock import BaseFileLock
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.optim import Optimizer
 
 from nnunet_hrmedseg.errors import CheckpointError, DataError, PlanError
 from nnunet_hrmedseg.io.files import atomic_path, read_json_object, reporting_write_errors, write_atomically
-from nnunet_hrmedseg.trainers.base import BaseTrainer
+from nnunet_hrmedseg.io.locks import release_and_remove
+from nnunet_hrmedseg.trainers.base import BaseTrainer, locked_fold
 
 __all__ = ["BUDGET_FILE", "Budget", "with_budget"]
 
@@ -140,6 +142,7 @@ def with_budget(
     Raises:
         PlanError: not exactly one of epochs and minutes, or one that is not positive.
         CheckpointError: in training, a checkpoint to continue that has another budget.
+        SetupError: in training, a fold that another such training is training.
     """
     names = {name: getattr(trainer_class, name) for name in ("__module__", "__qualname__", "__doc__")}
     return type(trainer_class.__name__, (_WithBudget, trainer_class), {**names, "budget": Budget(epochs, minutes)})
@@ -158,6 +161,7 @@ class _WithBudget(nnUNetTrainer):
     optimizer: Optimizer
     fastest_step = inf  # seconds of a training iteration
     compiling_iterations = 0  # of the current epoch: those that compiled the network
+    lock: BaseFileLock | None = None  # of the fold; our trainers have their own
 
     def initialize(self) -> None:
         # after every __init__, before the learning rate is scheduled
@@ -173,6 +177,9 @@ class _WithBudget(nnUNetTrainer):
             super().run_training()
         except _StopTraining:
             self.on_train_end()
+        finally:
+            if self.lock is not None:
+                release_and_remove(self.lock)
 
     def save_checkpoint(self, filename: str) -> None:
         """Save as the trainer does, but keep the previous checkpoint if the disk is full, as our trainers do."""
@@ -183,6 +190,8 @@ class _WithBudget(nnUNetTrainer):
             super().save_checkpoint(str(temporary))
 
     def on_train_start(self) -> None:
+        if self.local_rank == 0 and not isinstance(self, BaseTrainer):
+            self.lock = locked_fold(self)
         self.record = self._record_so_far()
         super().on_train_start()
         if self.record.num_epochs is not None:

@@ -203,8 +203,8 @@ def _write(output: Path, texts: Mapping[str, str]) -> None:
         reporting_write_errors(output, "Free some space and repeat the command, or give another folder with -o."),
         ExitStack() as stack,
     ):
-        for name, text in texts.items():
-            stack.enter_context(atomic_path(output / name)).write_bytes(text.encode())
+        for name, text in texts.items():  # names of files may be other than UTF-8
+            stack.enter_context(atomic_path(output / name)).write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def _check_summaries(matched: Matched, task: Task, measured: dict[Model, Measured]) -> None:

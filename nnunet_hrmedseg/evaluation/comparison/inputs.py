@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunet_hrmedseg.errors import DataError, format_names
+from nnunet_hrmedseg.errors import DataError, PlanError, format_names
 from nnunet_hrmedseg.evaluation.comparison.models import (
+    ALL,
     Model,
     ensembles,
     files_by_case,
+    is_selected,
     prediction_folder,
     trained_models,
 )
 from nnunet_hrmedseg.io.file_names import case_and_channel
+from nnunet_hrmedseg.io.files import read_json
 from nnunet_hrmedseg.io.raw_cases import find_raw_cases, read_dataset_json
 from nnunet_hrmedseg.io.skipped import OF_NNUNET, describe_skipped, find_unused
 from nnunet_hrmedseg.nnunet_versions import full_dataset_name, nnunet_folder, required_nnunet_folder
@@ -34,6 +38,9 @@ class TrainedModels:
         configurations: names of configurations; None for all.
         folds: "0", "1", ...; None for all folds of the baseline.
         ensembles: include the ensembles of nnUNetv2_find_best_configuration, if models are not selected by name.
+
+    Raises:
+        PlanError: the fold `all`, which cannot be compared.
     """
 
     dataset: str | int
@@ -42,6 +49,13 @@ class TrainedModels:
     configurations: Sequence[str] | None = None
     folds: Sequence[str] | None = None
     ensembles: bool = True
+
+    def __post_init__(self) -> None:
+        if ALL in (self.folds or ()):  # before hours of training
+            raise PlanError(
+                "-f all: a training with the fold `all` holds no case out, on which it could be compared. Give numbers "
+                "of folds, such as -f 0, or leave -f out."
+            )
 
 
 @dataclass(frozen=True)
@@ -106,10 +120,12 @@ def _from_results(selection: TrainedModels) -> ComparisonInputs:
     descriptions = sorted(folder.glob("*__*__*/dataset.json"))
     if not descriptions:
         raise DataError(f"There is no trained model of {name} in {results}.")
+    names = selection.trainers, selection.plans, selection.configurations
+    descriptions = [file for file in descriptions if is_selected(file.parent.name, *names)] or descriptions
     dataset_json = read_dataset_json(descriptions[0])
     ending = dataset_json["file_ending"]
-    models = trained_models(folder, ending, selection.trainers, selection.plans, selection.configurations)
-    if selection.ensembles and not any((selection.trainers, selection.plans, selection.configurations)):
+    models = trained_models(folder, ending, *names)
+    if selection.ensembles and not any(names):
         models += ensembles(folder, ending)
     raw, preprocessed = nnunet_folder("nnUNet_raw"), nnunet_folder("nnUNet_preprocessed")
     truths = [Path(preprocessed) / name / "gt_segmentations"] if preprocessed else []
@@ -120,7 +136,23 @@ def _from_results(selection: TrainedModels) -> ComparisonInputs:
         raise DataError(f"No reference segmentations of {name} were found in {places}.")
     cases = find_raw_cases(Path(raw) / name, dataset_json) if raw else None
     images = {case: [Path(file) for file in files.images] for case, files in (cases or {}).items()}
-    return ComparisonInputs(name, dataset_json, models, truth, images, f"nnUNet_raw/{name}")
+    notes = _other_labels(descriptions, dataset_json["labels"])
+    return ComparisonInputs(name, dataset_json, models, truth, images, f"nnUNet_raw/{name}", notes)
+
+
+def _other_labels(descriptions: Sequence[Path], labels: Mapping[str, Any]) -> list[str]:
+    """Return a sentence on the models whose dataset.json has other labels than that of the first."""
+    others = []
+    for file in descriptions[1:]:
+        with suppress(OSError, ValueError, AttributeError):  # of a model that is not compared, perhaps
+            others += [file.parent.name] if read_json(file).get("labels") != labels else []
+    if not others:
+        return []
+    return [
+        f"{format_names(others)} {'was' if len(others) == 1 else 'were'} trained with other labels than "
+        f"{descriptions[0].parent.name}, whose classes are measured. Select models of the same labels with -tr, -p and "
+        f"-c."
+    ]
 
 
 def _from_folders(folders: PredictionFolders) -> ComparisonInputs:

@@ -66,6 +66,14 @@ def match(models: Sequence[Model], baseline: Model, truth: dict[str, Path], fold
             "missing folds (nnUNetv2_train, or --train), or give the folds to compare with -f."
         )
     warnings = [f"{model.name}: {note}." for model in models for note in model.notes]
+    for model in models:
+        repeated = model.cases_of_several(folds)
+        if repeated:
+            verb = "was" if len(repeated) == 1 else "were"
+            warnings.append(
+                f"{model.name}: {format_names(repeated)} {verb} validated by several of the folds {', '.join(folds)}; "
+                f"the prediction of the last one is compared. Give folds without common cases with -f."
+            )
     without_truth = sorted(set(wanted) - set(truth))
     if without_truth:
         warnings.append(

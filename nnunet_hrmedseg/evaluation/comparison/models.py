@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from nnunet_hrmedseg.errors import DataError, format_names
 from nnunet_hrmedseg.io.skipped import is_hidden
 
-__all__ = ["Model", "ensembles", "files_by_case", "prediction_folder", "trained_models"]
+__all__ = ["ALL", "Model", "ensembles", "files_by_case", "is_selected", "prediction_folder", "trained_models"]
 
 ALL = "all"  # nnU-Net's name of the fold that is everything
 
@@ -45,6 +46,11 @@ class Model:
             return None
         return {case: file for fold in folds for case, file in self.files[fold,].items()}
 
+    def cases_of_several(self, folds: Sequence[str]) -> list[str]:
+        """Return the cases that more than one of these folds predicted, sorted by name."""
+        counts = Counter(case for fold in folds for case in self.files.get((fold,), ()))
+        return sorted(case for case, count in counts.items() if count > 1)
+
 
 def trained_models(
     results: Path,
@@ -65,9 +71,7 @@ def trained_models(
     models = []
     folders = results.iterdir() if results.is_dir() else ()
     for folder in sorted(folders, key=lambda folder: folder.name.split("__")):
-        parts = folder.name.split("__")
-        wanted = zip(parts, (trainers, plans, configurations), strict=False)
-        if len(parts) != 3 or not all(names is None or part in names for part, names in wanted):
+        if not is_selected(folder.name, trainers, plans, configurations):
             continue
         files: dict[tuple[str, ...], dict[str, Path]] = {}
         notes = []
@@ -76,6 +80,8 @@ def trained_models(
             predictions = files_by_case(fold_folder / "validation", file_ending)
             if fold == ALL:
                 notes.append("fold_all is validated on its own training images and is left out")
+            elif not fold.isdecimal():
+                notes.append(f"{fold_folder.name} is not a fold by its name and is left out")
             elif predictions:
                 files[fold,] = predictions
             else:
@@ -83,6 +89,18 @@ def trained_models(
         if files or notes:
             models.append(Model(folder.name, files, folder, notes))
     return models
+
+
+def is_selected(
+    model: str,
+    trainers: Sequence[str] | None = None,
+    plans: Sequence[str] | None = None,
+    configurations: Sequence[str] | None = None,
+) -> bool:
+    """Return whether this is TRAINER__PLANS__CONFIGURATION of these names, where None is any name."""
+    parts = model.split("__")
+    wanted = zip(parts, (trainers, plans, configurations), strict=False)
+    return len(parts) == 3 and all(names is None or part in names for part, names in wanted)
 
 
 def ensembles(results: Path, file_ending: str) -> list[Model]:

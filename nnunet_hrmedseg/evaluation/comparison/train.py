@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from pathlib import Path
 
-from nnunet_hrmedseg.errors import HRMedSegError, PlanError, SetupError
+from nnunet_hrmedseg.errors import DataError, HRMedSegError, PlanError, SetupError
 from nnunet_hrmedseg.io.child_processes import terminate_group
 from nnunet_hrmedseg.io.files import read_json_object
 
@@ -189,7 +189,10 @@ def is_validated(folder: Path, npz: bool) -> bool:
     summary = folder / "summary.json"
     if not summary.is_file():
         return False
-    cases = read_json_object(summary, "summary.json of nnU-Net").get("metric_per_case")
+    try:
+        cases = read_json_object(summary, "summary.json of nnU-Net").get("metric_per_case")
+    except DataError:  # nnU-Net was stopped, or the disk was full, while it was written
+        return False
     return not npz or (isinstance(cases, list) and len(list(folder.glob("*.npz"))) == len(cases))
 
 

@@ -285,6 +285,18 @@ def test_full_disk_for_the_record_is_reported(tmp_path, clock, monkeypatch):
         with_budget(Fake, epochs=2)(tmp_path, clock, repeat(0.1)).run_training()
 
 
+def test_second_training_of_a_fold_is_rejected(tmp_path, clock):
+    class Twice(Fake):
+        def train_step(self, batch):
+            if self.current_epoch == 1:
+                with pytest.raises(SetupError, match="Another process is training this fold"):
+                    with_budget(Fake, epochs=2)(tmp_path, clock, repeat(0.1)).run_training()
+            return super().train_step(batch)
+
+    with_budget(Twice, epochs=2)(tmp_path, clock, repeat(0.1)).run_training()
+    assert record(tmp_path)["iterations"] == 500 and not (tmp_path / "training.lock").exists()
+
+
 def test_training_with_another_budget_is_not_continued(tmp_path, clock):
     with pytest.raises(
         CheckpointError, match="a training of 10 minutes that stopped before epoch 8, .* now 20 minutes"

@@ -119,6 +119,16 @@ def test_values_equal_those_of_nnunets_summary(root: Path) -> None:
     assert not [warning for warning in content["warnings"] if "summary.json" in warning]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have only names in Unicode")
+def test_names_of_cases_need_not_be_utf_8(root: Path) -> None:
+    for file in [*root.rglob("case1.png"), *root.rglob("case1_0000.png")]:
+        file.rename(file.with_name(file.name.replace("case1", "case\udcfc")))
+    content, out = run("-d", "7")
+    assert content["cases"] == 6
+    assert ",case\\udcfc,disc," in (out / "cases.csv").read_text()
+    assert "case\\udcfc" in (out / "report.html").read_text()
+
+
 def test_outdated_summary_is_reported(root: Path) -> None:
     validation = root / "nnUNet_results" / DATASET / OURS / "fold_0" / "validation"
     write_summary(validation, root / "nnUNet_raw" / DATASET / "labelsTr")

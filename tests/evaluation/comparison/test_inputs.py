@@ -6,8 +6,14 @@ import pytest
 from nnunet_hrmedseg.cli.command import build_parser
 from nnunet_hrmedseg.cli.compare import _selection
 from nnunet_hrmedseg.errors import DataError, HRMedSegError, PlanError
-from nnunet_hrmedseg.evaluation.comparison.inputs import ComparisonInputs, _images_by_case, load_inputs
-from tests.evaluation.comparison.folders import DESCRIPTION
+from nnunet_hrmedseg.evaluation.comparison.inputs import (
+    ComparisonInputs,
+    TrainedModels,
+    _images_by_case,
+    load_inputs,
+)
+from nnunet_hrmedseg.nnunet_versions import nnunet_folders
+from tests.evaluation.comparison.folders import DATASET, DESCRIPTION, write_dataset, write_model
 
 
 @pytest.fixture
@@ -83,6 +89,12 @@ def test_invalid_folders_and_options_are_rejected(
         given(*command.split())
 
 
+def test_fold_that_holds_no_case_out_is_rejected_before_training() -> None:
+    options = ["compare", "-d", "1", "--train", "-tr", "nnUNetTrainer", "--minutes", "60", "-f"]
+    with pytest.raises(PlanError, match="-f all: .* holds no case out"):
+        _selection(build_parser().parse_args([*options, "0", "all"]))
+
+
 def test_training_options_require_train() -> None:
     with pytest.raises(PlanError, match="--minutes, --npz: only with --train"):
         _selection(build_parser().parse_args(["compare", "-d", "1", "--minutes", "3", "--npz"]))
@@ -115,3 +127,15 @@ def test_cases_are_found_from_the_names_of_images(
         (tmp_path / f"{file}.png").touch()
     found = _images_by_case(tmp_path, ".png", cases)
     assert found == {case: [tmp_path / f"{file}.png" for file in of_case] for case, of_case in images.items()}
+
+
+def test_labels_are_those_of_the_selected_models(tmp_path: Path) -> None:
+    write_dataset(tmp_path)
+    stock, ours = (write_model(tmp_path, f"{name}__nnUNetPlans__2d", 0) for name in ("nnUNetTrainer", "nnUNetTrainerA"))
+    (ours / "dataset.json").write_text(json.dumps({**DESCRIPTION, "labels": {"background": 0, "disc": 1}}))
+    folders = {name: tmp_path / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    with nnunet_folders(**folders):
+        found = load_inputs(TrainedModels(DATASET, trainers=["nnUNetTrainer"]))
+        assert [*found.dataset_json["labels"]] == ["background", "disc", "square"] and not found.notes
+        (note,) = load_inputs(TrainedModels(DATASET)).notes
+    assert note.startswith(f"{stock.name} was trained with other labels than {ours.name}, whose classes are measured")

@@ -45,6 +45,13 @@ def test_single_fold_is_compared() -> None:
     assert list(matched.truth) == list("def")
 
 
+def test_case_of_several_folds_is_reported() -> None:
+    overlapping = model("overlapping", {"0": "abc", "1": "bdef"})
+    (warning,) = match([STOCK, overlapping], STOCK, TRUTH, None).warnings
+    assert warning.startswith("overlapping: b was validated by several of the folds 0, 1; the prediction of the last")
+    assert not match([STOCK, overlapping], overlapping, TRUTH, ["0"]).warnings
+
+
 def test_model_without_a_fold_is_excluded_with_a_warning() -> None:
     short = model("short", {"0": "abc"})
     matched = match([OURS, STOCK, short], STOCK, TRUTH, None)

@@ -43,6 +43,13 @@ def test_only_missing_folds_are_trained_with_one_budget(trained: list[tuple[Any,
     assert all(call[5] == {"epochs": None, "minutes": 10.0, "device": "cpu", "npz": False} for call in trained)
 
 
+def test_validation_that_was_stopped_is_repeated(trained: list[tuple[Any, ...]], tmp_path: Path) -> None:
+    (summary,) = (tmp_path / "nnUNet_results").rglob("fold_1/validation/summary.json")
+    summary.write_text('{"metric_per_case": [{"metrics"')
+    train(["nnUNetTrainer"], ["0", "1"])
+    assert [call[2] for call in trained] == ["1"]
+
+
 def test_folds_are_those_of_the_splits(trained: list[tuple[Any, ...]], tmp_path: Path) -> None:
     assert missing.folds_of_splits(tmp_path) == ["0", "1", "2", "3", "4"]
     (tmp_path / "splits_final.json").write_text(json.dumps([{}, {}, {}]))

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,14 @@ def test_fold_all_and_folds_without_validation_are_reported(results: Path) -> No
     assert len(notes) == 2
     assert "fold 3 is not validated yet" in notes[0]
     assert "fold_all" in notes[1]
+
+
+def test_copy_of_a_fold_under_another_name_is_left_out(results: Path) -> None:
+    shutil.copytree(results / STOCK / "fold_0", results / STOCK / "fold_0_first")
+    model = trained_models(results, ".png")[0]
+    assert model.folds == ["0", "1"]
+    assert {file.parents[1].name for file in model.predictions(model.folds).values()} == {"fold_0", "fold_1"}
+    assert model.notes == ["fold_0_first is not a fold by its name and is left out"]
 
 
 def test_folds_are_in_numerical_order(tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
 """Tabulate the results of `encoder_initialization.py train`: gains over random weights, with 95 % intervals.
 
-    python benchmarks/encoder_initialization_table.py WORK      writes results/encoder_initialization.json
+    python benchmarks/encoder_initialization_table.py WORK [-o FILE]    default: results/encoder_initialization.json
 
 A gain is the difference of nnU-Net's mean foreground Dice, averaged over the seeds available for both starts. Its
 interval comes from a paired bootstrap of the held-out cases: both starts are evaluated on the same resampled cases. The
 interval of the mean gain resamples the cases of every task. Runs without Dice per case have no interval. Runs in
-bfloat16 are compared with random weights in bfloat16, and those with random weights in float32.
+mixed precision are compared with random weights in the same precision, and those with random weights in float32.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ else:
     from encoder_initialization_data import TASKS
 
 RESAMPLES = 10_000
-RANDOM, RANDOM_BFLOAT16 = "scratch", "scratch, bfloat16"
+RANDOM = "scratch"
 Key = tuple[int, str, str, int]
 """Canvas, task, start (with the encoder's learning rate if set, and the precision unless it is float32), seed."""
 
@@ -43,7 +43,8 @@ def key_of(run: dict[str, Any]) -> Key:
 
 def baseline_of(start: str) -> str:
     """Return the start that this one is compared with."""
-    return RANDOM_BFLOAT16 if start.endswith(", bfloat16") and start != RANDOM_BFLOAT16 else RANDOM
+    name, comma, precision = start.partition(", ")
+    return RANDOM if name == RANDOM else RANDOM + comma + precision
 
 
 def case_matrix(runs: Iterable[dict[str, Any]]) -> np.ndarray | None:
@@ -155,6 +156,8 @@ def table(work: Path) -> dict[str, Any]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
-    content = table(parser.parse_args().work)
-    file = Path(__file__).parent / "results" / "encoder_initialization.json"
-    file.write_text(json.dumps(content, indent=2) + "\n")
+    output = Path(__file__).parent / "results" / "encoder_initialization.json"
+    parser.add_argument("-o", "--output", type=Path, default=output)
+    args = parser.parse_args()
+    content = table(args.work)
+    args.output.write_text(json.dumps(content, indent=2) + "\n")

@@ -13,8 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nnunet_hrmedseg.io.cpu_precision import ENVIRONMENT_VARIABLE as PRECISION
-from nnunet_hrmedseg.io.cpu_precision import uses_bfloat16
 from nnunet_hrmedseg.io.files import write_atomically
 from nnunet_hrmedseg.io.machine import processor_name
 
@@ -181,7 +179,6 @@ class Training:
             row = self.row
             settings = {**asdict(row), "settings": dict(row.settings), "commit": self.commit, "threads": 1}
             settings["started"] = datetime.date.today().isoformat()
-            settings["cpu_bfloat16"] = row.has_cpu_precision and uses_bfloat16()
             settings["processor_seconds"] = row.processor_minutes and 60 * row.processor_minutes
             if row.equal_seconds:
                 finished = json.loads(
@@ -277,8 +274,6 @@ class Training:
             "HRMEDSEG_ENCODER_WEIGHTS": str(self.encoder) if self.row.start else "none",
         }
         environment.pop("PYTHONPATH", None)
-        if "cpu_bfloat16" in self.settings():  # absent in rows of earlier commits
-            environment[PRECISION] = str(int(self.settings()["cpu_bfloat16"]))
         call([folder / "venv" / "bin" / command, *arguments], environment, self.folder / "log.txt")
 
     def write_result(self) -> None:

@@ -75,7 +75,6 @@ def result_table(rows: dict[str, dict[str, Any]], classes: list[str]) -> str:
         "model",
         "canvas",
         "start",
-        "precision",
         "image-steps",
         "processor hours",
         "Dice",
@@ -88,10 +87,9 @@ def result_table(rows: dict[str, dict[str, Any]], classes: list[str]) -> str:
         measured = row.get("test_final") or row.get("validation")
         steps, hours = f"{last['image_steps']:,}", f"{last['processor_seconds'] / 3600:.1f}"
         canvas = " x ".join(map(str, row["patch_size"])) if settings["canvas"] else "nnU-Net's plan"
-        precision = "bfloat16" if settings.get("cpu_bfloat16") else "float32"
-        cells = [MODELS[settings["trainer"]], canvas, settings["start"] or "random weights", precision]
+        cells = [MODELS[settings["trainer"]], canvas, settings["start"] or "random weights"]
         if measured is None:
-            lines.append([*cells, f"{steps} so far", hours, "in training", *[""] * (len(titles) - 7)])
+            lines.append([*cells, f"{steps} so far", hours, "in training", *[""] * (len(titles) - 6)])
             continue
         values = per_case(measured)
         each = [f"{value:.3f}" for value in values.mean(0)] if len(classes) > 1 else []

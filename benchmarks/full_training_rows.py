@@ -153,11 +153,6 @@ class Row:
     points: int = 20
 
     @property
-    def has_cpu_precision(self) -> bool:
-        """Whether the network can compute in bfloat16 on a CPU."""
-        return self.trainer.startswith(("nnUNetTrainerMeasuredHRMedSeg", "nnUNetTrainerMeasuredHERSeg"))
-
-    @property
     def plans(self) -> str:
         return "nnUNetPlans" if self.canvas is None else f"FullTraining_{self.canvas}_batch_{self.batch_size}"
 

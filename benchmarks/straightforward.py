@@ -101,7 +101,7 @@ def main() -> None:
     target = torch.randint(0, 2, (1, 1, args.size, args.size), dtype=torch.int16)
     for network in networks.values():
         network.cpu_bfloat16 = False
-    if processor_supports_bfloat16():  # the default on these processors
+    if processor_supports_bfloat16():  # the default for prediction on these processors
         networks["HRMedSeg, bfloat16"] = copy.deepcopy(ours)
         networks["HRMedSeg, bfloat16"].cpu_bfloat16 = True
     losses = {network: dice_and_focal(regions=False, recompute=False) for network in networks.values()}
@@ -115,7 +115,9 @@ def main() -> None:
 
     def train(network: nn.Module) -> None:
         network.zero_grad()
-        losses[network](network.train()(image), target).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=network.cpu_bfloat16):
+            logits = network.train()(image)
+        losses[network](logits, target).backward()
 
     with torch.no_grad():
         difference = (networks["straightforward"].eval()(image) - ours.eval()(image)).abs().max()

@@ -33,8 +33,7 @@ class EncoderDecoder(Recomputable):
     Attributes:
         upsample_in_training: return logits at full resolution in training mode. The losses of this package upsample
             them strip by strip, and their trainers set it to False.
-        cpu_bfloat16: train and predict in bfloat16 on a CPU, with weights and logits in float32. Trainers set it for
-            processors that support it.
+        cpu_bfloat16: predict in bfloat16 on a CPU; float32 otherwise. Trainers set it for processors that support it.
 
     Raises:
         ValueError: deep supervision is requested.
@@ -74,6 +73,6 @@ class EncoderDecoder(Recomputable):
 
     def quarter_logits(self, image: Tensor) -> Tensor:
         """Image (B, input_channels, H, W) -> logits (B, num_classes, H/4, W/4), before `forward` upsamples them."""
-        bfloat16 = self.cpu_bfloat16 and image.device.type == "cpu"
+        bfloat16 = self.cpu_bfloat16 and image.device.type == "cpu" and not (self.training or torch.is_grad_enabled())
         with torch.autocast("cpu", torch.bfloat16) if bfloat16 else nullcontext():
             return self.decoder(self.neck(self.encoder(image)))

@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("nnunet", "float32", "bfloat16"),
         default="nnunet",
         help="number format of the computation; nnunet: as in use, that is, mixed precision on CUDA and float32 on the "
-        "CPU, where HRMedSeg and HER-Seg use bfloat16 if the processor computes in it [default: %(default)s]",
+        "CPU, where HRMedSeg and HER-Seg predict in bfloat16 if the processor computes in it [default: %(default)s]",
     )
     parser.add_argument(
         "--count_only",

@@ -1,8 +1,8 @@
-"""Training and prediction in bfloat16 on processors that support it (AMX, AVX512-BF16); others would only emulate it.
+"""Prediction in bfloat16 on processors that support it (AMX, AVX512-BF16); all others would only emulate it.
 
-nnU-Net does not use autocast on the CPU, so the network does it itself. Weights, their gradients, logits and loss stay
-in float32, and so does everything that autocast or the network keeps in it (norms, linear attention, mask product).
-bfloat16 has the range of float32, so gradients need no scaling.
+nnU-Net does not use autocast on the CPU, so the network does it itself, in evaluation mode and without gradients.
+Weights and logits stay in float32, and so does everything that autocast or the network keeps in it (norms, linear
+attention, mask product).
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import torch
 
 from nnunet_hrmedseg.errors import SetupError
 
-__all__ = ["ENVIRONMENT_VARIABLE", "processor_supports_bfloat16", "set_cpu_precision", "uses_bfloat16"]
+__all__ = ["ENVIRONMENT_VARIABLE", "predicts_in_bfloat16", "processor_supports_bfloat16", "set_cpu_precision"]
 
 ENVIRONMENT_VARIABLE = "HRMEDSEG_CPU_BFLOAT16"
 
 
-def uses_bfloat16() -> bool:
-    """Return whether networks train and predict in bfloat16 on the CPU.
+def predicts_in_bfloat16() -> bool:
+    """Return whether networks predict in bfloat16 on the CPU.
 
     The environment variable HRMEDSEG_CPU_BFLOAT16 decides: `auto` (the default, if the processor supports it), `1` or
     `0`.
@@ -41,10 +41,10 @@ def processor_supports_bfloat16() -> bool:
 
 
 def set_cpu_precision(network: torch.nn.Module) -> None:
-    """Set the precision of a network on the CPU, if it is a network that offers the choice.
+    """Set the precision of a network's prediction on the CPU, if it is a network that offers the choice.
 
     Raises:
-        SetupError: see `uses_bfloat16`.
+        SetupError: see `predicts_in_bfloat16`.
     """
     if hasattr(network, "cpu_bfloat16"):
-        network.cpu_bfloat16 = uses_bfloat16()  # type: ignore[assignment]
+        network.cpu_bfloat16 = predicts_in_bfloat16()  # type: ignore[assignment]

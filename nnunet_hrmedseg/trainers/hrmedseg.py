@@ -188,8 +188,6 @@ class nnUNetTrainerHRMedSeg(BaseTrainer):
         model, canvas = self.memory_model, self.configuration_manager.patch_size
         arguments = {"planner": self.planner_name, **self.memory_arguments}
         estimate = model.describe(self.batch_size, canvas, recompute=self.recomputes, **arguments)
-        if self.device.type == "cpu" and getattr(self.plain_network, "cpu_bfloat16", False):
-            return f"{estimate} This training computes in bfloat16, which takes less."
         if not self.recomputes or self.device.type != "cuda":
             return estimate
         kept = model.training_gb(self.batch_size, canvas, **self.memory_arguments)

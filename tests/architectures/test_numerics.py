@@ -115,7 +115,7 @@ def test_compiled_network_equals_eager(training, recompute):
 
 
 @pytest.mark.parametrize("bfloat16, dtype", [(True, torch.bfloat16), (False, torch.float32)])
-def test_bfloat16_on_the_cpu(bfloat16, dtype):
+def test_bfloat16_on_the_cpu_applies_to_prediction_only(bfloat16, dtype):
     net, image = small(), torch.randn(1, 3, 64, 96)
     net.cpu_bfloat16 = bfloat16
     seen = []
@@ -124,25 +124,11 @@ def test_bfloat16_on_the_cpu(bfloat16, dtype):
     net.eval()
     with torch.no_grad():
         logits = net(image)
-    net.train()(image).sum().backward()
-    assert seen == [dtype, dtype]
+    net(image)  # with gradients
+    net.train()(image)
+    assert seen == [dtype, torch.float32, torch.float32]
     assert logits.dtype == torch.float32
-    assert {parameter.grad.dtype for parameter in net.parameters()} == {torch.float32}
     assert (logits - expected).abs().max() < (0.05 * expected.abs().max() if bfloat16 else 1e-5)
-
-
-def test_recomputation_in_bfloat16_changes_nothing():
-    image = torch.randn(1, 3, 64, 96)
-    results = []
-    for recompute in (False, True):
-        net = small(recompute=recompute)
-        net.cpu_bfloat16 = True
-        torch.manual_seed(0)
-        logits = net.train()(image)
-        logits.square().mean().backward()
-        results.append([logits, *(parameter.grad for parameter in net.parameters())])
-    for kept, recomputed in zip(*results, strict=True):
-        assert torch.equal(kept, recomputed)
 
 
 def test_networks_do_not_read_the_environment(monkeypatch):

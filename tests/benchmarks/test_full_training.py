@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -113,18 +113,6 @@ def test_settings_of_the_first_start_are_kept(training):
     assert first["commit"] == COMMIT
     again = Training(training.row, training.data, training.work, "another commit")
     assert again.settings() == first
-
-
-@pytest.mark.parametrize("trainer, expected", [(None, "1"), ("nnUNetTrainerMeasuredSegFormerB0", "0")])
-def test_precision_of_the_first_start_is_kept(training, monkeypatch, trainer, expected):
-    monkeypatch.setenv("HRMEDSEG_CPU_BFLOAT16", "1")
-    training.row = replace(training.row, trainer=trainer or training.row.trainer)
-    training.settings()
-    monkeypatch.setenv("HRMEDSEG_CPU_BFLOAT16", "0")
-    seen = []
-    monkeypatch.setattr(full_training_jobs, "call", lambda command, environment, log: seen.append(environment))
-    training.run("nnUNetv2_train")
-    assert seen[0]["HRMEDSEG_CPU_BFLOAT16"] == expected
 
 
 def test_row_with_missing_environment_is_not_continued_from_another_commit(training):
@@ -249,8 +237,8 @@ def test_report_draws_finished_and_running_rows(tmp_path):
     assert "2d_fit" not in text
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     dice = "0.850 [0.800, 0.900] | 0.900 [0.900, 0.900]"
-    assert f"| HRMedSeg | 288 x 384 | random weights | float32 | 2,000 | 2.0 | {dice} |" in text
-    assert "| stock nnU-Net | nnU-Net's plan | random weights | float32 | 2,000 so far | 2.0 | in training |  |" in text
+    assert f"| HRMedSeg | 288 x 384 | random weights | 2,000 | 2.0 | {dice} |" in text
+    assert "| stock nnU-Net | nnU-Net's plan | random weights | 2,000 so far | 2.0 | in training |  |" in text
     assert (docs / "images" / "full_training_cvc_clinicdb.png").stat().st_size > 1000
 
 

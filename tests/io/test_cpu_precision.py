@@ -1,4 +1,4 @@
-"""The precision on the CPU: processor, environment variable, networks with a fixed precision."""
+"""The precision of prediction on the CPU: processor, environment variable, networks with a fixed precision."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from nnunet_hrmedseg.architectures import HRMedSeg
 from nnunet_hrmedseg.errors import SetupError
-from nnunet_hrmedseg.io.cpu_precision import ENVIRONMENT_VARIABLE, set_cpu_precision, uses_bfloat16
+from nnunet_hrmedseg.io.cpu_precision import ENVIRONMENT_VARIABLE, predicts_in_bfloat16, set_cpu_precision
 
 SMALL = {"embed_dim": 8, "depth": 1, "decoder_dim": 16, "decoder_heads": 2, "decoder_mlp_dim": 16}
 
@@ -18,7 +18,7 @@ def test_bfloat16_follows_the_processor(monkeypatch):
     for supported in (True, False):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda supported=supported: supported)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-        assert uses_bfloat16() is supported
+        assert predicts_in_bfloat16() is supported
 
 
 @pytest.mark.parametrize("value, expected", [("0", False), ("1", True)])

@@ -313,14 +313,6 @@ def test_log_describes_canvas_and_memory(dataset):
     assert "Estimated training memory: " in log and f"{CANVAS} x {CANVAS})" in log
 
 
-@pytest.mark.parametrize("bfloat16", ["0", "1"])
-def test_log_reports_training_in_bfloat16(dataset, monkeypatch, bfloat16):
-    monkeypatch.setenv("HRMEDSEG_CPU_BFLOAT16", bfloat16)
-    trainer = _trainer(dataset(LABELS))
-    trainer.initialize()
-    assert ("This training computes in bfloat16" in _log_of(trainer)) == (bfloat16 == "1")
-
-
 @pytest.mark.parametrize("free, recomputes", [(10**6, True), (10**12, False), (None, False)])
 def test_layers_are_recomputed_if_memory_is_short(dataset, monkeypatch, free, recomputes):
     """Plans are made for mixed precision on a GPU: in float32, the same batch may not fit."""

@@ -28,8 +28,8 @@ class BenchmarkOptions:
         channels: number of image channels.
         repeats: number of runs of each timing.
         time_limit: seconds; a single step that is expected to take longer is left out and marked.
-        precision: number format. "nnunet" is what nnU-Net uses: mixed precision on CUDA and float32 elsewhere, except
-            that HRMedSeg and HER-Seg use bfloat16 on a CPU that computes in it.
+        precision: number format. "nnunet" is what nnU-Net uses: mixed precision on CUDA and float32 elsewhere, where
+            HRMedSeg and HER-Seg predict in bfloat16 if the processor computes in it.
         count_only: count parameters, multiply-accumulates and bytes saved for the backward pass, and measure nothing.
 
     For sizes and batch sizes, None is the default for the dimensions.

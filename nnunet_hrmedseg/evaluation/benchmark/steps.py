@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_hrmedseg.evaluation.benchmark.networks import CONTENDERS, Trainable
-from nnunet_hrmedseg.io.cpu_precision import uses_bfloat16
+from nnunet_hrmedseg.io.cpu_precision import predicts_in_bfloat16
 
 __all__ = ["Case", "autocast", "describe_precision", "random_batch", "run_once", "synchronize"]
 
@@ -76,8 +76,8 @@ def describe_precision(precision: str, device: torch.device) -> str:
         return precision
     if device.type == "cuda":
         return "mixed precision (fp16), not compiled"
-    in_bfloat16 = device.type == "cpu" and uses_bfloat16()
-    return "float32" + (", HRMedSeg and HER-Seg in bfloat16" if in_bfloat16 else "")
+    in_bfloat16 = device.type == "cpu" and predicts_in_bfloat16()
+    return "float32" + (", predictions of HRMedSeg and HER-Seg in bfloat16" if in_bfloat16 else "")
 
 
 def synchronize(device: torch.device) -> None:

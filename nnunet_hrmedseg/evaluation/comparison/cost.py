@@ -13,7 +13,6 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -130,8 +129,7 @@ def count(predictor: nnUNetPredictor) -> Cost:
     trainer = find_trainer(predictor.trainer_name)
     classes = predictor.label_manager.num_segmentation_heads
     deep_supervision = not issubclass(trainer, BaseTrainer)
-    network: Any = build_network(trainer, plans, configuration, channels, classes, deep_supervision)
-    network.cpu_bfloat16 = False  # the processor of this machine does not matter
+    network = build_network(trainer, plans, configuration, channels, classes, deep_supervision)
     recompute = configuration.network_arch_init_kwargs.get("recompute", False)
     trainable = nnunet_trainable(network) if deep_supervision else hrmedseg_trainable(trainer, network, recompute)
     return Cost(

@@ -70,13 +70,8 @@ def counted_by_running(network: nn.Module, image: torch.Tensor) -> tuple[int, in
     return sum(parameter.numel() for parameter in network.parameters()), counter.get_total_flops() // 2
 
 
-@pytest.mark.parametrize("bfloat16", ["0", "1"])
 @pytest.mark.parametrize("recompute", [True, False])
-def test_cost_of_hrmedseg_equals_that_of_its_trained_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recompute: bool, bfloat16: str
-) -> None:
-    """Training memory is that of float32, whatever the processor computes in."""
-    monkeypatch.setenv("HRMEDSEG_CPU_BFLOAT16", bfloat16)
+def test_cost_of_hrmedseg_equals_that_of_its_trained_network(tmp_path: Path, recompute: bool) -> None:
     model = Tiny(steps=1).write(tmp_path / "model")
     plans = json.loads((model / "plans.json").read_text())
     plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["recompute"] = recompute
@@ -88,7 +83,7 @@ def test_cost_of_hrmedseg_equals_that_of_its_trained_network(
     network, image = predictor.network, torch.randn(1, 3, 64, 48)
     assert (cost.parameters, cost.multiply_accumulates) == counted_by_running(network, image)
     assert (cost.patch_size, cost.batch_size) == ([64, 48], 7)
-    network.train().upsample_in_training = network.cpu_bfloat16 = False
+    network.train().upsample_in_training = False
     loss = nnUNetTrainerHRMedSeg.build_loss(regions=False, recompute=recompute)
     target = torch.zeros(1, 1, 64, 48, dtype=torch.int16)
     assert cost.training_bytes == saved_activation_bytes(network, loss, image, target)

@@ -28,6 +28,7 @@ from nnunet_hrmedseg.datasets.writing import write_image, write_pixels
 from nnunet_hrmedseg.errors import DataError, HRMedSegError, format_names, format_shape
 from nnunet_hrmedseg.io.dicom import SUFFIXES as DICOM_SUFFIXES
 from nnunet_hrmedseg.io.dicom_seg import write_label_map
+from nnunet_hrmedseg.io.file_names import describe_alike
 from nnunet_hrmedseg.io.files import check_output_dir
 from nnunet_hrmedseg.io.instances import BORDER, CORE, INSTANCES
 from nnunet_hrmedseg.io.new_dataset import (
@@ -195,7 +196,8 @@ def make_dataset(
             f"nnU-Net makes {NNUNET_FOLDS} folds, but there is less than one case for each ({len(summary.cases)}): "
             f"train with the fold all, or give --groups"
         )
-    summary.warnings += _warn_about_case(summary.cases)
+    alike = describe_alike(summary.cases)
+    summary.warnings += [alike] if alike else []
     show(summary.describe())
     preprocessed = nnunet_folder("nnUNet_preprocessed")
     if splits and preprocessed is not None:
@@ -211,16 +213,6 @@ def make_dataset(
     summary.folder = folder
     summary.splits = folder / SPLITS if splits else None
     return summary
-
-
-def _warn_about_case(cases: Sequence[str]) -> list[str]:
-    lower = Counter(case.lower() for case in cases)
-    alike = [case for case in cases if lower[case.lower()] > 1]
-    if not alike:
-        return []
-    return [
-        f"{format_names(alike)} differ only in upper and lower case: on Windows and macOS, one would replace the other"
-    ]
 
 
 def _scan(source: MaskSource) -> tuple[DatasetSummary, list[tuple[str, Image.Image]]]:

@@ -14,7 +14,7 @@ from nnunet_hrmedseg.errors import DataError, SetupError, format_names
 from nnunet_hrmedseg.io.files import check_output_dir, reporting_write_errors, write_atomically
 from nnunet_hrmedseg.prompting.jobs import Job
 
-__all__ = ["MaskFiles", "check_unique", "describe_alike"]
+__all__ = ["MaskFiles", "check_unique"]
 
 SCORES = "scores.csv"
 LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
@@ -101,15 +101,3 @@ def check_unique(names: Sequence[str]) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(f"Several images would have the same name: {format_names(twice)}. Rename one of them.")
-
-
-def describe_alike(names: Sequence[str]) -> list[str]:
-    """Return a sentence on names that are one name on Windows and macOS; none if there are no such names."""
-    lower = Counter(name.lower() for name in names)
-    alike = [name for name in names if lower[name.lower()] > 1]
-    if not alike:
-        return []
-    return [
-        f"Note: {format_names(alike)} differ only in upper and lower case: on Windows and macOS, one would replace the "
-        f"other."
-    ]

@@ -14,13 +14,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from nnunet_hrmedseg.errors import DataError, PlanError, format_names
+from nnunet_hrmedseg.io.file_names import describe_alike
 from nnunet_hrmedseg.io.files import escape_formula, reporting_write_errors, write_atomically
 from nnunet_hrmedseg.io.processes import processes
 from nnunet_hrmedseg.io.stored_images import describe_read_error
 from nnunet_hrmedseg.prompting.jobs import Job, describe_skipped_files, find_jobs, place_prompts, read_image
 from nnunet_hrmedseg.prompting.label_maps import Objects, class_values, find_objects
 from nnunet_hrmedseg.prompting.labelling import NewDataset
-from nnunet_hrmedseg.prompting.mask_files import SCORES, MaskFiles, check_unique, describe_alike
+from nnunet_hrmedseg.prompting.mask_files import SCORES, MaskFiles, check_unique
 from nnunet_hrmedseg.prompting.networks import load_promptable
 from nnunet_hrmedseg.prompting.options import PromptingOptions
 from nnunet_hrmedseg.prompting.overlay import draw_overlay
@@ -167,8 +168,11 @@ def segment(
     files = MaskFiles(Path(output), instances, overlays, scores=several)
     if dataset is None:
         files.check(jobs, overwrite=overwrite)
-    for sentence in [*describe_skipped_files(jobs, image, prompts), *describe_alike([job.name for job in jobs])]:
+    for sentence in describe_skipped_files(jobs, image, prompts):
         print(sentence)
+    alike = describe_alike([job.name for job in jobs])
+    if alike:
+        print(f"Note: {alike}.")
     classes = class_values(prompt for job in jobs for prompt in job.prompts)
     jobs, gray = place_prompts(jobs, normalized)
     new_dataset = None

@@ -15,6 +15,7 @@ from nnunet_hrmedseg.datasets.name_parts import occurrences, shared_suffix, trim
 from nnunet_hrmedseg.datasets.pixels import composed, is_image_file, stem
 from nnunet_hrmedseg.datasets.polygons import Annotation
 from nnunet_hrmedseg.errors import DataError, format_names
+from nnunet_hrmedseg.io.raw_cases import check_training_names
 
 __all__ = [
     "NO_IMAGES",
@@ -22,7 +23,6 @@ __all__ = [
     "Matches",
     "assign_annotations",
     "case_names",
-    "check_training_names",
     "list_images",
     "match",
 ]
@@ -132,7 +132,7 @@ def match(images_folder: Path, masks_folder: Path, names: Sequence[str] = ()) ->
     if image_paths == mask_paths:
         image_paths, mask_paths = _split_by_name(image_paths, images_folder)
     cases = _case_names(_named_by_folder(image_paths))
-    check_training_names(cases)
+    check_training_names(cases.items())
     result = Matches(skipped=sorted({*skipped, *skipped_masks}))
     left = {*images, *masks} - {*image_paths, *mask_paths}
     result.outside = sorted(file for file in left if file.parent.name not in ("images", "masks"))
@@ -213,20 +213,6 @@ def _case_names(paths: Mapping[Path, tuple[str, ...]]) -> dict[str, Path]:
     if twice:
         raise DataError(f"Several images have the same name without suffix: {format_names(twice)}. Rename all but one.")
     return {name: file for file, name in stems.items()}
-
-
-def check_training_names(cases: Mapping[str, Path]) -> None:
-    """Check that nnU-Net trains with cases of these names.
-
-    Raises:
-        DataError: a name ends in _seg.
-    """
-    labels = sorted(file.name for name, file in cases.items() if name.endswith("_seg"))
-    if labels:
-        raise DataError(
-            f"Names of images must not end in _seg: {format_names(labels)}. nnU-Net would treat them as labels and not "
-            f"train with them. Rename these images and their masks."
-        )
 
 
 def assign_annotations(

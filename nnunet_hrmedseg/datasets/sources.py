@@ -15,7 +15,6 @@ from nnunet_hrmedseg.datasets.matching import (
     Matches,
     assign_annotations,
     case_names,
-    check_training_names,
     list_images,
     match,
 )
@@ -23,6 +22,7 @@ from nnunet_hrmedseg.datasets.pixels import composed, is_turned_unnoticed, orien
 from nnunet_hrmedseg.datasets.polygons import Annotation, is_annotation_source, read_annotations
 from nnunet_hrmedseg.errors import DataError, PlanError, format_names, format_shape
 from nnunet_hrmedseg.io.instances import BORDER, CORE, border_labels
+from nnunet_hrmedseg.io.raw_cases import check_training_names
 from nnunet_hrmedseg.plans.overrides import CANVAS
 
 __all__ = ["MaskSource", "find_source"]
@@ -153,7 +153,7 @@ class Polygons(MaskSource):
         self.cases, missing = [], []
         assigned, unknown = assign_annotations(images, images_folder, annotations, place)
         named = case_names(images, images_folder)
-        check_training_names(named)
+        check_training_names(named.items())
         for name, file in named.items():
             if file not in assigned:
                 missing.append(file)

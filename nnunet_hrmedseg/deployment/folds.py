@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_hrmedseg.errors import CheckpointError, PlanError
+from nnunet_hrmedseg.io.checkpoints import is_fold
 
 __all__ = ["checkpoints_of"]
 
@@ -35,7 +36,7 @@ def checkpoints_of(
     if folds is not None and not folds:
         raise PlanError("No folds are given. Give at least one, or leave them out to take all that are trained.")
     there = {file.parent.name.removeprefix("fold_"): file for file in model.glob(f"fold_*/{checkpoint}")}
-    there = {fold: file for fold, file in there.items() if fold == "all" or fold.isdecimal()}
+    there = {fold: file for fold, file in there.items() if is_fold(fold)}
     if folds is None and len(there) > 1 and not all_beside_others:
         there.pop("all", None)
     wanted = dict.fromkeys(there if folds is None else map(str, folds))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +104,7 @@ def distill(
         ```
     """
     run = run or RunOptions()
-    with processes(run.device) as group, ExitStack() as stack:
+    with processes(run.device) as group:
         distillation = _DistillationRun(
             teacher=teacher,
             output=Path(output),
@@ -114,13 +113,14 @@ def distill(
             recipe=recipe or DistillationOptions(),
             run=run,
             group=group,
-            stack=stack,
         )
         distillation.check_places(cache)
         distillation.load_networks()
         distillation.load_images(images, limit)
         distillation.prepare_batches(cache)
-        return distillation.finish(distillation.train())
+        distillation.prepare_student()
+        with open_run(distillation.folder, distillation.identity(), group, overwrite=run.overwrite):
+            return distillation.finish(distillation.train())
 
 
 class _DistillationRun:
@@ -139,12 +139,11 @@ class _DistillationRun:
         recipe: DistillationOptions,
         run: RunOptions,
         group: Processes,
-        stack: ExitStack,
     ) -> None:
         self.teacher_path, self.folder, self.teacher_options = teacher, output, teacher_options
         self.student_options, self.recipe, self.run, self.group = student, recipe, run, group
         self.canvas = (int(student.canvas[0]), int(student.canvas[1]))
-        self.architecture, self.stack = student.architecture(), stack
+        self.architecture = student.architecture()
 
     def check_places(self, cache: str | os.PathLike | None) -> None:
         """Check the output folder and the folder of the cache before anything is loaded."""
@@ -220,6 +219,16 @@ class _DistillationRun:
             workers=self.run.workers,
         )
 
+    def prepare_student(self) -> None:
+        """Load the weights that the student starts from, and put it beside the teacher's embedding."""
+        self.normalize = Normalize({"zscore": "zscore", "imagenet": "mean_std"}[self.recipe.resolved_normalization])
+        start, sha256 = self.student_options.start, None
+        if start:
+            sha256 = load_student_weights(self.student, os.fspath(start), self.architecture, self.normalize).sha256
+        exact = self.teacher.feeds_decoder
+        self.module = Distillation(self.student, self.normalize, self.teacher.packed_channels, exact=exact)
+        self.recipe_card = self._recipe_card(sha256)
+
     def train(self) -> History:
         """Train the student, or continue its training."""
         settings = LoopSettings(
@@ -231,18 +240,9 @@ class _DistillationRun:
             amp=self.run.amp,
             seed=self.run.seed,
         )
-        scheme = {"zscore": "zscore", "imagenet": "mean_std"}[self.recipe.resolved_normalization]
-        self.normalize = Normalize(scheme)
-        start, sha256 = self.student_options.start, None
-        if start:
-            sha256 = load_student_weights(self.student, os.fspath(start), self.architecture, self.normalize).sha256
-        exact = self.teacher.feeds_decoder
-        module = Distillation(self.student, self.normalize, self.teacher.packed_channels, exact=exact)
-        self.recipe_card = self._recipe_card(sha256)
-        self.stack.enter_context(open_run(self.folder, self._identity(), self.group, overwrite=self.run.overwrite))
         _check_readable(self.images, self.training, self.broken)
-        module.to(self.group.device)
-        if not exact and not (self.folder / CHECKPOINT).is_file():
+        module = self.module.to(self.group.device)
+        if not self.teacher.feeds_decoder and not (self.folder / CHECKPOINT).is_file():
             module.set_statistics(_first_embeddings(self.batches, self.training))
         validate = (lambda: self.batches.mean_loss(module, self.validation)) if self.validation else None
         return run_loop(module, self.batches, settings, self.folder, self.group, validate=validate, log=self.group.log)
@@ -270,7 +270,7 @@ class _DistillationRun:
                 )
         return result
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """Return everything that must be the same for a run to be continued."""
         return {
             "command": "distill",

@@ -6,7 +6,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -105,17 +104,18 @@ def pretrain(
         ```
     """
     run = run or RunOptions()
-    with processes(run.device) as group, ExitStack() as stack:
+    with processes(run.device) as group:
         pretraining = _PretrainingRun(
             output=Path(output),
             student=student or StudentOptions(),
             recipe=recipe or PretrainingOptions(),
             run=run,
             group=group,
-            stack=stack,
         )
         pretraining.load(datasets)
-        return pretraining.finish(pretraining.train())
+        pretraining.prepare_images()
+        with open_run(pretraining.folder, pretraining.identity(), group, overwrite=run.overwrite):
+            return pretraining.finish(pretraining.train())
 
 
 class _PretrainingRun:
@@ -129,10 +129,8 @@ class _PretrainingRun:
         recipe: PretrainingOptions,
         run: RunOptions,
         group: Processes,
-        stack: ExitStack,
     ) -> None:
         self.folder, self.student_options, self.recipe, self.run, self.group = output, student, recipe, run, group
-        self.stack = stack
         self.canvas = check_canvas(student.canvas)
         self.images_per_step = recipe.batch_size * group.count
         self.steps_per_epoch = max(1, round(recipe.image_steps / self.images_per_step / EPOCHS))
@@ -159,8 +157,8 @@ class _PretrainingRun:
             file = load_student_weights(module.network, os.fspath(start), self.architecture, self.normalize)
             self.started_from = file.sha256
 
-    def train(self) -> History:
-        """Train the network, or continue its training."""
+    def prepare_images(self) -> None:
+        """Define the images of the whole training."""
         self.stream = LabeledImages(
             self.datasets,
             self.canvas,
@@ -170,6 +168,9 @@ class _PretrainingRun:
             step_items=self.images_per_step,
             seed=self.run.seed,
         )
+
+    def train(self) -> History:
+        """Train the network, or continue its training."""
         settings = LoopSettings(
             epochs=EPOCHS,
             steps_per_epoch=self.steps_per_epoch,
@@ -179,7 +180,6 @@ class _PretrainingRun:
             amp=self.run.amp,
             seed=self.run.seed,
         )
-        self.stack.enter_context(open_run(self.folder, self._identity(), self.group, overwrite=self.run.overwrite))
         return run_loop(self.module, self._batches, settings, self.folder, self.group, log=self.group.log)
 
     def _batches(self, epoch: int, first_step: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
@@ -232,7 +232,7 @@ class _PretrainingRun:
             counts[dataset.name] += len(dataset.cases)
         return dict(counts)
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """Return everything that must be the same for a run to be continued."""
         return {
             "command": "pretrain",

@@ -18,7 +18,7 @@ from nnunet_hrmedseg.io.files import (
     reporting_write_errors,
     write_atomically,
 )
-from nnunet_hrmedseg.io.locks import LockHeld, lock, release_and_remove
+from nnunet_hrmedseg.io.locks import lock_or_refuse, release_and_remove
 from nnunet_hrmedseg.io.processes import Processes
 
 __all__ = ["CHECKPOINT", "CONTINUE", "check_folder", "open_run", "prepare_folder"]
@@ -103,7 +103,6 @@ def open_run(folder: Path, settings: Mapping[str, Any], group: Processes, *, ove
     """
     held = None
     if group.first:
-        check_folder(folder)
         held = _locked(make_output_dir(folder), group.log)
     try:
         if group.first:
@@ -119,13 +118,11 @@ def open_run(folder: Path, settings: Mapping[str, Any], group: Processes, *, ove
 
 def _locked(folder: Path, log: Callable[[str], None]) -> BaseFileLock | None:
     file = folder / LOCK
-    try:
-        return lock(file)
-    except LockHeld as held:
-        raise SetupError(
-            f"Another command is training an encoder in {folder}: it holds {file}. Two commands would overwrite each "
-            f"other's checkpoints. Wait for it or end it, or give -o another folder. {held}".rstrip()
-        ) from None
-    except OSError as error:
-        log(f"Warning: {file} cannot be locked ({error}). Do not train in this folder by two commands at once.")
-        return None
+    return lock_or_refuse(
+        file,
+        f"Another command is training an encoder in {folder}: it holds {file}. Two commands would overwrite each "
+        f"other's checkpoints. Wait for it or end it, or give -o another folder.",
+        lambda error: log(
+            f"Warning: {file} cannot be locked ({error}). Do not train in this folder by two commands at once."
+        ),
+    )

@@ -15,10 +15,15 @@ from nnunet_hrmedseg.io.file_kinds import recognize_file
 from nnunet_hrmedseg.io.files import read_json_object
 from nnunet_hrmedseg.io.named_classes import check_named_classes
 
-__all__ = ["BEST", "FINAL", "check_model_folder", "find_checkpoint", "load_checkpoint", "weight_names"]
+__all__ = ["BEST", "FINAL", "check_model_folder", "find_checkpoint", "is_fold", "load_checkpoint", "weight_names"]
 
 FINAL, BEST = "checkpoint_final.pth", "checkpoint_best.pth"
 """File names of nnU-Net: after the last epoch, and of the epoch with the best pseudo Dice."""
+
+
+def is_fold(name: str) -> bool:
+    """Return whether nnU-Net has folds of this name; the copy fold_0_old of a folder is not one."""
+    return name == "all" or name.isdecimal()
 
 
 def find_checkpoint(folder: Path, fold: int | str | None = None, checkpoint: str | None = None) -> Path:
@@ -33,7 +38,7 @@ def find_checkpoint(folder: Path, fold: int | str | None = None, checkpoint: str
         CheckpointError: there is no such checkpoint.
     """
     existing = [entry.name.removeprefix("fold_") for entry in folder.glob("fold_*") if entry.is_dir()]
-    existing = [name for name in existing if name == "all" or name.isdecimal()]  # not fold_0_old
+    existing = [name for name in existing if is_fold(name)]
     existing.sort(key=lambda name: (name == "all", name.zfill(9)))
     names = (FINAL, BEST) if checkpoint is None else (checkpoint,)
     for each in existing if fold is None else [str(fold)]:

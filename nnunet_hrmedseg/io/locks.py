@@ -20,10 +20,12 @@ from typing import Any, BinaryIO
 
 from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 
+from nnunet_hrmedseg.errors import SetupError
+
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["LockHeld", "is_locked", "lock", "lock_for_reading", "release_and_remove"]
+__all__ = ["LockHeld", "is_locked", "lock", "lock_for_reading", "lock_or_refuse", "release_and_remove"]
 
 # of flock, where the file system (or the server behind it) has no locks
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
@@ -85,6 +87,28 @@ def lock(file: Path, *, on_wait: Callable[[], Any] | None = None) -> BaseFileLoc
         if error.errno not in NO_LOCKS:
             raise
     return _lease(file.with_name(file.name + MARKER), on_wait)
+
+
+def lock_or_refuse(
+    file: Path, refusal: str, on_failure: Callable[[OSError], Any] = lambda error: None
+) -> BaseFileLock | None:
+    """Return the lock of `file` for a process that must be the only one; None if the file cannot be locked.
+
+    Args:
+        file: see `lock`.
+        refusal: message if another process holds the lock; what is known of that process is added.
+        on_failure: called with the reason if the file cannot be locked.
+
+    Raises:
+        SetupError: another process holds it.
+    """
+    try:
+        return lock(file)
+    except LockHeld as held:
+        raise SetupError(f"{refusal} {held}".rstrip()) from None
+    except OSError as error:
+        on_failure(error)
+        return None
 
 
 def release_and_remove(held: BaseFileLock) -> None:

@@ -14,7 +14,7 @@ from uuid import uuid4
 from nnunet_hrmedseg.errors import PlanError, SetupError, format_names
 from nnunet_hrmedseg.io.access import reporting_denied_access, share_as_parent
 from nnunet_hrmedseg.io.files import replace_directory
-from nnunet_hrmedseg.io.locks import LockHeld, lock, release_and_remove
+from nnunet_hrmedseg.io.locks import lock_or_refuse, release_and_remove
 
 __all__ = [
     "building_directory",
@@ -110,16 +110,10 @@ def building_directory(folder: Path, *, overwrite: bool = False) -> Iterator[Pat
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     file = folder.with_name(f"incomplete_{folder.name}.lock")
-    held = None
-    try:
-        held = lock(file)
-    except LockHeld as other:
-        raise SetupError(
-            f"Another command is writing {folder}: it holds {file}. Wait for it or end it, or choose another name. "
-            f"{other}".rstrip()
-        ) from None
-    except OSError:  # a file system without locks, or the file of another user
-        pass
+    held = lock_or_refuse(  # None: the file of another user
+        file,
+        f"Another command is writing {folder}: it holds {file}. Wait for it or end it, or choose another name.",
+    )
     try:
         yield
     finally:

@@ -27,6 +27,7 @@ from nnunet_hrmedseg.nnunet_versions import nnunet_folder
 __all__ = [
     "IMAGE_SOURCES",
     "RawCase",
+    "check_training_names",
     "describe_unused_files",
     "find_raw_cases",
     "find_reader",
@@ -87,6 +88,22 @@ def find_raw_cases(raw_folder: Path | None, dataset_json: dict[str, Any]) -> dic
         case = cases.setdefault(name, RawCase([], str(labels_folder / f"{name}{ending}")))
         case.images.append(str(images_folder / file))
     return cases or None
+
+
+def check_training_names(
+    cases: Iterable[tuple[str, Path]], remedy: str = "Rename these images and their masks."
+) -> None:
+    """Check that nnU-Net will train with new cases of these names, given as pairs of name and image.
+
+    Raises:
+        DataError: a name ends in _seg; `remedy` says what to do.
+    """
+    labels = sorted(file.name for name, file in cases if name.endswith("_seg"))
+    if labels:
+        raise DataError(
+            f"Names of images must not end in _seg: {format_names(labels)}. nnU-Net would treat them as labels and not "
+            f"train with them. {remedy}"
+        )
 
 
 def refuse_label_names(cases: Iterable[str]) -> None:

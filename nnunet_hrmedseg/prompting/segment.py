@@ -17,6 +17,7 @@ from nnunet_hrmedseg.errors import DataError, PlanError, format_names
 from nnunet_hrmedseg.io.file_names import describe_alike
 from nnunet_hrmedseg.io.files import escape_formula, reporting_write_errors, write_atomically
 from nnunet_hrmedseg.io.processes import processes
+from nnunet_hrmedseg.io.raw_cases import check_training_names
 from nnunet_hrmedseg.io.stored_images import describe_read_error
 from nnunet_hrmedseg.prompting.jobs import Job, describe_skipped_files, find_jobs, place_prompts, read_image
 from nnunet_hrmedseg.prompting.label_maps import Objects, class_values, find_objects
@@ -205,12 +206,7 @@ def _check_dataset(jobs: Sequence[Job], classes: dict[str, int], instances: bool
     if not classes:
         raise DataError(f"{prompts} has no object in any image: there is nothing to learn.")
     check_unique([job.case for job in jobs])
-    labels = [job.file.name for job in jobs if job.case.endswith("_seg")]
-    if labels:
-        raise DataError(
-            f"Names of images must not end in _seg: {format_names(labels)}. nnU-Net would treat them as labels and not "
-            f"train with them. Rename these images, and their names in the prompts."
-        )
+    check_training_names(((job.case, job.file) for job in jobs), "Rename these images, and their names in the prompts.")
 
 
 def _writer(files: MaskFiles, dataset: NewDataset | None) -> Callable[[Job, Image.Image, Objects], None]:

@@ -23,7 +23,7 @@ from nnunet_hrmedseg.errors import CheckpointError, DataError, HRMedSegError, Se
 from nnunet_hrmedseg.io.access import is_writable, owner_of, reporting_denied_access
 from nnunet_hrmedseg.io.devices import check_gpu, describe_out_of_memory, gpu_limitations
 from nnunet_hrmedseg.io.files import atomic_path, disk_remedy, is_denied, make_writable
-from nnunet_hrmedseg.io.locks import LockHeld, lock, release_and_remove
+from nnunet_hrmedseg.io.locks import lock_or_refuse, release_and_remove
 from nnunet_hrmedseg.plans.memory import AUTOCAST, COMPILED, FLOAT32, MemoryModel
 from nnunet_hrmedseg.plans.overrides import STARTED_FROM
 from nnunet_hrmedseg.plans.specs import NETWORKS, find_spec
@@ -357,18 +357,14 @@ def locked_fold(trainer: nnUNetTrainer) -> BaseFileLock | None:
             f"belongs to the user {owner_of(file.parent)}: ask this user for write access, train another fold, or "
             f"set nnUNet_results to a folder of your own."
         )
-    try:
-        return lock(file)
-    except LockHeld as held:
-        raise SetupError(
-            f"Another process is training this fold: it holds {file}. Two processes would overwrite each other's "
-            f"checkpoints. Wait for it or end it, or train another fold. {held}".rstrip()
-        ) from None
-    except OSError as error:
-        trainer.print_to_log_file(
+    return lock_or_refuse(
+        file,
+        f"Another process is training this fold: it holds {file}. Two processes would overwrite each other's "
+        f"checkpoints. Wait for it or end it, or train another fold.",
+        lambda error: trainer.print_to_log_file(
             f"Warning: {file} cannot be locked ({error}). Do not train this fold in two processes at once."
-        )
-        return None
+        ),
+    )
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import torch
 from nnunet_hrmedseg.encoders import run_folder
 from nnunet_hrmedseg.encoders.run_folder import open_run, prepare_folder
 from nnunet_hrmedseg.errors import SetupError
+from nnunet_hrmedseg.io import locks
 from nnunet_hrmedseg.io.locks import lock
 from nnunet_hrmedseg.io.processes import Processes
 
@@ -103,7 +104,7 @@ def test_folder_that_cannot_be_locked_is_used(tmp_path, monkeypatch, capsys):
     def refuse(file):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(run_folder, "lock", refuse)
+    monkeypatch.setattr(locks, "lock", refuse)
     with open_run(tmp_path / "run", {}, ALONE, overwrite=False):
         pass
     assert "run.lock cannot be locked ([Errno 13] Permission denied)" in capsys.readouterr().out

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_hrmedseg.errors import SetupError
-from nnunet_hrmedseg.io import new_dataset
+from nnunet_hrmedseg.io import locks
 from nnunet_hrmedseg.io.new_dataset import building_directory
 
 
@@ -60,7 +60,7 @@ def test_folder_that_cannot_be_locked_is_written(tmp_path, monkeypatch):
     def refuse(file):
         raise PermissionError(13, "Permission denied", str(file))
 
-    monkeypatch.setattr(new_dataset, "lock", refuse)
+    monkeypatch.setattr(locks, "lock", refuse)
     with building_directory(tmp_path / "Dataset001_Test") as incomplete:
         (incomplete / "dataset.json").touch()
     assert (tmp_path / "Dataset001_Test" / "dataset.json").is_file()

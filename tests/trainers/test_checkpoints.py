@@ -15,7 +15,7 @@ from nnunet_hrmedseg.io import locks
 from nnunet_hrmedseg.preprocessing.canvas_dataset import ensure_canvas_data
 from nnunet_hrmedseg.preprocessing.preprocessor import HRMedSegPreprocessor
 from nnunet_hrmedseg.registration.names import EPOCHS, TRAINERS
-from nnunet_hrmedseg.trainers import base, variants
+from nnunet_hrmedseg.trainers import variants
 from tests.trainers.conftest import LABELS
 from tests.trainers.tiny_trainers import CPU, _log_of, _plans, _trainer
 
@@ -147,7 +147,7 @@ def test_fold_that_cannot_be_locked_is_trained(dataset, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(base, "lock", refuse)
+    monkeypatch.setattr(locks, "lock", refuse)
     trainer = _trainer(dataset(LABELS))
     trainer.on_train_start()
     assert "training.lock cannot be locked ([Errno 13] Permission denied)" in _log_of(trainer)
